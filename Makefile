@@ -1,0 +1,63 @@
+# Everything a developer does. Needs Python 3.11 and make, nothing else.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip install --disable-pip-version-check --quiet
+
+.PHONY: install run test bench protos protos-check check format lock clean
+.DEFAULT_GOAL := test
+
+install: $(VENV)/.dev  ## everything for development
+
+$(VENV)/.run: locks/run.txt pyproject.toml
+	@echo "installing flagsvc into $(VENV) (a minute the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --require-hashes -r locks/run.txt
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: locks/dev.txt $(VENV)/.run
+	@echo "installing the tools for tests into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python $(PIP) --require-hashes -r locks/dev.txt
+	@touch $@
+
+run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0.0.1:8013
+	@mkdir -p data
+	@$(BIN)/flagsvc import examples/flags.ndjson --store sqlite:///data/flagsvc.db
+	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
+
+test: $(VENV)/.dev  ## every test, on a real mongod and redis-server
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev  ## before and after: MongoDB alone, Redis before it, near cache before both
+	$(BIN)/python -m benchmarks.tiers
+
+check: $(VENV)/.dev protos-check  ## linters, types, layers, contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv-protos/.done: locks/protos.txt
+	@test -x .venv-protos/bin/python || $(PYTHON) -m venv .venv-protos
+	@.venv-protos/bin/python $(PIP) --require-hashes -r locks/protos.txt
+	@touch $@
+
+protos: .venv-protos/.done  ## generate flagsvc/generated from protos/
+	.venv-protos/bin/python protos/generate.py flagsvc/generated
+
+protos-check: .venv-protos/.done
+	.venv-protos/bin/python protos/generate.py --check flagsvc/generated
+
+lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:build -o locks/run.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:dev -o locks/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:protos -o locks/protos.txt
+
+clean:
+	rm -rf .venv .venv-protos data

@@ -1,0 +1,1 @@
+"""flagsvc: feature flag evaluation over gRPC, from Redis before MongoDB."""
