@@ -1,0 +1,107 @@
+"""A flag as a document under the existing system's field names, and back; and the JSON form that caches hold.
+
+Reading is lenient: a field of the wrong type makes the flag's `problem`, never an exception, so that one broken
+document cannot take its neighbours down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
+
+_TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
+_TEXTS = frozenset({"description", "icon", "badge", "owner", "defaultVariant"})
+_REQUIRED_TEXTS = {"name": "", "category": "addon"}
+_OBJECTS = frozenset({"variants", "metadata"})
+
+
+def to_document(flag: Flag) -> dict[str, Any]:
+    """Give the fields that are set, under their stored names; times stay datetimes. Without `revision`."""
+    document: dict[str, Any] = {}
+    for field, name in STORED_NAMES.items():
+        value = getattr(flag, field)
+        if field == "revision" or value is None or (name in _OBJECTS and not value):
+            continue
+        if field == "flag_set" and value == DEFAULT_SET:
+            continue
+        document[name] = value.value if field == "status" else value
+    return document
+
+
+def from_document(document: Mapping[str, Any]) -> Flag:
+    """Read a document whose values are plain JSON, with datetimes for times."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field, name in STORED_NAMES.items():
+        raw = document.get(name)
+        if raw is None:
+            continue
+        value = _read(name, raw)
+        if value is None:
+            problems.append(name)
+        else:
+            values[field] = value
+    values.setdefault("key", "")
+    if problems:
+        values["problem"] = f"The stored definition is malformed: {', '.join(problems)}"
+    return Flag(**values)
+
+
+def _read(name: str, raw: JsonValue) -> Any:
+    """Give the field's value, or None when it is of the wrong type."""
+    if name in _TIMES:
+        return raw if isinstance(raw, datetime) else None
+    if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
+        return raw if isinstance(raw, str) else None
+    if name == "status":
+        return Status(raw) if raw in Status.__members__ else None
+    if name in ("sortOrder", "revision"):
+        whole = isinstance(raw, (int, float)) and not isinstance(raw, bool) and raw == int(raw)
+        return int(raw) if whole else None
+    if name in _OBJECTS:
+        return raw if isinstance(raw, dict) else None
+    return raw
+
+
+def dumps(flag: Flag) -> str:
+    """Give the flag as one line of JSON; times as ISO 8601 in UTC."""
+    document = to_document(flag) | {"revision": flag.revision}
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_time_to_json)
+
+
+def loads(text: str | bytes) -> Flag:
+    """Read what `dumps` wrote."""
+    return from_document(times_from_json(json.loads(text)))
+
+
+def times_from_json(document: dict[str, Any]) -> dict[str, Any]:
+    """Give the document with its ISO 8601 times as aware datetimes."""
+    times = {n: _time_from_json(v) for n, v in document.items() if n in _TIMES and isinstance(v, str)}
+    return {**document, **times}
+
+
+def json_safe(value: Any) -> JsonValue:
+    """Give a value of a document (history may hold times) as plain JSON."""
+    if isinstance(value, dict):
+        return {k: json_safe(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [json_safe(v) for v in value]
+    return _time_to_json(value) if isinstance(value, datetime) else value
+
+
+def _time_to_json(value: object) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time_from_json(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,94 @@
+"""Everything that can go wrong, as the domain sees it; `rpc.status` is the one place that maps it to gRPC.
+
+FlagsvcError
+├── InvalidRequest      a field is wrong: says which, what it was, what would be right
+├── FlagNotFound
+├── FlagExists
+├── RevisionConflict    the caller meant another revision than the current one
+├── StoreUnavailable    the source of truth cannot be reached; safe to retry
+├── WritesUnsupported   the store cannot keep a change and its history together
+└── Overloaded          try again later
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class FlagsvcError(Exception):
+    """Base of every error that a caller may see; the message never carries addresses or driver texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field: its path, what it held (shortened) and what would be right."""
+
+    field: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.field} is {self.found}; it must be {self.wanted}"
+
+
+class InvalidRequest(FlagsvcError):
+    """One or more fields are wrong; nothing was changed."""
+
+    def __init__(self, violations: list[Violation], reason: str = "INVALID_FLAG") -> None:
+        super().__init__("; ".join(str(v) for v in violations))
+        self.violations = violations
+        self.reason = reason
+
+
+def invalid(field: str, found: object, wanted: str, reason: str = "INVALID_ARGUMENT") -> InvalidRequest:
+    """One wrong field as an error; `found` is shown with at most 80 characters."""
+    return InvalidRequest([Violation(field, shown(found), wanted)], reason)
+
+
+def shown(value: object) -> str:
+    """Show a value in an error text: repr, control characters escaped, at most 80 characters."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    limit = 80
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+class FlagNotFound(FlagsvcError):
+    """No such flag in this set. The text is the existing system's."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f'Feature flag with key "{key}" not found')
+        self.key = key
+
+
+class FlagExists(FlagsvcError):
+    """The key is taken."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f'Feature flag with key "{key}" already exists')
+        self.key = key
+
+
+class RevisionConflict(FlagsvcError):
+    """The flag is no longer at the revision the caller meant."""
+
+    def __init__(self, key: str, meant: int, current: int) -> None:
+        super().__init__(
+            f'Feature flag "{key}" is at etag "{current}", not "{meant}": read it again, then repeat the change'
+        )
+        self.key, self.meant, self.current = key, meant, current
+
+
+class StoreUnavailable(FlagsvcError):
+    """The store cannot be reached or did not answer in time; nothing was changed as far as is known."""
+
+    def __init__(self, message: str = "the flag store cannot be reached; try again") -> None:
+        super().__init__(message)
+
+
+class WritesUnsupported(FlagsvcError):
+    """The store has no transactions, so a change could be stored without its history."""
+
+
+class Overloaded(FlagsvcError):
+    """The server has as many calls as it can serve; try again later."""

@@ -1,0 +1,150 @@
+"""What a flag, a key or an actor may be; every limit stands here and in the protos' comments, nowhere else."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+from flagsvc.core import json_values
+from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
+from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue
+
+MAX_KEY = 255
+MAX_DESCRIPTION = 4_096
+MAX_REASON = 1_024
+MAX_CONFIG_BYTES = 262_144
+MAX_VARIANTS = 100
+MAX_METADATA = 100
+MAX_CONTEXT_BYTES = 65_536
+MAX_BATCH = 1_000
+SORT_ORDERS = range(-(2**31), 2**31)
+_ETAG = re.compile(r'"?(\d{1,19})"?')
+
+
+def flag_id(flag_set: str, key: str, field: str = "flag_key") -> FlagId:
+    """Check an identity; an empty flag set is `default`. Raises InvalidRequest naming `field`."""
+    if problem := _key_problem(key):
+        raise invalid(field, key, problem, "INVALID_FLAG_KEY")
+    return FlagId(set_name(flag_set), key)
+
+
+def set_name(flag_set: str) -> str:
+    """Check a flag set's name; empty means `default`."""
+    if flag_set and (problem := _key_problem(flag_set)):
+        raise invalid("flag_set", flag_set, problem, "INVALID_FLAG_SET")
+    return flag_set or DEFAULT_SET
+
+
+def text(field: str, value: str, limit: int = MAX_KEY) -> str:
+    """Check a free text such as an actor or a reason."""
+    if len(value) > limit or "\0" in value:
+        raise invalid(field, value, f"a text of at most {limit} characters without NUL")
+    return value
+
+
+def etag_revision(etag: str) -> int | None:
+    """Read the revision out of an etag; None when there is no etag."""
+    if not etag:
+        return None
+    match = _ETAG.fullmatch(etag)
+    if match is None:
+        raise invalid("etag", etag, 'an etag as a flag carries it, such as "7" in quotes', "INVALID_ETAG")
+    return int(match[1])
+
+
+def validated(flag: Flag) -> Flag:
+    """Give the flag back if it may be stored; else raise InvalidRequest with every violation."""
+    found = [
+        *_text_violations(flag),
+        *_config_violations(flag.config),
+        *_variant_violations(flag),
+        *_metadata_violations(flag.metadata),
+    ]
+    if flag.sort_order not in SORT_ORDERS:
+        found.append(Violation("flag.sort_order", shown(flag.sort_order), "-2^31 to 2^31-1"))
+    if flag.targeting is not None:
+        found.append(Violation("flag.targeting", shown(flag.targeting), "unset: this version has no targeting yet"))
+    if found:
+        raise InvalidRequest(found)
+    return flag
+
+
+def _key_problem(key: str) -> str | None:
+    if 1 <= len(key) <= MAX_KEY and not any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
+        return None
+    return f"1 to {MAX_KEY} characters without control characters"
+
+
+def _text_violations(flag: Flag) -> list[Violation]:
+    found = []
+    if problem := _key_problem(flag.key):
+        found.append(Violation("flag.key", shown(flag.key), problem))
+    if problem := _key_problem(flag.flag_set):
+        found.append(Violation("flag.flag_set", shown(flag.flag_set), problem))
+    limits = {"name": MAX_KEY, "description": MAX_DESCRIPTION, "category": MAX_KEY}
+    limits |= {"icon": MAX_KEY, "badge": MAX_KEY, "owner": MAX_KEY}
+    for field, limit in limits.items():
+        value: str | None = getattr(flag, field)
+        if value is not None and (len(value) > limit or "\0" in value):
+            found.append(Violation(f"flag.{field}", shown(value), f"at most {limit} characters without NUL"))
+    return found
+
+
+def _config_violations(config: JsonValue) -> list[Violation]:
+    if config is None:
+        return []
+    if not isinstance(config, dict):
+        return [Violation("flag.config", shown(config), "an object")]
+    if problem := json_values.problem(config):
+        return [Violation("flag.config", problem, "plain JSON")]
+    size = len(json.dumps(config, ensure_ascii=False).encode())
+    if size > MAX_CONFIG_BYTES:
+        return [Violation("flag.config", f"{size} bytes of JSON", f"at most {MAX_CONFIG_BYTES}")]
+    return []
+
+
+def _variant_violations(flag: Flag) -> list[Violation]:
+    variants = flag.variants
+    found = []
+    if len(variants) > MAX_VARIANTS:
+        found.append(Violation("flag.variants", f"{len(variants)} variants", f"at most {MAX_VARIANTS}"))
+    for name, value in variants.items():
+        field = f"flag.variants[{name}]"
+        if problem := _key_problem(name):
+            found.append(Violation(field, shown(name), f"named with {problem}"))
+        elif problem := json_values.problem(value):
+            found.append(Violation(field, problem, "plain JSON"))
+        elif variant_kind(value) is None:
+            found.append(Violation(field, shown(value), "a boolean, string, number or object"))
+    first = next(iter(variants.values()), None)
+    for name, value in variants.items():
+        if variant_kind(first) and variant_kind(value) and variant_kind(value) != variant_kind(first):
+            wanted = f"a {variant_kind(first)} like the flag's first variant"
+            found.append(Violation(f"flag.variants[{name}]", shown(value), wanted))
+    names = list(variants) or ["on", "off"]
+    if flag.default_variant is not None and flag.default_variant not in names:
+        wanted = f"one of the flag's variants: {', '.join(names[:10])}"
+        found.append(Violation("flag.default_variant", shown(flag.default_variant), wanted))
+    return found
+
+
+def variant_kind(value: JsonValue) -> str | None:
+    """Name the type that all of a flag's variants share; None for what no variant may be."""
+    kinds = {"boolean": "boolean", "string": "string", "integer": "number", "float": "number", "object": "object"}
+    return kinds.get(json_values.kind(value))
+
+
+def _metadata_violations(metadata: object) -> list[Violation]:
+    if not isinstance(metadata, dict):
+        return [Violation("flag.metadata", shown(metadata), "an object")]
+    found = []
+    if len(metadata) > MAX_METADATA:
+        found.append(Violation("flag.metadata", f"{len(metadata)} fields", f"at most {MAX_METADATA}"))
+    for name, value in metadata.items():
+        kind = json_values.kind(value)
+        if kind not in ("boolean", "string", "integer", "float") or json_values.problem(value):
+            found.append(Violation(f"flag.metadata[{name}]", shown(value), "a string, finite number or boolean"))
+        if not name or len(name) > MAX_KEY or "\0" in name:
+            found.append(Violation(f"flag.metadata[{name}]", shown(name), f"named with 1 to {MAX_KEY} characters"))
+    return found
