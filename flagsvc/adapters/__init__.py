@@ -1,0 +1,1 @@
+"""One file per technology: the only ones that import its driver."""

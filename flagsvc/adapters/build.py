@@ -1,0 +1,42 @@
+"""Stores and caches by URL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url
+
+if TYPE_CHECKING:
+    from flagsvc.ports import FlagCache, FlagStore
+
+
+def store_for(url: str, settings: Settings | None = None) -> FlagStore:
+    """Make the store that the URL names; it is not opened. Raises SettingsError for a wrong URL."""
+    settings = settings or Settings()
+    checked_url("--store", url, STORE_SCHEMES)
+    if url.startswith("sqlite:"):
+        from flagsvc.adapters.sqlite import SqliteStore  # noqa: PLC0415  a driver is loaded only where it is used
+
+        return SqliteStore(url)
+    from flagsvc.adapters.mongo import MongoStore  # noqa: PLC0415
+
+    try:
+        return MongoStore(url, pool_size=settings.store_connections, timeout_s=settings.store_timeout_s)
+    except ValueError as error:
+        raise SettingsError(f"--store: {error}") from None
+
+
+def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
+    """Make the cache that the URL names, None for `none`. Raises SettingsError for a wrong URL."""
+    settings = settings or Settings()
+    if checked_url("--cache", url, CACHE_SCHEMES) == "none":
+        return None
+    from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
+
+    return RedisCache(
+        url,
+        ttl_s=settings.cache_ttl_s,
+        ttl_jitter=settings.cache_ttl_jitter,
+        negative_ttl_s=settings.negative_ttl_s,
+        timeout_s=settings.cache_timeout_s,
+    )

