@@ -1,0 +1,225 @@
+"""The near cache: what this replica holds of every flag set, never going back to an older revision.
+
+Held definitions may be served without asking anybody while they are fresh: read since the channel has been heard
+without a break, or known to be the store's within the staleness bound. The clock is `time.monotonic` of the caller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from flagsvc.core.evaluation import NOT_FOUND, Outcome, prepare
+from flagsvc.core.model import Flag, FlagId
+from flagsvc.ports import Entry, StoreContents
+
+LOG_LENGTH = 1_000
+"""Changes kept per flag set for watchers that resume."""
+TOMBSTONE_S = 60.0
+"""Longer than any read of a store can take."""
+
+
+class Source(StrEnum):
+    """Where a definition was read from."""
+
+    NEAR = "near"
+    CACHE = "cache"
+    STORE = "store"
+
+
+class Held:
+    """One held entry with what it evaluates to, computed once."""
+
+    __slots__ = ("confirmed_at", "entry", "outcome")
+
+    def __init__(self, entry: Entry, confirmed_at: float) -> None:
+        self.entry = entry
+        self.outcome: Outcome = prepare(entry.flag) if entry.flag else NOT_FOUND
+        self.confirmed_at = confirmed_at
+
+
+Listener = Callable[[Entry, int], None]
+"""Told of each applied change with the revision to resume from after it. Must not block or raise."""
+
+
+@dataclass(slots=True)
+class SetState:
+    """What is known of one flag set's order of changes."""
+
+    loaded: bool = False
+    watermark: int = 0
+    """Every change up to this revision is applied."""
+    ahead: set[int] = field(default_factory=set)
+    """Applied revisions beyond a gap."""
+    gap_since: float = math.inf
+    log_floor: int = 0
+    """The log has every change after this revision."""
+    log: deque[Entry] = field(default_factory=deque)
+    listeners: set[Listener] = field(default_factory=set)
+
+    def close_gap(self, now: float) -> None:
+        """Move the watermark over what is applied without a gap; remember since when there is one."""
+        while self.watermark + 1 in self.ahead:
+            self.watermark += 1
+            self.ahead.remove(self.watermark)
+        if not self.ahead:
+            self.gap_since = math.inf
+        elif self.gap_since == math.inf:
+            self.gap_since = now
+
+
+class NearCache:
+    """Held entries of all sets, at most `limit`; `complete` while it holds every flag of the store."""
+
+    def __init__(self, limit: int, staleness_bound_s: float) -> None:
+        self.limit = limit
+        self.staleness_bound_s = staleness_bound_s
+        self.complete = False
+        self.confirmed_at = -math.inf
+        self.heard_since = math.inf
+        self._held: OrderedDict[FlagId, Held] = OrderedDict()
+        self._sets: dict[str, SetState] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, flag_id: FlagId) -> Held | None:
+        """Give what is held, fresh or not."""
+        held = self._held.get(flag_id)
+        if held is not None and not self.complete:
+            self._held.move_to_end(flag_id)
+        return held
+
+    def confirmed(self, held: Held | None) -> float:
+        """When this was last known to be the store's; for None, that there is no such flag."""
+        return max(held.confirmed_at, self.confirmed_at) if held else self.confirmed_at
+
+    def is_fresh(self, confirmed_at: float, now: float) -> bool:
+        """Whether something confirmed then may be served without asking."""
+        return self.heard_since <= confirmed_at or now - confirmed_at <= self.staleness_bound_s
+
+    def apply(self, entry: Entry, now: float, *, in_order: bool = True) -> Held:
+        """Take an entry unless a newer one is held; tell listeners of a change. Gives what is held then.
+
+        `in_order` says that the entry came as an announcement, so it moves the set's watermark.
+        """
+        held = self._held.get(entry.id)
+        newer = held is None or entry.revision > held.entry.revision
+        if held is None or newer or (entry.revision == held.entry.revision and entry.flag != held.entry.flag):
+            changed = entry.flag is not None or (held is not None and held.entry.flag is not None)
+            held = Held(entry, now)
+            if entry.flag is not None or entry.revision or not self.complete:
+                self._hold(held)
+        else:
+            changed = False
+            if entry.revision == held.entry.revision:
+                held.confirmed_at = max(held.confirmed_at, now)
+        if in_order:
+            self._advance(entry, now)
+        if changed:
+            self._tell(entry)
+        return held
+
+    def merge(self, contents: StoreContents, asked_at: float) -> None:
+        """Take everything that the store held; what it no longer has is gone. `asked_at`: when it was asked."""
+        if len(contents.flags) > self.limit:
+            self.complete = False
+            return
+        found = {flag.id for flag in contents.flags}
+        for flag in sorted(contents.flags, key=lambda f: f.revision):
+            self.apply(Entry.of(flag), asked_at, in_order=False)
+        for flag_id in [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]:
+            revision = contents.revisions.get(flag_id.flag_set, 0)
+            if self._held[flag_id].entry.revision <= revision:
+                self.apply(Entry(flag_id, revision, None), asked_at, in_order=False)
+        self.complete = True
+        self.confirmed_at = max(self.confirmed_at, asked_at)
+        for name, revision in contents.revisions.items():
+            self._jump(self._state(name), revision)
+        self._forget_absent(found)
+
+    def flags(self, flag_set: str) -> list[Flag]:
+        """Give the held flags of a set in list order."""
+        held = (h.entry.flag for i, h in self._held.items() if i.flag_set == flag_set)
+        return in_list_order(flag for flag in held if flag is not None)
+
+    def revisions(self) -> dict[str, int]:
+        """Give each set's newest applied revision without a gap before it."""
+        return {name: state.watermark for name, state in self._sets.items()}
+
+    def gap_since(self) -> float:
+        """When the oldest gap in any set's revisions was seen; infinite without one."""
+        return min((state.gap_since for state in self._sets.values()), default=math.inf)
+
+    def listen(self, flag_set: str, listener: Listener) -> None:
+        """Tell the listener of every change of the set from now on."""
+        self._state(flag_set).listeners.add(listener)
+
+    def unlisten(self, flag_set: str, listener: Listener) -> None:
+        """Stop telling it."""
+        state = self._state(flag_set)
+        state.listeners.discard(listener)
+        if not state.listeners and not state.watermark and not state.log:
+            del self._sets[flag_set]
+
+    def since(self, flag_set: str, revision: int) -> Iterator[Entry] | None:
+        """Give the changes after a revision, in order; None when they are no longer known."""
+        state = self._state(flag_set)
+        if revision < state.log_floor:
+            return None
+        return iter(sorted((e for e in state.log if e.revision > revision), key=lambda e: e.revision))
+
+    def watermark(self, flag_set: str) -> int:
+        """Give the revision to resume from."""
+        state = self._sets.get(flag_set)
+        return state.watermark if state else 0
+
+    def _state(self, flag_set: str) -> SetState:
+        return self._sets.setdefault(flag_set, SetState())
+
+    def _hold(self, held: Held) -> None:
+        self._held[held.entry.id] = held
+        self._held.move_to_end(held.entry.id)
+        while len(self._held) > self.limit:
+            _, gone = self._held.popitem(last=False)
+            self.complete = self.complete and gone.entry.flag is None
+
+    def _forget_absent(self, found: set[FlagId]) -> None:
+        """A complete cache answers unknown keys by itself; tombstones stay while a late reader could come back."""
+        for flag_id in [i for i, h in self._held.items() if i not in found and h.entry.flag is None]:
+            held = self._held[flag_id]
+            if held.entry.revision == 0 or held.confirmed_at < self.confirmed_at - TOMBSTONE_S:
+                del self._held[flag_id]
+
+    def _advance(self, entry: Entry, now: float) -> None:
+        if entry.revision == 0:
+            return
+        state = self._state(entry.id.flag_set)
+        if entry.revision > state.watermark:
+            state.ahead.add(entry.revision)
+        state.close_gap(now)
+
+    def _jump(self, state: SetState, revision: int) -> None:
+        """A load contained everything up to this revision."""
+        if not state.loaded:
+            state.loaded, state.log_floor = True, max(revision, state.watermark)
+            state.log.clear()
+        state.watermark = max(state.watermark, revision)
+        state.ahead = {r for r in state.ahead if r > state.watermark}
+        state.close_gap(self.confirmed_at)
+
+    def _tell(self, entry: Entry) -> None:
+        state = self._state(entry.id.flag_set)
+        state.log.append(entry)
+        if len(state.log) > LOG_LENGTH:
+            state.log_floor = max(state.log_floor, state.log.popleft().revision)
+        for listener in tuple(state.listeners):
+            listener(entry, state.watermark)
+
+
+def in_list_order(flags: Iterable[Flag]) -> list[Flag]:
+    """Sort as lists show them: by sort order, then key."""
+    return sorted(flags, key=lambda flag: (flag.sort_order, flag.key))

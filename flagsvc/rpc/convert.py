@@ -1,0 +1,86 @@
+"""Domain to wire: evaluations and history. Flags and values have files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flagsvc.core.errors import invalid
+from flagsvc.core.evaluation import ErrorCode, Reason, ValueType
+from flagsvc.core.model import HistoryEntry, Status
+from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.near import Source
+from flagsvc.reader import Evaluation
+from flagsvc.rpc.values import to_value
+
+SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
+    Source.NEAR: types.DEFINITION_SOURCE_NEAR_CACHE,
+    Source.CACHE: types.DEFINITION_SOURCE_CACHE,
+    Source.STORE: types.DEFINITION_SOURCE_STORE,
+}
+_REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
+_ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
+_STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
+_TYPES: Mapping[int, ValueType] = {types.ValueType.Value(f"VALUE_TYPE_{kind.name}"): kind for kind in ValueType}
+
+
+def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
+    """Pack one evaluation."""
+    outcome, flag = evaluation.outcome, evaluation.flag
+    message = pb.FlagEvaluation(
+        flag_key=evaluation.flag_id.key,
+        reason=_REASONS[outcome.reason],
+        revision=evaluation.revision,
+        source=SOURCES[evaluation.source],
+        age_ms=int(evaluation.age_s * 1000),
+    )
+    if outcome.variant is not None:
+        message.variant = outcome.variant
+        value = outcome.value
+        if value is True or value is False:
+            message.value.boolean_value = value
+        else:
+            message.value.CopyFrom(to_value(value))
+    if outcome.error_code is not None:
+        message.error_code = _ERRORS[outcome.error_code]
+        message.error_message = outcome.message
+    if flag is not None:
+        message.status = _STATUSES[flag.status]
+        message.enabled = flag.status is Status.ENABLED and outcome.value is True
+        for name, item in flag.metadata.items():
+            message.flag_metadata[name].CopyFrom(to_value(item))
+    return message
+
+
+def wanted_type(value: int) -> ValueType | None:
+    """Read the type that a caller needs; None for any."""
+    if value == types.VALUE_TYPE_UNSPECIFIED:
+        return None
+    if value not in _TYPES:
+        raise invalid("expected_type", value, "one of ValueType's values")
+    return _TYPES[value]
+
+
+def check_context(context: types.EvaluationContext) -> None:
+    """Refuse a context over the limit."""
+    size = context.ByteSize()
+    if size > MAX_CONTEXT_BYTES:
+        raise invalid("context", f"{size} bytes", f"at most {MAX_CONTEXT_BYTES} bytes serialized", "INVALID_CONTEXT")
+
+
+def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
+    """Pack one history entry."""
+    message = pb.HistoryEntry(
+        flag_key=entry.key,
+        action=entry.action,
+        actor=entry.actor,
+        reason=entry.reason,
+        revision=entry.revision,
+    )
+    message.created_at.FromDatetime(entry.created_at)
+    if entry.previous is not None:
+        message.previous_value.CopyFrom(to_value(entry.previous))
+    if entry.new is not None:
+        message.new_value.CopyFrom(to_value(entry.new))
+    return message

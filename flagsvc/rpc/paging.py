@@ -1,0 +1,44 @@
+"""Page sizes and tokens. A token is opaque, and good only for the listing it came from."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+
+from flagsvc.core.errors import invalid
+
+MAX_PAGE = 1_000
+_DIGEST = 6
+
+
+def page_size(asked: int, default: int) -> int:
+    """Give the size to use: 0 is the default, too large is the maximum. Raises InvalidRequest when negative."""
+    if asked < 0:
+        raise invalid("page_size", asked, f"0 (meaning {default}) to {MAX_PAGE}", "INVALID_PAGE_SIZE")
+    return min(asked or default, MAX_PAGE)
+
+
+def to_token(listing: str, position: tuple[int, str]) -> str:
+    """Make a token that continues a listing after the position (sort order, key)."""
+    body = json.dumps(position, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(_seal(listing, body) + body).decode().rstrip("=")
+
+
+def from_token(listing: str, token: str) -> tuple[int, str] | None:
+    """Read a token; None for the first page. Raises InvalidRequest for one from elsewhere."""
+    if not token:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) <= _DIGEST or raw[:_DIGEST] != _seal(listing, raw[_DIGEST:]):
+        raise invalid("page_token", token, "the next_page_token of the page before, unchanged", "INVALID_PAGE_TOKEN")
+    order, key = json.loads(raw[_DIGEST:])
+    return order, key
+
+
+def _seal(listing: str, body: bytes) -> bytes:
+    return hashlib.blake2s(body, digest_size=_DIGEST, key=hashlib.blake2s(listing.encode()).digest()).digest()

@@ -1,0 +1,48 @@
+"""JSON values to and from the wire; integers stay integers."""
+
+from __future__ import annotations
+
+from flagsvc.core import json_values
+from flagsvc.core.errors import invalid
+from flagsvc.core.model import JsonValue
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+
+
+def to_value(value: JsonValue) -> types.Value:
+    """Pack a JSON value. Raises TypeError for what JSON does not have."""
+    match value:
+        case None:
+            return types.Value(null_value=types.NULL_VALUE_UNSPECIFIED)
+        case bool():
+            return types.Value(boolean_value=value)
+        case int():
+            return types.Value(integer_value=value)
+        case float():
+            return types.Value(float_value=value)
+        case str():
+            return types.Value(string_value=value)
+        case list():
+            return types.Value(list_value=types.ListValue(values=map(to_value, value)))
+        case dict():
+            fields = {name: to_value(item) for name, item in value.items()}
+            return types.Value(object_value=types.ObjectValue(fields=fields))
+        case _:
+            raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def from_value(message: types.Value, field: str, depth: int = 0) -> JsonValue:
+    """Unpack a JSON value. Raises InvalidRequest naming `field` for an unset one or one nested too deep."""
+    if depth > json_values.MAX_DEPTH:
+        raise invalid(field, "deeper", f"nested at most {json_values.MAX_DEPTH} deep")
+    match message.WhichOneof("kind"):
+        case None:
+            raise invalid(field, "unset", "a value")
+        case "null_value":
+            return None
+        case "list_value":
+            return [from_value(v, f"{field}[{i}]", depth + 1) for i, v in enumerate(message.list_value.values)]
+        case "object_value":
+            fields = message.object_value.fields
+            return {name: from_value(fields[name], f"{field}.{name}", depth + 1) for name in sorted(fields)}
+        case kind:
+            return getattr(message, kind)

@@ -1,0 +1,132 @@
+"""Every FLAGSVC_* name, its type, default and bound. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PREFIX = "FLAGSVC_"
+CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
+"""Names that only the command line's client side reads."""
+STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite")
+CACHE_SCHEMES = ("redis", "rediss")
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or wrong; the text names it and says what would be right."""
+
+
+def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
+    return field(default=default, metadata={"about": about, "low": low, "high": high, **extra})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The server's settings; each is FLAGSVC_ and its name in capitals, and FLAGSVC_..._FILE reads it from a file."""
+
+    store_url: str = _setting(
+        "sqlite:///flagsvc.db", "where flags are kept: mongodb://... or sqlite:///FILE", url="store"
+    )
+    cache_url: str = _setting("none", "the shared cache: redis://..., rediss://... or none", url="cache")
+    host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104  probes and peers come from outside
+    port: int = _setting(8013, "gRPC port", 0, 65535)
+    management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1: none", -1, 65535)
+    log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("auto", "auto is console on a terminal, else json", choices=("auto", "json", "console"))
+    reflection: bool = _setting(True, "gRPC server reflection")
+    staleness_bound_s: float = _setting(5.0, "seconds after which nothing is served unasked without news", 0.5, 300)
+    near_cache_entries: int = _setting(100_000, "most flags held in memory; 0: no near cache", 0, 10_000_000)
+    cache_ttl_s: float = _setting(300.0, "seconds an entry lives in the shared cache, give or take jitter", 1, 86_400)
+    cache_ttl_jitter: float = _setting(0.1, "share by which that time varies", 0, 0.9)
+    negative_ttl_s: float = _setting(5.0, "seconds an unknown key is remembered in the shared cache", 0.1, 300)
+    cache_timeout_s: float = _setting(0.05, "most seconds that the shared cache may cost a call", 0.001, 5)
+    store_timeout_s: float = _setting(2.0, "most seconds that one store operation may take", 0.05, 60)
+    store_connections: int = _setting(50, "most connections to MongoDB", 1, 1_000)
+    max_calls: int = _setting(2_000, "unary calls served at once; more are refused", 1, 100_000)
+    max_streams: int = _setting(2_000, "streams served at once; more are refused", 1, 100_000)
+    drain_s: float = _setting(1.0, "seconds between not-ready and refusing calls at a stop", 0, 300)
+    grace_s: float = _setting(10.0, "seconds that calls under way have to finish at a stop", 0, 300)
+    connection_age_s: float = _setting(1_800.0, "seconds after which a client is asked to reconnect", 1, 1_000_000)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:
+        """Read FLAGSVC_* names, then the overrides. Raises SettingsError for an unknown name or a wrong value."""
+        values: dict[str, Any] = {}
+        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        for name, text in sorted(environ.items()):
+            if not name.startswith(PREFIX) or name in CLIENT_NAMES:
+                continue
+            base = name.removesuffix("_FILE")
+            spec = known.get(base)
+            if spec is None:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+                raise SettingsError(f"unknown setting {name}{hint}")
+            values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
+        for key, value in (overrides or {}).items():
+            spec = known[PREFIX + key.upper()]
+            values[key] = _parsed(f"--{key.replace('_', '-')}", str(value), spec)
+        return cls(**values)
+
+
+def _from_file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}: the file {path!r} cannot be read: {type(error).__name__}") from None
+
+
+def _parsed(name: str, text: str, spec: Any) -> object:
+    limits = spec.metadata
+    if limits.get("url"):
+        return checked_url(name, text, STORE_SCHEMES if limits["url"] == "store" else CACHE_SCHEMES)
+    choices = limits.get("choices")
+    if choices and text not in choices:
+        raise SettingsError(f"{name} is {text!r}; it must be one of {', '.join(choices)}")
+    if isinstance(spec.default, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise SettingsError(f"{name} is {text!r}; it must be true or false")
+        return text.lower() in ("true", "1")
+    if not isinstance(spec.default, (int, float)):
+        return text
+    try:
+        number = type(spec.default)(text)
+    except ValueError:
+        raise SettingsError(f"{name} is {text!r}; it must be a number") from None
+    if not limits["low"] <= number <= limits["high"]:
+        raise SettingsError(f"{name} is {text}; it must be from {limits['low']:g} to {limits['high']:g}")
+    return number
+
+
+def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
+    """Give the URL back if its scheme and host are right; the text of an error never shows credentials."""
+    if url == "none" and schemes is CACHE_SCHEMES:
+        return url
+    scheme, _, rest = url.partition("://")
+    wanted = ", ".join(f"{s}://..." for s in schemes) + (" or none" if schemes is CACHE_SCHEMES else "")
+    if not rest or scheme not in schemes:
+        close = difflib.get_close_matches(scheme, schemes, n=1)
+        hint = f"; did you mean {close[0]}://?" if close and close[0] != scheme else ""
+        raise SettingsError(f"{name} begins with {scheme[:20]!r}; it must be {wanted}{hint}")
+    if scheme == "sqlite" and (not rest.startswith("/") or rest == "/"):
+        raise SettingsError(f"{name} must be sqlite:///FILE (three slashes, or four for an absolute path)")
+    if scheme != "sqlite":
+        try:
+            parts = urlsplit(url.split(",", maxsplit=1)[0])
+            host, _port = parts.hostname, parts.port
+        except ValueError:
+            raise SettingsError(f"{name} has a port that is no number; it must be {scheme}://HOST:PORT/...") from None
+        if not host:
+            raise SettingsError(f"{name} has no host; it must be {scheme}://HOST:PORT/...")
+    return url
+
+
+def redacted(url: str) -> str:
+    """Show a URL without its credentials and query."""
+    scheme, _, rest = url.partition("://")
+    place = rest.split("?")[0].rsplit("@", 1)[-1]
+    return f"{scheme}://{place}" if rest else url

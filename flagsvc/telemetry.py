@@ -1,0 +1,126 @@
+"""Logs and metrics. The rest of the code calls hooks or keeps plain counts; only this file knows Prometheus.
+
+No label takes a targeting key; flag keys are labels only up to a bound, then `other`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flagsvc.reader import Evaluation
+
+MAX_KEY_LABELS = 1_000
+_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Sample(NamedTuple):
+    """One plain count; names on _total are counters."""
+
+    name: str
+    about: str
+    value: float
+    labels: Mapping[str, str] = {}
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Log to standard error: JSON lines, or columns for people on a terminal."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *([] if console else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+class Metrics:
+    """The replica's metrics, on a registry of its own."""
+
+    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        self.registry = CollectorRegistry()
+        self._evaluations = Counter(
+            "flagsvc_evaluations_total", "Evaluations by reason.", ("reason", "error_code"), registry=self.registry
+        )
+        self._by_flag = Counter(
+            "flagsvc_flag_evaluations_total",
+            f"Evaluations by flag, the first {MAX_KEY_LABELS} flags seen; the rest is 'other'.",
+            ("flag_set", "flag_key"),
+            registry=self.registry,
+        )
+        self._calls = Histogram(
+            "flagsvc_call_seconds",
+            "Handling time of calls.",
+            ("method", "code"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._reasons: dict[tuple[str, str], Counter] = {}
+        self._flags: dict[tuple[str, str], Counter] = {}
+        self._timers: dict[tuple[str, str], Histogram] = {}
+        self.registry.register(_Samples(samples))
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Count one evaluation."""
+        outcome = evaluation.outcome
+        labels = (outcome.reason.value, outcome.error_code.value if outcome.error_code else "")
+        counter = self._reasons.get(labels)
+        if counter is None:
+            counter = self._reasons[labels] = self._evaluations.labels(*labels)
+        counter.inc()
+        if evaluation.flag is not None:
+            self._flag_counter(evaluation.flag_id).inc()
+
+    def called(self, method: str, code: str, seconds: float) -> None:
+        """Record one finished call."""
+        timer = self._timers.get((method, code))
+        if timer is None:
+            timer = self._timers[method, code] = self._calls.labels(method, code)
+        timer.observe(seconds)
+
+    def page(self) -> bytes:
+        """Give the metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _flag_counter(self, flag_id: tuple[str, str]) -> Counter:
+        counter = self._flags.get(flag_id)
+        if counter is None:
+            known = flag_id if len(self._flags) < MAX_KEY_LABELS else ("other", "other")
+            counter = self._by_flag.labels(*known)
+            if len(self._flags) < MAX_KEY_LABELS:
+                self._flags[flag_id] = counter
+        return counter
+
+
+class _Samples(Collector):
+    """Reads the plain counts of the parts when Prometheus asks."""
+
+    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        self._samples = samples
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is known before the parts run."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Give one family per name."""
+        families: dict[str, Metric] = {}
+        for name, about, value, labels in self._samples():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = families.setdefault(name, kind(name, about, labels=list(labels)))
+            family.add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
+        return families.values()
