@@ -26,9 +26,13 @@ _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 class Health:
     """Keeps grpc.health.v1 true to what `ready`, `store_up` and `cache_up` say, ten times a second."""
 
-    def __init__(self, ready: Callable[[], bool], store_up: Callable[[], bool], cache_up: Callable[[], bool]) -> None:
+    def __init__(
+        self, ready: Callable[[], bool], store_up: Callable[[], bool], cache_up: Callable[[], bool] | None
+    ) -> None:
         self.servicer = health_aio.HealthServicer()
-        self._checks = {**dict.fromkeys(READY_NAMES, ready), "store": store_up, "cache": cache_up}
+        self._checks = {**dict.fromkeys(READY_NAMES, ready), "store": store_up}
+        if cache_up is not None:
+            self._checks["cache"] = cache_up
         self._told: dict[str, bool] = {}
         self._stopping = False
         self._turned_at = time.monotonic()

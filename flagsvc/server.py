@@ -44,7 +44,9 @@ class Server:
         self._writer = Writer(self._near, self._store, self._cache)
         self._watches = Watches(self._near, self._reader)
         self._metrics = Metrics(self._samples)
-        self._health = Health(self._is_ready, lambda: self._follower.store_up, self._cache_is_up)
+        self._health = Health(
+            self._is_ready, lambda: self._follower.store_up, self._cache_is_up if self._cache else None
+        )
         self._grpc = self._build_grpc()
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None

@@ -69,8 +69,6 @@ class MongoStore:
                 timeoutMS=milliseconds,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
-                socketTimeoutMS=milliseconds,
-                waitQueueTimeoutMS=milliseconds,
                 retryReads=True,
                 retryWrites=True,
                 w="majority",

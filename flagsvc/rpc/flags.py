@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -64,6 +65,23 @@ def flag_from_message(message: types.Flag) -> Flag:
         owner=message.owner if message.HasField("owner") else None,
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
     )
+
+
+def received(message: types.Flag) -> Flag:
+    """Unpack a flag that a server sent, output-only fields included."""
+    return replace(
+        flag_from_message(message),
+        revision=message.revision,
+        created_at=_optional_time(message, "created_at"),
+        updated_at=_optional_time(message, "updated_at"),
+        enabled_at=_optional_time(message, "enabled_at"),
+        disabled_at=_optional_time(message, "disabled_at"),
+    )
+
+
+def _optional_time(message: types.Flag, name: str) -> datetime | None:
+    stamp: Timestamp = getattr(message, name)
+    return _time(stamp) if stamp.ByteSize() else None
 
 
 def _status(number: int) -> Status:

@@ -1,0 +1,1 @@
+"""The command line: serve, and everything an operator asks a running server or a store."""

@@ -1,0 +1,293 @@
+"""The `flagsvc` command: its words and their help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+from flagsvc.core.errors import FlagsvcError
+from flagsvc.settings import Settings, SettingsError
+
+DEFAULT_ADDRESS = "127.0.0.1:8013"
+_SERVE_OPTIONS = ("store_url", "cache_url", "host", "port", "management_port", "log_level", "log_format")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status: 0 good, 1 the command failed, 2 wrong usage or settings."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except SettingsError as error:
+        return _fail(error, 2)
+    except FlagsvcError as error:
+        return _fail(error, 1)
+    except ValueError as error:
+        if type(error).__name__ != "UsageError":
+            raise
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return 0 if args.command == "watch" else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import asyncio  # noqa: PLC0415  what serving needs is loaded when serving
+
+    import uvloop  # noqa: PLC0415
+
+    from flagsvc.server import run  # noqa: PLC0415
+    from flagsvc.telemetry import configure_logging  # noqa: PLC0415
+
+    overrides = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    settings = Settings.from_env(os.environ, overrides)
+    configure_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(settings))
+
+
+def _transfer(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from flagsvc.cli import transfer  # noqa: PLC0415
+
+        settings = Settings.from_env(os.environ)
+        args.store = args.store or settings.store_url
+        args.cache = getattr(args, "cache", None) or settings.cache_url
+        command: Callable[[argparse.Namespace], int] = getattr(transfer, name)
+        return command(args)
+
+    return run
+
+
+def _call(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from flagsvc.cli import calls  # noqa: PLC0415
+
+        command = getattr(calls, name)
+        return calls.with_stub(args, lambda stub: int(command(args, stub)))
+
+    return run
+
+
+def _health(args: argparse.Namespace) -> int:
+    from flagsvc.cli import calls  # noqa: PLC0415
+
+    return calls.health(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flagsvc",
+        description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
+    )
+    parser.add_argument("--version", action="version", version=f"flagsvc {metadata.version('flagsvc')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_reads(commands)
+    _add_writes(commands)
+    _add_transfers(commands)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    about: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    example = "  flagsvc serve\n  flagsvc serve --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379"
+    serve = _add(commands, "serve", _serve, "Serve flags over gRPC until SIGTERM.", example)
+    serve.add_argument(
+        "--store",
+        dest="store_url",
+        metavar="URL",
+        help="mongodb://... or sqlite:///FILE [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
+    )
+    serve.add_argument(
+        "--cache", dest="cache_url", metavar="URL", help="redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]"
+    )
+    serve.add_argument("--host", help="address to listen on [FLAGSVC_HOST; 0.0.0.0]")
+    serve.add_argument("--port", metavar="N", help="gRPC port [FLAGSVC_PORT; 8013]")
+    serve.add_argument(
+        "--management-port",
+        metavar="N",
+        help="HTTP port of /healthz, /readyz, /metrics; -1: none [FLAGSVC_MANAGEMENT_PORT; 8014]",
+    )
+    serve.add_argument("--log-level", help="debug, info, warning or error [FLAGSVC_LOG_LEVEL; info]")
+    serve.add_argument("--log-format", help="auto, json or console [FLAGSVC_LOG_FORMAT; auto]")
+
+
+def _common(parser: argparse.ArgumentParser, key: bool = True) -> None:
+    if key:
+        parser.add_argument("key", metavar="KEY", help="the flag's key")
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        default=os.environ.get("FLAGSVC_ADDRESS", DEFAULT_ADDRESS),
+        help=f"server to ask [FLAGSVC_ADDRESS; {DEFAULT_ADDRESS}]",
+    )
+    parser.add_argument("--flag-set", metavar="SET", default="default", help="set the flag belongs to [default]")
+    parser.add_argument("--timeout", metavar="S", type=float, default=5.0, help="seconds to wait for an answer [5]")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _authored(parser: argparse.ArgumentParser, etag: bool = True) -> None:
+    parser.add_argument(
+        "--actor", default=os.environ.get("USER", ""), help="who makes the change, for the history [$USER]"
+    )
+    parser.add_argument("--reason", default="", help="why, for the history")
+    if etag:
+        parser.add_argument("--etag", default="", help="refuse unless the flag still has this etag")
+
+
+def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = _add(
+        commands,
+        "evaluate",
+        _call("evaluate"),
+        "Evaluate a flag for a context; exit status 1 when there is an error code.",
+        "  flagsvc evaluate checkout-v2\n  flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --json",
+    )
+    _common(evaluate)
+    evaluate.add_argument("--targeting-key", default="", metavar="KEY", help="who the flag is evaluated for")
+    evaluate.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a fact of the context; repeatable; JSON or text",
+    )
+    evaluate.add_argument("--context", metavar="JSON", help="the whole context as an object; targetingKey is its key")
+    evaluate.add_argument(
+        "--type", choices=("boolean", "string", "integer", "float", "object"), help="type that is needed"
+    )
+    _common(_add(commands, "get", _call("get"), "Show a flag's definition.", "  flagsvc get checkout-v2 --json"))
+    listing = _add(
+        commands, "list", _call("list_flags"), "List a flag set by sort order.", "  flagsvc list\n  flagsvc list --json"
+    )
+    _common(listing, key=False)
+    history = _add(
+        commands,
+        "history",
+        _call("history"),
+        "Show a flag's changes, newest first.",
+        "  flagsvc history checkout-v2 --limit 5",
+    )
+    _common(history)
+    history.add_argument("--limit", type=int, default=50, metavar="N", help="most entries to show [50]")
+    watch = _add(
+        commands,
+        "watch",
+        _call("watch"),
+        "Print a flag set, then every change as it is applied; reconnects by itself; Ctrl-C ends it.",
+        "  flagsvc watch\n  flagsvc watch --json | jq .flagKey",
+    )
+    _common(watch, key=False)
+    health = _add(
+        commands,
+        "health",
+        _health,
+        "Exit 0 when the server is SERVING, else 1.",
+        "  flagsvc health\n  flagsvc health --service liveness",
+    )
+    _common(health, key=False)
+    health.add_argument("--service", default="", help="readiness, liveness, store or cache [readiness of the whole]")
+
+
+def _add_writes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    toggle = _add(
+        commands,
+        "toggle",
+        _call("toggle"),
+        "Switch a flag on or off. Sent twice, it stays as wanted.",
+        "  flagsvc toggle checkout-v2 off --reason 'error rate'",
+    )
+    _common(toggle)
+    toggle.add_argument("state", choices=("on", "off"), help="the wanted state")
+    _authored(toggle)
+    fields = "FIELD: name description category status config icon badge sortOrder variants defaultVariant metadata owner expiresAt"
+    create = _add(
+        commands,
+        "create",
+        _call("create"),
+        f"Create a flag. {fields}",
+        "  flagsvc create checkout-v2 status=ENABLED name='New checkout'\n"
+        """  flagsvc create banner 'variants={"a":"Hi","b":"Hello"}' defaultVariant=a status=ENABLED""",
+    )
+    _common(create)
+    create.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="texts as they are, the rest as JSON")
+    _authored(create, etag=False)
+    setting = _add(
+        commands,
+        "set",
+        _call("set_fields"),
+        f"Change fields of a flag; an empty value clears one. {fields}",
+        "  flagsvc set checkout-v2 status=BETA owner=payments\n  flagsvc set file-upload 'config={\"maxFileSize\": 52428800}'",
+    )
+    _common(setting)
+    setting.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help="texts as they are, the rest as JSON")
+    _authored(setting)
+    delete = _add(
+        commands, "delete", _call("delete"), "Delete a flag; its history stays.", "  flagsvc delete checkout-v2"
+    )
+    _common(delete)
+    _authored(delete)
+
+
+def _add_transfers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    importing = _add(
+        commands,
+        "import",
+        _transfer("import_file"),
+        "Import flags from mongoexport lines into a store. The file is checked whole first; twice changes nothing.",
+        "  mongoexport --collection feature_flags > flags.ndjson\n  flagsvc import flags.ndjson --store sqlite:///flagsvc.db",
+    )
+    importing.add_argument(
+        "file", metavar="FILE", help="Extended JSON, a document a line (or one array); - is standard input"
+    )
+    importing.add_argument(
+        "--cache", metavar="URL", help="shared cache to update and announce on [FLAGSVC_CACHE_URL; none]"
+    )
+    importing.add_argument("--dry-run", action="store_true", help="check the file, write nothing")
+    _authored(importing, etag=False)
+    exporting = _add(
+        commands,
+        "export",
+        _transfer("export_file"),
+        "Export a flag set as relaxed Extended JSON, a document a line; import reads it back.",
+        "  flagsvc export --store sqlite:///flagsvc.db --output flags.ndjson",
+    )
+    exporting.add_argument(
+        "--output", metavar="FILE", default="-", help="file to write, replaced atomically [standard output]"
+    )
+    for parser in (importing, exporting):
+        parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
+        parser.add_argument("--flag-set", metavar="SET", help="flag set [as the documents say; default]")
+        parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Output: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from flagsvc.core.documents import json_safe, to_document
+from flagsvc.core.model import Flag
+
+
+def print_json(value: object) -> None:
+    """Print one JSON value, flushed, so that a program reading a stream sees it at once."""
+    print(json.dumps(json_safe(value), ensure_ascii=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """Print rows under headings; `empty` says what it means that there are none."""
+    from rich.console import Console  # noqa: PLC0415  slow to import, and --help needs it not
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    shown = [[text(cell) for cell in row] for row in rows]
+    if not shown:
+        print(empty)
+        return
+    from rich.text import Text  # noqa: PLC0415
+
+    for row in shown:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = max(console.width, 200)
+    console.print(table)
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print one thing as a table of its fields."""
+    print_table(("field", "value"), ((k, v) for k, v in fields.items() if v not in (None, "", {})), "nothing")
+
+
+def text(value: Any) -> str:
+    """Show a cell: texts as they are, times short, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%SZ")
+    if value is None:
+        return "-"
+    return json.dumps(json_safe(value), ensure_ascii=False)
+
+
+def flag_fields(flag: Flag) -> dict[str, Any]:
+    """Give a flag's fields under their stored names, with its set, revision and etag."""
+    return {"flagSet": flag.flag_set, **to_document(flag), "revision": flag.revision, "etag": flag.etag}

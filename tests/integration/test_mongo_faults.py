@@ -1,0 +1,141 @@
+"""MongoDB that goes away, freezes, cuts a transaction in two, or knows no transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pymongo
+import pytest
+
+from flagsvc.adapters.mongo import MongoStore
+from flagsvc.core import changes
+from flagsvc.core.changes import Author
+from flagsvc.core.errors import FlagsvcError, InvalidRequest, StoreUnavailable, WritesUnsupported
+from flagsvc.core.model import Flag, FlagId
+from tests.servers import Mongod
+
+AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
+CHAT = FlagId("default", "support-chat")
+
+Open = Callable[[str], MongoStore]
+
+
+@pytest.fixture(params=["motor", "pymongo"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    """Make a store on each of the two drivers."""
+    if request.param == "motor":
+        return MongoStore
+    return lambda url: MongoStore(url, client_factory=pymongo.AsyncMongoClient)
+
+
+async def toggle(store: MongoStore, flag_id: FlagId, enabled: bool) -> Flag:
+    entry = await store.change(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR))
+    assert entry is not None
+    assert entry.flag is not None
+    return entry.flag
+
+
+async def test_a_standalone_server_reads_and_refuses_writes(opened: Open) -> None:
+    with Mongod(replica_set=False) as server:
+        url = server.database_url("alkitu")
+        with pymongo.MongoClient[dict[str, Any]](url) as client:
+            flags = client.get_default_database()["feature_flags"]
+            flags.insert_one({"key": "support-chat", "status": "ENABLED"})
+            store = opened(url)
+            try:
+                await store.open()
+                await store.ping()
+                assert [flag.key for flag in (await store.load()).flags] == ["support-chat"]
+                assert (await store.get(CHAT)) is not None
+                assert await store.history(CHAT, 5) == []
+                with pytest.raises(WritesUnsupported) as refused:
+                    await toggle(store, CHAT, False)
+            finally:
+                await store.close()
+            assert str(server.port) not in str(refused.value)
+            found = flags.find_one({})
+            assert found is not None
+            assert found["status"] == "ENABLED"
+
+
+async def timed(work: Any) -> tuple[FlagsvcError, float]:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as refused:
+        await work
+    return refused.value, time.monotonic() - started
+
+
+@pytest.mark.parametrize("fault", ["stop", "pause"])
+async def test_a_server_that_is_gone(mongod: Mongod, opened: Open, fault: str) -> None:
+    store = opened(mongod.database_url("alkitu"))
+    try:
+        await store.open()
+        made = await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        assert made is not None
+        (mongod.stop if fault == "stop" else mongod.pause)()
+        asked = [
+            toggle(store, CHAT, True),
+            store.get(CHAT),
+            store.ping(),
+            store.open(),
+            store.revisions(),
+            store.load(),
+            store.history(CHAT, 5),
+        ]
+        for error, seconds in await asyncio.gather(*map(timed, asked)):
+            assert seconds < 3
+            assert str(mongod.port) not in str(error)
+        mongod.start()
+        mongod.resume()
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                await store.open()
+                break
+            except StoreUnavailable:
+                assert time.monotonic() < deadline
+        assert await store.get(CHAT) == made.flag
+        assert len(await store.history(CHAT, 5)) == 1
+        assert (await toggle(store, CHAT, True)).revision == made.revision + 1
+    finally:
+        await store.close()
+
+
+async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
+    mongod: Mongod, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = mongod.database_url("alkitu")
+    store, other = opened(url), opened(url)
+    try:
+        await store.open()
+        made = await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        update = store._revisions.update_one
+
+        async def freeze(*args: Any, **kwargs: Any) -> Any:
+            mongod.pause()
+            return await update(*args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store._revisions, "update_one", freeze)
+            _, seconds = await timed(toggle(store, CHAT, True))
+        assert seconds < 3
+        mongod.resume()
+        flag = await toggle(other, CHAT, True)
+        assert made is not None
+        assert flag.revision == made.revision + 1
+        assert (await toggle(store, CHAT, False)).revision == made.revision + 2
+        assert [e.action for e in await store.history(CHAT, 5)] == ["DISABLED", "ENABLED", "CREATED"]
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_a_url_that_is_none_tells_nothing() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        MongoStore("mongodb://user:p@ss:word@host/db")
+    assert "p@ss" not in str(refused.value)
+    assert refused.value.__cause__ is None
