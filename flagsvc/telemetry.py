@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from flagsvc.reader import Evaluation
 
-disable_created_metrics()  # a second series for each counter tells nobody anything
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything
 
 MAX_KEY_LABELS = 1_000
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from flagsvc.core import json_values
 from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
@@ -63,8 +64,8 @@ def _read(name: str, raw: JsonValue) -> Any:
         whole = isinstance(raw, (int, float)) and not isinstance(raw, bool) and raw == int(raw)
         return int(raw) if whole else None
     if name in _OBJECTS:
-        return raw if isinstance(raw, dict) else None
-    return raw
+        return raw if isinstance(raw, dict) and json_values.problem(raw) is None else None
+    return raw if json_values.problem(raw) is None else None
 
 
 def dumps(flag: Flag) -> str:

@@ -6,7 +6,8 @@ import math
 
 from flagsvc.core.model import JsonValue
 
-MAX_DEPTH = 32
+MAX_DEPTH = 24
+"""An object costs three levels of a protobuf message, whose parsers stop at a hundred."""
 INT64 = range(-(2**63), 2**63)
 
 

@@ -289,7 +289,7 @@ class ListValue(google.protobuf.message.Message):
     VALUES_FIELD_NUMBER: builtins.int
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Value]:
-        """The elements, nested at most 32 deep."""
+        """The elements, nested at most 24 deep."""
 
     def __init__(
         self,
@@ -327,7 +327,7 @@ class ObjectValue(google.protobuf.message.Message):
     FIELDS_FIELD_NUMBER: builtins.int
     @property
     def fields(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___Value]:
-        """The fields, nested at most 32 deep."""
+        """The fields, nested at most 24 deep."""
 
     def __init__(
         self,

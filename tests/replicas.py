@@ -1,0 +1,134 @@
+"""Replicas for end-to-end tests: in this process (quick, inspectable) or as `flagsvc serve` processes (real signals)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.server import Server
+from flagsvc.settings import Settings
+from tests.servers import free_port
+
+FLAGSVC = Path(sys.executable).with_name("flagsvc")
+
+
+class Client:
+    """Short calls on one channel."""
+
+    def __init__(self, target: str) -> None:
+        self.channel = grpc.aio.insecure_channel(target)
+        self.stub = pb_grpc.FlagServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    async def evaluate(self, key: str, **fields: Any) -> pb.FlagEvaluation:
+        return (await self.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key=key, **fields), timeout=5)).evaluation
+
+    async def toggle(self, key: str, enabled: bool, **fields: Any) -> types.Flag:
+        request = pb.ToggleFlagRequest(flag_key=key, enabled=enabled, **fields)
+        return (await self.stub.ToggleFlag(request, timeout=10)).flag
+
+    async def create(self, key: str, **fields: Any) -> types.Flag:
+        return (await self.stub.CreateFlag(pb.CreateFlagRequest(flag=types.Flag(key=key, **fields)), timeout=10)).flag
+
+    async def serving(self, service: str = "") -> bool:
+        answer = await self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=2)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@asynccontextmanager
+async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
+    """A server in this process on free ports, ready, with a client of it."""
+    plain = {"host": "127.0.0.1", "port": 0, "management_port": -1, "drain_s": 0.0, "grace_s": 1.0}
+    server = Server(Settings(**{**plain, **settings}))
+    await server.start()
+    client = Client(f"127.0.0.1:{server.port}")
+    try:
+        yield client, server
+    finally:
+        await client.channel.close()
+        await server.stop()
+
+
+async def until_serving(client: Client, service: str = "", *, serving: bool = True, seconds: float = 10) -> None:
+    """Wait until health says so."""
+    import asyncio
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if await client.serving(service) is serving:
+                return
+        except grpc.aio.AioRpcError:
+            pass
+        assert time.monotonic() < deadline, f"{service or 'overall'} health is not {serving} after {seconds} s"
+        await asyncio.sleep(0.02)
+
+
+class Process:
+    """`flagsvc serve` as a process of its own."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.port, self.management_port = free_port(), free_port()
+        self._arguments, self._environment = arguments, environment
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Process:
+        command = [str(FLAGSVC), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--management-port", str(self.management_port), *self._arguments]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
+        self.process = subprocess.Popen(
+            command, env={**env, **self._environment}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.process.stderr:
+            self.process.stderr.close()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def terminate(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The ErrorInfo's reason of a failed call."""
+    return info_of(error).reason
+
+
+def info_of(error: grpc.aio.AioRpcError) -> Any:
+    """The ErrorInfo of a failed call."""
+    return detail_of(error, "ErrorInfo")
+
+
+def detail_of(error: grpc.aio.AioRpcError, kind: str) -> Any:
+    """A google.rpc detail of a failed call."""
+    from google.rpc import error_details_pb2, status_pb2
+
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                message = getattr(error_details_pb2, kind)()
+                if detail.Unpack(message):
+                    return message
+    raise AssertionError(f"no {kind} in {error!r}")
