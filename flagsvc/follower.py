@@ -82,6 +82,11 @@ class Follower:
             self._opened = True
         asked_at = time.monotonic()
         gap = asked_at - self._near.gap_since() >= GAP_S
+        if self._near.overfull:
+            revisions = await self._store.revisions()
+            if gap or not self._same(revisions):
+                self._near.distrust(revisions, asked_at)
+            return
         if self._near.complete and not gap and self._near.confirmed_at >= self._heard_since():
             if self._same(await self._store.revisions()):
                 self._near.confirmed_at = asked_at

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -78,6 +78,8 @@ class NearCache:
         self.limit = limit
         self.staleness_bound_s = staleness_bound_s
         self.complete = False
+        self.overfull = False
+        """The store has more flags than may be held: each is read when it is asked for."""
         self.confirmed_at = -math.inf
         self.heard_since = math.inf
         self._held: OrderedDict[FlagId, Held] = OrderedDict()
@@ -126,7 +128,8 @@ class NearCache:
     def merge(self, contents: StoreContents, asked_at: float) -> None:
         """Take everything that the store held; what it no longer has is gone. `asked_at`: when it was asked."""
         if len(contents.flags) > self.limit:
-            self.complete = False
+            self.complete, self.overfull = False, True
+            self.distrust(contents.revisions, asked_at)
             return
         found = {flag.id for flag in contents.flags}
         for flag in sorted(contents.flags, key=lambda f: f.revision):
@@ -135,11 +138,17 @@ class NearCache:
             revision = contents.revisions.get(flag_id.flag_set, 0)
             if self._held[flag_id].entry.revision <= revision:
                 self.apply(Entry(flag_id, revision, None), asked_at, in_order=False)
-        self.complete = True
+        self.complete, self.overfull = True, False
         self.confirmed_at = max(self.confirmed_at, asked_at)
         for name, revision in contents.revisions.items():
             self._jump(self._state(name), revision)
         self._forget_absent(found)
+
+    def distrust(self, revisions: Mapping[str, int], asked_at: float) -> None:
+        """Changes up to these revisions may have been missed: what was read before is asked for again when old."""
+        self.heard_since = max(self.heard_since, asked_at)
+        for name, revision in revisions.items():
+            self._jump(self._state(name), revision)
 
     def flags(self, flag_set: str) -> list[Flag]:
         """Give the held flags of a set in list order."""

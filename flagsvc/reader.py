@@ -71,9 +71,12 @@ class Reader:
 
     async def evaluate_all(self, flag_set: str, keys: Sequence[str]) -> list[Evaluation]:
         """Evaluate several flags of a set; without keys all of them, in list order."""
-        wanted = keys or [flag.key for flag in await self.flags(flag_set)]
-        answers = await asyncio.gather(*(self._answer(FlagId(flag_set, key)) for key in wanted))
-        return [_evaluated(FlagId(flag_set, k), a, None) for k, a in zip(wanted, answers, strict=True)]
+        ids = [FlagId(flag_set, key) for key in keys or [flag.key for flag in await self.flags(flag_set)]]
+        near = [self._from_near(flag_id) for flag_id in ids]
+        missing = [i for i, answer in zip(ids, near, strict=True) if answer is None]
+        self.tally.near += len(ids) - len(missing)
+        asked = iter(await asyncio.gather(*map(self._answer, missing)))
+        return [_evaluated(i, answer or next(asked), None) for i, answer in zip(ids, near, strict=True)]
 
     async def get(self, flag_id: FlagId) -> tuple[Flag, Answer]:
         """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""

@@ -35,7 +35,10 @@ class Sample(NamedTuple):
 def configure_logging(level: str, style: str) -> None:
     """Log to standard error: JSON lines, or columns for people on a terminal."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    plain = structlog.dev.plain_traceback  # locals may hold what must not stand in a log
+    renderer = (
+        structlog.dev.ConsoleRenderer(exception_formatter=plain) if console else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,18 +1,20 @@
-"""Replicas for end-to-end tests: in this process (quick, inspectable) or as `flagsvc serve` processes (real signals)."""
+"""Replicas for end-to-end tests: in this process (quick) or as `flagsvc serve` processes (real signals)."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -62,10 +64,16 @@ async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
         await server.stop()
 
 
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        await asyncio.sleep(0.01)
+
+
 async def until_serving(client: Client, service: str = "", *, serving: bool = True, seconds: float = 10) -> None:
     """Wait until health says so."""
-    import asyncio
-
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -85,7 +93,7 @@ class Process:
         self._arguments, self._environment = arguments, environment
         self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         command = [str(FLAGSVC), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--management-port", str(self.management_port), *self._arguments]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
@@ -123,8 +131,6 @@ def info_of(error: grpc.aio.AioRpcError) -> Any:
 
 def detail_of(error: grpc.aio.AioRpcError, kind: str) -> Any:
     """A google.rpc detail of a failed call."""
-    from google.rpc import error_details_pb2, status_pb2
-
     for name, value in error.trailing_metadata() or ():
         if name == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:

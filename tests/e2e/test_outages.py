@@ -1,0 +1,168 @@
+"""Redis and MongoDB killed, frozen and back, under load: evaluations outlive their stores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pymongo
+import pytest
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.replicas import Client, reason_of, replica, until, until_serving
+from tests.servers import Mongod, RedisServer
+
+KEYS = [f"flag-{n}" for n in range(8)]
+
+
+class Load:
+    """Evaluations at a steady pace, each one's wait and answer recorded."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.waits: list[float] = []
+        self.wrong: list[str] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Load]:
+        tasks = [asyncio.create_task(self._call(number)) for number in range(8)]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _call(self, number: int) -> None:
+        while True:
+            started = time.perf_counter()
+            try:
+                found = await self._client.evaluate(KEYS[number])
+                if not found.enabled:
+                    self.wrong.append(str(found))
+            except grpc.aio.AioRpcError as error:
+                self.wrong.append(f"{error.code()} {error.details()}")
+            self.waits.append(time.perf_counter() - started)
+            await asyncio.sleep(0.01)
+
+
+async def fill(client: Client) -> None:
+    await until_serving(client)
+    for key in KEYS:
+        await client.create(key, status=types.FLAG_STATUS_ENABLED)
+
+
+@pytest.mark.parametrize("near_cache_entries", [100_000, 0], ids=["near-cache", "no-near-cache"])
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_back(
+    mongo_database_url: str, redis_server: RedisServer, fault: str, near_cache_entries: int
+) -> None:
+    settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
+    async with replica(**settings, near_cache_entries=near_cache_entries) as (client, server):
+        await fill(client)
+        load = Load(client)
+        async with load.running():
+            await asyncio.sleep(0.3)
+            getattr(redis_server, fault)()
+            await asyncio.sleep(2)
+            assert not await client.serving("cache")
+            flag = await client.toggle(KEYS[0], True)
+            assert (await client.evaluate(KEYS[0])).revision == flag.revision
+            await asyncio.to_thread(redis_server.start) if fault == "kill" else redis_server.resume()
+            await until_serving(client, "cache")
+            await until(lambda: server._follower.channel_heard)
+            await asyncio.sleep(0.5)
+        assert load.wrong == []
+        assert max(load.waits) < 0.1, f"{max(load.waits) * 1000:.0f} ms of {len(load.waits)} calls"
+        if not near_cache_entries:
+            await client.evaluate(KEYS[1])
+            assert (await client.evaluate(KEYS[1])).source == types.DEFINITION_SOURCE_CACHE
+
+
+async def test_known_flags_answer_and_writes_fail_cleanly_while_mongodb_is_stopped(
+    mongod: Mongod, redis_clean_url: str
+) -> None:
+    async with replica(store_url=mongod.url, cache_url=redis_clean_url) as (client, _):
+        await fill(client)
+        load = Load(client)
+        async with load.running():
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(mongod.kill)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.toggle(KEYS[0], False)
+            assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+            assert "127.0.0.1" not in str(caught.value.details())
+            await until_serving(client, "store", serving=False)
+            assert await client.serving()
+            await asyncio.sleep(3)
+            assert len((await client.stub.ListFlags(pb.ListFlagsRequest())).flags) == 8
+            assert (await client.evaluate("unknown")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
+            await asyncio.to_thread(mongod.start)
+            await until_serving(client, "store", seconds=20)
+        assert load.wrong == []
+        assert max(load.waits) < 0.1
+        assert (await client.evaluate(KEYS[0])).enabled
+        with pymongo.MongoClient(mongod.url) as direct:
+            database = direct.get_default_database("flagsvc")
+            assert database["feature_flags"].find_one({"key": KEYS[0]})["status"] == "ENABLED"
+            assert database["feature_flag_history"].count_documents({"featureKey": KEYS[0]}) == 1
+        assert (await client.toggle(KEYS[0], False)).revision > 0
+
+
+async def test_with_both_away_answers_come_from_memory_and_say_stale_past_the_bound(
+    mongod: Mongod, redis_server: RedisServer
+) -> None:
+    settings = {"store_url": mongod.url, "cache_url": redis_server.url, "staleness_bound_s": 1.0}
+    async with replica(**settings) as (client, _):
+        await fill(client)
+        redis_server.kill()
+        mongod.pause()
+        load = Load(client)
+        async with load.running():
+            await asyncio.sleep(5)
+        assert load.wrong == []
+        assert max(load.waits) < 0.2
+        found = await client.evaluate(KEYS[0])
+        assert (found.reason, found.value.boolean_value) == (types.REASON_STALE, True)
+        assert found.age_ms >= 1_000
+        mongod.resume()
+        await asyncio.to_thread(redis_server.start)
+        await until_serving(client, "store", seconds=20)
+        assert (await client.evaluate(KEYS[0])).reason == types.REASON_STATIC
+
+
+async def test_readiness_waits_for_the_store_and_health_flips_both_ways_repeatedly(
+    mongod: Mongod, redis_clean_url: str
+) -> None:
+    mongod.stop()
+    settings = {"store_url": mongod.url, "cache_url": redis_clean_url, "near_cache_entries": 0}
+    async with replica(**settings) as (client, _):
+        assert await client.serving("liveness")
+        assert not await client.serving("readiness")
+        for _ in range(2):
+            await asyncio.to_thread(mongod.start)
+            await until_serving(client, "store", seconds=20)
+            await until_serving(client, "readiness", seconds=20)
+            await asyncio.to_thread(mongod.kill)
+            await until_serving(client, "store", serving=False)
+            assert await client.serving("liveness")
+
+
+async def test_a_replica_catches_up_on_what_it_missed_while_the_channel_was_cut(
+    mongo_database_url: str, redis_server: RedisServer
+) -> None:
+    settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
+    async with replica(**settings) as (one, _), replica(**settings) as (two, server):
+        await fill(one)
+        await until(lambda: server._follower.channel_heard)
+        redis_server.kill()
+        flag = await one.toggle(KEYS[0], False)
+        await asyncio.to_thread(redis_server.start)
+        started = time.monotonic()
+        while (await two.evaluate(KEYS[0])).revision < flag.revision:
+            assert time.monotonic() - started < 5, "past the staleness bound"
+            await asyncio.sleep(0.02)

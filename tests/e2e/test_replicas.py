@@ -1,0 +1,188 @@
+"""Two replicas on one Redis and one MongoDB: what a check costs, and how fast a toggle is everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pymongo
+import pytest
+import redis
+from bson import json_util
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.replicas import Client, replica, until, until_serving
+
+EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
+
+
+@pytest.fixture
+async def pair(mongo_database_url: str, redis_clean_url: str) -> AsyncIterator[tuple[Client, Client]]:
+    async with AsyncExitStack() as stack:
+        clients = []
+        for _ in range(2):
+            settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+            client, server = await stack.enter_async_context(replica(**settings))
+            await until_serving(client)
+            await until(lambda server=server: server._follower.channel_heard)
+            clients.append(client)
+        yield clients[0], clients[1]
+
+
+def insert_eight(url: str) -> list[dict[str, object]]:
+    """Put the existing system's documents there as that system would: not through our importer."""
+    documents = [json_util.loads(line) for line in EIGHT.read_text().splitlines()]
+    with pymongo.MongoClient(url) as client:
+        client.get_default_database()["feature_flags"].insert_many(documents)
+    return documents
+
+
+def finds(url: str) -> int:
+    with pymongo.MongoClient(url) as client:
+        return int(client.admin.command("serverStatus")["opcounters"]["query"])
+
+
+async def test_existing_documents_evaluate_as_they_stand(mongo_database_url: str, redis_clean_url: str) -> None:
+    documents = insert_eight(mongo_database_url)
+    async with replica(store_url=mongo_database_url, cache_url=redis_clean_url) as (client, _):
+        await until_serving(client)
+        for document in documents:
+            found = await client.evaluate(str(document["key"]))
+            assert found.enabled is (document["status"] == "ENABLED")
+        flag = (await client.stub.GetFlag(pb.GetFlagRequest(flag_key="file-upload"))).flag
+        assert flag.config.object_value.fields["maxFileSize"].integer_value == 52428800
+
+
+async def test_twenty_thousand_cold_evaluations_cost_at_most_eight_finds(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    documents = insert_eight(mongo_database_url)
+    keys = [str(document["key"]) for document in documents]
+    before = finds(mongo_database_url)
+    async with replica(store_url=mongo_database_url, cache_url=redis_clean_url) as (client, _):
+
+        async def caller(number: int) -> int:
+            wanted = [keys[(number + i) % len(keys)] for i in range(400)]
+            return sum([(await client.evaluate(key)).error_code == 0 for key in wanted])
+
+        assert sum(await asyncio.gather(*map(caller, range(50)))) == 20_000
+    assert finds(mongo_database_url) - before <= 8
+
+
+async def test_a_hundred_thousand_unknown_keys_cost_next_to_nothing(
+    mongo_database_url: str, pair: tuple[Client, Client]
+) -> None:
+    one, two = pair
+    before, memory = finds(mongo_database_url), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for start in range(0, 100_000, 1_000):
+        request = pb.BatchEvaluateFlagsRequest(flag_keys=[f"unknown-{n}" for n in range(start, start + 1_000)])
+        answer = await one.stub.BatchEvaluateFlags(request)
+        assert {e.error_code for e in answer.evaluations} == {types.ERROR_CODE_FLAG_NOT_FOUND}
+    assert finds(mongo_database_url) - before <= 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000, "kilobytes"
+    await one.create("unknown-77", status=types.FLAG_STATUS_ENABLED)
+    assert (await one.evaluate("unknown-77")).enabled
+    await seen(two, "unknown-77", 1)
+
+
+async def seen(client: Client, key: str, revision: int) -> float:
+    """Ask until the answer is that revision; give the seconds it took."""
+    started = time.perf_counter()
+    while (await client.evaluate(key)).revision < revision:
+        assert time.perf_counter() - started < 2, f"revision {revision} of {key} is not seen"
+    return time.perf_counter() - started
+
+
+async def test_a_thousand_toggles_are_seen_by_the_other_replica_in_order(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    await one.create("a")
+    stream = two.stub.WatchFlags(pb.WatchFlagsRequest())
+    await stream.read()
+    waits = []
+    for number in range(1_000):
+        flag = await one.toggle("a", number % 2 == 0)
+        waits.append(await seen(two, "a", flag.revision))
+    told = [(await asyncio.wait_for(stream.read(), 5)).change for _ in range(1_000)]
+    assert [change.revision for change in told] == list(range(2, 1_002))
+    assert [change.flag.status for change in told[:2]] == [types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED]
+    stream.cancel()
+    waits.sort()
+    print(f"toggle to other replica: p50 {waits[500] * 1e3:.2f} ms, p99 {waits[990] * 1e3:.2f} ms")  # noqa: T201
+
+
+async def test_the_shared_cache_holds_what_was_written(pair: tuple[Client, Client], redis_clean_url: str) -> None:
+    one, _ = pair
+    await one.create("a", config=types.Value(object_value=types.ObjectValue()))
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        schema, revision, body = direct.get("feature-flag:a").split(b":", 2)
+        assert (schema, int(revision), json.loads(body)["status"]) == (b"1", 1, "DISABLED")
+        assert 200 < direct.ttl("feature-flag:a") <= 330
+        await one.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"))
+        assert direct.get("feature-flag:a") == b"1:2:"
+
+
+async def test_without_near_cache_a_check_reads_redis_and_mongodb_once(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    insert_eight(mongo_database_url)
+    async with replica(
+        store_url=mongo_database_url, cache_url=redis_clean_url, near_cache_entries=0, staleness_bound_s=60
+    ) as (client, _):
+        await until_serving(client)
+        first = await client.evaluate("support-chat")
+        assert first.source == types.DEFINITION_SOURCE_STORE
+        before = finds(mongo_database_url)
+        for _ in range(100):
+            assert (await client.evaluate("support-chat")).source == types.DEFINITION_SOURCE_CACHE
+        assert finds(mongo_database_url) - before <= 1
+        assert (await client.evaluate("nope")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
+        before = finds(mongo_database_url)
+        for _ in range(50):
+            assert (await client.evaluate("nope")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
+        assert finds(mongo_database_url) - before <= 1
+        await client.create("nope", status=types.FLAG_STATUS_ENABLED)
+        assert (await client.evaluate("nope")).enabled
+
+
+async def test_concurrent_misses_of_one_key_are_one_read(mongo_database_url: str, redis_clean_url: str) -> None:
+    insert_eight(mongo_database_url)
+    async with replica(store_url=mongo_database_url, cache_url=redis_clean_url, near_cache_entries=0) as (client, _):
+        await until_serving(client)
+        before = finds(mongo_database_url)
+        found = await asyncio.gather(*(client.evaluate("support-chat") for _ in range(200)))
+        assert all(f.enabled for f in found)
+        assert finds(mongo_database_url) - before <= 3
+
+
+async def test_a_caller_who_leaves_does_not_take_the_shared_read_with_him(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    insert_eight(mongo_database_url)
+    async with replica(store_url=mongo_database_url, cache_url=redis_clean_url, near_cache_entries=0) as (client, _):
+        await until_serving(client)
+        impatient = client.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key="team-channels"))
+        patient = asyncio.create_task(client.evaluate("team-channels"))
+        await asyncio.sleep(0.001)
+        impatient.cancel()
+        assert (await patient).enabled
+
+
+async def test_more_flags_than_the_near_cache_may_hold(mongo_database_url: str, redis_clean_url: str) -> None:
+    insert_eight(mongo_database_url)
+    settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "near_cache_entries": 3}
+    async with replica(**settings) as (client, server):
+        await until_serving(client)
+        for _ in range(3):
+            assert (await client.evaluate("support-chat")).enabled
+            assert not (await client.evaluate("analytics")).enabled
+            assert (await client.evaluate("nope")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
+        assert len((await client.stub.ListFlags(pb.ListFlagsRequest())).flags) == 8
+        assert len(server._near) <= 3
+        await client.toggle("support-chat", False)
+        assert not (await client.evaluate("support-chat")).enabled
