@@ -47,6 +47,7 @@ class Server:
         self._health = Health(
             self._is_ready, lambda: self._follower.store_up, self._cache_is_up if self._cache else None
         )
+        self._guard = Guard(self._metrics, settings.max_calls, settings.max_streams)
         self._grpc = self._build_grpc()
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None
@@ -81,7 +82,8 @@ class Server:
         await self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         self._watches.close()
-        await self._grpc.stop(self.settings.grace_s)
+        await self._guard.stop(self.settings.grace_s)
+        await self._grpc.stop(0.5)
         if self._health_task is not None:
             self._health_task.cancel()
         await self._follower.close()
@@ -109,8 +111,7 @@ class Server:
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        guard = Guard(self._metrics, self.settings.max_calls, self.settings.max_streams)
-        server = grpc.aio.server(interceptors=(guard,), options=options)
+        server = grpc.aio.server(interceptors=(self._guard,), options=options)
         service = FlagService(self._reader, self._writer, self._watches, self._metrics.evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

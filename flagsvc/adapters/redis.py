@@ -34,6 +34,7 @@ CHANNEL = "flagsvc:changes"
 SCHEMA = "1"
 CHUNK = 500
 PROBE_S = 0.5
+PATIENCE_S = 1.0
 SILENCE_S = 3.0
 RECONNECT_MAX_S = 2.0
 _TROUBLE = (RedisError, OSError, TimeoutError, asyncio.TimeoutError)
@@ -74,8 +75,9 @@ class RedisCache:
     ) -> None:
         self._ttl_s, self._ttl_jitter, self._negative_ttl_s = ttl_s, ttl_jitter, negative_ttl_s
         self._timeout_s = timeout_s
-        self._client = _client(url, timeout_s, max_connections)
-        self._patient = _client(url, 1.0, 4)
+        # No time-out of the driver's own here: on Python 3.11 its send swallows a cancellation, and with it our bound.
+        self._client = _client(url, None, max_connections)
+        self._patient = _client(url, PATIENCE_S, 4)
         self._breaker = Breaker()
         self._free = asyncio.Semaphore(max_connections)
         self._script = self._client.register_script(_PUT)
@@ -196,7 +198,7 @@ class RedisCache:
         while True:
             await asyncio.sleep(PROBE_S)
             with contextlib.suppress(*_TROUBLE):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(PATIENCE_S):
                     memory: Any = await self._patient.info("memory")
                 self._state = {
                     "memory_bytes": memory.get("used_memory", 0),
@@ -207,11 +209,11 @@ class RedisCache:
                     log.info("redis available again")
 
 
-def _client(url: str, timeout_s: float, max_connections: int) -> aioredis.Redis:
+def _client(url: str, timeout_s: float | None, max_connections: int) -> aioredis.Redis:
     return aioredis.Redis.from_url(
         url,
         socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        socket_connect_timeout=PATIENCE_S,
         retry=Retry(NoBackoff(), 0),
         max_connections=max_connections,
     )

@@ -7,7 +7,8 @@ FlagsvcError
 ├── RevisionConflict    the caller meant another revision than the current one
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
 ├── WritesUnsupported   the store cannot keep a change and its history together
-└── Overloaded          try again later
+├── Overloaded          try again later
+└── Stopping            this replica goes away; ask another
 """
 
 from __future__ import annotations
@@ -92,3 +93,10 @@ class WritesUnsupported(FlagsvcError):
 
 class Overloaded(FlagsvcError):
     """The server has as many calls as it can serve; try again later."""
+
+
+class Stopping(FlagsvcError):
+    """The server takes no more calls; another replica will."""
+
+    def __init__(self) -> None:
+        super().__init__("this server is stopping; try again, another replica will answer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,11 +12,13 @@ from typing import Any
 import grpc
 import structlog
 
-from flagsvc.core.errors import FlagsvcError, Overloaded
+from flagsvc.core.errors import FlagsvcError, Overloaded, Stopping
 from flagsvc.rpc.status import Failure, failure_of
 from flagsvc.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
+LINGER_S = 0.1
+LINGER_MAX_S = 1.0
 _EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,7 +30,17 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics, max_calls: int, max_streams: int) -> None:
         self._metrics = metrics
         self._free = {False: max_calls, True: max_streams}
+        self._limits = dict(self._free)
+        self._stopping = False
+        self._refused_at = 0.0
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, so that none is cut off, and wait for those under way; at most `grace_s`."""
+        self._stopping = True
+        await _until(lambda: self._free == self._limits, grace_s)
+        # A call that comes in while the transport stops would be cut off: let the callers notice first.
+        await _until(lambda: time.monotonic() - self._refused_at > LINGER_S, LINGER_MAX_S)
 
     async def intercept_service(
         self,
@@ -100,6 +113,9 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _enter(self, stream: bool) -> None:
+        if self._stopping:
+            self._refused_at = time.monotonic()
+            raise Stopping
         if self._free[stream] <= 0:
             raise Overloaded(
                 f"the server already serves as many {'streams' if stream else 'calls'} as it can; try again"
@@ -115,3 +131,9 @@ def _told(method: str, error: Exception) -> Failure:
     request_id = uuid.uuid4().hex[:12]
     log.error("call failed", method=method, request_id=request_id, exc_info=error)
     return replace(failure, message=f"{failure.message}; request id {request_id}")
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110  ends at the deadline
+        await asyncio.sleep(0.01)

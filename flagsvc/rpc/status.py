@@ -16,6 +16,7 @@ from flagsvc.core.errors import (
     InvalidRequest,
     Overloaded,
     RevisionConflict,
+    Stopping,
     StoreUnavailable,
     WritesUnsupported,
 )
@@ -64,6 +65,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(grpc.StatusCode.ABORTED, text, "FLAG_VERSION_CONFLICT", told)
         case StoreUnavailable():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "STORE_UNAVAILABLE", details=(_retry_after(1),))
+        case Stopping():
+            return Failure(grpc.StatusCode.UNAVAILABLE, text, "SERVER_STOPPING", details=(_retry_after(0),))
         case WritesUnsupported():
             return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "WRITES_UNSUPPORTED")
         case Overloaded():

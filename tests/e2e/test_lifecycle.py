@@ -14,9 +14,10 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.replicas import FLAGSVC, Client, Process, until_serving
+from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until_serving
 
 
 @pytest.fixture
@@ -161,9 +162,6 @@ async def test_wrong_settings_stop_the_start(
 
 
 async def test_what_is_not_the_domains_leaks_nothing_and_is_logged(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flagsvc.adapters.sqlite import SqliteStore
-    from tests.replicas import replica
-
     async def broken(*_: object) -> None:
         raise ValueError("mongodb://user:hunter2@10.1.2.3/")
 
@@ -178,8 +176,6 @@ async def test_what_is_not_the_domains_leaks_nothing_and_is_logged(store: str, m
 
 
 async def test_an_overloaded_server_refuses_and_stays_healthy(store: str) -> None:
-    from tests.replicas import reason_of, replica
-
     async with replica(store_url=store, max_calls=4, max_streams=2) as (client, _):
         await until_serving(client)
         streams = [client.stub.WatchFlags(pb.WatchFlagsRequest()) for _ in range(3)]
