@@ -59,10 +59,10 @@ def _read(name: str, raw: JsonValue) -> Any:
     if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
         return raw if isinstance(raw, str) else None
     if name == "status":
-        return Status(raw) if raw in Status.__members__ else None
+        return Status(raw) if isinstance(raw, str) and raw in Status.__members__ else None
     if name in ("sortOrder", "revision"):
-        whole = isinstance(raw, (int, float)) and not isinstance(raw, bool) and raw == int(raw)
-        return int(raw) if whole else None
+        whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
+        return int(raw) if whole and not isinstance(raw, bool) else None
     if name in _OBJECTS:
         return raw if isinstance(raw, dict) and json_values.problem(raw) is None else None
     return raw if json_values.problem(raw) is None else None

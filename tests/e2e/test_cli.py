@@ -1,0 +1,163 @@
+"""The command line against a real server: what people see, and what programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.replicas import FLAGSVC, Process
+from tests.servers import free_port
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    store = f"sqlite:///{tmp_path_factory.mktemp('cli')}/flags.db"
+    with Process("--store", store) as process:
+        deadline = time.monotonic() + 10
+        while run(process.address, "health").returncode:
+            assert time.monotonic() < deadline
+        yield process
+
+
+def run(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FLAGSVC_ADDRESS": address, "COLUMNS": "200", "USER": "ann"}
+    return subprocess.run(
+        [FLAGSVC, *arguments], capture_output=True, text=True, timeout=20, env=environment, check=False
+    )
+
+
+def output(server: Process, *arguments: str) -> str:
+    done = run(server.address, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_flags_life(server: Process) -> None:
+    made = json.loads(output(server, "create", "life", "name=A life", 'config={"n": 52428800, "f": 2.0}', "--json"))
+    assert (made["status"], made["config"], made["etag"]) == ("DISABLED", {"n": 52428800, "f": 2.0}, '"1"')
+    assert '"f": 2.0' in output(server, "get", "life", "--json")
+    output(server, "toggle", "life", "on", "--reason", "go", "--etag", made["etag"])
+    found = json.loads(output(server, "evaluate", "life", "--json"))
+    assert list(found) == ["flagKey", "value", "variant", "reason", "errorCode", "revision", "source", "ageMs"]
+    assert (found["value"], found["variant"], found["reason"], found["errorCode"]) == (True, "on", "STATIC", None)
+    output(server, "set", "life", "status=BETA", "owner=team", "sortOrder=4", 'metadata={"a": 1}', "description=words")
+    shown = json.loads(output(server, "get", "life", "--json"))
+    assert (shown["status"], shown["owner"], shown["sortOrder"], shown["metadata"]) == ("BETA", "team", 4, {"a": 1})
+    output(server, "set", "life", "owner=")
+    assert "owner" not in json.loads(output(server, "get", "life", "--json"))
+    history = json.loads(output(server, "history", "life", "--json"))
+    assert [(h["action"], h["actor"]) for h in history] == [
+        ("UPDATED", "ann"),
+        ("UPDATED", "ann"),
+        ("ENABLED", "ann"),
+        ("CREATED", "ann"),
+    ]
+    assert history[2]["reason"] == "go"
+    output(server, "delete", "life")
+    assert run(server.address, "get", "life").returncode == 1
+
+
+def test_tables_for_people(server: Process) -> None:
+    output(server, "create", "shown", "status=ENABLED", "name=[red]Shown[/red]")
+    table = output(server, "list")
+    assert "key" in table
+    assert "[red]Shown[/red]" in table
+    assert "STATIC" in output(server, "evaluate", "shown")
+    assert "CREATED" in output(server, "history", "shown")
+    assert "no flags in set 'empty'" in output(server, "list", "--flag-set", "empty")
+    assert output(server, "health").strip() == "SERVING"
+
+
+def test_context_arguments(server: Process) -> None:
+    output(server, "create", "ctx", "status=ENABLED")
+    arguments = ("--targeting-key", "u", "--attribute", "plan=pro", "--attribute", "age=3", "--type", "boolean")
+    assert json.loads(output(server, "evaluate", "ctx", "--json", *arguments))["value"] is True
+    wrong = run(server.address, "evaluate", "ctx", "--type", "string", "--json")
+    assert (wrong.returncode, json.loads(wrong.stdout)["errorCode"]) == (1, "TYPE_MISMATCH")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("get", "nope"), 1, "not found (FLAG_NOT_FOUND)"),
+        (("evaluate", ""), 1, "flag_key"),
+        (("toggle", "nope", "maybe"), 2, "invalid choice"),
+        (("create", "x", "status"), 2, "equals sign"),
+        (("create", "x", "stauts=ENABLED"), 2, "unknown field 'stauts'"),
+        (("create", "x", "status=ON"), 2, "status"),
+        (("create", "x", "config={"), 2, "config is no JSON at character 2"),
+        (("create", "x", "config=7"), 1, "flag.config"),
+        (("evaluate", "x", "--context", "[]"), 2, "JSON object"),
+        (("set", "nope"), 2, "required"),
+        (("list", "--address", "127.0.0.1:1"), 1, "start one with: flagsvc serve"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    server: Process, arguments: tuple[str, ...], status: int, told: str
+) -> None:
+    done = run(server.address, *arguments)
+    assert done.returncode == status, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_health_is_an_exit_status(server: Process) -> None:
+    assert run(server.address, "health", "--service", "liveness").returncode == 0
+    assert run(server.address, "health", "--service", "nothing").returncode == 1
+    assert run(f"127.0.0.1:{free_port()}", "health").returncode == 1
+
+
+def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/flags.db"
+    first = Process("--store", store, FLAGSVC_DRAIN_S="0")
+    environment = {**os.environ, "FLAGSVC_ADDRESS": first.address}
+    with subprocess.Popen([FLAGSVC, "watch", "--json"], stdout=subprocess.PIPE, text=True, env=environment) as watch:
+        assert watch.stdout
+        with first:
+            snapshot = json.loads(watch.stdout.readline())
+            assert (snapshot["type"], snapshot["flags"]) == ("snapshot", [])
+            run(first.address, "create", "a")
+            change = json.loads(watch.stdout.readline())
+            assert (change["type"], change["flagKey"], change["revision"]) == ("change", "a", 1)
+            first.terminate()
+            assert first.process
+            assert first.process.wait(10) == 0
+        with first:
+            deadline = time.monotonic() + 10
+            while run(first.address, "toggle", "a", "on").returncode:
+                assert time.monotonic() < deadline
+            change = json.loads(watch.stdout.readline())
+            assert (change["flagKey"], change["flag"]["status"]) == ("a", "ENABLED")
+        watch.send_signal(2)
+        assert watch.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "serve",
+        "evaluate",
+        "toggle",
+        "get",
+        "list",
+        "create",
+        "set",
+        "delete",
+        "history",
+        "watch",
+        "import",
+        "export",
+        "health",
+    ],
+)
+def test_every_command_has_help_that_shows_examples(command: str) -> None:
+    done = subprocess.run([FLAGSVC, command, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+    assert f"flagsvc {command}" in done.stdout

@@ -1,0 +1,141 @@
+"""Import and export: the existing system's documents, checked whole before a single write."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from flagsvc.cli.main import main
+
+EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
+GOOD = '{"key": "good", "name": "Good", "status": "ENABLED"}'
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("FLAGSVC_STORE_URL", "FLAGSVC_CACHE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return f"sqlite:///{tmp_path}/flags.db"
+
+
+def rows(store: str, table: str = "flags") -> int:
+    path = Path(store.removeprefix("sqlite:///"))
+    if not path.exists():
+        return 0
+    connection = sqlite3.connect(path)
+    count = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
+    connection.close()
+    return int(count)
+
+
+def test_the_eight_real_flags_import_and_again_change_nothing(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(EIGHT), "--store", store]) == 0
+    assert "8 flags: 8 created, 0 updated, 0 unchanged" in capsys.readouterr().out
+    assert main(["import", str(EIGHT), "--store", store]) == 0
+    assert "8 flags: 0 created, 0 updated, 8 unchanged" in capsys.readouterr().out
+    assert (rows(store), rows(store, "history")) == (8, 8)
+
+
+def test_canonical_extended_json_is_the_same(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    relaxed = (
+        '{"key":"a","name":"A","sortOrder":3,"config":{"n":52428800,"x":2.5},'
+        '"createdAt":{"$date":"2026-02-08T10:00:00Z"}}'
+    )
+    canonical = (
+        '{"_id":{"$oid":"65c3f0a00000000000000000"},"key":"a","name":"A","sortOrder":{"$numberInt":"3"},'
+        '"config":{"n":{"$numberLong":"52428800"},"x":{"$numberDouble":"2.5"}},'
+        '"createdAt":{"$date":{"$numberLong":"1770544800000"}}}'
+    )
+    for text in (relaxed, canonical):
+        (tmp_path / "f.ndjson").write_text(text)
+        assert main(["import", str(tmp_path / "f.ndjson"), "--store", store, "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(t["created"], t["unchanged"]) for t in told] == [(1, 0), (0, 1)]
+
+
+def test_export_and_import_are_inverse(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["import", str(EIGHT), "--store", store])
+    out = tmp_path / "out.ndjson"
+    assert main(["export", "--store", store, "--output", str(out)]) == 0
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert main(["import", str(out), "--store", other]) == 0
+    assert main(["import", str(out), "--store", store]) == 0
+    assert "8 flags: 0 created, 0 updated, 8 unchanged" in capsys.readouterr().out
+    again = tmp_path / "again.ndjson"
+    main(["export", "--store", other, "--output", str(again)])
+    assert again.read_text() == out.read_text()
+    assert '"maxFileSize": 52428800,' in out.read_text()
+
+
+BAD = {
+    "not json": ("{", "line 2: not a JSON document"),
+    "array line": ("[1]", "line 2: a list; it must be an object"),
+    "duplicate field": ('{"key": "a", "key": "b"}', "line 2: not a JSON document: field 'key' stands twice"),
+    "no key": ('{"name": "x"}', "line 2: key: missing"),
+    "empty key": ('{"key": ""}', "line 2: key: ''"),
+    "long key": (f'{{"key": "{"k" * 256}"}}', "line 2: key: "),
+    "control character": ('{"key": "a\\nb"}', "line 2: key: "),
+    "number as name": ('{"key": "a", "name": 7}', "line 2: name: 7; it must be a text"),
+    "unknown status": ('{"key": "a", "status": "ON"}', "line 2: status: 'ON'; it must be ENABLED, DISABLED"),
+    "status list": ('{"key": "a", "status": ["ENABLED"]}', "line 2: status: "),
+    "broken order": ('{"key": "a", "sortOrder": 1.5}', "line 2: sortOrder: 1.5; it must be a whole number"),
+    "infinite order": ('{"key": "a", "sortOrder": {"$numberDouble": "Infinity"}}', "line 2: sortOrder: "),
+    "huge order": ('{"key": "a", "sortOrder": 99999999999}', "line 2: sortOrder: "),
+    "date as text": ('{"key": "a", "createdAt": "soon"}', "line 2: createdAt: 'soon'; it must be a date"),
+    "config list": ('{"key": "a", "config": [1]}', "line 2: config: [1]; it must be an object"),
+    "NaN": ('{"key": "a", "config": {"x": NaN}}', "line 2: not a JSON document"),
+    "beyond 64 bit": ('{"key": "a", "config": {"x": 18446744073709551616}}', "line 2: config: "),
+    "mixed variants": ('{"key": "a", "variants": {"a": 1, "b": "x"}}', "line 2: variants[b]: "),
+    "wrong default": ('{"key": "a", "defaultVariant": "x"}', "line 2: defaultVariant: 'x'"),
+    "same key twice": (GOOD, "line 2: key: 'good' is also on line 1"),
+    "too deep": ('{"key": "a", "config": ' + '{"x":' * 2000 + "1" + "}" * 2000 + "}", "line 2: "),
+    "bad oid": ('{"key": "a", "_id": {"$oid": "zz"}}', "line 2: not a JSON document"),
+}
+
+
+@pytest.mark.parametrize(("line", "told"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_refused_whole(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    file = tmp_path / "bad.ndjson"
+    file.write_text(f"{GOOD}\n{line}\n")
+    assert main(["import", str(file), "--store", store]) == 1
+    errors = capsys.readouterr().err
+    assert told in errors
+    assert "Traceback" not in errors
+    assert rows(store) == 0
+
+
+def test_not_utf8_and_not_there(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bad.ndjson"
+    file.write_bytes(GOOD.encode() + b'\n{"key": "\xff"}\n')
+    assert main(["import", str(file), "--store", store]) == 1
+    assert "line 2: not UTF-8" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "none"), "--store", store]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_every_problem_is_told_at_once(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bad.ndjson"
+    file.write_text('{"key": "a", "status": "ON", "sortOrder": "x"}\n{"key": "b", "name": 1}\n')
+    assert main(["import", str(file), "--store", store]) == 1
+    errors = capsys.readouterr().err
+    assert all(part in errors for part in ("line 1: status", "line 1: sortOrder", "line 2: name"))
+
+
+def test_a_json_array_is_read_too(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "array.json"
+    file.write_text(f"[{GOOD}]")
+    assert main(["import", str(file), "--store", store]) == 0
+    assert "1 created" in capsys.readouterr().out
+
+
+def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(EIGHT), "--store", f"sqlite:///{tmp_path}/no/such/folder.db"]) == 1
+    assert "cannot be used as a store" in capsys.readouterr().err
+    (tmp_path / "text.db").write_text("this is no database, however long it may be" * 100)
+    assert main(["import", str(EIGHT), "--store", f"sqlite:///{tmp_path}/text.db"]) == 1
+    assert "cannot be used as a store" in capsys.readouterr().err
