@@ -1,0 +1,26 @@
+FROM python:3.11-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/flagsvc
+COPY locks/run.txt locks/run.txt
+RUN /opt/flagsvc/bin/pip install --no-cache-dir --require-hashes -r locks/run.txt
+COPY pyproject.toml README.md ./
+COPY flagsvc flagsvc
+RUN /opt/flagsvc/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/flagsvc/bin/python -m compileall -q /opt/flagsvc/lib
+
+FROM python:3.11-slim
+ENV PATH=/opt/flagsvc/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    FLAGSVC_STORE_URL=sqlite:////data/flagsvc.db
+COPY --from=build /opt/flagsvc /opt/flagsvc
+# The embedded store needs a place that the user may write; with MongoDB nothing is written and the root may be read-only.
+RUN mkdir /data && chown 65532:65532 /data
+VOLUME /data
+USER 65532:65532
+WORKDIR /data
+EXPOSE 8013 8014
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["flagsvc", "health", "--timeout", "2"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["flagsvc"]
+CMD ["serve"]
