@@ -1,0 +1,171 @@
+"""Load on one server: as much as it takes, or at a steady pace; and what it costs the server and MongoDB."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+
+FLAGS = 1_000
+CALLERS = 64
+TOGGLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running server."""
+
+    name: str
+    port: int
+    pid: int
+    management_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run against one server."""
+
+    evaluations: int
+    seconds: float
+    cpu_s: float
+    waits_s: np.ndarray
+
+    @property
+    def per_second(self) -> float:
+        """Evaluations a second."""
+        return self.evaluations / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Server CPU for one evaluation, microseconds."""
+        return self.cpu_s / self.evaluations * 1e6
+
+
+def key(number: int) -> str:
+    """Name the flags so that all requests have one size."""
+    return f"flag-{number:04}"
+
+
+def zipf_keys(count: int, seed: int = 1, exponent: float = 1.1) -> list[str]:
+    """Give a sequence of keys in which the n-th most popular comes up in proportion to n^-exponent."""
+    weights = np.arange(1, FLAGS + 1, dtype=float) ** -exponent
+    numbers = np.random.default_rng(seed).choice(FLAGS, size=count, p=weights / weights.sum())
+    return [key(int(number)) for number in numbers]
+
+
+async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measured:
+    """Keep 64 calls under way."""
+    requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(50_000)]
+    waits: list[float] = []
+    async with _stub(target) as stub, _toggling(stub, on=toggles):
+        await _warm(stub, requests)
+        cpu, started = _cpu_s(target.pid), time.perf_counter()
+
+        async def caller(first: int) -> None:
+            number = first
+            while time.perf_counter() - started < seconds:
+                asked = time.perf_counter()
+                await stub.EvaluateFlag(requests[number % len(requests)])
+                waits.append(time.perf_counter() - asked)
+                number += CALLERS
+
+        await asyncio.gather(*map(caller, range(CALLERS)))
+        spent = time.perf_counter() - started
+        return Measured(len(waits), spent, _cpu_s(target.pid) - cpu, np.array(waits))
+
+
+async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -> Measured:
+    """Send calls at a steady pace; each wait counts from when the call was due, so that a stall is not hidden."""
+    requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(int(rate * seconds), seed=2)]
+    waits: list[float] = []
+    async with _stub(target) as stub, _toggling(stub, on=toggles):
+        await _warm(stub, requests)
+        cpu, started = _cpu_s(target.pid), time.perf_counter()
+
+        async def call(request: pb.EvaluateFlagRequest, due: float) -> None:
+            await stub.EvaluateFlag(request)
+            waits.append(time.perf_counter() - due)
+
+        tasks = []
+        for number, request in enumerate(requests):
+            due = started + number / rate
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            tasks.append(asyncio.create_task(call(request, due)))
+        await asyncio.gather(*tasks)
+        spent = time.perf_counter() - started
+        return Measured(len(waits), spent, _cpu_s(target.pid) - cpu, np.array(waits))
+
+
+async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
+    """Keep 8 batch calls of `size` keys under way; each key counts as an evaluation."""
+    keys = zipf_keys(50_000)
+    requests = [pb.BatchEvaluateFlagsRequest(flag_keys=keys[n : n + size]) for n in range(0, len(keys), size)]
+    waits: list[float] = []
+    async with _stub(target) as stub:
+        cpu, started = _cpu_s(target.pid), time.perf_counter()
+
+        async def caller(number: int) -> None:
+            while time.perf_counter() - started < seconds:
+                asked = time.perf_counter()
+                await stub.BatchEvaluateFlags(requests[number % len(requests)])
+                waits.append(time.perf_counter() - asked)
+                number += 8
+
+        await asyncio.gather(*map(caller, range(8)))
+        spent = time.perf_counter() - started
+        return Measured(len(waits) * size, spent, _cpu_s(target.pid) - cpu, np.array(waits))
+
+
+def lookups(target: Target) -> dict[str, float]:
+    """Read the server's own count of lookups by tier."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{target.management_port}/metrics", timeout=5) as page:
+        text = page.read().decode()
+    return {m[1]: float(m[2]) for m in re.finditer(r'flagsvc_lookups_total\{tier="(\w+)"\} (\S+)', text)}
+
+
+@asynccontextmanager
+async def _stub(target: Target) -> AsyncIterator[pb_grpc.FlagServiceAsyncStub]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
+        yield pb_grpc.FlagServiceStub(channel)
+
+
+async def _warm(stub: pb_grpc.FlagServiceAsyncStub, requests: list[pb.EvaluateFlagRequest]) -> None:
+    await asyncio.gather(*(stub.EvaluateFlag(request) for request in requests[:CALLERS]))
+
+
+@asynccontextmanager
+async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, *, on: bool) -> AsyncIterator[None]:
+    """Switch the most popular flag once a second meanwhile."""
+
+    async def toggle() -> None:
+        state = False
+        while True:
+            await asyncio.sleep(TOGGLE_S)
+            await stub.ToggleFlag(pb.ToggleFlagRequest(flag_key=key(0), enabled=state))
+            state = not state
+
+    task = asyncio.create_task(toggle()) if on else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

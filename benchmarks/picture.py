@@ -1,0 +1,60 @@
+"""Draws what benchmarks.tiers measured."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+_PANELS = (
+    ("evaluations/s", "evaluations a second,\n64 calls under way", False),
+    ("CPU us", "server CPU per evaluation,\nmicroseconds", False),
+    ("p99 ms", "p99 at 300 calls a second,\nmilliseconds", False),
+    ("MongoDB finds/1,000", "MongoDB finds per 1,000\nevaluations (log)", True),
+)
+_COLOURS = {
+    "MongoDB only": "#b07a4a",
+    "Redis before MongoDB": "#c2504b",
+    "near cache": "#3b7dd8",
+    "bare echo": "#9a9a9a",
+}
+
+
+def draw(figures: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Write the picture: a panel a figure, medians as bars, the rounds' spread as whiskers."""
+    drawing, axes = plt.subplots(1, len(_PANELS), figsize=(15, 4.6), layout="constrained")
+    for panel, (figure, title, log) in zip(axes, _PANELS, strict=True):
+        _panel(panel, {n: f[figure] for n, f in figures.items() if figure in f}, title, log=log)
+    drawing.suptitle("The same Zipf load over 1,000 flags, one toggle a second (bars: median of rounds; lines: spread)")
+    drawing.savefig(path, dpi=110)
+    plt.close(drawing)
+
+
+def _panel(panel: Axes, found: dict[str, list[float]], title: str, *, log: bool) -> None:
+    names = [name for name in _COLOURS if name in found]
+    middles = [statistics.median(found[name]) for name in names]
+    spread = [[m - min(found[n]) for m, n in zip(middles, names, strict=True)]]
+    spread.append([max(found[n]) - m for m, n in zip(middles, names, strict=True)])
+    panel.bar(names, middles, yerr=spread, capsize=4, color=[_COLOURS[name] for name in names])
+    if log:
+        panel.set_yscale("log")
+    panel.set_title(title, fontsize=10)
+    panel.set_xticks(range(len(names)), [name.replace(" before ", "\nbefore ").replace(" ", "\n", 1) for name in names])
+    panel.tick_params(axis="x", labelsize=8)
+    for number, middle in enumerate(middles):
+        panel.annotate(
+            f"{middle:,.3g}" if middle < 1_000 else f"{middle:,.0f}",
+            (number, middle),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            xytext=(0, 3),
+            textcoords="offset points",
+        )
+    panel.margins(y=0.18)
+    panel.spines[["top", "right"]].set_visible(False)
