@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
 from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Outcome, Reason, ValueType, check_type
@@ -34,8 +35,7 @@ class Tally:
     stale: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A definition as found. `held` None: this replica could find out nothing."""
 
     held: Held | None
@@ -44,8 +44,7 @@ class Answer:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """An outcome with where its definition came from."""
 
     flag_id: FlagId
@@ -67,7 +66,12 @@ class Reader:
 
     async def evaluate(self, flag_id: FlagId, wanted: ValueType | None) -> Evaluation:
         """Evaluate one flag; never raises for a flag that is unknown, broken or out of reach."""
-        return _evaluated(flag_id, await self._answer(flag_id), wanted)
+        answer = self._from_near(flag_id)
+        if answer is None:
+            answer = await self._answer(flag_id)
+        else:
+            self.tally.near += 1
+        return _evaluated(flag_id, answer, wanted)
 
     async def evaluate_all(self, flag_set: str, keys: Sequence[str]) -> list[Evaluation]:
         """Evaluate several flags of a set; without keys all of them, in list order."""
@@ -80,7 +84,7 @@ class Reader:
 
     async def get(self, flag_id: FlagId) -> tuple[Flag, Answer]:
         """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
-        answer = await self._answer(flag_id)
+        answer = self._from_near(flag_id) or await self._answer(flag_id)
         if answer.held is None:
             raise StoreUnavailable
         if answer.held.entry.flag is None:
@@ -104,9 +108,6 @@ class Reader:
         await self._loads.close()
 
     async def _answer(self, flag_id: FlagId) -> Answer:
-        if (answer := self._from_near(flag_id)) is not None:
-            self.tally.near += 1
-            return answer
         await self._first_load()
         if (answer := self._from_near(flag_id)) is not None:
             self.tally.near += 1

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flagsvc.core.evaluation import ErrorCode, Reason
+from flagsvc.core.model import FlagId
 from flagsvc.reader import Evaluation
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything
 
 MAX_KEY_LABELS = 1_000
+_OTHER = FlagId("other", "other")
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -58,15 +63,8 @@ class Metrics:
 
     def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
         self.registry = CollectorRegistry()
-        self._evaluations = Counter(
-            "flagsvc_evaluations_total", "Evaluations by reason.", ("reason", "error_code"), registry=self.registry
-        )
-        self._by_flag = Counter(
-            "flagsvc_flag_evaluations_total",
-            f"Evaluations by flag, the first {MAX_KEY_LABELS} flags seen; the rest is 'other'.",
-            ("flag_set", "flag_key"),
-            registry=self.registry,
-        )
+        self._reasons: Counter[tuple[Reason, ErrorCode | None]] = Counter()
+        self._flags: Counter[FlagId] = Counter()
         self._calls = Histogram(
             "flagsvc_call_seconds",
             "Handling time of calls.",
@@ -74,21 +72,16 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self._reasons: dict[tuple[str, str], Counter] = {}
-        self._flags: dict[tuple[str, str], Counter] = {}
         self._timers: dict[tuple[str, str], Histogram] = {}
-        self.registry.register(_Samples(samples))
+        self.registry.register(_Samples(lambda: chain(self._evaluation_samples(), samples())))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Count one evaluation."""
         outcome = evaluation.outcome
-        labels = (outcome.reason.value, outcome.error_code.value if outcome.error_code else "")
-        counter = self._reasons.get(labels)
-        if counter is None:
-            counter = self._reasons[labels] = self._evaluations.labels(*labels)
-        counter.inc()
+        self._reasons[outcome.reason, outcome.error_code] += 1
         if evaluation.flag is not None:
-            self._flag_counter(evaluation.flag_id).inc()
+            known = evaluation.flag_id in self._flags or len(self._flags) < MAX_KEY_LABELS
+            self._flags[evaluation.flag_id if known else _OTHER] += 1
 
     def called(self, method: str, code: str, seconds: float) -> None:
         """Record one finished call."""
@@ -101,14 +94,14 @@ class Metrics:
         """Give the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
-    def _flag_counter(self, flag_id: tuple[str, str]) -> Counter:
-        counter = self._flags.get(flag_id)
-        if counter is None:
-            known = flag_id if len(self._flags) < MAX_KEY_LABELS else ("other", "other")
-            counter = self._by_flag.labels(*known)
-            if len(self._flags) < MAX_KEY_LABELS:
-                self._flags[flag_id] = counter
-        return counter
+    def _evaluation_samples(self) -> Iterator[Sample]:
+        for (reason, code), count in self._reasons.items():
+            labels = {"reason": reason.value, "error_code": code.value if code else ""}
+            yield Sample("flagsvc_evaluations_total", "Evaluations by reason.", count, labels)
+        about = f"Evaluations by flag, for the first {MAX_KEY_LABELS} flags seen; the rest is 'other'."
+        for flag_id, count in self._flags.items():
+            labels = {"flag_set": flag_id.flag_set, "flag_key": flag_id.key}
+            yield Sample("flagsvc_flag_evaluations_total", about, count, labels)
 
 
 class _Samples(Collector):

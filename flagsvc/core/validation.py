@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from functools import lru_cache
 
 from flagsvc.core import json_values
 from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
@@ -22,6 +23,7 @@ SORT_ORDERS = range(-(2**31), 2**31)
 _ETAG = re.compile(r'"?(\d{1,19})"?')
 
 
+@lru_cache(maxsize=8_192)  # the same few keys come with every call
 def flag_id(flag_set: str, key: str, field: str = "flag_key") -> FlagId:
     """Check an identity; an empty flag set is `default`. Raises InvalidRequest naming `field`."""
     if problem := _key_problem(key):
