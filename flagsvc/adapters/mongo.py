@@ -37,6 +37,7 @@ _SNAPSHOT = ReadConcern("snapshot")
 _BUILD_S = 60.0  # for indexes over years of history
 _LOAD_S = 30.0  # for everything; each batch has the bound of a single operation
 _TRANSACTION_LIFETIME_S = 60.0  # MongoDB's own default
+_NAMESPACE_EXISTS = 48
 _NOT_A_REPLICA_SET = 20
 
 
@@ -186,7 +187,7 @@ class MongoStore:
         raise AssertionError
 
     async def _transaction(self, flag_id: FlagId, decide: Decide) -> Entry | None:
-        """Read, decide, store. What writers contend for comes last, so that its locks are held for the least time."""
+        """Read, decide, store. The counter comes before the rest: a writer who is in another's way learns it early."""
         async with self._session() as session:
             await _awaited(session.start_transaction(read_concern=_SNAPSHOT, write_concern=_MAJORITY))
             raw = await self._find(flag_id, session)
@@ -195,7 +196,7 @@ class MongoStore:
             subject = (change.after or flag) if change else None
             if change is None or subject is None:
                 return None
-            revision = max(await self._counter(flag_id.flag_set, session), flag.revision if flag else 0) + 1
+            revision = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
             stored, edit = documents.outcome(change, raw, flag, revision)
             resource = (stored or raw or {}).get("_id")
             await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
@@ -206,8 +207,6 @@ class MongoStore:
                 await self._flags.insert_one(stored, session=session)
             else:
                 await self._flags.update_one({"_id": resource}, edit, session=session)
-            counter = {"$set": {"revision": revision}}
-            await self._revisions.update_one({"_id": flag_id.flag_set}, counter, upsert=True, session=session)
             await self._commit(session)
         return Entry(flag_id, revision, documents.to_flag(stored) if stored else None)
 
@@ -245,21 +244,29 @@ class MongoStore:
         rows = self._revisions.find(session=session)
         return {row["_id"]: int(row["revision"]) async for row in rows}
 
-    async def _counter(self, flag_set: str, session: Any) -> int:
-        """Read the set's counter; where it is lost, its flags tell the lowest that it can be."""
+    async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:
+        """Raise the set's counter above itself and `floor`; where it is lost, its flags tell where it was."""
+        above = {"$add": [{"$max": ["$revision", floor]}, 1]}
+        before = await self._revisions.find_one_and_update(
+            {"_id": flag_set}, [{"$set": {"revision": above}}], upsert=True, session=session
+        )
+        if before is not None:
+            return max(int(before["revision"]), floor) + 1
         self.reads += 1
-        row = await self._revisions.find_one({"_id": flag_set}, session=session)
-        if row is None:
-            self.reads += 1
-            numbered = {"revision": {"$type": "number"}} | documents.in_set(flag_set)
-            row = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
-        return int(row["revision"]) if row else 0
+        numbered = {"revision": {"$type": "number"}} | documents.in_set(flag_set)
+        newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
+        revision = max(int(newest["revision"]) if newest else 0, floor) + 1
+        await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": revision}}, session=session)
+        return revision
 
     async def _create_collection(self, name: str) -> None:
         try:
             await self._database.create_collection(name)
         except CollectionInvalid:
             return
+        except OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:  # another replica was quicker
+                raise
 
     async def _create_index(self, collection: Any, key: list[tuple[str, int]], **options: Any) -> None:
         with pymongo.timeout(_BUILD_S):

@@ -113,14 +113,14 @@ async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
     try:
         await store.open()
         made = await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
-        update = store._revisions.update_one
+        update = store._flags.update_one
 
         async def freeze(*args: Any, **kwargs: Any) -> Any:
             mongod.pause()
             return await update(*args, **kwargs)
 
         with monkeypatch.context() as patched:
-            patched.setattr(store._revisions, "update_one", freeze)
+            patched.setattr(store._flags, "update_one", freeze)
             _, seconds = await timed(toggle(store, CHAT, True))
         assert seconds < 3
         mongod.resume()
