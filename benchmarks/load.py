@@ -101,12 +101,19 @@ async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -
         tasks = []
         for number, request in enumerate(requests):
             due = started + number / rate
-            if (pause := due - time.perf_counter()) > 0:
-                await asyncio.sleep(pause)
+            await _until(due)
             tasks.append(asyncio.create_task(call(request, due)))
         await asyncio.gather(*tasks)
         spent = time.perf_counter() - started
         return Measured(len(waits), spent, _cpu_s(target.pid) - cpu, np.array(waits))
+
+
+async def _until(due: float) -> None:
+    """Wait to the moment: timers of the loop are a millisecond coarse, so the last two are waited in small steps."""
+    if (pause := due - time.perf_counter() - 0.002) > 0:
+        await asyncio.sleep(pause)
+    while time.perf_counter() < due:
+        await asyncio.sleep(0)
 
 
 async def batched(target: Target, seconds: float, size: int = 100) -> Measured:

@@ -47,14 +47,8 @@ def _panel(panel: Axes, found: dict[str, list[float]], title: str, *, log: bool)
     panel.set_xticks(range(len(names)), [name.replace(" before ", "\nbefore ").replace(" ", "\n", 1) for name in names])
     panel.tick_params(axis="x", labelsize=8)
     for number, middle in enumerate(middles):
-        panel.annotate(
-            f"{middle:,.3g}" if middle < 1_000 else f"{middle:,.0f}",
-            (number, middle),
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            xytext=(0, 3),
-            textcoords="offset points",
-        )
+        value = f"{middle:,.3g}" if middle < 1_000 else f"{middle:,.0f}"
+        beside = {"xytext": (5, 4), "textcoords": "offset points"}  # the whisker stands in the middle
+        panel.annotate(value, (number, middle), fontsize=9, **beside)
     panel.margins(y=0.18)
     panel.spines[["top", "right"]].set_visible(False)
