@@ -112,7 +112,7 @@ async def _until(due: float) -> None:
     """Wait to the moment: timers of the loop are a millisecond coarse, so the last two are waited in small steps."""
     if (pause := due - time.perf_counter() - 0.002) > 0:
         await asyncio.sleep(pause)
-    while time.perf_counter() < due:
+    while time.perf_counter() < due:  # noqa: ASYNC110  the finest step that there is
         await asyncio.sleep(0)
 
 
