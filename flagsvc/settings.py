@@ -63,8 +63,9 @@ class Settings:
             base = name.removesuffix("_FILE")
             spec = known.get(base)
             if spec is None:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+                bare = {n.removeprefix(PREFIX): n for n in known}
+                close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+                hint = f"; did you mean {bare[close[0]]}?" if close else f"; known are {', '.join(sorted(known))}"
                 raise SettingsError(f"unknown setting {name}{hint}")
             values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
         for key, value in (overrides or {}).items():

@@ -1,0 +1,61 @@
+"""Settings: every wrong one is told by name with what would be right, and no secret is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flagsvc.settings import Settings, SettingsError, redacted
+
+
+def test_the_environment_and_then_the_options_win() -> None:
+    found = Settings.from_env({"FLAGSVC_PORT": "1", "FLAGSVC_REFLECTION": "false", "PATH": "x"}, {"port": 2})
+    assert (found.port, found.reflection, found.drain_s) == (2, False, 1.0)
+
+
+def test_a_setting_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:pass@host:6379/0\n")
+    found = Settings.from_env({"FLAGSVC_CACHE_URL_FILE": str(tmp_path / "url")})
+    assert found.cache_url == "redis://:pass@host:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("FLAGSVC_STORE_ULR", "x", "did you mean FLAGSVC_STORE_URL?"),
+        ("FLAGSVC_NONSENSE_AT_ALL", "x", "known are FLAGSVC_CACHE_TTL_JITTER"),
+        ("FLAGSVC_PORT", "70000", "0 to 65535"),
+        ("FLAGSVC_PORT", "1.5", "must be a number"),
+        ("FLAGSVC_GRACE_S", "nan", "must be from 0 to 300"),
+        ("FLAGSVC_REFLECTION", "yes", "must be true or false"),
+        ("FLAGSVC_LOG_LEVEL", "verbose", "one of debug, info, warning, error"),
+        ("FLAGSVC_STORE_URL", "mongo://db", "did you mean mongodb://?"),
+        ("FLAGSVC_STORE_URL", "redis://db", "must be mongodb://"),
+        ("FLAGSVC_STORE_URL", "mongodb:///db", "no host"),
+        ("FLAGSVC_STORE_URL", "sqlite://x.db", "three slashes"),
+        ("FLAGSVC_STORE_URL", "", "begins with ''"),
+        ("FLAGSVC_CACHE_URL", "rediss//x", "redis://..., rediss://... or none"),
+        ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is no number"),
+        ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(name: str, value: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({name: value})
+    assert told in str(caught.value)
+    assert name.removesuffix("_FILE") in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mongodb://u:p%40@a:1,b:2/db?authSource=admin", "mongodb://a:1,b:2/db"),
+        ("redis://:secret@h:6379/0", "redis://h:6379/0"),
+        ("sqlite:///f.db", "sqlite:///f.db"),
+        ("none", "none"),
+    ],
+)
+def test_urls_are_shown_without_credentials(url: str, shown: str) -> None:
+    assert redacted(url) == shown
