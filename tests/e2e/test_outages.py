@@ -6,16 +6,25 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import grpc
 import pymongo
 import pytest
+import redis
 
+from flagsvc.adapters.build import store_for
+from flagsvc.adapters.redis import RedisCache
+from flagsvc.core import changes
+from flagsvc.core.changes import Author
+from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.ports import Beat
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
 
+AUTHOR = Author(datetime.now(UTC))
 KEYS = [f"flag-{n}" for n in range(8)]
 
 
@@ -165,4 +174,33 @@ async def test_a_replica_catches_up_on_what_it_missed_while_the_channel_was_cut(
         started = time.monotonic()
         while (await two.evaluate(KEYS[0])).revision < flag.revision:
             assert time.monotonic() - started < 5, "past the staleness bound"
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("heal", ["subscribe", "beat"])
+async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
+    mongo_database_url: str, redis_server: RedisServer, heal: str
+) -> None:
+    """A writer dies between commit and announcement; the replica's own look at the store is 48 s away."""
+    settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, "staleness_bound_s": 60.0}
+    async with replica(**settings) as (client, server):
+        await fill(client)
+        await until(lambda: server._follower.channel_heard)
+        await asyncio.sleep(0.5)
+        dying = store_for(mongo_database_url)
+        entry = await dying.change(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))
+        await dying.close()
+        assert entry
+        await asyncio.sleep(1.5)
+        assert (await client.evaluate(KEYS[0])).revision < entry.revision, "nothing was lost, so nothing is tested"
+        if heal == "subscribe":
+            with redis.Redis.from_url(redis_server.url) as direct:
+                direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        else:
+            other = RedisCache(redis_server.url, timeout_s=1.0)
+            assert await other.announce(Beat({"default": entry.revision}))
+            await other.close()
+        deadline = time.monotonic() + 3
+        while (await client.evaluate(KEYS[0])).revision < entry.revision:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
