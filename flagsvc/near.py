@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from flagsvc.core.evaluation import NOT_FOUND, Outcome, prepare
+from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents
 
@@ -31,16 +31,25 @@ class Source(StrEnum):
 
 
 class Held:
-    """One held entry with what it evaluates to, computed once."""
+    """One held entry, prepared for evaluation when it is first asked for: most of a large set never is."""
 
-    __slots__ = ("confirmed_at", "entry", "outcome")
+    __slots__ = ("_prepare", "_prepared", "confirmed_at", "entry")
 
-    def __init__(self, entry: Entry, confirmed_at: float) -> None:
+    def __init__(self, entry: Entry, confirmed_at: float, prepare: Prepare = prepare) -> None:
         self.entry = entry
-        self.outcome: Outcome = prepare(entry.flag) if entry.flag else NOT_FOUND
         self.confirmed_at = confirmed_at
+        self._prepare = prepare
+        self._prepared: Prepared | None = None if entry.flag else NO_FLAG
+
+    @property
+    def prepared(self) -> Prepared:
+        """The definition, compiled."""
+        if self._prepared is None:
+            self._prepared = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
+        return self._prepared
 
 
+Prepare = Callable[[Flag], Prepared]
 Listener = Callable[[Entry, int], None]
 """Told of each applied change with the revision to resume from after it. Must not block or raise."""
 
@@ -74,8 +83,9 @@ class SetState:
 class NearCache:
     """Held entries of all sets, at most `limit`; `complete` while it holds every flag of the store."""
 
-    def __init__(self, limit: int, staleness_bound_s: float) -> None:
+    def __init__(self, limit: int, staleness_bound_s: float, prepare: Prepare = prepare) -> None:
         self.limit = limit
+        self._prepare = prepare
         self.staleness_bound_s = staleness_bound_s
         self.complete = False
         self.overfull = False
@@ -112,7 +122,7 @@ class NearCache:
         newer = held is None or entry.revision > held.entry.revision
         if held is None or newer or (entry.revision == held.entry.revision and entry.flag != held.entry.flag):
             changed = entry.flag is not None or (held is not None and held.entry.flag is not None)
-            held = Held(entry, now)
+            held = Held(entry, now, self._prepare)
             if entry.flag is not None or entry.revision or not self.complete:
                 self._hold(held)
         else:

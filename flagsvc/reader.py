@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
-from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Outcome, Reason, ValueType, check_type
-from flagsvc.core.model import Flag, FlagId, HistoryEntry
+from flagsvc.core.evaluation import (
+    NOT_FOUND,
+    NOT_READY,
+    Explanation,
+    Outcome,
+    Reason,
+    ValueType,
+    check_type,
+    explain,
+)
+from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry
+from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.flight import Flights
 from flagsvc.follower import Follower
 from flagsvc.near import Held, NearCache, Source, in_list_order
@@ -58,29 +68,51 @@ class Evaluation(NamedTuple):
 class Reader:
     """The read side of one replica."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, follower: Follower) -> None:
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        follower: Follower,
+        *,
+        fractional_version: int = FRACTIONAL_VERSION,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
         self._near, self._store, self._cache, self._follower = near, store, cache, follower
+        self._fractional_version, self._clock = fractional_version, clock
         self._flights: Flights[FlagId, Answer] = Flights()
         self._loads: Flights[str, list[Flag]] = Flights()
         self.tally = Tally()
 
-    async def evaluate(self, flag_id: FlagId, wanted: ValueType | None) -> Evaluation:
+    async def evaluate(self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None) -> Evaluation:
         """Evaluate one flag; never raises for a flag that is unknown, broken or out of reach."""
         answer = self._from_near(flag_id)
         if answer is None:
             answer = await self._answer(flag_id)
         else:
             self.tally.near += 1
-        return _evaluated(flag_id, answer, wanted)
+        return _evaluated(flag_id, answer, context, self._clock(), wanted)
 
-    async def evaluate_all(self, flag_set: str, keys: Sequence[str]) -> list[Evaluation]:
-        """Evaluate several flags of a set; without keys all of them, in list order."""
+    async def explain(
+        self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None
+    ) -> tuple[Evaluation, Explanation]:
+        """Evaluate one flag and tell how the outcome came about."""
+        evaluation = await self.evaluate(flag_id, context, wanted)
+        if evaluation.flag is None:
+            return evaluation, Explanation(evaluation.outcome.message, {}, ())
+        _, explanation = explain(evaluation.flag, context, self._clock(), self._fractional_version)
+        return evaluation, explanation
+
+    async def evaluate_all(self, flag_set: str, keys: Sequence[str], context: Attributes) -> list[Evaluation]:
+        """Evaluate several flags of a set for one context; without keys all of them, in list order."""
         ids = [FlagId(flag_set, key) for key in keys or [flag.key for flag in await self.flags(flag_set)]]
         near = [self._from_near(flag_id) for flag_id in ids]
         missing = [i for i, answer in zip(ids, near, strict=True) if answer is None]
         self.tally.near += len(ids) - len(missing)
         asked = iter(await asyncio.gather(*map(self._answer, missing)))
-        return [_evaluated(i, answer or next(asked), None) for i, answer in zip(ids, near, strict=True)]
+        now = self._clock()
+        return [_evaluated(i, answer or next(asked), context, now) for i, answer in zip(ids, near, strict=True)]
 
     async def get(self, flag_id: FlagId) -> tuple[Flag, Answer]:
         """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
@@ -183,10 +215,13 @@ def _absent(flag_id: FlagId, confirmed_at: float) -> Held:
     return Held(Entry.absent(flag_id), confirmed_at)
 
 
-def _evaluated(flag_id: FlagId, answer: Answer, wanted: ValueType | None) -> Evaluation:
+def _evaluated(
+    flag_id: FlagId, answer: Answer, context: Attributes, now: float, wanted: ValueType | None = None
+) -> Evaluation:
     if answer.held is None:
         return Evaluation(flag_id, NOT_READY, None, 0, answer.source, 0.0)
-    entry, outcome = answer.held.entry, answer.held.outcome
+    entry, prepared = answer.held.entry, answer.held.prepared
+    outcome = prepared.fixed or prepared.evaluate(context, now)
     if wanted is not None:
         outcome = check_type(outcome, wanted)
     if answer.stale and outcome.error_code is None and outcome is not NOT_FOUND:

@@ -19,6 +19,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
 from flagsvc.near import NearCache
 from flagsvc.reader import Reader
+from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flag_service import FlagService
 from flagsvc.rpc.interceptors import Guard
 from flagsvc.rpc.watch import Watches
@@ -43,6 +44,7 @@ class Server:
         self._reader = Reader(self._near, self._store, self._cache, self._follower)
         self._writer = Writer(self._near, self._store, self._cache)
         self._watches = Watches(self._near, self._reader)
+        self._contexts = Contexts()
         self._metrics = Metrics(self._samples)
         self._health = Health(
             self._is_ready, lambda: self._follower.store_up, self._cache_is_up if self._cache else None
@@ -112,7 +114,7 @@ class Server:
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
         server = grpc.aio.server(interceptors=(self._guard,), options=options)
-        service = FlagService(self._reader, self._writer, self._watches, self._metrics.evaluated)
+        service = FlagService(self._reader, self._writer, self._watches, self._contexts, self._metrics.evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:

@@ -17,7 +17,7 @@ from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Statu
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"description", "icon", "badge", "owner", "defaultVariant"})
 _REQUIRED_TEXTS = {"name": "", "category": "addon"}
-_OBJECTS = frozenset({"variants", "metadata"})
+_OBJECTS = frozenset({"variants", "metadata", "evaluators"})
 
 
 def to_document(flag: Flag) -> dict[str, Any]:
@@ -63,9 +63,27 @@ def _read(name: str, raw: JsonValue) -> Any:
     if name in ("sortOrder", "revision"):
         whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
         return int(raw) if whole and not isinstance(raw, bool) else None
+    if name == "targeting":
+        return _rule_text(raw)
+    if name == "evaluators":
+        return _evaluators(raw)
     if name in _OBJECTS:
         return raw if isinstance(raw, dict) and json_values.problem(raw) is None else None
     return raw if json_values.problem(raw) is None else None
+
+
+def _evaluators(raw: JsonValue) -> dict[str, str] | None:
+    if not isinstance(raw, dict):
+        return None
+    texts = {name: _rule_text(rule) for name, rule in raw.items()}
+    return {n: text for n, text in texts.items() if text is not None} if None not in texts.values() else None
+
+
+def _rule_text(raw: JsonValue) -> str | None:
+    """Give a rule as text; another writer may have stored it as an object."""
+    if isinstance(raw, dict):
+        return json_values.compact(raw) if json_values.problem(raw) is None else None
+    return raw if isinstance(raw, str) else None
 
 
 def dumps(flag: Flag) -> str:

@@ -22,14 +22,16 @@ class FlagsvcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One wrong field: its path, what it held (shortened) and what would be right."""
+    """One wrong field: its path, what it held (shortened) and what would be right; or all of that in `found`."""
 
     field: str
     found: str
-    wanted: str
+    wanted: str = ""
 
     def __str__(self) -> str:
         """Say it in one line."""
+        if not self.wanted:
+            return f"{self.field}: {self.found}"
         return f"{self.field} is {self.found}; it must be {self.wanted}"
 
 

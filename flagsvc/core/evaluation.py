@@ -1,15 +1,19 @@
-"""What a flag evaluates to: unknown, disabled, static, then the type check (OpenFeature's reasons and error codes).
+"""What a flag evaluates to, in flagd's order: disabled, static, targeting, default, then the type check.
 
-A definition is prepared once, when it is loaded; evaluating a prepared one is a few attribute reads.
+A definition is prepared once, when it is first needed; evaluating a prepared one reads no JSON.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flagsvc.core import json_values
-from flagsvc.core.model import SWITCH_VARIANTS, Flag, JsonValue, Status
+from flagsvc.core.errors import shown
+from flagsvc.core.json_values import json_path
+from flagsvc.core.model import SWITCH_VARIANTS, Attributes, Flag, JsonValue, Status
+from flagsvc.core.targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, compile_texts
 
 
 class Reason(StrEnum):
@@ -30,6 +34,7 @@ class ErrorCode(StrEnum):
     TYPE_MISMATCH = "TYPE_MISMATCH"
     PARSE_ERROR = "PARSE_ERROR"
     PROVIDER_NOT_READY = "PROVIDER_NOT_READY"
+    GENERAL = "GENERAL"
 
 
 class ValueType(StrEnum):
@@ -62,23 +67,89 @@ NOT_READY = Outcome(
 )
 
 
-def prepare(flag: Flag) -> Outcome:
-    """Compute what the flag evaluates to for every context (there is no targeting yet)."""
+class Prepared:
+    """A definition ready to be evaluated. `fixed`: what it gives for every context; None when it has targeting."""
+
+    __slots__ = ("_matches", "_rule", "_unmatched", "fixed")
+
+    def __init__(
+        self,
+        fixed: Outcome | None,
+        rule: Rule | None = None,
+        variants: Mapping[str, JsonValue] | None = None,
+        unmatched: Outcome = DISABLED,
+    ) -> None:
+        self.fixed, self._rule, self._unmatched = fixed, rule, unmatched
+        named = (variants or {}).items()
+        self._matches = {n: Outcome(Reason.TARGETING_MATCH, n, value) for n, value in named if value is not None}
+
+    def evaluate(self, context: Attributes, now: float) -> Outcome:
+        """Evaluate for a context at a time in seconds since 1970."""
+        if self._rule is None:
+            return self.fixed or DISABLED
+        try:
+            chosen = self._rule.evaluate(context, now)
+        except RuleError as error:
+            return _general(f"The targeting rule has no result for this context: {error}")
+        return self.outcome_of(chosen)
+
+    def outcome_of(self, chosen: JsonValue) -> Outcome:
+        """Give the outcome for what the rule chose: a variant's name, or null for the default."""
+        if chosen.__class__ is str and chosen in self._matches:
+            return self._matches[chosen]
+        if chosen is None:
+            return self._unmatched
+        name = variant_name(chosen)
+        if name in self._matches:
+            return self._matches[name]
+        return _general(f"The targeting rule chose {shown(chosen)}, which is none of the flag's variants")
+
+
+NO_FLAG = Prepared(NOT_FOUND)
+
+
+def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepared:
+    """Compile what there is to compile. A definition that cannot be understood is PARSE_ERROR for its flag alone."""
     if flag.problem:
-        return Outcome(Reason.ERROR, error_code=ErrorCode.PARSE_ERROR, message=flag.problem)
-    if flag.status is not Status.ENABLED:
-        return DISABLED
-    if flag.targeting is not None:
-        message = "The flag has targeting, which this version cannot evaluate"
-        return Outcome(Reason.ERROR, error_code=ErrorCode.PARSE_ERROR, message=message)
+        return Prepared(_parse_error(flag.problem))
+    if flag.status in (Status.DISABLED, Status.DEPRECATED):
+        return Prepared(DISABLED)
     variants = flag.variants or SWITCH_VARIANTS
-    variant = flag.default_variant or ("on" if not flag.variants else None)
-    if variant is None:
-        return Outcome(Reason.DEFAULT)
-    if variant not in variants:
-        message = "The default variant is not one of the flag's variants"
-        return Outcome(Reason.ERROR, error_code=ErrorCode.PARSE_ERROR, message=message)
-    return Outcome(Reason.STATIC, variant, variants[variant])
+    if not has_targeting(flag):
+        return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
+    try:
+        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
+    except WrongRule as error:
+        return Prepared(_parse_error(f"The targeting rule cannot be understood: {problem_text(error.problems[0])}"))
+    unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
+    return Prepared(None, rule, variants, unmatched)
+
+
+def has_targeting(flag: Flag) -> bool:
+    """Whether there is a rule at all; as in flagd an empty one is none, and so is null."""
+    return flag.targeting is not None and flag.targeting.strip() not in ("", "{}", "null")
+
+
+def variant_name(chosen: JsonValue) -> str | None:
+    """Give the variant that a rule's result names: true is "true", 1 and 1.0 are "1"; None for lists and objects."""
+    match chosen:
+        case str():
+            return chosen
+        case bool():
+            return "true" if chosen else "false"
+        case float() if chosen.is_integer():
+            return str(int(chosen))
+        case int() | float():
+            return str(chosen)
+        case _:
+            return None
+
+
+def problem_text(problem: RuleProblem) -> str:
+    """Say in one line what is wrong with a rule, and where."""
+    path = json_path(problem.path)
+    place = f"evaluator {problem.evaluator!r}, {path}" if problem.evaluator is not None else path
+    return f"{place}: {problem.message}"
 
 
 def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
@@ -92,3 +163,89 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
         return replace(outcome, value=float(outcome.value))
     message = f"The flag's value is of type {kind}, not {wanted}"
     return Outcome(Reason.ERROR, error_code=ErrorCode.TYPE_MISMATCH, message=message)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an outcome came about. `read`: the context's fields that the rule asked for, null for those not there."""
+
+    summary: str
+    read: Mapping[str, JsonValue]
+    steps: tuple[Step, ...]
+
+
+def explain(
+    flag: Flag, context: Attributes, now: float, fractional_version: int = FRACTIONAL_VERSION
+) -> tuple[Outcome, Explanation]:
+    """Evaluate once more, step by step; for people, it compiles the rule anew."""
+    prepared = prepare(flag, fractional_version)
+    if prepared.fixed is not None:
+        return prepared.fixed, Explanation(_summary_of_fixed(flag, prepared.fixed), {}, ())
+    version = fractional_version
+    rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
+    recorded = _Recorded(context)
+    result, steps = rule.explain(recorded, now)
+    if isinstance(result, RuleError):
+        outcome = _general(f"The targeting rule has no result for this context: {result}")
+        summary = outcome.message
+    else:
+        outcome = prepared.outcome_of(result)
+        summary = _summary(flag, result, outcome)
+    return outcome, Explanation(summary, recorded.read, tuple(steps))
+
+
+def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
+    if outcome.error_code is not None:
+        return outcome.message
+    if outcome is not DISABLED:
+        named = f"variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
+        return f"The flag has no targeting: {named} for everybody"
+    if flag.status is Status.BETA:
+        return "The flag is BETA without targeting: nobody has it"
+    return f"The flag is {flag.status}: no value, the caller's own default stands"
+
+
+def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
+    if outcome.error_code is not None:
+        return outcome.message
+    if result is not None:
+        return f"The targeting rule chose variant {outcome.variant!r}"
+    if flag.status is Status.BETA:
+        return "The targeting rule matched nothing and the flag is BETA: as if disabled"
+    named = f"the default variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
+    return f"The targeting rule matched nothing: {named}"
+
+
+class _Recorded(Mapping[str, JsonValue]):
+    """A context that remembers what was asked of it."""
+
+    def __init__(self, context: Attributes) -> None:
+        self._context = context
+        self.read: dict[str, JsonValue] = {}
+
+    def __getitem__(self, name: str) -> JsonValue:
+        self.read[name] = self._context.get(name)
+        return self._context[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._context)
+
+    def __len__(self) -> int:
+        return len(self._context)
+
+
+def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> Outcome:
+    variant = flag.default_variant or ("on" if not flag.variants else None)
+    if variant is None:
+        return Outcome(Reason.DEFAULT)
+    if variants.get(variant) is None:
+        return _general(f"The default variant {shown(variant)} is none of the flag's variants")
+    return Outcome(reason, variant, variants[variant])
+
+
+def _parse_error(message: str) -> Outcome:
+    return Outcome(Reason.ERROR, error_code=ErrorCode.PARSE_ERROR, message=message)
+
+
+def _general(message: str) -> Outcome:
+    return Outcome(Reason.ERROR, error_code=ErrorCode.GENERAL, message=message)

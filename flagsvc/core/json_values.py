@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from typing import Any, NoReturn
 
 from flagsvc.core.model import JsonValue
+
+Path = tuple[str | int, ...]
+"""Where something stands in a JSON value: names of fields and indexes of elements."""
 
 MAX_DEPTH = 24
 """An object costs three levels of a protobuf message, whose parsers stop at a hundred."""
@@ -62,3 +68,67 @@ def problem(value: JsonValue, depth: int = 0) -> str | None:
             return next((p for v in value.values() if (p := problem(v, depth + 1))), None)
         case _:
             return f"a {type(value).__name__}, which JSON does not have"
+
+
+def json_path(path: Path) -> str:
+    """Show a path as JSONPath (RFC 9535), such as `$.flags["my-flag"].targeting.if[0]`."""
+    return "$" + "".join(_shown_step(step) for step in path)
+
+
+def _shown_step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _PLAIN_NAME.fullmatch(step) else f"[{json.dumps(step, ensure_ascii=False)}]"
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class NotJson(ValueError):
+    """A text is not JSON; `line` and `column` count from 1, 0 where they are not known."""
+
+    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
+        super().__init__(message)
+        self.line, self.column = line, column
+
+
+def strict_loads(text: str) -> JsonValue:
+    """Read JSON that every reader understands alike. Raises NotJson, also for a field that stands twice and for NaN."""
+    try:
+        return _STRICT.decode(text)
+    except json.JSONDecodeError as error:
+        raise NotJson(error.msg, error.lineno, error.colno) from None
+    except RecursionError:
+        raise NotJson("nested too deep") from None
+    except NotJson:
+        raise
+    except ValueError as error:
+        raise NotJson(str(error)) from None
+
+
+def compact(value: JsonValue) -> str:
+    """Write JSON without spaces, its fields in their order."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise NotJson(f"the field {json.dumps(twice)} stands twice in one object")
+    return fields
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise NotJson(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise NotJson(f"{text[:40]} is beyond what a number can hold")
+    return value
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

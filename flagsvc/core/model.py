@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 JsonValue = Any
 """null, bool, int, float, str, list or dict of these; integers stay int."""
 
+Attributes = Mapping[str, JsonValue]
+"""An evaluation context: its fields, `targetingKey` among them. Only read, and mostly by `get`, so it may be lazy."""
+
 DEFAULT_SET = "default"
 SWITCH_VARIANTS: Mapping[str, JsonValue] = {"on": True, "off": False}
 ANONYMOUS = "anonymous"
@@ -52,7 +55,10 @@ class Flag:
     disabled_at: datetime | None = None
     variants: Mapping[str, JsonValue] = field(default_factory=dict)
     default_variant: str | None = None
-    targeting: JsonValue = None
+    targeting: str | None = None
+    """The rule as JSON text: BSON has no room for names such as `$ref`, and texts keep numbers and order."""
+    evaluators: Mapping[str, str] = field(default_factory=dict)
+    """Rules that the targeting refers to, as JSON texts by name: a definition is whole in itself."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     revision: int = 0
     owner: str | None = None
@@ -89,6 +95,7 @@ STORED_NAMES: Mapping[str, str] = {
     "variants": "variants",
     "default_variant": "defaultVariant",
     "targeting": "targeting",
+    "evaluators": "evaluators",
     "metadata": "metadata",
     "revision": "revision",
     "owner": "owner",
@@ -108,6 +115,7 @@ WRITABLE = (
     "variants",
     "default_variant",
     "targeting",
+    "evaluators",
     "metadata",
     "owner",
     "expires_at",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
-from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue
+from flagsvc.core.evaluation import has_targeting, variant_name
+from flagsvc.core.json_values import NotJson, compact, json_path, strict_loads
+from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, FlagId, JsonValue
+from flagsvc.core.targeting import RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096
@@ -17,6 +22,8 @@ MAX_REASON = 1_024
 MAX_CONFIG_BYTES = 262_144
 MAX_VARIANTS = 100
 MAX_METADATA = 100
+MAX_RULE_BYTES = 262_144
+MAX_EVALUATORS = 100
 MAX_CONTEXT_BYTES = 65_536
 MAX_BATCH = 1_000
 SORT_ORDERS = range(-(2**31), 2**31)
@@ -56,20 +63,20 @@ def etag_revision(etag: str) -> int | None:
 
 
 def validated(flag: Flag) -> Flag:
-    """Give the flag back if it may be stored; else raise InvalidRequest with every violation."""
+    """Give the flag, its rules compact, if it may be stored; else raise InvalidRequest with every violation."""
+    rules, rule_violations = _rules(flag)
     found = [
         *_text_violations(flag),
         *_config_violations(flag.config),
         *_variant_violations(flag),
         *_metadata_violations(flag.metadata),
+        *rule_violations,
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", shown(flag.sort_order), "-2^31 to 2^31-1"))
-    if flag.targeting is not None:
-        found.append(Violation("flag.targeting", shown(flag.targeting), "unset: this version has no targeting yet"))
     if found:
         raise InvalidRequest(found)
-    return flag
+    return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
 
 
 def _key_problem(key: str) -> str | None:
@@ -150,3 +157,37 @@ def _metadata_violations(metadata: object) -> list[Violation]:
         if not name or len(name) > MAX_KEY or "\0" in name:
             found.append(Violation(f"flag.metadata[{name}]", shown(name), f"named with 1 to {MAX_KEY} characters"))
     return found
+
+
+def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
+    """Give the rule texts in their compact form, the targeting's under None, and what is wrong with them."""
+    texts: dict[Any, str] = dict(flag.evaluators)
+    if has_targeting(flag):
+        texts[None] = flag.targeting or ""
+    if len(flag.evaluators) > MAX_EVALUATORS:
+        return {}, [Violation("flag.evaluators", f"{len(flag.evaluators)} evaluators", f"at most {MAX_EVALUATORS}")]
+    size = sum(len(text.encode(errors="replace")) for text in texts.values())
+    if size > MAX_RULE_BYTES:
+        return {}, [Violation("flag.targeting", f"{size} bytes with its evaluators", f"at most {MAX_RULE_BYTES}")]
+    found: list[Violation] = []
+    rules: dict[Any, JsonValue] = {}
+    for name, text in texts.items():
+        try:
+            rules[name] = strict_loads(text)
+        except NotJson as error:
+            where = f" at line {error.line}, column {error.column}" if error.line else ""
+            found.append(Violation(rule_field(name), shown(text), f"JSON; {error}{where}"))
+    if found:
+        return {}, found
+    evaluators = {name: rule for name, rule in rules.items() if name is not None}
+    problems = problems_of(rules.get(None), flag.key, evaluators, flag.variants or SWITCH_VARIANTS, variant_name)
+    return {name: compact(rule) for name, rule in rules.items()}, [_violation(problem) for problem in problems]
+
+
+def rule_field(evaluator: str | None) -> str:
+    """Name the field that holds a rule: the targeting itself, or an evaluator."""
+    return "flag.targeting" if evaluator is None else f"flag.evaluators[{evaluator}]"
+
+
+def _violation(problem: RuleProblem) -> Violation:
+    return Violation(rule_field(problem.evaluator) + json_path(problem.path)[1:], problem.message)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagsvc.core.errors import invalid
-from flagsvc.core.evaluation import ErrorCode, Reason, ValueType
+from flagsvc.core import json_values
+from flagsvc.core.errors import invalid, shown
+from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
+from flagsvc.core.json_values import json_path
 from flagsvc.core.model import HistoryEntry, Status
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.near import Source
@@ -19,6 +20,7 @@ SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
     Source.CACHE: types.DEFINITION_SOURCE_CACHE,
     Source.STORE: types.DEFINITION_SOURCE_STORE,
 }
+MAX_STEPS = 10_000
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
 _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
@@ -62,11 +64,16 @@ def wanted_type(value: int) -> ValueType | None:
     return _TYPES[value]
 
 
-def check_context(context: types.EvaluationContext) -> None:
-    """Refuse a context over the limit."""
-    size = context.ByteSize()
-    if size > MAX_CONTEXT_BYTES:
-        raise invalid("context", f"{size} bytes", f"at most {MAX_CONTEXT_BYTES} bytes serialized", "INVALID_CONTEXT")
+def explanation_to_message(explanation: Explanation) -> pb.Explanation:
+    """Pack how an outcome came about."""
+    message = pb.Explanation(summary=explanation.summary)
+    for name, value in explanation.read.items():
+        message.context_read[name].CopyFrom(to_value(value))
+    for step in explanation.steps[:MAX_STEPS]:
+        place = json_path(step.path)
+        result = to_value(step.result if json_values.problem(step.result) is None else shown(step.result))
+        message.steps.add(path=place, operator=step.operator, result=result, note=step.note, depth=step.depth)
+    return message
 
 
 def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:

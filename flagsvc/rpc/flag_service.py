@@ -17,6 +17,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.ports import Entry
 from flagsvc.reader import Evaluation, Reader
 from flagsvc.rpc import convert, paging
+from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flags import flag_from_message, flag_to_message
 from flagsvc.rpc.watch import Watches
 from flagsvc.writer import Writer
@@ -28,28 +29,39 @@ class FlagService(pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService from a reader, a writer and the watches."""
 
     def __init__(
-        self, reader: Reader, writer: Writer, watches: Watches, evaluated: Callable[[Evaluation], None]
+        self,
+        reader: Reader,
+        writer: Writer,
+        watches: Watches,
+        contexts: Contexts,
+        evaluated: Callable[[Evaluation], None],
     ) -> None:
-        self._reader, self._writer, self._watches, self._evaluated = reader, writer, watches, evaluated
+        self._reader, self._writer, self._watches = reader, writer, watches
+        self._contexts, self._evaluated = contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
-        convert.check_context(request.context)
-        evaluation = await self._reader.evaluate(flag_id, convert.wanted_type(request.expected_type))
+        attributes = self._contexts.of_message(request.context, context.invocation_metadata())
+        wanted = convert.wanted_type(request.expected_type)
+        if request.explain:
+            evaluation, explanation = await self._reader.explain(flag_id, attributes, wanted)
+            explained = convert.explanation_to_message(explanation)
+        else:
+            evaluation, explained = await self._reader.evaluate(flag_id, attributes, wanted), None
         self._evaluated(evaluation)
-        return pb.EvaluateFlagResponse(evaluation=convert.evaluation_to_message(evaluation))
+        return pb.EvaluateFlagResponse(evaluation=convert.evaluation_to_message(evaluation), explanation=explained)
 
     async def BatchEvaluateFlags(
         self, request: pb.BatchEvaluateFlagsRequest, context: Context
     ) -> pb.BatchEvaluateFlagsResponse:
         """Evaluate several flags for one context."""
-        convert.check_context(request.context)
+        attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata()))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         response = pb.BatchEvaluateFlagsResponse()
-        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys):
+        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes):
             self._evaluated(evaluation)
             response.evaluations.append(convert.evaluation_to_message(evaluation))
         return response

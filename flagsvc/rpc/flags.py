@@ -29,15 +29,16 @@ def flag_to_message(flag: Flag) -> types.Flag:
         default_variant=flag.default_variant or "",
         revision=flag.revision,
         etag=flag.etag,
+        targeting=flag.targeting or "",
+        evaluators=flag.evaluators,
         **{name: getattr(flag, name) for name in _OPTIONAL_TEXTS},
     )
     for name in _TIMES:
         moment: datetime | None = getattr(flag, name)
         if moment is not None:
             getattr(message, name).FromDatetime(moment)
-    for name in ("config", "targeting"):
-        if getattr(flag, name) is not None:
-            getattr(message, name).CopyFrom(to_value(getattr(flag, name)))
+    if flag.config is not None:
+        message.config.CopyFrom(to_value(flag.config))
     for variant, value in flag.variants.items():
         message.variants[variant].CopyFrom(to_value(value))
     for name, value in flag.metadata.items():
@@ -54,13 +55,14 @@ def flag_from_message(message: types.Flag) -> Flag:
         description=message.description if message.HasField("description") else None,
         category=message.category or "addon",
         status=_status(message.status),
-        config=_value(message, "config"),
+        config=from_value(message.config, "flag.config") if message.HasField("config") else None,
         icon=message.icon if message.HasField("icon") else None,
         badge=message.badge if message.HasField("badge") else None,
         sort_order=message.sort_order,
         variants=_values("flag.variants", message.variants),
         default_variant=message.default_variant or None,
-        targeting=_value(message, "targeting"),
+        targeting=message.targeting or None,
+        evaluators=dict(message.evaluators),
         metadata=_values("flag.metadata", message.metadata),
         owner=message.owner if message.HasField("owner") else None,
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
@@ -90,11 +92,6 @@ def _status(number: int) -> Status:
     if number not in types.FlagStatus.values():
         raise invalid("flag.status", number, "one of FlagStatus's values")
     return Status(types.FlagStatus.Name(types.FlagStatus.ValueType(number)).removeprefix("FLAG_STATUS_"))
-
-
-def _value(message: types.Flag, name: str) -> JsonValue:
-    present = message.HasField("config") if name == "config" else message.HasField("targeting")
-    return from_value(getattr(message, name), f"flag.{name}") if present else None
 
 
 def _values(field: str, messages: Mapping[str, types.Value]) -> dict[str, JsonValue]:

@@ -260,7 +260,7 @@ BAD = {
     "default of nothing": (_create(key="new", default_variant="maybe"), "INVALID_FLAG", "flag.default_variant"),
     "config no object": (_create(key="new", config=V(integer_value=1)), "INVALID_FLAG", "flag.config"),
     "unset value": (_create(key="new", config=V()), "INVALID_ARGUMENT", "flag.config"),
-    "targeting": (_create(key="new", targeting=V(boolean_value=True)), "INVALID_FLAG", "flag.targeting"),
+    "unknown rule": (_create(key="new", targeting='{"!": {"nope": 1}}'), "INVALID_FLAG", 'flag.targeting["!"].nope'),
     "unknown status": (_create(key="new", status=9), "INVALID_ARGUMENT", "flag.status"),
     "create without key": (_create(name="x"), "INVALID_FLAG_KEY", "flag.key"),
 }

@@ -142,6 +142,7 @@ async def test_bson_types_survive_an_update_of_their_neighbours(store: MongoStor
         "id": ObjectId(),
         "bytes": b"\x00\x01",
         "double": 3.0,
+        "text": {"$oid": OPERATOR},
         "list": [NOON, {"deep": Int64(7), "x": 1}],
         "gone": 1,
     }

@@ -35,12 +35,15 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     FLAG_SET_FIELD_NUMBER: builtins.int
     CONTEXT_FIELD_NUMBER: builtins.int
     EXPECTED_TYPE_FIELD_NUMBER: builtins.int
+    EXPLAIN_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters, no control characters. Required."""
     flag_set: builtins.str
     """Set the flag belongs to: at most 255 characters. Default: "default"."""
     expected_type: flagsvc.generated.flagsvc.v1.types_pb2.ValueType.ValueType
     """Type the caller needs; another type answers error code TYPE_MISMATCH. Default: any type."""
+    explain: builtins.bool
+    """Whether to tell how the outcome came about; for people, it costs many times the evaluation. Default: no."""
     @property
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
         """For whom the flag is evaluated: at most 65,536 bytes serialized. Default: empty."""
@@ -52,9 +55,10 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
         flag_set: builtins.str = ...,
         context: flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext | None = ...,
         expected_type: flagsvc.generated.flagsvc.v1.types_pb2.ValueType.ValueType = ...,
+        explain: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["context", b"context"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "expected_type", b"expected_type", "flag_key", b"flag_key", "flag_set", b"flag_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context", b"context", "expected_type", b"expected_type", "explain", b"explain", "flag_key", b"flag_key", "flag_set", b"flag_set"]) -> None: ...
 
 Global___EvaluateFlagRequest: typing_extensions.TypeAlias = EvaluateFlagRequest
 
@@ -65,19 +69,110 @@ class EvaluateFlagResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EVALUATION_FIELD_NUMBER: builtins.int
+    EXPLANATION_FIELD_NUMBER: builtins.int
     @property
     def evaluation(self) -> Global___FlagEvaluation:
         """The outcome. Always set."""
+
+    @property
+    def explanation(self) -> Global___Explanation:
+        """How it came about. Unset unless asked for."""
 
     def __init__(
         self,
         *,
         evaluation: Global___FlagEvaluation | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["evaluation", b"evaluation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["evaluation", b"evaluation"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["evaluation", b"evaluation", "explanation", b"explanation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["evaluation", b"evaluation", "explanation", b"explanation"]) -> None: ...
 
 Global___EvaluateFlagResponse: typing_extensions.TypeAlias = EvaluateFlagResponse
+
+@typing.final
+class Explanation(google.protobuf.message.Message):
+    """Explanation tells how an outcome came about."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ContextReadEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: flagsvc.generated.flagsvc.v1.types_pb2.Value | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    SUMMARY_FIELD_NUMBER: builtins.int
+    CONTEXT_READ_FIELD_NUMBER: builtins.int
+    STEPS_FIELD_NUMBER: builtins.int
+    summary: builtins.str
+    """What decided, for people."""
+    @property
+    def context_read(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value]:
+        """Fields of the context that the rule read, with what they held; null for one that is not there."""
+
+    @property
+    def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ExplanationStep]:
+        """Steps of the rule in the order in which they began; only those that were taken."""
+
+    def __init__(
+        self,
+        *,
+        summary: builtins.str = ...,
+        context_read: collections.abc.Mapping[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value] | None = ...,
+        steps: collections.abc.Iterable[Global___ExplanationStep] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_read", b"context_read", "steps", b"steps", "summary", b"summary"]) -> None: ...
+
+Global___Explanation: typing_extensions.TypeAlias = Explanation
+
+@typing.final
+class ExplanationStep(google.protobuf.message.Message):
+    """ExplanationStep is what one operator of a rule gave."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    OPERATOR_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    DEPTH_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """Where it stands in the rule, as a JSON path such as "$.if[0]"."""
+    operator: builtins.str
+    """Name of the operator."""
+    note: builtins.str
+    """More to know, such as the bucket and hash of a fractional. Empty: nothing."""
+    depth: builtins.int
+    """How deep it stands below the first step, which has 0."""
+    @property
+    def result(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
+        """What it gave."""
+
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        operator: builtins.str = ...,
+        result: flagsvc.generated.flagsvc.v1.types_pb2.Value | None = ...,
+        note: builtins.str = ...,
+        depth: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["depth", b"depth", "note", b"note", "operator", b"operator", "path", b"path", "result", b"result"]) -> None: ...
+
+Global___ExplanationStep: typing_extensions.TypeAlias = ExplanationStep
 
 @typing.final
 class BatchEvaluateFlagsRequest(google.protobuf.message.Message):

@@ -119,7 +119,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_TARGETING_MATCH: _Reason.ValueType  # 3
     """Targeting chose the variant."""
     REASON_SPLIT: _Reason.ValueType  # 4
-    """A percentage split chose the variant."""
+    """Never sent by this server: a split is part of a rule, so it is a TARGETING_MATCH, as flagd has it."""
     REASON_CACHED: _Reason.ValueType  # 5
     """Never sent by this server; kept for clients that cache."""
     REASON_DISABLED: _Reason.ValueType  # 6
@@ -143,7 +143,7 @@ REASON_DEFAULT: Reason.ValueType  # 2
 REASON_TARGETING_MATCH: Reason.ValueType  # 3
 """Targeting chose the variant."""
 REASON_SPLIT: Reason.ValueType  # 4
-"""A percentage split chose the variant."""
+"""Never sent by this server: a split is part of a rule, so it is a TARGETING_MATCH, as flagd has it."""
 REASON_CACHED: Reason.ValueType  # 5
 """Never sent by this server; kept for clients that cache."""
 REASON_DISABLED: Reason.ValueType  # 6
@@ -422,6 +422,22 @@ class Flag(google.protobuf.message.Message):
         def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class EvaluatorsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     KEY_FIELD_NUMBER: builtins.int
     FLAG_SET_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
@@ -444,6 +460,7 @@ class Flag(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    EVALUATORS_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Key: 1 to 255 characters, no control characters; unique in its set, never changes."""
     flag_set: builtins.str
@@ -464,6 +481,8 @@ class Flag(google.protobuf.message.Message):
     """Position in lists, smallest first. Default: 0."""
     default_variant: builtins.str
     """Variant for everybody whom targeting does not match. Default: "on" for a plain switch, else none."""
+    targeting: builtins.str
+    """Targeting rule as JSON text: JsonLogic with flagd's operators, at most 262,144 bytes. Empty: none."""
     revision: builtins.int
     """Version: grows with every change, by one step or more. 0: never written by flagsvc. Output only."""
     owner: builtins.str
@@ -497,16 +516,16 @@ class Flag(google.protobuf.message.Message):
         """
 
     @property
-    def targeting(self) -> Global___Value:
-        """Targeting rule as JsonLogic. Unset: none. This version does not accept one yet."""
-
-    @property
     def metadata(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___Value]:
         """Metadata told with each evaluation: values are strings, numbers or booleans; at most 100."""
 
     @property
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it should be gone; told to people, not enforced. Unset: never."""
+
+    @property
+    def evaluators(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Rules that the targeting rule refers to by {"$ref": NAME}, as JSON texts by name. Default: none."""
 
     def __init__(
         self,
@@ -527,15 +546,16 @@ class Flag(google.protobuf.message.Message):
         disabled_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         variants: collections.abc.Mapping[builtins.str, Global___Value] | None = ...,
         default_variant: builtins.str = ...,
-        targeting: Global___Value | None = ...,
+        targeting: builtins.str = ...,
         metadata: collections.abc.Mapping[builtins.str, Global___Value] | None = ...,
         revision: builtins.int = ...,
         owner: builtins.str | None = ...,
         expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
+        evaluators: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "targeting", b"targeting", "updated_at", b"updated_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "expires_at", b"expires_at", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "updated_at", b"updated_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_badge", b"_badge"]) -> typing.Literal["badge"] | None: ...
     @typing.overload

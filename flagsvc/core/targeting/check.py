@@ -1,0 +1,63 @@
+"""Checks a rule before it is stored: that it compiles, and that what it can choose is there to be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from flagsvc.core.json_values import Path
+from flagsvc.core.model import JsonValue
+from flagsvc.core.targeting.compiler import RuleProblem
+from flagsvc.core.targeting.rule import WrongRule, compile_rule
+
+Named = Callable[[JsonValue], str | None]
+
+
+def problems_of(
+    rule: JsonValue,
+    flag_key: str,
+    evaluators: Mapping[str, JsonValue],
+    variants: Mapping[str, JsonValue],
+    variant_name: Named,
+) -> list[RuleProblem]:
+    """Give everything that is wrong with a rule and its evaluators. Of a wrong rule the choices are not looked at."""
+    found: dict[RuleProblem, None] = {}
+    for name in evaluators:
+        found.update(dict.fromkeys(_uncompilable({"$ref": name}, flag_key, evaluators)))
+    found.update(dict.fromkeys(_uncompilable(rule, flag_key, evaluators)))
+    if found:
+        return list(found)
+    known = ", ".join(sorted(variants)[:20])
+    return [
+        RuleProblem(path, f"{str(value)[:80]!r} is none of the flag's variants; they are {known}", evaluator)
+        for value, path, evaluator in _choices(rule, (), None, evaluators)
+        if value is not None and variant_name(value) not in variants
+    ]
+
+
+def _uncompilable(rule: JsonValue, flag_key: str, evaluators: Mapping[str, JsonValue]) -> list[RuleProblem]:
+    try:
+        compile_rule(rule, flag_key, evaluators)
+    except WrongRule as error:
+        return error.problems
+    return []
+
+
+def _choices(
+    rule: JsonValue, path: Path, evaluator: str | None, evaluators: Mapping[str, JsonValue]
+) -> Iterator[tuple[JsonValue, Path, str | None]]:
+    """Give the constants that a rule can come to, with where they stand; computed ones are not known."""
+    if not isinstance(rule, dict) or len(rule) != 1:
+        yield rule, path, evaluator
+        return
+    [(name, raw)] = rule.items()
+    arguments = raw if isinstance(raw, list) else [raw]
+    if name == "$ref":
+        yield from _choices(evaluators[raw], (), raw, evaluators)
+    elif name in ("if", "?:"):
+        for index, argument in enumerate(arguments):
+            if index % 2 or index == len(arguments) - 1:
+                yield from _choices(argument, (*path, name, index), evaluator, evaluators)
+    elif name == "fractional":
+        for index, share in enumerate(arguments):
+            if isinstance(share, list):
+                yield from _choices(share[0], (*path, name, index, 0), evaluator, evaluators)

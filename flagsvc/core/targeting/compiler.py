@@ -1,0 +1,184 @@
+"""Compiles the parts of a targeting rule into closures; a wrong part is noted with its path and counts as null."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flagsvc.core.json_values import INT64, Path
+from flagsvc.core.model import JsonValue
+from flagsvc.core.targeting.nodes import Node, RuleError, Run, Step, literal
+
+MAX_DEPTH = 100
+MAX_NODES = 10_000
+MAX_PROBLEMS = 20
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+Form = Callable[["Call"], Node]
+"""Compiles a call of an operator. Raises CallProblem when its arguments are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleProblem:
+    """What is wrong with a rule, where in it (or in the named evaluator), and what would be right."""
+
+    path: Path
+    message: str
+    evaluator: str | None = None
+
+
+class CallProblem(Exception):
+    """An argument is wrong: the path to it from the operator on, and what would be right."""
+
+    def __init__(self, message: str, *path: int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Compiler:
+    """Walks through one rule; `problems` has what is wrong with it."""
+
+    def __init__(
+        self,
+        forms: Mapping[str, Form],
+        flag_key: str,
+        evaluators: Mapping[str, JsonValue],
+        *,
+        fractional_version: int = 3,
+        traced: bool = False,
+    ) -> None:
+        self.flag_key, self.fractional_version, self.traced = flag_key, fractional_version, traced
+        self.problems: list[RuleProblem] = []
+        self._forms, self._evaluators = forms, evaluators
+        self._path: list[str | int] = []
+        self._inside: list[str] = []
+        self._depth = 0
+        self._nodes = 0
+
+    def node(self, rule: JsonValue, *, at_root: bool) -> Node:
+        """Compile what stands at the current path."""
+        kind = rule.__class__
+        if kind in _SCALARS:
+            if kind is int and rule not in INT64:
+                return self._wrong("a whole number outside -2^63 to 2^63-1")
+            return literal(rule)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            return self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
+        if self._depth >= MAX_DEPTH:
+            return self._wrong(f"nested more than {MAX_DEPTH} deep")
+        self._depth += 1
+        try:
+            if kind is list:
+                return self._list(rule, at_root)
+            return self._operator(rule, at_root) if len(rule) == 1 else literal(rule)
+        finally:
+            self._depth -= 1
+
+    def at(self, step: str | int, rule: JsonValue, *, at_root: bool) -> Node:
+        """Compile the part that stands one step further."""
+        self._path.append(step)
+        try:
+            return self.node(rule, at_root=at_root)
+        finally:
+            self._path.pop()
+
+    def _wrong(self, message: str, *further: int) -> Node:
+        if len(self.problems) < MAX_PROBLEMS:
+            evaluator = self._inside[-1] if self._inside else None
+            self.problems.append(RuleProblem((*self._path, *further), message, evaluator))
+        return literal(None)
+
+    def _list(self, items: list[JsonValue], at_root: bool) -> Node:
+        if all(item.__class__ in _SCALARS for item in items):
+            return literal(items)
+        nodes = [self.at(index, item, at_root=at_root) for index, item in enumerate(items)]
+        size = 1 + sum(node.size for node in nodes)
+        if all(node.constant for node in nodes):
+            return literal([node.value for node in nodes], size)
+        runs = tuple(node.run for node in nodes)
+        return Node(lambda data, run: [each(data, run) for each in runs], size)
+
+    def _operator(self, rule: dict[str, JsonValue], at_root: bool) -> Node:
+        [(name, raw)] = rule.items()
+        self._path.append(name)
+        try:
+            if name == "$ref":
+                return self._reference(raw, at_root)
+            form = self._forms.get(name)
+            if form is None:
+                return self._wrong(f"unknown operator {name[:80]!r}; known are {', '.join(sorted(self._forms))}")
+            listed = isinstance(raw, list)
+            try:
+                node = form(Call(self, name, raw if listed else [raw], at_root, listed))
+            except CallProblem as problem:
+                return self._wrong(str(problem), *(problem.path if listed else ()))
+            return self._recorded(node, name) if self.traced else node
+        finally:
+            self._path.pop()
+
+    def _reference(self, name: JsonValue, at_root: bool) -> Node:
+        if not isinstance(name, str) or name not in self._evaluators:
+            known = ", ".join(sorted(self._evaluators)) or "none"
+            return self._wrong(f"{str(name)[:80]!r} is no evaluator; known are {known}")
+        if name in self._inside:
+            return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._inside, name])}")
+        path, self._path = self._path, []
+        self._inside.append(name)
+        try:
+            return self.node(self._evaluators[name], at_root=at_root)
+        finally:
+            self._inside.pop()
+            self._path = path
+
+    def _recorded(self, node: Node, name: str) -> Node:
+        """Make a node that also says what it gave."""
+        path = ("$evaluators", self._inside[-1], *self._path) if self._inside else tuple(self._path)
+        inner = node.run
+
+        def recorded(data: object, run: Run) -> JsonValue:
+            step = Step(path, name, run.depth)
+            run.steps.append(step)
+            run.depth += 1
+            try:
+                step.result = inner(data, run)
+            except RuleError as error:
+                step.note = str(error)
+                raise
+            finally:
+                run.depth -= 1
+            return step.result
+
+        return Node(recorded, node.size, node.constant, node.value)
+
+
+@dataclass(slots=True)
+class Call:
+    """An operator with its raw arguments, about to be compiled."""
+
+    compiler: Compiler
+    name: str
+    raw: list[JsonValue]
+    at_root: bool
+    listed: bool
+    """Whether the arguments stand in an array; a single one need not."""
+
+    def expect(self, least: int, most: int) -> None:
+        """Check the number of arguments. Raises CallProblem."""
+        found = len(self.raw)
+        if not least <= found <= most:
+            wanted = f"{least}" if least == most else f"{least} to {most}" if found > most else f"at least {least}"
+            raise CallProblem(f"{self.name} has {found} arguments; it must have {wanted}")
+
+    def argument(self, index: int, *, at_root: bool | None = None) -> Node:
+        """Compile one argument; a missing one is null. `at_root`: whether its data is the context itself."""
+        if index >= len(self.raw):
+            return literal(None, 0)
+        inner = self.at_root if at_root is None else at_root
+        if not self.listed:
+            return self.compiler.node(self.raw[index], at_root=inner)
+        return self.compiler.at(index, self.raw[index], at_root=inner)
+
+    def arguments(self) -> list[Node]:
+        """Compile all arguments."""
+        return [self.argument(index) for index in range(len(self.raw))]

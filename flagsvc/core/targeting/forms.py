@@ -1,0 +1,203 @@
+"""How each operator is compiled: those that decide, look up or iterate by themselves, and the table of all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flagsvc.core.model import JsonValue
+from flagsvc.core.targeting import values
+from flagsvc.core.targeting.compiler import Call, Form
+from flagsvc.core.targeting.nodes import Compiled, Node, Run, literal
+from flagsvc.core.targeting.operators import OPERATORS
+from flagsvc.core.targeting.plain import plain
+from flagsvc.core.targeting.splits import fractional
+
+truth = values.truth
+
+
+def _if(call: Call) -> Node:
+    call.expect(1, sys.maxsize)
+    nodes = call.arguments()
+    size = 1 + sum(node.size for node in nodes)
+    pairs = list(zip(nodes[0::2], nodes[1::2], strict=False))
+    otherwise = nodes[-1] if len(nodes) % 2 else literal(None)
+    if all(node.constant for node in nodes):
+        return literal(next((r.value for c, r in pairs if truth(c.value)), otherwise.value), size)
+    if len(pairs) == 1:
+        return Node(_choice(*pairs[0], otherwise), size)
+    runs, last = tuple((condition.run, result.run) for condition, result in pairs), otherwise.run
+
+    def chain(data: Any, run: Run) -> JsonValue:
+        for condition, result in runs:
+            held = condition(data, run)
+            if held if held.__class__ is bool else truth(held):
+                return result(data, run)
+        return last(data, run)
+
+    return Node(chain, size)
+
+
+def _choice(condition: Node, result: Node, otherwise: Node) -> Compiled:
+    """Compile an if with one condition; most of those choose between two constants."""
+    holds, yes, no = condition.run, result.run, otherwise.run
+    if result.constant and otherwise.constant:
+        met_value, other_value = result.value, otherwise.value
+
+        def constants(data: Any, run: Run) -> JsonValue:
+            held = holds(data, run)
+            return met_value if (held if held.__class__ is bool else truth(held)) else other_value
+
+        return constants
+
+    def rules(data: Any, run: Run) -> JsonValue:
+        held = holds(data, run)
+        return yes(data, run) if (held if held.__class__ is bool else truth(held)) else no(data, run)
+
+    return rules
+
+
+def _junction(call: Call, *, stop_at: bool) -> Node:
+    """Compile `and` (stops at the first that does not hold) or `or`; the value that decided is the result."""
+    call.expect(1, sys.maxsize)
+    nodes = call.arguments()
+    runs = tuple(node.run for node in nodes)
+
+    def junction(data: Any, run: Run) -> JsonValue:
+        value = None
+        for each in runs:
+            value = each(data, run)
+            if (value if value.__class__ is bool else truth(value)) is stop_at:
+                return value
+        return value
+
+    size = 1 + sum(node.size for node in nodes)
+    if all(node.constant for node in nodes):
+        decided = (node.value for node in nodes if truth(node.value) is stop_at)
+        return literal(next(decided, nodes[-1].value), size)
+    return Node(junction, size)
+
+
+def _var(call: Call) -> Node:
+    call.expect(0, 2)
+    key, default = call.argument(0), call.argument(1)
+    size = 1 + key.size + default.size
+    find, key_of, default_of = _finder(call), key.run, default.run
+    name = key.value if key.constant else None
+    if call.at_root and name == "$flagd.flagKey":
+        return literal(call.compiler.flag_key)
+    if call.at_root and isinstance(name, str) and name and "." not in name and name != "$flagd":
+        if not default.constant or default.value is not None:
+            return Node(lambda data, run: default_of(data, run) if (v := data.get(name)) is None else v, size)
+        return Node(lambda data, _run: data.get(name), size, field=name)
+
+    def variable(data: Any, run: Run) -> JsonValue:
+        found = find(data, run, key_of(data, run))
+        return default_of(data, run) if found is None else found
+
+    return Node(variable, size)
+
+
+def _finder(call: Call) -> Callable[[Any, Run, JsonValue], JsonValue]:
+    """Give what looks a key up: in the context and flagd's own fields at the root, in the element inside a loop."""
+    if not call.at_root:
+        return lambda data, _run, key: values.lookup(data, key)
+    flag_key = call.compiler.flag_key
+
+    def in_context(data: Any, run: Run, key: JsonValue) -> JsonValue:
+        if key is None or key == "":
+            run.spend(len(data))
+            return {**data, "$flagd": {"flagKey": flag_key, "timestamp": int(run.now)}}
+        if isinstance(key, (int, float)):
+            return None  # the fields of an object have no numbers for names
+        first, *rest = values.text(key).split(".")
+        found = {"flagKey": flag_key, "timestamp": int(run.now)} if first == "$flagd" else data.get(first)
+        return values.follow(found, rest, None)
+
+    return in_context
+
+
+def _missing(call: Call) -> Node:
+    nodes, find = call.arguments(), _finder(call)
+
+    def missing(data: Any, run: Run) -> JsonValue:
+        given = [node.run(data, run) for node in nodes]
+        return _absent(find, data, run, given[0] if given and isinstance(given[0], list) else given)
+
+    return Node(missing, 1 + sum(node.size for node in nodes))
+
+
+def _missing_some(call: Call) -> Node:
+    call.expect(2, 2)
+    needed, keys, find = call.argument(0), call.argument(1), _finder(call)
+
+    def missing_some(data: Any, run: Run) -> JsonValue:
+        least, wanted = values.number(needed.run(data, run)), keys.run(data, run)
+        if not isinstance(wanted, list):
+            return []
+        absent = _absent(find, data, run, wanted[0] if wanted and isinstance(wanted[0], list) else wanted)
+        return [] if len(wanted) - len(absent) >= least else absent
+
+    return Node(missing_some, 1 + needed.size + keys.size)
+
+
+def _absent(find: Callable[[Any, Run, JsonValue], JsonValue], data: Any, run: Run, keys: list[JsonValue]) -> list[Any]:
+    run.charge(keys)
+    return [key for key in keys if find(data, run, key) in (None, "")]
+
+
+def _loop(call: Call, *, otherwise: JsonValue, finish: Callable[[list[JsonValue], list[JsonValue]], JsonValue]) -> Node:
+    """Compile a loop over a list; `finish` makes its result of the elements and what the body gave for each."""
+    call.expect(2, 2)
+    items, body = call.argument(0), call.argument(1, at_root=False)
+    items_of, each, cost = items.run, body.run, body.size
+
+    def loop(data: Any, run: Run) -> JsonValue:
+        elements = items_of(data, run)
+        if not isinstance(elements, list):
+            return list(otherwise) if isinstance(otherwise, list) else otherwise
+        run.spend(1 + len(elements) * cost)
+        return finish(elements, [each(element, run) for element in elements])
+
+    return Node(loop, 1 + items.size + body.size)
+
+
+def _reduce(call: Call) -> Node:
+    call.expect(2, 3)
+    items, body, start = call.argument(0), call.argument(1, at_root=False), call.argument(2)
+    items_of, each, cost, start_of = items.run, body.run, body.size, start.run
+
+    def reduce(data: Any, run: Run) -> JsonValue:
+        elements, accumulator = items_of(data, run), start_of(data, run)
+        if not isinstance(elements, list):
+            return accumulator
+        run.spend(1 + len(elements) * cost)
+        for element in elements:
+            accumulator = each({"accumulator": accumulator, "current": element}, run)
+        return accumulator
+
+    return Node(reduce, 1 + items.size + body.size + start.size)
+
+
+FORMS: dict[str, Form] = {
+    **{name: partial(plain, operator) for name, operator in OPERATORS.items()},
+    "if": _if,
+    "?:": _if,
+    "and": partial(_junction, stop_at=False),
+    "or": partial(_junction, stop_at=True),
+    "var": _var,
+    "missing": _missing,
+    "missing_some": _missing_some,
+    "map": partial(_loop, otherwise=[], finish=lambda _items, results: results),
+    "filter": partial(
+        _loop, otherwise=[], finish=lambda items, results: [i for i, r in zip(items, results, strict=True) if truth(r)]
+    ),
+    "all": partial(_loop, otherwise=False, finish=lambda items, results: bool(items) and all(map(truth, results))),
+    "some": partial(_loop, otherwise=False, finish=lambda _items, results: any(map(truth, results))),
+    "none": partial(_loop, otherwise=True, finish=lambda _items, results: not any(map(truth, results))),
+    "reduce": _reduce,
+    "fractional": fractional,
+}
+"""Every operator that a rule may use."""

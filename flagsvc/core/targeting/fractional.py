@@ -1,0 +1,159 @@
+"""flagd's fractional operator: what is hashed, and who is in which bucket.
+
+Version 3 hashes the canonical CBOR (RFC 8949, 4.2.1) of the value, version 2 the text itself; both take MurmurHash3
+x86 32 with seed 0 and the bucket `(hash * total weight) >> 32`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import cbor2
+import mmh3
+
+from flagsvc.core.model import JsonValue
+
+MAX_TOTAL = 2**31 - 1
+_PAIR = b"\x82"  # CBOR: an array of two
+_NO_CBOR = (UnicodeEncodeError, ValueError, TypeError, OverflowError, RecursionError, cbor2.CBOREncodeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Variants with the upper ends of their shares."""
+
+    variants: tuple[JsonValue, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Sum of the weights."""
+        return self.ends[-1]
+
+    def bucket(self, hashed: int) -> int:
+        """Give the place of a hash among the weights, 0 to the total less 1."""
+        return (hashed * self.total) >> 32
+
+    def choose(self, hashed: int) -> JsonValue:
+        """Give the variant that a hash falls to."""
+        return self.variants[bisect_right(self.ends, self.bucket(hashed))]
+
+
+def split_of(shares: list[JsonValue]) -> Split | None:
+    """Read `[variant, weight]` shares; None where they make no split. Negative weights count as 0."""
+    weights: list[int] = []
+    for share in shares:
+        if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
+            return None
+        weight = whole(share[1]) if len(share) > 1 else 1
+        if weight is None:
+            return None
+        weights.append(max(0, weight))
+    ends = tuple(accumulate(weights))
+    if not ends or not 0 < ends[-1] <= MAX_TOTAL:
+        return None
+    return Split(tuple(share[0] for share in shares), ends)
+
+
+def whole(value: JsonValue) -> int | None:
+    """Give a weight as an int; None for what is no whole number. A context's numbers may come as doubles."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+class Hashing(NamedTuple):
+    """How one version hashes for one flag; every function gives None where there is nothing to hash."""
+
+    of_key: Callable[[JsonValue], int | None]
+    """Flag key and targeting key."""
+    of_text: Callable[[str], int | None]
+    """A text that the rule computed."""
+    of_seed: Callable[[JsonValue, JsonValue], int | None]
+    """The operator's first argument (a list: it is a share already) and the targeting key."""
+
+
+def hashing(version: int, flag_key: str) -> Hashing:
+    """Give the hashes of version 2 or 3."""
+    return _version_2(flag_key) if version == 2 else _version_3(flag_key)  # noqa: PLR2004  the older one
+
+
+def _version_3(flag_key: str) -> Hashing:
+    prefix = _PAIR + text_encoded(flag_key)
+
+    def of_key(targeting_key: JsonValue) -> int | None:
+        if targeting_key.__class__ is not str or not targeting_key:
+            return None
+        try:
+            return mmh3.hash(prefix + text_encoded(targeting_key), signed=False)
+        except UnicodeEncodeError:
+            return None
+
+    def of_text(text: str) -> int | None:
+        try:
+            return mmh3.hash(text_encoded(text), signed=False)
+        except UnicodeEncodeError:
+            return None
+
+    def of_seed(seed: JsonValue, targeting_key: JsonValue) -> int | None:
+        if isinstance(seed, list):
+            return of_key(targeting_key)
+        if seed is None:
+            return None
+        try:
+            return mmh3.hash(encoded(seed), signed=False)
+        except _NO_CBOR:
+            return None
+
+    return Hashing(of_key, of_text, of_seed)
+
+
+def _version_2(flag_key: str) -> Hashing:
+    def of_text(text: str) -> int | None:
+        try:
+            return mmh3.hash(text.encode(), signed=False)
+        except UnicodeEncodeError:
+            return None
+
+    def of_key(targeting_key: JsonValue) -> int | None:
+        return of_text(flag_key + targeting_key) if isinstance(targeting_key, str) and targeting_key else None
+
+    def of_seed(seed: JsonValue, targeting_key: JsonValue) -> int | None:
+        if seed is None or isinstance(seed, list):
+            return of_key(targeting_key)
+        return of_text(seed) if isinstance(seed, str) else None
+
+    return Hashing(of_key, of_text, of_seed)
+
+
+def encoded(value: JsonValue) -> bytes:
+    """Give the canonical CBOR; texts, by far the most common, without the library."""
+    return text_encoded(value) if isinstance(value, str) else cbor2.dumps(_normal(value), canonical=True)
+
+
+def text_encoded(value: str) -> bytes:
+    """Give the CBOR of a text: its length in the shortest form, then its UTF-8 bytes."""
+    raw = value.encode()
+    size = len(raw)
+    if size < 24:  # noqa: PLR2004  the lengths that fit in the first byte
+        return bytes((0x60 + size,)) + raw
+    if size < 2**8:
+        return bytes((0x78, size)) + raw
+    if size < 2**16:
+        return b"\x79" + size.to_bytes(2) + raw
+    return b"\x7a" + size.to_bytes(4) + raw
+
+
+def _normal(value: Any) -> Any:
+    """Make whole numbers whole, so that 1 and 1.0 share a bucket."""
+    if isinstance(value, dict):
+        return {k: _normal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_normal(v) for v in value]
+    if isinstance(value, float) and value.is_integer() and -(2**63) <= value <= 2**64 - 1:
+        return int(value)
+    return value

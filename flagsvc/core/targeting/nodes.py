@@ -1,0 +1,85 @@
+"""What a compiled rule is made of: nodes that are closures, and the run that they share during one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flagsvc.core.json_values import Path
+from flagsvc.core.model import Attributes, JsonValue
+
+MAX_WORK = 100_000
+"""Steps that one evaluation may take in loops and over the elements of lists."""
+TEXT_STEP = 256
+"""Characters of a text that count as one step."""
+
+
+class RuleError(Exception):
+    """A rule has no result for this context: a division by zero, or a result beyond a bound."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What one operator gave, for explanations. `depth` is 0 for the rule itself."""
+
+    path: Path
+    operator: str
+    depth: int
+    result: JsonValue = None
+    note: str = ""
+
+
+class Run:
+    """One evaluation: the context at the root, the time (seconds since 1970), and the work that is left."""
+
+    __slots__ = ("context", "depth", "now", "steps", "work")
+    depth: int
+    """How deep the step is that is taken now; as `steps` there only for a traced rule."""
+    steps: list[Step]
+
+    def __init__(self, context: Attributes, now: float) -> None:
+        self.context = context
+        self.now = now
+        self.work = MAX_WORK
+
+    def spend(self, steps: int) -> None:
+        """Take steps from the work that is left. Raises RuleError when there is none."""
+        self.work -= steps
+        if self.work < 0:
+            raise RuleError(f"more than {MAX_WORK} steps over lists")
+
+    def charge(self, value: JsonValue) -> None:
+        """Spend what it takes to walk through a value: its elements, those of its elements too."""
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            if item.__class__ is str:
+                self.spend(len(item) // TEXT_STEP)
+            elif isinstance(item, list):
+                self.spend(len(item))
+                pending.extend(item)
+            elif isinstance(item, dict):
+                self.spend(len(item))
+                pending.extend(item.values())
+
+
+Compiled = Callable[[Any, Run], JsonValue]
+"""Evaluates a node. Its data is the context's attributes at the root and the element inside a loop."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A compiled part of a rule. `size`: its nodes; `constant`: it gives `value` for every context."""
+
+    run: Compiled
+    size: int = 1
+    constant: bool = False
+    value: JsonValue = None
+    field: str | None = None
+    """The name of the context's field that it reads, where it does nothing else."""
+
+
+def literal(value: JsonValue, size: int = 1) -> Node:
+    """Make what is the same for every context."""
+    return Node(lambda _data, _run: value, size, constant=True, value=value)

@@ -1,0 +1,163 @@
+"""Compiles operators that only need their arguments' values, the common shapes of them into closures of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flagsvc.core.model import JsonValue
+from flagsvc.core.targeting import versions
+from flagsvc.core.targeting.compiler import Call, CallProblem
+from flagsvc.core.targeting.nodes import Compiled, Node, RuleError, Run, literal
+from flagsvc.core.targeting.operators import Operator
+
+_BIG_AT_ROOT = frozenset({list, dict})
+_BIG_IN_LOOPS = _BIG_AT_ROOT | {str}
+_NUMBERS: frozenset[Any] = frozenset({int, float})
+
+
+def plain(operator: Operator, call: Call) -> Node:
+    """Compile a call; folded when nothing in it depends on the context."""
+    call.expect(operator.least, operator.most)
+    _check_sem_ver(call)
+    nodes = call.arguments()
+    size = 1 + sum(node.size for node in nodes)
+    if all(node.constant for node in nodes):
+        try:
+            return literal(operator.function(*(node.value for node in nodes)), size)
+        except (RuleError, ArithmeticError, ValueError, TypeError):
+            pass  # told when it is evaluated: a branch that is never reached does no harm
+    quick = _QUICK.get(call.name)
+    run = quick(operator.function, nodes) if quick else None
+    return Node(run or _applied(operator.function, nodes, call.at_root), size)
+
+
+def _applied(function: Callable[..., JsonValue], nodes: list[Node], at_root: bool) -> Compiled:
+    """Compile the general case: evaluate, pay for what is big, apply."""
+    big = _BIG_AT_ROOT if at_root else _BIG_IN_LOOPS
+    runs = tuple(node.run for node in nodes)
+    if len(runs) == 2:  # noqa: PLR2004  by far the most common
+        first, second = runs
+
+        def of_two(data: Any, run: Run) -> JsonValue:
+            a, b = first(data, run), second(data, run)
+            if a.__class__ in big or b.__class__ in big:
+                run.charge(a)
+                run.charge(b)
+            return function(a, b)
+
+        return of_two
+
+    def of_any(data: Any, run: Run) -> JsonValue:
+        arguments = [each(data, run) for each in runs]
+        for argument in arguments:
+            if argument.__class__ in big:
+                run.charge(argument)
+        return function(*arguments)
+
+    return of_any
+
+
+def _equality(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+    """Compare something with a constant text: most conditions are that."""
+    asked, constant = (nodes[0], nodes[1]) if nodes[1].constant else (nodes[1], nodes[0])
+    if constant.value.__class__ is not str:
+        return None
+    wanted, of, field = constant.value, asked.run, asked.field
+    met = bool(function("", ""))  # whether equal texts satisfy the operator: it may be a negated one
+
+    def otherwise(value: JsonValue, run: Run) -> JsonValue:
+        run.charge(value)
+        return function(value, wanted)
+
+    if field is not None:
+
+        def of_field(data: Any, run: Run) -> JsonValue:
+            value = data.get(field)
+            return (value == wanted) is met if value.__class__ is str else otherwise(value, run)
+
+        return of_field
+
+    def of_rule(data: Any, run: Run) -> JsonValue:
+        value = of(data, run)
+        return (value == wanted) is met if value.__class__ is str else otherwise(value, run)
+
+    return of_rule
+
+
+def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+    """Compare a field with a constant number."""
+    if len(nodes) != 2 or nodes[0].field is None or nodes[1].value.__class__ not in _NUMBERS:  # noqa: PLR2004
+        return None
+    field, limit = nodes[0].field, nodes[1].value
+    below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
+
+    def ordered(data: Any, run: Run) -> JsonValue:
+        value = data.get(field)
+        if value.__class__ in _NUMBERS and value == value:  # noqa: PLR0124  NaN differs from itself
+            return below if value < limit else equal if value == limit else above
+        run.charge(value)
+        return function(value, limit)
+
+    return ordered
+
+
+def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+    """Look for something in a list of constant texts, or for a constant text in a text."""
+    needle, haystack = nodes
+    if haystack.constant and isinstance(haystack.value, list):
+        if not all(item.__class__ is str for item in haystack.value):
+            return None
+        among, of = frozenset(haystack.value), needle.run
+        return lambda data, run: (found := of(data, run)).__class__ is str and found in among
+    if needle.value.__class__ is not str:
+        return None
+    wanted, within = needle.value, haystack.run
+
+    def found_in(data: Any, run: Run) -> JsonValue:
+        text = within(data, run)
+        if text.__class__ is str:
+            return wanted in text
+        run.charge(text)
+        return function(wanted, text)
+
+    return found_in
+
+
+def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+    """Compare with a constant version, which is parsed here."""
+    asked, name, wanted = nodes
+    if not (name.constant and wanted.constant):
+        return None
+    test, limit = versions.TESTS[name.value], versions.version(wanted.value)
+    if limit is None:
+        return literal(None).run
+    of, version = asked.run, versions.version
+
+    def compared(data: Any, run: Run) -> JsonValue:
+        value = of(data, run)
+        if value.__class__ in _BIG_AT_ROOT:
+            return None
+        found = version(value)
+        return None if found is None else test(found, limit)
+
+    return compared
+
+
+def _check_sem_ver(call: Call) -> None:
+    if call.name != "sem_ver":
+        return
+    first, name, second = call.raw
+    if isinstance(name, str) and name not in versions.TESTS:
+        raise CallProblem(f"{name[:80]!r} is no comparison of versions; known are {' '.join(versions.TESTS)}", 1)
+    for index, value in ((0, first), (2, second)):
+        if isinstance(value, str | int | float) and versions.version(value) is None:
+            raise CallProblem(f"{str(value)[:80]!r} is no semantic version such as 1.2.3", index)
+
+
+_QUICK: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {
+    **dict.fromkeys(("==", "!=", "===", "!=="), _equality),
+    **dict.fromkeys(("<", "<=", ">", ">="), _order),
+    "in": _membership,
+    "sem_ver": _version_test,
+}

@@ -1,0 +1,94 @@
+"""Compiles flagd's fractional operator; what is hashed, and who is in which bucket, is in `fractional`."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+from typing import Any
+
+from flagsvc.core.model import JsonValue
+from flagsvc.core.targeting.compiler import Call, CallProblem
+from flagsvc.core.targeting.fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
+from flagsvc.core.targeting.nodes import Compiled, Node, Run, literal
+
+
+def fractional(call: Call) -> Node:
+    """Compile a split. Its first argument is what is hashed, or a share already: then flag and targeting key are."""
+    call.expect(1, sys.maxsize)
+    _check_shares(call)
+    nodes = call.arguments()
+    size = 1 + sum(node.size for node in nodes)
+    hashes = hashing(call.compiler.fractional_version, call.compiler.flag_key)
+    general = _general(nodes, hashes, traced=call.compiler.traced)
+    by_key = isinstance(call.raw[0], list)
+    shares = nodes if by_key else nodes[1:]
+    if call.compiler.traced or not all(node.constant for node in shares):
+        return Node(general, size)
+    split = split_of([node.value for node in shares])
+    if split is None:
+        return literal(None, size) if by_key else Node(general, size)
+    return Node(_by_key(split, hashes) if by_key else _by_value(split, hashes, nodes[0].run, general), size)
+
+
+def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
+    runs = tuple(node.run for node in nodes)
+
+    def general(data: Any, run: Run) -> JsonValue:
+        step = run.steps[-1] if traced else None
+        given = [each(data, run) for each in runs]
+        run.charge(given)
+        hashed = hashes.of_seed(given[0], run.context.get("targetingKey"))
+        split = split_of(given if isinstance(given[0], list) else given[1:])
+        if hashed is None or split is None:
+            if step is not None:
+                step.note = "no split: " + ("nothing to hash" if hashed is None else "the weights make none")
+            return None
+        if step is not None:
+            step.note = f"bucket {split.bucket(hashed)} of {split.total}, hash {hashed:#010x}"
+        return split.choose(hashed)
+
+    return general
+
+
+def _by_key(split: Split, hashes: Hashing) -> Compiled:
+    of_key, variants, ends, total = hashes.of_key, split.variants, split.ends, split.total
+
+    def by_key(_data: Any, run: Run) -> JsonValue:
+        hashed = of_key(run.context.get("targetingKey"))
+        return None if hashed is None else variants[bisect_right(ends, (hashed * total) >> 32)]
+
+    return by_key
+
+
+def _by_value(split: Split, hashes: Hashing, seed: Compiled, general: Compiled) -> Compiled:
+    of_text, variants, ends, total = hashes.of_text, split.variants, split.ends, split.total
+
+    def by_value(data: Any, run: Run) -> JsonValue:
+        value = seed(data, run)
+        if value.__class__ is not str:
+            return general(data, run)
+        hashed = of_text(value)
+        return None if hashed is None else variants[bisect_right(ends, (hashed * total) >> 32)]
+
+    return by_value
+
+
+def _check_shares(call: Call) -> None:
+    """Refuse constant shares that can never be right. Computed weights may be anything: negative ones count as 0."""
+    first = 0 if isinstance(call.raw[0], list) else 1
+    if len(call.raw) <= first:
+        raise CallProblem("fractional has no variants; it must have shares such as [VARIANT, WEIGHT]")
+    total = 0
+    for index, share in enumerate(call.raw[first:], first):
+        if isinstance(share, dict) and len(share) == 1:
+            continue
+        if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
+            raise CallProblem(f"a share is {str(share)[:80]!r}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
+        if len(share) == 1 or (isinstance(share[1], dict) and len(share[1]) == 1):
+            continue
+        weight = whole(share[1])
+        if weight is None or weight < 0:
+            raise CallProblem(f"a weight is {str(share[1])[:80]!r}; it must be a whole number from 0", index, 1)
+        total += weight
+    if total > MAX_TOTAL:
+        raise CallProblem(f"the weights add up to {total}; they must add up to at most {MAX_TOTAL}")
