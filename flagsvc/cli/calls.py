@@ -15,6 +15,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.cli import render
+from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.documents import from_document, times_from_json
 from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -25,7 +26,8 @@ from flagsvc.rpc.values import from_value, to_value
 
 Stub = pb_grpc.FlagServiceStub
 _FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
-_TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner", "expires_at"}
+_TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner"}
+_TEXT_FIELDS |= {"expires_at", "targeting"}
 
 
 class UsageError(ValueError):
@@ -46,9 +48,10 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
     """Evaluate one flag; exit status 1 when it has an error code."""
     kind = types.ValueType.Value(f"VALUE_TYPE_{args.type.upper()}") if args.type else types.VALUE_TYPE_UNSPECIFIED
     request = pb.EvaluateFlagRequest(
-        flag_key=args.key, flag_set=args.flag_set, context=_context(args), expected_type=kind
+        flag_key=args.key, flag_set=args.flag_set, context=_context(args), expected_type=kind, explain=args.explain
     )
-    found = stub.EvaluateFlag(request, timeout=args.timeout).evaluation
+    response = stub.EvaluateFlag(request, timeout=args.timeout)
+    found = response.evaluation
     has_value = found.value.WhichOneof("kind") is not None
     shown = {
         "flagKey": found.flag_key,
@@ -61,10 +64,13 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         "ageMs": found.age_ms,
     }
     if args.json:
-        render.print_json(shown)
+        explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
+        render.print_json({**shown, **explained})
     else:
         told = {**shown, "value": render.text(shown["value"]) if has_value else "(none: the caller's default stands)"}
         render.print_fields({**told, "error": found.error_message, "enabled": found.enabled})
+        if args.explain:
+            print_explanation(found.flag_key, response.explanation)
     return 1 if found.error_code else 0
 
 

@@ -169,7 +169,8 @@ def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "evaluate",
         _call("evaluate"),
         "Evaluate a flag for a context; exit status 1 when there is an error code.",
-        "  flagsvc evaluate checkout-v2\n  flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --json",
+        "  flagsvc evaluate checkout-v2\n  flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --json\n"
+        "  flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
     )
     _common(evaluate)
     evaluate.add_argument("--targeting-key", default="", metavar="KEY", help="who the flag is evaluated for")
@@ -184,6 +185,7 @@ def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluate.add_argument(
         "--type", choices=("boolean", "string", "integer", "float", "object"), help="type that is needed"
     )
+    evaluate.add_argument("--explain", action="store_true", help="show how it came about, step by step")
     _common(_add(commands, "get", _call("get"), "Show a flag's definition.", "  flagsvc get checkout-v2 --json"))
     listing = _add(
         commands, "list", _call("list_flags"), "List a flag set by sort order.", "  flagsvc list\n  flagsvc list --json"
@@ -228,7 +230,7 @@ def _add_writes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _common(toggle)
     toggle.add_argument("state", choices=("on", "off"), help="the wanted state")
     _authored(toggle)
-    fields = "FIELD: name description category status config icon badge sortOrder variants defaultVariant metadata owner expiresAt"
+    fields = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
     create = _add(
         commands,
         "create",

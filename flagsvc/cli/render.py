@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flagsvc.core.documents import json_safe, to_document
+from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import Flag
 
 
@@ -56,5 +57,17 @@ def text(value: Any) -> str:
 
 
 def flag_fields(flag: Flag) -> dict[str, Any]:
-    """Give a flag's fields under their stored names, with its set, revision and etag."""
-    return {"flagSet": flag.flag_set, **to_document(flag), "revision": flag.revision, "etag": flag.etag}
+    """Give a flag's fields under their stored names, with its set, revision and etag; rules as the JSON they are."""
+    fields = {"flagSet": flag.flag_set, **to_document(flag), "revision": flag.revision, "etag": flag.etag}
+    if flag.targeting is not None:
+        fields["targeting"] = _rule(flag.targeting)
+    if flag.evaluators:
+        fields["evaluators"] = {name: _rule(rule) for name, rule in flag.evaluators.items()}
+    return fields
+
+
+def _rule(rule: str) -> Any:
+    try:
+        return strict_loads(rule)
+    except NotJson:
+        return rule

@@ -1,0 +1,63 @@
+"""Shows how an evaluation came about: a tree for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from flagsvc.cli.render import text
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.rpc.values import from_value
+
+
+def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:
+    """Give the explanation as JSON, its steps nested as they were taken."""
+    root: list[dict[str, Any]] = []
+    above: list[list[dict[str, Any]]] = [root]
+    for step in explanation.steps:
+        shown = {
+            "path": step.path,
+            "operator": step.operator,
+            "result": from_value(step.result, "result"),
+            **({"note": step.note} if step.note else {}),
+            "steps": [],
+        }
+        del above[step.depth + 1 :]
+        above[-1].append(shown)
+        above.append(shown["steps"])
+    read = {name: from_value(value, name) for name, value in sorted(explanation.context_read.items())}
+    return {"summary": explanation.summary, "contextRead": read, "steps": root}
+
+
+def print_explanation(title: str, explanation: pb.Explanation) -> None:
+    """Print the summary, what was read of the context, and the steps as a tree."""
+    from rich.console import Console  # noqa: PLC0415  slow to import, and only this needs it
+    from rich.text import Text  # noqa: PLC0415
+    from rich.tree import Tree  # noqa: PLC0415
+
+    fields = explanation_fields(explanation)
+    tree = Tree(Text(title))
+    tree.add(Text(fields["summary"]))
+    if fields["contextRead"]:
+        read = tree.add(Text("read of the context"))
+        for name, value in fields["contextRead"].items():
+            read.add(Text(f"{name} = {_value(value)}" if value is not None else f"{name} is not there"))
+    if fields["steps"]:
+        _grow(tree.add(Text("rule")), fields["steps"], Text)
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = max(console.width, 200)
+    console.print(tree)
+
+
+def _grow(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
+    for step in steps:
+        note = f"   ({step['note']})" if "note" in step else ""
+        label = f"{step['operator']}: {_value(step['result'])}{note}   {step['path']}"
+        _grow(branch.add(styled(label)), step["steps"], styled)
+
+
+def _value(value: Any) -> str:
+    shown = f'"{value}"' if isinstance(value, str) else "null" if value is None else text(value)
+    limit = 100
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."
