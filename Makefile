@@ -32,7 +32,8 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 test: $(VENV)/.dev  ## every test, on a real mongod and redis-server
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.dev  ## before and after: MongoDB alone, Redis before it, near cache before both
+bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
 
 check: $(VENV)/.dev protos-check  ## linters, types, layers, contract

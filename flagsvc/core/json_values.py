@@ -12,6 +12,16 @@ from flagsvc.core.model import JsonValue
 Path = tuple[str | int, ...]
 """Where something stands in a JSON value: names of fields and indexes of elements."""
 
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    float: "float",
+    str: "string",
+    list: "list",
+    tuple: "list",
+    dict: "object",
+}
 MAX_DEPTH = 24
 """An object costs three levels of a protobuf message, whose parsers stop at a hundred."""
 INT64 = range(-(2**63), 2**63)
@@ -28,23 +38,10 @@ def same(a: JsonValue, b: JsonValue) -> bool:
 
 def kind(value: JsonValue) -> str:
     """Name the JSON type; whole numbers are `integer`, others `float`."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "float"
-        case str():
-            return "string"
-        case list() | tuple():
-            return "list"
-        case dict():
-            return "object"
-        case _:
-            return type(value).__name__
+    named = _KINDS.get(value.__class__)
+    if named is not None:
+        return named
+    return next((kind for of, kind in _KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
 def problem(value: JsonValue, depth: int = 0) -> str | None:
