@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+NODE := tests/providers/node
+NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error
 PIP := -m pip install --disable-pip-version-check --quiet
 
 .PHONY: install run test bench protos protos-check check format lock clean
@@ -21,6 +23,11 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.run
 	@$(BIN)/python $(PIP) --require-hashes -r locks/dev.txt
 	@touch $@
 
+$(NODE)/node_modules/.installed: $(NODE)/package-lock.json | $(VENV)/.dev
+	@echo "installing the Node provider for tests (seconds)"
+	@$(NPM) ci
+	@touch $@
+
 run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0.0.1:8013
 	@mkdir -p data
 	@$(BIN)/flagsvc import examples/flags.ndjson --store sqlite:///data/flagsvc.db
@@ -29,7 +36,7 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@printf 'Ctrl-C ends it.\n\n'
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
-test: $(VENV)/.dev  ## every test, on a real mongod and redis-server
+test: $(VENV)/.dev $(NODE)/node_modules/.installed  ## every test, on a real mongod and redis-server
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both
@@ -62,6 +69,7 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:build -o locks/run.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:dev -o locks/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:protos -o locks/protos.txt
+	$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 clean:
-	rm -rf .venv .venv-protos data
+	rm -rf .venv .venv-protos data $(NODE)/node_modules
