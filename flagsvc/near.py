@@ -7,6 +7,7 @@ without a break, or known to be the store's within the staleness bound. The cloc
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from flagsvc.ports import Entry, StoreContents
 
 LOG_LENGTH = 1_000
 """Changes kept per flag set for watchers that resume."""
+LATELY_S = 120.0
+"""How long a changed key is remembered for clients that were cut off for a moment."""
 TOMBSTONE_S = 60.0
 """Longer than any read of a store can take."""
 
@@ -28,6 +31,14 @@ class Source(StrEnum):
     NEAR = "near"
     CACHE = "cache"
     STORE = "store"
+
+
+class ChangeKind(StrEnum):
+    """What a change did, in flagd's words: `write` for a flag that was not there."""
+
+    WRITE = "write"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 class Held:
@@ -50,8 +61,8 @@ class Held:
 
 
 Prepare = Callable[[Flag], Prepared]
-Listener = Callable[[Entry, int], None]
-"""Told of each applied change with the revision to resume from after it. Must not block or raise."""
+Listener = Callable[[Entry, int, ChangeKind], None]
+"""Told of each applied change, the revision to resume from after it, and its kind. Must not block or raise."""
 
 
 @dataclass(slots=True)
@@ -67,6 +78,8 @@ class SetState:
     log_floor: int = 0
     """The log has every change after this revision."""
     log: deque[Entry] = field(default_factory=deque)
+    lately: OrderedDict[str, tuple[float, ChangeKind]] = field(default_factory=OrderedDict)
+    """When and how each key changed last, the latest last."""
     listeners: set[Listener] = field(default_factory=set)
 
     def close_gap(self, now: float) -> None:
@@ -79,13 +92,26 @@ class SetState:
         elif self.gap_since == math.inf:
             self.gap_since = now
 
+    def remember(self, key: str, kind: ChangeKind, at: float) -> None:
+        """Note that a key changed, and forget what is no longer of interest."""
+        self.lately[key] = (at, kind)
+        self.lately.move_to_end(key)
+        while at - next(iter(self.lately.values()))[0] > LATELY_S:
+            self.lately.popitem(last=False)
+
 
 class NearCache:
     """Held entries of all sets, at most `limit`; `complete` while it holds every flag of the store."""
 
-    def __init__(self, limit: int, staleness_bound_s: float, prepare: Prepare = prepare) -> None:
+    def __init__(
+        self,
+        limit: int,
+        staleness_bound_s: float,
+        prepare: Prepare = prepare,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.limit = limit
-        self._prepare = prepare
+        self._prepare, self._wall_clock = prepare, wall_clock
         self.staleness_bound_s = staleness_bound_s
         self.complete = False
         self.overfull = False
@@ -120,19 +146,18 @@ class NearCache:
         """
         held = self._held.get(entry.id)
         newer = held is None or entry.revision > held.entry.revision
+        kind: ChangeKind | None = None
         if held is None or newer or (entry.revision == held.entry.revision and entry.flag != held.entry.flag):
-            changed = entry.flag is not None or (held is not None and held.entry.flag is not None)
+            kind = self._change(held, entry, announced=in_order)
             held = Held(entry, now, self._prepare)
             if entry.flag is not None or entry.revision or not self.complete:
                 self._hold(held)
-        else:
-            changed = False
-            if entry.revision == held.entry.revision:
-                held.confirmed_at = max(held.confirmed_at, now)
+        elif entry.revision == held.entry.revision:
+            held.confirmed_at = max(held.confirmed_at, now)
         if in_order:
             self._advance(entry, now)
-        if changed:
-            self._tell(entry)
+        if kind is not None:
+            self._tell(entry, kind, now)
         return held
 
     def merge(self, contents: StoreContents, asked_at: float) -> None:
@@ -142,6 +167,8 @@ class NearCache:
             self.distrust(contents.revisions, asked_at)
             return
         found = {flag.id for flag in contents.flags}
+        if not self.complete:
+            self._remember_recent(contents.flags, asked_at)
         for flag in sorted(contents.flags, key=lambda f: f.revision):
             self.apply(Entry.of(flag), asked_at, in_order=False)
         for flag_id in [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]:
@@ -181,7 +208,7 @@ class NearCache:
         """Stop telling it."""
         state = self._state(flag_set)
         state.listeners.discard(listener)
-        if not state.listeners and not state.watermark and not state.log:
+        if not state.listeners and not state.watermark and not state.log and not state.lately:
             del self._sets[flag_set]
 
     def since(self, flag_set: str, revision: int) -> Iterator[Entry] | None:
@@ -190,6 +217,11 @@ class NearCache:
         if revision < state.log_floor:
             return None
         return iter(sorted((e for e in state.log if e.revision > revision), key=lambda e: e.revision))
+
+    def lately(self, flag_set: str, now: float) -> dict[str, ChangeKind]:
+        """Give the keys of a set that changed lately, or may have before this replica knew of the set."""
+        state = self._sets.get(flag_set)
+        return {key: kind for key, (at, kind) in state.lately.items() if now - at <= LATELY_S} if state else {}
 
     def watermark(self, flag_set: str) -> int:
         """Give the revision to resume from."""
@@ -230,13 +262,30 @@ class NearCache:
         state.ahead = {r for r in state.ahead if r > state.watermark}
         state.close_gap(self.confirmed_at)
 
-    def _tell(self, entry: Entry) -> None:
+    def _change(self, held: Held | None, entry: Entry, *, announced: bool) -> ChangeKind | None:
+        """Say what an entry changes; None for news to this cache alone, such as its first load or a miss."""
+        if held is None and not self.complete:
+            return (ChangeKind.UPDATE if entry.flag else ChangeKind.DELETE) if announced else None
+        there = held is not None and held.entry.flag is not None
+        if entry.flag is None:
+            return ChangeKind.DELETE if there else None
+        return ChangeKind.UPDATE if there else ChangeKind.WRITE
+
+    def _remember_recent(self, flags: Iterable[Flag], now: float) -> None:
+        """What changed shortly before it was first loaded, others may have missed; also what has no time."""
+        horizon = self._wall_clock() - LATELY_S
+        for flag in flags:
+            if flag.updated_at is None or flag.updated_at.timestamp() >= horizon:
+                self._state(flag.flag_set).remember(flag.key, ChangeKind.UPDATE, now)
+
+    def _tell(self, entry: Entry, kind: ChangeKind, now: float) -> None:
         state = self._state(entry.id.flag_set)
+        state.remember(entry.id.key, kind, now)
         state.log.append(entry)
         if len(state.log) > LOG_LENGTH:
             state.log_floor = max(state.log_floor, state.log.popleft().revision)
         for listener in tuple(state.listeners):
-            listener(entry, state.watermark)
+            listener(entry, state.watermark, kind)
 
 
 def in_list_order(flags: Iterable[Flag]) -> list[Flag]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 import structlog
@@ -13,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from flagsvc.adapters.build import cache_for, store_for
+from flagsvc.core.evaluation import prepare
 from flagsvc.follower import Follower
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
@@ -21,9 +23,11 @@ from flagsvc.near import NearCache
 from flagsvc.reader import Reader
 from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flag_service import FlagService
+from flagsvc.rpc.flagd_evaluation import FlagdEvaluation
+from flagsvc.rpc.flagd_events import Events
 from flagsvc.rpc.interceptors import Guard
 from flagsvc.rpc.watch import Watches
-from flagsvc.settings import Settings, redacted
+from flagsvc.settings import Settings, pairs, redacted
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.writer import Writer
 
@@ -39,12 +43,16 @@ class Server:
         self.settings = settings
         self._store = store_for(settings.store_url, settings)
         self._cache = cache_for(settings.cache_url, settings)
-        self._near = NearCache(settings.near_cache_entries, settings.staleness_bound_s)
+        version = settings.fractional_version
+        self._near = NearCache(
+            settings.near_cache_entries, settings.staleness_bound_s, partial(prepare, fractional_version=version)
+        )
         self._follower = Follower(self._near, self._store, self._cache)
-        self._reader = Reader(self._near, self._store, self._cache, self._follower)
+        self._reader = Reader(self._near, self._store, self._cache, self._follower, fractional_version=version)
         self._writer = Writer(self._near, self._store, self._cache)
         self._watches = Watches(self._near, self._reader)
-        self._contexts = Contexts()
+        self._events = Events(self._near, settings.connection_age_s)
+        self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
         self._metrics = Metrics(self._samples)
         self._health = Health(
             self._is_ready, lambda: self._follower.store_up, self._cache_is_up if self._cache else None
@@ -54,12 +62,15 @@ class Server:
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None
         self.port = 0
+        self.sync_port = 0
         self.management_port = 0
 
     async def start(self) -> None:
         """Listen and begin to follow the store. Raises OSError when a port is taken."""
         await self._health.start()
-        self.port = self._bind()
+        self.port = self._bind(self.settings.port)
+        if self.settings.sync_port >= 0:
+            self.sync_port = self._bind(self.settings.sync_port)
         if self.settings.management_port >= 0:
             self._management = ManagementServer(
                 self.settings.host, self.settings.management_port, self._health, self._metrics.page
@@ -73,6 +84,7 @@ class Server:
         log.info(
             "serving",
             port=self.port,
+            sync_port=self.sync_port,
             management_port=self.management_port,
             store=redacted(self.settings.store_url),
             cache=redacted(self.settings.cache_url),
@@ -84,6 +96,7 @@ class Server:
         await self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         self._watches.close()
+        self._events.close()
         await self._guard.stop(self.settings.grace_s)
         await self._grpc.stop(0.5)
         if self._health_task is not None:
@@ -116,6 +129,7 @@ class Server:
         server = grpc.aio.server(interceptors=(self._guard,), options=options)
         service = FlagService(self._reader, self._writer, self._watches, self._contexts, self._metrics.evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
+        FlagdEvaluation(self._reader, self._events, self._contexts, self._metrics.evaluated).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
             names = [
@@ -126,12 +140,12 @@ class Server:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         return server
 
-    def _bind(self) -> int:
+    def _bind(self, port: int) -> int:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         try:
-            return self._grpc.add_insecure_port(f"{host}:{self.settings.port}")
+            return self._grpc.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            raise OSError(f"port {self.settings.port} on {host} cannot be listened on: is it taken?") from None
+            raise OSError(f"port {port} on {host} cannot be listened on: is it taken?") from None
 
     def _is_ready(self) -> bool:
         """Something to answer from: the whole store was read, or (without near cache) a tier can be asked now."""

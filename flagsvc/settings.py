@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the command line's client side reads."""
 STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite")
+_HEADER = re.compile(r"[0-9a-z_.-]+")
 CACHE_SCHEMES = ("redis", "rediss")
 
 
@@ -35,9 +37,17 @@ class Settings:
     host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1: none", -1, 65535)
+    sync_port: int = _setting(8015, "second gRPC port, where flagd's in-process providers look; -1: none", -1, 65535)
     log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("auto", "auto is console on a terminal, else json", choices=("auto", "json", "console"))
     reflection: bool = _setting(True, "gRPC server reflection")
+    context_values: str = _setting(
+        "", "context fields that every evaluation gets, over the caller's: plan=pro,region=eu", pairs="NAME=VALUE"
+    )
+    context_from_headers: str = _setting(
+        "", "context fields read from a call's headers, over all others: X-User-Id=userId", pairs="HEADER=NAME"
+    )
+    fractional_version: int = _setting(3, "how `fractional` hashes: 3, or 2 as flagd's daemon 0.16 does", 2, 3)
     staleness_bound_s: float = _setting(5.0, "seconds after which nothing is served unasked without news", 0.5, 300)
     near_cache_entries: int = _setting(100_000, "most flags held in memory; 0: no near cache", 0, 10_000_000)
     cache_ttl_s: float = _setting(300.0, "seconds an entry lives in the shared cache, give or take jitter", 1, 86_400)
@@ -85,6 +95,9 @@ def _parsed(name: str, text: str, spec: Any) -> object:
     limits = spec.metadata
     if limits.get("url"):
         return checked_url(name, text, STORE_SCHEMES if limits["url"] == "store" else CACHE_SCHEMES)
+    if limits.get("pairs"):
+        pairs(text, name, limits["pairs"])
+        return text
     choices = limits.get("choices")
     if choices and text not in choices:
         raise SettingsError(f"{name} is {text!r}; it must be one of {', '.join(choices)}")
@@ -101,6 +114,24 @@ def _parsed(name: str, text: str, spec: Any) -> object:
     if not limits["low"] <= number <= limits["high"]:
         raise SettingsError(f"{name} is {text}; it must be from {limits['low']:g} to {limits['high']:g}")
     return number
+
+
+def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]:
+    """Read `a=b,c=d`. Raises SettingsError for a part of another form, a name twice, or a header of no call."""
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        left, equals, right = part.partition("=")
+        left = left.strip()
+        if not (equals and left) or (form == "HEADER=NAME" and not right.strip()):
+            raise SettingsError(f"{name} has {part[:80]!r}; each part between commas must be {form}")
+        if form == "HEADER=NAME":
+            left, right = left.lower(), right.strip()
+            if not _HEADER.fullmatch(left) or left.endswith("-bin"):
+                raise SettingsError(f"{name} has {left[:80]!r}; it must be a header's name with a text in it")
+        if left in found:
+            raise SettingsError(f"{name} has {left[:80]!r} twice; it must stand once")
+        found[left] = right
+    return found
 
 
 def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:

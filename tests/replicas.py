@@ -53,7 +53,7 @@ class Client:
 @asynccontextmanager
 async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
     """A server in this process on free ports, ready, with a client of it."""
-    plain = {"host": "127.0.0.1", "port": 0, "management_port": -1, "drain_s": 0.0, "grace_s": 1.0}
+    plain = {"host": "127.0.0.1", "port": 0, "management_port": -1, "sync_port": -1, "drain_s": 0.0, "grace_s": 1.0}
     server = Server(Settings(**{**plain, **settings}))
     await server.start()
     client = Client(f"127.0.0.1:{server.port}")
@@ -86,23 +86,42 @@ async def until_serving(client: Client, service: str = "", *, serving: bool = Tr
 
 
 class Process:
-    """`flagsvc serve` as a process of its own."""
+    """`flagsvc serve` as a process of its own; it can stop and start again, on the same ports."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self.port, self.management_port = free_port(), free_port()
+        self.port, self.management_port, self.sync_port = free_port(), free_port(), free_port()
         self._arguments, self._environment = arguments, environment
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        command = [str(FLAGSVC), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--management-port", str(self.management_port), *self._arguments]
-        env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
-        self.process = subprocess.Popen(
-            command, env={**env, **self._environment}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start; it serves a moment later."""
+        command = [str(FLAGSVC), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--management-port", str(self.management_port)]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
+        self.process = subprocess.Popen(
+            [*command, *self._arguments],
+            env={**env, "FLAGSVC_SYNC_PORT": str(self.sync_port), **self._environment},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def stop(self) -> None:
+        """Stop as an operator does, and wait for the end."""
+        self.terminate()
+        assert self.process
+        self.process.wait(20)
+        self.kill()
+
+    def kill(self) -> None:
+        """End at once, as a crash does, unless it has ended."""
         assert self.process
         if self.process.poll() is None:
             self.process.kill()

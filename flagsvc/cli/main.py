@@ -12,7 +12,10 @@ from flagsvc.core.errors import FlagsvcError
 from flagsvc.settings import Settings, SettingsError
 
 DEFAULT_ADDRESS = "127.0.0.1:8013"
-_SERVE_OPTIONS = ("store_url", "cache_url", "host", "port", "management_port", "log_level", "log_format")
+_SERVE_OPTIONS = (
+    *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
+    *("context_values", "context_from_headers", "fractional_version"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +52,8 @@ def _serve(args: argparse.Namespace) -> int:
     from flagsvc.server import run  # noqa: PLC0415
     from flagsvc.telemetry import configure_logging  # noqa: PLC0415
 
-    overrides = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
     settings = Settings.from_env(os.environ, overrides)
     configure_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -135,6 +139,28 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--management-port",
         metavar="N",
         help="HTTP port of /healthz, /readyz, /metrics; -1: none [FLAGSVC_MANAGEMENT_PORT; 8014]",
+    )
+    serve.add_argument(
+        "--sync-port",
+        metavar="N",
+        help="second gRPC port, for flagd's in-process providers; -1: none [FLAGSVC_SYNC_PORT; 8015]",
+    )
+    serve.add_argument(
+        "--context-value",
+        dest="context_values",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a context field that every evaluation gets, over the caller's; repeatable [FLAGSVC_CONTEXT_VALUES]",
+    )
+    serve.add_argument(
+        "--context-from-header",
+        dest="context_from_headers",
+        action="append",
+        metavar="HEADER=NAME",
+        help="a context field read from a call's header, over all others; repeatable [FLAGSVC_CONTEXT_FROM_HEADERS]",
+    )
+    serve.add_argument(
+        "--fractional-version", metavar="N", help="how `fractional` hashes, 3 or 2 [FLAGSVC_FRACTIONAL_VERSION; 3]"
     )
     serve.add_argument("--log-level", help="debug, info, warning or error [FLAGSVC_LOG_LEVEL; info]")
     serve.add_argument("--log-format", help="auto, json or console [FLAGSVC_LOG_FORMAT; auto]")

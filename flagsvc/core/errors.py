@@ -7,6 +7,7 @@ FlagsvcError
 ├── RevisionConflict    the caller meant another revision than the current one
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
 ├── WritesUnsupported   the store cannot keep a change and its history together
+├── EvaluationFailed    an evaluation has no outcome, and the protocol tells that by a status
 ├── Overloaded          try again later
 └── Stopping            this replica goes away; ask another
 """
@@ -91,6 +92,14 @@ class StoreUnavailable(FlagsvcError):
 
 class WritesUnsupported(FlagsvcError):
     """The store has no transactions, so a change could be stored without its history."""
+
+
+class EvaluationFailed(FlagsvcError):
+    """An evaluation gave an OpenFeature error code, to a caller whose protocol has statuses for them."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Overloaded(FlagsvcError):

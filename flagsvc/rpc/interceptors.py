@@ -19,6 +19,7 @@ from flagsvc.telemetry import Metrics
 log = structlog.get_logger(__name__)
 LINGER_S = 0.1
 LINGER_MAX_S = 1.0
+_OWN = "/flagsvc.v1.FlagService/"
 _EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -68,7 +69,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = method.rsplit("/", 1)[-1]
+        name = _label(method)
 
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
@@ -91,7 +92,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _stream(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = method.rsplit("/", 1)[-1]
+        name = _label(method)
 
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
@@ -121,6 +122,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 f"the server already serves as many {'streams' if stream else 'calls'} as it can; try again"
             )
         self._free[stream] -= 1
+
+
+def _label(method: str) -> str:
+    """Give the name for metrics: FlagService's calls by their own, those of other services with the service's."""
+    return method.removeprefix(_OWN).removeprefix("/")
 
 
 def _told(method: str, error: Exception) -> Failure:

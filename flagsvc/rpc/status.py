@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.core.errors import (
+    EvaluationFailed,
     FlagExists,
     FlagNotFound,
     InvalidRequest,
@@ -22,6 +23,14 @@ from flagsvc.core.errors import (
 )
 
 DOMAIN = "flagsvc"
+EVALUATION_STATUSES = {
+    "FLAG_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, "Flag not found"),
+    "TYPE_MISMATCH": (grpc.StatusCode.INVALID_ARGUMENT, "Type mismatch error"),
+    "PARSE_ERROR": (grpc.StatusCode.DATA_LOSS, "Error parsing input or configuration"),
+    "PROVIDER_NOT_READY": (grpc.StatusCode.UNAVAILABLE, "Provider not ready"),
+    "GENERAL": (grpc.StatusCode.INTERNAL, "General error"),
+}
+"""flagd's statuses and texts; but GENERAL is not UNKNOWN, which providers would call again in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class Failure:
         return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:  # noqa: C901  a table
     """Map an error; whatever is not the domain's becomes a fixed text."""
     text = str(error)
     match error:
@@ -69,6 +78,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "SERVER_STOPPING", details=(_retry_after(0),))
         case WritesUnsupported():
             return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "WRITES_UNSUPPORTED")
+        case EvaluationFailed(code=reason):
+            return Failure(*EVALUATION_STATUSES[reason], reason)
         case Overloaded():
             return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, text, "TOO_MANY_REQUESTS", details=(_retry_after(1),))
         case _:

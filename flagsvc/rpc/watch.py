@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.near import NearCache
+from flagsvc.near import ChangeKind, NearCache
 from flagsvc.ports import Entry
 from flagsvc.reader import Reader
 from flagsvc.rpc.flags import flag_to_message
@@ -32,7 +32,7 @@ class Watches:
         queue: asyncio.Queue[tuple[Entry, int]] = asyncio.Queue(QUEUE_LENGTH)
         overflowed = False
 
-        def listener(entry: Entry, watermark: int) -> None:
+        def listener(entry: Entry, watermark: int, _: ChangeKind) -> None:
             nonlocal overflowed
             if queue.full():
                 overflowed = True

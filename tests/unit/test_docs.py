@@ -17,7 +17,8 @@ def table() -> str:
     for field in fields(Settings):
         low, high = field.metadata["low"], field.metadata["high"]
         about = field.metadata["about"] + (f" ({low:g} to {high:g})" if low is not None else "")
-        rows.append(f"| `{PREFIX}{field.name.upper()}` | `{field.default}` | {about} |")
+        default = f"`{field.default}`" if field.default != "" else ""
+        rows.append(f"| `{PREFIX}{field.name.upper()}` | {default} | {about} |")
     return "\n".join(rows) + "\n"
 
 

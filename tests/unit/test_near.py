@@ -70,7 +70,7 @@ def test_a_load_that_began_before_a_create_does_not_delete_it() -> None:
 def test_what_a_load_no_longer_has_is_gone_and_listeners_are_told() -> None:
     cache, told = near(), []
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0)
-    cache.listen("default", lambda e, _: told.append((e.id.key, e.flag is None, e.revision)))
+    cache.listen("default", lambda e, *_: told.append((e.id.key, e.flag is None, e.revision)))
     cache.merge(contents(entry(5), default=6), 1.0)
     assert told == [("a", False, 5), ("b", True, 6)]
     assert cache.watermark("default") == 6
@@ -134,7 +134,7 @@ def test_a_flood_of_unknown_keys_takes_no_room_from_a_complete_cache() -> None:
 
 def test_sets_are_apart() -> None:
     cache, told = near(), []
-    cache.listen("one", lambda e, _: told.append(e))
+    cache.listen("one", lambda e, *_: told.append(e))
     cache.apply(entry(1, flag_set="two"), 0.0)
     assert told == []
     assert cache.flags("one") == []

@@ -1,0 +1,94 @@
+"""flagd's event streams: which keys of a set changed. A stream keeps changed keys, never messages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from flagsvc.near import ChangeKind, NearCache
+from flagsvc.ports import Entry
+from flagsvc.rpc.flagd_values import put_fields
+
+KEEP_ALIVE_S = 20.0
+"""Silence after which a stream says that it is alive."""
+PAUSE_S = 0.005
+"""Least time between two messages of a stream: what changes meanwhile goes together."""
+
+
+class Events:
+    """All event streams of one replica; `close` ends them cleanly. `age_s`: how long one lasts."""
+
+    def __init__(self, near: NearCache, age_s: float) -> None:
+        self._near, self._age_s = near, age_s
+        self._streams: set[_Changed] = set()
+        self._closing = False
+
+    @property
+    def active(self) -> int:
+        """Streams now."""
+        return len(self._streams)
+
+    def close(self) -> None:
+        """Let every stream end with OK, so that its client connects again elsewhere."""
+        self._closing = True
+        for stream in self._streams:
+            stream.wake.set()
+
+    async def stream(self, flag_set: str, message_type: Callable[..., Any]) -> AsyncIterator[Any]:
+        """Give provider_ready, what a client may have missed before it connected, then every change."""
+        changed, until = _Changed(), time.monotonic() + self._age_s
+        self._near.listen(flag_set, changed.note)
+        self._streams.add(changed)
+        try:
+            changed.kinds = self._near.lately(flag_set, time.monotonic())
+            yield _message(message_type, "provider_ready", {})
+            while not self._closing and (left := until - time.monotonic()) > 0:
+                if changed.kinds:
+                    yield _message(message_type, "configuration_change", changed.taken())
+                    await asyncio.sleep(PAUSE_S)
+                elif not await changed.within(min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
+                    yield message_type(type="keep_alive")
+        finally:
+            self._streams.discard(changed)
+            self._near.unlisten(flag_set, changed.note)
+
+
+class _Changed:
+    """The keys that changed since a stream last told of them."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, ChangeKind] = {}
+        self.wake = asyncio.Event()
+
+    def note(self, entry: Entry, _watermark: int, kind: ChangeKind) -> None:
+        """Take a change; together with an earlier one of the key it is the difference that both make."""
+        key = entry.id.key
+        before = self.kinds.get(key)
+        if before is not None and kind is not ChangeKind.DELETE:
+            kind = ChangeKind.WRITE if before is ChangeKind.WRITE else ChangeKind.UPDATE
+        self.kinds[key] = kind
+        self.wake.set()
+
+    def taken(self) -> dict[str, Any]:
+        """Give the changes as an event's data, and forget them."""
+        data = {"flags": {key: {"type": kind.value} for key, kind in self.kinds.items()}}
+        self.kinds = {}
+        self.wake.clear()
+        return data
+
+    async def within(self, seconds: float) -> bool:
+        """Wait for a change or the end; False when there is none in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _message(message_type: Callable[..., Any], kind: str, data: Mapping[str, Any]) -> Any:
+    message = message_type(type=kind)
+    put_fields(message.data, data)
+    return message
