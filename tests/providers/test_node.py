@@ -59,21 +59,23 @@ def test_a_failed_evaluation_is_not_retried(app: NodeApp) -> None:
 
 
 def test_default_port_and_no_option_through_a_restart(tmp_path: Path) -> None:
-    with serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
-        with NodeApp() as app:
-            assert app.value("color", "-") == "#00f"
-            operator.set_default("color", "red")
-            app.events.until(CHANGED, flag="color")
-            assert app.value("color", "-") == "#f00"
-            mark = app.events.mark()
-            process.stop()
-            app.events.until(STALE, since=mark)
-            process.start()
-            app.events.until(READY, since=mark, seconds=25)
-            mark = app.events.mark()
-            operator.set_default("color", "blue")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "-") == "#00f"
+    with (
+        serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),
+        NodeApp() as app,
+    ):
+        assert app.value("color", "-") == "#00f"
+        operator.set_default("color", "red")
+        app.events.until(CHANGED, flag="color")
+        assert app.value("color", "-") == "#f00"
+        mark = app.events.mark()
+        process.stop()
+        app.events.until(STALE, since=mark)
+        process.start()
+        app.events.until(READY, since=mark, seconds=25)
+        mark = app.events.mark()
+        operator.set_default("color", "blue")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "-") == "#00f"
 
 
 def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
@@ -93,64 +95,72 @@ def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
 def test_a_change_in_the_selected_set_ends_what_is_cached_of_it(tmp_path: Path) -> None:
     """This provider sends its selector with evaluations but not with its event stream."""
     flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
-    with serving(tmp_path / "flags.db", flags) as (process, operator):
-        with NodeApp(port=process.port, selector="flagSetId=tenant-a") as app:
-            assert [app.evaluate("string", "color", "-")["reason"] for _ in range(2)] == ["STATIC", "CACHED"]
-            mark = app.events.mark()
-            operator.set_default("color", "red", flag_set="tenant-a")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "-") == "#f00"
+    with (
+        serving(tmp_path / "flags.db", flags) as (process, operator),
+        NodeApp(port=process.port, selector="flagSetId=tenant-a") as app,
+    ):
+        assert [app.evaluate("string", "color", "-")["reason"] for _ in range(2)] == ["STATIC", "CACHED"]
+        mark = app.events.mark()
+        operator.set_default("color", "red", flag_set="tenant-a")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "-") == "#f00"
 
 
 def test_every_kind_of_change_reaches_handlers_and_the_next_evaluation(tmp_path: Path) -> None:
-    with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
-        with NodeApp(port=process.port) as app:
-            assert app.value("color", "mine") == "#00f"
-            mark = app.events.mark()
-            operator.toggle("color", enabled=False)
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "mine") == "mine"
-            mark = app.events.mark()
-            operator.toggle("color", enabled=True)
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "mine") == "#00f"
-            mark = app.events.mark()
-            operator.delete("color")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.evaluate("string", "color", "mine")["errorCode"] == "FLAG_NOT_FOUND"
-            mark = app.events.mark()
-            operator.create(flag("late", COLORS, "red"))
-            app.events.until(CHANGED, flag="late", since=mark)
-            assert app.value("late", "mine") == "#f00"
+    with (
+        serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),
+        NodeApp(port=process.port) as app,
+    ):
+        assert app.value("color", "mine") == "#00f"
+        mark = app.events.mark()
+        operator.toggle("color", enabled=False)
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "mine") == "mine"
+        mark = app.events.mark()
+        operator.toggle("color", enabled=True)
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "mine") == "#00f"
+        mark = app.events.mark()
+        operator.delete("color")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.evaluate("string", "color", "mine")["errorCode"] == "FLAG_NOT_FOUND"
+        mark = app.events.mark()
+        operator.create(flag("late", COLORS, "red"))
+        app.events.until(CHANGED, flag="late", since=mark)
+        assert app.value("late", "mine") == "#f00"
 
 
 def test_a_change_made_while_the_server_was_away_is_seen(tmp_path: Path) -> None:
     store = tmp_path / "flags.db"
-    with serving(store, [flag("color", COLORS, "blue")]) as (process, operator):
-        with NodeApp(port=process.port, **QUICK) as app:
-            assert app.value("color", "-") == "#00f"
-            mark = app.events.mark()
-            process.stop()
-            app.events.until(STALE, since=mark)
-            with serving(store) as (_, elsewhere):
-                elsewhere.set_default("color", "red")
-            process.start()
-            app.events.until(READY, since=mark)
-            assert app.value("color", "-") == "#f00"
-            mark = app.events.mark()
-            operator.set_default("color", "blue")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "-") == "#00f"
+    with (
+        serving(store, [flag("color", COLORS, "blue")]) as (process, operator),
+        NodeApp(port=process.port, **QUICK) as app,
+    ):
+        assert app.value("color", "-") == "#00f"
+        mark = app.events.mark()
+        process.stop()
+        app.events.until(STALE, since=mark)
+        with serving(store) as (_, elsewhere):
+            elsewhere.set_default("color", "red")
+        process.start()
+        app.events.until(READY, since=mark)
+        assert app.value("color", "-") == "#f00"
+        mark = app.events.mark()
+        operator.set_default("color", "blue")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "-") == "#00f"
 
 
 def test_a_server_that_crashes_and_stays_away_is_stale_then_an_error(tmp_path: Path) -> None:
-    with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, _):
-        with NodeApp(port=process.port, retryGracePeriod=1, **QUICK) as app:
-            mark = app.events.mark()
-            process.kill()
-            stale = app.events.until(STALE, since=mark)
-            error = app.events.until(ERROR, since=mark)
-            assert error.at - stale.at > 0.5e9
-            process.start()
-            app.events.until(READY, since=mark)
-            assert app.value("color", "mine") == "#00f"
+    with (
+        serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, _),
+        NodeApp(port=process.port, retryGracePeriod=1, **QUICK) as app,
+    ):
+        mark = app.events.mark()
+        process.kill()
+        stale = app.events.until(STALE, since=mark)
+        error = app.events.until(ERROR, since=mark)
+        assert error.at - stale.at > 0.5e9
+        process.start()
+        app.events.until(READY, since=mark)
+        assert app.value("color", "mine") == "#00f"

@@ -78,20 +78,22 @@ def test_a_failed_evaluation_is_not_retried(served: Process) -> None:
 
 
 def test_default_ports_and_no_option_through_a_restart(tmp_path: Path, in_process: bool) -> None:
-    with serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
-        with PythonApp(in_process=in_process) as app:
-            assert app.value("color") == "#00f"
-            operator.set_default("color", "red")
-            app.events.until(CHANGED, flag="color")
-            assert app.value("color") == "#f00"
-            mark = app.events.mark()
-            process.stop()
-            app.events.until(STALE, since=mark, seconds=15)
-            process.start()
-            app.events.until(READY, since=mark, seconds=25)
-            operator.set_default("color", "blue")
-            app.events.until(CHANGED, flag="color", since=app.events.mark(), seconds=5)
-            assert app.value("color") == "#00f"
+    with (
+        serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),
+        PythonApp(in_process=in_process) as app,
+    ):
+        assert app.value("color") == "#00f"
+        operator.set_default("color", "red")
+        app.events.until(CHANGED, flag="color")
+        assert app.value("color") == "#f00"
+        mark = app.events.mark()
+        process.stop()
+        app.events.until(STALE, since=mark, seconds=15)
+        process.start()
+        app.events.until(READY, since=mark, seconds=25)
+        operator.set_default("color", "blue")
+        app.events.until(CHANGED, flag="color", since=app.events.mark(), seconds=5)
+        assert app.value("color") == "#00f"
 
 
 def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
@@ -109,71 +111,80 @@ def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_change_reaches_handlers_and_the_next_evaluation(tmp_path: Path, in_process: bool) -> None:
-    with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
-        with app_of(process, in_process) as app:
-            assert app.value("color", "mine") == "#00f"
-            mark = app.events.mark()
-            operator.toggle("color", enabled=False)
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "mine") == "mine"
-            mark = app.events.mark()
-            operator.toggle("color", enabled=True)
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color", "mine") == "#00f"
-            mark = app.events.mark()
-            operator.delete("color")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.evaluate("string", "color", "mine").error_code is ErrorCode.FLAG_NOT_FOUND
-            mark = app.events.mark()
-            operator.create(flag("late", COLORS, "red"))
-            app.events.until(CHANGED, flag="late", since=mark)
-            assert app.value("late", "mine") == "#f00"
+    with (
+        serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),
+        app_of(process, in_process) as app,
+    ):
+        assert app.value("color", "mine") == "#00f"
+        mark = app.events.mark()
+        operator.toggle("color", enabled=False)
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "mine") == "mine"
+        mark = app.events.mark()
+        operator.toggle("color", enabled=True)
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "mine") == "#00f"
+        mark = app.events.mark()
+        operator.delete("color")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.evaluate("string", "color", "mine").error_code is ErrorCode.FLAG_NOT_FOUND
+        mark = app.events.mark()
+        operator.create(flag("late", COLORS, "red"))
+        app.events.until(CHANGED, flag="late", since=mark)
+        assert app.value("late", "mine") == "#f00"
 
 
 def test_a_change_in_another_flag_set_is_not_told(tmp_path: Path, in_process: bool) -> None:
     flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
-    with serving(tmp_path / "flags.db", flags) as (process, operator):
-        with app_of(process, in_process) as app, app_of(process, in_process, selector="flagSetId=tenant-a") as tenant:
-            marks = app.events.mark(), tenant.events.mark()
-            operator.set_default("color", "red", flag_set="tenant-a")
-            tenant.events.until(CHANGED, flag="color", since=marks[1])
-            assert (app.value("color"), tenant.value("color")) == ("#00f", "#f00")
-            time.sleep(0.2)
-            told = [seen for seen in app.events.since(marks[0]) if seen.event == CHANGED and "color" in seen.flags]
-            assert told == []
+    with (
+        serving(tmp_path / "flags.db", flags) as (process, operator),
+        app_of(process, in_process) as app,
+        app_of(process, in_process, selector="flagSetId=tenant-a") as tenant,
+    ):
+        marks = app.events.mark(), tenant.events.mark()
+        operator.set_default("color", "red", flag_set="tenant-a")
+        tenant.events.until(CHANGED, flag="color", since=marks[1])
+        assert (app.value("color"), tenant.value("color")) == ("#00f", "#f00")
+        time.sleep(0.2)
+        told = [seen for seen in app.events.since(marks[0]) if seen.event == CHANGED and "color" in seen.flags]
+        assert told == []
 
 
 def test_a_change_made_while_the_server_was_away_is_seen(tmp_path: Path, in_process: bool) -> None:
     store = tmp_path / "flags.db"
-    with serving(store, [flag("color", COLORS, "blue")]) as (process, operator):
-        with app_of(process, in_process, **QUICK) as app:
-            assert app.value("color") == "#00f"
-            mark = app.events.mark()
-            process.stop()
-            with serving(store) as (_, elsewhere):
-                elsewhere.set_default("color", "red")
-            app.events.until(STALE, since=mark)
-            process.start()
-            app.events.until(READY, since=mark)
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color") == "#f00"
-            mark = app.events.mark()
-            operator.set_default("color", "blue")
-            app.events.until(CHANGED, flag="color", since=mark)
-            assert app.value("color") == "#00f"
+    with (
+        serving(store, [flag("color", COLORS, "blue")]) as (process, operator),
+        app_of(process, in_process, **QUICK) as app,
+    ):
+        assert app.value("color") == "#00f"
+        mark = app.events.mark()
+        process.stop()
+        with serving(store) as (_, elsewhere):
+            elsewhere.set_default("color", "red")
+        app.events.until(STALE, since=mark)
+        process.start()
+        app.events.until(READY, since=mark)
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color") == "#f00"
+        mark = app.events.mark()
+        operator.set_default("color", "blue")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color") == "#00f"
 
 
 def test_a_server_that_crashes_and_stays_away_is_stale_then_an_error(tmp_path: Path, in_process: bool) -> None:
-    with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, _):
-        with app_of(process, in_process, retry_grace_period=1, **QUICK) as app:
-            assert app.value("color", "mine") == "#00f"
-            assert app.events.names()[0] in {READY, CHANGED}
-            mark = app.events.mark()
-            process.kill()
-            stale = app.events.until(STALE, since=mark)
-            assert app.value("color", "mine") == "#00f", "the cached definition stands while the provider is stale"
-            error = app.events.until(ERROR, since=mark)
-            assert error.at - stale.at > 0.5e9
-            process.start()
-            app.events.until(READY, since=mark)
-            assert app.value("color", "mine") == "#00f"
+    with (
+        serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, _),
+        app_of(process, in_process, retry_grace_period=1, **QUICK) as app,
+    ):
+        assert app.value("color", "mine") == "#00f"
+        assert app.events.names()[0] in {READY, CHANGED}
+        mark = app.events.mark()
+        process.kill()
+        stale = app.events.until(STALE, since=mark)
+        assert app.value("color", "mine") == "#00f", "the cached definition stands while the provider is stale"
+        error = app.events.until(ERROR, since=mark)
+        assert error.at - stale.at > 0.5e9
+        process.start()
+        app.events.until(READY, since=mark)
+        assert app.value("color", "mine") == "#00f"
