@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from flagsvc.core.model import JsonValue
@@ -102,11 +103,14 @@ def _var(call: Call) -> Node:
 
 def _finder(call: Call) -> Callable[[Any, Run, JsonValue], JsonValue]:
     """Give what looks a key up: in the context and flagd's own fields at the root, in the element inside a loop."""
-    if not call.at_root:
-        return lambda data, _run, key: values.lookup(data, key)
     flag_key = call.compiler.flag_key
 
+    def in_element(data: Any, run: Run, key: JsonValue) -> JsonValue:
+        run.charge_path(key)
+        return values.lookup(data, key)
+
     def in_context(data: Any, run: Run, key: JsonValue) -> JsonValue:
+        run.charge_path(key)
         if key is None or key == "":
             run.spend(len(data))
             return {**data, "$flagd": {"flagKey": flag_key, "timestamp": int(run.now)}}
@@ -116,7 +120,7 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue], JsonValue]:
         found = {"flagKey": flag_key, "timestamp": int(run.now)} if first == "$flagd" else data.get(first)
         return values.follow(found, rest, None)
 
-    return in_context
+    return in_context if call.at_root else in_element
 
 
 def _missing(call: Call) -> Node:
@@ -137,7 +141,7 @@ def _missing_some(call: Call) -> Node:
         least, wanted = values.number(needed.run(data, run)), keys.run(data, run)
         if not isinstance(wanted, list):
             return []
-        absent = _absent(find, data, run, wanted[0] if wanted and isinstance(wanted[0], list) else wanted)
+        absent = _absent(find, data, run, wanted)
         return [] if len(wanted) - len(absent) >= least else absent
 
     return Node(missing_some, 1 + needed.size + keys.size)
@@ -148,8 +152,10 @@ def _absent(find: Callable[[Any, Run, JsonValue], JsonValue], data: Any, run: Ru
     return [key for key in keys if find(data, run, key) in (None, "")]
 
 
-def _loop(call: Call, *, otherwise: JsonValue, finish: Callable[[list[JsonValue], list[JsonValue]], JsonValue]) -> Node:
-    """Compile a loop over a list; `finish` makes its result of the elements and what the body gave for each."""
+def _loop(
+    call: Call, *, otherwise: JsonValue, finish: Callable[[list[JsonValue], Iterator[JsonValue]], JsonValue]
+) -> Node:
+    """Compile a loop over a list; `finish` makes its result of the elements and what the body gives for each."""
     call.expect(2, 2)
     items, body = call.argument(0), call.argument(1, at_root=False)
     items_of, each, cost = items.run, body.run, body.size
@@ -159,7 +165,7 @@ def _loop(call: Call, *, otherwise: JsonValue, finish: Callable[[list[JsonValue]
         if not isinstance(elements, list):
             return list(otherwise) if isinstance(otherwise, list) else otherwise
         run.spend(1 + len(elements) * cost)
-        return finish(elements, [each(element, run) for element in elements])
+        return finish(elements, map(each, elements, repeat(run)))  # lazy: what is not asked for is not evaluated
 
     return Node(loop, 1 + items.size + body.size)
 
@@ -190,7 +196,7 @@ FORMS: dict[str, Form] = {
     "var": _var,
     "missing": _missing,
     "missing_some": _missing_some,
-    "map": partial(_loop, otherwise=[], finish=lambda _items, results: results),
+    "map": partial(_loop, otherwise=[], finish=lambda _items, results: list(results)),
     "filter": partial(
         _loop, otherwise=[], finish=lambda items, results: [i for i, r in zip(items, results, strict=True) if truth(r)]
     ),

@@ -63,6 +63,13 @@ class Run:
                 self.spend(len(item))
                 pending.extend(item.values())
 
+    def charge_path(self, key: JsonValue) -> None:
+        """Spend what it takes to follow a path: at most a step for every character of a long one."""
+        if key.__class__ is not str:
+            self.charge(key)
+        elif len(key) > TEXT_STEP:
+            self.spend(len(key))
+
 
 Compiled = Callable[[Any, Run], JsonValue]
 """Evaluates a node. Its data is the context's attributes at the root and the element inside a loop."""

@@ -90,6 +90,8 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
     if len(nodes) != 2 or nodes[0].field is None or nodes[1].value.__class__ not in _NUMBERS:  # noqa: PLR2004
         return None
     field, limit = nodes[0].field, nodes[1].value
+    if limit != limit:  # noqa: PLR0124  NaN differs from itself, and is neither below nor above anything
+        return None
     below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
 
     def ordered(data: Any, run: Run) -> JsonValue:

@@ -1,0 +1,410 @@
+"""Random targeting rules, flags and contexts from a seeded generator; and smaller ones of a given case."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+TEXTS = (
+    "", "a", "b", "abc", "on", "off", "true", "false", "True", "null", "1", "1.5", " 2 ", "-3", "1e3", "0x10", "inf",
+    "Infinity", "NaN", "a,b", "a.b", "length", "0", "[object Object]", "ümlaut", "日本", "😀", "e\u0301", "\u0000", "A B",
+    "@example.com", "user@example.com", "None",
+)  # fmt: skip
+VERSIONS = (
+    "1.2.3", "1.2.4", "v1.2.3", "V2", "1", "1.2", "2.0.0", "1.10.0", "1.2.3-beta", "1.2.3-beta.2", "1.2.3-beta.11",
+    "1.2.3-1", "1.2.3+build", "1.2-rc.1", "0.0.0", "10.0.0",
+)  # fmt: skip
+NOT_VERSIONS = ("1.2.3.4", "01.2.3", "x", "1.2.3-", "1..2", "vv1", "-1", "1.2.3-01")
+NUMBERS = (
+    0, 1, 2, 3, 5, 10, 50, 100, -1, -2, -7, 2**31, 2**31 - 1, 2**53 + 1, 2**63 - 1, -(2**63), 0.0, -0.0, 1.0, 2.0, 0.5,
+    -1.5, 1e300, 1e-7, 3.14159, 1e15, 1e16, 123456789012345.67, 50.0,
+)  # fmt: skip
+FIELDS = ("a", "b", "n", "s", "l", "o", "u", "ver", "email", "x.y", "gone", "größe", "targetingKey")
+PATHS = (
+    "o.k", "o.l.1", "o.o.k", "l.0", "l.1", "l.length", "s.0", "s.length", "l.01", "l.-1", "l.x", "l.0.k", "o..k", ".", "n.x",
+    "$flagd.flagKey", "$flagd.timestamp", "$flagd.nothing", "$flagd", "$flagd.flagKey.0", "a.b.c",
+)  # fmt: skip
+INNER_PATHS = (
+    "",
+    "k",
+    "0",
+    "length",
+    "accumulator",
+    "current",
+    "current.k",
+    "k.k",
+    "1",
+    "a",
+    "targetingKey",
+    "$flagd.flagKey",
+)
+KEYS = ("k", "l", "o", "a", "b", "targetingKey", "current")
+SEM_VER_TESTS = ("=", "!=", "<", "<=", ">", ">=", "^", "~")
+FLAG_KEYS = ("flag", "new-checkout", "flag.with.dots", "größe")
+KINDS: dict[str, dict[str, Any]] = {
+    "boolean": {"on": True, "off": False, "true": True, "false": False},
+    "string": {"on": "yes", "off": "", "a": "ä", "b": "1", "1": "one", "null": "n", "None": "N"},
+    "integer": {"on": 1, "off": 0, "1": -5, "2": 2**53, "10": 10, "-1": 7},
+    "float": {"on": 1.5, "off": 0.0, "a": 10.0, "0.5": -2.25, "nan": 1e300},
+    "number": {"on": 1, "off": 0.5, "true": 3, "1": 2.0},
+    "object": {"on": {"k": [1, None, {"x": "y"}]}, "off": {}, "b": {"a": 1.0}, "abc": {"a": 1}},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A flag with targeting and a context for it. `evaluators`: later ones may be referred to by earlier ones."""
+
+    flag_key: str
+    rule: Any
+    evaluators: dict[str, Any]
+    kind: str
+    default_variant: str | None
+    state: str
+    context: dict[str, Any]
+
+
+class Maker:
+    """Makes cases; the same seed makes the same ones."""
+
+    def __init__(self, seed: int | str) -> None:
+        self.random = Random(seed)
+        self._names: list[str] = []
+        self.broken = False
+
+    def cases(self, contexts: int) -> list[Case]:
+        """Give one flag with several contexts."""
+        pick = self.random
+        kind = pick.choice(tuple(KINDS))
+        self._variants = tuple(KINDS[kind])
+        evaluators = self._evaluators()
+        self.broken = pick.random() < 0.04
+        rule = self._root()
+        if self.broken:
+            rule = self._spoilt(rule)
+        default = pick.choice((*self._variants, *self._variants, None, "", "no-such"))
+        state = "DISABLED" if pick.random() < 0.02 else "ENABLED"
+        made = Case(pick.choice(FLAG_KEYS), rule, evaluators, kind, default, state, {})
+        return [replace(made, context=self.context()) for _ in range(contexts)]
+
+    def context(self) -> dict[str, Any]:
+        """Give a context; a third has no usable targeting key."""
+        pick = self.random
+        fields: dict[str, Any] = {}
+        for name in pick.sample(FIELDS[:-1], pick.randrange(len(FIELDS))):
+            fields[name] = self._fitting(name) if pick.random() < 0.7 else self.value(2)
+        key = pick.choice(("user-1", f"user-{pick.randrange(1000)}", "é", f"{pick.random()}", "", None))
+        return fields if key is None else {**fields, "targetingKey": key}
+
+    def _fitting(self, name: str) -> Any:
+        pick = self.random
+        match name:
+            case "n":
+                return pick.choice(NUMBERS)
+            case "s" | "u" | "größe":
+                return pick.choice(TEXTS)
+            case "l":
+                return [self.value(1) for _ in range(pick.randrange(5))]
+            case "o":
+                return {key: self.value(2) for key in pick.sample(KEYS, pick.randrange(4))}
+            case "ver":
+                return pick.choice(VERSIONS + NOT_VERSIONS)
+            case "email":
+                return f"user{pick.randrange(99)}@example.com"
+            case _:
+                return self.value(1)
+
+    def value(self, depth: int) -> Any:
+        """Give any JSON value."""
+        pick = self.random
+        match pick.randrange(10 if depth else 7):
+            case 0:
+                return None
+            case 1:
+                return pick.random() < 0.5
+            case 2 | 3:
+                return pick.choice(NUMBERS)
+            case 4 | 5 | 6:
+                return self._text()
+            case 7 | 8:
+                return [self.value(depth - 1) for _ in range(pick.randrange(4))]
+            case _:
+                return {key: self.value(depth - 1) for key in pick.sample(KEYS, pick.randrange(4))}
+
+    def _text(self) -> str:
+        return self.random.choice(TEXTS)
+
+    def _evaluators(self) -> dict[str, Any]:
+        """Give rules to refer to: the oracle replaces texts by regular expression, which plain ASCII survives."""
+        found: dict[str, Any] = {}
+        self._names = []
+        if self.random.random() < 0.25:
+            for name in ("third", "second.one", "first")[: self.random.randrange(1, 4)]:
+                rule = self.rule(2)
+                if "\\" not in json.dumps(rule):
+                    found = {name: rule, **found}
+                    self._names.append(name)
+        return found
+
+    def _root(self) -> Any:
+        pick = self.random
+        if pick.random() < 0.4:
+            return self.rule(3, operator=True)
+        arguments = []
+        for _ in range(pick.choice((1, 1, 2, 3))):
+            arguments += [self.rule(2), self._choice()]
+        if pick.random() < 0.7:
+            arguments.append(self._choice())
+        return {"if": arguments}
+
+    def _choice(self) -> Any:
+        chance = self.random.random()
+        if chance < 0.7:
+            return self.random.choice(self._variants)
+        return None if chance < 0.8 else self._fractional(1) if chance < 0.9 else self.rule(1)
+
+    def rule(self, depth: int, *, root: bool = True, operator: bool = False) -> Any:
+        """Give a rule or, less deep down, a literal. `root`: its data is the context."""
+        pick = self.random
+        if not operator and (depth <= 0 or pick.random() < 0.25):
+            return self._leaf(root)
+        if root and self._names and pick.random() < 0.1:
+            return {"$ref": pick.choice(self._names)}
+        make = pick.choice(_MAKERS)
+        return make(self, depth - 1, root)
+
+    def _leaf(self, root: bool) -> Any:
+        pick = self.random
+        if pick.random() < 0.55:
+            return self._var(root)
+        literal = self.value(1)
+        return {} if isinstance(literal, dict) and len(literal) == 1 else _no_operators(literal)
+
+    def _var(self, root: bool) -> Any:
+        pick = self.random
+        path: Any
+        if root:
+            path = pick.choice(FIELDS) if pick.random() < 0.75 else pick.choice(PATHS)
+        else:
+            path = pick.choice(INNER_PATHS)
+        chance = pick.random()
+        if chance < 0.75:
+            return {"var": path}
+        if chance < 0.80:
+            return {"var": [path]}
+        if chance < 0.92:
+            return {"var": [path, _no_operators(self.value(1))]}
+        if chance < 0.94:
+            return {"var": [path, {"var": pick.choice(FIELDS if root else INNER_PATHS)}]}
+        return {
+            "var": pick.choice((None, "", [], 0, 1, 1.0, 0.5, -1, True, {"var": "s"}, [{"var": "n"}], [["a", "b"], 3]))
+        }
+
+    def _arguments(self, depth: int, root: bool, count: int) -> list[Any]:
+        return [self.rule(depth, root=root) for _ in range(count)]
+
+    def _plain(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        name, counts = pick.choice(_PLAIN)
+        count = pick.choice(counts)
+        if count == 1 and pick.random() < 0.3:
+            argument = self.rule(depth, root=root)
+            return {name: argument if not isinstance(argument, list) else [argument]}
+        return {name: self._arguments(depth, root, count)}
+
+    def _comparison(self, depth: int, root: bool) -> Any:
+        """Compare a field with a constant of a fitting kind, as most rules do."""
+        pick = self.random
+        name = pick.choice(("==", "!=", "===", "!==", "<", "<=", ">", ">="))
+        constant = self._text() if pick.random() < 0.5 else pick.choice(NUMBERS)
+        sides = [self._var(root), constant]
+        if pick.random() < 0.2:
+            sides.reverse()
+        return {name: sides}
+
+    def _within(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        match pick.randrange(4):
+            case 0:
+                return {"in": [self._var(root), [self._text() for _ in range(pick.randrange(5))]]}
+            case 1:
+                return {"in": [self._text(), self._var(root)]}
+            case 2:
+                return {"in": [self._var(root), [_no_operators(self.value(1)) for _ in range(pick.randrange(6))]]}
+            case _:
+                return {"in": [self.rule(depth, root=root), self.rule(depth, root=root)]}
+
+    def _if(self, depth: int, root: bool) -> Any:
+        name = self.random.choice(("if", "if", "?:"))
+        return {name: self._arguments(depth, root, self.random.choice((1, 2, 3, 3, 3, 4, 5, 7)))}
+
+    def _loop(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        items = self._items(depth, root)
+        return {pick.choice(("map", "filter", "all", "some", "none")): [items, self.rule(depth, root=False)]}
+
+    def _reduce(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        body: Any = {pick.choice(("+", "*", "-", "max", "cat", "merge")): [{"var": "accumulator"}, {"var": "current"}]}
+        if pick.random() < 0.4:
+            body = self.rule(depth, root=False)
+        start = [] if pick.random() < 0.3 else [pick.choice((None, 0, 1, "", "x", [], 0.5))]
+        if pick.random() < 0.03:
+            start = [self._var(root)]
+        return {"reduce": [self._items(depth, root), body, *start]}
+
+    def _items(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        match pick.randrange(4):
+            case 0:
+                return {"var": pick.choice(("l", "o.l") if root else ("", "l", "current"))}
+            case 1:
+                return self.rule(depth, root=root)
+            case _:
+                return [_no_operators(self.value(1)) for _ in range(pick.randrange(5))]
+
+    def _missing(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        names = FIELDS + PATHS + (0, "", None) if root else INNER_PATHS
+        keys: list[Any] = [pick.choice(names) for _ in range(pick.randrange(4))]
+        match pick.randrange(5):
+            case 0:
+                return {"missing": self.rule(depth, root=root)}
+            case 1:
+                return {"missing": [keys]}
+            case 2:
+                return {"missing_some": [pick.choice((0, 1, 2, "1", None, 1.5)), keys]}
+            case 3:
+                return {"missing_some": self._arguments(depth, root, 2)}
+            case _:
+                return {"missing": keys}
+
+    def _fractional(self, depth: int, root: bool = True) -> Any:
+        pick = self.random
+        shares = [self._share(depth, root) for _ in range(pick.choice((1, 2, 2, 2, 3, 5)))]
+        match pick.randrange(4):
+            case 0 | 1:
+                return {"fractional": shares}
+            case 2:
+                return {"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "email"}]}, *shares]}
+            case _:
+                seed = self.rule(depth, root=root)
+                return {"fractional": shares if isinstance(seed, list) else [seed, *shares]}
+
+    def _share(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        chance = pick.random()
+        variant: Any = pick.choice(self._variants) if chance < 0.8 else self.rule(depth, root=root)
+        chance = pick.random()
+        if chance < 0.15:
+            return [variant]
+        if chance < 0.85:
+            return [variant, pick.choice((0, 1, 10, 25, 50, 99, 100, 2**30))]
+        weight = self.rule(depth, root=root, operator=True)
+        return [variant, weight] if isinstance(weight, dict) and len(weight) == 1 else [variant]
+
+    def _sem_ver(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        first = {"var": "ver"} if pick.random() < 0.7 else self.rule(depth, root=root)
+        second = pick.choice(VERSIONS) if pick.random() < 0.7 else self.rule(depth, root=root)
+        name = pick.choice(SEM_VER_TESTS) if pick.random() < 0.95 else {"var": "s"}
+        return {"sem_ver": [first, name, second]}
+
+    def _ends(self, depth: int, root: bool) -> Any:
+        pick = self.random
+        subject = self._var(root) if pick.random() < 0.6 else self.rule(depth, root=root)
+        part = pick.choice(("a", "user", "@example.com", "")) if pick.random() < 0.6 else self.rule(depth, root=root)
+        return {pick.choice(("starts_with", "ends_with")): [subject, part]}
+
+    def _variable(self, _depth: int, root: bool) -> Any:
+        return self._var(root)
+
+    def _spoilt(self, rule: Any) -> Any:
+        """Make a rule wrong somewhere: another number of arguments, an unknown operator, a bad weight."""
+        rule = copy.deepcopy(rule)
+        nodes = [node for node in _operators(rule) if isinstance(next(iter(node.values())), list)]
+        if not nodes:
+            return {"no_such": [rule]}
+        node = self.random.choice(nodes)
+        [(name, arguments)] = node.items()
+        match self.random.randrange(4):
+            case 0:
+                arguments.append(self._leaf(root=True))
+            case 1 if arguments:
+                arguments.pop()
+            case 2:
+                del node[name]
+                node[f"{name}_x"] = arguments
+            case _:
+                node[name] = {"fractional": [["on", self.random.choice((-1, 0.5, "1", None, True))], ["off", 1]]}
+        return rule
+
+
+_PLAIN = (
+    ("==", (2,)), ("!=", (2,)), ("===", (2,)), ("!==", (2,)), ("<", (2, 2, 3)), ("<=", (2, 2, 3)), (">", (2, 2, 3)),
+    (">=", (2, 2, 3)), ("!", (1,)), ("!!", (1,)), ("+", (1, 2, 3)), ("-", (1, 2)), ("*", (1, 2, 3)), ("/", (2,)), ("%", (2,)),
+    ("min", (1, 2, 3)), ("max", (1, 2, 3)), ("in", (2,)), ("cat", (1, 2, 3)), ("substr", (2, 3)), ("merge", (0, 1, 2, 3)),
+    ("log", (1,)), ("and", (1, 2, 3)), ("or", (1, 2, 3)),
+)  # fmt: skip
+_MAKERS = (
+    *[Maker._plain] * 12, *[Maker._comparison] * 3, *[Maker._within] * 2, *[Maker._if] * 2, *[Maker._loop] * 3, Maker._reduce,
+    Maker._missing, *[Maker._fractional] * 2, *[Maker._sem_ver] * 2, Maker._ends, Maker._variable,
+)  # fmt: skip
+
+
+def _no_operators(value: Any) -> Any:
+    """Give a literal without objects of one field: a rule would take them for operators."""
+    if isinstance(value, list):
+        return [_no_operators(item) for item in value]
+    if isinstance(value, dict):
+        return {} if len(value) == 1 else value
+    return value
+
+
+def _operators(rule: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(rule, list):
+        for item in rule:
+            yield from _operators(item)
+    elif isinstance(rule, dict) and len(rule) == 1:
+        yield rule
+        yield from _operators(next(iter(rule.values())))
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Give cases that are simpler by one step."""
+    for name in case.evaluators:
+        yield replace(case, evaluators={n: r for n, r in case.evaluators.items() if n != name})
+    for name in case.context:
+        yield replace(case, context={n: v for n, v in case.context.items() if n != name})
+    for rule in _reduced(case.rule):
+        if isinstance(rule, dict) and rule:
+            yield replace(case, rule=rule)
+    for name, evaluator in case.evaluators.items():
+        for rule in _reduced(evaluator):
+            yield replace(case, evaluators={**case.evaluators, name: rule})
+    for name, value in case.context.items():
+        for less in _reduced(value):
+            yield replace(case, context={**case.context, name: less})
+
+
+def _reduced(value: Any) -> Iterator[Any]:
+    """Give the parts of a value, then the value with one part reduced or left out."""
+    if isinstance(value, dict):
+        yield from value.values()
+        for key, item in value.items():
+            for less in _reduced(item):
+                yield {**value, key: less}
+            if len(value) > 2:
+                yield {k: v for k, v in value.items() if k != key}
+    elif isinstance(value, list):
+        yield from value
+        for index, item in enumerate(value):
+            yield [*value[:index], *value[index + 1 :]]
+            for less in _reduced(item):
+                yield [*value[:index], less, *value[index + 1 :]]
+    elif value not in (None, "", 0):
+        yield None
