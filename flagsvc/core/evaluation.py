@@ -13,7 +13,16 @@ from flagsvc.core import json_values
 from flagsvc.core.errors import shown
 from flagsvc.core.json_values import json_path
 from flagsvc.core.model import SWITCH_VARIANTS, Attributes, Flag, JsonValue, Status
-from flagsvc.core.targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, compile_texts
+from flagsvc.core.targeting import (
+    FRACTIONAL_VERSION,
+    Rule,
+    RuleError,
+    RuleProblem,
+    Step,
+    WrongRule,
+    brief,
+    compile_texts,
+)
 
 
 class Reason(StrEnum):
@@ -102,7 +111,7 @@ class Prepared:
         name = variant_name(chosen)
         if name in self._matches:
             return self._matches[name]
-        return _general(f"The targeting rule chose {shown(chosen)}, which is none of the flag's variants")
+        return _general(f"The targeting rule chose {shown(brief(chosen))}, which is none of the flag's variants")
 
 
 NO_FLAG = Prepared(NOT_FOUND)

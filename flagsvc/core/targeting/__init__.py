@@ -2,7 +2,7 @@
 
 from flagsvc.core.targeting.check import problems_of
 from flagsvc.core.targeting.compiler import RuleProblem
-from flagsvc.core.targeting.nodes import RuleError, Step
+from flagsvc.core.targeting.nodes import RuleError, Step, brief
 from flagsvc.core.targeting.rule import FRACTIONAL_VERSION, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RuleProblem",
     "Step",
     "WrongRule",
+    "brief",
     "compile_rule",
     "compile_texts",
     "problems_of",

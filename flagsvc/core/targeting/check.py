@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from flagsvc.core.json_values import Path
+from flagsvc.core.json_values import Path, kind
 from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.compiler import RuleProblem
-from flagsvc.core.targeting.rule import WrongRule, compile_rule
+from flagsvc.core.targeting.compiler import Compiler, RuleProblem
+from flagsvc.core.targeting.forms import FORMS
+from flagsvc.core.targeting.rule import A_RULE
 
 Named = Callable[[JsonValue], str | None]
 
@@ -19,27 +20,21 @@ def problems_of(
     variants: Mapping[str, JsonValue],
     variant_name: Named,
 ) -> list[RuleProblem]:
-    """Give everything that is wrong with a rule and its evaluators. Of a wrong rule the choices are not looked at."""
-    found: dict[RuleProblem, None] = {}
+    """Give what is wrong with a rule (None: there is none) and its evaluators. Choices are checked when all compile."""
+    compiler = Compiler(FORMS, flag_key, evaluators)
     for name in evaluators:
-        found.update(dict.fromkeys(_uncompilable({"$ref": name}, flag_key, evaluators)))
-    found.update(dict.fromkeys(_uncompilable(rule, flag_key, evaluators)))
-    if found:
-        return list(found)
+        compiler.root({"$ref": name})
+    if rule is not None and not isinstance(rule, dict):
+        compiler.problems.append(RuleProblem((), f"a rule is {kind(rule)}; {A_RULE}"))
+    compiler.root(rule)
+    if compiler.problems:
+        return compiler.problems
     known = ", ".join(sorted(variants)[:20])
     return [
         RuleProblem(path, f"{str(value)[:80]!r} is none of the flag's variants; they are {known}", evaluator)
         for value, path, evaluator in _choices(rule, (), None, evaluators)
         if value is not None and variant_name(value) not in variants
     ]
-
-
-def _uncompilable(rule: JsonValue, flag_key: str, evaluators: Mapping[str, JsonValue]) -> list[RuleProblem]:
-    try:
-        compile_rule(rule, flag_key, evaluators)
-    except WrongRule as error:
-        return error.problems
-    return []
 
 
 def _choices(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from flagsvc.core.json_values import INT64, Path
+from flagsvc.core.json_values import INT64, Path, problem
 from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.nodes import Node, RuleError, Run, Step, literal
+from flagsvc.core.targeting.nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
 
 MAX_DEPTH = 100
 MAX_NODES = 10_000
@@ -52,8 +52,25 @@ class Compiler:
         self._forms, self._evaluators = forms, evaluators
         self._path: list[str | int] = []
         self._inside: list[str] = []
-        self._depth = 0
+        self._depth = self._deepest = 0
         self._nodes = 0
+        self._known: dict[tuple[str, bool], tuple[Node, int]] = {}
+        self._folding = Run({}, 0.0)
+
+    def root(self, rule: JsonValue) -> Node:
+        """Compile a whole rule, one of several with the same evaluators."""
+        self._nodes = 0
+        return self.node(rule, at_root=True)
+
+    def fold(self, function: Callable[..., JsonValue], values: list[JsonValue]) -> JsonValue:
+        """Apply an operator to constants. Raises RuleError when folding has cost the compilation too much already."""
+        for value in values:
+            self._folding.charge(value)
+        result = function(*values)
+        if result.__class__ is str and len(result) > TEXT_STEP:
+            raise RuleError("a text too long to keep")
+        self._folding.charge(result)
+        return result
 
     def node(self, rule: JsonValue, *, at_root: bool) -> Node:
         """Compile what stands at the current path."""
@@ -62,16 +79,14 @@ class Compiler:
             if kind is int and rule not in INT64:
                 return self._wrong("a whole number outside -2^63 to 2^63-1")
             return literal(rule)
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            return self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
-        if self._depth >= MAX_DEPTH:
-            return self._wrong(f"nested more than {MAX_DEPTH} deep")
+        if self._too_big(1, 1):
+            return literal(None)
         self._depth += 1
+        self._deepest = max(self._deepest, self._depth)
         try:
             if kind is list:
                 return self._list(rule, at_root)
-            return self._operator(rule, at_root) if len(rule) == 1 else literal(rule)
+            return self._operator(rule, at_root) if len(rule) == 1 else self._object(rule)
         finally:
             self._depth -= 1
 
@@ -86,11 +101,29 @@ class Compiler:
     def _wrong(self, message: str, *further: int) -> Node:
         if len(self.problems) < MAX_PROBLEMS:
             evaluator = self._inside[-1] if self._inside else None
-            self.problems.append(RuleProblem((*self._path, *further), message, evaluator))
+            found = RuleProblem((*self._path, *further), message, evaluator)
+            if found not in self.problems:
+                self.problems.append(found)
         return literal(None)
 
+    def _too_big(self, nodes: int, depth: int) -> bool:
+        """Count parts about to be added, and say whether they are too many or too deep."""
+        self._nodes += nodes
+        if self._nodes > MAX_NODES:
+            self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
+        elif self._depth + depth > MAX_DEPTH:
+            self._wrong(f"nested more than {MAX_DEPTH} deep")
+        else:
+            return False
+        return True
+
+    def _object(self, fields: dict[str, JsonValue]) -> Node:
+        """An object of no or several fields is a literal, whatever it holds."""
+        wrong = problem(fields)
+        return self._wrong(f"an object literal with {wrong}") if wrong else literal(fields)
+
     def _list(self, items: list[JsonValue], at_root: bool) -> Node:
-        if all(item.__class__ in _SCALARS for item in items):
+        if all(item.__class__ in _SCALARS and (item.__class__ is not int or item in INT64) for item in items):
             return literal(items)
         nodes = [self.at(index, item, at_root=at_root) for index, item in enumerate(items)]
         size = 1 + sum(node.size for node in nodes)
@@ -123,13 +156,21 @@ class Compiler:
             return self._wrong(f"{str(name)[:80]!r} is no evaluator; known are {known}")
         if name in self._inside:
             return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._inside, name])}")
+        if (name, at_root) in self._known:
+            node, height = self._known[name, at_root]
+            return literal(None) if self._too_big(node.size, height) else node
         path, self._path = self._path, []
         self._inside.append(name)
+        deepest, self._deepest = self._deepest, self._depth
         try:
-            return self.node(self._evaluators[name], at_root=at_root)
+            node = self.node(self._evaluators[name], at_root=at_root)
         finally:
             self._inside.pop()
             self._path = path
+            height = self._deepest - self._depth
+            self._deepest = max(deepest, self._deepest)
+        self._known[name, at_root] = node, height
+        return node
 
     def _recorded(self, node: Node, name: str) -> Node:
         """Make a node that also says what it gave."""
@@ -137,17 +178,19 @@ class Compiler:
         inner = node.run
 
         def recorded(data: object, run: Run) -> JsonValue:
-            step = Step(path, name, run.depth)
-            run.steps.append(step)
+            step = run.step = Step(path, name, run.depth)
+            if len(run.steps) < MAX_STEPS:
+                run.steps.append(step)
             run.depth += 1
             try:
-                step.result = inner(data, run)
+                result = inner(data, run)
+                step.result = brief(result)
             except RuleError as error:
                 step.note = str(error)
                 raise
             finally:
                 run.depth -= 1
-            return step.result
+            return result
 
         return Node(recorded, node.size, node.constant, node.value)
 

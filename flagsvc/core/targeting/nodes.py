@@ -10,9 +10,13 @@ from flagsvc.core.json_values import Path
 from flagsvc.core.model import Attributes, JsonValue
 
 MAX_WORK = 100_000
-"""Steps that one evaluation may take in loops and over the elements of lists."""
+"""Steps that one evaluation may take in loops, over the elements of lists and through long texts."""
+MAX_STEPS = 1_000
+"""Steps that an explanation has."""
 TEXT_STEP = 256
 """Characters of a text that count as one step."""
+BRIEF = 100
+"""Steps through a value up to which an explanation shows it."""
 
 
 class RuleError(Exception):
@@ -33,10 +37,12 @@ class Step:
 class Run:
     """One evaluation: the context at the root, the time (seconds since 1970), and the work that is left."""
 
-    __slots__ = ("context", "depth", "now", "steps", "work")
+    __slots__ = ("context", "depth", "now", "step", "steps", "work")
     depth: int
-    """How deep the step is that is taken now; as `steps` there only for a traced rule."""
+    """How deep the step is that is taken now; as `steps` and `step` there only for a traced rule."""
     steps: list[Step]
+    step: Step
+    """The step that began last."""
 
     def __init__(self, context: Attributes, now: float) -> None:
         self.context = context
@@ -47,7 +53,7 @@ class Run:
         """Take steps from the work that is left. Raises RuleError when there is none."""
         self.work -= steps
         if self.work < 0:
-            raise RuleError(f"more than {MAX_WORK} steps over lists")
+            raise RuleError(f"more than {MAX_WORK} steps over lists and texts")
 
     def charge(self, value: JsonValue) -> None:
         """Spend what it takes to walk through a value: its elements, those of its elements too."""
@@ -85,8 +91,22 @@ class Node:
     value: JsonValue = None
     field: str | None = None
     """The name of the context's field that it reads, where it does nothing else."""
+    among: frozenset[JsonValue] | None = None
+    """A constant list's elements, once somebody asks whether a value is one of them."""
 
 
 def literal(value: JsonValue, size: int = 1) -> Node:
     """Make what is the same for every context."""
     return Node(lambda _data, _run: value, size, constant=True, value=value)
+
+
+def brief(value: JsonValue) -> JsonValue:
+    """Give a value for people to read: as it is when it is small, else what it is."""
+    meter = Run({}, 0.0)
+    meter.work = BRIEF
+    try:
+        meter.charge(value)
+    except RuleError:
+        whole = {str: "a text of {} characters", list: "a list of {} elements", dict: "an object of {} fields"}
+        return whole[value.__class__].format(len(value))
+    return value

@@ -8,11 +8,11 @@ from typing import Any
 from flagsvc.core.model import JsonValue
 from flagsvc.core.targeting import versions
 from flagsvc.core.targeting.compiler import Call, CallProblem
-from flagsvc.core.targeting.nodes import Compiled, Node, RuleError, Run, literal
+from flagsvc.core.targeting.nodes import TEXT_STEP, Compiled, Node, RuleError, Run, literal
 from flagsvc.core.targeting.operators import Operator
 
-_BIG_AT_ROOT = frozenset({list, dict})
-_BIG_IN_LOOPS = _BIG_AT_ROOT | {str}
+_SIZED = frozenset({list, dict, str})
+_NESTED = frozenset({list, dict})
 _NUMBERS: frozenset[Any] = frozenset({int, float})
 
 
@@ -24,25 +24,25 @@ def plain(operator: Operator, call: Call) -> Node:
     size = 1 + sum(node.size for node in nodes)
     if all(node.constant for node in nodes):
         try:
-            return literal(operator.function(*(node.value for node in nodes)), size)
+            return literal(call.compiler.fold(operator.function, [node.value for node in nodes]), size)
         except (RuleError, ArithmeticError, ValueError, TypeError):
             pass  # told when it is evaluated: a branch that is never reached does no harm
     quick = _QUICK.get(call.name)
     run = quick(operator.function, nodes) if quick else None
-    return Node(run or _applied(operator.function, nodes, call.at_root), size)
+    return Node(run or _applied(operator.function, nodes), size)
 
 
-def _applied(function: Callable[..., JsonValue], nodes: list[Node], at_root: bool) -> Compiled:
+def _applied(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     """Compile the general case: evaluate, pay for what is big, apply."""
-    big = _BIG_AT_ROOT if at_root else _BIG_IN_LOOPS
     runs = tuple(node.run for node in nodes)
     if len(runs) == 2:  # noqa: PLR2004  by far the most common
         first, second = runs
 
         def of_two(data: Any, run: Run) -> JsonValue:
             a, b = first(data, run), second(data, run)
-            if a.__class__ in big or b.__class__ in big:
+            if a.__class__ in _SIZED and (a.__class__ is not str or len(a) > TEXT_STEP):
                 run.charge(a)
+            if b.__class__ in _SIZED and (b.__class__ is not str or len(b) > TEXT_STEP):
                 run.charge(b)
             return function(a, b)
 
@@ -51,7 +51,7 @@ def _applied(function: Callable[..., JsonValue], nodes: list[Node], at_root: boo
     def of_any(data: Any, run: Run) -> JsonValue:
         arguments = [each(data, run) for each in runs]
         for argument in arguments:
-            if argument.__class__ in big:
+            if argument.__class__ in _SIZED and (argument.__class__ is not str or len(argument) > TEXT_STEP):
                 run.charge(argument)
         return function(*arguments)
 
@@ -108,22 +108,31 @@ def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compil
     """Look for something in a list of constant texts, or for a constant text in a text."""
     needle, haystack = nodes
     if haystack.constant and isinstance(haystack.value, list):
-        if not all(item.__class__ is str for item in haystack.value):
+        of, among = needle.run, _elements(haystack)
+        if among is None:
             return None
-        among, of = frozenset(haystack.value), needle.run
-        return lambda data, run: (found := of(data, run)).__class__ is str and found in among
+        if all(item.__class__ is str for item in among):
+            return lambda data, run: (found := of(data, run)).__class__ is str and found in among
+        return lambda data, run: (found := of(data, run)).__class__ not in _NESTED and found in among
     if needle.value.__class__ is not str:
         return None
     wanted, within = needle.value, haystack.run
 
     def found_in(data: Any, run: Run) -> JsonValue:
         text = within(data, run)
-        if text.__class__ is str:
+        if text.__class__ is str and len(text) <= TEXT_STEP:
             return wanted in text
         run.charge(text)
         return function(wanted, text)
 
     return found_in
+
+
+def _elements(haystack: Node) -> frozenset[JsonValue] | None:
+    """Give a constant list as a set; None when it holds more than plain values. NaN is only itself, so no plain one."""
+    if haystack.among is None and all(i.__class__ not in _NESTED and i == i for i in haystack.value):  # noqa: PLR0124
+        haystack.among = frozenset(haystack.value)
+    return haystack.among
 
 
 def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
@@ -138,7 +147,7 @@ def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Com
 
     def compared(data: Any, run: Run) -> JsonValue:
         value = of(data, run)
-        if value.__class__ in _BIG_AT_ROOT:
+        if value.__class__ in _NESTED:
             return None
         found = version(value)
         return None if found is None else test(found, limit)

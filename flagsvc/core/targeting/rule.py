@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagsvc.core.json_values import NotJson, strict_loads
+from flagsvc.core.json_values import NotJson, kind, strict_loads
 from flagsvc.core.model import Attributes, JsonValue
 from flagsvc.core.targeting.compiler import Compiler, RuleProblem
 from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.targeting.nodes import Compiled, RuleError, Run, Step
 
 FRACTIONAL_VERSION = 3
+A_RULE = 'it must be an object with one operator, such as {"if": [...]}'
 
 
 class WrongRule(Exception):
@@ -59,7 +60,7 @@ def compile_rule(
 ) -> Rule:
     """Compile a rule. Raises WrongRule. `traced`: it records its steps, for explanations, and is slower."""
     compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=fractional_version, traced=traced)
-    node = compiler.node(rule, at_root=True)
+    node = compiler.root(rule)
     if compiler.problems:
         raise WrongRule(compiler.problems)
     return Rule(node.run)
@@ -78,6 +79,8 @@ def compile_texts(
     for name, text in evaluators.items():
         parsed[name] = _parsed(text, name)
     rule = _parsed(targeting, None)
+    if not isinstance(rule, dict):
+        raise WrongRule([RuleProblem((), f"a rule is {kind(rule)}; {A_RULE}")])
     return compile_rule(rule, flag_key, parsed, fractional_version=fractional_version, traced=traced)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flagsvc.core.model import JsonValue
 from flagsvc.core.targeting.compiler import Call, CallProblem
 from flagsvc.core.targeting.fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
-from flagsvc.core.targeting.nodes import Compiled, Node, Run, literal
+from flagsvc.core.targeting.nodes import TEXT_STEP, Compiled, Node, Run, literal
 
 
 def fractional(call: Call) -> Node:
@@ -34,7 +34,7 @@ def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
     runs = tuple(node.run for node in nodes)
 
     def general(data: Any, run: Run) -> JsonValue:
-        step = run.steps[-1] if traced else None
+        step = run.step if traced else None
         given = [each(data, run) for each in runs]
         run.charge(given)
         hashed = hashes.of_seed(given[0], run.context.get("targetingKey"))
@@ -54,7 +54,12 @@ def _by_key(split: Split, hashes: Hashing) -> Compiled:
     of_key, variants, ends, total = hashes.of_key, split.variants, split.ends, split.total
 
     def by_key(_data: Any, run: Run) -> JsonValue:
-        hashed = of_key(run.context.get("targetingKey"))
+        key = run.context.get("targetingKey")
+        if key.__class__ is not str or not key:
+            return None
+        if len(key) > TEXT_STEP:
+            run.charge(key)
+        hashed = of_key(key)
         return None if hashed is None else variants[bisect_right(ends, (hashed * total) >> 32)]
 
     return by_key
@@ -65,7 +70,7 @@ def _by_value(split: Split, hashes: Hashing, seed: Compiled, general: Compiled) 
 
     def by_value(data: Any, run: Run) -> JsonValue:
         value = seed(data, run)
-        if value.__class__ is not str:
+        if value.__class__ is not str or len(value) > TEXT_STEP:
             return general(data, run)
         hashed = of_text(value)
         return None if hashed is None else variants[bisect_right(ends, (hashed * total) >> 32)]
