@@ -114,6 +114,8 @@ class NearCache:
         self._prepare, self._wall_clock = prepare, wall_clock
         self.staleness_bound_s = staleness_bound_s
         self.complete = False
+        self.completions = 0
+        """How often it became complete: more than once when it had to let go of flags in between."""
         self.overfull = False
         """The store has more flags than may be held: each is read when it is asked for."""
         self.confirmed_at = -math.inf
@@ -169,6 +171,7 @@ class NearCache:
         found = {flag.id for flag in contents.flags}
         if not self.complete:
             self._remember_recent(contents.flags, asked_at)
+            self.completions += 1
         for flag in sorted(contents.flags, key=lambda f: f.revision):
             self.apply(Entry.of(flag), asked_at, in_order=False)
         for flag_id in [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]:

@@ -25,6 +25,7 @@ from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flag_service import FlagService
 from flagsvc.rpc.flagd_evaluation import FlagdEvaluation
 from flagsvc.rpc.flagd_events import Events
+from flagsvc.rpc.flagd_sync import FlagdSync
 from flagsvc.rpc.interceptors import Guard
 from flagsvc.rpc.watch import Watches
 from flagsvc.settings import Settings, pairs, redacted
@@ -44,15 +45,15 @@ class Server:
         self._store = store_for(settings.store_url, settings)
         self._cache = cache_for(settings.cache_url, settings)
         version = settings.fractional_version
-        self._near = NearCache(
-            settings.near_cache_entries, settings.staleness_bound_s, partial(prepare, fractional_version=version)
-        )
+        prepared = partial(prepare, fractional_version=version)
+        self._near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, prepared)
         self._follower = Follower(self._near, self._store, self._cache)
         self._reader = Reader(self._near, self._store, self._cache, self._follower, fractional_version=version)
         self._writer = Writer(self._near, self._store, self._cache)
         self._watches = Watches(self._near, self._reader)
         self._events = Events(self._near, settings.connection_age_s)
         self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self._sync = FlagdSync(self._near, self._reader, self._contexts, prepared, settings.connection_age_s)
         self._metrics = Metrics(self._samples)
         self._health = Health(
             self._is_ready, lambda: self._follower.store_up, self._cache_is_up if self._cache else None
@@ -97,6 +98,7 @@ class Server:
         await asyncio.sleep(self.settings.drain_s)
         self._watches.close()
         self._events.close()
+        self._sync.close()
         await self._guard.stop(self.settings.grace_s)
         await self._grpc.stop(0.5)
         if self._health_task is not None:
@@ -123,6 +125,7 @@ class Server:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.max_ping_strikes", 0),  # flagd's Python provider pings each millisecond unless told otherwise
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
@@ -130,6 +133,7 @@ class Server:
         service = FlagService(self._reader, self._writer, self._watches, self._contexts, self._metrics.evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
         FlagdEvaluation(self._reader, self._events, self._contexts, self._metrics.evaluated).add_to(server)
+        self._sync.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
             names = [
@@ -170,6 +174,8 @@ class Server:
         yield Sample("flagsvc_full_loads_total", "Times that the whole store was read.", follower.loads)
         yield Sample("flagsvc_near_cache_entries", "Flags held in memory.", len(self._near))
         yield Sample("flagsvc_watch_streams", "Watch streams now.", self._watches.active)
+        yield Sample("flagsvc_event_streams", "Streams of flagd's events now.", self._events.active)
+        yield Sample("flagsvc_sync_streams", "Streams of flagd's sync now.", self._sync.active)
         yield Sample("flagsvc_writes_total", "Changes stored.", spread.stored)
         yield Sample("flagsvc_announcements_sent_total", "Changes announced.", spread.announced)
         yield Sample("flagsvc_announcements_failed_total", "Changes that could not be announced.", spread.not_announced)

@@ -1,0 +1,79 @@
+"""A flag as a definition in flagd's JSON, for providers that evaluate by themselves: nothing that one could reject."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from flagsvc.core.evaluation import Prepared, has_targeting
+from flagsvc.core.flagd_rules import NotInlined, inlined
+from flagsvc.core.json_values import NotJson, compact, strict_loads
+from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, JsonValue, Status
+
+MAX_INLINED_BYTES = 1_048_576
+"""Most that a rule may grow to with what it refers to."""
+
+
+class Definition(NamedTuple):
+    """One member of `flags` as JSON text, and why it is told as disabled although it may not be (else empty)."""
+
+    text: str
+    problem: str
+
+
+def definition_of(flag: Flag, prepared: Prepared) -> Definition:
+    """Give a flag's definition. A broken one is DISABLED and without rule, so that callers keep their defaults."""
+    variants = flag.variants or SWITCH_VARIANTS
+    default = flag.default_variant or ("on" if not flag.variants else "")
+    problem, targeting = _problem(flag, prepared), None
+    if not problem and has_targeting(flag):
+        try:
+            targeting = _targeting(flag)
+        except (NotJson, NotInlined) as error:
+            problem = f"The targeting rule cannot be handed out: {error}"
+    if flag.status is Status.BETA:
+        default = ""
+    on = not problem and (flag.status is Status.ENABLED or (flag.status is Status.BETA and targeting is not None))
+    fields: dict[str, JsonValue] = {
+        "state": "ENABLED" if on else "DISABLED",
+        "defaultVariant": default if default in variants else "",
+        "variants": variants,
+        "source": flag.flag_set,
+    }
+    if metadata := _metadata(flag):
+        fields["metadata"] = metadata
+    text = f"{compact(flag.key)}:{compact(fields)[:-1]}"
+    text += "}" if targeting is None else f',"targeting":{targeting}}}'
+    # Half a surrogate pair has no UTF-8 but is JSON when escaped.
+    return Definition(text.encode(errors="backslashreplace").decode(), problem)
+
+
+def _problem(flag: Flag, prepared: Prepared) -> str:
+    """Say what is wrong with a flag; empty when it can be evaluated."""
+    if flag.problem or (prepared.fixed is not None and prepared.fixed.error_code is not None):
+        return flag.problem or (prepared.fixed.message if prepared.fixed else "")
+    if flag.default_variant and flag.default_variant not in (flag.variants or SWITCH_VARIANTS):
+        return "The default variant is none of the flag's variants"
+    return ""
+
+
+def _targeting(flag: Flag) -> str:
+    """Give the rule as JSON with what it refers to in it. Raises NotJson or NotInlined."""
+    rule = strict_loads(flag.targeting or "")
+    if not flag.evaluators:
+        return compact(rule)
+    whole = inlined(rule, {name: strict_loads(text) for name, text in flag.evaluators.items()})
+    pieces, size = [], 0
+    for piece in json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).iterencode(whole):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_INLINED_BYTES:
+            raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with what it refers to")
+    return "".join(pieces)
+
+
+def _metadata(flag: Flag) -> dict[str, JsonValue]:
+    """Give the metadata that providers take, with the set's name unless it is the default or they say another."""
+    named = {} if flag.flag_set == DEFAULT_SET else {"flagSetId": flag.flag_set}
+    own = {name: value for name, value in flag.metadata.items() if name and isinstance(value, str | int | float)}
+    return own | {name: value for name, value in named.items() if name not in own}
