@@ -1,6 +1,6 @@
 """Health: liveness (the loop turns) apart from readiness (there is something to answer from, and no stop under way).
 
-Over gRPC as grpc.health.v1 services "", flagsvc.v1.FlagService and readiness; liveness; store and cache for detail.
+Over gRPC as grpc.health.v1 services "", readiness and each service's own name; liveness; store and cache for detail.
 Over HTTP as /healthz, /readyz and /metrics, from a thread of its own, so that a stuck loop shows.
 """
 
@@ -19,7 +19,10 @@ from grpc_health.v1.health import aio as health_aio
 
 CHECK_S = 0.1
 STUCK_S = 10.0
-READY_NAMES = ("", "flagsvc.v1.FlagService", "readiness")
+READY_NAMES = (
+    *("", "readiness", "flagsvc.v1.FlagService", "flagd.sync.v1.FlagSyncService"),
+    *("flagd.evaluation.v1.Service", "flagd.evaluation.v2.Service", "schema.v1.Service"),
+)
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 
 

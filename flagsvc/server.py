@@ -11,7 +11,6 @@ from functools import partial
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.core.evaluation import prepare
@@ -21,6 +20,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
 from flagsvc.near import NearCache
 from flagsvc.reader import Reader
+from flagsvc.rpc import flagd_evaluation, flagd_sync, reflection
 from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flag_service import FlagService
 from flagsvc.rpc.flagd_evaluation import FlagdEvaluation
@@ -136,12 +136,7 @@ class Server:
         self._sync.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
-            names = [
-                d.services_by_name[n].full_name
-                for d in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
-                for n in d.services_by_name
-            ]
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+            reflection.enable(server, (pb.DESCRIPTOR, *flagd_evaluation.FILES, flagd_sync.FILE, health_pb2.DESCRIPTOR))
         return server
 
     def _bind(self, port: int) -> int:

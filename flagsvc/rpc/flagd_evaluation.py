@@ -11,7 +11,7 @@ import grpc
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import EvaluationFailed, InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Reason, ValueType
-from flagsvc.core.model import SWITCH_VARIANTS, Flag, FlagId, JsonValue, Status
+from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, FlagId, JsonValue, Status
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
@@ -52,6 +52,7 @@ PROTOCOLS = (
         tells_metadata_of_all=False,
     ),
 )
+FILES = tuple(protocol.messages.DESCRIPTOR for protocol in PROTOCOLS)
 TYPES = {
     "Boolean": ValueType.BOOLEAN,
     "String": ValueType.STRING,
@@ -101,6 +102,8 @@ class FlagdEvaluation:
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
             evaluation = await self._reader.evaluate(_flag_id(selector, request.flag_key), attributes, wanted)
             self._evaluated(evaluation)
+            if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
+                self._events.may_cache(context.peer(), selector.flag_set)
             response = response_type(reason=_reason(evaluation, protocol))
             outcome = evaluation.outcome
             if outcome.variant is not None:
@@ -143,8 +146,9 @@ class FlagdEvaluation:
 
     def _event_stream(self, protocol: Protocol) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
-            flag_set = selector_of(context.invocation_metadata()).flag_set
-            async for message in self._events.stream(flag_set, protocol.messages.EventStreamResponse):
+            selector = selector_of(context.invocation_metadata())
+            peer = "" if selector.metadata else context.peer()
+            async for message in self._events.stream(selector.flag_set, protocol.messages.EventStreamResponse, peer):
                 yield message
 
         return event_stream

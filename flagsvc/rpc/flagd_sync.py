@@ -26,6 +26,7 @@ from flagsvc.rpc.flagd_payload import Payload
 from flagsvc.rpc.flagd_selectors import selector_of
 from flagsvc.rpc.flagd_values import put_fields
 
+FILE = pb.DESCRIPTOR
 SERVICE = "flagd.sync.v1.FlagSyncService"
 PAUSE_S = 0.005
 """Least time between two messages of a stream."""
