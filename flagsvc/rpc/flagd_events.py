@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from flagsvc.core.errors import Stopping
 from flagsvc.near import ChangeKind, NearCache
 from flagsvc.ports import Entry
 from flagsvc.rpc.flagd_values import put_fields
@@ -15,14 +17,20 @@ KEEP_ALIVE_S = 20.0
 """Silence after which a stream says that it is alive."""
 PAUSE_S = 0.005
 """Least time between two messages of a stream: what changes meanwhile goes together."""
+MAX_PEERS = 10_000
+"""Connections whose selectors are remembered, the latest."""
 
 
 class Events:
-    """All event streams of one replica; `close` ends them cleanly. `age_s`: how long one lasts."""
+    """All event streams of one replica; `close` ends them. `age_s`: how long one lasts.
+
+    A stream ends with an error, never with OK: flagd's Node provider connects again only after an error.
+    """
 
     def __init__(self, near: NearCache, age_s: float) -> None:
         self._near, self._age_s = near, age_s
         self._streams: set[_Changed] = set()
+        self._asked: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
 
     @property
@@ -31,18 +39,36 @@ class Events:
         return len(self._streams)
 
     def close(self) -> None:
-        """Let every stream end with OK, so that its client connects again elsewhere."""
+        """Let every stream end, so that its client connects again elsewhere."""
         self._closing = True
         for stream in self._streams:
             stream.wake.set()
 
-    async def stream(self, flag_set: str, message_type: Callable[..., Any]) -> AsyncIterator[Any]:
-        """Give provider_ready, what a client may have missed before it connected, then every change."""
-        changed, until = _Changed(), time.monotonic() + self._age_s
-        self._near.listen(flag_set, changed.note)
+    def may_cache(self, peer: str, flag_set: str) -> None:
+        """Note that the client on this connection may cache an answer of a set: its event stream must tell of that set.
+
+        flagd's Node provider sends its selector with evaluations and not with its event stream.
+        """
+        asked = self._asked.setdefault(peer, set())
+        if flag_set in asked:
+            return
+        asked.add(flag_set)
+        while len(self._asked) > MAX_PEERS:
+            self._asked.popitem(last=False)
+        for stream in self._streams:
+            if stream.peer == peer:
+                self._follow(stream, flag_set)
+
+    async def stream(self, flag_set: str, message_type: Callable[..., Any], peer: str = "") -> AsyncIterator[Any]:
+        """Give provider_ready, what a client may have missed before it connected, then every change.
+
+        `peer`: the connection, for a stream that selects no set. Raises Stopping at its end.
+        """
+        changed, until = _Changed(peer), time.monotonic() + self._age_s
         self._streams.add(changed)
         try:
-            changed.kinds = self._near.lately(flag_set, time.monotonic())
+            for followed in {flag_set, *self._asked.get(peer, ())}:
+                self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
             while not self._closing and (left := until - time.monotonic()) > 0:
                 if changed.kinds:
@@ -50,15 +76,29 @@ class Events:
                     await asyncio.sleep(PAUSE_S)
                 elif not await changed.within(min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     yield message_type(type="keep_alive")
+            raise Stopping
         finally:
             self._streams.discard(changed)
-            self._near.unlisten(flag_set, changed.note)
+            for followed in changed.sets:
+                self._near.unlisten(followed, changed.note)
+
+    def _follow(self, stream: _Changed, flag_set: str) -> None:
+        """Tell a stream of a set from now on, and of what it may have missed."""
+        if flag_set in stream.sets:
+            return
+        stream.sets.add(flag_set)
+        self._near.listen(flag_set, stream.note)
+        if missed := self._near.lately(flag_set, time.monotonic()):
+            stream.kinds |= missed
+            stream.wake.set()
 
 
 class _Changed:
     """The keys that changed since a stream last told of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.sets: set[str] = set()
         self.kinds: dict[str, ChangeKind] = {}
         self.wake = asyncio.Event()
 
