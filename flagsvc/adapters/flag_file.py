@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from flagsvc.adapters.flag_text import FlagText, parse
 from flagsvc.core import flagd_file
 from flagsvc.core.flagd_file import Finding
-from flagsvc.core.json_values import json_path
+from flagsvc.core.json_values import Path, json_path
 from flagsvc.core.model import Flag
 
 _WITHIN_A_FLAG = 3
 """Steps of a path to one of a flag's fields: when a text has a problem inside of it, nothing else is said of it."""
+_LONGEST_STEP = 100
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,4 +50,11 @@ def checked(name: str, raw: bytes, flag_set: str | None = None) -> CheckedFile:
 
 
 def _located(text: FlagText, findings: list[Finding]) -> list[Located]:
-    return sorted(Located(text.lines(each.path), json_path(each.path), each.text) for each in findings)
+    return sorted(Located(text.lines(each.path), _shown(each.path), each.text) for each in findings)
+
+
+def _shown(path: Path) -> str:
+    """Show a path, very long names cut, and what no output can encode escaped."""
+    longest = _LONGEST_STEP
+    short = tuple(f"{s[:longest]}..." if isinstance(s, str) and len(s) > longest else s for s in path)
+    return json_path(short).encode("utf-8", "backslashreplace").decode()

@@ -242,3 +242,14 @@ class _Reading:
 
     def _wrong(self, text: str) -> None:
         self.problems.append(Finding(tuple(self._steps()), text))
+
+
+_Dumper: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {"ignore_aliases": lambda *_: True})
+# Texts that JSON and YAML 1.2 read as numbers but YAML 1.1 does not, such as 1e3, get their quotes too.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{JSON_NUMBER.pattern})$"), list("-0123456789"))
+
+
+def write_yaml(document: JsonValue) -> str:
+    """Write a JSON value as YAML that `parse_yaml`, and every other reader of YAML 1.1 or 1.2, reads back as it was."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000)
+    return text

@@ -73,6 +73,12 @@ def _transfer(name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
+def _validate(args: argparse.Namespace) -> int:
+    from flagsvc.cli import flagd_files  # noqa: PLC0415
+
+    return flagd_files.validate(args)
+
+
 def _call(name: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import calls  # noqa: PLC0415
@@ -290,31 +296,51 @@ def _add_transfers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         commands,
         "import",
         _transfer("import_file"),
-        "Import flags from mongoexport lines into a store. The file is checked whole first; twice changes nothing.",
-        "  mongoexport --collection feature_flags > flags.ndjson\n  flagsvc import flags.ndjson --store sqlite:///flagsvc.db",
+        "Import a flagd file or mongoexport lines into a store. The file is checked whole first; twice changes nothing.",
+        "  flagsvc import flags.json --dry-run\n  flagsvc import flags.yaml --flag-set staging --prune\n"
+        "  mongoexport --collection feature_flags > flags.ndjson\n"
+        "  flagsvc import flags.ndjson --store sqlite:///flagsvc.db",
     )
     importing.add_argument(
-        "file", metavar="FILE", help="Extended JSON, a document a line (or one array); - is standard input"
+        "file",
+        metavar="FILE",
+        help="flagd's JSON or (.yaml, .yml) YAML, or Extended JSON, a document a line (or one array); - is standard input",
     )
     importing.add_argument(
         "--cache", metavar="URL", help="shared cache to update and announce on [FLAGSVC_CACHE_URL; none]"
     )
-    importing.add_argument("--dry-run", action="store_true", help="check the file, write nothing")
+    importing.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
+    importing.add_argument("--prune", action="store_true", help="delete flags of the file's sets that it does not have")
     _authored(importing, etag=False)
     exporting = _add(
         commands,
         "export",
         _transfer("export_file"),
-        "Export a flag set as relaxed Extended JSON, a document a line; import reads it back.",
+        "Export a flag set as a flagd file or as mongoexport lines; import reads either back.",
+        "  flagsvc export --output flags.json\n  flagsvc export --flag-set staging --output flags.yaml\n"
         "  flagsvc export --store sqlite:///flagsvc.db --output flags.ndjson",
     )
     exporting.add_argument(
         "--output", metavar="FILE", default="-", help="file to write, replaced atomically [standard output]"
     )
-    for parser in (importing, exporting):
+    exporting.add_argument(
+        "--format",
+        choices=("flagd", "flagd-yaml", "mongoexport"),
+        help="[by the output's name: .json is flagd, .yaml and .yml flagd-yaml, all else mongoexport]",
+    )
+    for parser, sets in ((importing, "as the file says; default"), (exporting, "default")):
         parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
-        parser.add_argument("--flag-set", metavar="SET", help="flag set [as the documents say; default]")
+        parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
         parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    validating = _add(
+        commands,
+        "validate",
+        _validate,
+        "Check flag files and list everything that is wrong with line and path; exit status 1 when something is.",
+        "  flagsvc validate flags.json staging.yaml\n  flagsvc validate flags.json --json",
+    )
+    validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
+    validating.add_argument("--json", action="store_true", help="print JSON for programs, an object a file")
 
 
 if __name__ == "__main__":

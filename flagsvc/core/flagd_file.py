@@ -82,7 +82,7 @@ class _Reading:
         elif isinstance(flags, list):
             pairs = [(self._key(item, index), item, ("flags", index)) for index, item in enumerate(flags)]
         else:
-            found = f"{_a(flags)}" if "flags" in document else "missing"
+            found = _a(flags) if "flags" in document else "missing"
             self._wrong(("flags",), f"{found}; it must be an object of flags by their keys")
             return
         for key, definition, path in pairs:
@@ -137,7 +137,7 @@ class _Reading:
         wanted = "an object with at least one variant, all of one type: boolean, string, number or object"
         variants = definition.get("variants")
         if not isinstance(variants, dict) or not variants:
-            found = "missing" if "variants" not in definition else "empty" if variants == {} else f"{_a(variants)}"
+            found = "missing" if "variants" not in definition else "empty" if variants == {} else _a(variants)
             self._wrong((*path, "variants"), f"{found}; it must be {wanted}")
             return {}
         return variants

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
-MAX_INLINED = 20_000
+MAX_INLINED = 1_000_000
 """Parts that a rule may have once everything it refers to stands in it; more cannot be compiled anyway."""
 
 
@@ -40,7 +40,10 @@ def referred(part: JsonValue) -> str | None:
 
 def inlined(rule: JsonValue, evaluators: Mapping[str, JsonValue], keep: frozenset[str] = frozenset()) -> JsonValue:
     """Give the rule with its references replaced by what they refer to, but for those to keep. Raises NotInlined."""
-    return _Inlining(evaluators, keep).of(rule)
+    try:
+        return _Inlining(evaluators, keep).of(rule)
+    except RecursionError:
+        raise NotInlined("nested too deep") from None
 
 
 class _Inlining:

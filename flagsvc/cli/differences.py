@@ -1,0 +1,95 @@
+"""What an import would change, told to people and to programs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from flagsvc.cli.render import text
+from flagsvc.core.json_values import same
+from flagsvc.core.model import DEFAULT_SET, Change, Flag, FlagId
+
+_WIDTH = 100
+"""Characters shown of each side of a changed field; they begin shortly before the first difference."""
+_BEFORE = 30
+_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
+
+
+@dataclass(slots=True)
+class Differences:
+    """Planned changes, as `count` is told of them."""
+
+    created: list[tuple[FlagId, Flag | None]] = field(default_factory=list)
+    updated: list[tuple[FlagId, dict[str, dict[str, Any]]]] = field(default_factory=list)
+    deleted: list[FlagId] = field(default_factory=list)
+    unchanged: int = 0
+
+    def count(self, flag_id: FlagId, change: Change | None) -> None:
+        """Take in one planned change."""
+        if change is None:
+            self.unchanged += 1
+        elif change.after is None:
+            self.deleted.append(flag_id)
+        elif change.before is None:
+            self.created.append((flag_id, change.after))
+        else:
+            self.updated.append((flag_id, _fields(change)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Give all of it for programs."""
+        return {
+            "dryRun": True,
+            "flags": len(self.created) + len(self.updated) + self.unchanged,
+            "created": [_named(flag_id) for flag_id, _ in self.created],
+            "updated": [{**_named(flag_id), "fields": fields} for flag_id, fields in self.updated],
+            "deleted": [_named(flag_id) for flag_id in self.deleted],
+            "unchanged": self.unchanged,
+        }
+
+    def show(self) -> None:
+        """Print all of it for people, in colour on a terminal."""
+        from rich.console import Console  # noqa: PLC0415  slow to import, and --help needs it not
+        from rich.text import Text  # noqa: PLC0415
+
+        console = Console(file=sys.stdout, soft_wrap=True)
+        for line in self.lines():
+            console.print(Text(line, style=_COLOURS.get(line[:1], "")), soft_wrap=True)
+
+    def lines(self) -> list[str]:
+        """Give what people read."""
+        told = []
+        for flag_id, flag in self.created:
+            told.append(f"+ {_shown(flag_id)}: {flag.status if flag else ''}")
+        for flag_id, fields in self.updated:
+            told.append(f"~ {_shown(flag_id)}")
+            told += [f"    {name}: {_sides(each['before'], each['after'])}" for name, each in fields.items()]
+        told += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
+        summary = f"{len(self.created)} created, {len(self.updated)} updated, {len(self.deleted)} deleted"
+        return [*told, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
+
+
+def _fields(change: Change) -> dict[str, dict[str, Any]]:
+    previous, new = change.previous or {}, change.new or {}
+    names = [name for name in {**previous, **new} if not same(previous.get(name), new.get(name))]
+    return {name: {"before": previous.get(name), "after": new.get(name)} for name in names}
+
+
+def _named(flag_id: FlagId) -> dict[str, str]:
+    return {"flagSet": flag_id.flag_set, "flagKey": flag_id.key}
+
+
+def _shown(flag_id: FlagId) -> str:
+    return flag_id.key if flag_id.flag_set == DEFAULT_SET else f"{flag_id.flag_set}/{flag_id.key}"
+
+
+def _sides(before: Any, after: Any) -> str:
+    old, new = text(before), text(after)
+    start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = max(0, start - _BEFORE) if max(len(old), len(new)) > _WIDTH else 0
+    return f"{_cut(old, start)} -> {_cut(new, start)}"
+
+
+def _cut(whole: str, start: int) -> str:
+    end = start + _WIDTH
+    return ("..." if start else "") + whole[start:end] + ("..." if end < len(whole) else "")

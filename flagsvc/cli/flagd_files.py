@@ -1,0 +1,104 @@
+"""flagd's files on the command line: recognised, checked, told about, and written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from flagsvc.adapters.flag_file import CheckedFile, Located, checked
+from flagsvc.adapters.flag_text import is_yaml
+from flagsvc.cli.mongo_lines import checked_lines
+from flagsvc.cli.render import print_json
+from flagsvc.cli.stored import BadFile, read_bytes
+from flagsvc.core.flagd_writing import write
+from flagsvc.core.model import Flag
+
+_BEGINS_LIKE_FLAGD = re.compile(r'\s*\{\s*(?:"(?:flags|\$schema|\$evaluators|metadata)"\s*:|\}\s*$|$)')
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check files and print everything that is wrong with them; 1 when something is."""
+    good = True
+    for path in args.files:
+        try:
+            found = _checked(path)
+        except BadFile as error:
+            found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
+        good = good and not found.violations
+        if args.json:
+            print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
+        else:
+            _tell(path, found)
+    return 0 if good else 1
+
+
+def read_flagd(path: str, raw: bytes, flag_set: str | None) -> list[Flag]:
+    """Read a flagd file for an import. Raises BadFile with every violation; notes go to standard error."""
+    found = checked(path, raw, flag_set)
+    if found.violations:
+        raise BadFile.of(path, [f"{path}:{each}" for each in found.violations])
+    for note in found.notes:
+        print(_note(path, note), file=sys.stderr)
+    return found.flags
+
+
+def is_flagd(path: str, raw: bytes) -> bool:
+    """Whether a file is flagd's rather than mongoexport lines, by its name or else by what it holds."""
+    if is_yaml(path):
+        return True
+    text = raw.decode("utf-8-sig", errors="replace")
+    try:
+        document, end = json.JSONDecoder().raw_decode(text, len(text) - len(text.lstrip()))
+    except (ValueError, RecursionError):
+        return _BEGINS_LIKE_FLAGD.match(text) is not None
+    return isinstance(document, dict) and "flags" in document and "key" not in document and not text[end:].strip()
+
+
+def flagd_text(flags: Sequence[Flag], flag_set: str, *, as_yaml: bool) -> str:
+    """Write a set's flags as flagd's JSON or YAML. Raises InvalidRequest for flags that flagd cannot read."""
+    document = write(flags, flag_set)
+    if as_yaml:
+        from flagsvc.adapters.yaml_text import write_yaml  # noqa: PLC0415
+
+        return write_yaml(document)
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _checked(path: str) -> CheckedFile:
+    raw = read_bytes(path)
+    if is_flagd(path, raw) or not raw.strip():
+        return checked(path, raw)
+    flags, problems = checked_lines(raw)
+    if problems and not flags and not is_lines(raw):
+        return checked(path, raw)
+    return CheckedFile(flags, [Located(line, "$", text) for line, text in problems])
+
+
+def is_lines(raw: bytes) -> bool:
+    """Whether a text that is no flagd file looks like documents of flags: each names its key."""
+    return b'"key"' in raw or b'"_id"' in raw
+
+
+def _tell(path: str, found: CheckedFile) -> None:
+    for violation in found.violations:
+        print(f"{path}:{violation}")
+    for note in found.notes:
+        print(_note(path, note))
+    if not found.violations:
+        count = len(found.flags)
+        print(f"{path}: {count} flag{'s are' if count != 1 else ' is'} good")
+
+
+def _note(path: str, note: Located) -> str:
+    return f"{path}:{note.line}: note: {note.path}: {note.text}"
+
+
+def _as_json(found: CheckedFile) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [{"line": each.line, "path": each.path, "text": each.text} for each in located]
+        for name, located in (("violations", found.violations), ("notes", found.notes))
+    }
