@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
+from flagsvc.core.errors import Stopping
 from flagsvc.core.evaluation import Prepared
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class FlagdSync:
-    """Serves flagd.sync.v1.FlagSyncService; `close` ends its streams cleanly. `age_s`: how long one lasts."""
+    """Serves flagd.sync.v1.FlagSyncService; `close` ends its streams. `age_s`: how long one lasts."""
 
     def __init__(
         self, near: NearCache, reader: Reader, contexts: Contexts, prepare: Callable[[Flag], Prepared], age_s: float
@@ -66,13 +67,16 @@ class FlagdSync:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     def close(self) -> None:
-        """Let every stream end with OK, so that its client connects again elsewhere."""
+        """Let every stream end, so that its client connects again elsewhere."""
         self._closing = True
         for payload in self._sets.values():
             payload.wake()
 
     async def sync_flags(self, request: pb.SyncFlagsRequest, context: Context) -> AsyncIterator[bytes]:
-        """Give the set, and again after changes: always the newest, not all in between."""
+        """Give the set, and again after changes: always the newest, not all in between. Raises Stopping at its end.
+
+        After OK, flagd's Node provider would not connect again.
+        """
         until, sent = time.monotonic() + self._age_s, -1
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
         with self._payload(flag_set) as payload:
@@ -85,6 +89,7 @@ class FlagdSync:
                     sent, message = await payload.newest()
                     yield message
                     await asyncio.sleep(max(PAUSE_S, self.active * PAUSE_PER_STREAM_S))
+                raise Stopping
             finally:
                 self.active -= 1
 
