@@ -94,11 +94,39 @@ def _var(call: Call) -> Node:
             return Node(lambda data, run: default_of(data, run) if (v := data.get(name)) is None else v, size)
         return Node(lambda data, _run: data.get(name), size, field=name)
 
+    if isinstance(name, str):
+        return Node(_constant_path(call, name, default_of), size + name.count("."))
+
     def variable(data: Any, run: Run) -> JsonValue:
         found = find(data, run, key_of(data, run))
         return default_of(data, run) if found is None else found
 
     return Node(variable, size)
+
+
+def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
+    """Compile a look-up whose path is known: it is split here."""
+    find, path, follow = _finder(call), name.split("."), values.follow
+
+    def at_root(data: Any, run: Run) -> JsonValue:
+        found = find(data, run, name)
+        return default_of(data, run) if found is None else found
+
+    def in_element(data: Any, run: Run) -> JsonValue:
+        found = follow(data, path, None)
+        return default_of(data, run) if found is None else found
+
+    def in_field(data: Any, run: Run) -> JsonValue:
+        found = follow(data.get(first), rest, None)
+        return default_of(data, run) if found is None else found
+
+    def whole(data: Any, run: Run) -> JsonValue:
+        return default_of(data, run) if data is None else data
+
+    if not call.at_root:
+        return in_element if name else whole
+    first, *rest = path
+    return in_field if name and first != "$flagd" else at_root
 
 
 def _finder(call: Call) -> Callable[[Any, Run, JsonValue], JsonValue]:

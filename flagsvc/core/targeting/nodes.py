@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import Attributes, JsonValue
@@ -15,8 +15,10 @@ MAX_STEPS = 1_000
 """Steps that an explanation has."""
 TEXT_STEP = 256
 """Characters of a text that count as one step."""
-BRIEF = 100
-"""Steps through a value up to which an explanation shows it."""
+BRIEF = 256
+"""Characters and elements up to which an explanation shows a value."""
+SHORT_PATH = 3
+"""Dots in a path that costs nothing more than any operator."""
 
 
 class RuleError(Exception):
@@ -70,15 +72,22 @@ class Run:
                 pending.extend(item.values())
 
     def charge_path(self, key: JsonValue) -> None:
-        """Spend what it takes to follow a path: at most a step for every character of a long one."""
+        """Spend what it takes to follow a path, unless it is as short as most."""
         if key.__class__ is not str:
             self.charge(key)
-        elif len(key) > TEXT_STEP:
-            self.spend(len(key))
+        elif (dots := key.count(".")) > SHORT_PATH or len(key) > TEXT_STEP:
+            self.spend(dots + len(key) // TEXT_STEP)
 
 
 Compiled = Callable[[Any, Run], JsonValue]
 """Evaluates a node. Its data is the context's attributes at the root and the element inside a loop."""
+
+
+class Among(NamedTuple):
+    """A constant list as a set; None when a set cannot stand for it. `texts`: all of them are."""
+
+    values: frozenset[JsonValue] | None
+    texts: bool
 
 
 @dataclass(slots=True)
@@ -91,7 +100,7 @@ class Node:
     value: JsonValue = None
     field: str | None = None
     """The name of the context's field that it reads, where it does nothing else."""
-    among: frozenset[JsonValue] | None = None
+    among: Among | None = None
     """A constant list's elements, once somebody asks whether a value is one of them."""
 
 
@@ -102,11 +111,25 @@ def literal(value: JsonValue, size: int = 1) -> Node:
 
 def brief(value: JsonValue) -> JsonValue:
     """Give a value for people to read: as it is when it is small, else what it is."""
-    meter = Run({}, 0.0)
-    meter.work = BRIEF
-    try:
-        meter.charge(value)
-    except RuleError:
-        whole = {str: "a text of {} characters", list: "a list of {} elements", dict: "an object of {} fields"}
-        return whole[value.__class__].format(len(value))
+    pending, left = [value], BRIEF
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (str, list, dict)):
+            left -= 1 + len(item)
+            if left < 0:
+                return _described(value)
+        if isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, dict):
+            pending.extend(item.values())
     return value
+
+
+def _described(value: JsonValue) -> str:
+    match value:
+        case str():
+            return f"a text of {len(value)} characters"
+        case list():
+            return f"a list of {len(value)} elements"
+        case _:
+            return f"an object of {len(value)} fields"

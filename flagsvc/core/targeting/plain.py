@@ -8,7 +8,7 @@ from typing import Any
 from flagsvc.core.model import JsonValue
 from flagsvc.core.targeting import versions
 from flagsvc.core.targeting.compiler import Call, CallProblem
-from flagsvc.core.targeting.nodes import TEXT_STEP, Compiled, Node, RuleError, Run, literal
+from flagsvc.core.targeting.nodes import TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
 from flagsvc.core.targeting.operators import Operator
 
 _SIZED = frozenset({list, dict, str})
@@ -108,10 +108,10 @@ def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compil
     """Look for something in a list of constant texts, or for a constant text in a text."""
     needle, haystack = nodes
     if haystack.constant and isinstance(haystack.value, list):
-        of, among = needle.run, _elements(haystack)
+        of, (among, texts) = needle.run, _elements(haystack)
         if among is None:
             return None
-        if all(item.__class__ is str for item in among):
+        if texts:
             return lambda data, run: (found := of(data, run)).__class__ is str and found in among
         return lambda data, run: (found := of(data, run)).__class__ not in _NESTED and found in among
     if needle.value.__class__ is not str:
@@ -128,10 +128,12 @@ def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compil
     return found_in
 
 
-def _elements(haystack: Node) -> frozenset[JsonValue] | None:
-    """Give a constant list as a set; None when it holds more than plain values. NaN is only itself, so no plain one."""
-    if haystack.among is None and all(i.__class__ not in _NESTED and i == i for i in haystack.value):  # noqa: PLR0124
-        haystack.among = frozenset(haystack.value)
+def _elements(haystack: Node) -> Among:
+    """Give a constant list as a set, once. Lists and objects cannot be in a set, and NaN does not equal itself."""
+    if haystack.among is None:
+        plain = all(item.__class__ not in _NESTED and item == item for item in haystack.value)  # noqa: PLR0124
+        values = frozenset(haystack.value) if plain else None
+        haystack.among = Among(values, all(item.__class__ is str for item in haystack.value))
     return haystack.among
 
 

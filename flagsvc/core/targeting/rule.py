@@ -60,7 +60,10 @@ def compile_rule(
 ) -> Rule:
     """Compile a rule. Raises WrongRule. `traced`: it records its steps, for explanations, and is slower."""
     compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=fractional_version, traced=traced)
-    node = compiler.root(rule)
+    try:
+        node = compiler.root(rule)
+    except RecursionError:
+        raise WrongRule([RuleProblem((), "nested too deep")]) from None
     if compiler.problems:
         raise WrongRule(compiler.problems)
     return Rule(node.run)
