@@ -91,9 +91,10 @@ class Follower:
             if self._same(await self._store.revisions()):
                 self._near.confirmed_at = asked_at
                 return
-            await asyncio.sleep(GAP_S)  # an announcement is likely on its way: then nothing need be read
-            if self._same(await self._store.revisions()):
-                return
+            if self._cache is not None:
+                await asyncio.sleep(GAP_S)  # an announcement is likely on its way: then nothing need be read
+                if self._same(await self._store.revisions()):
+                    return
         await self._load()
 
     async def _load(self) -> None:
@@ -120,7 +121,7 @@ class Follower:
         bound = self._near.staleness_bound_s
         if not self.store_up:
             return min(0.5, bound / 5)
-        return bound * 0.8 if self.channel_heard else min(1.0, bound / 5)
+        return bound * 0.8 if self.channel_heard else min(self._store.look_s, bound / 5)
 
     async def _hear(self, cache: FlagCache) -> None:
         async for event in cache.events():

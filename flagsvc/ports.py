@@ -43,6 +43,9 @@ class StoreContents:
 class FlagStore(Protocol):
     """The source of truth. Every method raises StoreUnavailable when it cannot be asked in time."""
 
+    look_s: float
+    """Seconds between two looks at `revisions` where no channel tells of changes."""
+
     async def open(self) -> None:
         """Prepare (indexes, tables). May be called again after a failure."""
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the command line's client side reads."""
-STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite")
+STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 CACHE_SCHEMES = ("redis", "rediss")
 
@@ -31,7 +31,9 @@ class Settings:
     """The server's settings; each is FLAGSVC_ and its name in capitals, and FLAGSVC_..._FILE reads it from a file."""
 
     store_url: str = _setting(
-        "sqlite:///flagsvc.db", "where flags are kept: mongodb://... or sqlite:///FILE", url="store"
+        "sqlite:///flagsvc.db",
+        "where flags are kept: mongodb://..., sqlite:///FILE or file:FLAGS.json",
+        url="store",
     )
     cache_url: str = _setting("none", "the shared cache: redis://..., rediss://... or none", url="cache")
     host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104  probes and peers come from outside
@@ -138,8 +140,18 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     """Give the URL back if its scheme and host are right; the text of an error never shows credentials."""
     if url == "none" and schemes is CACHE_SCHEMES:
         return url
+    others = [s for s in schemes if f",{s}:" in url and not (s == "file" and url.startswith("file:"))]
+    if schemes is STORE_SCHEMES and others:
+        raise SettingsError(
+            f"{name} names several stores, one of them {others[0]}:; only file: may be given repeatedly"
+        )
+    if schemes is STORE_SCHEMES and url.startswith("file:"):
+        if not all(path.removeprefix("file:") for path in url.split(",")):
+            raise SettingsError(f"{name} has an empty file name; it must be file:FLAGS.json or file:A.json,B.yaml")
+        return url
     scheme, _, rest = url.partition("://")
-    wanted = ", ".join(f"{s}://..." for s in schemes) + (" or none" if schemes is CACHE_SCHEMES else "")
+    forms = ["file:FLAGS.json" if each == "file" else f"{each}://..." for each in schemes]
+    wanted = ", ".join(forms) + (" or none" if schemes is CACHE_SCHEMES else "")
     if not rest or scheme not in schemes:
         close = difflib.get_close_matches(scheme, schemes, n=1)
         hint = f"; did you mean {close[0]}://?" if close and close[0] != scheme else ""
@@ -155,6 +167,20 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
         if not host:
             raise SettingsError(f"{name} has no host; it must be {scheme}://HOST:PORT/...")
     return url
+
+
+def _checked_files(name: str, url: str) -> bool:
+    """Whether this names files, one or several with commas between. Raises SettingsError for a wrong list."""
+    parts = url.split(",")
+    files = [part for part in parts if part.startswith("file:")]
+    others = [part for part in parts if part.partition("://")[0] in STORE_SCHEMES and part not in files]
+    if files and others:
+        raise SettingsError(f"{name} names files and another store; only file: may be given several times")
+    if not url.startswith("file:"):
+        return False
+    if not all(part.removeprefix("file://").removeprefix("file:") for part in parts):
+        raise SettingsError(f"{name} has an empty file name; it must be file:FLAGS.json or file:A.json,B.yaml")
+    return True
 
 
 def redacted(url: str) -> str:

@@ -18,6 +18,10 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
         from flagsvc.adapters.sqlite import SqliteStore  # noqa: PLC0415  a driver is loaded only where it is used
 
         return SqliteStore(url)
+    if url.startswith("file:"):
+        from flagsvc.adapters.files import FileStore  # noqa: PLC0415
+
+        return FileStore(url)
     from flagsvc.adapters.mongo import MongoStore  # noqa: PLC0415
 
     try:
@@ -31,6 +35,8 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
     settings = settings or Settings()
     if checked_url("--cache", url, CACHE_SCHEMES) == "none":
         return None
+    if settings.store_url.startswith("file:"):
+        raise SettingsError("--cache with --store file: is of no use: every replica reads the files; leave --cache out")
     from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
 
     return RedisCache(

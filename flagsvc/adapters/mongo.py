@@ -44,6 +44,8 @@ _NOT_A_REPLICA_SET = 20
 class MongoStore:
     """Keeps flags, their history and the audit log; `reads` counts the queries sent, for metrics."""
 
+    look_s = 1.0
+
     def __init__(
         self,
         url: str,

@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGE
 class SqliteStore:
     """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
 
+    look_s = 1.0
+
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("sqlite:///")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from flagsvc.core.model import DEFAULT_SET, Change, Flag, FlagId
 _WIDTH = 100
 """Characters shown of each side of a changed field; they begin shortly before the first difference."""
 _BEFORE = 30
+_BY_NAME = frozenset({"variants", "metadata", "evaluators"})
 _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 
@@ -63,7 +65,7 @@ class Differences:
             told.append(f"+ {_shown(flag_id)}: {flag.status if flag else ''}")
         for flag_id, fields in self.updated:
             told.append(f"~ {_shown(flag_id)}")
-            told += [f"    {name}: {_sides(each['before'], each['after'])}" for name, each in fields.items()]
+            told += [f"    {name}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
         told += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
         summary = f"{len(self.created)} created, {len(self.updated)} updated, {len(self.deleted)} deleted"
         return [*told, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
@@ -73,6 +75,18 @@ def _fields(change: Change) -> dict[str, dict[str, Any]]:
     previous, new = change.previous or {}, change.new or {}
     names = [name for name in {**previous, **new} if not same(previous.get(name), new.get(name))]
     return {name: {"before": previous.get(name), "after": new.get(name)} for name in names}
+
+
+def _leaves(fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """Give each changed field with both its sides; of those that have parts by name, the changed parts."""
+    for name, each in fields.items():
+        if name not in _BY_NAME:
+            yield name, each["before"], each["after"]
+            continue
+        old, new = each["before"] or {}, each["after"] or {}
+        for part in {**old, **new}:
+            if not same(old.get(part), new.get(part)):
+                yield f"{name}.{part}", old.get(part), new.get(part)
 
 
 def _named(flag_id: FlagId) -> dict[str, str]:

@@ -129,12 +129,14 @@ def _add(
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     example = "  flagsvc serve\n  flagsvc serve --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379"
+    example += "\n  flagsvc serve --store file:flags.json --store file:overrides.yaml"
     serve = _add(commands, "serve", _serve, "Serve flags over gRPC until SIGTERM.", example)
     serve.add_argument(
         "--store",
         dest="store_url",
+        action="append",
         metavar="URL",
-        help="mongodb://... or sqlite:///FILE [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
+        help="mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
     )
     serve.add_argument(
         "--cache", dest="cache_url", metavar="URL", help="redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]"
