@@ -147,8 +147,10 @@ class FlagdEvaluation:
     def _event_stream(self, protocol: Protocol) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
             selector = selector_of(context.invocation_metadata())
-            peer = "" if selector.metadata else context.peer()
-            async for message in self._events.stream(selector.flag_set, protocol.messages.EventStreamResponse, peer):
+            response_type = protocol.messages.EventStreamResponse
+            async for message in self._events.stream(
+                selector.flag_set, response_type, peer=context.peer(), selects=bool(selector.metadata)
+            ):
                 yield message
 
         return event_stream

@@ -29,45 +29,48 @@ class Events:
 
     def __init__(self, near: NearCache, age_s: float) -> None:
         self._near, self._age_s = near, age_s
-        self._streams: set[_Changed] = set()
+        self._streams: dict[str, set[_Changed]] = {}
         self._asked: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
 
     @property
     def active(self) -> int:
         """Streams now."""
-        return len(self._streams)
+        return sum(map(len, self._streams.values()))
 
     def close(self) -> None:
         """Let every stream end, so that its client connects again elsewhere."""
         self._closing = True
-        for stream in self._streams:
-            stream.wake.set()
+        for streams in self._streams.values():
+            for stream in streams:
+                stream.wake.set()
 
     def may_cache(self, peer: str, flag_set: str) -> None:
-        """Note that the client on this connection may cache an answer of a set: its event stream must tell of that set.
+        """Note that a client on this connection may cache an answer of a set: its event stream must tell of that set.
 
         flagd's Node provider sends its selector with evaluations and not with its event stream.
         """
-        asked = self._asked.setdefault(peer, set())
-        if flag_set in asked:
+        streams = self._streams.get(peer, ())
+        if any(flag_set in stream.sets for stream in streams):
             return
-        asked.add(flag_set)
+        self._asked.setdefault(peer, set()).add(flag_set)
         while len(self._asked) > MAX_PEERS:
             self._asked.popitem(last=False)
-        for stream in self._streams:
-            if stream.peer == peer:
+        for stream in streams:
+            if not stream.selects:
                 self._follow(stream, flag_set)
 
-    async def stream(self, flag_set: str, message_type: Callable[..., Any], peer: str = "") -> AsyncIterator[Any]:
+    async def stream(
+        self, flag_set: str, message_type: Callable[..., Any], *, peer: str, selects: bool
+    ) -> AsyncIterator[Any]:
         """Give provider_ready, what a client may have missed before it connected, then every change.
 
-        `peer`: the connection, for a stream that selects no set. Raises Stopping at its end.
+        `peer`: the connection; `selects`: whether the client chose the set. Raises Stopping at its end.
         """
-        changed, until = _Changed(peer), time.monotonic() + self._age_s
-        self._streams.add(changed)
+        changed, until = _Changed(selects=selects), time.monotonic() + self._age_s
+        self._streams.setdefault(peer, set()).add(changed)
         try:
-            for followed in {flag_set, *self._asked.get(peer, ())}:
+            for followed in {flag_set} if selects else {flag_set, *self._asked.get(peer, ())}:
                 self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
             while not self._closing and (left := until - time.monotonic()) > 0:
@@ -78,7 +81,9 @@ class Events:
                     yield message_type(type="keep_alive")
             raise Stopping
         finally:
-            self._streams.discard(changed)
+            self._streams[peer].discard(changed)
+            if not self._streams[peer]:
+                del self._streams[peer]
             for followed in changed.sets:
                 self._near.unlisten(followed, changed.note)
 
@@ -96,8 +101,8 @@ class Events:
 class _Changed:
     """The keys that changed since a stream last told of them."""
 
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
+    def __init__(self, *, selects: bool) -> None:
+        self.selects = selects
         self.sets: set[str] = set()
         self.kinds: dict[str, ChangeKind] = {}
         self.wake = asyncio.Event()

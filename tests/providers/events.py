@@ -31,6 +31,14 @@ class Events:
             self._seen.append(seen)
             self._changed.notify_all()
 
+    def settle(self, flag: str) -> int:
+        """Wait until the provider was told of a flag that was new when it connected, and give a position.
+
+        A stream begins with what may have been missed, an in-process provider with the whole set.
+        """
+        self.until(CHANGED, flag=flag)
+        return self.mark()
+
     def mark(self) -> int:
         """Give a position for `until`: only what comes later counts."""
         with self._changed:

@@ -31,6 +31,8 @@ def test_a_toggle_is_seen_by_each_provider_within_100_ms_at_p99(tmp_path: Path) 
             stack.enter_context(PythonApp(in_process=True, port=process.sync_port)).events,
             stack.enter_context(NodeApp(port=process.port)).events,
         ]
+        for events in apps:
+            events.settle(KEYS[-1])
         for number in range(TOGGLES):
             key = KEYS[number % len(KEYS)]
             marks = [events.mark() for events in apps]

@@ -64,8 +64,9 @@ def test_default_port_and_no_option_through_a_restart(tmp_path: Path) -> None:
         NodeApp() as app,
     ):
         assert app.value("color", "-") == "#00f"
+        mark = app.events.settle("color")
         operator.set_default("color", "red")
-        app.events.until(CHANGED, flag="color")
+        app.events.until(CHANGED, flag="color", since=mark)
         assert app.value("color", "-") == "#f00"
         mark = app.events.mark()
         process.stop()
@@ -81,6 +82,7 @@ def test_default_port_and_no_option_through_a_restart(tmp_path: Path) -> None:
 def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
     flags = [flag("color", COLORS, "blue"), flag("other", SWITCH, "on")]
     with serving(tmp_path / "flags.db", flags) as (process, operator), NodeApp(port=process.port) as app:
+        app.events.settle("color")
         asked = [app.evaluate("string", "color", "-")["reason"] for _ in range(3)]
         assert asked == ["STATIC", "CACHED", "CACHED"]
         app.value("other", False, "boolean")
@@ -99,6 +101,8 @@ def test_a_change_in_the_selected_set_ends_what_is_cached_of_it(tmp_path: Path) 
         serving(tmp_path / "flags.db", flags) as (process, operator),
         NodeApp(port=process.port, selector="flagSetId=tenant-a") as app,
     ):
+        assert app.evaluate("string", "color", "-")["reason"] == "STATIC"
+        app.events.until(CHANGED, flag="color")  # the flag is new: the stream tells of what may have been missed
         assert [app.evaluate("string", "color", "-")["reason"] for _ in range(2)] == ["STATIC", "CACHED"]
         mark = app.events.mark()
         operator.set_default("color", "red", flag_set="tenant-a")

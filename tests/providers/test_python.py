@@ -83,22 +83,25 @@ def test_default_ports_and_no_option_through_a_restart(tmp_path: Path, in_proces
         PythonApp(in_process=in_process) as app,
     ):
         assert app.value("color") == "#00f"
+        mark = app.events.settle("color")
         operator.set_default("color", "red")
-        app.events.until(CHANGED, flag="color")
+        app.events.until(CHANGED, flag="color", since=mark)
         assert app.value("color") == "#f00"
         mark = app.events.mark()
         process.stop()
         app.events.until(STALE, since=mark, seconds=15)
         process.start()
         app.events.until(READY, since=mark, seconds=25)
+        mark = app.events.mark()
         operator.set_default("color", "blue")
-        app.events.until(CHANGED, flag="color", since=app.events.mark(), seconds=5)
+        app.events.until(CHANGED, flag="color", since=mark)
         assert app.value("color") == "#00f"
 
 
 def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
     flags = [flag("color", COLORS, "blue"), flag("other", SWITCH, "on")]
     with serving(tmp_path / "flags.db", flags) as (process, operator), app_of(process, in_process=False) as app:
+        app.events.settle("color")
         asked = [str(app.evaluate("string", "color", "-").reason) for _ in range(3)]
         assert asked == ["STATIC", "CACHED", "CACHED"]
         app.value("other", False, "boolean")
@@ -141,7 +144,7 @@ def test_a_change_in_another_flag_set_is_not_told(tmp_path: Path, in_process: bo
         app_of(process, in_process) as app,
         app_of(process, in_process, selector="flagSetId=tenant-a") as tenant,
     ):
-        marks = app.events.mark(), tenant.events.mark()
+        marks = app.events.settle("color"), tenant.events.settle("color")
         operator.set_default("color", "red", flag_set="tenant-a")
         tenant.events.until(CHANGED, flag="color", since=marks[1])
         assert (app.value("color"), tenant.value("color")) == ("#00f", "#f00")
