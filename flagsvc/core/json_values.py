@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from typing import Any, NoReturn
 
 from flagsvc.core.model import JsonValue
@@ -92,15 +93,20 @@ class NotJson(ValueError):
 def strict_loads(text: str) -> JsonValue:
     """Read JSON that every reader understands alike. Raises NotJson, also for a field that stands twice and for NaN."""
     try:
-        return _STRICT.decode(text)
+        value = _STRICT.decode(text)
+        if _SURROGATE.search(text):
+            compact(value).encode()
+    except UnicodeEncodeError:
+        raise NotJson("half of a surrogate pair stands alone, which no UTF-8 can hold") from None
     except json.JSONDecodeError as error:
         raise NotJson(error.msg, error.lineno, error.colno) from None
     except RecursionError:
         raise NotJson("nested too deep") from None
     except NotJson:
         raise
-    except ValueError as error:
-        raise NotJson(str(error)) from None
+    except ValueError:
+        raise NotJson(f"a whole number of more than {sys.get_int_max_str_digits()} digits") from None
+    return value
 
 
 def compact(value: JsonValue) -> str:
@@ -128,4 +134,5 @@ def _finite(text: str) -> float:
     return value
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

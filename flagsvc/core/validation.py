@@ -14,7 +14,7 @@ from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
 from flagsvc.core.evaluation import has_targeting, variant_name
 from flagsvc.core.json_values import NotJson, compact, json_path, strict_loads
 from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, FlagId, JsonValue
-from flagsvc.core.targeting import RuleProblem, problems_of
+from flagsvc.core.targeting import MAX_RULE_BYTES, RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096
@@ -22,7 +22,6 @@ MAX_REASON = 1_024
 MAX_CONFIG_BYTES = 262_144
 MAX_VARIANTS = 100
 MAX_METADATA = 100
-MAX_RULE_BYTES = 262_144
 MAX_EVALUATORS = 100
 MAX_CONTEXT_BYTES = 65_536
 MAX_BATCH = 1_000
@@ -181,7 +180,9 @@ def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
         return {}, found
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
     problems = problems_of(rules.get(None), flag.key, evaluators, flag.variants or SWITCH_VARIANTS, variant_name)
-    return {name: compact(rule) for name, rule in rules.items()}, [_violation(problem) for problem in problems]
+    if problems:
+        return {}, [_violation(problem) for problem in problems]
+    return {name: compact(rule) for name, rule in rules.items()}, []
 
 
 def rule_field(evaluator: str | None) -> str:

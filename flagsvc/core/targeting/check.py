@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from flagsvc.core.json_values import Path, kind
 from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.compiler import Compiler, RuleProblem
+from flagsvc.core.targeting.compiler import Compiler, RuleProblem, as_json
 from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.targeting.rule import A_RULE
 
@@ -25,13 +25,13 @@ def problems_of(
     for name in evaluators:
         compiler.root({"$ref": name})
     if rule is not None and not isinstance(rule, dict):
-        compiler.problems.append(RuleProblem((), f"a rule is {kind(rule)}; {A_RULE}"))
+        compiler.problems.append(RuleProblem((), f"the rule is of type {kind(rule)}; {A_RULE}"))
     compiler.root(rule)
     if compiler.problems:
         return compiler.problems
     known = ", ".join(sorted(variants)[:20])
     return [
-        RuleProblem(path, f"{str(value)[:80]!r} is none of the flag's variants; they are {known}", evaluator)
+        RuleProblem(path, f"{as_json(value)} is none of the flag's variants; they are {known}", evaluator)
         for value, path, evaluator in _choices(rule, (), None, evaluators)
         if value is not None and variant_name(value) not in variants
     ]

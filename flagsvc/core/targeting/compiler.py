@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from flagsvc.core.json_values import INT64, Path, problem
+from flagsvc.core.json_values import INT64, Path, compact, problem
 from flagsvc.core.model import JsonValue
 from flagsvc.core.targeting.nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
 
 MAX_DEPTH = 100
 MAX_NODES = 10_000
 MAX_PROBLEMS = 20
+MAX_SHOWN = 80
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 Form = Callable[["Call"], Node]
@@ -25,6 +26,12 @@ class RuleProblem:
     path: Path
     message: str
     evaluator: str | None = None
+
+
+def as_json(value: JsonValue) -> str:
+    """Show a part of a rule in a message, as it was written."""
+    text = compact(brief(value))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 class CallProblem(Exception):
@@ -110,7 +117,8 @@ class Compiler:
         """Count parts about to be added, and say whether they are too many or too deep."""
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
+            if self._nodes - nodes <= MAX_NODES:  # told once
+                self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
         elif self._depth + depth > MAX_DEPTH:
             self._wrong(f"nested more than {MAX_DEPTH} deep")
         else:
@@ -120,7 +128,7 @@ class Compiler:
     def _object(self, fields: dict[str, JsonValue]) -> Node:
         """An object of no or several fields is a literal, whatever it holds."""
         wrong = problem(fields)
-        return self._wrong(f"an object literal with {wrong}") if wrong else literal(fields)
+        return self._wrong(f"an object literal: {wrong}") if wrong else literal(fields)
 
     def _list(self, items: list[JsonValue], at_root: bool) -> Node:
         if all(item.__class__ in _SCALARS and (item.__class__ is not int or item in INT64) for item in items):
@@ -153,11 +161,12 @@ class Compiler:
     def _reference(self, name: JsonValue, at_root: bool) -> Node:
         if not isinstance(name, str) or name not in self._evaluators:
             known = ", ".join(sorted(self._evaluators)) or "none"
-            return self._wrong(f"{str(name)[:80]!r} is no evaluator; known are {known}")
+            return self._wrong(f"{as_json(name)} is no evaluator; known are {known}")
         if name in self._inside:
             return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._inside, name])}")
         if (name, at_root) in self._known:
             node, height = self._known[name, at_root]
+            self._deepest = max(self._deepest, self._depth + height)
             return literal(None) if self._too_big(node.size, height) else node
         path, self._path = self._path, []
         self._inside.append(name)

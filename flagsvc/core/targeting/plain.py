@@ -7,7 +7,7 @@ from typing import Any
 
 from flagsvc.core.model import JsonValue
 from flagsvc.core.targeting import versions
-from flagsvc.core.targeting.compiler import Call, CallProblem
+from flagsvc.core.targeting.compiler import Call, CallProblem, as_json
 from flagsvc.core.targeting.nodes import TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
 from flagsvc.core.targeting.operators import Operator
 
@@ -162,10 +162,10 @@ def _check_sem_ver(call: Call) -> None:
         return
     first, name, second = call.raw
     if isinstance(name, str) and name not in versions.TESTS:
-        raise CallProblem(f"{name[:80]!r} is no comparison of versions; known are {' '.join(versions.TESTS)}", 1)
+        raise CallProblem(f"{as_json(name)} is no comparison of versions; known are {' '.join(versions.TESTS)}", 1)
     for index, value in ((0, first), (2, second)):
         if isinstance(value, str | int | float) and versions.version(value) is None:
-            raise CallProblem(f"{str(value)[:80]!r} is no semantic version such as 1.2.3", index)
+            raise CallProblem(f"{as_json(value)} is no semantic version such as 1.2.3", index)
 
 
 _QUICK: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {

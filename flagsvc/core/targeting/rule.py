@@ -11,6 +11,8 @@ from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.targeting.nodes import Compiled, RuleError, Run, Step
 
 FRACTIONAL_VERSION = 3
+MAX_RULE_BYTES = 262_144
+"""What a rule and its evaluators may take together."""
 A_RULE = 'it must be an object with one operator, such as {"if": [...]}'
 
 
@@ -64,6 +66,8 @@ def compile_rule(
         node = compiler.root(rule)
     except RecursionError:
         raise WrongRule([RuleProblem((), "nested too deep")]) from None
+    except UnicodeEncodeError:
+        raise WrongRule([RuleProblem((), "the flag's key has half of a surrogate pair")]) from None
     if compiler.problems:
         raise WrongRule(compiler.problems)
     return Rule(node.run)
@@ -78,12 +82,15 @@ def compile_texts(
     traced: bool = False,
 ) -> Rule:
     """Compile a rule from JSON texts. Raises WrongRule."""
+    size = len(targeting) + sum(map(len, evaluators.values()))
+    if size > MAX_RULE_BYTES:
+        raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
     parsed: dict[str, JsonValue] = {}
     for name, text in evaluators.items():
         parsed[name] = _parsed(text, name)
     rule = _parsed(targeting, None)
     if not isinstance(rule, dict):
-        raise WrongRule([RuleProblem((), f"a rule is {kind(rule)}; {A_RULE}")])
+        raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {A_RULE}")])
     return compile_rule(rule, flag_key, parsed, fractional_version=fractional_version, traced=traced)
 
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from typing import Any
 
 from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.compiler import Call, CallProblem
+from flagsvc.core.targeting.compiler import Call, CallProblem, as_json
 from flagsvc.core.targeting.fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
 from flagsvc.core.targeting.nodes import TEXT_STEP, Compiled, Node, Run, literal
 
@@ -88,12 +88,12 @@ def _check_shares(call: Call) -> None:
         if isinstance(share, dict) and len(share) == 1:
             continue
         if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
-            raise CallProblem(f"a share is {str(share)[:80]!r}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
+            raise CallProblem(f"a share is {as_json(share)}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
         if len(share) == 1 or (isinstance(share[1], dict) and len(share[1]) == 1):
             continue
         weight = whole(share[1])
         if weight is None or weight < 0:
-            raise CallProblem(f"a weight is {str(share[1])[:80]!r}; it must be a whole number from 0", index, 1)
+            raise CallProblem(f"a weight is {as_json(share[1])}; it must be a whole number from 0", index, 1)
         total += weight
     if total > MAX_TOTAL:
-        raise CallProblem(f"the weights add up to {total}; they must add up to at most {MAX_TOTAL}")
+        raise CallProblem(f"the weights add up to more than {MAX_TOTAL}")
