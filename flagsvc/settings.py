@@ -140,14 +140,7 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     """Give the URL back if its scheme and host are right; the text of an error never shows credentials."""
     if url == "none" and schemes is CACHE_SCHEMES:
         return url
-    others = [s for s in schemes if f",{s}:" in url and not (s == "file" and url.startswith("file:"))]
-    if schemes is STORE_SCHEMES and others:
-        raise SettingsError(
-            f"{name} names several stores, one of them {others[0]}:; only file: may be given repeatedly"
-        )
-    if schemes is STORE_SCHEMES and url.startswith("file:"):
-        if not all(path.removeprefix("file:") for path in url.split(",")):
-            raise SettingsError(f"{name} has an empty file name; it must be file:FLAGS.json or file:A.json,B.yaml")
+    if schemes is STORE_SCHEMES and "file:" in url and _names_files(name, url):
         return url
     scheme, _, rest = url.partition("://")
     forms = ["file:FLAGS.json" if each == "file" else f"{each}://..." for each in schemes]
@@ -169,7 +162,7 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     return url
 
 
-def _checked_files(name: str, url: str) -> bool:
+def _names_files(name: str, url: str) -> bool:
     """Whether this names files, one or several with commas between. Raises SettingsError for a wrong list."""
     parts = url.split(",")
     files = [part for part in parts if part.startswith("file:")]
