@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.near import LOG_LENGTH, NearCache
+from flagsvc.near import LATELY_S, LOG_LENGTH, NearCache
 from flagsvc.ports import Entry, StoreContents
 
 
@@ -147,3 +148,42 @@ def test_a_change_without_a_new_revision_is_taken_from_the_store() -> None:
     foreign = Entry.of(Flag(key="a", name="changed by the other system"))
     cache.merge(contents(foreign, default=0), 1.0)
     assert held(cache) == foreign
+
+
+def test_what_changed_lately_is_known_until_it_is_old() -> None:
+    cache = near()
+    cache.merge(contents(default=0), 0.0)
+    cache.apply(entry(1), 1.0)
+    cache.apply(entry(2, "b"), 2.0)
+    cache.apply(gone(3), 3.0)
+    cache.apply(gone(3), 100.0)
+    assert cache.lately("default", 3.0) == {"a": "delete", "b": "write"}
+    assert cache.lately("default", 2.0 + LATELY_S) == {"a": "delete", "b": "write"}
+    assert cache.lately("default", 3.0 + LATELY_S) == {"a": "delete"}
+    assert cache.lately("default", 3.1 + LATELY_S) == {}
+    assert cache.lately("nobody", 3.0) == {}
+    cache.apply(entry(4, "c"), 4.0 + LATELY_S)
+    assert len(cache._sets["default"].lately) == 1, "what is old is not kept"
+
+
+def test_a_first_load_counts_as_lately_what_changed_shortly_before_it() -> None:
+    cache = NearCache(100, 5.0, wall_clock=lambda: 1_000.0)
+    times = {"new": 900.0, "old": 800.0}
+    flags = [Flag(key=key, updated_at=datetime.fromtimestamp(at, UTC)) for key, at in times.items()]
+    told: list[str] = []
+    cache.listen("default", lambda e, *_: told.append(e.id.key))
+    cache.merge(StoreContents([*flags, Flag(key="timeless")], {"default": 3}), 10.0)
+    assert cache.lately("default", 10.0) == {"new": "update", "timeless": "update"}
+    assert cache.lately("default", 10.1 + LATELY_S) == {}
+    assert told == [], "what is loaded first changed for nobody"
+
+
+def test_a_miss_that_is_filled_is_no_change() -> None:
+    cache, told = near(limit=1), []
+    cache.listen("default", lambda e, _, kind: told.append((e.id.key, kind)))
+    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0)
+    cache.apply(entry(2, "b"), 1.0, in_order=False)
+    assert told == []
+    cache.apply(entry(3, "c"), 2.0)
+    cache.apply(gone(4, "d"), 3.0)
+    assert told == [("c", "update"), ("d", "delete")], "an announced change is one, whatever is held"

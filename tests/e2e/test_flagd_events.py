@@ -1,0 +1,180 @@
+"""flagd's event streams: what changed, what may have been missed, and how a stream ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pymongo
+import pytest
+
+from flagsvc import near
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.rpc import flagd_events
+from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
+from tests.providers.cases import flag
+from tests.replicas import Client, replica, until, until_serving
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/flags.db"
+
+
+@pytest.fixture
+async def client(store_url: str) -> AsyncIterator[Client]:
+    async with replica(store_url=store_url) as (client, _):
+        await until_serving(client)
+        yield client
+
+
+async def delete(client: Client, key: str) -> None:
+    await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key=key), timeout=5)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_stream_tells_that_it_is_ready_and_then_each_change(client: Client, version: str) -> None:
+    events = Evaluator(version, client.channel).events()
+    assert await events.next() == ("provider_ready", {})
+    await client.create("a", status=1)
+    assert await events.next() == ("configuration_change", {"a": "write"})
+    await client.toggle("a", False)
+    assert await events.next() == ("configuration_change", {"a": "update"})
+    await delete(client, "a")
+    assert await events.next() == ("configuration_change", {"a": "delete"})
+    await client.create("a")
+    assert await events.next() == ("configuration_change", {"a": "write"})
+
+
+async def test_a_stream_hears_of_its_set_alone(client: Client) -> None:
+    evaluator = Evaluator("v1", client.channel)
+    default, other = evaluator.events(), evaluator.events(selecting("flagSetId=other"))
+    assert await default.next() == await other.next() == ("provider_ready", {})
+    await client.create("theirs", flag_set="other")
+    await client.create("ours")
+    assert await default.next() == ("configuration_change", {"ours": "write"})
+    assert await other.next() == ("configuration_change", {"theirs": "write"})
+
+
+async def test_what_changed_lately_is_told_to_those_who_come_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("old", "gone", "changed"):
+        await client.create(key)
+    monkeypatch.setattr(near, "LATELY_S", 0.5)
+    await asyncio.sleep(0.6)
+    evaluator = Evaluator("v2", client.channel)
+    quiet = evaluator.events()
+    assert await quiet.next() == ("provider_ready", {})
+    await client.toggle("changed", True)
+    await delete(client, "gone")
+    assert [(await quiet.next())[1] for _ in range(2)] == [{"changed": "update"}, {"gone": "delete"}]
+    back = evaluator.events()
+    assert await back.next() == ("provider_ready", {})
+    assert await back.next() == ("configuration_change", {"changed": "update", "gone": "delete"})
+
+
+async def test_a_young_replica_tells_what_changed_before_it_started(mongo_database_url: str) -> None:
+    now = datetime.now(UTC)
+    documents = [
+        {"key": "old", "name": "old", "status": "ENABLED", "updatedAt": now - timedelta(hours=1)},
+        {"key": "recent", "name": "recent", "status": "ENABLED", "updatedAt": now - timedelta(seconds=30)},
+        {"key": "unknown", "name": "unknown", "status": "ENABLED"},
+    ]
+    with pymongo.MongoClient(mongo_database_url) as mongo:
+        mongo.get_default_database().feature_flags.insert_many(documents)
+    async with replica(store_url=mongo_database_url) as (client, _):
+        await until_serving(client)
+        events = Evaluator("v2", client.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        assert await events.next() == ("configuration_change", {"recent": "update", "unknown": "update"})
+
+
+async def test_silence_is_broken_by_keep_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagd_events, "KEEP_ALIVE_S", 0.2)
+    events = Evaluator("v2", client.channel).events()
+    assert await events.next() == ("provider_ready", {})
+    message = await events.call.read()
+    assert (message.type, message.HasField("data")) == ("keep_alive", False)
+    assert await events.next() == ("keep_alive", {})
+    await client.create("a")
+    assert await events.next() == ("configuration_change", {"a": "write"})
+
+
+async def test_a_reader_who_is_away_finds_each_key_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagd_events, "PAUSE_S", 0.5)
+    events = Evaluator("v2", client.channel).events()
+    assert await events.next() == ("provider_ready", {})
+    await client.create("first")
+    assert await events.next() == ("configuration_change", {"first": "write"})
+    for key in ("a", "b", "c"):
+        await client.create(key)
+    await client.toggle("a", True)
+    await delete(client, "b")
+    await delete(client, "first")
+    await client.create("first")
+    expected = {"a": "write", "b": "delete", "c": "write", "first": "update"}
+    assert await events.next() == ("configuration_change", expected)
+
+
+async def ended(events: Events) -> grpc.StatusCode:
+    """Give the status that a stream ends with, which must be soon."""
+    async with asyncio.timeout(5):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            assert await events.call.read() is grpc.aio.EOF
+        return await events.call.code()
+
+
+async def test_a_stop_ends_streams_so_that_clients_come_again(store_url: str) -> None:
+    async with replica(store_url=store_url) as (client, server):
+        await until_serving(client)
+        evaluator = Evaluator("v2", client.channel)
+        events = evaluator.events()
+        assert await events.next() == ("provider_ready", {})
+        assert server._events.active == 1
+        server._events.close()
+        assert await ended(events) is grpc.StatusCode.UNAVAILABLE
+        await until(lambda: server._events.active == 0)
+        late = evaluator.events()
+        assert await late.next() == ("provider_ready", {})
+        assert await ended(late) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stream_ends_with_the_age_of_connections(store_url: str) -> None:
+    async with replica(store_url=store_url, connection_age_s=1.0) as (client, server):
+        await until_serving(client)
+        events = Evaluator("v2", client.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        await until(lambda: server._events.active == 0, 3)
+        assert await ended(events) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
+    async with replica(store_url=store_url) as (client, server):
+        await until_serving(client)
+        events = Evaluator("v2", client.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        assert any(state.listeners for state in server._near._sets.values())
+        events.call.cancel()
+        await until(lambda: server._events.active == 0)
+        assert not any(state.listeners for state in server._near._sets.values())
+
+
+async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:
+    settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    async with replica(**settings) as (one, _), replica(**settings) as (two, server):
+        await until_serving(one)
+        await until_serving(two)
+        await until(lambda: server._follower.channel_heard)
+        await one.stub.CreateFlag(pb.CreateFlagRequest(flag=flag("a")))
+        events = Evaluator("v2", two.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        assert (await events.next())[1].keys() == {"a"}
+        await one.toggle("a", False)
+        async with asyncio.timeout(1):
+            assert await events.next() == ("configuration_change", {"a": "update"})
+        assert (await Evaluator("v2", two.channel).resolve("Boolean", "a"))["reason"] == "DISABLED"
