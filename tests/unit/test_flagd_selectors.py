@@ -1,0 +1,39 @@
+"""flagd's selectors: which set they mean, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from flagsvc.rpc.flagd_selectors import InvalidSelector, selector_of
+
+
+@pytest.mark.parametrize(
+    ("text", "flag_set", "metadata"),
+    [
+        ("", "default", {}),
+        ("flagSetId=", "default", {}),
+        ("flagSetId=mobile", "mobile", {"flagSetId": "mobile"}),
+        ("source=a/b.json", "a/b.json", {"source": "a/b.json"}),
+        ("a/b.json", "a/b.json", {"source": "a/b.json"}),
+        ("flagSetId=a=b,source=c", "a=b,source=c", {"flagSetId": "a=b,source=c"}),
+        ("flagSetId=default", "default", {"flagSetId": "default"}),
+    ],
+)
+def test_a_selector_names_a_set(text: str, flag_set: str, metadata: dict[str, str]) -> None:
+    assert selector_of((("flagd-selector", text),)) == (flag_set, metadata)
+    assert selector_of((), text) == (flag_set, metadata), "in a request's field the same"
+
+
+def test_the_header_comes_before_the_field_unless_it_is_empty() -> None:
+    header = ("flagd-selector", "flagSetId=header")
+    assert selector_of((("other", "x"), header), "flagSetId=body").flag_set == "header"
+    assert selector_of((("flagd-selector", ""),), "flagSetId=body").flag_set == "body"
+    assert selector_of(None).flag_set == "default"
+
+
+@pytest.mark.parametrize("text", ["=x", "flagsetid=x", "key=flagSetId=x", " flagSetId=x", "x" * 1_000 + "=y"])
+def test_another_key_is_refused_in_flagds_words(text: str) -> None:
+    with pytest.raises(InvalidSelector) as caught:
+        selector_of((("flagd-selector", text),))
+    key = text.partition("=")[0][:80]
+    assert str(caught.value) == f'invalid selector key "{key}", valid keys: "flagSetId", "source"'
