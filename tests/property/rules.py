@@ -10,24 +10,114 @@ from random import Random
 from typing import Any
 
 TEXTS = (
-    "", "a", "b", "abc", "on", "off", "true", "false", "True", "null", "1", "1.5", " 2 ", "-3", "1e3", "0x10", "inf",
-    "Infinity", "NaN", "a,b", "a.b", "length", "0", "[object Object]", "ümlaut", "日本", "😀", "e\u0301", "\u0000", "A B",
-    "@example.com", "user@example.com", "None",
-)  # fmt: skip
+    "",
+    "a",
+    "b",
+    "abc",
+    "on",
+    "off",
+    "true",
+    "false",
+    "True",
+    "null",
+    "1",
+    "1.5",
+    " 2 ",
+    "-3",
+    "1e3",
+    "0x10",
+    "inf",
+    "Infinity",
+    "NaN",
+    "a,b",
+    "a.b",
+    "length",
+    "0",
+    "[object Object]",
+    "ümlaut",
+    "日本",
+    "😀",
+    "e\u0301",
+    "\u0000",
+    "A B",
+    "@example.com",
+    "user@example.com",
+    "None",
+)
 VERSIONS = (
-    "1.2.3", "1.2.4", "v1.2.3", "V2", "1", "1.2", "2.0.0", "1.10.0", "1.2.3-beta", "1.2.3-beta.2", "1.2.3-beta.11",
-    "1.2.3-1", "1.2.3+build", "1.2-rc.1", "0.0.0", "10.0.0",
-)  # fmt: skip
+    "1.2.3",
+    "1.2.4",
+    "v1.2.3",
+    "V2",
+    "1",
+    "1.2",
+    "2.0.0",
+    "1.10.0",
+    "1.2.3-beta",
+    "1.2.3-beta.2",
+    "1.2.3-beta.11",
+    "1.2.3-1",
+    "1.2.3+build",
+    "1.2-rc.1",
+    "0.0.0",
+    "10.0.0",
+)
 NOT_VERSIONS = ("1.2.3.4", "01.2.3", "x", "1.2.3-", "1..2", "vv1", "-1", "1.2.3-01")
 NUMBERS = (
-    0, 1, 2, 3, 5, 10, 50, 100, -1, -2, -7, 2**31, 2**31 - 1, 2**53 + 1, 2**63 - 1, -(2**63), 0.0, -0.0, 1.0, 2.0, 0.5,
-    -1.5, 1e300, 1e-7, 3.14159, 1e15, 1e16, 123456789012345.67, 50.0,
-)  # fmt: skip
+    0,
+    1,
+    2,
+    3,
+    5,
+    10,
+    50,
+    100,
+    -1,
+    -2,
+    -7,
+    2**31,
+    2**31 - 1,
+    2**53 + 1,
+    2**63 - 1,
+    -(2**63),
+    0.0,
+    -0.0,
+    1.0,
+    2.0,
+    0.5,
+    -1.5,
+    1e300,
+    1e-7,
+    3.14159,
+    1e15,
+    1e16,
+    123456789012345.67,
+    50.0,
+)
 FIELDS = ("a", "b", "n", "s", "l", "o", "u", "ver", "email", "x.y", "gone", "größe", "targetingKey")
 PATHS = (
-    "o.k", "o.l.1", "o.o.k", "l.0", "l.1", "l.length", "s.0", "s.length", "l.01", "l.-1", "l.x", "l.0.k", "o..k", ".", "n.x",
-    "$flagd.flagKey", "$flagd.timestamp", "$flagd.nothing", "$flagd", "$flagd.flagKey.0", "a.b.c",
-)  # fmt: skip
+    "o.k",
+    "o.l.1",
+    "o.o.k",
+    "l.0",
+    "l.1",
+    "l.length",
+    "s.0",
+    "s.length",
+    "l.01",
+    "l.-1",
+    "l.x",
+    "l.0.k",
+    "o..k",
+    ".",
+    "n.x",
+    "$flagd.flagKey",
+    "$flagd.timestamp",
+    "$flagd.nothing",
+    "$flagd",
+    "$flagd.flagKey.0",
+    "a.b.c",
+)
 INNER_PATHS = (
     "",
     "k",
@@ -165,7 +255,7 @@ class Maker:
         chance = self.random.random()
         if chance < 0.7:
             return self.random.choice(self._variants)
-        return None if chance < 0.8 else self._fractional(1) if chance < 0.9 else self.rule(1)
+        return None if chance < 0.8 else self._fractional(1, root=True) if chance < 0.9 else self.rule(1)
 
     def rule(self, depth: int, *, root: bool = True, operator: bool = False) -> Any:
         """Give a rule or, less deep down, a literal. `root`: its data is the context."""
@@ -182,7 +272,7 @@ class Maker:
         if pick.random() < 0.55:
             return self._var(root)
         literal = self.value(1)
-        return {} if isinstance(literal, dict) and len(literal) == 1 else _no_operators(literal)
+        return {} if isinstance(literal, dict) and len(literal) == 1 else _literal(literal)
 
     def _var(self, root: bool) -> Any:
         pick = self.random
@@ -197,7 +287,7 @@ class Maker:
         if chance < 0.80:
             return {"var": [path]}
         if chance < 0.92:
-            return {"var": [path, _no_operators(self.value(1))]}
+            return {"var": [path, _literal(self.value(1))]}
         if chance < 0.94:
             return {"var": [path, {"var": pick.choice(FIELDS if root else INNER_PATHS)}]}
         return {
@@ -216,7 +306,7 @@ class Maker:
             return {name: argument if not isinstance(argument, list) else [argument]}
         return {name: self._arguments(depth, root, count)}
 
-    def _comparison(self, depth: int, root: bool) -> Any:
+    def _comparison(self, _depth: int, root: bool) -> Any:
         """Compare a field with a constant of a fitting kind, as most rules do."""
         pick = self.random
         name = pick.choice(("==", "!=", "===", "!==", "<", "<=", ">", ">="))
@@ -234,7 +324,7 @@ class Maker:
             case 1:
                 return {"in": [self._text(), self._var(root)]}
             case 2:
-                return {"in": [self._var(root), [_no_operators(self.value(1)) for _ in range(pick.randrange(6))]]}
+                return {"in": [self._var(root), [_literal(self.value(1)) for _ in range(pick.randrange(6))]]}
             case _:
                 return {"in": [self.rule(depth, root=root), self.rule(depth, root=root)]}
 
@@ -265,7 +355,7 @@ class Maker:
             case 1:
                 return self.rule(depth, root=root)
             case _:
-                return [_no_operators(self.value(1)) for _ in range(pick.randrange(5))]
+                return [_literal(self.value(1)) for _ in range(pick.randrange(5))]
 
     def _missing(self, depth: int, root: bool) -> Any:
         pick = self.random
@@ -283,7 +373,7 @@ class Maker:
             case _:
                 return {"missing": keys}
 
-    def _fractional(self, depth: int, root: bool = True) -> Any:
+    def _fractional(self, depth: int, root: bool) -> Any:
         pick = self.random
         shares = [self._share(depth, root) for _ in range(pick.choice((1, 2, 2, 2, 3, 5)))]
         match pick.randrange(4):
@@ -326,7 +416,7 @@ class Maker:
     def _spoilt(self, rule: Any) -> Any:
         """Make a rule wrong somewhere: another number of arguments, an unknown operator, a bad weight."""
         rule = copy.deepcopy(rule)
-        nodes = [node for node in _operators(rule) if isinstance(next(iter(node.values())), list)]
+        nodes = [node for node in operators(rule) if isinstance(next(iter(node.values())), list)]
         if not nodes:
             return {"no_such": [rule]}
         node = self.random.choice(nodes)
@@ -345,33 +435,63 @@ class Maker:
 
 
 _PLAIN = (
-    ("==", (2,)), ("!=", (2,)), ("===", (2,)), ("!==", (2,)), ("<", (2, 2, 3)), ("<=", (2, 2, 3)), (">", (2, 2, 3)),
-    (">=", (2, 2, 3)), ("!", (1,)), ("!!", (1,)), ("+", (1, 2, 3)), ("-", (1, 2)), ("*", (1, 2, 3)), ("/", (2,)), ("%", (2,)),
-    ("min", (1, 2, 3)), ("max", (1, 2, 3)), ("in", (2,)), ("cat", (1, 2, 3)), ("substr", (2, 3)), ("merge", (0, 1, 2, 3)),
-    ("log", (1,)), ("and", (1, 2, 3)), ("or", (1, 2, 3)),
-)  # fmt: skip
+    ("==", (2,)),
+    ("!=", (2,)),
+    ("===", (2,)),
+    ("!==", (2,)),
+    ("<", (2, 2, 3)),
+    ("<=", (2, 2, 3)),
+    (">", (2, 2, 3)),
+    (">=", (2, 2, 3)),
+    ("!", (1,)),
+    ("!!", (1,)),
+    ("+", (1, 2, 3)),
+    ("-", (1, 2)),
+    ("*", (1, 2, 3)),
+    ("/", (2,)),
+    ("%", (2,)),
+    ("min", (1, 2, 3)),
+    ("max", (1, 2, 3)),
+    ("in", (2,)),
+    ("cat", (1, 2, 3)),
+    ("substr", (2, 3)),
+    ("merge", (0, 1, 2, 3)),
+    ("log", (1,)),
+    ("and", (1, 2, 3)),
+    ("or", (1, 2, 3)),
+)
 _MAKERS = (
-    *[Maker._plain] * 12, *[Maker._comparison] * 3, *[Maker._within] * 2, *[Maker._if] * 2, *[Maker._loop] * 3, Maker._reduce,
-    Maker._missing, *[Maker._fractional] * 2, *[Maker._sem_ver] * 2, Maker._ends, Maker._variable,
-)  # fmt: skip
+    *[Maker._plain] * 12,
+    *[Maker._comparison] * 3,
+    *[Maker._within] * 2,
+    *[Maker._if] * 2,
+    *[Maker._loop] * 3,
+    Maker._reduce,
+    Maker._missing,
+    *[Maker._fractional] * 2,
+    *[Maker._sem_ver] * 2,
+    Maker._ends,
+    Maker._variable,
+)
 
 
-def _no_operators(value: Any) -> Any:
+def _literal(value: Any) -> Any:
     """Give a literal without objects of one field: a rule would take them for operators."""
     if isinstance(value, list):
-        return [_no_operators(item) for item in value]
+        return [_literal(item) for item in value]
     if isinstance(value, dict):
         return {} if len(value) == 1 else value
     return value
 
 
-def _operators(rule: Any) -> Iterator[dict[str, Any]]:
+def operators(rule: Any) -> Iterator[dict[str, Any]]:
+    """Give every call of an operator in a rule."""
     if isinstance(rule, list):
         for item in rule:
-            yield from _operators(item)
+            yield from operators(item)
     elif isinstance(rule, dict) and len(rule) == 1:
         yield rule
-        yield from _operators(next(iter(rule.values())))
+        yield from operators(next(iter(rule.values())))
 
 
 def smaller(case: Case) -> Iterator[Case]:

@@ -1,298 +1,29 @@
-"""The engine against openfeature-flagd-core 2.0.0: the same results, apart from the choices named here.
+"""The engine against openfeature-flagd-core 2.0.0: the same results, apart from the choices named in `oracle`.
 
 FLAGSVC_ORACLE_CASES sets how many cases are compared, FLAGSVC_ORACLE_SEED where the generator starts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from json_logic import jsonLogic
-from openfeature.contrib.tools.flagd.core import FlagdCore
-from openfeature.contrib.tools.flagd.core.targeting import custom_ops
-from openfeature.contrib.tools.flagd.core.targeting import targeting as oracle_targeting
-from openfeature.contrib.tools.flagd.core.targeting.targeting import OPERATORS
-from openfeature.evaluation_context import EvaluationContext
-from openfeature.exception import ParseError, TypeMismatchError
 
-from flagsvc.core.evaluation import Prepared, ValueType, check_type, prepare
-from flagsvc.core.model import Flag, Status
-from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule
-from tests.property.rules import KINDS, Case, Maker, smaller
+from flagsvc.core.targeting.forms import FORMS
+from tests.property.oracle import Pair, difference, shrunk, silence
+from tests.property.rules import Maker, operators
 
 CASES = int(os.environ.get("FLAGSVC_ORACLE_CASES", "200000"))
 SEED = os.environ.get("FLAGSVC_ORACLE_SEED", "flagd-core 2.0.0")
 CONTEXTS = 5
-DEFAULTS: dict[ValueType, Any] = {
-    ValueType.BOOLEAN: True,
-    ValueType.STRING: "caller's",
-    ValueType.INTEGER: -77,
-    ValueType.FLOAT: -77.5,
-    ValueType.OBJECT: {"callers": 1},
-}
-Result = tuple[str, Any]
-"""`value` and the rule's result, or `error` and nothing: no result for this context."""
-
-
-class Quiet(io.TextIOBase):
-    """Takes what the oracle's `log` operator prints."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep the oracle from logging and printing, which is most of its time."""
-    logger = logging.getLogger("openfeature.contrib")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    with contextlib.redirect_stdout(Quiet()):
-        yield
-    logger.setLevel(level)
-
-
-class Pair:
-    """One flag in both engines."""
-
-    def __init__(self, case: Case) -> None:
-        self.key = case.flag_key
-        definition = {"state": case.state, "variants": KINDS[case.kind], "targeting": case.rule}
-        if case.default_variant is not None:
-            definition["defaultVariant"] = case.default_variant
-        self.oracle = FlagdCore()
-        self.oracle.set_flags(json.dumps({"flags": {case.flag_key: definition}, "$evaluators": case.evaluators}))
-        self.oracle_rule = self.oracle._flag_store.get_flag(case.flag_key).targeting
-        self.refusal = ""
-        self.rule: Rule | None = None
-        try:
-            self.rule = compile_rule(case.rule, case.flag_key, case.evaluators)
-        except WrongRule as error:
-            self.refusal = str(error)
-        self.prepared: Prepared = prepare(
-            Flag(
-                key=case.flag_key,
-                status=Status(case.state),
-                variants=KINDS[case.kind],
-                default_variant=case.default_variant,
-                targeting=json.dumps(case.rule),
-                evaluators={name: json.dumps(rule) for name, rule in case.evaluators.items()},
-            )
-        )
-
-    def ours(self, context: dict[str, Any], now: float) -> Result:
-        assert self.rule is not None
-        try:
-            return "value", self.rule.evaluate(context, now)
-        except RuleError as error:
-            return "error", str(error)
-
-    def theirs(self, context: dict[str, Any]) -> Result:
-        return outcome_of(lambda: oracle_targeting(self.key, self.oracle_rule, openfeature_context(context)))
-
-    def ours_resolved(self, wanted: ValueType, context: dict[str, Any], now: float) -> tuple[Any, ...]:
-        outcome = check_type(self.prepared.fixed or self.prepared.evaluate(context, now), wanted)
-        return str(outcome.reason), outcome.variant, outcome.value, outcome.error_code and str(outcome.error_code)
-
-    def theirs_resolved(self, wanted: ValueType, context: EvaluationContext) -> tuple[Any, ...]:
-        resolve = getattr(self.oracle, f"resolve_{wanted}_value")
-        try:
-            found = resolve(self.key, DEFAULTS[wanted], context)
-        except ParseError:
-            return "ERROR", None, None, "PARSE_ERROR"
-        except TypeMismatchError:
-            return "ERROR", None, None, "TYPE_MISMATCH"
-        except Exception:  # noqa: BLE001  whatever else gets out of the oracle is a GENERAL error to its caller
-            return "ERROR", None, None, "GENERAL"
-        value = found.value if found.variant is not None else None
-        return str(found.reason), found.variant, value, None
-
-
-def openfeature_context(context: dict[str, Any]) -> EvaluationContext:
-    attributes = {name: value for name, value in context.items() if name != "targetingKey"}
-    return EvaluationContext(context.get("targetingKey"), attributes)
-
-
-def outcome_of(evaluate: Callable[[], Any]) -> Result:
-    try:
-        return "value", evaluate()
-    except Exception as error:  # noqa: BLE001  the oracle lets arithmetic errors and others out
-        return "error", repr(error)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal in value and type; NaN equals NaN, and 0.0 does not equal -0.0."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, float):
-        return repr(a) == repr(b)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
-    return bool(a == b)
-
-
-def same_result(a: Result, b: Result) -> bool:
-    try:
-        return a[0] == b[0] and (a[0] == "error" or same(a[1], b[1]))
-    except RecursionError:  # a reduce whose body gives its whole data ties the oracle's in a knot
-        return False
-
-
-# ---- the documented choices
-
-
-REFUSED = ("unknown operator", " arguments; it must have ", "a weight is ", "a share is ", "fractional has no variants")
-REFUSED += ("is no comparison of versions", "is no semantic version", "is no evaluator", "the weights add up to")
-
-
-def documented(pair: Pair, case: Case, ours: Result, theirs: Result) -> str | None:
-    """Name the choice by which a rule's result differs from the oracle's; None for a defect."""
-    # A bound was reached; the oracle has none.
-    if ours[0] == "error" and "more than" in ours[1]:
-        return "bounds"
-    # An infinite index or length: the oracle raises OverflowError where ours takes it for "beyond the end".
-    if theirs[0] == "error" and "OverflowError('cannot convert float infinity" in theirs[1]:
-        return "infinite index"
-    # The third argument of reduce is a rule like any other argument; the oracle takes it as it stands.
-    if reduce_start_is_a_rule(case.rule, case.evaluators):
-        return "start of reduce"
-    # The body of a reduce gives its whole data: the oracle changes that very object in the next turn.
-    if reduce_gives_its_data(case.rule, case.evaluators):
-        return "data of reduce"
-    # Evaluate with the oracle's own interpreter once more, its operators and data changed by our choices alone.
-    return "choices of operators" if same_result(ours, with_our_choices(pair, case)) else None
-
-
-def with_our_choices(pair: Pair, case: Case) -> Result:
-    root = {**case.context, "$flagd": {"flagKey": case.flag_key, "timestamp": int(time.time())}}
-
-    def fractional(_data: Any, *args: Any) -> Any:
-        # Whole floats are whole weights: over gRPC every number of a context is a float.
-        # Inside a loop the context's targeting key and the flag's key are hashed, not the element's fields.
-        return custom_ops.fractional(root, *(whole_weight(share) for share in args))
-
-    # The whole context (`var ""`) has a targetingKey only where the caller sent one.
-    return outcome_of(lambda: jsonLogic(pair.oracle_rule, root, {**OPERATORS, "fractional": fractional}))
-
-
-def whole_weight(share: Any) -> Any:
-    if isinstance(share, list) and len(share) == 2 and isinstance(share[1], float) and share[1].is_integer():
-        return [share[0], int(share[1])]
-    return share
-
-
-def documented_resolution(
-    case: Case, wanted: ValueType, ours: tuple[Any, ...], theirs: tuple[Any, ...], raw: Any
-) -> str | None:
-    """Name the choice by which a resolution differs although the rule's results are the same; None for a defect."""
-    # The oracle's float accessor takes true and false; flagd itself does not.
-    if wanted is ValueType.FLOAT and case.kind == "boolean" and ours[3] == "TYPE_MISMATCH":
-        return "boolean as float"
-    # 1.0 names the variant "1", as 1 does: over gRPC every number of a context is a float.
-    if isinstance(raw, float) and raw.is_integer():
-        return "whole float names a variant"
-    return None
-
-
-def reduce_start_is_a_rule(rule: Any, evaluators: dict[str, Any]) -> bool:
-    return any(
-        len(arguments) == 3 and has_operator(arguments[2])
-        for arguments in calls("reduce", [rule, *evaluators.values()])
-    )
-
-
-def reduce_gives_its_data(rule: Any, evaluators: dict[str, Any]) -> bool:
-    reduces = calls("reduce", [rule, *evaluators.values()])
-    return any(
-        any(not read or read[0] in (None, "") or has_operator(read[0]) for read in calls("var", arguments[1]))
-        for arguments in reduces
-        if len(arguments) > 1
-    )
-
-
-def calls(name: str, rule: Any) -> Iterator[list[Any]]:
-    """Give the arguments of every call of an operator."""
-    if isinstance(rule, list):
-        for item in rule:
-            yield from calls(name, item)
-    elif isinstance(rule, dict):
-        for operator, arguments in rule.items():
-            if operator == name and len(rule) == 1:
-                yield arguments if isinstance(arguments, list) else [arguments]
-            yield from calls(name, arguments)
-
-
-def has_operator(rule: Any) -> bool:
-    if isinstance(rule, list):
-        return any(map(has_operator, rule))
-    return isinstance(rule, dict) and len(rule) == 1
-
-
-# ---- the comparison
-
-
-def difference(case: Case, pair: Pair | None = None, seen: Counter[str] | None = None) -> str | None:
-    """Say how the engines differ on a case; None where they agree or the difference is a choice."""
-    found = _difference(case, pair or Pair(case), seen if seen is not None else Counter())
-    # The oracle reads the clock itself: a difference because a second has passed does not come again.
-    return found and _difference(case, pair or Pair(case), Counter())
-
-
-def _difference(case: Case, pair: Pair, seen: Counter[str]) -> str | None:
-    if pair.refusal:
-        # A rule that is wrong is refused as a whole, the oracle notices only what it reaches.
-        seen["refused"] += 1
-        fitting = any(part in pair.refusal for part in REFUSED)
-        return None if fitting else f"refused: {pair.refusal}"
-    now = time.time()
-    ours, theirs = pair.ours(case.context, now), pair.theirs(case.context)
-    seen[ours[0]] += 1
-    if not same_result(ours, theirs):
-        choice = documented(pair, case, ours, theirs)
-        if choice is None:
-            return f"the rule gives {ours}, the oracle {theirs}"
-        seen[choice] += 1
-        return None
-    context = openfeature_context(case.context)
-    for wanted in ValueType:
-        mine, other = pair.ours_resolved(wanted, case.context, now), pair.theirs_resolved(wanted, context)
-        if not same(mine, other):
-            choice = documented_resolution(case, wanted, mine, other, ours[1])
-            if choice is None:
-                return f"as {wanted} it is {mine}, the oracle's {other}"
-            seen[choice] += 1
-        seen[str(mine[3] or mine[0])] += 1
-    return None
-
-
-def shrunk(case: Case) -> Case:
-    """Give a small case that still differs."""
-    for _ in range(200):
-        for candidate in smaller(case):
-            with contextlib.suppress(Exception):  # what is smaller may be no flag any more
-                if difference(candidate):
-                    case = candidate
-                    break
-        else:
-            break
-    return case
 
 
 @pytest.mark.timeout(900)
 def test_rules_give_what_the_oracle_gives(capsys: pytest.CaptureFixture[str]) -> None:
     seen: Counter[str] = Counter()
-    operators: Counter[str] = Counter()
+    met: Counter[str] = Counter()
     started = time.perf_counter()
     compared = flags = 0
     with silence():
@@ -304,18 +35,10 @@ def test_rules_give_what_the_oracle_gives(capsys: pytest.CaptureFixture[str]) ->
                     least = shrunk(case)
                     pytest.fail(f"seed {SEED}/{flags}: {difference(least)}\n{least}")
                 compared += 1
-            operators.update(_names(cases[0].rule))
+            met.update(name for call in operators(cases[0].rule) for name in call)
             flags += 1
     with capsys.disabled():
         print(f"\n{compared} cases, {flags} rules, {time.perf_counter() - started:.0f} s: {dict(seen.most_common())}")  # noqa: T201
+    assert all(met[name] > flags / 200 for name in FORMS), "every operator must be met often enough"
     assert seen["refused"] < compared * 0.1, "most rules must be right"
     assert seen["TARGETING_MATCH"] > compared * 0.3, "and choose a variant often enough"
-
-
-def _names(rule: Any) -> Iterator[str]:
-    if isinstance(rule, list):
-        for item in rule:
-            yield from _names(item)
-    elif isinstance(rule, dict) and len(rule) == 1:
-        yield from rule
-        yield from _names(next(iter(rule.values())))
