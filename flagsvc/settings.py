@@ -44,10 +44,16 @@ class Settings:
     log_format: str = _setting("auto", "auto is console on a terminal, else json", choices=("auto", "json", "console"))
     reflection: bool = _setting(True, "gRPC server reflection")
     context_values: str = _setting(
-        "", "context fields that every evaluation gets, over the caller's: plan=pro,region=eu", pairs="NAME=VALUE"
+        "",
+        "context fields that every evaluation gets, over the caller's: plan=pro,region=eu",
+        pairs="NAME=VALUE",
+        option="--context-value",
     )
     context_from_headers: str = _setting(
-        "", "context fields read from a call's headers, over all others: X-User-Id=userId", pairs="HEADER=NAME"
+        "",
+        "context fields read from a call's headers, over all others: X-User-Id=userId",
+        pairs="HEADER=NAME",
+        option="--context-from-header",
     )
     fractional_version: int = _setting(3, "how `fractional` hashes: 3, or 2 as flagd's daemon 0.16 does", 2, 3)
     staleness_bound_s: float = _setting(5.0, "seconds after which nothing is served unasked without news", 0.5, 300)
@@ -82,7 +88,8 @@ class Settings:
             values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
         for key, value in (overrides or {}).items():
             spec = known[PREFIX + key.upper()]
-            values[key] = _parsed(f"--{key.replace('_', '-')}", str(value), spec)
+            option = spec.metadata.get("option", f"--{key.replace('_', '-')}")
+            values[key] = _parsed(option, str(value), spec)
         return cls(**values)
 
 

@@ -11,11 +11,12 @@ import grpc
 import pymongo
 import pytest
 
+from flagsvc.core.targeting import compile_rule
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.flagd_clients import VERSIONS, Evaluator, refused, selecting
 from tests.providers.cases import BETA, COLORS, DISABLED, FLAGS, SWITCH, flag
-from tests.replicas import Client, reason_of, replica, until, until_serving
+from tests.replicas import Client, Process, reason_of, replica, until, until_serving
 from tests.servers import Mongod
 
 CODES = grpc.StatusCode
@@ -179,6 +180,27 @@ async def test_the_server_adds_to_the_context_and_wins(client: Client) -> None:
     batch = pb.BatchEvaluateFlagsRequest(flag_keys=["tier"])
     answer = await client.stub.BatchEvaluateFlags(batch, metadata=gold)
     assert answer.evaluations[0].variant == "on", "FlagService has the same context"
+
+
+async def test_options_of_serve_reach_evaluations(tmp_path: Path) -> None:
+    rule = {"fractional": [["red", 1], ["blue", 1]]}
+    rules = {version: compile_rule(rule, "split", fractional_version=version) for version in (2, 3)}
+    contexts = ({"targetingKey": f"user-{number}"} for number in range(100))
+    asked = next(c for c in contexts if rules[2].evaluate(c, 0) != rules[3].evaluate(c, 0))
+    options = ("--context-value", "tier=gold", "--context-value", "x=y", "--context-from-header", "X-User=user")
+    with Process("--store", f"sqlite:///{tmp_path}/f.db", *options, "--fractional-version", "2") as process:
+        client = Client(process.address)
+        await until_serving(client)
+        await create(client, *OTHERS[:4], flag("split", COLORS, "red", targeting=rule))
+        v2 = Evaluator("v2", client.channel)
+        assert (await v2.resolve("Boolean", "tier"))["variant"] == "on"
+        assert (await v2.resolve("Boolean", "user", headers=(("x-user", "ann"),)))["variant"] == "on"
+        assert (await v2.resolve("String", "split", asked))["variant"] == rules[2].evaluate(asked, 0)
+        request = pb.EvaluateFlagRequest(flag_key="split", explain=True)
+        request.context.targeting_key = asked["targetingKey"]
+        explained = await client.stub.EvaluateFlag(request)
+        assert repr(rules[2].evaluate(asked, 0)) in explained.explanation.summary
+        await client.channel.close()
 
 
 async def test_all_flags_of_a_set_come_at_once(client: Client) -> None:

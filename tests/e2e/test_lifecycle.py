@@ -144,6 +144,7 @@ async def test_reflection_names_the_services(store: str) -> None:
         (("--store", "sqlite://flags.db"), {}, "three slashes"),
         (("--cache", "redis//host"), {}, "redis://"),
         (("--store", "mongodb://user:hunter2@:27017x/db"), {}, "port"),
+        (("--context-value", "a=1", "--context-value", "b"), {}, "--context-value has 'b'"),
         ((), {"FLAGSVC_PORT": "eighty"}, "FLAGSVC_PORT"),
         ((), {"FLAGSVC_STALENESS_BOUND_S": "0"}, "0.5 to 300"),
         ((), {"FLAGSVC_CACHE_URL_FILE": "/nowhere"}, "cannot be read"),

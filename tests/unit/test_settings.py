@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flagsvc.settings import Settings, SettingsError, redacted
+from flagsvc.settings import Settings, SettingsError, pairs, redacted
 
 
 def test_the_environment_and_then_the_options_win() -> None:
@@ -38,6 +38,16 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_CACHE_URL", "rediss//x", "redis://..., rediss://... or none"),
         ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is no number"),
         ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot be read"),
+        ("FLAGSVC_SYNC_PORT", "-2", "must be from -1 to 65535"),
+        ("FLAGSVC_FRACTIONAL_VERSION", "1", "must be from 2 to 3"),
+        ("FLAGSVC_CONTEXT_VALUES", "plan", "'plan'; each part between commas must be NAME=VALUE"),
+        ("FLAGSVC_CONTEXT_VALUES", "a=1,,b=2", "''; each part"),
+        ("FLAGSVC_CONTEXT_VALUES", "=x", "'=x'; each part"),
+        ("FLAGSVC_CONTEXT_VALUES", "a=1,a=2", "'a' twice"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=", "must be HEADER=NAME"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "X User=user", "must be a header's name"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "x-user-bin=user", "must be a header's name with a text in it"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=a,x-user=b", "'x-user' twice"),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(name: str, value: str, told: str) -> None:
@@ -46,6 +56,12 @@ def test_a_wrong_setting_is_told_by_name(name: str, value: str, told: str) -> No
     assert told in str(caught.value)
     assert name.removesuffix("_FILE") in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_pairs_are_read_and_values_kept_as_they_are() -> None:
+    assert pairs("plan=pro, region = a=b ,empty=") == {"plan": "pro", "region": " a=b ", "empty": ""}
+    assert pairs("X-User-Id=userId, X_Y.z = y", form="HEADER=NAME") == {"x-user-id": "userId", "x_y.z": "y"}
+    assert pairs("") == {}
 
 
 @pytest.mark.parametrize(
