@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from openfeature.contrib.tools.flagd.core import FlagdCore
 from openfeature.evaluation_context import EvaluationContext
@@ -75,6 +76,17 @@ def test_a_failed_evaluation_is_not_retried(served: Process) -> None:
         found = app.evaluate("string", "chosen", "mine", attributes={"choice": "green"})
         assert time.monotonic() - began < 0.4, "the provider retried until its deadline"
         assert found.error_code is ErrorCode.GENERAL
+
+
+def test_a_client_that_pings_all_the_time_stays_connected(served: Process) -> None:
+    """The provider's default keepalive of 0 is taken by gRPC as a ping each millisecond."""
+    pings = [("grpc.keepalive_time_ms", 1), ("grpc.http2.max_pings_without_data", 0)]
+    states: list[grpc.ChannelConnectivity] = []
+    with grpc.insecure_channel(served.address, options=[*pings, ("grpc.keepalive_permit_without_calls", 1)]) as channel:
+        grpc.channel_ready_future(channel).result(5)
+        channel.subscribe(states.append)
+        time.sleep(1)
+    assert set(states) <= {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.SHUTDOWN}
 
 
 def test_default_ports_and_no_option_through_a_restart(tmp_path: Path, in_process: bool) -> None:
