@@ -13,7 +13,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _SIGN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]')
 _TOLD_STEPS = 3
 """Steps told of a place that is nested too deep: enough to name the flag and its field."""
-_scan = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder(parse_int=len).raw_decode
 
 Children = dict[str | int, tuple[int, int]]
 """Step -> where it begins (an object's field: with its name) and where its value begins."""

@@ -211,12 +211,12 @@ class _Reading:
         return list(used)
 
     def _unused_evaluators(self) -> None:
-        for name in self._evaluators.keys() - self._used:
+        unused = [name for name in self._evaluators if name not in self._used]
+        for name in unused:
             self._result.notes.append(Finding(("$evaluators", name), "no flag uses this evaluator; it is not kept"))
-            rule = self._evaluators[name]
-            used = {name, *self._references(rule, ("$evaluators", name))}
-            self._blame_rules(None, "", {each: self._evaluators[each] for each in used}, {}, ())
-        self._result.notes.sort(key=lambda note: [str(step) for step in note.path])
+            self._references(self._evaluators[name], ("$evaluators", name))
+        if unused:
+            self._blame_rules(None, "", self._evaluators, {}, ())
 
     def _blame(self, violations: list[Violation], flag: Flag, rule: JsonValue, path: Path) -> None:
         """Say what is wrong with a flag, in the file's words and at the file's places."""

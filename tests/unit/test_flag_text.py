@@ -1,0 +1,453 @@
+"""Flag files as texts: every mistake that a file can have is told with its path and line, and quickly."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flagsvc.adapters.flag_file import CheckedFile, checked
+from flagsvc.adapters.flag_text import MAX_BYTES, parse
+from flagsvc.adapters.yaml_text import parse_yaml, write_yaml
+from flagsvc.core.json_values import same
+
+QUICKLY_S = 5.0
+"""Ten megabytes on a busy machine; whatever hangs takes far longer."""
+
+
+def rule(targeting: str) -> bytes:
+    """A file whose rule begins on line 4."""
+    head = '{"flags":{\n"f":{"state":"ENABLED","variants":{"a":true,"b":false},\n"defaultVariant":"a",\n"targeting":'
+    return f"{head}{targeting}}}}}}}".encode()
+
+
+def flag(definition: str) -> bytes:
+    """A file whose flag stands on line 2."""
+    return f'{{"flags":{{\n"f":{definition}}}}}'.encode()
+
+
+GOOD = '"state":"ENABLED","variants":{"a":1}'
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BAD: dict[str, tuple[str, bytes, int, str, str]] = {
+    "no flags": ("x.json", b"{}", 1, "$.flags", "missing; it must be an object of flags"),
+    "flags are a text": ("x.json", b'{\n"flags":"x"}', 2, "$.flags", "a string; it must be an object of flags"),
+    "not an object": ("x.json", b"[1]", 1, "$", "a list; it must be an object"),
+    "empty": ("x.json", b"", 1, "$", "not JSON: Expecting value"),
+    "empty YAML": ("x.yaml", b"", 1, "$", "nothing; it must be an object"),
+    "flag is a number": ("x.json", flag("7"), 2, "$.flags.f", "an integer; a flag must be an object"),
+    "no state": ("x.json", flag('{"variants":{"a":1}}'), 2, "$.flags.f.state", 'missing; it must be "ENABLED" or'),
+    "other state": ("x.json", flag('{"variants":{"a":1},\n"state":"ON"}'), 3, "$.flags.f.state", "'ON'; it must be"),
+    "no variants": (
+        "x.json",
+        flag('{"state":"ENABLED"}'),
+        2,
+        "$.flags.f.variants",
+        "missing; it must be an object with",
+    ),
+    "empty variants": (
+        "x.json",
+        flag('{"state":"ENABLED",\n"variants":{}}'),
+        3,
+        "$.flags.f.variants",
+        "empty; it must",
+    ),
+    "list of variants": (
+        "x.json",
+        flag('{"state":"ENABLED","variants":[1]}'),
+        2,
+        "$.flags.f.variants",
+        "a list; it must",
+    ),
+    "mixed variants": (
+        "x.json",
+        flag('{"state":"ENABLED","variants":{"a":1,\n"b":"x"}}'),
+        3,
+        "$.flags.f.variants.b",
+        "'x'; it must be a number like the flag's first variant",
+    ),
+    "a list as variant": (
+        "x.json",
+        flag('{"state":"ENABLED","variants":{"a":[]}}'),
+        2,
+        "$.flags.f.variants.a",
+        "[]; it must be a boolean, string, number or object",
+    ),
+    "default is no variant": (
+        "x.json",
+        flag("{" + GOOD + ',\n"defaultVariant":"z"}'),
+        3,
+        "$.flags.f.defaultVariant",
+        "'z'; it must be one of the flag's variants: a",
+    ),
+    "default is a number": (
+        "x.json",
+        flag("{" + GOOD + ',\n"defaultVariant":7}'),
+        3,
+        "$.flags.f.defaultVariant",
+        "7; it must be the name of a variant, or null",
+    ),
+    "description": (
+        "x.json",
+        flag("{" + GOOD + ',\n"description":7}'),
+        3,
+        "$.flags.f.description",
+        "7; it must be a string",
+    ),
+    "list as targeting": ("x.json", rule("[1]"), 4, "$.flags.f.targeting", "a list; it must be an object: a rule"),
+    "metadata list": (
+        "x.json",
+        flag("{" + GOOD + ',"metadata":{\n"m":[]}}'),
+        3,
+        "$.flags.f.metadata.m",
+        "[]; it must be",
+    ),
+    "metadata of the file": (
+        "x.json",
+        b'{"metadata":{\n"m":{}},"flags":{}}',
+        2,
+        "$.metadata.m",
+        "{}; it must be a string",
+    ),
+    "set is a number": (
+        "x.json",
+        b'{"metadata":{\n"flagSetId":5},"flags":{}}',
+        2,
+        "$.metadata.flagSetId",
+        "5; it must",
+    ),
+    "long key": (
+        "x.json",
+        f'{{"flags":{{\n"{"k" * 300}":{{{GOOD}}}}}}}'.encode(),
+        2,
+        f'$.flags["{"k" * 100}..."]',
+        "255",
+    ),
+    "array without key": (
+        "x.json",
+        b'{"flags":[\n{' + GOOD.encode() + b"}]}",
+        2,
+        "$.flags[0].key",
+        "missing; every flag",
+    ),
+    "array with a key twice": (
+        "x.json",
+        f'{{"flags":[{{"key":"a",{GOOD}}},\n{{"key":"a",{GOOD}}}]}}'.encode(),
+        2,
+        "$.flags[1]",
+        "the flag 'a' stands twice in one set; keep one",
+    ),
+    "negative weight": (
+        "x.json",
+        rule('{"fractional":[["a",1],\n["b",-1]]}'),
+        5,
+        "$.flags.f.targeting.fractional[1]",
+        "it must be a whole number from 0",
+    ),
+    "weight is a text": (
+        "x.json",
+        rule('{"fractional":[["a",1],\n["b","x"]]}'),
+        5,
+        "$.flags.f.targeting.fractional[1]",
+        "it must be a whole number from 0",
+    ),
+    "unknown operator": (
+        "x.json",
+        rule('{"if":[\n{"foo":1},"a"]}'),
+        5,
+        "$.flags.f.targeting.if[0].foo",
+        "unknown operator",
+    ),
+    "wrong arity": (
+        "x.json",
+        rule('{"if":[\n{"==":[1]},"a"]}'),
+        5,
+        '$.flags.f.targeting.if[0]["=="]',
+        "it must have 2",
+    ),
+    "choice is no variant": (
+        "x.json",
+        rule('{"if":[true,\n"z"]}'),
+        5,
+        "$.flags.f.targeting.if[1]",
+        "none of the flag's",
+    ),
+    "unresolved reference": (
+        "x.json",
+        rule('{"if":[\n{"$ref":"nope"},"a"]}'),
+        5,
+        '$.flags.f.targeting.if[0]["$ref"]',
+        "'nope' is no evaluator; known are none",
+    ),
+    "circular reference": (
+        "x.json",
+        b'{"$evaluators":{\n"a":{"$ref":"b"},\n"b":{"!":{"$ref":"a"}}},"flags":{}}',
+        3,
+        '$["$evaluators"].b["!"]["$ref"]',
+        "'a' refers to itself: a -> b -> a",
+    ),
+    "broken evaluator": (
+        "x.json",
+        b'{"$evaluators":{\n"a":{"nope":1}},"flags":{"f":{%s,"targeting":{"if":[{"$ref":"a"},"a"]}}}}' % GOOD.encode(),
+        2,
+        '$["$evaluators"].a.nope',
+        "unknown operator 'nope'",
+    ),
+    "1,000 deep": (
+        "x.json",
+        rule('{"!":[' * 1_000 + "1" + "]}" * 1_000),
+        4,
+        "$.flags.f.targeting",
+        "more than 200 deep",
+    ),
+    "150 deep": (
+        "x.json",
+        rule('{"!":' * 150 + "1" + "}" * 150),
+        4,
+        "$.flags.f.targeting",
+        "nested more than 100 deep",
+    ),
+    "a million deep": ("x.json", b"[" * 1_000_000, 1, "$[0][0][0]", "nested more than 200 deep"),
+    "10 MB text": (
+        "x.json",
+        rule('{"if":[true,"a","' + "x" * 10_000_000 + '"]}'),
+        4,
+        "$.flags.f.targeting",
+        "at most 262144",
+    ),
+    "10 MB list": (
+        "x.json",
+        rule('{"in":[1,[' + "1," * 5_000_000 + "1]]}"),
+        4,
+        "$.flags.f.targeting",
+        "at most 262144",
+    ),
+    "17 MB": ("x.json", b" " * (MAX_BYTES + 1), 1, "$", f"it must be at most {MAX_BYTES}"),
+    "NaN": ("x.json", rule('{"==":[1,\nNaN]}'), 5, '$.flags.f.targeting["=="][1]', "no number that JSON has"),
+    "too large a number": (
+        "x.json",
+        rule('{"==":[1,\n1e999]}'),
+        5,
+        '$.flags.f.targeting["=="][1]',
+        "no number that JSON has",
+    ),
+    "thousand digits": (
+        "x.json",
+        rule('{"==":[1,\n' + "9" * 9_000 + "]}"),
+        5,
+        '$.flags.f.targeting["=="][1]',
+        "no number",
+    ),
+    "beyond 64 bit": ("x.json", rule(f'{{"==":[1,\n{2**64}]}}'), 5, '$.flags.f.targeting["=="][1]', "outside -2^63"),
+    "field twice": (
+        "x.json",
+        flag("{" + GOOD + ',\n"state":"DISABLED"}'),
+        3,
+        "$.flags.f.state",
+        "stands twice in one object",
+    ),
+    "flag twice": ("x.json", flag("{" + GOOD + '},\n"f":{' + GOOD + "}"), 3, "$.flags.f", "stands twice in one object"),
+    "half a pair": (
+        "x.json",
+        flag('{"state":"ENABLED","variants":{\n"a":"\\ud800"}}'),
+        3,
+        "$.flags.f.variants.a",
+        "surrogate",
+    ),
+    "not UTF-8": ("x.json", b'{"flags":\n\n{"\xff"', 3, "$", "the byte 0xff is not UTF-8"),
+    "trailing comma": ("x.json", b'{"flags":{\n"f":{},}}', 2, "$", "not JSON: "),
+    "second document": ("x.json", b"{}\n{}", 2, "$", "not JSON: Extra data"),
+    "alias bomb": ("x.yaml", BOMB.encode(), 6, "$.f[1]", "stand for more than 200000 parts"),
+    "long alias bomb": (
+        "x.yaml",
+        ("a: &a " + "x" * 1_000_000 + "\nb: [" + "*a,\n" * 10 + "]\n").encode(),
+        5,
+        "$.b[3]",
+        "stand for more than 200000 parts",
+    ),
+    "alias in itself": ("x.yaml", b"flags: &a\n  x: *a\n", 2, "$.flags.x", "the alias *a stands within what it means"),
+    "alias of nothing": ("x.yaml", b"flags:\n  x: *a\n", 2, "$.flags.x", "there is no &a before it"),
+    "deep YAML": ("x.yaml", b"flags:\n  " + b"[" * 300, 2, "$.flags[0][0]", "nested more than 200 deep"),
+    "very deep YAML": ("x.yaml", b"flags:\n  " + b"[" * 1_000_000, 2, "$.flags[0][0]", "nested more than 200 deep"),
+    "field twice in YAML": (
+        "x.yaml",
+        b"flags: {}\nmetadata: {}\nflags: {}\n",
+        3,
+        "$.flags",
+        "stands twice in one object",
+    ),
+    "date": (
+        "x.yaml",
+        b"flags: {}\nmetadata:\n  m: 2026-01-01\n",
+        3,
+        "$.metadata.m",
+        "timestamp, which JSON does not have",
+    ),
+    "hexadecimal": ("x.yaml", b"flags: {}\nmetadata:\n  m: 0x1F\n", 3, "$.metadata.m", "put it in quotes"),
+    "octal": ("x.yaml", b"flags: {}\nmetadata:\n  m: 010\n", 3, "$.metadata.m", "put it in quotes"),
+    "infinity": ("x.yaml", b"flags: {}\nmetadata:\n  m: .inf\n", 3, "$.metadata.m", "put it in quotes"),
+    "minutes": ("x.yaml", b"flags: {}\nmetadata:\n  m: 10:20\n", 3, "$.metadata.m", "put it in quotes"),
+    "huge YAML number": (
+        "x.yaml",
+        b"flags: {}\nmetadata:\n  m: 1e999\n",
+        3,
+        "$.metadata.m",
+        "beyond what a number can hold",
+    ),
+    "Python object": ("x.yaml", b"flags: !!python/object:os.system x\n", 1, "$.flags", "means nothing in JSON"),
+    "tagged mapping": ("x.yaml", b"flags: !mine {}\n", 1, "$.flags", "the tag '!mine' means nothing in JSON"),
+    "merge key": ("x.yaml", b"flags: {}\nmetadata:\n  <<: {a: 1}\n", 3, '$.metadata["<<"]', "merge keys"),
+    "list as key": ("x.yaml", b"flags:\n  ? [a]\n  : 1\n", 2, "$.flags", "a field's name that is no text"),
+    "alias as key": ("x.yaml", b"flags: &a x\nb:\n  *a : 1\n", 3, "$.b", "an alias as a field's name"),
+    "two documents": ("x.yaml", b"flags: {}\n---\nflags: {}\n", 2, "$", "a second document begins here"),
+    "broken YAML": ("x.yaml", b"flags:\n  a: [\n  b: }", 3, "$", "not YAML: "),
+    "control character": ("x.yaml", b"flags:\n  a: \x01", 2, "$", "not YAML: control characters"),
+    "tabs": ("x.yaml", b"flags:\n\ta: 1", 2, "$", "not YAML: "),
+}
+
+
+@pytest.mark.parametrize(("name", "raw", "line", "path", "told"), BAD.values(), ids=BAD)
+def test_bad_input_is_told_with_line_and_path(name: str, raw: bytes, line: int, path: str, told: str) -> None:
+    began = time.monotonic()
+    found = checked(name, raw)
+    took = time.monotonic() - began
+    matching = [each for each in found.violations if each.path.startswith(path) and told in each.text]
+    assert matching, [str(each)[:300] for each in found.violations]
+    assert matching[0].line == line
+    assert took < QUICKLY_S
+    assert all(len(str(each)) < 1_000 for each in found.violations)
+
+
+def violations(found: CheckedFile) -> list[tuple[int, str]]:
+    return [(each.line, each.path) for each in found.violations]
+
+
+def test_every_violation_is_told_at_once_in_the_order_of_lines() -> None:
+    raw = b"""{"metadata": {"m": []},
+"flags": {
+"a": {"state": "ON", "variants": {}},
+"b": {"state": "ENABLED", "variants": {"x": 1, "x": 2, "y": NaN},
+      "defaultVariant": "z",
+      "targeting": {"if": [{"foo": 1},
+                           {"$ref": "no"}]}},
+"c": 7}}"""
+    assert violations(checked("x.json", raw)) == [
+        (1, "$.metadata.m"),
+        (3, "$.flags.a.state"),
+        (3, "$.flags.a.variants"),
+        (4, "$.flags.b.variants.x"),
+        (4, "$.flags.b.variants.y"),
+        (5, "$.flags.b.defaultVariant"),
+        (6, "$.flags.b.targeting.if[0].foo"),
+        (7, '$.flags.b.targeting.if[1]["$ref"]'),
+        (8, "$.flags.c"),
+    ]
+
+
+def test_what_is_ignored_is_a_note() -> None:
+    raw = b"""flags:
+  f:
+    state: ENABLED
+    colour: red
+    variants: {on: true, off: false}
+    defaultVariant: on
+    metadata: {beta: yes}
+extra: 1
+$evaluators:
+  unused: {"!": 1}
+"""
+    found = checked("x.yml", raw)
+    assert found.violations == []
+    assert [(note.line, note.path) for note in found.notes] == [
+        (4, "$.flags.f.colour"),
+        (7, "$.flags.f.metadata.beta"),
+        (8, "$.extra"),
+        (10, '$["$evaluators"].unused'),
+    ]
+    assert (found.flags[0].default_variant, found.flags[0].metadata) == ("on", {"beta": "yes"})
+
+
+def test_a_byte_order_mark_and_windows_lines_are_no_problem() -> None:
+    raw = b"\xef\xbb\xbf" + flag('{"state":"ON",\r\n"variants":{"a":1}}')
+    assert violations(checked("x.json", raw)) == [(2, "$.flags.f.state")]
+    assert violations(checked("x.yaml", raw)) == [(2, "$.flags.f.state")]
+
+
+def test_names_in_paths_cannot_break_the_output() -> None:
+    [found] = checked("x.json", b'{"flags":{"a\\n\\ud800":1}}').violations[:1]
+    found.path.encode()
+    assert "\n" not in str(found)
+
+
+def test_yaml_means_what_json_means() -> None:
+    text = "a: &x {n: 1, f: 1.5, e: 1e3, t: true, z: null, s: 'on', o: on, k: {5: x, true: y}}\nb: *x\nc: !!str 5\n"
+    value = {"n": 1, "f": 1.5, "e": 1000.0, "t": True, "z": None, "s": "on", "o": "on", "k": {"5": "x", "true": "y"}}
+    found = parse("x.yaml", text.encode())
+    assert (found.problems, found.document) == ([], {"a": value, "b": value, "c": "5"})
+    assert found.lines(("b", "k", "5")) == 1
+    assert found.lines(("c",)) == 3
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",)))
+    | st.sampled_from(
+        ["1e3", "1.0", "0x1F", "1_000", "2026-01-01", "10:20", "yes", "~", "null", "<<", "=", "- a", "#x"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), inner)
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+@settings(max_examples=300, deadline=None)
+def test_written_yaml_is_read_back_as_it_was(value: Any) -> None:
+    written = write_yaml({"value": value})
+    found = parse_yaml(written)
+    assert found.problems == []
+    assert same(found.document, {"value": value})
+    assert same(yaml.safe_load(written), {"value": value})
+
+
+@given(JSON, st.sampled_from([None, 1, "\t"]))
+@settings(max_examples=300, deadline=None)
+def test_lines_are_those_of_the_text(value: Any, indent: Any) -> None:
+    text = json.dumps({"before": [1, {"x": "\n"}], "value": value, "needle": 1, "after": value}, indent=indent)
+    found = parse("x.json", text.encode())
+    assert same(found.document["value"], value)
+    assert found.lines(("needle",)) == text[: text.index('"needle": 1')].count("\n") + 1
+
+
+@given(st.binary(max_size=200) | st.text().map(str.encode), st.sampled_from(["x.json", "x.yaml"]))
+@settings(max_examples=500, deadline=None)
+def test_no_bytes_can_crash_the_reading(raw: bytes, name: str) -> None:
+    found = checked(name, raw)
+    assert all(each.line >= 1 for each in found.violations)
+    assert found.violations or found.flags == []
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        ["{", "}", "[", "]", ":", ",", '"a"', '"flags"', "1", "NaN", "\n", " ", "&a ", "*a", "- ", "? ", "!t "]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@given(FRAGMENTS, st.sampled_from(["x.json", "x.yaml"]))
+@settings(max_examples=500, deadline=None)
+def test_no_mixture_of_signs_can_crash_the_reading(text: str, name: str) -> None:
+    for each in checked(name, text.encode()).violations:
+        assert re.fullmatch(r"\d+: \$.*: .+", str(each), re.DOTALL)
