@@ -153,6 +153,7 @@ def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None
         "watch",
         "import",
         "export",
+        "validate",
         "health",
     ],
 )
