@@ -24,7 +24,7 @@ def draw(figures: dict[str, tuple[float, float]], path: Path) -> None:
     axes.set_xlabel("microseconds an evaluation (log), median of rounds")
     axes.set_title("The same rules and contexts in both engines, one process, in turns")
     axes.margins(x=0.12)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, dpi=110)
     plt.close(drawing)
