@@ -6,7 +6,7 @@ NODE := tests/providers/node
 NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error
 PIP := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install run test bench protos protos-check check format lock clean
+.PHONY: install run test bench fuzz protos protos-check check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -43,6 +43,20 @@ bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis befor
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
 
+FUZZ_SECONDS ?= 60
+
+.venv-fuzz/.done: locks/run.txt
+	@echo "installing the fuzzer into .venv-fuzz (a minute the first time)"
+	@test -x .venv-fuzz/bin/python || $(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/python $(PIP) --require-hashes -r locks/run.txt
+	@.venv-fuzz/bin/python $(PIP) atheris==3.0.0 openfeature-flagd-core==2.0.0
+	@touch $@
+
+fuzz: .venv-fuzz/.done  ## rules and flag files from random bytes, FUZZ_SECONDS each; findings stay in .fuzz
+	@mkdir -p .fuzz/rules .fuzz/files
+	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_rules.py .fuzz/rules -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
+	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_files.py .fuzz/files -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
+
 check: $(VENV)/.dev protos-check  ## linters, types, layers, contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,4 +86,4 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 clean:
-	rm -rf .venv .venv-protos data $(NODE)/node_modules
+	rm -rf .venv .venv-protos .venv-fuzz .fuzz data $(NODE)/node_modules

@@ -287,7 +287,7 @@ class Maker:
         if chance < 0.80:
             return {"var": [path]}
         if chance < 0.92:
-            return {"var": [path, _literal(self.value(1))]}
+            return {"var": [path if pick.random() < 0.8 else pick.choice((0, 1, "", 2.0)), _literal(self.value(1))]}
         if chance < 0.94:
             return {"var": [path, {"var": pick.choice(FIELDS if root else INNER_PATHS)}]}
         return {
@@ -401,7 +401,9 @@ class Maker:
         pick = self.random
         first = {"var": "ver"} if pick.random() < 0.7 else self.rule(depth, root=root)
         second = pick.choice(VERSIONS) if pick.random() < 0.7 else self.rule(depth, root=root)
-        name = pick.choice(SEM_VER_TESTS) if pick.random() < 0.95 else {"var": "s"}
+        name = (
+            pick.choice(SEM_VER_TESTS) if pick.random() < 0.95 else {"cat": ["<", pick.choice(("", "=", {"var": "s"}))]}
+        )
         return {"sem_ver": [first, name, second]}
 
     def _ends(self, depth: int, root: bool) -> Any:

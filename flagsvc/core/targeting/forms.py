@@ -17,6 +17,7 @@ from flagsvc.core.targeting.plain import plain
 from flagsvc.core.targeting.splits import fractional
 
 truth = values.truth
+_ABSENT = object()
 
 
 def _if(call: Call) -> Node:
@@ -98,8 +99,8 @@ def _var(call: Call) -> Node:
         return Node(_constant_path(call, name, default_of), size + name.count("."))
 
     def variable(data: Any, run: Run) -> JsonValue:
-        found = find(data, run, key_of(data, run))
-        return default_of(data, run) if found is None else found
+        found = find(data, run, key_of(data, run), _ABSENT)
+        return default_of(data, run) if found is _ABSENT else found
 
     return Node(variable, size)
 
@@ -109,8 +110,8 @@ def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
     find, path, follow = _finder(call), name.split("."), values.follow
 
     def at_root(data: Any, run: Run) -> JsonValue:
-        found = find(data, run, name)
-        return default_of(data, run) if found is None else found
+        found = find(data, run, name, _ABSENT)
+        return default_of(data, run) if found is _ABSENT else found
 
     def in_element(data: Any, run: Run) -> JsonValue:
         found = follow(data, path, None)
@@ -120,33 +121,30 @@ def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
         found = follow(data.get(first), rest, None)
         return default_of(data, run) if found is None else found
 
-    def whole(data: Any, run: Run) -> JsonValue:
-        return default_of(data, run) if data is None else data
-
     if not call.at_root:
-        return in_element if name else whole
+        return in_element if name else lambda data, _run: data
     first, *rest = path
     return in_field if name and first != "$flagd" else at_root
 
 
-def _finder(call: Call) -> Callable[[Any, Run, JsonValue], JsonValue]:
+def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]:
     """Give what looks a key up: in the context and flagd's own fields at the root, in the element inside a loop."""
     flag_key = call.compiler.flag_key
 
-    def in_element(data: Any, run: Run, key: JsonValue) -> JsonValue:
+    def in_element(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
         run.charge_path(key)
-        return values.lookup(data, key)
+        return values.lookup(data, key, otherwise)
 
-    def in_context(data: Any, run: Run, key: JsonValue) -> JsonValue:
+    def in_context(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
         run.charge_path(key)
         if key is None or key == "":
             run.spend(len(data))
             return {**data, "$flagd": {"flagKey": flag_key, "timestamp": int(run.now)}}
         if isinstance(key, (int, float)):
-            return None  # the fields of an object have no numbers for names
+            return otherwise  # the fields of an object have no numbers for names
         first, *rest = values.text(key).split(".")
         found = {"flagKey": flag_key, "timestamp": int(run.now)} if first == "$flagd" else data.get(first)
-        return values.follow(found, rest, None)
+        return values.follow(found, rest, otherwise)
 
     return in_context if call.at_root else in_element
 
@@ -175,9 +173,11 @@ def _missing_some(call: Call) -> Node:
     return Node(missing_some, 1 + needed.size + keys.size)
 
 
-def _absent(find: Callable[[Any, Run, JsonValue], JsonValue], data: Any, run: Run, keys: list[JsonValue]) -> list[Any]:
+def _absent(
+    find: Callable[[Any, Run, JsonValue, JsonValue], JsonValue], data: Any, run: Run, keys: list[JsonValue]
+) -> list[Any]:
     run.charge(keys)
-    return [key for key in keys if find(data, run, key) in (None, "")]
+    return [key for key in keys if find(data, run, key, None) in (None, "")]
 
 
 def _loop(

@@ -142,8 +142,9 @@ def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Com
     asked, name, wanted = nodes
     if not (name.constant and wanted.constant):
         return None
-    test, limit = versions.TESTS[name.value], versions.version(wanted.value)
-    if limit is None:
+    test = versions.TESTS.get(name.value) if isinstance(name.value, str) else None
+    limit = versions.version(wanted.value)
+    if test is None or limit is None:
         return literal(None).run
     of, version = asked.run, versions.version
 
@@ -161,7 +162,7 @@ def _check_sem_ver(call: Call) -> None:
     if call.name != "sem_ver":
         return
     first, name, second = call.raw
-    if isinstance(name, str) and name not in versions.TESTS:
+    if not isinstance(name, dict) and (not isinstance(name, str) or name not in versions.TESTS):
         raise CallProblem(f"{as_json(name)} is no comparison of versions; known are {' '.join(versions.TESTS)}", 1)
     for index, value in ((0, first), (2, second)):
         if isinstance(value, str | int | float) and versions.version(value) is None:

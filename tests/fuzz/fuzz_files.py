@@ -1,0 +1,83 @@
+"""Coverage-guided: flag files from bytes, as JSON and as YAML; anything may be refused, nothing may crash or hang.
+
+What is read without a violation is written again and read to the same flags.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["flagsvc", "yaml"]):
+    from flagsvc.adapters.flag_text import parse
+    from flagsvc.core.errors import InvalidRequest
+    from flagsvc.core.evaluation import prepare
+    from flagsvc.core.flagd_file import read
+    from flagsvc.core.flagd_writing import write
+
+from tests.property.rules import KINDS, Maker
+
+LONGEST = 4_096
+
+
+def one(data: bytes) -> None:
+    """Fail on any exception, and where a file does not say the same once it has been written."""
+    name, raw = ("flags.yaml", data[1:]) if data[:1] == b"y" else ("flags.json", data[1:])
+    text = parse(name, raw)
+    if not text.parsed:
+        assert text.problems, "what is not parsed says why"
+        return
+    found = read(text.document)
+    for place in (*found.violations, *found.notes, *text.problems, *text.notes):
+        assert text.lines(place.path) >= 1
+    if found.violations or text.problems:
+        return
+    for flag in found.flags:
+        prepare(flag)
+    for flag_set in {flag.flag_set for flag in found.flags}:
+        flags = [flag for flag in found.flags if flag.flag_set == flag_set]
+        try:
+            written = write(flags, flag_set)
+        except InvalidRequest:
+            continue
+        again = read(json.loads(json.dumps(written)))
+        assert not again.violations, again.violations
+        assert {flag.key for flag in again.flags} == {flag.key for flag in flags}
+
+
+def seeds(folder: Path) -> None:
+    """Write small files to start from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(200):
+        [case] = Maker(f"files/{number}").cases(1)
+        definition = {"state": case.state, "variants": KINDS[case.kind], "targeting": case.rule}
+        document = {"flags": {"a": definition}, "$evaluators": case.evaluators, "metadata": {"flagSetId": "x"}}
+        kind = b"y" if number % 2 else b"j"
+        (folder / f"generated-{number}").write_bytes(kind + json.dumps(document, indent=number % 3).encode())
+    for number, text in enumerate((YAML, "a: &a [1]\nb: [*a, *a]\n", "flags: !!python/object:x {}\n", "? [1]\n: 2\n")):
+        (folder / f"written-{number}").write_text("y" + text, encoding="utf-8")
+
+
+YAML = """\
+$schema: https://flagd.dev/schema/v0/flags.json
+metadata: {flagSetId: shop, version: 1.5}
+flags:
+  a:
+    state: ENABLED
+    variants: {"on": yes, "off": no}
+    defaultVariant: "off"
+    targeting:
+      if: [{"$ref": staff}, "on", null]
+$evaluators:
+  staff: {ends_with: [{var: email}, "@example.com"]}
+"""
+
+if __name__ == "__main__":
+    corpus = Path(sys.argv[1])
+    seeds(corpus)
+    dictionary = Path(__file__).with_name("files.dict")
+    atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"], one)
+    atheris.Fuzz()

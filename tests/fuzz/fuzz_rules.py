@@ -1,0 +1,84 @@
+"""Coverage-guided: a rule and a context from bytes, compiled and evaluated, the same as in flagd's Python engine.
+
+The bytes are two JSON texts with a line feed between them. `make fuzz` runs this in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["flagsvc", "json_logic", "openfeature.contrib.tools.flagd"]):
+    from flagsvc.core import json_values
+    from flagsvc.core.evaluation import explain
+    from flagsvc.core.json_values import NotJson, strict_loads
+    from flagsvc.core.model import Flag, Status
+    from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
+    from flagsvc.core.targeting.nodes import Run
+    from flagsvc.rpc.convert import explanation_to_message
+    from tests.property.oracle import difference, silence
+
+from tests.property.rules import KINDS, Case, Maker
+
+LONGEST = 4_096
+
+
+def one(data: bytes) -> None:
+    """Fail on any exception that is not a refusal, and on any difference that is no documented choice."""
+    try:
+        rule_text, _, context_text = data.decode().partition("\n")
+    except UnicodeDecodeError:
+        return
+    try:
+        rule = strict_loads(rule_text)
+        context = strict_loads(context_text) if context_text else {}
+    except NotJson:
+        return
+    if not isinstance(context, dict) or json_values.problem(context):
+        return
+    try:
+        compiled = compile_rule(rule, "flag")
+        result = compiled.evaluate(context, 1.0)
+    except WrongRule:
+        return
+    except RuleError as error:
+        result = None
+        if "more than" in str(error):
+            return  # the oracle, without bounds, may take for ever
+    flag = Flag(key="flag", status=Status.ENABLED, variants=KINDS["string"], targeting=rule_text)
+    explanation_to_message(explain(flag, context, 1.0)[1])
+    if not isinstance(rule, dict) or len(rule) != 1 or too_big(result):
+        return
+    case = Case("flag", rule, {}, "string", "on", "ENABLED", context)
+    if found := difference(case):
+        raise AssertionError(f"{found}\n{case}")
+
+
+def too_big(value: object) -> bool:
+    """Whether comparing it would take for ever: lists that hold each other twice."""
+    try:
+        Run({}, 0.0).charge(value)
+    except RuleError:
+        return True
+    return False
+
+
+def seeds(folder: Path) -> None:
+    """Write rules of the property test's generator to start from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(500):
+        [case] = Maker(f"fuzz/{number}").cases(1)
+        text = "\n".join(json.dumps(part, separators=(",", ":")) for part in (case.rule, case.context))
+        (folder / f"generated-{number}").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    corpus = Path(sys.argv[1])
+    seeds(corpus)
+    dictionary = Path(__file__).with_name("rules.dict")
+    atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"], one)
+    with silence():
+        atheris.Fuzz()
