@@ -125,7 +125,7 @@ class Server:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.max_ping_strikes", 0),  # flagd's Python provider pings each millisecond unless told otherwise
+            ("grpc.http2.max_ping_strikes", 0),  # flagd's Python provider pings as often as it can by default
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
