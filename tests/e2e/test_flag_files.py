@@ -106,7 +106,9 @@ async def test_a_broken_file_keeps_the_last_good_and_is_logged_once(
         path.write_text(flags(a="2").replace("ENABLED", "ON").replace('"v"\n', '"w"\n'))
         reads = server._store.reads
         await until(lambda: server._store.reads > reads)
-        await asyncio.sleep(0.5)
+        reads = server._store.reads
+        os.utime(path)
+        await until(lambda: server._store.reads > reads)
         assert await value(client, "a") == "1"
         told = capsys.readouterr().out
         assert told.count("$.flags.a.state") == 1

@@ -374,6 +374,12 @@ $evaluators:
     assert (found.flags[0].default_variant, found.flags[0].metadata) == ("on", {"beta": "yes"})
 
 
+@pytest.mark.parametrize(("name", "text"), [("x.json", '{"a":\n\n[1,\n2]}'), ("x.yaml", "a:\n\n  - 1\n  - 2")])
+def test_a_fields_line_is_that_of_its_name_and_an_elements_its_own(name: str, text: str) -> None:
+    found = parse(name, text.encode())
+    assert [found.lines(path) for path in ((), ("a",), ("a", 0), ("a", 1), ("a", 2), ("b",))] == [1, 1, 3, 4, 1, 1]
+
+
 def test_a_byte_order_mark_and_windows_lines_are_no_problem() -> None:
     raw = b"\xef\xbb\xbf" + flag('{"state":"ON",\r\n"variants":{"a":1}}')
     assert violations(checked("x.json", raw)) == [(2, "$.flags.f.state")]
