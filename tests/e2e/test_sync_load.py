@@ -70,7 +70,10 @@ class Readers:
         self._process.stdin.flush()
 
     async def told(self, seconds: float) -> dict[str, Any]:
-        return await asyncio.to_thread(self._told.get, timeout=seconds)
+        try:
+            return await asyncio.to_thread(self._told.get, timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"not all streams had it after {seconds} s") from None
 
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)

@@ -34,7 +34,7 @@ class Events:
     def settle(self, flag: str) -> int:
         """Wait until the provider was told of a flag that was new when it connected, and give a position.
 
-        A stream begins with what may have been missed, an in-process provider with the whole set.
+        Event streams begin with what may have been missed, and Python's in-process provider tells of the first set.
         """
         self.until(CHANGED, flag=flag)
         return self.mark()

@@ -1,4 +1,4 @@
-"""The unmodified Node provider over RPC against `flagsvc serve`."""
+"""The unmodified Node provider against `flagsvc serve`: over RPC, and in process where that is not the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.replicas import Process
 
 pytestmark = pytest.mark.usefixtures("node_packages")
 
+IN_PROCESS = {"resolverType": "in-process"}
 QUICK = {"retryBackoffMs": 100, "retryBackoffMaxMs": 300}
 """Reconnect soon, where a test does not show the defaults."""
 
@@ -27,9 +28,9 @@ def app(node_packages: None, served: Process) -> Iterator[NodeApp]:
         yield app
 
 
-def assert_answer(case: Case, found: dict[str, Any]) -> None:
+def assert_answer(case: Case, found: dict[str, Any], *, process: bool = False) -> None:
     assert found["value"] == case.value
-    assert found["reason"] == case.reason
+    assert found["reason"] == case.reason_in(process=process)
     assert (found["variant"] or None) == case.variant
     assert found["errorCode"] == case.error
 
@@ -37,6 +38,17 @@ def assert_answer(case: Case, found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", NODE_CASES, ids=str)
 def test_answers(app: NodeApp, case: Case) -> None:
     assert_answer(case, app.ask(case))
+
+
+@pytest.fixture(scope="module")
+def app_in_process(node_packages: None, served: Process) -> Iterator[NodeApp]:
+    with NodeApp(**IN_PROCESS, port=served.sync_port) as app:
+        yield app
+
+
+@pytest.mark.parametrize("case", NODE_CASES, ids=str)
+def test_answers_in_process(app_in_process: NodeApp, case: Case) -> None:
+    assert_answer(case, app_in_process.ask(case), process=True)
 
 
 @pytest.mark.parametrize("selector", ["flagSetId=tenant-a", "source=tenant-a", "tenant-a"])
@@ -58,13 +70,14 @@ def test_a_failed_evaluation_is_not_retried(app: NodeApp) -> None:
     assert time.monotonic() - began < 0.4
 
 
-def test_default_port_and_no_option_through_a_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [{}, IN_PROCESS], ids=["rpc", "in-process"])
+def test_default_port_and_no_option_through_a_restart(tmp_path: Path, mode: dict[str, Any]) -> None:
     with (
         serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),
-        NodeApp() as app,
+        NodeApp(**mode) as app,
     ):
         assert app.value("color", "-") == "#00f"
-        mark = app.events.settle("color")
+        mark = app.events.mark() if mode else app.events.settle("color")
         operator.set_default("color", "red")
         app.events.until(CHANGED, flag="color", since=mark)
         assert app.value("color", "-") == "#f00"
