@@ -191,7 +191,7 @@ def documented_resolution(
     # The oracle's float accessor takes true and false; flagd itself does not.
     if wanted is ValueType.FLOAT and case.kind == "boolean" and ours[3] == "TYPE_MISMATCH":
         return "boolean as float"
-    # An evaluator that is {} gives {}, which names no variant; the oracle takes a rule that refers to it alone for none.
+    # An evaluator that is {} gives {}, which names no variant; the oracle takes a rule of it alone for no rule.
     if isinstance(raw, dict) and not raw and "$ref" in case.rule:
         return "reference to nothing"
     # 1.0 names the variant "1", as 1 does: over gRPC every number of a context is a float.

@@ -99,7 +99,11 @@ WRONG = {
         "flag.targeting.sem_ver[1]",
         "= != < <= > >= ^ ~",
     ),
-    "a comparison that is no text": ('{"sem_ver":["1",null,"2"]}', "flag.targeting.sem_ver[1]", "null is no comparison"),
+    "a comparison that is no text": (
+        '{"sem_ver":["1",null,"2"]}',
+        "flag.targeting.sem_ver[1]",
+        "null is no comparison",
+    ),
     "no version": ('{"sem_ver":[{"var":"x"},">","x.y"]}', "flag.targeting.sem_ver[2]", '"x.y" is no semantic version'),
     "a variant that is not there": ('{"if":[true,"blue"]}', "flag.targeting.if[1]", "they are off, on"),
     "a split to one that is not there": (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import cbor2
 import mmh3
 
-from flagsvc.core.model import JsonValue
+from flagsvc.core.model import Attributes, JsonValue
 
 MAX_TOTAL = 2**31 - 1
 _PAIR = b"\x82"  # CBOR: an array of two
@@ -73,8 +73,8 @@ class Hashing(NamedTuple):
     """Flag key and targeting key."""
     of_text: Callable[[str], int | None]
     """A text that the rule computed."""
-    of_seed: Callable[[JsonValue, JsonValue], int | None]
-    """The operator's first argument (a list: it is a share already) and the targeting key."""
+    of_seed: Callable[[JsonValue, Attributes], int | None]
+    """The operator's first argument; where that is a share already, the context's targeting key."""
 
 
 def hashing(version: int, flag_key: str) -> Hashing:
@@ -99,9 +99,9 @@ def _version_3(flag_key: str) -> Hashing:
         except UnicodeEncodeError:
             return None
 
-    def of_seed(seed: JsonValue, targeting_key: JsonValue) -> int | None:
+    def of_seed(seed: JsonValue, context: Attributes) -> int | None:
         if isinstance(seed, list):
-            return of_key(targeting_key)
+            return of_key(context.get("targetingKey"))
         if seed is None:
             return None
         try:
@@ -122,9 +122,9 @@ def _version_2(flag_key: str) -> Hashing:
     def of_key(targeting_key: JsonValue) -> int | None:
         return of_text(flag_key + targeting_key) if isinstance(targeting_key, str) and targeting_key else None
 
-    def of_seed(seed: JsonValue, targeting_key: JsonValue) -> int | None:
+    def of_seed(seed: JsonValue, context: Attributes) -> int | None:
         if seed is None or isinstance(seed, list):
-            return of_key(targeting_key)
+            return of_key(context.get("targetingKey"))
         return of_text(seed) if isinstance(seed, str) else None
 
     return Hashing(of_key, of_text, of_seed)

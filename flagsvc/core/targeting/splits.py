@@ -37,7 +37,7 @@ def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
         step = run.step if traced else None
         given = [each(data, run) for each in runs]
         run.charge(given)
-        hashed = hashes.of_seed(given[0], run.context.get("targetingKey"))
+        hashed = hashes.of_seed(given[0], run.context)
         split = split_of(given if isinstance(given[0], list) else given[1:])
         if hashed is None or split is None:
             if step is not None:

@@ -1,0 +1,398 @@
+"""What rules mean, operator by operator; each row of docs/targeting.md's table of choices has its test here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule, compile_texts
+from flagsvc.core.targeting.nodes import MAX_STEPS, MAX_WORK
+
+NOW = 1_700_000_000.9
+
+
+def result(rule: Any, context: Mapping[str, Any] | None = None, **evaluators: Any) -> Any:
+    return compile_rule(rule, "my-flag", evaluators).evaluate(context or {}, NOW)
+
+
+def var(name: Any) -> dict[str, Any]:
+    return {"var": name}
+
+
+class Asked(Mapping[str, Any]):
+    """A context that remembers which fields it was asked for."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields, self.names = fields, []
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.append(name)
+        return self.fields[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.append(name)
+        return self.fields.get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("nobody needs all fields")
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+
+# ---- laziness
+
+
+def test_only_fields_that_decide_are_asked_for() -> None:
+    rule = {"if": [{"and": [{"==": [var("a"), 1]}, {"==": [var("b"), 2]}]}, var("c"), {"or": [var("d"), var("e")]}]}
+    context = Asked(a=0, b=2, c=3, d=4, e=5)
+    assert result(rule, context) == 4
+    assert context.names == ["a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ({"fractional": [["a", 1], ["b", 1]]}, ["targetingKey"]),
+        ({"fractional": [var("email"), ["a", 1], ["b", 1]]}, ["email"]),
+        ({"==": [var("user.name"), "x"]}, ["user"]),
+        ({"missing": ["a", "b.c"]}, ["a", "b"]),
+        ({"==": [var("$flagd.flagKey"), var("$flagd.timestamp")]}, []),
+        ({"in": [1, [2, 1]]}, []),
+        ({"some": [var("l"), {"==": [var("x"), 1]}]}, ["l"]),
+        (var(["a", var("b")]), ["a", "b"]),
+    ],
+)
+def test_a_rule_asks_for_the_fields_that_it_names(rule: Any, names: list[str]) -> None:
+    context = Asked(l=[{"x": 1}])
+    result(rule, context)
+    assert set(context.names) == set(names)
+
+
+def test_a_branch_that_is_not_taken_does_no_harm() -> None:
+    assert result({"if": [True, "on", {"/": [1, 0]}]}) == "on"
+    assert result({"or": ["on", {"/": [1, 0]}]}) == "on"
+    assert result({"and": [0, {"/": [1, 0]}]}) == 0
+
+
+@pytest.mark.parametrize(("operator", "given"), [("some", True), ("all", False), ("none", False)])
+def test_loops_stop_at_the_element_that_decides(operator: str, given: bool) -> None:
+    items = [1 if operator != "all" else 0, 7]
+    body = {"if": [{"==": [var(""), 7]}, {"/": [1, 0]}, var("")]}
+    assert result({operator: [items, body]}) is given
+
+
+# ---- flagd's own fields
+
+
+def test_the_flags_key_and_the_time_are_fields() -> None:
+    assert result(var("$flagd.flagKey")) == "my-flag"
+    assert result(var("$flagd.timestamp")) == 1_700_000_000
+    assert result(var("$flagd")) == {"flagKey": "my-flag", "timestamp": 1_700_000_000}
+    assert result(var("$flagd.nothing")) is None
+
+
+def test_a_caller_cannot_give_flagds_own_fields() -> None:
+    context = {"$flagd": {"flagKey": "forged", "timestamp": 1}}
+    assert result(var("$flagd.flagKey"), context) == "my-flag"
+    assert result(var("$flagd"), context)["timestamp"] == 1_700_000_000
+
+
+def test_inside_a_loop_the_element_is_the_data() -> None:
+    assert result({"map": [[{"n": 1, "m": 2}, 5], var("n")]}, {"n": 9}) == [1, None]
+    assert result({"map": [[1], var("$flagd.flagKey")]}) == [None]
+    assert result({"filter": [[1, 2, 3], {">": [var(""), 1]}]}) == [2, 3]
+    assert result({"reduce": [[1, 2, 3], {"+": [var("accumulator"), var("current")]}, 10]}) == 16
+
+
+# ---- evaluators
+
+
+def test_a_reference_stands_for_its_evaluator() -> None:
+    staff = {"ends_with": [var("email"), "@example.com"]}
+    rule = {"if": [{"and": [{"$ref": "staff"}, {"$ref": "adult"}]}, "on", "off"]}
+    context = {"email": "a@example.com", "age": 20}
+    assert result(rule, context, staff=staff, adult={">=": [var("age"), 18]}) == "on"
+    assert result(rule, {"email": "a@example.com"}, staff=staff, adult={">=": [var("age"), 18]}) == "off"
+
+
+def test_an_evaluator_may_refer_to_another() -> None:
+    assert result({"!": [{"$ref": "a"}]}, {"x": 1}, a={"!": [{"$ref": "b"}]}, b=var("x")) is True
+
+
+def test_an_evaluator_reads_the_element_inside_a_loop() -> None:
+    rule = {"and": [{"$ref": "big"}, {"some": [var("l"), {"$ref": "big"}]}]}
+    assert result(rule, {"n": 5, "l": [{"n": 1}, {"n": 9}]}, big={">": [var("n"), 3]}) is True
+    assert result(rule, {"n": 5, "l": [{"n": 1}]}, big={">": [var("n"), 3]}) is False
+
+
+def test_an_evaluator_may_be_any_part_of_a_rule() -> None:
+    assert result({"in": [var("c"), {"$ref": "eu"}]}, {"c": "de"}, eu=["de", "fr"]) is True
+    assert result({"if": [True, {"$ref": "name"}]}, name="on") == "on"
+
+
+# ---- choices
+
+
+def test_an_empty_object_is_true() -> None:
+    assert result({"!!": [{}]}) is True
+    assert [result({"!!": [falsy]}) for falsy in ([], "", 0, None, False)] == [False] * 5
+    assert result({"!!": ["0"]}) is True
+
+
+def test_cat_writes_null_for_what_is_missing() -> None:
+    assert result({"cat": ["x", var("gone")]}) == "xnull"
+
+
+def test_cat_keeps_spaces_and_writes_values_as_python_does() -> None:
+    assert result({"cat": [" a ", " ", True, 1.5, 1e16, 2.0, {"a": 1, "b": 2}, [1, None]]}) == (
+        " a  True1.51e+162[object Object]1,null"
+    )
+
+
+def test_null_is_0_in_comparisons() -> None:
+    assert result({"==": [var("gone"), 0]}) is True
+    assert result({">": [var("gone"), -1]}) is True
+    assert result({"==": [var("gone"), ""]}) is False
+
+
+def test_an_empty_text_is_not_0() -> None:
+    assert result({"==": ["", 0]}) is False
+
+
+def test_strict_equality_knows_no_difference_between_true_and_1() -> None:
+    assert result({"===": [1, True]}) is True
+    assert result({"===": [1, 1.0]}) is True
+    assert result({"===": [1, "1"]}) is False
+    assert result({"in": [1, [True]]}) is True
+
+
+def test_lists_and_objects_are_equal_only_to_themselves_but_strictly_equal_by_value() -> None:
+    assert result({"==": [[1], [1]]}) is False
+    assert result({"==": [var("l"), var("l")]}, {"l": [1]}) is True
+    assert result({"===": [[1], [1]]}) is True
+    assert result({"==": [{"$ref": "l"}, {"$ref": "l"}]}, l=[1]) is True
+
+
+@pytest.mark.parametrize("rule", [{"/": [1, 0]}, {"%": [var("x"), 0]}, {"/": [1, var("gone")]}])
+def test_a_division_by_zero_has_no_result(rule: Any) -> None:
+    with pytest.raises(RuleError, match="division by zero"):
+        result(rule, {"x": 5})
+
+
+def test_numbers_that_overflow_have_no_result() -> None:
+    huge = {"*": [*[2**62] * 16, 2**31]}
+    with pytest.raises(RuleError):
+        result({"+": [huge, {"-": [huge, 1]}, 0.5]})
+    with pytest.raises(RuleError, match="1024 bits"):
+        result({"reduce": [[1] * 20, {"*": [var("accumulator"), 2**62]}, 1]})
+
+
+def test_arithmetic_takes_null_for_0() -> None:
+    assert result({"+": [var("gone"), 2]}) == 2
+    assert result({"*": [var("gone"), 2]}) == 0
+
+
+def test_nan_is_neither_below_nor_above() -> None:
+    nan = {"+": ["no number"]}
+    context = {"x": 5, "t": "abc"}
+    for operator in ("<", "<=", ">", ">="):
+        assert result({operator: [var("x"), nan]}, context) is False
+        assert result({operator: [nan, var("x")]}, context) is False
+        assert result({operator: [var("t"), 5]}, context) is False
+
+
+def test_an_object_of_several_fields_is_a_literal() -> None:
+    assert result({"==": [var("a"), 1], "or": [1]}) == {"==": [var("a"), 1], "or": [1]}
+
+
+def test_an_if_without_else_gives_null() -> None:
+    assert result({"if": [False, "on"]}) is None
+    assert result({"if": [False, 1, False, 2, False, 3]}) is None
+    assert result({"if": [var("x"), 1, var("y"), 2, 3]}, {"y": True}) == 2
+    assert result({"?:": [True, 1, 2]}) == 1
+    assert result({"if": [7]}) == 7
+
+
+def test_paths_go_through_objects_lists_and_texts_but_not_to_names_with_dots() -> None:
+    context = {"o": {"l": [{"k": 1}], "s": "abc"}, "a.b": 5}
+    assert result(var("o.l.0.k"), context) == 1
+    assert result(var("o.l.length"), context) == 1
+    assert result(var("o.s.1"), context) == "b"
+    assert result(var("a.b"), context) is None
+    assert [result(var(path), context) for path in ("o.l.01", "o.l.-1", "o.l.1", "o.gone.k")] == [None] * 4
+
+
+def test_a_default_stands_for_what_is_missing_or_null() -> None:
+    assert result(var(["gone", 7]), {}) == 7
+    assert result(var(["x", 7]), {"x": None}) == 7
+    assert result(var(["x", 7]), {"x": 0}) == 0
+    assert result(var(["o.k", 7]), {"o": {}}) == 7
+    assert result(var(["gone", {"/": [1, 0]}]), {"gone": 1}) == 1, "and is evaluated only then"
+
+
+def test_the_whole_data_has_no_default() -> None:
+    assert result({"map": [[None], var(["", 7])]}) == [None]
+    assert result({"map": [[[None]], var([0, 7])]}) == [None]
+
+
+def test_the_whole_context_has_what_the_caller_sent_and_flagds_own_fields() -> None:
+    assert result(var(""), {"a": 1}) == {"a": 1, "$flagd": {"flagKey": "my-flag", "timestamp": 1_700_000_000}}
+
+
+def test_the_start_of_a_reduce_is_evaluated() -> None:
+    assert result({"reduce": [[1], {"+": [var("accumulator"), var("current")]}, var("x")]}, {"x": 5}) == 6
+
+
+def test_an_endless_index_is_beyond_the_end() -> None:
+    endless = {"*": [1e300, 1e300]}
+    assert result({"map": [[[1]], {"var": [endless, "none"]}]}) == ["none"]
+    assert result({"substr": ["abc", endless]}) == ""
+    assert result({"substr": ["abc", 0, endless]}) == "abc"
+
+
+def test_log_gives_its_argument_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert result({"log": [var("secret")]}, {"secret": "s"}) == "s"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_whole_float_weights_count() -> None:
+    rule = {"fractional": [["a", {"+": [var("share")]}], ["b", 0]]}
+    assert result(rule, {"share": 10.0, "targetingKey": "u"}) == "a"
+    assert result(rule, {"share": 10.5, "targetingKey": "u"}) is None
+
+
+def test_a_split_inside_a_loop_reads_the_contexts_targeting_key() -> None:
+    rule = {"map": [var("l"), {"fractional": [["a", 1], ["b", 1]]}]}
+    own = result({"fractional": [["a", 1], ["b", 1]]}, {"targetingKey": "user"})
+    elements = [{"targetingKey": "other"}, 1]
+    assert result(rule, {"targetingKey": "user", "l": elements}) == [own, own]
+    assert result(rule, {"l": elements}) == [None, None]
+
+
+def test_variants_and_weights_of_a_split_may_be_rules() -> None:
+    share = [{"if": [var("beta"), "new", "old"]}, {"if": [var("beta"), 1, 0]}]
+    rule = {"fractional": [share, ["rest", {"if": [var("beta"), 0, 1]}]]}
+    assert result(rule, {"beta": True, "targetingKey": "u"}) == "new"
+    assert result(rule, {"beta": False, "targetingKey": "u"}) == "rest"
+
+
+@pytest.mark.parametrize(
+    ("first", "test", "second", "held"),
+    [
+        ("1.2.3", "=", "1.2.3", True),
+        ("v1.2.3", "=", "V1.2.3", True),
+        ("1", "=", "1.0.0", True),
+        ("1.2", "=", "1.2.0", True),
+        (1.2, "=", "1.2.0", True),
+        ("1.2.3+a", "=", "1.2.3+b", True),
+        ("1.2.3-rc.2", "<", "1.2.3-rc.11", True),
+        ("1.2.3-rc", "<", "1.2.3", True),
+        ("1.10.0", ">", "1.9.0", True),
+        ("1.9.9", "^", "1.0.0", True),
+        ("0.9.9", "^", "0.1.0", True),
+        ("1.2.9", "~", "1.2.0", True),
+        ("1.3.0", "~", "1.2.0", False),
+        ("1.2.3", "!=", "1.2.3", False),
+        ("1.2.3.4", "=", "1.2.3", None),
+        ("nonsense", "!=", "1.2.3", None),
+        (None, "<", "1.0.0", None),
+        ("1.2." + "3" * 300, ">", "1.0.0", None),
+    ],
+)
+def test_versions_compare_as_semver_has_them(first: Any, test: str, second: Any, held: bool | None) -> None:
+    assert result({"sem_ver": [var("v"), test, second]}, {"v": first}) is held
+    assert result({"sem_ver": [var("v"), {"cat": [test]}, var("w")]}, {"v": first, "w": second}) is held
+
+
+def test_starts_and_ends_are_of_texts_only() -> None:
+    assert result({"starts_with": [var("x"), "ab"]}, {"x": "abc"}) is True
+    assert result({"ends_with": [var("x"), "bc"]}, {"x": "abc"}) is True
+    assert result({"starts_with": [var("x"), "1"]}, {"x": 12}) is None
+    assert result({"ends_with": ["a", var("gone")]}) is None
+
+
+def test_missing_some_takes_its_names_as_they_are() -> None:
+    assert result({"missing_some": [1, ["a", "b"]]}, {"a": 1}) == []
+    assert result({"missing_some": [2, ["a", "b"]]}, {"a": 1}) == ["b"]
+    assert result({"missing_some": [1, [["a"], "b"]]}) == [["a"], "b"]
+    assert result({"missing": ["a", "b"]}, {"a": "", "b": 0}) == ["a"]
+
+
+def test_an_unknown_operator_or_a_wrong_number_of_arguments_refuses_the_whole_rule() -> None:
+    with pytest.raises(WrongRule, match="unknown operator"):
+        compile_rule({"if": [True, "on", {"no_such": [1]}]}, "f")
+    with pytest.raises(WrongRule, match="must have 2 to 3"):
+        compile_rule({"if": [True, "on", {"<": [1, 2, 3, 4]}]}, "f")
+
+
+def test_a_rule_must_be_an_object() -> None:
+    for text in ('"on"', "[]", "true", "1"):
+        with pytest.raises(WrongRule, match="it must be an object"):
+            compile_texts(text, "f", {})
+
+
+# ---- bounds
+
+
+def test_steps_over_lists_are_bounded() -> None:
+    def loop(times: int) -> Any:
+        return result({"map": [var("l"), {"+": [var(""), 1]}]}, {"l": [0] * times})
+
+    assert len(loop(MAX_WORK // 5)) == MAX_WORK // 5
+    with pytest.raises(RuleError, match=f"more than {MAX_WORK} steps"):
+        loop(MAX_WORK)
+
+
+def test_texts_and_lists_are_bounded() -> None:
+    with pytest.raises(RuleError, match="a text of more than 65536 characters"):
+        result({"cat": [var("t")] * 2}, {"t": "x" * 32_769})
+    assert len(result({"cat": [var("t")] * 2}, {"t": "x" * 32_768})) == 65_536
+    with pytest.raises(RuleError, match="a list of more than 10000 elements"):
+        result({"merge": [var("l")] * 2}, {"l": [0] * 5_001})
+
+
+# ---- explanations
+
+
+def steps(rule: Any, context: dict[str, Any], **evaluators: Any) -> list[tuple[Any, ...]]:
+    compiled: Rule = compile_rule(rule, "my-flag", evaluators, traced=True)
+    _, taken = compiled.explain(context, NOW)
+    return [(".".join(map(str, step.path)), step.depth, step.result, step.note) for step in taken]
+
+
+def test_steps_tell_what_each_operator_gave_in_the_order_taken() -> None:
+    rule = {"if": [{"and": [{"==": [var("a"), 1]}, {"$ref": "e"}]}, "on", {"cat": ["never"]}]}
+    assert steps(rule, {"a": 1}, e={"!": [var("b")]}) == [
+        ("if", 0, "on", ""),
+        ("if.0.and", 1, True, ""),
+        ("if.0.and.0.==", 2, True, ""),
+        ("if.0.and.0.==.0.var", 3, 1, ""),
+        ("$evaluators.e.!", 2, True, ""),
+        ("$evaluators.e.!.0.var", 3, None, ""),
+    ]
+
+
+def test_a_step_without_a_result_says_why() -> None:
+    taken = steps({"if": [{"/": [1, var("x")]}, "on"]}, {"x": 0})
+    assert taken[1] == ("if.0./", 1, None, "division by zero")
+
+
+def test_a_split_tells_bucket_and_hash_or_what_is_missing() -> None:
+    rule = {"fractional": [["a", 1], ["b", 1]]}
+    [split] = steps(rule, {"targetingKey": "u"})
+    assert split[3].startswith("bucket ")
+    assert ", hash 0x" in split[3]
+    assert steps(rule, {})[0][3] == "no split: nothing to hash"
+    assert (
+        steps({"fractional": [["a", {"+": [0.5]}]]}, {"targetingKey": "u"})[0][3] == "no split: the weights make none"
+    )
+
+
+def test_steps_are_bounded_in_number_and_size() -> None:
+    taken = steps({"map": [var("l"), {"cat": [var(""), "x" * 300]}]}, {"l": ["y"] * 5_000})
+    assert len(taken) == MAX_STEPS
+    assert taken[0][2] == "a list of 5000 elements"
+    assert taken[2][2] == "a text of 301 characters"
