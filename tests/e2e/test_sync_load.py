@@ -1,4 +1,4 @@
-"""1,000 SyncFlags streams on one server, 100 of which stop reading: the others notice nothing, and nothing grows."""
+"""1,000 SyncFlags streams, 100 of which stop reading: the others notice nothing, and the 100 end with the newest state."""
 
 from __future__ import annotations
 
@@ -157,6 +157,7 @@ async def test_a_thousand_streams_of_which_a_hundred_do_not_read(tmp_path: Path)
         assert max(took) < REACHED_S
         assert memory.peak - idle < GROWTH_MB
         assert [readers.ended for readers in reading] == [[], []]
-        assert paused.ended == []
+        # A connection that takes nothing for some 10 s is dropped; its streams were told, and began again.
+        assert set(paused.ended) <= {"UNAVAILABLE"}
         assert each[1] < each[0], "the paused streams were never held back"
         await client.channel.close()
