@@ -1,4 +1,4 @@
-"""1,000 SyncFlags streams, 100 of which stop reading: the others notice nothing, and the 100 end with the newest state."""
+"""1,000 SyncFlags streams, 100 of which stop reading: the 900 notice nothing, and the 100 end with the newest state."""
 
 from __future__ import annotations
 
