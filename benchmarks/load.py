@@ -71,7 +71,7 @@ async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measure
     waits: list[float] = []
     async with _stub(target) as stub, _toggling(stub, on=toggles):
         await _warm(stub, requests)
-        cpu, started = _cpu_s(target.pid), time.perf_counter()
+        cpu, started = cpu_s(target.pid), time.perf_counter()
 
         async def caller(first: int) -> None:
             number = first
@@ -83,7 +83,7 @@ async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measure
 
         await asyncio.gather(*map(caller, range(CALLERS)))
         spent = time.perf_counter() - started
-        return Measured(len(waits), spent, _cpu_s(target.pid) - cpu, np.array(waits))
+        return Measured(len(waits), spent, cpu_s(target.pid) - cpu, np.array(waits))
 
 
 async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -> Measured:
@@ -92,7 +92,7 @@ async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -
     waits: list[float] = []
     async with _stub(target) as stub, _toggling(stub, on=toggles):
         await _warm(stub, requests)
-        cpu, started = _cpu_s(target.pid), time.perf_counter()
+        cpu, started = cpu_s(target.pid), time.perf_counter()
 
         async def call(request: pb.EvaluateFlagRequest, due: float) -> None:
             await stub.EvaluateFlag(request)
@@ -105,7 +105,7 @@ async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -
             tasks.append(asyncio.create_task(call(request, due)))
         await asyncio.gather(*tasks)
         spent = time.perf_counter() - started
-        return Measured(len(waits), spent, _cpu_s(target.pid) - cpu, np.array(waits))
+        return Measured(len(waits), spent, cpu_s(target.pid) - cpu, np.array(waits))
 
 
 async def _until(due: float) -> None:
@@ -122,7 +122,7 @@ async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
     requests = [pb.BatchEvaluateFlagsRequest(flag_keys=keys[n : n + size]) for n in range(0, len(keys), size)]
     waits: list[float] = []
     async with _stub(target) as stub:
-        cpu, started = _cpu_s(target.pid), time.perf_counter()
+        cpu, started = cpu_s(target.pid), time.perf_counter()
 
         async def caller(number: int) -> None:
             while time.perf_counter() - started < seconds:
@@ -133,7 +133,7 @@ async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
 
         await asyncio.gather(*map(caller, range(8)))
         spent = time.perf_counter() - started
-        return Measured(len(waits) * size, spent, _cpu_s(target.pid) - cpu, np.array(waits))
+        return Measured(len(waits) * size, spent, cpu_s(target.pid) - cpu, np.array(waits))
 
 
 def lookups(target: Target) -> dict[str, float]:
@@ -173,6 +173,7 @@ async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, *, on: bool) -> AsyncIte
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Give the CPU that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
