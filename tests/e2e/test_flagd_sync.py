@@ -258,9 +258,10 @@ async def test_a_broken_flag_does_not_spoil_the_set(
     ]
     with pymongo.MongoClient(mongo_database_url) as mongo:
         mongo.get_default_database().feature_flags.insert_many(documents)
-    async with replica(store_url=mongo_database_url) as (client, _):
+    async with replica(store_url=mongo_database_url) as (client, server):
         await until_serving(client)
-        message = await opened(client).read()
+        call = opened(client)
+        message = await call.read()
         flags = json.loads(message.flag_configuration)["flags"]
         assert {key for key, found in flags.items() if found["state"] == "ENABLED"} == {"good", "meta"}
         assert not any("targeting" in found for found in flags.values())
@@ -268,8 +269,9 @@ async def test_a_broken_flag_does_not_spoil_the_set(
         core.set_flags(message.flag_configuration)
         assert core.resolve_boolean_value("good", False, None).value is True
         assert core.resolve_boolean_value("rule", False, None).reason == "DISABLED"
-        await client.toggle("good", False)
-        await opened(client).read()
+        call.cancel()
+        await until(lambda: not server._sync._sets)
+        assert await next_flags(opened(client)) == flags
     assert capsys.readouterr().out.count("a broken flag is handed out as disabled") == 5
 
 
@@ -313,8 +315,14 @@ async def test_without_near_cache_streams_follow_all_the_same(mongo_database_url
     settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "near_cache_entries": 0}
     async with replica(**settings) as (client, _):
         await until_serving(client)
-        call = opened(client)
-        assert await next_flags(call) == {}
         await client.create("a", status=1)
+        call = opened(client)
+        assert (await next_flags(call))["a"]["state"] == "ENABLED"
         async with asyncio.timeout(2):
-            assert (await next_flags(call))["a"]["state"] == "ENABLED"
+            await client.toggle("a", False)
+            while (await next_flags(call))["a"]["state"] != "DISABLED":
+                pass
+            await client.create("b")
+            while "b" not in (found := await next_flags(call)):
+                pass
+        assert found.keys() == {"a", "b"}
