@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from random import Random
 
 import atheris
 
@@ -24,6 +25,8 @@ with atheris.instrument_imports(include=["flagsvc", "json_logic", "openfeature.c
 from tests.property.rules import KINDS, Case, Maker
 
 LONGEST = 4_096
+BYTES_SHARE = 0.3
+CONTEXT_SHARE = 0.6
 
 
 def one(data: bytes) -> None:
@@ -57,6 +60,22 @@ def one(data: bytes) -> None:
         raise AssertionError(f"{found}\n{case}")
 
 
+def mutated(data: bytes, limit: int, seed: int) -> bytes:
+    """Change bytes, or put a generated part into the rule: most changes of bytes leave no JSON."""
+    random = Random(seed)
+    if random.random() < BYTES_SHARE:
+        return atheris.Mutate(data, limit)
+    rule_text, _, context_text = data.decode(errors="replace").partition("\n")
+    maker = Maker(seed)
+    try:
+        rule = maker.grafted(json.loads(rule_text))
+        context = json.loads(context_text) if random.random() < CONTEXT_SHARE else maker.context()
+    except (ValueError, RecursionError):
+        return atheris.Mutate(data, limit)
+    made = "\n".join(json.dumps(part, separators=(",", ":")) for part in (rule, context)).encode()
+    return made if len(made) <= limit else atheris.Mutate(data, limit)
+
+
 def too_big(value: object) -> bool:
     """Whether comparing it would take for ever: lists that hold each other twice."""
     try:
@@ -79,6 +98,7 @@ if __name__ == "__main__":
     corpus = Path(sys.argv[1])
     seeds(corpus)
     dictionary = Path(__file__).with_name("rules.dict")
-    atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"], one)
+    options = [*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"]
+    atheris.Setup(options, one, custom_mutator=mutated)
     with silence():
         atheris.Fuzz()

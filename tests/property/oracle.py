@@ -156,6 +156,9 @@ def documented(pair: Pair, case: Case, ours: Result, theirs: Result) -> str | No
     # An infinite index or length: the oracle raises OverflowError where ours takes it for "beyond the end".
     if theirs[0] == "error" and "OverflowError('cannot convert float infinity" in theirs[1]:
         return "infinite index"
+    # The default of var is evaluated only where it is needed; the oracle's fails even where it is not.
+    if theirs[0] == "error" and default_is_a_rule(case.rule, case.evaluators):
+        return "default of var"
     # The third argument of reduce is a rule like any other argument; the oracle takes it as it stands.
     if reduce_start_is_a_rule(case.rule, case.evaluators):
         return "start of reduce"
@@ -198,6 +201,10 @@ def documented_resolution(
     if isinstance(raw, float) and raw.is_integer():
         return "whole float names a variant"
     return None
+
+
+def default_is_a_rule(rule: Any, evaluators: dict[str, Any]) -> bool:
+    return any(len(read) == 2 and has_operator(read[1]) for read in calls("var", [rule, *evaluators.values()]))
 
 
 def reduce_start_is_a_rule(rule: Any, evaluators: dict[str, Any]) -> bool:

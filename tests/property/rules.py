@@ -165,6 +165,7 @@ class Maker:
         self.random = Random(seed)
         self._names: list[str] = []
         self.broken = False
+        self._variants: tuple[str, ...] = ("on", "off")
 
     def cases(self, contexts: int) -> list[Case]:
         """Give one flag with several contexts."""
@@ -180,6 +181,17 @@ class Maker:
         state = "DISABLED" if pick.random() < 0.02 else "ENABLED"
         made = Case(pick.choice(FLAG_KEYS), rule, evaluators, kind, default, state, {})
         return [replace(made, context=self.context()) for _ in range(contexts)]
+
+    def grafted(self, rule: Any) -> Any:
+        """Give a rule with one of its parts made anew."""
+        pick = self.random
+        if isinstance(rule, list) and rule and pick.random() < 0.8:
+            index = pick.randrange(len(rule))
+            return [*rule[:index], self.grafted(rule[index]), *rule[index + 1 :]]
+        if isinstance(rule, dict) and rule and pick.random() < 0.8:
+            key = pick.choice(list(rule))
+            return {**rule, key: self.grafted(rule[key])}
+        return self.rule(2, root=pick.random() < 0.6)
 
     def context(self) -> dict[str, Any]:
         """Give a context; a third has no usable targeting key."""
