@@ -9,7 +9,8 @@ FlagsvcError
 ├── WritesUnsupported   the store cannot keep a change and its history together
 ├── EvaluationFailed    an evaluation has no outcome, and the protocol tells that by a status
 ├── Overloaded          try again later
-└── Stopping            this replica goes away; ask another
+├── Stopping            this replica goes away; ask another
+└── StreamEnded         a stream has lasted as long as one may; connect again
 """
 
 from __future__ import annotations
@@ -111,3 +112,10 @@ class Stopping(FlagsvcError):
 
     def __init__(self) -> None:
         super().__init__("this server is stopping; try again, another replica will answer")
+
+
+class StreamEnded(FlagsvcError):
+    """A stream has lasted as long as one may, so that clients spread over replicas that came later."""
+
+    def __init__(self) -> None:
+        super().__init__("this stream has lasted as long as one may; connect again")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from flagsvc.core.errors import Stopping
+from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.near import ChangeKind, NearCache
 from flagsvc.ports import Entry
 from flagsvc.rpc.flagd_values import put_fields
@@ -65,7 +65,7 @@ class Events:
     ) -> AsyncIterator[Any]:
         """Give provider_ready, what a client may have missed before it connected, then every change.
 
-        `peer`: the connection; `selects`: whether the client chose the set. Raises Stopping at its end.
+        `peer`: the connection; `selects`: whether the client chose the set. Raises Stopping or StreamEnded at its end.
         """
         changed, until = _Changed(selects=selects), time.monotonic() + self._age_s
         self._streams.setdefault(peer, set()).add(changed)
@@ -79,7 +79,7 @@ class Events:
                     await asyncio.sleep(PAUSE_S)
                 elif not await changed.within(min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     yield message_type(type="keep_alive")
-            raise Stopping
+            raise Stopping if self._closing else StreamEnded
         finally:
             self._streams[peer].discard(changed)
             if not self._streams[peer]:

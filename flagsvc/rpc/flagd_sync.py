@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
-from flagsvc.core.errors import Stopping
+from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.core.evaluation import Prepared
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
@@ -73,9 +73,9 @@ class FlagdSync:
             payload.wake()
 
     async def sync_flags(self, request: pb.SyncFlagsRequest, context: Context) -> AsyncIterator[bytes]:
-        """Give the set, and again after changes: always the newest, not all in between. Raises Stopping at its end.
+        """Give the set, and again after changes: always the newest, not all in between.
 
-        After OK, flagd's Node provider would not connect again.
+        Raises Stopping or StreamEnded at its end: after OK, flagd's Node provider would not connect again.
         """
         until, sent = time.monotonic() + self._age_s, -1
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
@@ -89,7 +89,7 @@ class FlagdSync:
                     sent, message = await payload.newest()
                     yield message
                     await asyncio.sleep(max(PAUSE_S, self.active * PAUSE_PER_STREAM_S))
-                raise Stopping
+                raise Stopping if self._closing else StreamEnded
             finally:
                 self.active -= 1
 

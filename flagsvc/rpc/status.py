@@ -19,6 +19,7 @@ from flagsvc.core.errors import (
     RevisionConflict,
     Stopping,
     StoreUnavailable,
+    StreamEnded,
     WritesUnsupported,
 )
 
@@ -76,6 +77,8 @@ def failure_of(error: Exception) -> Failure:  # noqa: C901  a table
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "STORE_UNAVAILABLE", details=(_retry_after(1),))
         case Stopping():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "SERVER_STOPPING", details=(_retry_after(0),))
+        case StreamEnded():
+            return Failure(grpc.StatusCode.UNAVAILABLE, text, "STREAM_ENDED", details=(_retry_after(0),))
         case WritesUnsupported():
             return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "WRITES_UNSUPPORTED")
         case EvaluationFailed(code=reason):
