@@ -173,6 +173,8 @@ def test_lists_and_objects_are_equal_only_to_themselves_but_strictly_equal_by_va
     assert result({"==": [[1], [1]]}) is False
     assert result({"==": [var("l"), var("l")]}, {"l": [1]}) is True
     assert result({"===": [[1], [1]]}) is True
+    assert result({"==": [var(""), var("")]}) is True
+    assert result({"==": [var("$flagd"), var("$flagd")]}) is True
     assert result({"==": [{"$ref": "l"}, {"$ref": "l"}]}, l=[1]) is True
 
 

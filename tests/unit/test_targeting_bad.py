@@ -289,6 +289,27 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {"x": "a" * 40_000, "n": "a" * 20_000 + "b"},
         {},
     ),
+    "the worst text to look for": (
+        {"or": [{"in": [var("n"), var("x")]}] * 3_300},
+        {"x": "a" * 2_499, "n": "a" * 1_249 + "b" + "a" * 10},
+        {},
+    ),
+    "the worst constant to look for": ({"or": [{"in": ["a" * 97 + "ba", var("x")]}] * 1_900}, {"x": "a" * 29_999}, {}),
+    "the worst constants to look for": (
+        {"or": [{"in": [{"$ref": "n"}, {"$ref": "x"}]}] * 1_900},
+        {},
+        {"x": "a" * 2_499, "n": "a" * 1_249 + "b" + "a" * 10},
+    ),
+    "the worst text in a loop": (
+        {"map": [zeros(9_000), {"in": [var("current"), {"cat": ["a" * 255]}]}]},
+        {},
+        {},
+    ),
+    "short texts in a loop": (
+        {"map": [["a" * 140 + "b" + "a"] * 1_600, {"in": [var(""), {"cat": ["a" * 255, var("x")]}]}]},
+        {},
+        {},
+    ),
     "numbers of long texts": ([{"+": [var("x")]}] * 3_300, {"x": "0." + "123456789" * 6_000}, {}),
     "numbers of texts in a loop": (
         {"map": [zeros(4_000), {"+": [{"cat": ["0.", var(""), "1234567890" * 25]}, 1]}]},
@@ -356,6 +377,16 @@ def test_evaluators_that_double_each_other_are_refused(depth: int) -> None:
         compile_rule({"==": [{"$ref": "e0"}, 1]}, "k", evaluators)
     assert "parts" in refusal(flag('{"$ref":"e0"}', {name: json.dumps(rule) for name, rule in evaluators.items()}))
     assert time.perf_counter() - started < 2
+
+
+def test_constants_are_not_multiplied_when_a_rule_is_compiled() -> None:
+    rule, _, evaluators = HOSTILE["copies of a constant"]
+    tracemalloc.start()
+    kept = compile_rule(rule, "k", evaluators)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept
+    assert size < 10_000_000
 
 
 def test_evaluators_one_in_the_other_are_no_deeper_than_a_rule_may_be() -> None:

@@ -76,7 +76,6 @@ class Compiler:
         result = function(*values)
         if result.__class__ is str and len(result) > TEXT_STEP:
             raise RuleError("a text too long to keep")
-        self._folding.charge(result)
         return result
 
     def node(self, rule: JsonValue, *, at_root: bool) -> Node:

@@ -138,12 +138,11 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]
     def in_context(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
         run.charge_path(key)
         if key is None or key == "":
-            run.spend(len(data))
-            return {**data, "$flagd": {"flagKey": flag_key, "timestamp": int(run.now)}}
+            return run.whole(flag_key)
         if isinstance(key, (int, float)):
             return otherwise  # the fields of an object have no numbers for names
         first, *rest = values.text(key).split(".")
-        found = {"flagKey": flag_key, "timestamp": int(run.now)} if first == "$flagd" else data.get(first)
+        found = run.flagd(flag_key) if first == "$flagd" else data.get(first)
         return values.follow(found, rest, otherwise)
 
     return in_context if call.at_root else in_element

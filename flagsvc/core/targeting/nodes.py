@@ -11,6 +11,8 @@ from flagsvc.core.model import Attributes, JsonValue
 
 MAX_WORK = 100_000
 """Steps that one evaluation may take in loops, over the elements of lists and through long texts."""
+SEARCH_STEP = 4_096
+"""Characters compared with characters that count as one step in the search for a text in a text."""
 MAX_STEPS = 1_000
 """Steps that an explanation has."""
 TEXT_STEP = 256
@@ -39,7 +41,9 @@ class Step:
 class Run:
     """One evaluation: the context at the root, the time (seconds since 1970), and the work that is left."""
 
-    __slots__ = ("context", "depth", "now", "step", "steps", "work")
+    __slots__ = ("_flagd", "_whole", "context", "depth", "now", "step", "steps", "work")
+    _flagd: JsonValue
+    _whole: JsonValue
     depth: int
     """How deep the step is that is taken now; as `steps` and `step` there only for a traced rule."""
     steps: list[Step]
@@ -50,6 +54,23 @@ class Run:
         self.context = context
         self.now = now
         self.work = MAX_WORK
+
+    def flagd(self, flag_key: str) -> JsonValue:
+        """Give flagd's own fields: the same object each time, as a field of the context is."""
+        try:
+            return self._flagd
+        except AttributeError:
+            self._flagd = {"flagKey": flag_key, "timestamp": int(self.now)}
+            return self._flagd
+
+    def whole(self, flag_key: str) -> JsonValue:
+        """Give all fields, flagd's own among them."""
+        try:
+            return self._whole
+        except AttributeError:
+            self.spend(len(self.context))
+            self._whole = {**self.context, "$flagd": self.flagd(flag_key)}
+            return self._whole
 
     def spend(self, steps: int) -> None:
         """Take steps from the work that is left. Raises RuleError when there is none."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting import versions
+from flagsvc.core.targeting import values, versions
 from flagsvc.core.targeting.compiler import Call, CallProblem, as_json
-from flagsvc.core.targeting.nodes import TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
+from flagsvc.core.targeting.nodes import SEARCH_STEP, TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
 from flagsvc.core.targeting.operators import Operator
 
 _SIZED = frozenset({list, dict, str})
@@ -22,7 +23,7 @@ def plain(operator: Operator, call: Call) -> Node:
     _check_sem_ver(call)
     nodes = call.arguments()
     size = 1 + sum(node.size for node in nodes)
-    if all(node.constant for node in nodes):
+    if all(node.constant for node in nodes) and not (call.name == "in" and _is_long_search(nodes)):
         try:
             return literal(call.compiler.fold(operator.function, [node.value for node in nodes]), size)
         except (RuleError, ArithmeticError, ValueError, TypeError):
@@ -104,28 +105,45 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
     return ordered
 
 
-def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Look for something in a list of constant texts, or for a constant text in a text."""
+def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
+    """Look for something in a list of constants, or for a constant text in a text."""
     needle, haystack = nodes
+    of, within, search = needle.run, haystack.run, _search(function)
     if haystack.constant and isinstance(haystack.value, list):
-        of, (among, texts) = needle.run, _elements(haystack)
-        if among is None:
-            return None
-        if texts:
+        among, texts = _elements(haystack)
+        if among is not None and texts:
             return lambda data, run: (found := of(data, run)).__class__ is str and found in among
-        return lambda data, run: (found := of(data, run)).__class__ not in _NESTED and found in among
+        if among is not None:
+            return lambda data, run: (found := of(data, run)).__class__ not in _NESTED and found in among
     if needle.value.__class__ is not str:
-        return None
-    wanted, within = needle.value, haystack.run
+        return lambda data, run: search(of(data, run), within(data, run), run)
+    wanted, short = needle.value, SEARCH_STEP // max(1, len(needle.value))
 
     def found_in(data: Any, run: Run) -> JsonValue:
         text = within(data, run)
-        if text.__class__ is str and len(text) <= TEXT_STEP:
-            return wanted in text
-        run.charge(text)
-        return function(wanted, text)
+        return wanted in text if text.__class__ is str and len(text) <= short else search(wanted, text, run)
 
     return found_in
+
+
+def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValue, Run], JsonValue]:
+    """Make a membership test that pays for what it takes: looking for a text may compare all with all."""
+
+    def search(part: JsonValue, whole: JsonValue, run: Run) -> JsonValue:
+        run.charge(part)
+        if whole.__class__ is not str:
+            run.charge(whole)
+            return function(part, whole)
+        wanted = values.text(part)
+        run.spend(len(wanted) * len(whole) // SEARCH_STEP)
+        return wanted in whole
+
+    return search
+
+
+def _is_long_search(nodes: list[Node]) -> bool:
+    sizes = [len(node.value) for node in nodes if isinstance(node.value, str)]
+    return len(sizes) == len(nodes) and math.prod(sizes) > SEARCH_STEP
 
 
 def _elements(haystack: Node) -> Among:
