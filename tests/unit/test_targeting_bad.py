@@ -256,6 +256,11 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {"targetingKey": "ä" * 30_000},
         {},
     ),
+    "splits of a long targeting key in a loop": (
+        {"map": [zeros(15_000), {"fractional": [["a", 1], ["b", 1]]}]},
+        {"targetingKey": "ä" * 30_000},
+        {},
+    ),
     "splits in a loop": (
         {"map": [zeros(10_000), {"fractional": [["a", 1], ["b", 1]]}]},
         {"targetingKey": "ä" * 250},
