@@ -147,9 +147,9 @@ def _is_long_search(nodes: list[Node]) -> bool:
 
 
 def _elements(haystack: Node) -> Among:
-    """Give a constant list as a set, once. Lists and objects cannot be in a set, and NaN does not equal itself."""
+    """Give a constant list as a set, once. Lists and objects cannot be in one."""
     if haystack.among is None:
-        plain = all(item.__class__ not in _NESTED and item == item for item in haystack.value)  # noqa: PLR0124
+        plain = all(item.__class__ not in _NESTED for item in haystack.value)
         values = frozenset(haystack.value) if plain else None
         haystack.among = Among(values, all(item.__class__ is str for item in haystack.value))
     return haystack.among
