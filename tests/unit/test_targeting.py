@@ -346,6 +346,8 @@ def test_steps_over_lists_are_bounded() -> None:
     assert len(loop(MAX_WORK // 5)) == MAX_WORK // 5
     with pytest.raises(RuleError, match=f"more than {MAX_WORK} steps"):
         loop(MAX_WORK)
+    with pytest.raises(RuleError, match=f"more than {MAX_WORK} steps"):
+        result({"reduce": [var("l"), {"+": [var("accumulator"), 1]}]}, {"l": [0] * MAX_WORK})
 
 
 def test_texts_and_lists_are_bounded() -> None:

@@ -157,6 +157,7 @@ def test_every_wrong_part_is_told_up_to_twenty() -> None:
     message = refusal(flag(json.dumps({"and": [{"foo": 1}, {"==": [1]}, {"bar": 2}]})))
     assert all(place in message for place in ("and[0].foo", 'and[1]["=="]', "and[2].bar"))
     assert refusal(flag(json.dumps({"and": [{"foo": 1}] * 10_000}))).count("unknown operator") == 20
+    assert refusal(flag(json.dumps({"and": [{"!": [1]}] * 15_000}))).count("10000 parts") == 1
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,11 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "text of an endlessly deep list": ({"cat": [{"reduce": [zeros(20_000), [ACC], 0]}]}, {}, {}),
     "number of an endlessly deep list": ({"+": [{"reduce": [zeros(20_000), [ACC], 0]}]}, {}, {}),
     "a nested list as a path": (var([doubled(40, "a")]), {}, {}),
+    "thousands of names that may be missing, in a loop": (
+        {"map": [zeros(9_000), {"missing": [[f"n{number}" for number in range(9_000)]]}]},
+        {},
+        {},
+    ),
     "nested lists as missing": ({"missing": [doubled(40, "a")]}, {}, {}),
     "a nested list as a variant": ({"fractional": [["on", 1], [doubled(40, 0), 1]]}, {"targetingKey": "a"}, {}),
     "a nested list as the result": (doubled(24, 0), {}, {}),
