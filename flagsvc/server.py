@@ -20,12 +20,13 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
 from flagsvc.near import NearCache
 from flagsvc.reader import Reader
-from flagsvc.rpc import flagd_evaluation, flagd_sync, reflection
+from flagsvc.rpc import reflection
 from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flag_service import FlagService
-from flagsvc.rpc.flagd_evaluation import FlagdEvaluation
-from flagsvc.rpc.flagd_events import Events
-from flagsvc.rpc.flagd_sync import FlagdSync
+from flagsvc.rpc.flagd import evaluation, sync
+from flagsvc.rpc.flagd.evaluation import FlagdEvaluation
+from flagsvc.rpc.flagd.events import Events
+from flagsvc.rpc.flagd.sync import FlagdSync
 from flagsvc.rpc.interceptors import Guard
 from flagsvc.rpc.watch import Watches
 from flagsvc.settings import Settings, pairs, redacted
@@ -136,7 +137,7 @@ class Server:
         self._sync.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
-            reflection.enable(server, (pb.DESCRIPTOR, *flagd_evaluation.FILES, flagd_sync.FILE, health_pb2.DESCRIPTOR))
+            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
 
     def _bind(self, port: int) -> int:

@@ -19,7 +19,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
 
         return SqliteStore(url)
     if url.startswith("file:"):
-        from flagsvc.adapters.files import FileStore  # noqa: PLC0415
+        from flagsvc.adapters.files.store import FileStore  # noqa: PLC0415
 
         return FileStore(url)
     from flagsvc.adapters.mongo import MongoStore  # noqa: PLC0415

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from flagsvc.adapters.flag_file import CheckedFile, Located, checked
-from flagsvc.adapters.flag_text import is_yaml
+from flagsvc.adapters.files.checked import CheckedFile, Located, checked
+from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli.mongo_lines import checked_lines
 from flagsvc.cli.render import print_json
 from flagsvc.cli.stored import BadFile, read_bytes
-from flagsvc.core.flagd_writing import write
+from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag
 
 _BEGINS_LIKE_FLAGD = re.compile(r'\s*\{\s*(?:"(?:flags|\$schema|\$evaluators|metadata)"\s*:|\}\s*$|$)')
@@ -62,7 +62,7 @@ def flagd_text(flags: Sequence[Flag], flag_set: str, *, as_yaml: bool) -> str:
     """Write a set's flags as flagd's JSON or YAML. Raises InvalidRequest for flags that flagd cannot read."""
     document = write(flags, flag_set)
     if as_yaml:
-        from flagsvc.adapters.yaml_text import write_yaml  # noqa: PLC0415
+        from flagsvc.adapters.files.yaml_text import write_yaml  # noqa: PLC0415
 
         return write_yaml(document)
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flagsvc.adapters.build import cache_for, store_for
-from flagsvc.adapters.flag_text import is_yaml
+from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli import stored
 from flagsvc.cli.differences import Differences
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
@@ -19,7 +19,7 @@ from flagsvc.cli.mongo_lines import line_of, read_flags
 from flagsvc.cli.render import print_json
 from flagsvc.cli.stored import BadFile, Planned, Result
 from flagsvc.core.changes import Author, put
-from flagsvc.core.flagd_merge import put_definition
+from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag
 from flagsvc.core.validation import set_name, text
 from flagsvc.near import in_list_order

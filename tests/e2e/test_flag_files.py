@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from flagsvc.adapters.build import cache_for
-from flagsvc.adapters.files import FileStore
+from flagsvc.adapters.files.store import FileStore
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types

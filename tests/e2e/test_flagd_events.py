@@ -14,7 +14,7 @@ import pytest
 
 from flagsvc import near
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc import flagd_events
+from flagsvc.rpc.flagd import events as flagd_events
 from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
 from tests.providers.cases import flag
 from tests.replicas import Client, replica, until, until_serving

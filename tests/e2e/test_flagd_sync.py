@@ -19,8 +19,8 @@ from openfeature.contrib.tools.flagd.core import FlagdCore
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc import flagd_sync
-from flagsvc.rpc.flagd_payload import Payload
+from flagsvc.rpc.flagd import sync as flagd_sync
+from flagsvc.rpc.flagd.payload import Payload
 from flagsvc.server import Server
 from tests.flagd_clients import refused, selecting
 from tests.providers.cases import BETA, COLORS, DISABLED, SWITCH, flag

@@ -12,11 +12,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["flagsvc", "yaml"]):
-    from flagsvc.adapters.flag_text import parse
+    from flagsvc.adapters.files.parse import parse
     from flagsvc.core.errors import InvalidRequest
     from flagsvc.core.evaluation import prepare
-    from flagsvc.core.flagd_file import read
-    from flagsvc.core.flagd_writing import write
+    from flagsvc.core.flagd.reading import read
+    from flagsvc.core.flagd.writing import write
 
 from tests.property.rules import KINDS, Maker
 

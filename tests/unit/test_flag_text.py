@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flagsvc.adapters.flag_file import CheckedFile, checked
-from flagsvc.adapters.flag_text import MAX_BYTES, parse
-from flagsvc.adapters.yaml_text import parse_yaml, write_yaml
+from flagsvc.adapters.files.checked import CheckedFile, checked
+from flagsvc.adapters.files.parse import MAX_BYTES, parse
+from flagsvc.adapters.files.yaml_text import parse_yaml, write_yaml
 from flagsvc.core.json_values import same
 
 QUICKLY_S = 5.0

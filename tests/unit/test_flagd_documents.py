@@ -9,7 +9,7 @@ import pytest
 
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, Status
-from flagsvc.rpc.flagd_documents import definition_of
+from flagsvc.rpc.flagd.documents import definition_of
 
 COLORS = {"red": "#f00", "blue": "#00f"}
 RULE = {"if": [{"var": "x"}, "blue", None]}
@@ -59,9 +59,9 @@ def test_everything_that_a_flag_has_and_nothing_else() -> None:
     }
 
 
-def test_metadata_may_name_another_set() -> None:
+def test_metadata_names_the_flags_own_set_whatever_it_says() -> None:
     flag = Flag(key="a", flag_set="mobile", status=ON, metadata={"flagSetId": "app"})
-    assert definition(flag)["metadata"] == {"flagSetId": "app"}
+    assert definition(flag)["metadata"] == {"flagSetId": "mobile"}
 
 
 @pytest.mark.parametrize("empty", [None, "", "{}", " {} ", "null"])
@@ -78,7 +78,7 @@ def test_a_missing_default_variant_is_empty() -> None:
     [
         (Status.ENABLED, RULE, "ENABLED", "red"),
         (Status.BETA, RULE, "ENABLED", ""),
-        (Status.BETA, None, "DISABLED", ""),
+        (Status.BETA, None, "DISABLED", "red"),
         (Status.DISABLED, RULE, "DISABLED", "red"),
         (Status.DEPRECATED, RULE, "DISABLED", "red"),
     ],

@@ -16,9 +16,9 @@ from openfeature.contrib.tools.flagd.core import FlagdCore
 from flagsvc.core import json_values
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest
-from flagsvc.core.flagd_file import read
-from flagsvc.core.flagd_merge import merged, put_definition
-from flagsvc.core.flagd_writing import write
+from flagsvc.core.flagd.merging import merged, put_definition
+from flagsvc.core.flagd.reading import read
+from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag, Status
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from flagsvc.core.errors import InvalidRequest, Violation, shown
 from flagsvc.core.evaluation import has_targeting
-from flagsvc.core.flagd_file import SET_NAME
-from flagsvc.core.flagd_rules import NotInlined, inlined, refs
+from flagsvc.core.flagd.reading import SET_NAME
+from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, JsonValue, Status
 

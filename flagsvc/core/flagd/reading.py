@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flagsvc.core.errors import InvalidRequest, Violation, shown
 from flagsvc.core.evaluation import variant_name
-from flagsvc.core.flagd_rules import refs
+from flagsvc.core.flagd.references import refs
 from flagsvc.core.json_values import Path, compact, kind
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
 from flagsvc.core.targeting import problems_of

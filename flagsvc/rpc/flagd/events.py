@@ -11,7 +11,7 @@ from typing import Any
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.near import ChangeKind, NearCache
 from flagsvc.ports import Entry
-from flagsvc.rpc.flagd_values import put_fields
+from flagsvc.rpc.flagd.values import put_fields
 
 KEEP_ALIVE_S = 20.0
 """Silence after which a stream says that it is alive."""

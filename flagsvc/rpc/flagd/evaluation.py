@@ -17,9 +17,9 @@ from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.reader import Evaluation, Reader
 from flagsvc.rpc.contexts import Contexts
-from flagsvc.rpc.flagd_events import Events
-from flagsvc.rpc.flagd_selectors import Selector, selector_of
-from flagsvc.rpc.flagd_values import put_fields
+from flagsvc.rpc.flagd.events import Events
+from flagsvc.rpc.flagd.selectors import Selector, selector_of
+from flagsvc.rpc.flagd.values import put_fields
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from flagsvc.adapters.flag_text import MAX_DEPTH, FlagText
+from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
 from flagsvc.core.errors import shown
-from flagsvc.core.flagd_file import Finding
+from flagsvc.core.flagd.reading import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
@@ -69,13 +69,13 @@ def parse_yaml(text: str) -> FlagText:
     try:
         reading.read(text)
     except _Refused as error:
-        return _unreadable(str(error), error.line, reading.path())
+        return unreadable(error.line, str(error), reading.path())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
         position = getattr(error, "position", None)
         line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
-        return _unreadable(f"not YAML: {said}", line)
+        return unreadable(line, f"not YAML: {said}")
     root = reading.root or _Spot(None, 1)
     return FlagText(
         root.value,
@@ -84,10 +84,6 @@ def parse_yaml(text: str) -> FlagText:
         notes=reading.notes,
         lines=lambda path: _line(root, path),
     )
-
-
-def _unreadable(text: str, line: int, path: Path = ()) -> FlagText:
-    return FlagText(problems=[Finding(path, text)], lines=lambda _path: line)
 
 
 def _line(spot: _Spot, path: Path) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flagsvc.adapters.flag_text import FlagText, parse
-from flagsvc.core import flagd_file
-from flagsvc.core.flagd_file import Finding
+from flagsvc.adapters.files.parse import parse
+from flagsvc.adapters.files.text import FlagText
+from flagsvc.core.flagd import reading
+from flagsvc.core.flagd.reading import Finding
 from flagsvc.core.json_values import Path, json_path
 from flagsvc.core.model import Flag
 
@@ -42,7 +43,7 @@ def checked(name: str, raw: bytes, flag_set: str | None = None) -> CheckedFile:
     text = parse(name, raw)
     if not text.parsed:
         return CheckedFile(violations=_located(text, text.problems))
-    content = flagd_file.read(text.document, flag_set)
+    content = reading.read(text.document, flag_set)
     told = {problem.path[:length] for problem in text.problems for length in range(_WITHIN_A_FLAG, len(problem.path))}
     told |= {problem.path for problem in text.problems}
     violations = text.problems + [each for each in content.violations if each.path not in told]

@@ -11,7 +11,7 @@ from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.near import ChangeKind, NearCache
 from flagsvc.ports import Entry
 from flagsvc.reader import Reader
-from flagsvc.rpc.flagd_values import put_fields
+from flagsvc.rpc.flagd.values import put_fields
 
 _TURN = 50
 """Definitions that are rendered before other calls get their turn."""

@@ -1,60 +1,21 @@
-"""JSON and YAML texts as values, with the line of each place; duplicates, NaN and the like are listed, not guessed."""
+"""JSON texts as values; duplicates, NaN and the like are listed with their places, not guessed."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from flagsvc.adapters.json_places import JsonPlaces, too_deep
-from flagsvc.core.flagd_file import Finding
+from flagsvc.adapters.files.json_places import JsonPlaces, too_deep
+from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
+from flagsvc.core.flagd.reading import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
-MAX_BYTES = 16 * 1024 * 1024
-MAX_DEPTH = 200
-"""Rules may be 100 deep; a text is refused where it goes far beyond all that could be right in it."""
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONGEST_NUMBER = 400
 _LONG_NUMBER = re.compile(r"\d{400}")
-NEWLINE = b"\n"
-
-
-@dataclass(slots=True)
-class FlagText:
-    """A parsed text. `problems` makes its document unfit for use, though the rest of it may be looked at still."""
-
-    document: JsonValue = None
-    parsed: bool = False
-    """Whether there is a document at all."""
-    problems: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
-    lines: Callable[[Path], int] = lambda _path: 1
-    """Gives the line, from 1, of a place; of the nearest one around it for something that is not there."""
-
-
-def parse(name: str, raw: bytes) -> FlagText:
-    """Parse a text, as YAML where the file's name says so, else as JSON."""
-    if len(raw) > MAX_BYTES:
-        return _unreadable(1, f"{len(raw)} bytes; it must be at most {MAX_BYTES}")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(NEWLINE, 0, error.start) + 1
-        return _unreadable(line, f"the byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
-    if is_yaml(name):
-        from flagsvc.adapters.yaml_text import parse_yaml  # noqa: PLC0415  only YAML needs its parser
-
-        return parse_yaml(text)
-    return parse_json(text)
-
-
-def is_yaml(name: str) -> bool:
-    """Whether a file's name says that it is YAML."""
-    return name.lower().endswith((".yaml", ".yml"))
 
 
 def parse_json(text: str) -> FlagText:
@@ -69,7 +30,7 @@ def parse_json(text: str) -> FlagText:
             parse_constant=reading.constant,
         ).decode(text)
     except json.JSONDecodeError as error:
-        return _unreadable(error.lineno, f"not JSON: {error.msg} at column {error.colno}")
+        return unreadable(error.lineno, f"not JSON: {error.msg} at column {error.colno}")
     except RecursionError:
         return _too_deep(text)
     problems = _deep_problems(document, doubtful=reading.doubtful or _ESCAPED_SURROGATE.search(text) is not None)
@@ -78,13 +39,9 @@ def parse_json(text: str) -> FlagText:
     return FlagText(document, parsed=True, problems=problems, lines=places.line)
 
 
-def _unreadable(line: int, text: str, path: Path = ()) -> FlagText:
-    return FlagText(problems=[Finding(path, text)], lines=lambda _path: line)
-
-
 def _too_deep(text: str) -> FlagText:
     path, line = too_deep(text, MAX_DEPTH)
-    return _unreadable(line, f"nested more than {MAX_DEPTH} deep", path)
+    return unreadable(line, f"nested more than {MAX_DEPTH} deep", path)
 
 
 class _Twice(dict[str, Any]):
@@ -138,9 +95,7 @@ def _findings(document: JsonValue) -> list[Finding]:
         part, path = waiting.pop()
         if isinstance(part, dict):
             if isinstance(part, _Twice):
-                found += [
-                    Finding((*path, name), "this field stands twice in one object; keep one") for name in part.names
-                ]
+                found += [Finding((*path, name), _TWICE) for name in part.names]
             found += [Finding((*path, name), _HALF) for name in part if _is_half(name)]
             waiting += [(value, (*path, name)) for name, value in reversed(part.items())]
         elif isinstance(part, list):

@@ -6,9 +6,10 @@ import json
 from typing import NamedTuple
 
 from flagsvc.core.evaluation import Prepared, has_targeting
-from flagsvc.core.flagd_rules import NotInlined, inlined
+from flagsvc.core.flagd.references import NotInlined, inlined
+from flagsvc.core.flagd.writing import definition, metadata_of
 from flagsvc.core.json_values import NotJson, compact, strict_loads
-from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, JsonValue, Status
+from flagsvc.core.model import SWITCH_VARIANTS, Flag, JsonValue
 
 MAX_INLINED_BYTES = 1_048_576
 """Most that a rule may grow to with what it refers to."""
@@ -23,24 +24,21 @@ class Definition(NamedTuple):
 
 def definition_of(flag: Flag, prepared: Prepared) -> Definition:
     """Give a flag's definition. A broken one is DISABLED and without rule, so that callers keep their defaults."""
-    variants = flag.variants or SWITCH_VARIANTS
-    default = flag.default_variant or ("on" if not flag.variants else "")
+    known = definition(flag)
+    variants, default = known["variants"], known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None
     if not problem and has_targeting(flag):
         try:
             targeting = _targeting(flag)
         except (NotJson, NotInlined) as error:
             problem = f"The targeting rule cannot be handed out: {error}"
-    if flag.status is Status.BETA:
-        default = ""
-    on = not problem and (flag.status is Status.ENABLED or (flag.status is Status.BETA and targeting is not None))
     fields: dict[str, JsonValue] = {
-        "state": "ENABLED" if on else "DISABLED",
+        "state": "DISABLED" if problem else known["state"],
         "defaultVariant": default if default in variants else "",
         "variants": variants,
         "source": flag.flag_set,
     }
-    if metadata := _metadata(flag):
+    if metadata := {n: v for n, v in metadata_of(flag).items() if n and isinstance(v, str | int | float)}:
         fields["metadata"] = metadata
     text = f"{compact(flag.key)}:{compact(fields)[:-1]}"
     text += "}" if targeting is None else f',"targeting":{targeting}}}'
@@ -70,10 +68,3 @@ def _targeting(flag: Flag) -> str:
         if size > MAX_INLINED_BYTES:
             raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with what it refers to")
     return "".join(pieces)
-
-
-def _metadata(flag: Flag) -> dict[str, JsonValue]:
-    """Give the metadata that providers take, with the set's name unless it is the default or they say another."""
-    named = {} if flag.flag_set == DEFAULT_SET else {"flagSetId": flag.flag_set}
-    own = {name: value for name, value in flag.metadata.items() if name and isinstance(value, str | int | float)}
-    return own | {name: value for name, value in named.items() if name not in own}

@@ -22,10 +22,10 @@ from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.near import NearCache
 from flagsvc.reader import Reader
 from flagsvc.rpc.contexts import Contexts
-from flagsvc.rpc.flagd_documents import definition_of
-from flagsvc.rpc.flagd_payload import Payload
-from flagsvc.rpc.flagd_selectors import selector_of
-from flagsvc.rpc.flagd_values import put_fields
+from flagsvc.rpc.flagd.documents import definition_of
+from flagsvc.rpc.flagd.payload import Payload
+from flagsvc.rpc.flagd.selectors import selector_of
+from flagsvc.rpc.flagd.values import put_fields
 
 FILE = pb.DESCRIPTOR
 SERVICE = "flagd.sync.v1.FlagSyncService"

@@ -7,8 +7,8 @@ from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.changes import Author, Decide, create, update
-from flagsvc.core.flagd_rules import NotInlined, inlined
-from flagsvc.core.flagd_writing import definition, metadata_of, rules_of
+from flagsvc.core.flagd.references import NotInlined, inlined
+from flagsvc.core.flagd.writing import definition, metadata_of, rules_of
 from flagsvc.core.json_values import NotJson
 from flagsvc.core.model import Change, Flag
 

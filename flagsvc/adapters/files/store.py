@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from flagsvc.adapters.flag_file import CheckedFile, checked
+from flagsvc.adapters.files.checked import CheckedFile, checked
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same

@@ -1,0 +1,1 @@
+"""flagd's protocols: its evaluation services with their events, and its sync service."""
