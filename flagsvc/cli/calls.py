@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -14,24 +13,16 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from flagsvc.cli import render
+from flagsvc.cli import arguments, render
 from flagsvc.cli.explain import explanation_fields, print_explanation
-from flagsvc.core.documents import from_document, times_from_json
-from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag
+from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc.flags import flag_to_message, received
-from flagsvc.rpc.values import from_value, to_value
+from flagsvc.rpc.flags import received
+from flagsvc.rpc.values import from_value
 
 Stub = pb_grpc.FlagServiceStub
-_FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
-_TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner"}
-_TEXT_FIELDS |= {"expires_at", "targeting"}
-
-
-class UsageError(ValueError):
-    """An argument is wrong; the text says what would be right."""
 
 
 def with_stub(args: argparse.Namespace, work: Callable[[Stub], int]) -> int:
@@ -48,7 +39,11 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
     """Evaluate one flag; exit status 1 when it has an error code."""
     kind = types.ValueType.Value(f"VALUE_TYPE_{args.type.upper()}") if args.type else types.VALUE_TYPE_UNSPECIFIED
     request = pb.EvaluateFlagRequest(
-        flag_key=args.key, flag_set=args.flag_set, context=_context(args), expected_type=kind, explain=args.explain
+        flag_key=args.key,
+        flag_set=args.flag_set,
+        context=arguments.context(args),
+        expected_type=kind,
+        explain=args.explain,
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
     found = response.evaluation
@@ -115,14 +110,14 @@ def list_flags(args: argparse.Namespace, stub: Stub) -> int:
 
 def create(args: argparse.Namespace, stub: Stub) -> int:
     """Create a flag from KEY and FIELD=VALUE arguments."""
-    flag, _ = _assigned(args)
+    flag, _ = arguments.assigned(args)
     request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason)
     return _show_flag(args, flag_from_response(stub.CreateFlag(request, timeout=args.timeout)))
 
 
 def set_fields(args: argparse.Namespace, stub: Stub) -> int:
     """Change the named fields of a flag."""
-    flag, fields = _assigned(args)
+    flag, fields = arguments.assigned(args)
     flag.etag = args.etag
     request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason)
     request.update_mask.paths.extend(fields)
@@ -235,62 +230,6 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
                 state = flag.status.value if flag else "deleted"
                 now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
                 print(f"{now}  {change.flag_key}  {state}  revision {change.revision}", flush=True)
-
-
-def _context(args: argparse.Namespace) -> types.EvaluationContext:
-    attributes = _json(args.context, "--context") if args.context else {}
-    if not isinstance(attributes, dict):
-        raise UsageError("--context must be a JSON object")
-    for pair in args.attribute:
-        name, value = _pair(pair, "--attribute")
-        attributes[name] = _lenient(value)
-    key = args.targeting_key or attributes.pop("targetingKey", "")
-    return types.EvaluationContext(
-        targeting_key=str(key), attributes={name: to_value(value) for name, value in attributes.items()}
-    )
-
-
-def _assigned(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
-    """Read FIELD=VALUE arguments into a flag and the names of its set fields."""
-    document: dict[str, Any] = {"key": args.key, "flagSet": args.flag_set}
-    fields = []
-    for pair in args.fields:
-        name, value = _pair(pair, "FIELD=VALUE")
-        field = _FIELDS.get(name)
-        if field is None:
-            known = ", ".join(STORED_NAMES[f] for f in WRITABLE)
-            raise UsageError(f"unknown field {name!r}; known are {known}")
-        fields.append(field)
-        stored = STORED_NAMES[field]
-        if value != "":
-            document[stored] = value if field in _TEXT_FIELDS else _json(value, name)
-    flag = from_document(times_from_json(document))
-    if flag.problem:
-        wrong = flag.problem.partition(": ")[2]
-        raise UsageError(f"wrong value for {wrong}; see: flagsvc set --help")
-    message = flag_to_message(flag)
-    return message, fields
-
-
-def _pair(text: str, what: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"{text!r} must be {what} with an equals sign, such as name=value")
-    return name, value
-
-
-def _json(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{what} is no JSON at character {error.pos + 1}: {text[:60]!r}") from None
-
-
-def _lenient(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _complain(error: grpc.RpcError, address: str) -> None:

@@ -1,0 +1,72 @@
+"""How each command is run: what it needs is imported only then, so that `--help` and `health` are quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from flagsvc.settings import Settings
+
+_SERVE_OPTIONS = (
+    *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
+    *("context_values", "context_from_headers", "fractional_version"),
+)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    import asyncio  # noqa: PLC0415  what serving needs is loaded when serving
+
+    import uvloop  # noqa: PLC0415
+
+    from flagsvc.server import run  # noqa: PLC0415
+    from flagsvc.telemetry import configure_logging  # noqa: PLC0415
+
+    given = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
+    settings = Settings.from_env(os.environ, overrides)
+    configure_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(settings))
+
+
+def transfer(name: str) -> Callable[[argparse.Namespace], int]:
+    """Give what runs a command on a store by its URL."""
+
+    def run(args: argparse.Namespace) -> int:
+        from flagsvc.cli import transfer  # noqa: PLC0415
+
+        settings = Settings.from_env(os.environ)
+        args.store = args.store or settings.store_url
+        args.cache = getattr(args, "cache", None) or settings.cache_url
+        command: Callable[[argparse.Namespace], int] = getattr(transfer, name)
+        return command(args)
+
+    return run
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check files."""
+    from flagsvc.cli import flagd_files  # noqa: PLC0415
+
+    return flagd_files.validate(args)
+
+
+def call(name: str) -> Callable[[argparse.Namespace], int]:
+    """Give what runs a command on a running server."""
+
+    def run(args: argparse.Namespace) -> int:
+        from flagsvc.cli import calls  # noqa: PLC0415
+
+        command = getattr(calls, name)
+        return calls.with_stub(args, lambda stub: int(command(args, stub)))
+
+    return run
+
+
+def health(args: argparse.Namespace) -> int:
+    """Ask a running server whether it serves."""
+    from flagsvc.cli import calls  # noqa: PLC0415
+
+    return calls.health(args)
