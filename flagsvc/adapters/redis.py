@@ -205,6 +205,8 @@ class RedisCache:
                     "memory_limit_bytes": memory.get("maxmemory", 0),
                 }
                 if self._breaker.is_open:
+                    # Idle connections are of the server that went away: each would open the breaker once more.
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
                     self._breaker.close()
                     log.info("redis available again")
 

@@ -145,6 +145,20 @@ async def test_a_redis_that_is_away_costs_one_time_out_and_then_nothing(redis_se
         assert await cache.get([A]) == [entry(3)]
 
 
+async def test_connections_from_before_a_restart_do_not_count_as_trouble(redis_server: RedisServer) -> None:
+    ids = [FlagId("default", f"flag-{number}") for number in range(40)]
+    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
+        await asyncio.gather(*(cache.get([flag_id]) for flag_id in ids))
+        redis_server.kill()
+        await cache.get(ids[:1])
+        assert not cache.available
+        await asyncio.to_thread(redis_server.start)
+        await until(lambda: cache.available)
+        errors = cache.errors
+        await asyncio.gather(*(cache.get([flag_id]) for flag_id in ids))
+        assert (cache.available, cache.errors) == (True, errors)
+
+
 async def test_a_caller_who_leaves_opens_no_breaker(cache: RedisCache) -> None:
     await cache.put([entry(1)])
     task = asyncio.create_task(cache.get([A]))
