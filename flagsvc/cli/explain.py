@@ -52,9 +52,15 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
 
 def _grow(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
     for step in steps:
-        note = f"   ({step['note']})" if "note" in step else ""
-        label = f"{step['operator']}: {_value(step['result'])}{note}   {step['path']}"
+        label = _label(step)
         _grow(branch.add(styled(label)), step["steps"], styled)
+
+
+def _label(step: dict[str, Any]) -> str:
+    operator, note, result = step["operator"], step.get("note", ""), _value(step["result"])
+    if operator == "var":
+        return f"var {note}: {result}   {step['path']}"
+    return f"{operator}: {result}{f'   ({note})' if note else ''}   {step['path']}"
 
 
 def _value(value: Any) -> str:

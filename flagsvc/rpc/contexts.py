@@ -47,7 +47,7 @@ class View(Mapping[str, JsonValue]):
         return self.get(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known.keys() | self._fields.keys())
+        return iter(dict.fromkeys((*self._fields, *self._known)))
 
     def __len__(self) -> int:
         return len(self._known.keys() | self._fields.keys())

@@ -373,9 +373,9 @@ def test_steps_tell_what_each_operator_gave_in_the_order_taken() -> None:
         ("if", 0, "on", ""),
         ("if.0.and", 1, True, ""),
         ("if.0.and.0.==", 2, True, ""),
-        ("if.0.and.0.==.0.var", 3, 1, ""),
+        ("if.0.and.0.==.0.var", 3, 1, "a"),
         ("$evaluators.e.!", 2, True, ""),
-        ("$evaluators.e.!.0.var", 3, None, ""),
+        ("$evaluators.e.!.0.var", 3, None, "b"),
     ]
 
 

@@ -153,7 +153,7 @@ class Compiler:
                 node = form(Call(self, name, raw if listed else [raw], at_root, listed))
             except CallProblem as problem:
                 return self._wrong(str(problem), *(problem.path if listed else ()))
-            return self._recorded(node, name) if self.traced else node
+            return self._recorded(node, name, _read_by(name, raw)) if self.traced else node
         finally:
             self._path.pop()
 
@@ -180,13 +180,13 @@ class Compiler:
         self._known[name, at_root] = node, height
         return node
 
-    def _recorded(self, node: Node, name: str) -> Node:
+    def _recorded(self, node: Node, name: str, note: str) -> Node:
         """Make a node that also says what it gave."""
         path = ("$evaluators", self._inside[-1], *self._path) if self._inside else tuple(self._path)
         inner = node.run
 
         def recorded(data: object, run: Run) -> JsonValue:
-            step = run.step = Step(path, name, run.depth)
+            step = run.step = Step(path, name, run.depth, note=note)
             if len(run.steps) < MAX_STEPS:
                 run.steps.append(step)
             run.depth += 1
@@ -201,6 +201,12 @@ class Compiler:
             return result
 
         return Node(recorded, node.size, node.constant, node.value)
+
+
+def _read_by(name: str, raw: JsonValue) -> str:
+    """Give the path that a `var` reads, for its step's note; empty for others and for a computed path."""
+    path = raw[0] if isinstance(raw, list) and raw else raw
+    return path if name == "var" and isinstance(path, str) else ""
 
 
 @dataclass(slots=True)

@@ -153,7 +153,7 @@ class ExplanationStep(google.protobuf.message.Message):
     operator: builtins.str
     """Name of the operator."""
     note: builtins.str
-    """More to know, such as the bucket and hash of a fractional. Empty: nothing."""
+    """More to know: the path that a var reads, the bucket and hash of a fractional. Empty: nothing."""
     depth: builtins.int
     """How deep it stands below the first step, which has 0."""
     @property
