@@ -60,11 +60,14 @@ class Contexts:
         self.values = dict(values or {})
         self._headers = {header.lower(): name for header, name in (headers or {}).items()}
 
-    def of_message(self, message: types.EvaluationContext, metadata: Metadata) -> Attributes:
-        """Read FlagService's context. Raises InvalidRequest for one over the limit."""
+    def of_message(self, message: types.EvaluationContext, metadata: Callable[[], Metadata]) -> Attributes:
+        """Read FlagService's context. Raises InvalidRequest for one over the limit.
+
+        The call's metadata, which costs a copy, are asked for only where headers are configured.
+        """
         _check_size(message.ByteSize())
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
-        return View(message.attributes, _from_message, self._added(known, metadata))
+        return View(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
         """Read flagd's context, a google.protobuf.Struct. Raises InvalidRequest for one over the limit."""

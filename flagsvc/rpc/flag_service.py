@@ -42,7 +42,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
-        attributes = self._contexts.of_message(request.context, context.invocation_metadata())
+        attributes = self._contexts.of_message(request.context, context.invocation_metadata)
         wanted = convert.wanted_type(request.expected_type)
         if request.explain:
             evaluation, explanation = await self._reader.explain(flag_id, attributes, wanted)
@@ -56,7 +56,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         self, request: pb.BatchEvaluateFlagsRequest, context: Context
     ) -> pb.BatchEvaluateFlagsResponse:
         """Evaluate several flags for one context."""
-        attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata()))
+        attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)

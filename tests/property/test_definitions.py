@@ -174,7 +174,7 @@ def test_rules_that_people_could_have_written_survive_the_way_to_the_store(seed:
     for name, value in case.context.items():
         if name != "targetingKey":
             message.attributes[name].CopyFrom(to_value(value))
-    received = Contexts().of_message(message, None)
+    received = Contexts().of_message(message, tuple)
     direct = {name: value for name, value in case.context.items() if name != "targetingKey" or value}
     for context in (received, direct):
         first, second = prepare(stored), prepare(flag_from_message(flag_to_message(stored)))
