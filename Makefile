@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 NODE := tests/providers/node
-NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error
+NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
 PIP := -m pip install --disable-pip-version-check --quiet
 
 .PHONY: install run test bench fuzz protos protos-check check format lock clean
