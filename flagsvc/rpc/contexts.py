@@ -59,13 +59,17 @@ class Contexts:
     def __init__(self, values: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
         self.values = dict(values or {})
         self._headers = {header.lower(): name for header, name in (headers or {}).items()}
+        self._adds = bool(self.values or self._headers)
 
     def of_message(self, message: types.EvaluationContext, metadata: Callable[[], Metadata]) -> Attributes:
         """Read FlagService's context. Raises InvalidRequest for one over the limit.
 
         The call's metadata, which costs a copy, are asked for only where headers are configured.
         """
-        _check_size(message.ByteSize())
+        size = message.ByteSize()
+        if not size and not self._adds:
+            return {}
+        _check_size(size)
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
         return View(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
 
