@@ -77,7 +77,8 @@ $evaluators:
 
 if __name__ == "__main__":
     corpus = Path(sys.argv[1])
-    seeds(corpus)
+    if not corpus.is_file():  # a file is a finding to be tried again
+        seeds(corpus)
     dictionary = Path(__file__).with_name("files.dict")
     atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"], one)
     atheris.Fuzz()

@@ -96,7 +96,8 @@ def seeds(folder: Path) -> None:
 
 if __name__ == "__main__":
     corpus = Path(sys.argv[1])
-    seeds(corpus)
+    if not corpus.is_file():  # a file is a finding to be tried again
+        seeds(corpus)
     dictionary = Path(__file__).with_name("rules.dict")
     options = [*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"]
     atheris.Setup(options, one, custom_mutator=mutated)

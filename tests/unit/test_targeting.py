@@ -379,6 +379,13 @@ def test_steps_tell_what_each_operator_gave_in_the_order_taken() -> None:
     ]
 
 
+def test_a_version_that_has_no_result_has_none_also_beside_what_is_no_version() -> None:
+    rule = {"sem_ver": [{"%": [1, var("zero")]}, "=", ["no version"]]}
+    with pytest.raises(RuleError, match="division by zero"):
+        result(rule, {"zero": 0})
+    assert result(rule, {"zero": 2}) is None
+
+
 def test_a_step_without_a_result_says_why() -> None:
     taken = steps({"if": [{"/": [1, var("x")]}, "on"]}, {"x": 0})
     assert taken[1] == ("if.0./", 1, None, "division by zero")
