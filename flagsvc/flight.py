@@ -19,6 +19,10 @@ class Flights(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def current(self, key: K) -> asyncio.Task[T] | None:
+        """Give the key's running task, if there is one."""
+        return self._tasks.get(key)
+
     def start(self, key: K, run: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Give the key's running task, or start one. Await it through `asyncio.shield` or `asyncio.wait`."""
         task = self._tasks.get(key)

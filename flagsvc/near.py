@@ -122,6 +122,7 @@ class NearCache:
         self.heard_since = math.inf
         self._held: OrderedDict[FlagId, Held] = OrderedDict()
         self._sets: dict[str, SetState] = {}
+        self._when_complete: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
         return len(self._held)
@@ -169,7 +170,8 @@ class NearCache:
             self.distrust(contents.revisions, asked_at)
             return
         found = {flag.id for flag in contents.flags}
-        if not self.complete:
+        completed = not self.complete
+        if completed:
             self._remember_recent(contents.flags, asked_at)
             self.completions += 1
         for flag in sorted(contents.flags, key=lambda f: f.revision):
@@ -183,6 +185,9 @@ class NearCache:
         for name, revision in contents.revisions.items():
             self._jump(self._state(name), revision)
         self._forget_absent(found)
+        if completed:
+            for heard in self._when_complete:
+                heard()
 
     def distrust(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Changes up to these revisions may have been missed: what was read before is asked for again when old."""
@@ -202,6 +207,10 @@ class NearCache:
     def gap_since(self) -> float:
         """When the oldest gap in any set's revisions was seen; infinite without one."""
         return min((state.gap_since for state in self._sets.values()), default=math.inf)
+
+    def when_complete(self, told: Callable[[], None]) -> None:
+        """Call this whenever the cache has become complete: `lately` then knows what changed before."""
+        self._when_complete.append(told)
 
     def listen(self, flag_set: str, listener: Listener) -> None:
         """Tell the listener of every change of the set from now on."""

@@ -6,6 +6,7 @@ Knows no grpc, redis or motor. While the near cache is complete and fresh an ans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -128,6 +129,8 @@ class Reader:
         await self._first_load()
         if self._near.complete and (self._fresh_view() or not self._follower.store_up):
             return self._near.flags(flag_set)
+        if (earlier := self._loads.current(flag_set)) is not None:
+            await asyncio.wait([earlier])  # it began before this call: it may not have what was written since
         return await asyncio.shield(self._loads.start(flag_set, lambda: self._load(flag_set)))
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
@@ -167,7 +170,8 @@ class Reader:
     async def _first_load(self) -> None:
         """Let the load at start-up answer for everybody instead of asking key by key."""
         if not self._follower.tried.is_set():
-            await asyncio.wait_for(self._follower.tried.wait(), UNKNOWN_WAIT_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._follower.tried.wait(), UNKNOWN_WAIT_S)
 
     async def _fetch(self, flag_id: FlagId) -> Answer:
         if self._cache is not None and self._cache.available:
@@ -208,6 +212,8 @@ class Reader:
         asked_at = time.monotonic()
         contents = await self._store.load()
         self._near.merge(contents, asked_at)
+        if self._near.complete:
+            return self._near.flags(flag_set)  # which never went back, whatever came while the store was read
         return in_list_order(flag for flag in contents.flags if flag.flag_set == flag_set)
 
 

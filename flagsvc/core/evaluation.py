@@ -115,6 +115,7 @@ class Prepared:
 
 
 NO_FLAG = Prepared(NOT_FOUND)
+_LONGEST_EMPTY = 100
 
 
 def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepared:
@@ -136,7 +137,8 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
 
 def has_targeting(flag: Flag) -> bool:
     """Whether there is a rule at all; as in flagd an empty one is none, and so is null."""
-    return flag.targeting is not None and flag.targeting.strip() not in ("", "{}", "null")
+    text = flag.targeting
+    return text is not None and (len(text) > _LONGEST_EMPTY or "".join(text.split()) not in ("", "{}", "null"))
 
 
 def variant_name(chosen: JsonValue) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flagsvc.core.errors import invalid
+from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -74,8 +74,9 @@ class Contexts:
         return View(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
-        """Read flagd's context, a google.protobuf.Struct. Raises InvalidRequest for one over the limit."""
-        _check_size(message.ByteSize())
+        """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed for one over the limit."""
+        if message.ByteSize() > MAX_CONTEXT_BYTES:
+            raise EvaluationFailed("INVALID_CONTEXT")
         return View(message.fields, _from_struct, self._added({}, metadata if with_headers else None))
 
     def _added(self, known: dict[str, JsonValue], metadata: Metadata) -> dict[str, JsonValue]:

@@ -22,6 +22,7 @@ from flagsvc.core.errors import (
     StreamEnded,
     WritesUnsupported,
 )
+from flagsvc.core.validation import MAX_CONTEXT_BYTES
 
 DOMAIN = "flagsvc"
 EVALUATION_STATUSES = {
@@ -30,6 +31,7 @@ EVALUATION_STATUSES = {
     "PARSE_ERROR": (grpc.StatusCode.DATA_LOSS, "Error parsing input or configuration"),
     "PROVIDER_NOT_READY": (grpc.StatusCode.UNAVAILABLE, "Provider not ready"),
     "GENERAL": (grpc.StatusCode.INTERNAL, "General error"),
+    "INVALID_CONTEXT": (grpc.StatusCode.RESOURCE_EXHAUSTED, f"The context is over {MAX_CONTEXT_BYTES} bytes"),
 }
 """flagd's statuses and texts; but GENERAL is not UNKNOWN, which providers would call again in vain."""
 

@@ -225,18 +225,20 @@ async def test_revisions_grow_over_changes_and_restarts_and_stay_for_what_did_no
     store = await opened(path)
     a, b = FlagId("default", "a"), FlagId("default", "b")
     before = {flag_id: await store.get(flag_id) for flag_id in (a, b)}
-    written_ms = path.stat().st_mtime_ns // 1_000_000
+    written_ms = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) // 1_000_000
     assert [flag.revision for flag in before.values() if flag] == [written_ms, written_ms]
     replace_file(path, flags(a="1", b="2"))
     os.utime(path, (0, 1_000))  # an older time, as a copy that keeps times has
     contents = await store.load()
     after = {flag.id: flag for flag in contents.flags}
     assert after[a] == before[a]
-    assert after[b].revision == written_ms + 1 == contents.revisions["default"] == (await store.revisions())["default"]
+    newest = after[b].revision
+    assert newest > written_ms
+    assert newest == contents.revisions["default"] == (await store.revisions())["default"]
     replace_file(path, flags(a="1"))
     gone = await store.load()
     assert b not in {flag.id for flag in gone.flags}
-    assert gone.revisions["default"] > written_ms + 1
+    assert gone.revisions["default"] > newest
     again = await opened(path)
     assert (await again.revisions())["default"] >= gone.revisions["default"]
     os.utime(path)
@@ -263,7 +265,7 @@ async def test_a_change_of_json_type_alone_is_a_change(tmp_path: Path) -> None:
 async def test_a_file_store_has_no_writes_no_history_and_needs_its_files(tmp_path: Path) -> None:
     store = FileStore(f"file:{tmp_path}/none.json")
     for ask in (store.open, store.ping, store.load, store.revisions):
-        with pytest.raises(StoreUnavailable, match=r"none\.json"):
+        with pytest.raises(StoreUnavailable):
             await ask()
     with pytest.raises(WritesUnsupported, match="edit the files"):
         await store.change(FlagId("default", "a"), lambda _current: None)
@@ -287,3 +289,28 @@ async def test_ten_thousand_flags_are_read_while_others_are_served(tmp_path: Pat
             slowest = max(slowest, time.monotonic() - asked_at)
             assert time.monotonic() < deadline
         assert slowest < 1.0
+
+
+async def test_a_copy_with_an_older_time_gets_no_older_revision_after_a_restart(tmp_path: Path) -> None:
+    path, older = tmp_path / "flags.json", tmp_path / "older.json"
+    path.write_text(flags(a="1"))
+    first = FileStore(f"file:{path}")
+    [before] = {revision for name, revision in (await first.revisions()).items() if name == "default"}
+    older.write_text(flags(a="2"))
+    os.utime(older, (1_000_000_000, 1_000_000_000))
+    await asyncio.sleep(0.02)
+    shutil.copy2(older, path)
+    second = FileStore(f"file:{path}")
+    assert (await second.revisions())["default"] > before
+    await first.close()
+    await second.close()
+
+
+async def test_a_caller_does_not_learn_the_files_names(tmp_path: Path) -> None:
+    path = tmp_path / "customer-secret.json"
+    path.write_text("{")
+    store = FileStore(f"file:{path}")
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.load()
+    assert "secret" not in str(caught.value)
+    await store.close()

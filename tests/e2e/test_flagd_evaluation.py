@@ -104,10 +104,10 @@ async def test_a_status_carries_the_error_code(client: Client) -> None:
     assert reason_of(caught.value) == "FLAG_NOT_FOUND"
 
 
-async def test_a_context_over_the_limit_is_refused(each: Evaluator) -> None:
+async def test_a_context_over_the_limit_is_refused_and_not_taken_for_a_wrong_type(each: Evaluator) -> None:
     code, text = await refused(each.resolve("Boolean", "boolean", {"big": "x" * 70_000}))
-    assert code is CODES.INVALID_ARGUMENT
-    assert "at most 65536 bytes" in text
+    assert code is CODES.RESOURCE_EXHAUSTED
+    assert text == "The context is over 65536 bytes"
 
 
 async def test_a_rule_decides_by_context(each: Evaluator) -> None:

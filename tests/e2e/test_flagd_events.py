@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,6 +93,17 @@ async def test_a_young_replica_tells_what_changed_before_it_started(mongo_databa
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
         assert await events.next() == ("configuration_change", {"recent": "update", "unknown": "update"})
+
+
+async def test_a_stream_that_began_before_the_first_load_hears_what_it_may_have_missed(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.write_text("{")
+    async with replica(store_url=f"file:{path}") as (client, _):
+        events = Evaluator("v2", client.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        definition = {"state": "ENABLED", "variants": {"on": True}, "defaultVariant": "on"}
+        path.write_text(json.dumps({"flags": {"a": definition}}))
+        assert await events.next() == ("configuration_change", {"a": "update"})
 
 
 async def test_silence_is_broken_by_keep_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

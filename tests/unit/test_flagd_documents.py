@@ -59,9 +59,9 @@ def test_everything_that_a_flag_has_and_nothing_else() -> None:
     }
 
 
-def test_metadata_names_the_flags_own_set_whatever_it_says() -> None:
+def test_metadata_may_name_another_set() -> None:
     flag = Flag(key="a", flag_set="mobile", status=ON, metadata={"flagSetId": "app"})
-    assert definition(flag)["metadata"] == {"flagSetId": "mobile"}
+    assert definition(flag)["metadata"] == {"flagSetId": "app"}
 
 
 @pytest.mark.parametrize("empty", [None, "", "{}", " {} ", "null"])

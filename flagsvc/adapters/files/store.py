@@ -120,7 +120,8 @@ class FileStore:
         for file in changed:
             _take(file)
         if unread := [file.source for file in self._files if file.flags is None]:
-            raise StoreUnavailable(f"no good content of {', '.join(map(repr, unread))} yet; the log says why")
+            log.debug("no good content yet", files=unread)
+            raise StoreUnavailable
         newest = max((file.changed_at for file in self._files if file.changed_at), default=datetime.now(UTC))
         return _renewed(held, _of_all(self._files), int(newest.timestamp() * 1_000))
 
@@ -143,7 +144,7 @@ def _take(file: _File) -> None:
     _tell(file, content)
     if not content.violations:
         file.flags = content.flags
-        file.changed_at = datetime.fromtimestamp(stamp[0] / 1e9, UTC)
+        file.changed_at = datetime.fromtimestamp(max(stamp[:2]) / 1e9, UTC)  # a copy may keep its older time
 
 
 def _settled(path: Path) -> tuple[Stamp, bytes]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flagsvc.core.evaluation import Prepared, has_targeting
-from flagsvc.core.flagd.references import NotInlined, inlined
+from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.writing import definition, metadata_of
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import SWITCH_VARIANTS, Flag, JsonValue
@@ -38,7 +38,8 @@ def definition_of(flag: Flag, prepared: Prepared) -> Definition:
         "variants": variants,
         "source": flag.flag_set,
     }
-    if metadata := {n: v for n, v in metadata_of(flag).items() if n and isinstance(v, str | int | float)}:
+    named = metadata_of(flag) | dict(flag.metadata)
+    if metadata := {n: v for n, v in named.items() if n and isinstance(v, str | int | float)}:
         fields["metadata"] = metadata
     text = f"{compact(flag.key)}:{compact(fields)[:-1]}"
     text += "}" if targeting is None else f',"targeting":{targeting}}}'
@@ -60,11 +61,18 @@ def _targeting(flag: Flag) -> str:
     rule = strict_loads(flag.targeting or "")
     if not flag.evaluators:
         return compact(rule)
-    whole = inlined(rule, {name: strict_loads(text) for name, text in flag.evaluators.items()})
-    pieces, size = [], 0
-    for piece in json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).iterencode(whole):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_INLINED_BYTES:
-            raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with what it refers to")
-    return "".join(pieces)
+    evaluators = {name: strict_loads(text) for name, text in flag.evaluators.items()}
+    if _inlined_size(rule, evaluators, {}) > MAX_INLINED_BYTES:  # told before anything of that size is made
+        raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with what it refers to")
+    return compact(inlined(rule, evaluators))
+
+
+def _inlined_size(rule: JsonValue, evaluators: Mapping[str, JsonValue], known: dict[str, int]) -> int:
+    """Give about how many characters a rule has with what it refers to in it; `known` has those of evaluators."""
+    size = len(compact(rule))
+    for name, _ in refs(rule):
+        if name in evaluators and name not in known:
+            known[name] = 0  # a circle is told when it is inlined
+            known[name] = _inlined_size(evaluators[name], evaluators, known)
+        size += known.get(name, 0)
+    return size

@@ -32,6 +32,7 @@ class Events:
         self._streams: dict[str, set[_Changed]] = {}
         self._asked: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
+        near.when_complete(self._catch_up)
 
     @property
     def active(self) -> int:
@@ -51,9 +52,10 @@ class Events:
         flagd's Node provider sends its selector with evaluations and not with its event stream.
         """
         streams = self._streams.get(peer, ())
-        if any(flag_set in stream.sets for stream in streams):
+        asked = self._asked.setdefault(peer, set())
+        if flag_set in asked:
             return
-        self._asked.setdefault(peer, set()).add(flag_set)
+        asked.add(flag_set)
         while len(self._asked) > MAX_PEERS:
             self._asked.popitem(last=False)
         for stream in streams:
@@ -93,6 +95,15 @@ class Events:
             return
         stream.sets.add(flag_set)
         self._near.listen(flag_set, stream.note)
+        self._tell_missed(stream, flag_set)
+
+    def _catch_up(self) -> None:
+        """Tell streams that were there before the first load what they may have missed."""
+        for stream in (each for streams in self._streams.values() for each in streams):
+            for flag_set in stream.sets:
+                self._tell_missed(stream, flag_set)
+
+    def _tell_missed(self, stream: _Changed, flag_set: str) -> None:
         if missed := self._near.lately(flag_set, time.monotonic()):
             stream.kinds |= missed
             stream.wake.set()

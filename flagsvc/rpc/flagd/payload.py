@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 
 from flagsvc.core.model import Flag, FlagId
@@ -13,8 +14,8 @@ from flagsvc.ports import Entry
 from flagsvc.reader import Reader
 from flagsvc.rpc.flagd.values import put_fields
 
-_TURN = 50
-"""Definitions that are rendered before other calls get their turn."""
+TURN_S = 0.005
+"""How long definitions are rendered before other calls get their turn."""
 
 
 class Payload:
@@ -84,22 +85,35 @@ class Payload:
         self._definitions, self._loads_seen = None, self._near.completions
         self._changed.clear()
         definitions: dict[str, str] = {}
-        for number, flag in enumerate(await self._reader.flags(self._flag_set), start=1):
+        turn = _Turn()
+        for flag in await self._reader.flags(self._flag_set):
             definitions[flag.key] = self._render(flag)
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
+            await turn.over()
         self._definitions = definitions
         return definitions
 
     async def _updated(self, definitions: dict[str, str]) -> dict[str, str]:
         """Render what changed; a key leaves the changed ones only in the same step, so that none is lost."""
-        for number, key in enumerate(tuple(self._changed), start=1):
+        turn = _Turn()
+        for key in tuple(self._changed):
             self._changed.discard(key)
             held = self._near.get(FlagId(self._flag_set, key))
             if held is None or held.entry.flag is None:
                 definitions.pop(key, None)
             else:
                 definitions[key] = self._render(held.entry.flag)
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
+            await turn.over()
         return definitions
+
+
+class _Turn:
+    """Lets other calls have theirs when this one has lasted."""
+
+    def __init__(self) -> None:
+        self._began_at = time.monotonic()
+
+    async def over(self) -> None:
+        """Give way, if it is time."""
+        if time.monotonic() - self._began_at > TURN_S:
+            await asyncio.sleep(0)
+            self._began_at = time.monotonic()
