@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
 """
+_FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 
 
 class SqliteStore:
@@ -127,8 +128,17 @@ def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
 
 
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
-    row = db.execute("SELECT document FROM flags WHERE flag_set = ? AND key = ?", flag_id).fetchone()
-    return loads(row[0]) if row else None
+    row = db.execute(f"{_FLAGS} WHERE flag_set = ? AND key = ?", flag_id).fetchone()
+    return _flag(*row) if row else None
+
+
+def _flag(flag_set: str, key: str, revision: int, document: object) -> Flag:
+    """Give a row's flag; one that cannot be read spoils itself alone."""
+    try:
+        return loads(document)  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        problem = "The stored definition is malformed"
+        return Flag(key=key, flag_set=flag_set, revision=revision, problem=problem)
 
 
 def _revisions(db: sqlite3.Connection) -> dict[str, int]:
@@ -137,7 +147,7 @@ def _revisions(db: sqlite3.Connection) -> dict[str, int]:
 
 def _load(db: sqlite3.Connection) -> StoreContents:
     with _transaction(db, "DEFERRED"):
-        flags = [loads(document) for (document,) in db.execute("SELECT document FROM flags")]
+        flags = [_flag(*row) for row in db.execute(_FLAGS).fetchall()]
         return StoreContents(flags, _revisions(db))
 
 

@@ -46,7 +46,10 @@ def assigned(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
         stored = STORED_NAMES[field]
         if value != "":
             document[stored] = value if field in _TEXT_FIELDS else _json(value, name)
-    flag = from_document(times_from_json(document))
+    document = times_from_json(document)
+    if "expiresAt" in document and document["expiresAt"] is None:
+        raise UsageError("expiresAt must be a time such as 2030-01-31T12:00:00Z, or empty")
+    flag = from_document(document)
     if flag.problem:
         wrong = flag.problem.partition(": ")[2]
         raise UsageError(f"wrong value for {wrong}; see: flagsvc set --help")

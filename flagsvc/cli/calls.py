@@ -27,7 +27,7 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, work: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with grpc.insecure_channel(args.address) as channel:
+    with grpc.insecure_channel(args.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
         try:
             return work(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:

@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (UnicodeError, OverflowError, RecursionError, ValueError, OSError) as error:
+        return _fail(f"an argument or file cannot be used ({type(error).__name__}: {str(error)[:200]})", 2)
     return status
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: Exception | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
 

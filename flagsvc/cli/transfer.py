@@ -44,7 +44,10 @@ def export_file(args: argparse.Namespace) -> int:
     if args.output == "-":
         sys.stdout.write(written)
         return 0
-    target = Path(args.output)
+    target = Path(args.output).resolve()
+    if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+        target.write_text(written, encoding="utf-8")
+        return 0
     _replace(target, written)
     print(f"{len(flags)} flags written to {target}", file=sys.stderr)
     return 0

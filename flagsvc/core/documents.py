@@ -57,12 +57,13 @@ def _read(name: str, raw: JsonValue) -> Any:
     if name in _TIMES:
         return raw if isinstance(raw, datetime) else None
     if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
-        return raw if isinstance(raw, str) else None
+        return raw if isinstance(raw, str) and json_values.is_text(raw) else None
     if name == "status":
         return Status(raw) if isinstance(raw, str) and raw in Status.__members__ else None
     if name in ("sortOrder", "revision"):
         whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
-        return int(raw) if whole and not isinstance(raw, bool) else None
+        bits = 31 if name == "sortOrder" else 63
+        return int(raw) if whole and not isinstance(raw, bool) and -(2**bits) <= raw < 2**bits else None
     if name == "targeting":
         return _rule_text(raw)
     if name == "evaluators":

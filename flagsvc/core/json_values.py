@@ -45,13 +45,27 @@ def kind(value: JsonValue) -> str:
     return next((kind for of, kind in _KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
+HALF = "half a surrogate pair, which no text can hold"
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written down as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def problem(value: JsonValue, depth: int = 0) -> str | None:
     """Say what makes this not a storable JSON value, or None."""
     if depth > MAX_DEPTH:
         return f"nested more than {MAX_DEPTH} deep"
     match value:
-        case None | bool() | str():
+        case None | bool():
             return None
+        case str():
+            return None if is_text(value) else HALF
         case int():
             return None if value in INT64 else "a whole number outside -2^63 to 2^63-1"
         case float():
@@ -59,13 +73,19 @@ def problem(value: JsonValue, depth: int = 0) -> str | None:
         case list():
             return next((p for v in value if (p := problem(v, depth + 1))), None)
         case dict():
-            if any(not isinstance(k, str) for k in value):
-                return "an object with a field name that is no text"
-            if any("\0" in k for k in value):
-                return "an object with a field name that holds a NUL character"
+            if (named := _names_problem(value)) is not None:
+                return named
             return next((p for v in value.values() if (p := problem(v, depth + 1))), None)
         case _:
             return f"a {type(value).__name__}, which JSON does not have"
+
+
+def _names_problem(fields: dict[Any, JsonValue]) -> str | None:
+    if any(not isinstance(name, str) for name in fields):
+        return "an object with a field name that is no text"
+    if any("\0" in name for name in fields):
+        return "an object with a field name that holds a NUL character"
+    return None if all(map(is_text, fields)) else f"an object with a field name that holds {HALF}"
 
 
 def json_path(path: Path) -> str:

@@ -94,8 +94,9 @@ def _text_violations(flag: Flag) -> list[Violation]:
     limits |= {"icon": MAX_KEY, "badge": MAX_KEY, "owner": MAX_KEY}
     for field, limit in limits.items():
         value: str | None = getattr(flag, field)
-        if value is not None and (len(value) > limit or "\0" in value):
-            found.append(Violation(f"flag.{field}", shown(value), f"at most {limit} characters without NUL"))
+        if value is not None and (len(value) > limit or "\0" in value or not json_values.is_text(value)):
+            wanted = f"at most {limit} characters without NUL and halves of surrogate pairs"
+            found.append(Violation(f"flag.{field}", shown(value), wanted))
     return found
 
 
@@ -153,7 +154,7 @@ def _metadata_violations(metadata: object) -> list[Violation]:
         kind = json_values.kind(value)
         if kind not in ("boolean", "string", "integer", "float") or json_values.problem(value):
             found.append(Violation(f"flag.metadata[{name}]", shown(value), "a string, finite number or boolean"))
-        if not name or len(name) > MAX_KEY or "\0" in name:
+        if not name or len(name) > MAX_KEY or "\0" in name or not json_values.is_text(name):
             found.append(Violation(f"flag.metadata[{name}]", shown(name), f"named with 1 to {MAX_KEY} characters"))
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import structlog
 
-from flagsvc.core.errors import FlagsvcError, Overloaded, Stopping
+from flagsvc.core.errors import FlagsvcError, Overloaded, Stopping, invalid
 from flagsvc.rpc.status import Failure, failure_of
 from flagsvc.telemetry import Metrics
 
@@ -57,11 +57,15 @@ class Guard(grpc.aio.ServerInterceptor):
             return handler
         if handler.unary_unary is not None:
             wrapped = grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+                self._unary(method, handler.unary_unary),
+                _or_unreadable(handler.request_deserializer),
+                handler.response_serializer,
             )
         elif handler.unary_stream is not None:
             wrapped = grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                self._stream(method, handler.unary_stream),
+                _or_unreadable(handler.request_deserializer),
+                handler.response_serializer,
             )
         else:
             raise NotImplementedError(method)
@@ -77,6 +81,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 self._enter(False)
                 try:
+                    _check(request)
                     return await call(request, context)
                 finally:
                     self._free[False] += 1
@@ -99,6 +104,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 self._enter(True)
                 try:
+                    _check(request)
                     async for message in call(request, context):
                         yield message
                 finally:
@@ -122,6 +128,29 @@ class Guard(grpc.aio.ServerInterceptor):
                 f"the server already serves as many {'streams' if stream else 'calls'} as it can; try again"
             )
         self._free[stream] -= 1
+
+
+class _Unreadable:
+    """Stands for a request whose bytes are no message; the transport would tell the caller the parser's own words."""
+
+
+def _or_unreadable(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if parse is None:
+        return None
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except Exception:  # noqa: BLE001  whatever the parser says is not for the caller
+            return _Unreadable()
+
+    return parsed
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, _Unreadable):
+        wanted = "a message of the method's type, its texts UTF-8, nested less than 100 levels (a list takes two)"
+        raise invalid("request", "bytes that cannot be parsed", wanted, "INVALID_REQUEST")
 
 
 def _label(method: str) -> str:

@@ -162,3 +162,36 @@ def test_every_command_has_help_that_shows_examples(command: str) -> None:
     assert done.returncode == 0
     assert "examples:" in done.stdout
     assert f"flagsvc {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "k\udcff"),
+        ("evaluate", "k", "--context", '{"a":99999999999999999999999}'),
+        ("evaluate", "k", "--context", '{"a":"\\ud800"}'),
+        ("create", "k", "sortOrder=2147483648"),
+        ("create", "k", "expiresAt=tomorrow"),
+        ("create", "k", "expiresAt=2031-02-30"),
+    ],
+)
+def test_what_cannot_be_sent_is_an_error_and_no_traceback(server: Process, arguments: tuple[str, ...]) -> None:
+    done = run(server.address, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_export_writes_to_a_device_and_does_not_replace_it(server: Process, tmp_path: Path) -> None:
+    pipe, target = tmp_path / "pipe", tmp_path / "target.json"
+    target.write_text("{}")
+    (tmp_path / "link.json").symlink_to(target)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for output_to in ("pipe", "link.json"):
+        done = run("", "export", "--store", f"sqlite:///{tmp_path}/x.db", "--output", str(tmp_path / output_to))
+        assert done.returncode == 0, done.stderr
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert (tmp_path / "link.json").is_symlink()
+    assert "flags" in target.read_text()

@@ -235,6 +235,7 @@ async def test_revisions_grow_over_changes_and_restarts_and_stay_for_what_did_no
     newest = after[b].revision
     assert newest > written_ms
     assert newest == contents.revisions["default"] == (await store.revisions())["default"]
+    await asyncio.sleep(0.02)  # revisions are milliseconds
     replace_file(path, flags(a="1"))
     gone = await store.load()
     assert b not in {flag.id for flag in gone.flags}
@@ -314,3 +315,17 @@ async def test_a_caller_does_not_learn_the_files_names(tmp_path: Path) -> None:
         await store.load()
     assert "secret" not in str(caught.value)
     await store.close()
+
+
+async def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.write_text(flags(a="1"))
+    async with replica(store_url=f"file:{path}") as (client, _):
+        await until_value(client, "a", "1", 10)
+        path.unlink()
+        os.mkfifo(path)
+        await asyncio.sleep(0.6)
+        assert await value(client, "a") == "1"
+        path.unlink()
+        path.write_text(flags(a="2"))
+        await until_value(client, "a", "2")

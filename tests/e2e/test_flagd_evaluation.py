@@ -110,6 +110,27 @@ async def test_a_context_over_the_limit_is_refused_and_not_taken_for_a_wrong_typ
     assert text == "The context is over 65536 bytes"
 
 
+async def test_a_request_that_is_no_message_is_refused_in_our_words(client: Client) -> None:
+    deep = b""
+    for _ in range(120):  # lists in lists, deeper than a parser follows
+        deep = b"\x32" + _sized(b"\x0a" + _sized(deep))
+    context = b"\x0a" + _sized(b"\x0a\x01x\x12" + _sized(deep))
+    for method in ("flagd.evaluation.v2.Service/ResolveBoolean", "flagsvc.v1.FlagService/EvaluateFlag"):
+        for body in (b"\xff\xff", b"\x0a\x01\xff", b"\x12" + _sized(context)):
+            call = client.channel.unary_unary(f"/{method}")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(body)
+            assert caught.value.code() in (CODES.INVALID_ARGUMENT, CODES.NOT_FOUND)
+            assert "google" not in (caught.value.details() or "")
+
+
+def _sized(data: bytes) -> bytes:
+    size, prefix = len(data), b""
+    while size > 127:
+        prefix, size = prefix + bytes((size & 127 | 128,)), size >> 7
+    return prefix + bytes((size,)) + data
+
+
 async def test_a_rule_decides_by_context(each: Evaluator) -> None:
     matched = await each.resolve("String", "by-country", CH)
     assert (matched["value"], matched["variant"], matched["reason"]) == ("#00f", "blue", "TARGETING_MATCH")

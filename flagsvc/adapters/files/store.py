@@ -7,6 +7,7 @@ it was given are sets of their own, for flagd's selectors.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import time
@@ -15,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 
 import structlog
 
 from flagsvc.adapters.files.checked import CheckedFile, checked
+from flagsvc.adapters.files.parse import MAX_BYTES
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same
@@ -152,6 +155,10 @@ def _settled(path: Path) -> tuple[Stamp, bytes]:
     give_up_at = time.monotonic() + _MOST_SETTLING_S
     while True:
         found = path.stat()
+        if not S_ISREG(found.st_mode):  # a pipe would be waited for without end
+            raise OSError(errno.EINVAL, "not a regular file")
+        if found.st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"over {MAX_BYTES} bytes")
         age = time.time() - found.st_mtime
         if 0 <= age < SETTLE_S:
             time.sleep(SETTLE_S - age)

@@ -1,0 +1,35 @@
+"""What another program left in the embedded store's file."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flagsvc.adapters.sqlite import SqliteStore
+from flagsvc.core.changes import Author, create, toggle
+from flagsvc.core.model import Flag, FlagId
+
+AUTHOR = Author(datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    "document", ['{"key":', "[1,2]", "null", "", "[" * 5_000, b"\x00", '{"key":"bad","name":"\\ud800"}']
+)
+async def test_a_row_that_cannot_be_read_spoils_its_flag_alone(tmp_path: Path, document: object) -> None:
+    store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
+    for key in ("bad", "good"):
+        await store.change(FlagId("default", key), create(Flag(key=key), AUTHOR))
+    with sqlite3.connect(tmp_path / "flags.db") as db:
+        db.execute("UPDATE flags SET document = ? WHERE key = 'bad'", (document,))
+    db.close()
+    held = {flag.key: flag for flag in (await store.load()).flags}
+    assert "malformed" in held["bad"].problem
+    assert held["good"].problem == ""
+    assert await store.change(FlagId("default", "good"), toggle("good", True, None, AUTHOR))
+    bad = await store.get(FlagId("default", "bad"))
+    assert bad
+    assert bad.problem
+    await store.close()
