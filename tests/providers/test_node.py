@@ -109,7 +109,7 @@ def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
 
 def test_a_change_in_the_selected_set_ends_what_is_cached_of_it(tmp_path: Path) -> None:
     """This provider sends its selector with evaluations but not with its event stream."""
-    flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
+    flags = [flag("elsewhere", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
     with (
         serving(tmp_path / "flags.db", flags) as (process, operator),
         NodeApp(port=process.port, selector="flagSetId=tenant-a") as app,

@@ -52,10 +52,9 @@ class Events:
         flagd's Node provider sends its selector with evaluations and not with its event stream.
         """
         streams = self._streams.get(peer, ())
-        asked = self._asked.setdefault(peer, set())
-        if flag_set in asked:
-            return
-        asked.add(flag_set)
+        if any(flag_set in stream.sets for stream in streams):
+            return  # a stream of its own tells of it: providers of one process share a connection
+        self._asked.setdefault(peer, set()).add(flag_set)
         while len(self._asked) > MAX_PEERS:
             self._asked.popitem(last=False)
         for stream in streams:
