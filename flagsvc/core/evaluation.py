@@ -12,7 +12,7 @@ from enum import StrEnum
 from flagsvc.core import json_values
 from flagsvc.core.errors import shown
 from flagsvc.core.json_values import json_path
-from flagsvc.core.model import SWITCH_VARIANTS, Attributes, Flag, JsonValue, Status
+from flagsvc.core.model import Attributes, Flag, JsonValue, Status
 from flagsvc.core.targeting import (
     FRACTIONAL_VERSION,
     Rule,
@@ -124,7 +124,7 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
         return Prepared(_parse_error(flag.problem))
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
-    variants = flag.variants or SWITCH_VARIANTS
+    variants = flag.effective_variants
     if not has_targeting(flag):
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
@@ -246,7 +246,7 @@ class _Recorded(Mapping[str, JsonValue]):
 
 
 def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> Outcome:
-    variant = flag.default_variant or ("on" if not flag.variants else None)
+    variant = flag.effective_default
     if variant is None:
         return Outcome(Reason.DEFAULT)
     if variants.get(variant) is None:

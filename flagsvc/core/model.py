@@ -72,6 +72,16 @@ class Flag:
         return FlagId(self.flag_set, self.key)
 
     @property
+    def effective_variants(self) -> Mapping[str, JsonValue]:
+        """What it can evaluate to, by name; without variants it is a plain switch."""
+        return self.variants or SWITCH_VARIANTS
+
+    @property
+    def effective_default(self) -> str | None:
+        """The variant for whom targeting does not match: of a plain switch `on`; None where there is none."""
+        return self.default_variant or (None if self.variants else "on")
+
+    @property
     def etag(self) -> str:
         """The revision as an entity tag, quoted (RFC 7232)."""
         return f'"{self.revision}"'

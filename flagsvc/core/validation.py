@@ -13,7 +13,7 @@ from flagsvc.core import json_values
 from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
 from flagsvc.core.evaluation import has_targeting, variant_name
 from flagsvc.core.json_values import NotJson, compact, json_path, strict_loads
-from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, FlagId, JsonValue
+from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue
 from flagsvc.core.targeting import MAX_RULE_BYTES, RuleProblem, problems_of
 
 MAX_KEY = 255
@@ -180,7 +180,7 @@ def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
     if found:
         return {}, found
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
-    problems = problems_of(rules.get(None), flag.key, evaluators, flag.variants or SWITCH_VARIANTS, variant_name)
+    problems = problems_of(rules.get(None), flag.key, evaluators, flag.effective_variants, variant_name)
     if problems:
         return {}, [_violation(problem) for problem in problems]
     return {name: compact(rule) for name, rule in rules.items()}, []

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flagsvc.core import json_values
 from flagsvc.core.changes import Author, Decide, create, update
 from flagsvc.core.flagd.references import NotInlined, inlined
 from flagsvc.core.flagd.writing import definition, metadata_of, rules_of
-from flagsvc.core.json_values import NotJson
+from flagsvc.core.json_values import NotJson, same
 from flagsvc.core.model import Change, Flag
 
 _FIELDS = {
@@ -31,7 +30,7 @@ def put_definition(flag: Flag, author: Author) -> Decide:
         if current is None:
             return create(flag, author)(None)
         wanted = merged(current, flag)
-        fields = [f for f in _ALL if current.problem or not _same(getattr(current, f), getattr(wanted, f))]
+        fields = [f for f in _ALL if current.problem or not same(getattr(current, f), getattr(wanted, f))]
         return update(wanted, fields, None, author)(current) if fields else None
 
     return decide
@@ -48,9 +47,9 @@ def merged(stored: Flag, wanted: Flag) -> Flag:
     meant = _meaning(wanted)
     said = _meaning(stored)
     if said is not None:
-        fields = [f for known, names in _FIELDS.items() if not _same(said.get(known), _of(meant, known)) for f in names]
+        fields = [f for known, names in _FIELDS.items() if not same(said.get(known), _of(meant, known)) for f in names]
         candidate = replace(stored, **{field: getattr(wanted, field) for field in fields})
-        if _same(_meaning(candidate), meant):
+        if same(_meaning(candidate), meant):
             return candidate
     return replace(stored, problem="", **{field: getattr(wanted, field) for field in _ALL})
 
@@ -67,8 +66,3 @@ def _meaning(flag: Flag) -> dict[str, Any] | None:
     except (NotJson, NotInlined):
         return None
     return {**definition(flag), "targeting": rule, "metadata": metadata_of(flag)}
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal as JSON; evaluators are compared as texts."""
-    return json_values.same(a, b)

@@ -12,7 +12,7 @@ from flagsvc.core.evaluation import has_targeting
 from flagsvc.core.flagd.reading import SET_NAME
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.json_values import NotJson, compact, strict_loads
-from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, JsonValue, Status
+from flagsvc.core.model import DEFAULT_SET, Flag, JsonValue, Status
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 
@@ -52,13 +52,13 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
 
 def definition(flag: Flag) -> dict[str, Any]:
     """Give what flagd knows of a flag, but for its rule and metadata."""
-    state, default = flag.status, flag.default_variant or ("on" if not flag.variants else None)
+    state, default = flag.status, flag.effective_default
     if state is Status.BETA and has_targeting(flag):
         state, default = Status.ENABLED, None  # on only where targeting matches
     known: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
     if flag.description is not None:
         known["description"] = flag.description
-    known["variants"] = dict(flag.variants or SWITCH_VARIANTS)
+    known["variants"] = dict(flag.effective_variants)
     if default is not None:
         known["defaultVariant"] = default
     return known

@@ -9,7 +9,7 @@ from flagsvc.core.evaluation import Prepared, has_targeting
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.writing import definition, metadata_of
 from flagsvc.core.json_values import NotJson, compact, strict_loads
-from flagsvc.core.model import SWITCH_VARIANTS, Flag, JsonValue
+from flagsvc.core.model import Flag, JsonValue
 
 MAX_INLINED_BYTES = 1_048_576
 """Most that a rule may grow to with what it refers to."""
@@ -51,7 +51,7 @@ def _problem(flag: Flag, prepared: Prepared) -> str:
     """Say what is wrong with a flag; empty when it can be evaluated."""
     if flag.problem or (prepared.fixed is not None and prepared.fixed.error_code is not None):
         return flag.problem or (prepared.fixed.message if prepared.fixed else "")
-    if flag.default_variant and flag.default_variant not in (flag.variants or SWITCH_VARIANTS):
+    if flag.default_variant and flag.default_variant not in flag.effective_variants:
         return "The default variant is none of the flag's variants"
     return ""
 

@@ -11,7 +11,7 @@ import grpc
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import EvaluationFailed, InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Reason, ValueType
-from flagsvc.core.model import DEFAULT_SET, SWITCH_VARIANTS, Flag, FlagId, JsonValue, Status
+from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
@@ -197,8 +197,7 @@ def _listed_as(evaluation: Evaluation) -> str | None:
     flag, outcome = evaluation.flag, evaluation.outcome
     if flag is None:
         return None
-    variants = flag.variants or SWITCH_VARIANTS
-    default = flag.default_variant or ("on" if not flag.variants else None)
+    variants, default = flag.effective_variants, flag.effective_default
     if outcome.variant is not None:
         return _FIELDS.get(json_values.kind(outcome.value)) if default else None
     if outcome.error_code is None and not _is_disabled(outcome.reason, flag):
