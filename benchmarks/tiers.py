@@ -76,19 +76,20 @@ def _server(name: str, *arguments: str, **environment: str) -> Iterator[Target]:
     port, management = free_port(), free_port()
     command = [Path(sys.executable).with_name("flagsvc"), "serve", *arguments, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--log-level", "error"]
-    with _process(command, {**os.environ, **environment}) as pid:
+    with process(command, {**os.environ, **environment}) as pid:
         yield Target(name, port, pid, management)
 
 
 @contextmanager
 def _echo() -> Iterator[Target]:
     port = free_port()
-    with _process([sys.executable, "-m", "benchmarks.echo", str(port)], dict(os.environ)) as pid:
+    with process([sys.executable, "-m", "benchmarks.echo", str(port)], dict(os.environ)) as pid:
         yield Target(ECHO, port, pid)
 
 
 @contextmanager
-def _process(command: list[Any], environment: dict[str, str]) -> Iterator[int]:
+def process(command: list[Any], environment: dict[str, str]) -> Iterator[int]:
+    """Run a command; gives its process id."""
     process = subprocess.Popen(command, env=environment)
     try:
         yield process.pid
@@ -98,7 +99,7 @@ def _process(command: list[Any], environment: dict[str, str]) -> Iterator[int]:
 
 
 async def _measure(targets: list[Target], mongod: Mongod, seconds: float, rounds: int) -> Figures:
-    await _fill(targets)
+    await fill(next(target for target in targets if target.name == NEAR))
     figures: Figures = {target.name: {} for target in targets}
     with Progress(transient=True) as progress:
         bar = progress.add_task("measuring", total=rounds * len(targets))
@@ -111,8 +112,8 @@ async def _measure(targets: list[Target], mongod: Mongod, seconds: float, rounds
     return figures
 
 
-async def _fill(targets: list[Target]) -> None:
-    near = next(target for target in targets if target.name == NEAR)
+async def fill(near: Target) -> None:
+    """Create the flags through a server."""
     async with load._stub(near) as stub:  # noqa: SLF001  one package
         await _until_serving(stub)
         for number in range(FLAGS):

@@ -1,7 +1,9 @@
-"""Keeps the near cache what the store is: loads it, hears announcements, and looks by itself when it hears nothing.
+"""Keeps the near cache what the store is: loads it, hears of changes, and looks by itself.
 
-Three things move the near cache, each enough alone for the staleness bound: announcements (milliseconds), beats that
-tell a missed one (a second), and a look at the store's revision counters (four fifths of the bound).
+Changes come over two channels, each enough alone and both in milliseconds: announcements through the shared cache, and
+the store's own stream of changes, whoever made them. Neither is believed to be whole: a look at the store's revision
+counters confirms the view, up to where the stream has told; where a stream is needed and does not tell, a look reads
+everything.
 """
 
 from __future__ import annotations
@@ -10,34 +12,79 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from enum import StrEnum
 
 import structlog
 
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.near import NearCache
-from flagsvc.ports import Announced, Beat, Entry, Event, FlagCache, FlagStore, Subscribed
+from flagsvc.numbering import Numbering
+from flagsvc.peers import Peers
+from flagsvc.ports import (
+    NEVER,
+    Announced,
+    Beat,
+    ChangesUnsupported,
+    Event,
+    FlagCache,
+    FlagStore,
+    StoreContents,
+    StoreEvent,
+    Subscribed,
+    ToldUntil,
+    Unnumbered,
+)
 
-BEAT_S = 1.0
+LOOK_MOST_S = 2.0
+"""Longest time between two looks: four tenths of the staleness bound, or this."""
 SILENCE_S = 3.0
-"""Without any message for this long the channel counts as dead."""
+"""Without any message for this long a channel counts as dead."""
 GAP_S = 0.25
 """How long a missing revision may be on its way before it counts as lost."""
+TOLD_S = 1.5
+"""A stream that has told nothing for this long, or half the staleness bound, is not waited for."""
+STREAM_WAIT_S = 0.3
+"""How long the first load waits for the stream, so that nothing falls between the two."""
+LOAD_SHARE = 5
+"""Reading everything again and again takes at most one part in this many of the time."""
 
 log = structlog.get_logger(__name__)
 
 
-class Follower:
-    """Background work of one replica; `loaded` is set once the store's contents were read."""
+class Feed(StrEnum):
+    """How changes are learned that another program makes in the store."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None) -> None:
-        self._near, self._store, self._cache = near, store, cache
+    STREAM = "stream"
+    POLLING = "polling"
+    NONE = "none"
+
+
+class Follower:
+    """Background work of one replica. `loaded` is set once the store was read, `tried` once that was attempted."""
+
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        peers: Peers,
+        keeps: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`keeps`: whether this replica vouches for the shared cache, and so is first to number foreign changes."""
+        self._near, self._store, self._cache, self._peers, self._keeps = near, store, cache, peers, keeps
+        self.numbering = Numbering(near, store, cache, keeps)
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
+        self._streaming = asyncio.Event()
         self._opened = False
-        self._last_message = -math.inf
-        self.loaded = asyncio.Event()
-        self.tried = asyncio.Event()
+        self._heard_at = NEVER
+        self._looked_at = NEVER
+        self._told_until = NEVER
+        self._load_needed_since = NEVER
+        self._load_s = 0.0
+        self.feed = Feed.STREAM if store.foreign else Feed.NONE
+        self.loaded, self.tried = asyncio.Event(), asyncio.Event()
         self.store_up = True
         self.loads = 0
         self.announcements_received = 0
@@ -45,20 +92,28 @@ class Follower:
     @property
     def channel_heard(self) -> bool:
         """Whether announcements reach this replica now."""
-        return time.monotonic() - self._last_message < SILENCE_S
+        return time.monotonic() - self._heard_at < SILENCE_S
+
+    @property
+    def feed_up(self) -> bool:
+        """Whether changes of other programs are learned now in the way that `feed` says."""
+        if self.feed is Feed.STREAM:
+            return time.monotonic() - self._told_until < SILENCE_S
+        return self.store_up
 
     def start(self) -> None:
         """Begin; waits for nothing."""
         self._tasks.append(asyncio.create_task(self._keep_up(), name="follower"))
+        if self._store.foreign:
+            self._tasks.append(asyncio.create_task(self._hear_store(), name="store-stream"))
         if self._cache is not None:
             self._tasks.append(asyncio.create_task(self._hear(self._cache), name="subscriber"))
-            self._tasks.append(asyncio.create_task(self._beat(self._cache), name="beat"))
 
     async def close(self) -> None:
         """Stop everything."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self.numbering.close(), return_exceptions=True)
 
     async def _keep_up(self) -> None:
         while True:
@@ -77,74 +132,135 @@ class Follower:
                 await asyncio.wait_for(self._wake.wait(), self._pause())
 
     async def _look(self) -> None:
+        """Confirm the view, or read everything."""
         if not self._opened:
             await self._store.open()
             self._opened = True
+            if self._store.foreign:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._streaming.wait(), STREAM_WAIT_S)
         asked_at = time.monotonic()
-        gap = asked_at - self._near.gap_since() >= GAP_S
-        if self._near.overfull:
-            revisions = await self._store.revisions()
-            if gap or not self._same(revisions):
-                self._near.distrust(revisions, asked_at)
+        if self._must_load(asked_at):
+            await self._load()
             return
-        if self._near.complete and not gap and self._near.confirmed_at >= self._heard_since():
-            if self._same(await self._store.revisions()):
-                self._near.confirmed_at = asked_at
-                return
-            if self._cache is not None:
-                await asyncio.sleep(GAP_S)  # an announcement is likely on its way: then nothing need be read
-                if self._same(await self._store.revisions()):
-                    return
-        await self._load()
+        revisions = await self._store.revisions()
+        if not self._near.has_all(revisions) and (self._store.foreign or self._cache is not None):
+            await asyncio.sleep(GAP_S)  # news is likely on its way: then nothing need be read
+        if not self._near.has_all(revisions):
+            await self._load()
+            return
+        self._looked_at = asked_at
+        self._confirm()
+        if self._keeps():
+            await self._store.remember_place()
+
+    def _must_load(self, now: float) -> bool:
+        """Whether counters alone cannot tell that nothing was missed."""
+        told_until = self._told_until if self._store.foreign else math.inf
+        return (
+            not (self._near.complete or self._near.overfull)
+            or self._near.restored
+            or not self.loaded.is_set()
+            or self._looked_at < self._load_needed_since
+            or now - self._near.gap_since() >= GAP_S
+            or now - told_until > max(self._near.staleness_bound_s / 2, TOLD_S)
+        )
+
+    async def read_all(self) -> StoreContents:
+        """Read the store into the near cache. Raises StoreUnavailable."""
+        asked_at = time.monotonic()
+        contents = await self._store.load()
+        self.loads += 1
+        self._load_s = time.monotonic() - asked_at
+        if not self._near.overfull:
+            for change in self._near.merge(contents, asked_at):
+                self._number(change)
+            self._looked_at = max(self._looked_at, asked_at)
+            self.loaded.set()
+        return contents
 
     async def _load(self) -> None:
+        if not self._near.overfull:
+            await self.read_all()
+            return
         asked_at = time.monotonic()
-        if self._near.limit > 0:
-            contents = await self._store.load()
-            self.loads += 1
-            self._near.merge(contents, asked_at)
-            if self._cache is not None and self._cache.available and not self.loaded.is_set():
-                await self._cache.put([Entry.of(flag) for flag in contents.flags])
-        else:
-            await self._store.ping()
+        self._near.distrust(await self._store.revisions(), asked_at)
+        self._looked_at = asked_at
         self.loaded.set()
 
-    def _heard_since(self) -> float:
-        """When the channel began to be heard; a view confirmed before then must be read again."""
-        return self._near.heard_since if self._near.heard_since != math.inf else -math.inf
-
-    def _same(self, revisions: Mapping[str, int]) -> bool:
-        known = self._near.revisions()
-        return all(known.get(name, 0) >= revision for name, revision in revisions.items())
+    def _confirm(self) -> None:
+        """The view is the store's as of the last look, but of foreign changes only what the stream has told."""
+        told_until = self._told_until if self._store.foreign else math.inf
+        if not self.numbering and self._looked_at >= self._load_needed_since:
+            self._near.confirm(min(self._looked_at, told_until))
 
     def _pause(self) -> float:
         bound = self._near.staleness_bound_s
         if not self.store_up:
             return min(0.5, bound / 5)
-        return bound * 0.8 if self.channel_heard else min(self._store.look_s, bound / 5)
+        if self.feed is Feed.POLLING or (self.feed is Feed.STREAM and not self.feed_up):
+            return max(min(self._store.look_s, bound / 5), LOAD_SHARE * self._load_s)
+        told = self.channel_heard or self.feed is Feed.STREAM
+        return min(bound * 0.4, LOOK_MOST_S) if told else min(self._store.look_s, bound / 5)
 
     async def _hear(self, cache: FlagCache) -> None:
         async for event in cache.events():
-            self._last_message = time.monotonic()
+            self._heard_at = time.monotonic()
             self._take(event)
 
     def _take(self, event: Event) -> None:
         match event:
             case Subscribed():
-                self._near.heard_since = time.monotonic()
                 self._wake.set()
-            case Announced(entry):
+            case Announced(reply=reply):
                 self.announcements_received += 1
-                self._near.apply(entry, time.monotonic())
-                if self._near.gap_since() != math.inf:
-                    asyncio.get_running_loop().call_later(GAP_S, self._wake.set)
-            case Beat(revisions) if not self._same(revisions):
-                asyncio.get_running_loop().call_later(GAP_S, self._wake.set)
+                self._news(event)
+                if reply:
+                    self._peers.reply_soon()
+            case Beat(revisions=revisions):
+                self._peers.hear(event, self._heard_at)
+                if not self._near.has_all(revisions):
+                    asyncio.get_running_loop().call_later(GAP_S, self._look_for, revisions)
 
-    async def _beat(self, cache: FlagCache) -> None:
-        """Say that the channel is alive, and hear the same; forget the channel when nothing comes back."""
-        while True:
-            await cache.announce(Beat(self._near.revisions()))
-            await asyncio.sleep(BEAT_S)
-            if not self.channel_heard:
-                self._near.heard_since = math.inf
+    def _look_for(self, revisions: object) -> None:
+        if isinstance(revisions, dict) and not self._near.has_all(revisions):
+            self._wake.set()
+
+    async def _hear_store(self) -> None:
+        try:
+            async for event in self._store.changes():
+                self._take_from_store(event)
+        except ChangesUnsupported:
+            self.feed = Feed.POLLING
+            self._streaming.set()
+            every_s = min(self._store.look_s, self._near.staleness_bound_s / 5)
+            log.warning("no change stream: the whole store is read again and again", every_s=every_s)
+
+    def _take_from_store(self, event: StoreEvent) -> None:
+        match event:
+            case Subscribed():
+                self._streaming.set()
+                self._load_needed_since = time.monotonic()
+                if self.loaded.is_set():
+                    self._wake.set()
+            case Announced():
+                self._news(event)
+            case Unnumbered():
+                self._number(event)
+            case ToldUntil(as_of):
+                if not self.numbering:
+                    self._told_until = as_of
+                    self._confirm()
+
+    def _news(self, event: Announced) -> None:
+        self._near.news(event.entry, time.monotonic(), passed=event.passed)
+        if self._near.gap_since() != math.inf:
+            asyncio.get_running_loop().call_later(GAP_S, self._wake_for_gap)
+
+    def _wake_for_gap(self) -> None:
+        if time.monotonic() - self._near.gap_since() >= GAP_S:
+            self._wake.set()
+
+    def _number(self, change: Unnumbered) -> None:
+        if self.feed is Feed.STREAM:  # a store without a stream has no transactions to do it in
+            self.numbering.add(change)

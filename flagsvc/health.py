@@ -1,6 +1,6 @@
 """Health: liveness (the loop turns) apart from readiness (there is something to answer from, and no stop under way).
 
-Over gRPC as grpc.health.v1 services "", readiness and each service's own name; liveness; store and cache for detail.
+Over gRPC as grpc.health.v1 services "", readiness and each service's own; liveness; for detail store, cache, changes.
 Over HTTP as /healthz, /readyz and /metrics, from a thread of its own, so that a stuck loop shows.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -27,15 +27,11 @@ _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 
 
 class Health:
-    """Keeps grpc.health.v1 true to what `ready`, `store_up` and `cache_up` say, ten times a second."""
+    """Keeps grpc.health.v1 true to what `ready` and the `details` (checks by name) say, ten times a second."""
 
-    def __init__(
-        self, ready: Callable[[], bool], store_up: Callable[[], bool], cache_up: Callable[[], bool] | None
-    ) -> None:
+    def __init__(self, ready: Callable[[], bool], details: Mapping[str, Callable[[], bool]]) -> None:
         self.servicer = health_aio.HealthServicer()
-        self._checks = {**dict.fromkeys(READY_NAMES, ready), "store": store_up}
-        if cache_up is not None:
-            self._checks["cache"] = cache_up
+        self._checks = {**dict.fromkeys(READY_NAMES, ready), **details}
         self._told: dict[str, bool] = {}
         self._stopping = False
         self._turned_at = time.monotonic()

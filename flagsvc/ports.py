@@ -1,20 +1,29 @@
-"""What the middle needs of the outside. Adapters implement these; nothing here knows a driver."""
+"""What the middle needs of the outside. Adapters implement these; nothing here knows a driver.
+
+An `as_of` is a moment of this process's `time.monotonic()`: what goes with it is not older than the store was then.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
 from typing import Protocol
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import Flag, FlagId, HistoryEntry
+
+NEVER = -math.inf
+"""The `as_of` of what nobody vouches for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A known state of one flag: its definition, or that it is not there.
 
-    `flag` None with a revision above 0 is a tombstone (deleted at that revision); with 0 it was simply not found.
+    `flag` None with a revision above 0: not there as of that revision of its set (deleted, or never made).
     """
 
     id: FlagId
@@ -27,9 +36,9 @@ class Entry:
         return Entry(flag.id, flag.revision, flag)
 
     @staticmethod
-    def absent(flag_id: FlagId) -> Entry:
-        """Nothing was found: loses against everything that ever was written."""
-        return Entry(flag_id, 0, None)
+    def absent(flag_id: FlagId, revision: int = 0) -> Entry:
+        """Not there; with revision 0 it loses against everything that ever was written."""
+        return Entry(flag_id, revision, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +49,67 @@ class StoreContents:
     revisions: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """A channel is (again) heard: whatever was said before may have been missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A flag changed to this entry. `reply`: whoever has applied it is to say so at once (by a beat).
+
+    `passed`: the revision of the change that is told, where the entry is of a newer one already; 0: the entry's own.
+    """
+
+    entry: Entry
+    reply: bool = False
+    passed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A replica lives. `revisions`: per set, up to where it has applied every change; `age_s`: how old its view is.
+
+    `number` counts its beats; `heard` has the number of the newest beat of each replica that it had heard.
+    """
+
+    replica: str
+    number: int
+    revisions: Mapping[str, int]
+    age_s: float = math.inf
+    heard: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Unnumbered:
+    """Another program changed (or deleted) a flag without giving it a new revision; `revision` is the one it has."""
+
+    id: FlagId
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToldUntil:
+    """Every change that the store had at this moment has been told."""
+
+    as_of: float
+
+
+Event = Subscribed | Announced | Beat
+StoreEvent = Subscribed | Announced | Unnumbered | ToldUntil
+
+
+class ChangesUnsupported(Exception):
+    """The store cannot tell of changes; read it again and again instead."""
+
+
 class FlagStore(Protocol):
     """The source of truth. Every method raises StoreUnavailable when it cannot be asked in time."""
 
     look_s: float
-    """Seconds between two looks at `revisions` where no channel tells of changes."""
+    """Seconds between two looks where no channel tells of changes."""
+    foreign: bool
+    """Whether other programs may change flags without counting revisions: then `changes` tells, or all is read."""
 
     async def open(self) -> None:
         """Prepare (indexes, tables). May be called again after a failure."""
@@ -55,14 +120,32 @@ class FlagStore(Protocol):
     async def ping(self) -> None:
         """Ask whether the store answers."""
 
-    async def get(self, flag_id: FlagId) -> Flag | None:
-        """Read one flag, never from a stale secondary."""
+    async def get(self, flag_id: FlagId) -> Entry:
+        """Read one flag, never from a secondary. One that is not there has its set's revision at that time."""
 
     async def load(self) -> StoreContents:
         """Read everything."""
 
     async def revisions(self) -> Mapping[str, int]:
-        """Read the newest revision of each flag set: cheap, to see whether anything changed."""
+        """Read the newest revision of each flag set: cheap, to see whether anything changed.
+
+        Linearizable where there is more than one member: a primary that was replaced fails instead of answering.
+        """
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Hear what changes in the store, by whomever, for ever; failures are restarted inside, with backoff.
+
+        Subscribed after each (re)start that may have missed something. Raises ChangesUnsupported, at once or later.
+        """
+
+    async def remember_place(self) -> None:
+        """Keep how far `changes` has told, so that a later process goes on from there."""
+
+    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Give a flag that still has this revision (or is gone) the next one, as one step; None: it has another by now.
+
+        Raises WritesUnsupported.
+        """
 
     async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
@@ -76,25 +159,26 @@ class FlagStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The channel is (again) heard: whatever was said before may have been missed."""
+class Found:
+    """What the shared cache holds of a flag, and since when that may be old.
+
+    `fence` not empty: the caller is the one that reads the store now, and puts what it finds with that fence.
+    """
+
+    entry: Entry | None
+    as_of: float
+    fence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """A flag changed to this entry."""
+class Vouched(Enum):
+    """What became of vouching for the shared cache."""
 
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The channel is alive; `revisions` are the newest ones that the sender knows."""
-
-    revisions: Mapping[str, int]
-
-
-Event = Subscribed | Announced | Beat
+    KEPT = "kept"
+    """This replica vouches."""
+    OTHERS = "others"
+    """Another replica does."""
+    LOST = "lost"
+    """The cache is not the one it was, or cannot be reached: everything has to be put there anew."""
 
 
 class FlagCache(Protocol):
@@ -110,17 +194,59 @@ class FlagCache(Protocol):
     def available(self) -> bool:
         """Whether calls reach the cache now (the breaker is closed)."""
 
-    async def get(self, ids: Sequence[FlagId]) -> list[Entry | None]:
-        """Read entries; None where there is none or the cache cannot be asked."""
+    async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:
+        """Read one entry; None when the cache cannot be asked.
 
-    async def put(self, entries: Sequence[Entry]) -> bool:
-        """Store each entry unless a newer one is there; False when the cache could not be reached."""
+        When nobody vouches that it is at most `within_s` old, one caller of all replicas gets a fence.
+        """
+
+    async def peek(self, ids: Sequence[FlagId]) -> list[Entry | None]:
+        """Read entries as they are, however old; None where there is none or the cache cannot be asked."""
+
+    def entries(self) -> AsyncIterator[Sequence[Entry]]:
+        """Go through everything that is held, in pieces. Raises CacheUnavailable."""
+
+    async def put(self, entries: Sequence[Entry], as_of: float, *, fence: str = "", force: bool = False) -> bool:
+        """Store each entry unless a newer one is there (`force`: also then). False when one is not known to be there.
+
+        With a fence that has been taken by another, nothing is stored.
+        """
 
     async def announce(self, event: Announced | Beat) -> bool:
         """Tell every replica; False when the cache could not be reached."""
+
+    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool) -> Vouched:
+        """Say that nothing here, put since this replica began to vouch, is older than the store was at `as_of`.
+
+        It holds for `lasts_s` from then. `anew`: begin to vouch; what was put before `as_of` counts for nothing.
+        """
+
+    async def report(self, replica: str, text: str, lasts_s: float) -> bool:
+        """Say how this replica stands, for as long; an empty text takes it back."""
+
+    async def reports(self) -> list[tuple[str, float]] | None:
+        """Give the reports of live replicas with their age in seconds; None when the cache cannot be asked."""
 
     def state(self) -> Mapping[str, float]:
         """Give figures for metrics (such as memory_bytes) as last seen; never asks the server."""
 
     def events(self) -> AsyncIterator[Event]:
         """Hear the channel, for ever: reconnects by itself, yields Subscribed after each (re)connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A snapshot: everything as it was at `saved_at` (aware UTC, by the clock of the replica that saved it)."""
+
+    contents: StoreContents
+    saved_at: datetime
+
+
+class Snapshot(Protocol):
+    """The last good contents, on this replica's disk. Blocking: called from a thread."""
+
+    def read(self) -> Saved | None:
+        """Give what was saved; None, with a line in the log, when there is nothing that can be used."""
+
+    def write(self, saved: Saved) -> bool:
+        """Replace what is there, atomically; False when that is newer. Raises OSError."""

@@ -64,6 +64,11 @@ class Settings:
     cache_timeout_s: float = _setting(0.05, "most seconds that the shared cache may cost a call", 0.001, 5)
     store_timeout_s: float = _setting(2.0, "most seconds that one store operation may take", 0.05, 60)
     store_connections: int = _setting(50, "most connections to MongoDB", 1, 1_000)
+    snapshot_file: str = _setting(
+        "", "file on this replica's disk for the last good contents, for a start with the stores gone; empty: none"
+    )
+    snapshot_max_age_s: float = _setting(604_800.0, "seconds after which a snapshot is not used any more", 1, 1e9)
+    verify_interval_s: float = _setting(600.0, "seconds between two comparisons of cache and store; 0: never", 0, 1e6)
     max_calls: int = _setting(2_000, "unary calls served at once; more are refused", 1, 100_000)
     max_streams: int = _setting(2_000, "streams served at once; more are refused", 1, 100_000)
     drain_s: float = _setting(1.0, "seconds between not-ready and refusing calls at a stop", 0, 300)
@@ -78,7 +83,7 @@ class Settings:
         for name, text in sorted(environ.items()):
             if not name.startswith(PREFIX) or name in CLIENT_NAMES:
                 continue
-            base = name.removesuffix("_FILE")
+            base = name if name in known else name.removesuffix("_FILE")
             spec = known.get(base)
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}

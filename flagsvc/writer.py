@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId
 from flagsvc.near import NearCache
-from flagsvc.ports import Announced, Entry, FlagCache, FlagStore
+from flagsvc.peers import Peers
+from flagsvc.ports import Entry, FlagCache, FlagStore
+from flagsvc.spreading import Level, spread
+
+T = TypeVar("T")
+AGAIN_S = 0.1
+"""Time between two attempts to reach the shared cache, for a caller who waits for that."""
 
 
 @dataclass(slots=True)
@@ -21,44 +29,89 @@ class Spread:
     not_announced: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How far a change has to spread before its writer is answered, and how long that may take."""
+
+    level: Level | None = None
+    """None: CACHED if that is at once possible."""
+    at_most_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A stored change and how far it has spread; replicas by name."""
+
+    entry: Entry
+    reached: Level
+    applied_by: tuple[str, ...] = ()
+    lagging: tuple[str, ...] = ()
+
+
 class Writer:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None) -> None:
-        self._near, self._store, self._cache = near, store, cache
-        self._writes: set[asyncio.Task[Entry | None]] = set()
+    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, peers: Peers) -> None:
+        self._near, self._store, self._cache, self._peers = near, store, cache, peers
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.spread = Spread()
 
-    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide, wait: Wait | None = None) -> Written | None:
         """Store what `decide` decides and let it be seen; None when there was nothing to do.
 
         A cache out of reach does not fail the write: replicas then see it by themselves within the staleness bound.
         A caller who leaves does not stop a write half way.
         """
-        task = asyncio.create_task(self._write(flag_id, decide))
-        self._writes.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._started(self._write(flag_id, decide, wait or Wait())))
 
     async def close(self) -> None:
         """Let writes under way finish."""
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _finished(self, task: asyncio.Task[Entry | None]) -> None:
-        self._writes.discard(task)
+    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # a caller who left must not be warned about
 
-    async def _write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def _write(self, flag_id: FlagId, decide: Decide, wait: Wait) -> Written | None:
+        as_of = time.monotonic()
+        until = as_of + wait.at_most_s
         entry = await self._store.change(flag_id, decide)
         if entry is None:
             return None
         self.spread.stored += 1
-        self._near.apply(entry, time.monotonic())
-        if self._cache is not None:
-            await self._cache.put([entry])
-            if await self._cache.announce(Announced(entry)):
-                self.spread.announced += 1
-            else:
-                self.spread.not_announced += 1
-        return entry
+        self._near.news(entry, time.monotonic(), as_of=as_of)
+        if self._cache is None:
+            return self._alone(entry)
+        spreading = self._started(self._spread(entry, as_of, wait, until))
+        if wait.level is Level.STORED:
+            return Written(entry, Level.STORED, (self._peers.name,))
+        reached = await spreading
+        if wait.level is not Level.APPLIED:
+            return Written(entry, reached, (self._peers.name,))
+        standing = await self._peers.applied_everywhere(flag_id.flag_set, entry.revision, until)
+        if standing.known and not standing.lagging and reached is Level.CACHED:
+            reached = Level.APPLIED
+        return Written(entry, reached, standing.applied, standing.lagging)
+
+    def _alone(self, entry: Entry) -> Written:
+        """Without a shared cache replicas do not know of one another; a store of one process has no others."""
+        reached = Level.STORED if self._store.foreign else Level.APPLIED
+        return Written(entry, reached, (self._peers.name,))
+
+    async def _spread(self, entry: Entry, as_of: float, wait: Wait, until: float) -> Level:
+        """Put and announce; again, while somebody waits for it, when the cache cannot be reached."""
+        while True:
+            reached = await spread(self._cache, entry, as_of, reply=wait.level is Level.APPLIED)
+            if reached is Level.CACHED or wait.level in (None, Level.STORED) or time.monotonic() + AGAIN_S > until:
+                break
+            await asyncio.sleep(AGAIN_S)
+        self.spread.announced += reached is Level.CACHED
+        self.spread.not_announced += reached is not Level.CACHED
+        return reached

@@ -88,7 +88,8 @@ async def until_serving(client: Client, service: str = "", *, serving: bool = Tr
 class Process:
     """`flagsvc serve` as a process of its own; it can stop and start again, on the same ports."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, program: tuple[str, ...] = (str(FLAGSVC),), **environment: str) -> None:
+        self._program = program
         self.port, self.management_port, self.sync_port = free_port(), free_port(), free_port()
         self._arguments, self._environment = arguments, environment
         self.process: subprocess.Popen[str] | None = None
@@ -102,7 +103,7 @@ class Process:
 
     def start(self) -> None:
         """Start; it serves a moment later."""
-        command = [str(FLAGSVC), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [*self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--management-port", str(self.management_port)]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         self.process = subprocess.Popen(
@@ -128,6 +129,16 @@ class Process:
         self.process.wait()
         if self.process.stderr:
             self.process.stderr.close()
+
+    def pause(self) -> None:
+        """Freeze: connections stay open and nothing answers."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
 
     @property
     def address(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url
+from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url, redacted
 
 if TYPE_CHECKING:
-    from flagsvc.ports import FlagCache, FlagStore
+    from flagsvc.ports import FlagCache, FlagStore, Snapshot
 
 
 def store_for(url: str, settings: Settings | None = None) -> FlagStore:
@@ -46,3 +48,13 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         negative_ttl_s=settings.negative_ttl_s,
         timeout_s=settings.cache_timeout_s,
     )
+
+
+def snapshot_for(settings: Settings) -> Snapshot | None:
+    """Make the snapshot that the settings name, None when they name none."""
+    if not settings.snapshot_file:
+        return None
+    from flagsvc.adapters.snapshot import SnapshotFile  # noqa: PLC0415
+
+    path, store = Path(settings.snapshot_file), redacted(settings.store_url)
+    return SnapshotFile(path, store, settings.snapshot_max_age_s, lambda: datetime.now(UTC))

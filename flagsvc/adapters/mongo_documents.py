@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
@@ -16,7 +17,7 @@ from bson.int64 import Int64
 
 from flagsvc.core import json_values
 from flagsvc.core.documents import from_document, json_safe, to_document
-from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Action, Change, Flag, HistoryEntry, JsonValue
+from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Action, Change, Flag, FlagId, HistoryEntry, JsonValue
 
 # A date that Python cannot hold, or a text that is no UTF-8, spoils its own flag and not the reading of all others.
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -28,6 +29,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 _TIMES = frozenset(name for name in STORED_NAMES.values() if name.endswith("At"))
 _NEVER_UNSET = frozenset({"createdAt", "updatedAt"})
 _EXTENDED = json_util.RELAXED_JSON_OPTIONS
+_MOST_REVISION = 2**62  # so that the counter can go on from it
 
 
 def in_set(flag_set: str) -> dict[str, Any]:
@@ -35,15 +37,47 @@ def in_set(flag_set: str) -> dict[str, Any]:
     return {"flagSet": {"$in": [None, DEFAULT_SET]} if flag_set == DEFAULT_SET else flag_set}
 
 
+def deletions(flag_id: FlagId, after: int) -> dict[str, Any]:
+    """Give the condition for history rows of a flag's deletions by flagsvc with a larger revision than `after`."""
+    deleted = {"featureKey": flag_id.key, "action": Action.DELETED.value, "revision": {"$gt": after}}
+    return deleted | in_set(flag_id.flag_set)
+
+
+def numbered(flag_set: str) -> dict[str, Any]:
+    """Give the condition for flags of a set that have a revision."""
+    return {"revision": {"$type": ["int", "long", "double"], "$gt": 0, "$lte": _MOST_REVISION}} | in_set(flag_set)
+
+
 def identifiable(raw: Mapping[str, Any]) -> bool:
     """Whether the document has an identity at all; one without could only be mistaken for another flag."""
     return isinstance(raw.get("key"), str) and isinstance(raw.get("flagSet"), str | None)
 
 
+def identity(document_id: object) -> bytes:
+    """Give a document's `_id`, of whatever type, as what can be looked up."""
+    return bson.encode({"_id": document_id})
+
+
+def revision_of(raw: Mapping[str, Any] | None) -> int:
+    """Give the revision that a document has; 0 for none, and for one that is no such number."""
+    revision: Any = (raw or {}).get("revision")
+    whole = isinstance(revision, int) or (isinstance(revision, float) and revision.is_integer())
+    return int(revision) if whole and not isinstance(revision, bool) and 0 < revision <= _MOST_REVISION else 0
+
+
+def counters(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Read each set's counter."""
+    return {row["_id"]: revision_of(row) for row in rows if isinstance(row["_id"], str)}
+
+
 def to_flag(raw: Mapping[str, Any]) -> Flag:
-    """Read a flag's document; whatever is wrong with it becomes the flag's `problem`."""
+    """Read a flag's document; whatever is wrong with it becomes the flag's `problem`.
+
+    A revision that the counter could not go on from counts as none.
+    """
     try:
-        return from_document(_plain_document(raw))
+        flag = from_document(_plain_document(raw))
+        return flag if 0 <= flag.revision <= _MOST_REVISION else replace(flag, revision=0)
     except (TypeError, ValueError, OverflowError):
         problem = "The stored definition is malformed"
         return Flag(key=raw["key"], flag_set=raw.get("flagSet") or DEFAULT_SET, problem=problem)

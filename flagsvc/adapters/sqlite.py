@@ -9,16 +9,16 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
-from flagsvc.core.errors import StoreUnavailable
+from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ class SqliteStore:
     """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
 
     look_s = 1.0
+    foreign = False
 
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("sqlite:///")
@@ -59,10 +60,10 @@ class SqliteStore:
         """Ask whether the file answers."""
         await self._run(lambda db: db.execute("SELECT 1").fetchone())
 
-    async def get(self, flag_id: FlagId) -> Flag | None:
-        """Read one flag."""
+    async def get(self, flag_id: FlagId) -> Entry:
+        """Read one flag; for one that is not there its set's revision, as of the same moment."""
         self.reads += 1
-        return await self._run(lambda db: _read(db, flag_id))
+        return await self._run(lambda db: _entry(db, flag_id))
 
     async def load(self) -> StoreContents:
         """Read everything, as of one moment."""
@@ -72,6 +73,18 @@ class SqliteStore:
     async def revisions(self) -> Mapping[str, int]:
         """Read the newest revision of each set."""
         return await self._run(_revisions)
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Refuse: the file tells nobody; its counters are looked at."""
+        raise ChangesUnsupported
+
+    async def remember_place(self) -> None:
+        """Do nothing: there is no place."""
+
+    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Refuse: every writer of the file counts."""
+        del flag_id, revision
+        raise WritesUnsupported("every change in SQLite has a revision: there is none to give")
 
     async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store in one transaction."""
@@ -130,6 +143,12 @@ def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
     row = db.execute(f"{_FLAGS} WHERE flag_set = ? AND key = ?", flag_id).fetchone()
     return _flag(*row) if row else None
+
+
+def _entry(db: sqlite3.Connection, flag_id: FlagId) -> Entry:
+    with _transaction(db, "DEFERRED"):
+        flag = _read(db, flag_id)
+        return Entry.of(flag) if flag else Entry.absent(flag_id, _revisions(db).get(flag_id.flag_set, 0))
 
 
 def _flag(flag_set: str, key: str, revision: int, document: object) -> Flag:

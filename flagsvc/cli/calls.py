@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from flagsvc.cli import arguments, render
+from flagsvc.cli import arguments, render, spread
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -44,6 +44,7 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         context=arguments.context(args),
         expected_type=kind,
         explain=args.explain,
+        min_revision=args.min_revision,
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
     found = response.evaluation
@@ -78,14 +79,16 @@ def toggle(args: argparse.Namespace, stub: Stub) -> int:
         etag=args.etag,
         actor=args.actor,
         reason=args.reason,
+        **spread.wanted(args),
     )
-    return _show_flag(args, flag_from_response(stub.ToggleFlag(request, timeout=args.timeout)))
+    return _show_change(args, stub.ToggleFlag(request, timeout=spread.deadline_s(args)))
 
 
 def get(args: argparse.Namespace, stub: Stub) -> int:
     """Show one definition."""
-    request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set)
-    return _show_flag(args, flag_from_response(stub.GetFlag(request, timeout=args.timeout)))
+    request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision)
+    _show(args, render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
+    return 0
 
 
 def list_flags(args: argparse.Namespace, stub: Stub) -> int:
@@ -111,30 +114,36 @@ def list_flags(args: argparse.Namespace, stub: Stub) -> int:
 def create(args: argparse.Namespace, stub: Stub) -> int:
     """Create a flag from KEY and FIELD=VALUE arguments."""
     flag, _ = arguments.assigned(args)
-    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason)
-    return _show_flag(args, flag_from_response(stub.CreateFlag(request, timeout=args.timeout)))
+    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **spread.wanted(args))
+    return _show_change(args, stub.CreateFlag(request, timeout=spread.deadline_s(args)))
 
 
 def set_fields(args: argparse.Namespace, stub: Stub) -> int:
     """Change the named fields of a flag."""
     flag, fields = arguments.assigned(args)
     flag.etag = args.etag
-    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason)
+    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **spread.wanted(args))
     request.update_mask.paths.extend(fields)
-    return _show_flag(args, flag_from_response(stub.UpdateFlag(request, timeout=args.timeout)))
+    return _show_change(args, stub.UpdateFlag(request, timeout=spread.deadline_s(args)))
 
 
 def delete(args: argparse.Namespace, stub: Stub) -> int:
     """Delete a flag."""
     request = pb.DeleteFlagRequest(
-        flag_key=args.key, flag_set=args.flag_set, etag=args.etag, actor=args.actor, reason=args.reason
+        flag_key=args.key,
+        flag_set=args.flag_set,
+        etag=args.etag,
+        actor=args.actor,
+        reason=args.reason,
+        **spread.wanted(args),
     )
-    revision = stub.DeleteFlag(request, timeout=args.timeout).revision
+    response = stub.DeleteFlag(request, timeout=spread.deadline_s(args))
     if args.json:
-        render.print_json({"flagKey": args.key, "revision": revision})
+        told = {"flagKey": args.key, "revision": response.revision}
+        render.print_json({**told, "spread": spread.as_json(response.spread)})
     else:
-        print(f"deleted {args.key} (revision {revision}); its history stays: flagsvc history {args.key}")
-    return 0
+        print(f"deleted {args.key} (revision {response.revision}); its history stays: flagsvc history {args.key}")
+    return spread.tell(args, response.spread)
 
 
 def history(args: argparse.Namespace, stub: Stub) -> int:
@@ -197,18 +206,20 @@ def health(args: argparse.Namespace) -> int:
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
-def flag_from_response(response: Any) -> Flag:
-    """Give the flag of any response that has one."""
-    return received(response.flag)
+def _show_change(
+    args: argparse.Namespace, response: pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
+) -> int:
+    """Show the flag as stored, and how far the change has spread where that was asked for."""
+    told = {"spread": spread.as_json(response.spread)} if args.json else {}
+    _show(args, {**render.flag_fields(received(response.flag)), **told})
+    return spread.tell(args, response.spread)
 
 
-def _show_flag(args: argparse.Namespace, flag: Flag) -> int:
-    fields = render.flag_fields(flag)
+def _show(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     if args.json:
         render.print_json(fields)
     else:
         render.print_fields(fields)
-    return 0
 
 
 def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> None:

@@ -65,6 +65,18 @@ def call(name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
+def replicas(name: str) -> Callable[[argparse.Namespace], int]:
+    """Give what runs a command about all replicas, or what they share."""
+
+    def run(args: argparse.Namespace) -> int:
+        from flagsvc.cli import calls, replicas  # noqa: PLC0415
+
+        command = getattr(replicas, name)
+        return calls.with_stub(args, lambda stub: int(command(args, stub)))
+
+    return run
+
+
 def health(args: argparse.Namespace) -> int:
     """Ask a running server whether it serves."""
     from flagsvc.cli import calls  # noqa: PLC0415

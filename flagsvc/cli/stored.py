@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 from flagsvc.core.changes import Author, Decide, delete
 from flagsvc.core.errors import FlagsvcError
 from flagsvc.core.model import Change, Flag, FlagId
-from flagsvc.ports import Announced, FlagCache, FlagStore
+from flagsvc.ports import FlagCache, FlagStore
+from flagsvc.spreading import spread
 
 _MOST_SHOWN = 20
 
@@ -109,9 +110,8 @@ async def carry_out(
 
         entry = await store.change(flag_id, decided)
         seen(flag_id, made[0] if made else None)
-        if entry is not None and cache is not None:
-            await cache.put([entry])
-            await cache.announce(Announced(entry))
+        if entry is not None:
+            await spread(cache, entry)
 
 
 def _delete(flag_id: FlagId, author: Author) -> Decide:

@@ -20,9 +20,8 @@ from flagsvc.cli.render import print_json
 from flagsvc.cli.stored import BadFile, Planned, Result
 from flagsvc.core.changes import Author, put
 from flagsvc.core.flagd.merging import put_definition
-from flagsvc.core.model import Flag
+from flagsvc.core.model import Flag, list_order
 from flagsvc.core.validation import set_name, text
-from flagsvc.near import in_list_order
 
 
 def import_file(args: argparse.Namespace) -> int:
@@ -39,7 +38,7 @@ def export_file(args: argparse.Namespace) -> int:
     """Write every flag of a set in the wanted format."""
     flag_set = set_name(args.flag_set or "")
     held = asyncio.run(stored.flags_of(store_for(args.store)))
-    flags = in_list_order(flag for flag in held if flag.flag_set == flag_set)
+    flags = sorted((flag for flag in held if flag.flag_set == flag_set), key=list_order)
     written = _written(flags, flag_set, args.format or _format_of(args.output))
     if args.output == "-":
         sys.stdout.write(written)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable
 from importlib import metadata
 
-from flagsvc.cli import run
-
-DEFAULT_ADDRESS = "127.0.0.1:8013"
+from flagsvc.cli import options, run
+from flagsvc.cli.options import add_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,32 +20,15 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_reads(commands)
     _add_writes(commands)
+    _add_replicas(commands)
     _add_transfers(commands)
     return whole
-
-
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    work: Callable[[argparse.Namespace], int],
-    about: str,
-    examples: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=about,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=work)
-    return parser
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     example = "  flagsvc serve\n  flagsvc serve --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379"
     example += "\n  flagsvc serve --store file:flags.json --store file:overrides.yaml"
-    serve = _add(commands, "serve", run.serve, "Serve flags over gRPC until SIGTERM.", example)
+    serve = add_command(commands, "serve", run.serve, "Serve flags over gRPC until SIGTERM.", example)
     serve.add_argument(
         "--store",
         dest="store_url",
@@ -92,31 +72,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--log-format", help="auto, json or console [FLAGSVC_LOG_FORMAT; auto]")
 
 
-def _common(parser: argparse.ArgumentParser, key: bool = True) -> None:
-    if key:
-        parser.add_argument("key", metavar="KEY", help="the flag's key")
-    parser.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        default=os.environ.get("FLAGSVC_ADDRESS", DEFAULT_ADDRESS),
-        help=f"server to ask [FLAGSVC_ADDRESS; {DEFAULT_ADDRESS}]",
-    )
-    parser.add_argument("--flag-set", metavar="SET", default="default", help="set the flag belongs to [default]")
-    parser.add_argument("--timeout", metavar="S", type=float, default=5.0, help="seconds to wait for an answer [5]")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
-
-
-def _authored(parser: argparse.ArgumentParser, etag: bool = True) -> None:
-    parser.add_argument(
-        "--actor", default=os.environ.get("USER", ""), help="who makes the change, for the history [$USER]"
-    )
-    parser.add_argument("--reason", default="", help="why, for the history")
-    if etag:
-        parser.add_argument("--etag", default="", help="refuse unless the flag still has this etag")
-
-
 def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    evaluate = _add(
+    evaluate = add_command(
         commands,
         "evaluate",
         run.call("evaluate"),
@@ -124,7 +81,7 @@ def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  flagsvc evaluate checkout-v2\n  flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --json\n"
         "  flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
     )
-    _common(evaluate)
+    options.add_flag_call(evaluate)
     evaluate.add_argument("--targeting-key", default="", metavar="KEY", help="who the flag is evaluated for")
     evaluate.add_argument(
         "--attribute",
@@ -138,56 +95,69 @@ def _add_reads(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--type", choices=("boolean", "string", "integer", "float", "object"), help="type that is needed"
     )
     evaluate.add_argument("--explain", action="store_true", help="show how it came about, step by step")
-    _common(_add(commands, "get", run.call("get"), "Show a flag's definition.", "  flagsvc get checkout-v2 --json"))
-    listing = _add(
+    options.add_min_revision(evaluate)
+    get = add_command(
+        commands,
+        "get",
+        run.call("get"),
+        "Show a flag's definition.",
+        "  flagsvc get checkout-v2 --json\n  flagsvc get checkout-v2 --min-revision 7",
+    )
+    options.add_flag_call(get)
+    options.add_min_revision(get)
+    listing = add_command(
         commands,
         "list",
         run.call("list_flags"),
         "List a flag set by sort order.",
         "  flagsvc list\n  flagsvc list --json",
     )
-    _common(listing, key=False)
-    history = _add(
+    options.add_set_call(listing)
+    history = add_command(
         commands,
         "history",
         run.call("history"),
         "Show a flag's changes, newest first.",
         "  flagsvc history checkout-v2 --limit 5",
     )
-    _common(history)
+    options.add_flag_call(history)
     history.add_argument("--limit", type=int, default=50, metavar="N", help="most entries to show [50]")
-    watch = _add(
+    watch = add_command(
         commands,
         "watch",
         run.call("watch"),
         "Print a flag set, then every change as it is applied; reconnects by itself; Ctrl-C ends it.",
         "  flagsvc watch\n  flagsvc watch --json | jq .flagKey",
     )
-    _common(watch, key=False)
-    health = _add(
+    options.add_set_call(watch)
+    health = add_command(
         commands,
         "health",
         run.health,
         "Exit 0 when the server is SERVING, else 1.",
         "  flagsvc health\n  flagsvc health --service liveness",
     )
-    _common(health, key=False)
-    health.add_argument("--service", default="", help="readiness, liveness, store or cache [readiness of the whole]")
+    options.add_set_call(health)
+    health.add_argument(
+        "--service", default="", help="readiness, liveness, store, cache or changes [readiness of the whole]"
+    )
 
 
 def _add_writes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    toggle = _add(
+    toggle = add_command(
         commands,
         "toggle",
         run.call("toggle"),
         "Switch a flag on or off. Sent twice, it stays as wanted.",
-        "  flagsvc toggle checkout-v2 off --reason 'error rate'",
+        "  flagsvc toggle checkout-v2 off --reason 'error rate'\n  flagsvc toggle checkout-v2 off --wait-for applied",
     )
-    _common(toggle)
+    options.add_flag_call(toggle)
     toggle.add_argument("state", choices=("on", "off"), help="the wanted state")
-    _authored(toggle)
+    options.add_author(toggle)
+    options.add_etag(toggle)
+    options.add_waiting(toggle)
     fields = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
-    create = _add(
+    create = add_command(
         commands,
         "create",
         run.call("create"),
@@ -195,28 +165,53 @@ def _add_writes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "  flagsvc create checkout-v2 status=ENABLED name='New checkout'\n"
         """  flagsvc create banner 'variants={"a":"Hi","b":"Hello"}' defaultVariant=a status=ENABLED""",
     )
-    _common(create)
+    options.add_flag_call(create)
     create.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="texts as they are, the rest as JSON")
-    _authored(create, etag=False)
-    setting = _add(
+    options.add_author(create)
+    options.add_waiting(create)
+    setting = add_command(
         commands,
         "set",
         run.call("set_fields"),
         f"Change fields of a flag; an empty value clears one. {fields}",
         "  flagsvc set checkout-v2 status=BETA owner=payments\n  flagsvc set file-upload 'config={\"maxFileSize\": 52428800}'",
     )
-    _common(setting)
+    options.add_flag_call(setting)
     setting.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help="texts as they are, the rest as JSON")
-    _authored(setting)
-    delete = _add(
+    options.add_author(setting)
+    options.add_etag(setting)
+    options.add_waiting(setting)
+    delete = add_command(
         commands, "delete", run.call("delete"), "Delete a flag; its history stays.", "  flagsvc delete checkout-v2"
     )
-    _common(delete)
-    _authored(delete)
+    options.add_flag_call(delete)
+    options.add_author(delete)
+    options.add_etag(delete)
+    options.add_waiting(delete)
+
+
+def _add_replicas(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = add_command(
+        commands,
+        "status",
+        run.replicas("status"),
+        "Show how every replica stands; exit status 0 when all are ready and have every change.",
+        "  flagsvc status\n  flagsvc status --json | jq '.replicas[] | {replica, lag}'",
+    )
+    options.add_call(status)
+    verify = add_command(
+        commands,
+        "verify",
+        run.replicas("verify"),
+        "Compare the shared cache with the store, flag by flag; exit status 0 when nothing wrong is left.",
+        "  flagsvc verify\n  flagsvc verify --repair",
+    )
+    options.add_call(verify, timeout_s=60.0)
+    verify.add_argument("--repair", action="store_true", help="put right what is wrong")
 
 
 def _add_transfers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    importing = _add(
+    importing = add_command(
         commands,
         "import",
         run.transfer("import_file"),
@@ -235,8 +230,8 @@ def _add_transfers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     importing.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
     importing.add_argument("--prune", action="store_true", help="delete flags of the file's sets that it does not have")
-    _authored(importing, etag=False)
-    exporting = _add(
+    options.add_author(importing)
+    exporting = add_command(
         commands,
         "export",
         run.transfer("export_file"),
@@ -256,7 +251,7 @@ def _add_transfers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
         parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
         parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    validating = _add(
+    validating = add_command(
         commands,
         "validate",
         run.validate,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -88,14 +89,19 @@ def _rule_text(raw: JsonValue) -> str | None:
 
 
 def dumps(flag: Flag) -> str:
-    """Give the flag as one line of JSON; times as ISO 8601 in UTC."""
+    """Give the flag as one line of JSON; times as ISO 8601 in UTC. Why it cannot be evaluated goes with it."""
     document = to_document(flag) | {"revision": flag.revision}
+    if flag.problem:
+        document["problem"] = flag.problem
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_time_to_json)
 
 
 def loads(text: str | bytes) -> Flag:
     """Read what `dumps` wrote."""
-    return from_document(times_from_json(json.loads(text)))
+    document = json.loads(text)
+    flag = from_document(times_from_json(document))
+    problem = document.get("problem")
+    return replace(flag, problem=problem) if isinstance(problem, str) and problem else flag
 
 
 def times_from_json(document: dict[str, Any]) -> dict[str, Any]:

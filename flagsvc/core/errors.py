@@ -6,6 +6,9 @@ FlagsvcError
 ├── FlagExists
 ├── RevisionConflict    the caller meant another revision than the current one
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
+├── RevisionUnavailable the caller wants a revision that cannot be had now; safe to retry
+├── CacheUnavailable    the shared cache cannot be reached, where it is what the call is about
+├── CacheMissing        the same, but there is none
 ├── WritesUnsupported   the store cannot keep a change and its history together
 ├── EvaluationFailed    an evaluation has no outcome, and the protocol tells that by a status
 ├── Overloaded          try again later
@@ -89,6 +92,31 @@ class StoreUnavailable(FlagsvcError):
 
     def __init__(self, message: str = "the flag store cannot be reached; try again") -> None:
         super().__init__(message)
+
+
+class RevisionUnavailable(FlagsvcError):
+    """Nothing that can be reached has the revision that the caller insists on."""
+
+    def __init__(self, flag_set: str, revision: int) -> None:
+        super().__init__(
+            f'revision {revision} of flag set "{flag_set}" cannot be had now: no source that has it can be reached,'
+            " or there is no such revision; try again"
+        )
+        self.flag_set, self.revision = flag_set, revision
+
+
+class CacheUnavailable(FlagsvcError):
+    """The shared cache does not answer; nothing was changed as far as is known."""
+
+    def __init__(self) -> None:
+        super().__init__("the shared cache cannot be reached; try again")
+
+
+class CacheMissing(FlagsvcError):
+    """There is no shared cache."""
+
+    def __init__(self) -> None:
+        super().__init__("this server has no shared cache: start it with --cache redis://HOST:PORT")
 
 
 class WritesUnsupported(FlagsvcError):

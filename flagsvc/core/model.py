@@ -87,6 +87,11 @@ class Flag:
         return f'"{self.revision}"'
 
 
+def list_order(flag: Flag) -> tuple[int, str]:
+    """Sort key of lists: by sort order, then key."""
+    return flag.sort_order, flag.key
+
+
 STORED_NAMES: Mapping[str, str] = {
     "key": "key",
     "flag_set": "flagSet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.errors import invalid, shown
@@ -11,16 +12,23 @@ from flagsvc.core.json_values import json_path
 from flagsvc.core.model import HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.near import Source
+from flagsvc.held import Source
 from flagsvc.reader import Evaluation
 from flagsvc.rpc.values import to_value
+from flagsvc.spreading import Level
+from flagsvc.writer import Wait, Written
 
 SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
     Source.NEAR: types.DEFINITION_SOURCE_NEAR_CACHE,
     Source.CACHE: types.DEFINITION_SOURCE_CACHE,
     Source.STORE: types.DEFINITION_SOURCE_STORE,
+    Source.SNAPSHOT: types.DEFINITION_SOURCE_SNAPSHOT,
 }
 MAX_STEPS = 10_000
+MAX_WAIT_S = 60
+_LEVELS: Mapping[Level, pb.WriteLevel.ValueType] = {
+    level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in Level
+}
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
 _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
@@ -91,3 +99,33 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
     if entry.new is not None:
         message.new_value.CopyFrom(to_value(entry.new))
     return message
+
+
+def min_revision(value: int) -> int:
+    """Read the revision that an answer must contain. Raises InvalidRequest."""
+    if value < 0:
+        raise invalid("min_revision", value, "0 (not asked for) or a revision that a write answered")
+    return value
+
+
+def wait_of(request: Any) -> Wait:
+    """Read how far a write is to spread before its answer. Raises InvalidRequest."""
+    levels = {number: level for level, number in _LEVELS.items()}
+    if request.wait_for and request.wait_for not in levels:
+        raise invalid("wait_for", request.wait_for, "one of WriteLevel's values")
+    if not request.HasField("wait_timeout"):
+        return Wait(levels.get(request.wait_for))
+    seconds = request.wait_timeout.seconds + request.wait_timeout.nanos / 1e9
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise invalid("wait_timeout", f"{seconds:g} s", f"0 to {MAX_WAIT_S} s")
+    return Wait(levels.get(request.wait_for), seconds)
+
+
+def spread_to_message(written: Written) -> pb.WriteSpread:
+    """Pack how far a write has spread."""
+    return pb.WriteSpread(
+        revision=written.entry.revision,
+        reached=_LEVELS[written.reached],
+        applied_by=written.applied_by,
+        lagging=written.lagging,
+    )

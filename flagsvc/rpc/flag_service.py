@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -12,43 +12,49 @@ from flagsvc.core import changes, validation
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.model import ANONYMOUS, WRITABLE, FlagId
+from flagsvc.drift import Drift
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
-from flagsvc.ports import Entry
+from flagsvc.peers import Peers
 from flagsvc.reader import Evaluation, Reader
 from flagsvc.rpc import convert, paging
 from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flags import flag_from_message, flag_to_message
+from flagsvc.rpc.replicas import status_to_message, verified_to_message
 from flagsvc.rpc.watch import Watches
-from flagsvc.writer import Writer
+from flagsvc.writer import Writer, Written
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Parts(Protocol):
+    """What the service needs of a replica."""
+
+    reader: Reader
+    writer: Writer
+    peers: Peers
+    drift: Drift
+
+
 class FlagService(pb_grpc.FlagServiceServicer):
-    """Serves flagsvc.v1.FlagService from a reader, a writer and the watches."""
+    """Serves flagsvc.v1.FlagService."""
 
     def __init__(
-        self,
-        reader: Reader,
-        writer: Writer,
-        watches: Watches,
-        contexts: Contexts,
-        evaluated: Callable[[Evaluation], None],
+        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
     ) -> None:
-        self._reader, self._writer, self._watches = reader, writer, watches
-        self._contexts, self._evaluated = contexts, evaluated
+        self._reader, self._writer, self._peers, self._drift = parts.reader, parts.writer, parts.peers, parts.drift
+        self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
-        wanted = convert.wanted_type(request.expected_type)
+        wanted, least = convert.wanted_type(request.expected_type), convert.min_revision(request.min_revision)
         if request.explain:
-            evaluation, explanation = await self._reader.explain(flag_id, attributes, wanted)
+            evaluation, explanation = await self._reader.explain(flag_id, attributes, wanted, least)
             explained = convert.explanation_to_message(explanation)
         else:
-            evaluation, explained = await self._reader.evaluate(flag_id, attributes, wanted), None
+            evaluation, explained = await self._reader.evaluate(flag_id, attributes, wanted, least), None
         self._evaluated(evaluation)
         return pb.EvaluateFlagResponse(evaluation=convert.evaluation_to_message(evaluation), explanation=explained)
 
@@ -59,16 +65,20 @@ class FlagService(pb_grpc.FlagServiceServicer):
         attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
-        flag_set = validation.set_name(request.flag_set)
+        flag_set, least = validation.set_name(request.flag_set), convert.min_revision(request.min_revision)
         response = pb.BatchEvaluateFlagsResponse()
-        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes):
+        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, least):
             self._evaluated(evaluation)
             response.evaluations.append(convert.evaluation_to_message(evaluation))
         return response
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
         """Read one definition."""
-        flag, answer = await self._reader.get(validation.flag_id(request.flag_set, request.flag_key))
+        flag_id, least = (
+            validation.flag_id(request.flag_set, request.flag_key),
+            convert.min_revision(request.min_revision),
+        )
+        flag, answer = await self._reader.get(flag_id, least)
         source, age_ms = convert.SOURCES[answer.source], int(answer.age_s * 1000)
         return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms)
 
@@ -86,8 +96,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Create a flag."""
         flag = flag_from_message(request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
-        entry = await self._write(flag_id, changes.create(flag, _author(request.actor, request.reason)))
-        return pb.CreateFlagResponse(flag=flag_to_message(_flag(entry)))
+        written = await self._write(request, flag_id, changes.create(flag, _author(request)))
+        return pb.CreateFlagResponse(**_told(written))
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
         """Change the named fields."""
@@ -95,23 +105,22 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag = flag_from_message(request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
-        decide = changes.update(flag, fields, expected, _author(request.actor, request.reason))
-        return pb.UpdateFlagResponse(flag=flag_to_message(_flag(await self._write(flag_id, decide))))
+        decide = changes.update(flag, fields, expected, _author(request))
+        return pb.UpdateFlagResponse(**_told(await self._write(request, flag_id, decide)))
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> pb.ToggleFlagResponse:
         """Switch to the wanted state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        author = _author(request.actor, request.reason)
-        entry = await self._write(flag_id, changes.toggle(flag_id.key, request.enabled, expected, author))
-        return pb.ToggleFlagResponse(flag=flag_to_message(_flag(entry)))
+        decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
+        return pb.ToggleFlagResponse(**_told(await self._write(request, flag_id, decide)))
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        decide = changes.delete(flag_id.key, expected, _author(request.actor, request.reason))
-        return pb.DeleteFlagResponse(revision=(await self._write(flag_id, decide)).revision)
+        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, _author(request)))
+        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=convert.spread_to_message(written))
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> pb.ListFlagHistoryResponse:
         """List a flag's changes, newest first."""
@@ -124,19 +133,31 @@ class FlagService(pb_grpc.FlagServiceServicer):
         async for message in self._watches.stream(validation.set_name(request.flag_set), request.resume_revision):
             yield message
 
-    async def _write(self, flag_id: FlagId, decide: Decide) -> Entry:
-        entry = await self._writer.write(flag_id, decide)
-        assert entry is not None  # noqa: S101  only imports decide to do nothing
-        return entry
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        """Tell how all replicas stand."""
+        reports, complete = await self._peers.reports()
+        return status_to_message(reports, answered_by=self._peers.name, complete=complete)
+
+    async def VerifyCache(self, request: pb.VerifyCacheRequest, context: Context) -> pb.VerifyCacheResponse:
+        """Compare the shared cache with the store."""
+        return verified_to_message(await self._drift.verify(repair=request.repair))
+
+    async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> Written:
+        written = await self._writer.write(flag_id, decide, convert.wait_of(request))
+        assert written is not None  # noqa: S101  only imports decide to do nothing
+        return written
 
 
-def _flag(entry: Entry) -> Any:
-    return entry.flag
+def _told(written: Written) -> dict[str, Any]:
+    """Give what the response to a write has."""
+    flag = written.entry.flag
+    assert flag is not None  # noqa: S101  only a deletion has none
+    return {"flag": flag_to_message(flag), "spread": convert.spread_to_message(written)}
 
 
-def _author(actor: str, reason: str) -> Author:
-    actor = validation.text("actor", actor) or ANONYMOUS
-    return Author(datetime.now(UTC), actor, validation.text("reason", reason, validation.MAX_REASON))
+def _author(request: Any) -> Author:
+    actor = validation.text("actor", request.actor) or ANONYMOUS
+    return Author(datetime.now(UTC), actor, validation.text("reason", request.reason, validation.MAX_REASON))
 
 
 def _masked(paths: list[str]) -> list[str]:

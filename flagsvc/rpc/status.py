@@ -11,12 +11,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.core.errors import (
+    CacheMissing,
+    CacheUnavailable,
     EvaluationFailed,
     FlagExists,
     FlagNotFound,
     InvalidRequest,
     Overloaded,
     RevisionConflict,
+    RevisionUnavailable,
     Stopping,
     StoreUnavailable,
     StreamEnded,
@@ -57,7 +60,7 @@ class Failure:
         return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
-def failure_of(error: Exception) -> Failure:  # noqa: C901  a table
+def failure_of(error: Exception) -> Failure:  # noqa: C901, PLR0912  a table
     """Map an error; whatever is not the domain's becomes a fixed text."""
     text = str(error)
     match error:
@@ -77,6 +80,14 @@ def failure_of(error: Exception) -> Failure:  # noqa: C901  a table
             return Failure(grpc.StatusCode.ABORTED, text, "FLAG_VERSION_CONFLICT", told)
         case StoreUnavailable():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "STORE_UNAVAILABLE", details=(_retry_after(1),))
+        case RevisionUnavailable(flag_set=flag_set, revision=revision):
+            told = {"flagSet": flag_set, "revision": str(revision)}
+            details = (_retry_after(1),)
+            return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", told, details)
+        case CacheUnavailable():
+            return Failure(grpc.StatusCode.UNAVAILABLE, text, "CACHE_UNAVAILABLE", details=(_retry_after(1),))
+        case CacheMissing():
+            return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "CACHE_MISSING")
         case Stopping():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "SERVER_STOPPING", details=(_retry_after(0),))
         case StreamEnded():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from flagsvc.changelog import ChangeKind
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.near import ChangeKind, NearCache
+from flagsvc.near import NearCache
 from flagsvc.ports import Entry
 from flagsvc.reader import Reader
 from flagsvc.rpc.flags import flag_to_message

@@ -54,6 +54,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await made.close()
 
 
+async def read(store: FlagStore, flag_id: FlagId) -> Flag | None:
+    return (await store.get(flag_id)).flag
+
+
 async def create(store: FlagStore, flag: Flag, by: Author | None = None) -> Entry:
     entry = await store.change(flag.id, changes.create(flag, by or author()))
     assert entry is not None
@@ -75,14 +79,14 @@ async def test_a_new_store_is_empty(store: FlagStore) -> None:
     contents = await store.load()
     assert (list(contents.flags), dict(contents.revisions)) == ([], {})
     assert dict(await store.revisions()) == {}
-    assert await store.get(CHAT) is None
+    assert await read(store, CHAT) is None
     assert await store.history(CHAT, 50) == []
 
 
 async def test_open_twice_keeps_everything(store: FlagStore) -> None:
     made = await create(store, Flag(key="chat"))
     await store.open()
-    assert await store.get(CHAT) == made.flag
+    assert await read(store, CHAT) == made.flag
 
 
 async def test_a_created_flag_is_read_back(store: FlagStore) -> None:
@@ -102,7 +106,7 @@ async def test_a_created_flag_is_read_back(store: FlagStore) -> None:
         expires_at=NOON + timedelta(days=30),
     )
     entry = await create(store, flag)
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found is not None
     assert entry == Entry(CHAT, found.revision, found)
     assert found.revision == 1
@@ -129,7 +133,7 @@ async def test_a_created_flag_has_history(store: FlagStore) -> None:
 
 async def test_json_keeps_its_types(store: FlagStore) -> None:
     await create(store, Flag(key="chat", config=CONFIG))
-    for flag in (await store.get(CHAT), (await everything(store))[CHAT]):
+    for flag in (await read(store, CHAT), (await everything(store))[CHAT]):
         assert flag is not None
         assert same(flag.config, CONFIG)
         assert list(flag.config) == list(CONFIG)
@@ -145,7 +149,7 @@ async def test_a_toggle_moves_status_times_and_history(store: FlagStore) -> None
     assert on.flag.status is Status.ENABLED
     assert on.flag.enabled_at == on.flag.updated_at
     assert on.flag.disabled_at is None
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert again.flag == found
     assert found is not None
     assert (found.status, found.enabled_at) == (Status.DISABLED, on.flag.enabled_at)
@@ -162,7 +166,7 @@ async def test_an_update_changes_the_named_fields_only(store: FlagStore) -> None
     await create(store, Flag(key="chat", name="Chat", description="old", config={"a": 1}, badge="Pro"))
     wanted = Flag(key="chat", name="ignored", description="new", badge=None)
     entry = await store.change(CHAT, changes.update(wanted, ["description", "badge"], None, author(1)))
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found is not None
     assert entry == Entry.of(found)
     assert (found.name, found.description, found.badge, found.config) == ("Chat", "new", None, {"a": 1})
@@ -177,7 +181,7 @@ async def test_emptied_fields_are_gone(store: FlagStore) -> None:
     await create(store, flag)
     fields = ["config", "variants", "metadata", "expires_at"]
     entry = await store.change(CHAT, changes.update(Flag(key="chat"), fields, None, author(1)))
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found is not None
     assert entry == Entry.of(found)
     assert (found.config, found.variants, found.metadata, found.expires_at) == (None, {}, {}, None)
@@ -188,7 +192,7 @@ async def test_a_change_of_json_type_alone_is_a_change(store: FlagStore, old: ob
     await create(store, Flag(key="chat", config={"v": old}))
     wanted = Flag(key="chat", config={"v": new})
     entry = await store.change(CHAT, changes.update(wanted, ["config"], None, author(1)))
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found is not None
     assert same(found.config, {"v": new})
     assert entry is not None
@@ -202,7 +206,7 @@ async def test_a_write_that_meant_another_revision_is_refused(store: FlagStore) 
     with pytest.raises(RevisionConflict) as refused:
         await toggle(store, False, 2, expected=made.revision)
     assert refused.value.current == on.revision
-    assert await store.get(CHAT) == on.flag
+    assert await read(store, CHAT) == on.flag
     assert len(await store.history(CHAT, 50)) == 2
 
 
@@ -214,7 +218,7 @@ async def test_unknown_and_taken_keys_are_refused(store: FlagStore) -> None:
     made = await create(store, Flag(key="chat"))
     with pytest.raises(FlagExists):
         await create(store, Flag(key="chat", name="second"))
-    assert await store.get(CHAT) == made.flag
+    assert await read(store, CHAT) == made.flag
 
 
 async def test_a_deleted_flag_leaves_history_and_a_larger_revision(store: FlagStore) -> None:
@@ -222,7 +226,7 @@ async def test_a_deleted_flag_leaves_history_and_a_larger_revision(store: FlagSt
     gone = await store.change(CHAT, changes.delete("chat", made.revision, author(1)))
     assert gone is not None
     assert (gone.flag, gone.revision > made.revision) == (None, True)
-    assert await store.get(CHAT) is None
+    assert await read(store, CHAT) is None
     assert await everything(store) == {}
     assert dict(await store.revisions()) == {"default": gone.revision}
     again = await create(store, Flag(key="chat"), author(2))
@@ -248,7 +252,7 @@ async def test_concurrent_toggles_chain(store: FlagStore) -> None:
         assert entry.previous == last
         last = entry.new
     assert [e.revision for e in chain] == sorted(e.revision for e in chain)
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found is not None
     assert last == {"status": found.status.value}
     assert found == max(entries, key=lambda e: e.revision).flag
@@ -260,7 +264,7 @@ async def test_concurrent_creates_make_one(store: FlagStore) -> None:
     made = [r for r in results if isinstance(r, Entry)]
     assert len(made) == 1
     assert all(isinstance(r, FlagExists) for r in results if r is not made[0])
-    assert await store.get(CHAT) == made[0].flag
+    assert await read(store, CHAT) == made[0].flag
     assert len(await store.history(CHAT, 50)) == 1
 
 
@@ -289,7 +293,7 @@ async def test_a_caller_who_leaves_stops_no_write_half_way(store: FlagStore) -> 
         task.cancel()
         await asyncio.wait([task])
     last = await toggle(store, False, 100)
-    found = await store.get(CHAT)
+    found = await read(store, CHAT)
     assert found == last.flag
     chain = [e.revision for e in await store.history(CHAT, 50)]
     assert chain == list(range(last.revision, 0, -1))
@@ -303,11 +307,11 @@ async def test_put_twice_changes_nothing(store: FlagStore) -> None:
     assert first.flag is not None
     assert replace(first.flag, revision=0) == flag
     assert await store.change(CHAT, changes.put(flag, author(1))) is None
-    assert await store.get(CHAT) == first.flag
+    assert await read(store, CHAT) == first.flag
     assert len(await store.history(CHAT, 50)) == 1
     moved = await store.change(CHAT, changes.put(replace(flag, config={"a": 1}), author(2)))
     assert moved is not None
-    assert await store.get(CHAT) == moved.flag
+    assert await read(store, CHAT) == moved.flag
     assert (await store.history(CHAT, 1))[0].new == {"config": {"a": 1}}
 
 
@@ -317,9 +321,9 @@ async def test_flag_sets_are_apart(store: FlagStore) -> None:
     assert (here.revision, there.revision) == (1, 1)
     on = await store.change(there.id, changes.toggle("chat", True, None, author(1)))
     assert on is not None
-    assert await store.get(CHAT) == here.flag
-    assert await store.get(there.id) == on.flag
-    assert await store.get(FlagId("other", "chat")) is None
+    assert await read(store, CHAT) == here.flag
+    assert await read(store, there.id) == on.flag
+    assert await read(store, FlagId("other", "chat")) is None
     assert [e.action for e in await store.history(CHAT, 50)] == ["CREATED"]
     assert [e.action for e in await store.history(there.id, 50)] == ["ENABLED", "CREATED"]
     assert dict(await store.revisions()) == {"default": 1, "staging": 2}

@@ -63,6 +63,32 @@ def test_a_flags_life(server: Process) -> None:
     assert run(server.address, "get", "life").returncode == 1
 
 
+def test_a_write_tells_how_far_it_has_spread(server: Process) -> None:
+    made = json.loads(output(server, "create", "spread", "--json"))
+    assert (made["key"], made["spread"]["reached"], made["spread"]["lagging"]) == ("spread", "APPLIED", [])
+    assert made["spread"]["revision"] == made["revision"]
+    [name] = made["spread"]["appliedBy"]
+    quiet = output(server, "toggle", "spread", "on")
+    assert "applied" not in quiet
+    assert f"revision {made['revision'] + 2}: applied by 1 replica ({name})" in output(
+        server, "set", "spread", "owner=me", "--wait-for", "applied"
+    )
+    assert f"revision {made['revision'] + 3}: stored\n" in output(
+        server, "toggle", "spread", "off", "--wait-for", "stored"
+    )
+    revision = str(made["revision"] + 3)
+    assert json.loads(output(server, "get", "spread", "--min-revision", revision, "--json"))["status"] == "DISABLED"
+    assert "spread" not in json.loads(output(server, "get", "spread", "--json"))
+    gone = json.loads(output(server, "delete", "spread", "--json"))
+    assert list(gone) == ["flagKey", "revision", "spread"]
+
+
+def test_status_of_one_replica(server: Process) -> None:
+    [alone] = json.loads(output(server, "status", "--json"))["replicas"]
+    assert (alone["ready"], alone["lag"], alone["changeFeed"], alone["cacheUp"]) == (True, 0, "NONE", False)
+    assert "(answers)" in output(server, "status")
+
+
 def test_tables_for_people(server: Process) -> None:
     output(server, "create", "shown", "status=ENABLED", "name=[red]Shown[/red]")
     table = output(server, "list")
@@ -96,6 +122,17 @@ def test_context_arguments(server: Process) -> None:
         (("evaluate", "x", "--context", "[]"), 2, "JSON object"),
         (("set", "nope"), 2, "required"),
         (("list", "--address", "127.0.0.1:1"), 1, "start one with: flagsvc serve"),
+        (("status", "--address", "127.0.0.1:1"), 1, "start one with: flagsvc serve"),
+        (("verify",), 1, "start it with --cache redis://HOST:PORT (CACHE_MISSING)"),
+        (("get", "nope", "--min-revision", "-1"), 1, "min_revision is -1"),
+        (("evaluate", "nope", "--min-revision", "999"), 1, "(REVISION_UNAVAILABLE)"),
+        (("evaluate", "nope", "--min-revision", "new"), 2, "--min-revision"),
+        (("toggle", "nope", "on", "--wait-for", "everywhere"), 2, "invalid choice"),
+        (("toggle", "nope", "on", "--wait-timeout", "3"), 2, "--wait-timeout needs --wait-for"),
+        (("toggle", "nope", "on", "--wait-for", "applied", "--wait-timeout", "61"), 1, "wait_timeout is '61 s'"),
+        (("toggle", "nope", "on", "--wait-for", "applied", "--wait-timeout", "-1"), 1, "wait_timeout is '-1 s'"),
+        (("toggle", "nope", "on", "--wait-for", "applied", "--wait-timeout", "nan"), 2, "cannot be used"),
+        (("toggle", "nope", "on", "--wait-for", "applied", "--wait-timeout", "inf"), 2, "cannot be used"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(
@@ -151,6 +188,8 @@ def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None
         "delete",
         "history",
         "watch",
+        "status",
+        "verify",
         "import",
         "export",
         "validate",

@@ -104,11 +104,11 @@ async def test_a_broken_file_keeps_the_last_good_and_is_logged_once(
     async with replica(store_url=f"file:{path}") as (client, server):
         await until_value(client, "a", "1", 10)
         path.write_text(flags(a="2").replace("ENABLED", "ON").replace('"v"\n', '"w"\n'))
-        reads = server._store.reads
-        await until(lambda: server._store.reads > reads)
-        reads = server._store.reads
+        reads = server.replica.store.reads
+        await until(lambda: server.replica.store.reads > reads)
+        reads = server.replica.store.reads
         os.utime(path)
-        await until(lambda: server._store.reads > reads)
+        await until(lambda: server.replica.store.reads > reads)
         assert await value(client, "a") == "1"
         told = capsys.readouterr().out
         assert told.count("$.flags.a.state") == 1
@@ -224,7 +224,7 @@ async def test_revisions_grow_over_changes_and_restarts_and_stay_for_what_did_no
     path.write_text(flags(a="1", b="1"))
     store = await opened(path)
     a, b = FlagId("default", "a"), FlagId("default", "b")
-    before = {flag_id: await store.get(flag_id) for flag_id in (a, b)}
+    before = {flag_id: (await store.get(flag_id)).flag for flag_id in (a, b)}
     written_ms = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) // 1_000_000
     assert [flag.revision for flag in before.values() if flag] == [written_ms, written_ms]
     replace_file(path, flags(a="1", b="2"))
@@ -253,9 +253,9 @@ async def test_a_change_of_json_type_alone_is_a_change(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text('{"flags": {"a": {"state": "ENABLED", "variants": {"v": 1}, "metadata": {"m": 1}}}}')
     store = await opened(path)
-    first = await store.get(FlagId("default", "a"))
+    first = (await store.get(FlagId("default", "a"))).flag
     replace_file(path, path.read_text().replace('"m": 1', '"m": true'))
-    second = await store.get(FlagId("default", "a"))
+    second = (await store.get(FlagId("default", "a"))).flag
     assert first
     assert second
     assert second.revision > first.revision

@@ -307,7 +307,7 @@ async def test_past_the_bound_values_are_stale_and_nothing_else_is(mongod: Mongo
         await until_serving(client)
         await create(client, *FLAGS)
         mongod.kill()
-        await until(lambda: not server._follower.store_up)
+        await until(lambda: not server.replica.follower.store_up)
         await asyncio.sleep(0.6)
         v1, v2, _ = (Evaluator(version, client.channel) for version in VERSIONS)
         found = await v2.resolve("Boolean", "boolean")

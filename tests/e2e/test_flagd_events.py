@@ -170,10 +170,10 @@ async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
-        assert any(state.listeners for state in server._near._sets.values())
+        assert any(state.listeners for state in server.replica.near._sets.values())
         events.call.cancel()
         await until(lambda: server._events.active == 0)
-        assert not any(state.listeners for state in server._near._sets.values())
+        assert not any(state.listeners for state in server.replica.near._sets.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:
@@ -181,7 +181,7 @@ async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_u
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server._follower.channel_heard)
+        await until(lambda: server.replica.follower.channel_heard)
         await one.stub.CreateFlag(pb.CreateFlagRequest(flag=flag("a")))
         events = Evaluator("v2", two.channel).events()
         assert await events.next() == ("provider_ready", {})

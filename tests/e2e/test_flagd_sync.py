@@ -290,7 +290,7 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     await until(lambda: server._sync.active == 0)
     assert server._sync._sets == {}
-    assert not any(state.listeners for state in server._near._sets.values())
+    assert not any(state.listeners for state in server.replica.near._sets.values())
 
 
 async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
@@ -300,7 +300,7 @@ async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server._follower.channel_heard)
+        await until(lambda: server.replica.follower.channel_heard)
         call = opened(two)
         await next_flags(call)
         await one.create("a", status=1)

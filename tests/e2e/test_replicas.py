@@ -15,6 +15,7 @@ import pytest
 import redis
 from bson import json_util
 
+from flagsvc.follower import LOOK_MOST_S
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.replicas import Client, replica, until, until_serving
@@ -30,7 +31,7 @@ async def pair(mongo_database_url: str, redis_clean_url: str) -> AsyncIterator[t
             settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
             client, server = await stack.enter_async_context(replica(**settings))
             await until_serving(client)
-            await until(lambda server=server: server._follower.channel_heard)
+            await until(lambda server=server: server.replica.follower.channel_heard)
             clients.append(client)
         yield clients[0], clients[1]
 
@@ -59,12 +60,12 @@ async def test_existing_documents_evaluate_as_they_stand(mongo_database_url: str
         assert flag.config.object_value.fields["maxFileSize"].integer_value == 52428800
 
 
-async def test_twenty_thousand_cold_evaluations_cost_at_most_eight_finds(
+async def test_twenty_thousand_cold_evaluations_cost_a_handful_of_finds(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     documents = insert_eight(mongo_database_url)
     keys = [str(document["key"]) for document in documents]
-    before = finds(mongo_database_url)
+    before, began = finds(mongo_database_url), time.monotonic()
     async with replica(store_url=mongo_database_url, cache_url=redis_clean_url) as (client, _):
 
         async def caller(number: int) -> int:
@@ -72,7 +73,8 @@ async def test_twenty_thousand_cold_evaluations_cost_at_most_eight_finds(
             return sum([(await client.evaluate(key)).error_code == 0 for key in wanted])
 
         assert sum(await asyncio.gather(*map(caller, range(50)))) == 20_000
-    assert finds(mongo_database_url) - before <= 8
+    looks = (time.monotonic() - began) / LOOK_MOST_S
+    assert finds(mongo_database_url) - before <= 8 + looks
 
 
 async def test_a_hundred_thousand_unknown_keys_cost_next_to_nothing(
@@ -120,11 +122,12 @@ async def test_the_shared_cache_holds_what_was_written(pair: tuple[Client, Clien
     one, _ = pair
     await one.create("a", config=types.Value(object_value=types.ObjectValue()))
     with redis.Redis.from_url(redis_clean_url) as direct:
-        schema, revision, body = direct.get("feature-flag:a").split(b":", 2)
-        assert (schema, int(revision), json.loads(body)["status"]) == (b"1", 1, "DISABLED")
+        schema, as_of, revision, body = direct.get("feature-flag:a").split(b":", 3)
+        assert (schema, int(revision), json.loads(body)["status"]) == (b"2", 1, "DISABLED")
+        assert abs(direct.time()[0] - int(as_of) / 1000) < 3
         assert 200 < direct.ttl("feature-flag:a") <= 330
         await one.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"))
-        assert direct.get("feature-flag:a") == b"1:2:"
+        assert direct.get("feature-flag:a").split(b":")[2:] == [b"2", b""]
 
 
 async def test_without_near_cache_a_check_reads_redis_and_mongodb_once(
@@ -183,6 +186,6 @@ async def test_more_flags_than_the_near_cache_may_hold(mongo_database_url: str, 
             assert not (await client.evaluate("analytics")).enabled
             assert (await client.evaluate("nope")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
         assert len((await client.stub.ListFlags(pb.ListFlagsRequest())).flags) == 8
-        assert len(server._near) <= 3
+        assert len(server.replica.near) <= 3
         await client.toggle("support-chat", False)
         assert not (await client.evaluate("support-chat")).enabled

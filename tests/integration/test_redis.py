@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,13 +13,16 @@ from dataclasses import replace
 import pytest
 import redis
 
-from flagsvc.adapters.redis import CHANNEL, RedisCache, cache_key
+from flagsvc.adapters.redis import CHANNEL, CHUNK, RedisCache, cache_key
+from flagsvc.adapters.redis_scripts import flag_id_at, message_of
+from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.ports import Announced, Beat, Entry, Event, Subscribed
+from flagsvc.ports import NEVER, Announced, Beat, Entry, Event, Subscribed, Vouched
 from tests.replicas import until
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 A = FlagId("default", "a")
+MISSING = FlagId("default", "missing")
 
 
 @asynccontextmanager
@@ -32,7 +37,7 @@ async def cache_on(url: str, **settings: float) -> AsyncIterator[RedisCache]:
 
 @pytest.fixture
 async def cache(redis_clean_url: str) -> AsyncIterator[RedisCache]:
-    async with cache_on(redis_clean_url, timeout_s=0.5) as cache:
+    async with cache_on(redis_clean_url, timeout_s=5) as cache:
         yield cache
 
 
@@ -40,134 +45,290 @@ def entry(revision: int, *, key: str = "a", flag_set: str = "default", name: str
     return Entry.of(Flag(key=key, flag_set=flag_set, name=name or f"at {revision}", revision=revision))
 
 
-def tombstone(revision: int) -> Entry:
-    return Entry(A, revision, None)
+def absent(revision: int = 0) -> Entry:
+    return Entry.absent(A, revision)
 
 
-@pytest.mark.parametrize(
-    ("first", "then", "kept"),
-    [
-        (entry(2), entry(1), entry(2)),
-        (entry(1), entry(2), entry(2)),
-        (entry(2, name="old"), entry(2, name="new"), entry(2, name="new")),
-        (tombstone(3), entry(2), tombstone(3)),
-        (entry(2), tombstone(3), tombstone(3)),
-        (tombstone(3), entry(4), entry(4)),
-        (Entry.absent(A), entry(0), entry(0)),
-        (entry(0), Entry.absent(A), entry(0)),
-        (tombstone(3), Entry.absent(A), tombstone(3)),
-        (Entry.absent(A), entry(1), entry(1)),
-        (entry(9), entry(10), entry(10)),
-        (entry(2**53 - 1), entry(2**53 - 2), entry(2**53 - 1)),
-    ],
-    ids=[
-        "older loses",
-        "newer wins",
-        "equal refreshes",
-        "late fill loses to tombstone",
-        "delete wins",
-        "create after delete wins",
-        "found wins over not found",
-        "not found loses",
-        "not found loses to tombstone",
-        "create wins over not found",
-        "numbers, not texts",
-        "large revisions",
-    ],
-)
-async def test_what_is_held_after_two_puts(cache: RedisCache, first: Entry, then: Entry, kept: Entry) -> None:
-    assert await cache.put([first])
-    assert await cache.put([then])
-    assert await cache.get([A]) == [kept]
+def ago(seconds: float) -> float:
+    return time.monotonic() - seconds
+
+
+UNKNOWN = math.inf
+OLD, NEW = entry(2, name="old"), entry(2, name="new")
+ORDERS = {
+    "older loses": (entry(2), UNKNOWN, entry(1), UNKNOWN, entry(2)),
+    "older loses, however fresh": (entry(2), UNKNOWN, entry(1), 0, entry(2)),
+    "newer wins": (entry(1), UNKNOWN, entry(2), UNKNOWN, entry(2)),
+    "newer wins, however old": (entry(1), 0, entry(2), UNKNOWN, entry(2)),
+    "equal refreshes": (OLD, UNKNOWN, NEW, UNKNOWN, NEW),
+    "equal refreshes when it is younger": (OLD, 3, NEW, 1, NEW),
+    "equal does not when it is older": (NEW, 1, OLD, 3, NEW),
+    "equal does not when nobody knows its age": (NEW, 1, OLD, UNKNOWN, NEW),
+    "late fill loses to tombstone": (absent(3), UNKNOWN, entry(2), UNKNOWN, absent(3)),
+    "delete wins": (entry(2), UNKNOWN, absent(3), UNKNOWN, absent(3)),
+    "create after delete wins": (absent(3), UNKNOWN, entry(4), UNKNOWN, entry(4)),
+    "found wins over not found": (absent(), UNKNOWN, entry(0), UNKNOWN, entry(0)),
+    "not found loses": (entry(0), UNKNOWN, absent(), UNKNOWN, entry(0)),
+    "not found loses, however fresh": (entry(2), 3, absent(2), 0, entry(2)),
+    "found loses to a younger not found": (absent(2), 1, entry(2), 3, absent(2)),
+    "not found loses to tombstone": (absent(3), UNKNOWN, absent(), UNKNOWN, absent(3)),
+    "create wins over not found": (absent(), UNKNOWN, entry(1), UNKNOWN, entry(1)),
+    "numbers, not texts": (entry(9), UNKNOWN, entry(10), UNKNOWN, entry(10)),
+    "large revisions": (entry(2**53 - 1), UNKNOWN, entry(2**53 - 2), UNKNOWN, entry(2**53 - 1)),
+}
+
+
+@pytest.mark.parametrize(("first", "first_age", "then", "then_age", "kept"), ORDERS.values(), ids=ORDERS.keys())
+async def test_what_is_held_after_two_puts(  # noqa: PLR0917  a row of the table
+    cache: RedisCache, first: Entry, first_age: float, then: Entry, then_age: float, kept: Entry
+) -> None:
+    assert await cache.put([first], ago(first_age))
+    assert await cache.put([then], ago(then_age))
+    assert await cache.peek([A]) == [kept]
+
+
+@pytest.mark.parametrize(("first", "then"), [(entry(5), entry(4)), (entry(5), absent(4)), (absent(5), entry(4))])
+async def test_what_is_forced_wins_over_everything(cache: RedisCache, first: Entry, then: Entry) -> None:
+    await cache.put([first], ago(0))
+    assert await cache.put([then], NEVER, force=True)
+    assert await cache.peek([A]) == [then]
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_comes_too_late_is_refused(cache: RedisCache, force: bool) -> None:
+    both = [entry(1), entry(1, key="b")]
+    assert not await cache.put(both, ago(5.5), force=force)
+    assert await cache.peek([each.id for each in both]) == [None, None]
+    assert await cache.put(both, ago(4), force=force)
+    assert await cache.peek([each.id for each in both]) == both
 
 
 async def test_many_entries_at_once(cache: RedisCache) -> None:
     entries = [entry(n + 1, key=f"k{n}") for n in range(1_700)]
-    assert await cache.put(entries)
-    assert await cache.get([e.id for e in entries]) == entries
-    assert await cache.get([FlagId("default", "nope"), entries[3].id]) == [None, entries[3]]
+    assert await cache.put(entries, ago(0))
+    assert await cache.peek([e.id for e in entries]) == entries
+    assert await cache.peek([FlagId("default", "nope"), entries[3].id]) == [None, entries[3]]
+
+
+async def test_a_refusal_anywhere_is_told(cache: RedisCache) -> None:
+    found = await cache.fetch(A, 5)
+    assert found
+    many = [entry(n + 1, key=f"k{n}") for n in range(CHUNK)]
+    assert not await cache.put([*many, entry(1)], ago(0), fence=found.fence)
+    assert await cache.peek([many[0].id, A]) == [None, entry(1)]
 
 
 async def test_times_to_live(redis_clean_url: str, cache: RedisCache) -> None:
-    await cache.put(
-        [entry(n + 1, key=f"k{n}") for n in range(50)] + [tombstone(1), Entry.absent(FlagId("default", "n"))]
-    )
+    await cache.put([entry(n + 1, key=f"k{n}") for n in range(50)], ago(0))
+    await cache.put([absent(1), Entry.absent(MISSING)], ago(0))
     with redis.Redis.from_url(redis_clean_url) as direct:
         lives = {direct.ttl(f"feature-flag:k{n}") for n in range(50)}
         assert min(lives) >= 265
         assert max(lives) <= 330
         assert len(lives) > 5, "without jitter all would end at once"
         assert 290 < direct.ttl("feature-flag:a") <= 300
-        assert 0 < direct.ttl("feature-flag:n") <= 5
+        assert 0 < direct.ttl("feature-flag:missing") <= 5
+
+
+async def test_a_flag_that_a_reader_does_not_find_is_remembered_shortly_but_a_tombstone_stays(
+    redis_clean_url: str, cache: RedisCache
+) -> None:
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        found = await cache.fetch(A, 5)
+        assert found
+        await cache.put([absent(7)], ago(0), fence=found.fence)
+        assert 0 < direct.ttl("feature-flag:a") <= 5
+        await cache.put([absent(8)], ago(0))
+        found = await cache.fetch(A, -1)
+        assert found
+        await cache.put([absent(9)], ago(0), fence=found.fence)
+        assert await cache.peek([A]) == [absent(9)]
+        assert direct.ttl("feature-flag:a") > 290
 
 
 def test_no_two_flags_share_a_key() -> None:
-    names = ["a", "b", "a:b", ":", "a@b", "@a", "default", "%3A", "a%b", "feature-flag", ""]
+    names = ["a", "b", "a:b", ":", "a@b", "@a", "default", "%3A", "a%b", "feature-flag", "ñ", ""]
     ids = [FlagId(s, k) for s in [*names[:-1], "default:a"] for k in names]
     assert len({cache_key(i) for i in ids}) == len(set(ids))
+    assert [flag_id_at(cache_key(i).encode()) for i in ids] == ids
 
 
-@pytest.mark.parametrize("text", ["", "x", "2:1:{}", "1:x:{}", "1:1:{", "1:1:[]", "1:1:7"])
+UNREADABLE = [
+    "",
+    "x",
+    "1:1:{}",
+    "3:0:1:{}",
+    "2:1:{}",
+    "2:x:1:{}",
+    "2:0:x:{}",
+    "2:0:9:{",
+    "2:0:9:[]",
+    "2:0:9:7",
+    "2:0:1:{]}",
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
 async def test_an_unreadable_entry_is_a_miss_and_is_replaced(
     cache: RedisCache, redis_clean_url: str, text: str
 ) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.set("feature-flag:a", text)
-        assert await cache.get([A]) == [None]
-        await cache.put([entry(5)])
-        assert await cache.get([A]) == [entry(5)]
+    assert await cache.peek([A]) == [None]
+    assert [piece async for piece in cache.entries()] == []
+    found = await cache.fetch(A, 5)
+    assert found
+    assert (found.entry, found.as_of) == (None, NEVER)
+    assert await cache.put([entry(5)], ago(0), fence=found.fence)
+    assert await cache.peek([A]) == [entry(5)]
+
+
+async def test_another_type_where_ours_should_be_is_a_miss_and_is_replaced(
+    cache: RedisCache, redis_clean_url: str
+) -> None:
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.rpush("feature-flag:a", "another application's")
+        direct.rpush("flagsvc:vouched", "another application's")
+    assert await cache.peek([A]) == [None]
+    found = await cache.fetch(A, 5)
+    assert found
+    assert found.fence
+    assert await cache.put([entry(5)], ago(0))
+    assert await cache.vouch(ago(0), 5, anew=True) is Vouched.KEPT
+    assert await cache.peek([A]) == [entry(5)]
+    assert cache.available
+    assert cache.errors == 0
+
+
+async def test_everything_held_is_gone_through_between_the_keys_of_others(
+    cache: RedisCache, redis_clean_url: str
+) -> None:
+    ours = [entry(n + 1, key=f"k:{n}", flag_set=["default", "b:c", "ñ"][n % 3]) for n in range(3_000)]
+    await cache.put(ours, ago(0))
+    await cache.put([absent(4_000)], ago(0))
+    await cache.fetch(MISSING, 5)
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.mset({f"session:{n}": "x" for n in range(5_000)})
+        direct.mset(
+            {"feature-flags:a": "2:0:1:{}", "feature-flag@default:a": "2:0:1:{}", "feature-flag@b c:a": "2:0:1:{}"}
+        )
+        direct.mset({"feature-flag:theirs": "on", b"feature-flag:\xff": "2:0:1:{}"})
+        direct.rpush("feature-flag:list", "x")
+    pieces = [piece async for piece in cache.entries()]
+    assert len(pieces) > 1
+    assert {each.id: each for piece in pieces for each in piece} == {each.id: each for each in [*ours, absent(4_000)]}
+
+
+async def test_going_through_everything_tells_trouble(redis_server: RedisServer) -> None:
+    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
+        await cache.put([entry(n + 1, key=f"k{n}") for n in range(3_000)], ago(0))
+        pieces = cache.entries()
+        assert await anext(pieces)
+        redis_server.kill()
+        with pytest.raises(CacheUnavailable):
+            [piece async for piece in pieces]
 
 
 async def test_five_hundred_concurrent_reads_share_the_pool(cache: RedisCache) -> None:
-    await cache.put([entry(1)])
-    found = await asyncio.gather(*(cache.get([A]) for _ in range(500)))
+    await cache.put([entry(1)], ago(0))
+    found = await asyncio.gather(*(cache.peek([A]) for _ in range(500)))
     assert found == [[entry(1)]] * 500
     assert cache.available
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 async def test_a_redis_that_is_away_costs_one_time_out_and_then_nothing(redis_server: RedisServer, fault: str) -> None:
-    async with cache_on(redis_server.url) as cache:
-        await cache.put([entry(1)])
+    async with cache_on(redis_server.url, timeout_s=0.2) as cache:
+        await cache.put([entry(1)], ago(0))
+        assert await cache.peek([A]) == [entry(1)]
         getattr(redis_server, fault)()
         started = time.perf_counter()
-        assert await asyncio.gather(*(cache.get([A]) for _ in range(50))) == [[None]] * 50
-        assert time.perf_counter() - started < 0.1
+        assert await asyncio.gather(*(cache.peek([A]) for _ in range(50))) == [[None]] * 50
+        assert time.perf_counter() - started < 2, "fifty time-outs would be ten seconds"
         assert not cache.available
         started = time.perf_counter()
-        for _ in range(1_000):
-            assert await cache.get([A]) == [None]
-            assert not await cache.put([entry(2)])
-        assert time.perf_counter() - started < 0.1
+        for _ in range(500):
+            assert await cache.peek([A]) == [None]
+            assert await cache.fetch(A, 5) is None
+            assert not await cache.put([entry(2)], ago(0))
+        assert time.perf_counter() - started < 2
+        assert await cache.vouch(ago(0), 5, anew=True) is Vouched.LOST
+        assert not await cache.report("a", "x", 5)
+        assert await cache.reports() is None
         await asyncio.to_thread(redis_server.start if fault == "kill" else redis_server.resume)
         await until(lambda: cache.available, 5)
-        assert await cache.put([entry(3)])
-        assert await cache.get([A]) == [entry(3)]
+        assert await cache.put([entry(3)], ago(0))
+        assert await cache.peek([A]) == [entry(3)]
+
+
+@pytest.mark.parametrize("fault", ["no authentication", "read-only", "memory full"])
+async def test_a_redis_that_refuses_is_a_miss_and_never_an_error(redis_server: RedisServer, fault: str) -> None:
+    faults = {
+        "no authentication": (("CONFIG SET", "requirepass", "secret"), ("CONFIG SET", "requirepass", "")),
+        "read-only": (("REPLICAOF", "127.0.0.1", free_port()), ("REPLICAOF", "NO", "ONE")),
+        "memory full": (("CONFIG SET", "maxmemory", 1), ("CONFIG SET", "maxmemory", 0)),
+    }
+    begin, end = faults[fault]
+    with redis.Redis.from_url(redis_server.url) as direct:
+        direct.execute_command(*begin)
+        async with cache_on(redis_server.url, timeout_s=0.5) as cache:
+            calls = [
+                lambda: cache.put([entry(1)], ago(0)),
+                lambda: cache.fetch(A, 5),
+                lambda: cache.vouch(ago(0), 5, anew=True),
+            ]
+            for call, answer in zip(calls, [False, None, Vouched.LOST], strict=True):
+                cache._breaker.close()
+                assert await call() == answer
+                assert not cache.available
+            direct.execute_command(*end)
+            await until(lambda: cache.available)
+            assert await cache.put([entry(1)], ago(0))
+            assert await cache.report("a", "x", 5)
+
+
+async def test_a_redis_that_forgot_the_scripts_is_taught_again(cache: RedisCache, redis_clean_url: str) -> None:
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.script_flush()
+        assert await cache.put([entry(1), entry(1, key="b")], ago(0))
+        direct.script_flush()
+        found = await cache.fetch(A, 5)
+        assert found
+        assert found.entry == entry(1)
+    assert cache.errors == 0
 
 
 async def test_connections_from_before_a_restart_do_not_count_as_trouble(redis_server: RedisServer) -> None:
     ids = [FlagId("default", f"flag-{number}") for number in range(40)]
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        await asyncio.gather(*(cache.get([flag_id]) for flag_id in ids))
+        await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
         redis_server.kill()
-        await cache.get(ids[:1])
+        await cache.peek(ids[:1])
         assert not cache.available
         await asyncio.to_thread(redis_server.start)
         await until(lambda: cache.available)
         errors = cache.errors
-        await asyncio.gather(*(cache.get([flag_id]) for flag_id in ids))
+        await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
         assert (cache.available, cache.errors) == (True, errors)
 
 
 async def test_a_caller_who_leaves_opens_no_breaker(cache: RedisCache) -> None:
-    await cache.put([entry(1)])
-    task = asyncio.create_task(cache.get([A]))
+    await cache.put([entry(1)], ago(0))
+    task = asyncio.create_task(cache.peek([A]))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert cache.available
-    assert await cache.get([A]) == [entry(1)]
+    assert await cache.peek([A]) == [entry(1)]
+
+
+async def test_closing_ends_at_whatever_moment_of_the_start(redis_clean_url: str) -> None:
+    for step in range(60):
+        async with asyncio.timeout(5), cache_on(redis_clean_url) as cache:
+            ear = Ear(cache)
+            await asyncio.sleep(step * 0.0001)
+            await ear.close()
 
 
 class Ear:
@@ -192,17 +353,36 @@ class Ear:
 async def test_announcements_are_heard_whole_and_in_order(cache: RedisCache) -> None:
     ear = Ear(cache)
     await until(lambda: ear.count(Subscribed) == 1)
-    told: list[Event] = [Announced(entry(1, name="señal")), Announced(tombstone(2)), Beat({"default": 2, "x:y": 7})]
+    told: list[Event] = [
+        Announced(entry(1, name="señal")),
+        Announced(absent(2), reply=True),
+        Announced(entry(9), passed=7),
+        Beat("one", 3, {"default": 2, "x:y": 7}, 0.25, {"two": 8}),
+        Beat("ñ", 1, {}, math.inf, {}),
+    ]
     for event in told:
         assert await cache.announce(event)  # type: ignore[arg-type]
-    await until(lambda: len(ear.heard) == 4)
+    await until(lambda: len(ear.heard) == 6)
     assert ear.heard[1:] == told
     await ear.close()
 
 
-@pytest.mark.parametrize(
-    "message", ["", "{", "[]", "{}", '{"beat": 7}', '{"key": 1}', '{"set":"a","key":"b","revision":"x","flag":null}']
-)
+BEAT = {"beat": 1, "replica": "a", "revisions": {}, "age": None, "heard": {}}
+MALFORMED = [
+    *("", "{", "[]", "{}", "7", '{"beat": 7}', '{"key": 1}'),
+    '{"set":"a","key":"b","revision":"x","flag":null}',
+    *(json.dumps({**BEAT, name: value}) for name, value in [("beat", "x"), ("revisions", 7), ("heard", {"a": None})]),
+    json.dumps({**BEAT, "age": "old"}),
+]
+
+
+def test_what_a_beat_looks_like() -> None:
+    assert json.loads(message_of(Beat("a", 1, {})), parse_constant=pytest.fail) == BEAT
+    beat = {"beat": 2, "replica": "a", "revisions": {"default": 3}, "age": 0.5, "heard": {"b": 4}}
+    assert json.loads(message_of(Beat("a", 2, {"default": 3}, 0.5, {"b": 4}))) == beat
+
+
+@pytest.mark.parametrize("message", MALFORMED)
 async def test_a_malformed_announcement_is_ignored(cache: RedisCache, redis_clean_url: str, message: str) -> None:
     ear = Ear(cache)
     await until(lambda: ear.count(Subscribed) == 1)
@@ -214,8 +394,25 @@ async def test_a_malformed_announcement_is_ignored(cache: RedisCache, redis_clea
     await ear.close()
 
 
+async def test_a_beat_of_an_older_release_is_passed_over_in_silence(
+    cache: RedisCache, redis_clean_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ear = Ear(cache)
+    await until(lambda: ear.count(Subscribed) == 1)
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.publish(CHANNEL, json.dumps({"beat": {"default": 7}}))
+        await cache.announce(Announced(entry(1)))
+        await until(lambda: len(ear.heard) == 2)
+        assert "malformed" not in capsys.readouterr().out
+        direct.publish(CHANNEL, "{")
+        await cache.announce(Announced(entry(2)))
+        await until(lambda: len(ear.heard) == 3)
+        assert "malformed" in capsys.readouterr().out
+    await ear.close()
+
+
 async def test_a_cut_channel_is_subscribed_anew_and_says_so(redis_server: RedisServer) -> None:
-    async with cache_on(redis_server.url) as cache:
+    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
         ear = Ear(cache)
         await until(lambda: ear.count(Subscribed) == 1)
         with redis.Redis.from_url(redis_server.url) as direct:
@@ -230,7 +427,7 @@ async def test_a_cut_channel_is_subscribed_anew_and_says_so(redis_server: RedisS
 
 
 async def test_a_channel_that_falls_silent_is_made_anew(redis_server: RedisServer) -> None:
-    async with cache_on(redis_server.url) as cache:
+    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
         ear = Ear(cache)
         await until(lambda: ear.count(Subscribed) == 1)
         await until(lambda: ear.count(Subscribed) >= 2, 8)
@@ -243,6 +440,6 @@ async def test_a_wide_entry_survives_the_round_trip(cache: RedisCache) -> None:
         metadata={"n": 9_007_199_254_740_993},
         variants={"a": {"k": 1}, "b": {}},
     )
-    await cache.put([Entry.of(wide)])
-    [found] = await cache.get([A])
+    await cache.put([Entry.of(wide)], ago(0))
+    [found] = await cache.peek([A])
     assert repr(found) == repr(Entry.of(wide))

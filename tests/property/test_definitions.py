@@ -16,7 +16,7 @@ from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.validation import validated
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.near import Source
+from flagsvc.held import Source
 from flagsvc.reader import Evaluation
 from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.convert import evaluation_to_message, explanation_to_message

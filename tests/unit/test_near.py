@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flagsvc.changelog import LATELY_S, LOG_LENGTH
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.near import LATELY_S, LOG_LENGTH, NearCache
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.held import Source
+from flagsvc.near import NearCache
+from flagsvc.ports import NEVER, Entry, StoreContents, Unnumbered
 
 
 def entry(revision: int, key: str = "a", flag_set: str = "default") -> Entry:
@@ -42,7 +44,7 @@ def test_what_is_held_never_goes_back(steps: list[tuple[int, bool, bool]]) -> No
         if loaded:
             cache.merge(contents(*([offered] if exists else []), default=revision), float(number))
         else:
-            cache.apply(offered, float(number))
+            cache.news(offered, float(number))
         now = held(cache)
         revision_now = now.revision if now else newest
         assert revision_now >= newest
@@ -52,9 +54,9 @@ def test_what_is_held_never_goes_back(steps: list[tuple[int, bool, bool]]) -> No
 def test_a_late_reader_does_not_bring_back_what_was_deleted() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 0.0)
-    cache.apply(gone(2), 1.0)
+    cache.news(gone(2), 1.0)
     cache.merge(contents(default=2), 2.0)
-    cache.apply(entry(1), 3.0, in_order=False)
+    cache.apply(entry(1), 3.0, 3.0)
     assert held(cache) == gone(2)
     cache.merge(contents(default=2), 100.0)
     assert held(cache) is None, "tombstones do not stay for ever"
@@ -63,7 +65,7 @@ def test_a_late_reader_does_not_bring_back_what_was_deleted() -> None:
 def test_a_load_that_began_before_a_create_does_not_delete_it() -> None:
     cache = near()
     cache.merge(contents(default=1), 0.0)
-    cache.apply(entry(2, "new"), 1.0)
+    cache.news(entry(2, "new"), 1.0)
     cache.merge(contents(default=1), 0.5)
     assert held(cache, "new") == entry(2, "new")
 
@@ -80,10 +82,10 @@ def test_what_a_load_no_longer_has_is_gone_and_listeners_are_told() -> None:
 def test_a_gap_is_seen_and_closes() -> None:
     cache = near()
     cache.merge(contents(default=3), 0.0)
-    cache.apply(entry(6, "c"), 1.0)
-    cache.apply(entry(5, "b"), 2.0)
+    cache.news(entry(6, "c"), 1.0)
+    cache.news(entry(5, "b"), 2.0)
     assert (cache.watermark("default"), cache.gap_since()) == (3, 1.0)
-    cache.apply(entry(4, "a"), 3.0)
+    cache.news(entry(4, "a"), 3.0)
     assert (cache.watermark("default"), cache.gap_since()) == (6, math.inf)
 
 
@@ -93,25 +95,62 @@ def test_since_gives_what_came_after_or_admits_that_it_cannot() -> None:
     assert cache.since("default", 2) is None, "a deletion at 3 could be missing"
     assert list(cache.since("default", 3) or []) == []
     for revision in (5, 4):
-        cache.apply(entry(revision), float(revision))
-    cache.apply(gone(6), 6.0)
+        cache.news(entry(revision), float(revision))
+    cache.news(gone(6), 6.0)
     assert [e.revision for e in cache.since("default", 3) or []] == [5, 6], "4 came late and changed nothing"
     for revision in range(7, LOG_LENGTH + 20):
-        cache.apply(entry(revision), float(revision))
+        cache.news(entry(revision), float(revision))
     assert cache.since("default", 4) is None
     assert [e.revision for e in cache.since("default", LOG_LENGTH + 17) or []] == [LOG_LENGTH + 18, LOG_LENGTH + 19]
 
 
-def test_freshness_is_by_channel_or_by_age() -> None:
+def test_freshness_is_by_the_age_of_the_view_alone() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 10.0)
-    at = cache.confirmed(cache.get(FlagId("default", "a")))
-    assert cache.is_fresh(at, 15.0)
-    assert not cache.is_fresh(at, 15.1)
-    cache.heard_since = 9.0
-    assert cache.is_fresh(at, 1e6)
-    cache.heard_since = 11.0
-    assert not cache.is_fresh(at, 1e6), "the channel was cut in between"
+    a = cache.get(FlagId("default", "a"))
+    assert cache.is_fresh(cache.confirmed(a), 15.0)
+    assert not cache.is_fresh(cache.confirmed(a), 15.1)
+    cache.confirm(14.0)
+    assert cache.confirmed(a) == 14.0
+    cache.confirm(12.0)
+    assert cache.confirmed(a) == 14.0, "an older proof takes nothing back"
+
+
+def test_news_proves_nothing_about_now() -> None:
+    cache = near()
+    cache.merge(contents(entry(1), default=1), 10.0)
+    cache.news(entry(2), 100.0)
+    assert held(cache) == entry(2)
+    assert cache.confirmed(cache.get(FlagId("default", "a"))) == 10.0, "it may have been on its way for long"
+
+
+def test_what_was_held_before_changes_were_missed_counts_by_its_own_age() -> None:
+    cache = near(limit=2)
+    for number in range(1, 4):
+        cache.apply(entry(number, f"k{number}"), 1.0, 1.0)
+    cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 2.0)
+    cache.apply(entry(2, "k2"), 3.0, 3.0)
+    cache.confirm(5.0)
+    k2 = cache.get(FlagId("default", "k2"))
+    assert cache.confirmed(k2) == 5.0, "read after the coverage began, and every change since was heard"
+    cache.distrust({"default": 9}, 6.0)
+    cache.confirm(8.0)
+    assert cache.confirmed(k2) == 3.0
+    cache.news(entry(10, "k3"), 8.5)
+    assert cache.confirmed(cache.get(FlagId("default", "k3"))) == 8.0, "newer than all that was missed"
+    cache.news(entry(7, "k1"), 8.6)
+    assert cache.confirmed(cache.get(FlagId("default", "k1"))) == NEVER, "it may itself be older than what was missed"
+
+
+def test_what_had_to_go_does_not_come_back_older() -> None:
+    cache = near(limit=1)
+    cache.apply(entry(7), 1.0, 1.0)
+    cache.apply(entry(8, "b"), 1.0, 1.0)
+    assert cache.floor(FlagId("default", "a")) == 7
+    cache.apply(entry(6), 2.0, 2.0)
+    assert held(cache) is None
+    cache.apply(entry(9), 2.0, 2.0)
+    assert held(cache) == entry(9)
 
 
 def test_more_than_the_limit_is_not_held_and_not_called_complete() -> None:
@@ -119,7 +158,7 @@ def test_more_than_the_limit_is_not_held_and_not_called_complete() -> None:
     cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 0.0)
     assert (cache.complete, cache.overfull, len(cache)) == (False, True, 0)
     for number in range(10):
-        cache.apply(entry(1, f"k{number}"), 1.0, in_order=False)
+        cache.apply(entry(1, f"k{number}"), 1.0, 1.0)
     assert len(cache) == 2
     assert held(cache, "k9") == entry(1, "k9")
 
@@ -128,7 +167,7 @@ def test_a_flood_of_unknown_keys_takes_no_room_from_a_complete_cache() -> None:
     cache = near(limit=3)
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0)
     for number in range(1_000):
-        cache.apply(Entry.absent(FlagId("default", f"u{number}")), 1.0, in_order=False)
+        cache.apply(Entry.absent(FlagId("default", f"u{number}")), 1.0, 1.0)
     assert cache.complete
     assert len(cache) == 2
 
@@ -136,33 +175,82 @@ def test_a_flood_of_unknown_keys_takes_no_room_from_a_complete_cache() -> None:
 def test_sets_are_apart() -> None:
     cache, told = near(), []
     cache.listen("one", lambda e, *_: told.append(e))
-    cache.apply(entry(1, flag_set="two"), 0.0)
+    cache.news(entry(1, flag_set="two"), 0.0)
     assert told == []
-    assert cache.flags("one") == []
-    assert [f.key for f in cache.flags("two")] == ["a"]
+    assert cache.of_set("one") == []
+    assert [h.entry.id.key for h in cache.of_set("two")] == ["a"]
 
 
-def test_a_change_without_a_new_revision_is_taken_from_the_store() -> None:
+def test_a_change_without_a_new_revision_is_taken_from_the_store_and_told() -> None:
     cache = near()
-    cache.merge(contents(entry(0), default=0), 0.0)
+    assert cache.merge(contents(entry(0), entry(4, "b"), default=4), 0.0) == []
     foreign = Entry.of(Flag(key="a", name="changed by the other system"))
-    cache.merge(contents(foreign, default=0), 1.0)
+    changed = cache.merge(contents(foreign, entry(4, "b"), entry(0, "c"), default=4), 1.0)
     assert held(cache) == foreign
+    assert changed == [Unnumbered(FlagId("default", "a"), 0), Unnumbered(FlagId("default", "c"), 0)]
+    assert cache.merge(contents(foreign, entry(0, "c"), default=4), 2.0) == [Unnumbered(FlagId("default", "b"), 4)]
+    assert held(cache, "b") == gone(4, "b")
+
+
+def test_an_older_reading_of_the_same_revision_does_not_win() -> None:
+    cache = near()
+    old, new = Flag(key="a", name="old", revision=3), Flag(key="a", name="new", revision=3)
+    cache.merge(contents(Entry.of(new), default=3), 5.0)
+    cache.apply(Entry.of(old), 4.0, 6.0)
+    assert held(cache) == Entry.of(new)
+
+
+def test_a_snapshot_is_never_fresh_and_yields_to_what_the_store_says() -> None:
+    cache, told = near(), []
+    cache.restore(contents(entry(7), entry(3, "b"), default=7), 0.0, 100.0)
+    found = cache.get(FlagId("default", "a"))
+    assert found is not None
+    assert (cache.complete, cache.restored, found.origin) == (True, True, Source.SNAPSHOT)
+    assert not cache.is_fresh(cache.confirmed(found), 100.0), "however young it says it is"
+    cache.listen("default", lambda e, *_: told.append(e))
+    cache.merge(contents(entry(5), entry(3, "b"), default=5), 101.0)
+    assert held(cache) == entry(5), "the store was put back since"
+    assert (cache.restored, cache.watermark("default"), told) == (False, 5, [entry(5)])
+
+
+def test_a_change_to_what_a_snapshot_had_without_a_new_revision_is_told() -> None:
+    cache = near()
+    cache.restore(contents(entry(7), default=7), 3600.0, 100.0)
+    foreign = Entry.of(Flag(key="a", name="changed while nobody looked", revision=7))
+    assert cache.merge(contents(foreign, default=7), 101.0) == [Unnumbered(FlagId("default", "a"), 7)]
+
+
+def test_a_store_that_was_emptied_leaves_nothing() -> None:
+    cache = near()
+    cache.merge(contents(entry(7), default=7), 0.0)
+    cache.merge(StoreContents([], {}), 1.0)
+    found = held(cache)
+    assert found is not None
+    assert (found.flag, found.revision) == (None, 7)
+
+
+def test_changes_are_told_across_sets_also_those_of_flags_that_are_not_held() -> None:
+    cache, told = near(), []
+    cache.merge(contents(default=1), 0.0)
+    cache.when_changed(told.append)
+    cache.news(entry(2, flag_set="other"), 1.0)
+    cache.news(gone(3, "never seen"), 1.0)
+    assert told == [entry(2, flag_set="other"), gone(3, "never seen")]
 
 
 def test_what_changed_lately_is_known_until_it_is_old() -> None:
     cache = near()
     cache.merge(contents(default=0), 0.0)
-    cache.apply(entry(1), 1.0)
-    cache.apply(entry(2, "b"), 2.0)
-    cache.apply(gone(3), 3.0)
-    cache.apply(gone(3), 100.0)
+    cache.news(entry(1), 1.0)
+    cache.news(entry(2, "b"), 2.0)
+    cache.news(gone(3), 3.0)
+    cache.news(gone(3), 100.0)
     assert cache.lately("default", 3.0) == {"a": "delete", "b": "write"}
     assert cache.lately("default", 2.0 + LATELY_S) == {"a": "delete", "b": "write"}
     assert cache.lately("default", 3.0 + LATELY_S) == {"a": "delete"}
     assert cache.lately("default", 3.1 + LATELY_S) == {}
     assert cache.lately("nobody", 3.0) == {}
-    cache.apply(entry(4, "c"), 4.0 + LATELY_S)
+    cache.news(entry(4, "c"), 4.0 + LATELY_S)
     assert len(cache._sets["default"].lately) == 1, "what is old is not kept"
 
 
@@ -182,8 +270,8 @@ def test_a_miss_that_is_filled_is_no_change() -> None:
     cache, told = near(limit=1), []
     cache.listen("default", lambda e, _, kind: told.append((e.id.key, kind)))
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0)
-    cache.apply(entry(2, "b"), 1.0, in_order=False)
+    cache.apply(entry(2, "b"), 1.0, 1.0)
     assert told == []
-    cache.apply(entry(3, "c"), 2.0)
-    cache.apply(gone(4, "d"), 3.0)
+    cache.news(entry(3, "c"), 2.0)
+    cache.news(gone(4, "d"), 3.0)
     assert told == [("c", "update"), ("d", "delete")], "an announced change is one, whatever is held"

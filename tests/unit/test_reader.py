@@ -15,6 +15,7 @@ from flagsvc.core.evaluation import ErrorCode
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.follower import Follower
 from flagsvc.near import NearCache
+from flagsvc.peers import Peers, Report
 from flagsvc.ports import StoreContents
 from flagsvc.reader import Reader
 from flagsvc.writer import Writer
@@ -22,6 +23,15 @@ from flagsvc.writer import Writer
 A = FlagId("default", "a")
 AUTHOR = Author(datetime.now(UTC))
 STALENESS_S = 5.0
+
+
+def peers_of(near: NearCache) -> Peers:
+    """Nobody but this replica."""
+
+    def report() -> Report:
+        raise AssertionError
+
+    return Peers("this", near, None, report)
 
 
 class SlowStore(SqliteStore):
@@ -45,9 +55,10 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
     store = SlowStore(f"sqlite:///{tmp_path}/flags.db")
     await store.open()
     near = NearCache(limit, STALENESS_S)
-    follower = Follower(near, store, None)
+    peers = peers_of(near)
+    follower = Follower(near, store, None, peers)
     follower.tried.set()
-    reader, writer = Reader(near, store, None, follower), Writer(near, store, None)
+    reader, writer = Reader(near, store, None, follower), Writer(near, store, None, peers)
     await writer.write(A, create(Flag(key="a", status=Status.ENABLED), AUTHOR))
     near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S)
     store.gate.clear()
@@ -66,10 +77,10 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
 async def test_a_first_load_that_takes_too_long_is_not_ready_and_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flagsvc.reader.UNKNOWN_WAIT_S", 0.1)
+    monkeypatch.setattr("flagsvc.lookup.UNKNOWN_WAIT_S", 0.1)
     store = SlowStore(f"sqlite:///{tmp_path}/flags.db")
     near = NearCache(100, STALENESS_S)
-    follower = Follower(near, store, None)
+    follower = Follower(near, store, None, peers_of(near))
     follower.store_up = False
     reader = Reader(near, store, None, follower)
     evaluation = await reader.evaluate(A, {})

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for so long: one that is written in place is half written for a while."""
@@ -64,6 +64,7 @@ class FileStore:
     """A FlagStore of the files that `file:A.json,B.yaml` names."""
 
     look_s = 0.2
+    foreign = False
 
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
@@ -84,9 +85,11 @@ class FileStore:
         """Look whether the files were read."""
         await self._current()
 
-    async def get(self, flag_id: FlagId) -> Flag | None:
+    async def get(self, flag_id: FlagId) -> Entry:
         """Give one flag as the files hold it now."""
-        return (await self._current()).flags.get(flag_id)
+        held = await self._current()
+        flag = held.flags.get(flag_id)
+        return Entry.of(flag) if flag else Entry.absent(flag_id, held.revisions.get(flag_id.flag_set, 0))
 
     async def load(self) -> StoreContents:
         """Give everything as the files hold it now."""
@@ -96,6 +99,18 @@ class FileStore:
     async def revisions(self) -> Mapping[str, int]:
         """Look at the files, and give the newest revision of each set."""
         return dict((await self._current()).revisions)
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Refuse: a look at the files is as good."""
+        raise ChangesUnsupported
+
+    async def remember_place(self) -> None:
+        """Do nothing: there is no place."""
+
+    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Refuse: every look at the files gives revisions."""
+        del flag_id, revision
+        raise WritesUnsupported("flags are served from files, whose changes all get a revision")
 
     async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Refuse: the files are edited instead."""

@@ -20,6 +20,7 @@ from flagsvc.rpc.contexts import Contexts
 from flagsvc.rpc.flagd.events import Events
 from flagsvc.rpc.flagd.selectors import Selector, selector_of
 from flagsvc.rpc.flagd.values import put_fields
+from flagsvc.rpc.tokens import min_revision_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -100,7 +101,8 @@ class FlagdEvaluation:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
-            evaluation = await self._reader.evaluate(_flag_id(selector, request.flag_key), attributes, wanted)
+            flag_id, least = _flag_id(selector, request.flag_key), min_revision_of(metadata)
+            evaluation = await self._reader.evaluate(flag_id, attributes, wanted, least)
             self._evaluated(evaluation)
             if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
                 self._events.may_cache(context.peer(), selector.flag_set)
@@ -128,7 +130,8 @@ class FlagdEvaluation:
             selector = selector_of(metadata)
             view = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
             response = response_type()
-            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(view)):
+            least = min_revision_of(metadata)
+            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(view), least):
                 self._evaluated(evaluation)
                 field = _listed_as(evaluation)
                 if field is None:

@@ -8,8 +8,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from flagsvc.changelog import ChangeKind
 from flagsvc.core.errors import Stopping, StreamEnded
-from flagsvc.near import ChangeKind, NearCache
+from flagsvc.near import NearCache
 from flagsvc.ports import Entry
 from flagsvc.rpc.flagd.values import put_fields
 

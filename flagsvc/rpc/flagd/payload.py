@@ -7,9 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
+from flagsvc.changelog import ChangeKind
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
-from flagsvc.near import ChangeKind, NearCache
+from flagsvc.near import NearCache
 from flagsvc.ports import Entry
 from flagsvc.reader import Reader
 from flagsvc.rpc.flagd.values import put_fields

@@ -11,8 +11,10 @@ import builtins
 import collections.abc
 import flagsvc.generated.flagsvc.v1.types_pb2
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import sys
@@ -25,6 +27,98 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _WriteLevel:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _WriteLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WriteLevel.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    WRITE_LEVEL_UNSPECIFIED: _WriteLevel.ValueType  # 0
+    """Not told; in a request: CACHED."""
+    WRITE_LEVEL_STORED: _WriteLevel.ValueType  # 1
+    """It is in the store with its history, and the replica that was asked answers with it."""
+    WRITE_LEVEL_CACHED: _WriteLevel.ValueType  # 2
+    """The shared cache has nothing older either, and the change is announced. Without a shared cache no change gets here,
+    unless this replica is the only one that its store can have.
+    """
+    WRITE_LEVEL_APPLIED: _WriteLevel.ValueType  # 3
+    """Every live replica answers with it, or with something newer."""
+
+class WriteLevel(_WriteLevel, metaclass=_WriteLevelEnumTypeWrapper):
+    """WriteLevel is how far a change has spread."""
+
+WRITE_LEVEL_UNSPECIFIED: WriteLevel.ValueType  # 0
+"""Not told; in a request: CACHED."""
+WRITE_LEVEL_STORED: WriteLevel.ValueType  # 1
+"""It is in the store with its history, and the replica that was asked answers with it."""
+WRITE_LEVEL_CACHED: WriteLevel.ValueType  # 2
+"""The shared cache has nothing older either, and the change is announced. Without a shared cache no change gets here,
+unless this replica is the only one that its store can have.
+"""
+WRITE_LEVEL_APPLIED: WriteLevel.ValueType  # 3
+"""Every live replica answers with it, or with something newer."""
+Global___WriteLevel: typing_extensions.TypeAlias = WriteLevel
+
+class _ChangeFeed:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ChangeFeedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ChangeFeed.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CHANGE_FEED_UNSPECIFIED: _ChangeFeed.ValueType  # 0
+    """Not told."""
+    CHANGE_FEED_STREAM: _ChangeFeed.ValueType  # 1
+    """A change stream of MongoDB: within milliseconds."""
+    CHANGE_FEED_POLLING: _ChangeFeed.ValueType  # 2
+    """The whole store is read again and again, because it has no change streams."""
+    CHANGE_FEED_NONE: _ChangeFeed.ValueType  # 3
+    """Not needed: no other program changes this store without counting revisions."""
+
+class ChangeFeed(_ChangeFeed, metaclass=_ChangeFeedEnumTypeWrapper):
+    """ChangeFeed is how changes are learned that another program makes in the store."""
+
+CHANGE_FEED_UNSPECIFIED: ChangeFeed.ValueType  # 0
+"""Not told."""
+CHANGE_FEED_STREAM: ChangeFeed.ValueType  # 1
+"""A change stream of MongoDB: within milliseconds."""
+CHANGE_FEED_POLLING: ChangeFeed.ValueType  # 2
+"""The whole store is read again and again, because it has no change streams."""
+CHANGE_FEED_NONE: ChangeFeed.ValueType  # 3
+"""Not needed: no other program changes this store without counting revisions."""
+Global___ChangeFeed: typing_extensions.TypeAlias = ChangeFeed
+
+class _DriftKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DriftKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DriftKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DRIFT_KIND_UNSPECIFIED: _DriftKind.ValueType  # 0
+    """Not told."""
+    DRIFT_KIND_OLDER: _DriftKind.ValueType  # 1
+    """The cache has an older revision."""
+    DRIFT_KIND_NEWER: _DriftKind.ValueType  # 2
+    """The cache has a newer revision than the store: the store was restored from a backup."""
+    DRIFT_KIND_DIFFERENT: _DriftKind.ValueType  # 3
+    """The same revision, another definition."""
+    DRIFT_KIND_DELETED: _DriftKind.ValueType  # 4
+    """The store has no such flag."""
+
+class DriftKind(_DriftKind, metaclass=_DriftKindEnumTypeWrapper):
+    """DriftKind says how a cached entry differs."""
+
+DRIFT_KIND_UNSPECIFIED: DriftKind.ValueType  # 0
+"""Not told."""
+DRIFT_KIND_OLDER: DriftKind.ValueType  # 1
+"""The cache has an older revision."""
+DRIFT_KIND_NEWER: DriftKind.ValueType  # 2
+"""The cache has a newer revision than the store: the store was restored from a backup."""
+DRIFT_KIND_DIFFERENT: DriftKind.ValueType  # 3
+"""The same revision, another definition."""
+DRIFT_KIND_DELETED: DriftKind.ValueType  # 4
+"""The store has no such flag."""
+Global___DriftKind: typing_extensions.TypeAlias = DriftKind
+
 @typing.final
 class EvaluateFlagRequest(google.protobuf.message.Message):
     """EvaluateFlagRequest names the flag and the caller."""
@@ -36,6 +130,7 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     CONTEXT_FIELD_NUMBER: builtins.int
     EXPECTED_TYPE_FIELD_NUMBER: builtins.int
     EXPLAIN_FIELD_NUMBER: builtins.int
+    MIN_REVISION_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters, no control characters. Required."""
     flag_set: builtins.str
@@ -44,6 +139,10 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     """Type the caller needs; another type answers error code TYPE_MISMATCH. Default: any type."""
     explain: builtins.bool
     """Whether to tell how the outcome came about; for people, it costs many times the evaluation. Default: no."""
+    min_revision: builtins.int
+    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
+    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """
     @property
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
         """For whom the flag is evaluated: at most 65,536 bytes serialized. Default: empty."""
@@ -56,9 +155,10 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
         context: flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext | None = ...,
         expected_type: flagsvc.generated.flagsvc.v1.types_pb2.ValueType.ValueType = ...,
         explain: builtins.bool = ...,
+        min_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["context", b"context"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "expected_type", b"expected_type", "explain", b"explain", "flag_key", b"flag_key", "flag_set", b"flag_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context", b"context", "expected_type", b"expected_type", "explain", b"explain", "flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___EvaluateFlagRequest: typing_extensions.TypeAlias = EvaluateFlagRequest
 
@@ -183,8 +283,13 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
     FLAG_KEYS_FIELD_NUMBER: builtins.int
     FLAG_SET_FIELD_NUMBER: builtins.int
     CONTEXT_FIELD_NUMBER: builtins.int
+    MIN_REVISION_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Set the flags belong to: at most 255 characters. Default: "default"."""
+    min_revision: builtins.int
+    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
+    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """
     @property
     def flag_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Keys to evaluate: at most 1,000; each 1 to 255 characters. Empty: every flag of the set."""
@@ -199,9 +304,10 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
         flag_keys: collections.abc.Iterable[builtins.str] | None = ...,
         flag_set: builtins.str = ...,
         context: flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext | None = ...,
+        min_revision: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["context", b"context"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "flag_keys", b"flag_keys", "flag_set", b"flag_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context", b"context", "flag_keys", b"flag_keys", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___BatchEvaluateFlagsRequest: typing_extensions.TypeAlias = BatchEvaluateFlagsRequest
 
@@ -318,17 +424,23 @@ class GetFlagRequest(google.protobuf.message.Message):
 
     FLAG_KEY_FIELD_NUMBER: builtins.int
     FLAG_SET_FIELD_NUMBER: builtins.int
+    MIN_REVISION_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
     """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    min_revision: builtins.int
+    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
+    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """
     def __init__(
         self,
         *,
         flag_key: builtins.str = ...,
         flag_set: builtins.str = ...,
+        min_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flag_key", b"flag_key", "flag_set", b"flag_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___GetFlagRequest: typing_extensions.TypeAlias = GetFlagRequest
 
@@ -420,13 +532,21 @@ class CreateFlagRequest(google.protobuf.message.Message):
     FLAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
     """Why, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """How far the change must have spread before the answer. Default: CACHED."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag. Key is required; status defaults to DISABLED, name to the key, category to "addon". Output fields are ignored."""
+
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
 
     def __init__(
         self,
@@ -434,9 +554,11 @@ class CreateFlagRequest(google.protobuf.message.Message):
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["flag", b"flag"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___CreateFlagRequest: typing_extensions.TypeAlias = CreateFlagRequest
 
@@ -447,17 +569,23 @@ class CreateFlagResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FLAG_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its first revision."""
+
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the change had spread when this was answered. Always set."""
 
     def __init__(
         self,
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
+        spread: Global___WriteSpread | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["flag", b"flag"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
 
 Global___CreateFlagResponse: typing_extensions.TypeAlias = CreateFlagResponse
 
@@ -471,10 +599,14 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     UPDATE_MASK_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
     """Why, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """How far the change must have spread before the answer. Default: CACHED."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag: key and flag_set name it, etag (if set) is the revision that the caller means to change."""
@@ -483,6 +615,10 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
         """Fields to change; "*" is every writable field. Required: at least one. A named field that is unset is cleared."""
 
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+
     def __init__(
         self,
         *,
@@ -490,9 +626,11 @@ class UpdateFlagRequest(google.protobuf.message.Message):
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["flag", b"flag", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "update_mask", b"update_mask"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "update_mask", b"update_mask", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "update_mask", b"update_mask", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___UpdateFlagRequest: typing_extensions.TypeAlias = UpdateFlagRequest
 
@@ -503,17 +641,23 @@ class UpdateFlagResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FLAG_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its new revision."""
+
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the change had spread when this was answered. Always set."""
 
     def __init__(
         self,
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
+        spread: Global___WriteSpread | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["flag", b"flag"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
 
 Global___UpdateFlagResponse: typing_extensions.TypeAlias = UpdateFlagResponse
 
@@ -529,6 +673,8 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -541,6 +687,12 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
     """Why, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """How far the change must have spread before the answer. Default: CACHED."""
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+
     def __init__(
         self,
         *,
@@ -550,8 +702,11 @@ class ToggleFlagRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "enabled", b"enabled", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "enabled", b"enabled", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___ToggleFlagRequest: typing_extensions.TypeAlias = ToggleFlagRequest
 
@@ -562,17 +717,23 @@ class ToggleFlagResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FLAG_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its new revision."""
+
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the change had spread when this was answered. Always set."""
 
     def __init__(
         self,
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
+        spread: Global___WriteSpread | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["flag", b"flag"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
 
 Global___ToggleFlagResponse: typing_extensions.TypeAlias = ToggleFlagResponse
 
@@ -587,6 +748,8 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -597,6 +760,12 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
     """Why, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """How far the change must have spread before the answer. Default: CACHED."""
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+
     def __init__(
         self,
         *,
@@ -605,8 +774,11 @@ class DeleteFlagRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___DeleteFlagRequest: typing_extensions.TypeAlias = DeleteFlagRequest
 
@@ -617,14 +789,21 @@ class DeleteFlagResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """Revision of the deletion: larger than the flag's last one."""
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the change had spread when this was answered. Always set."""
+
     def __init__(
         self,
         *,
         revision: builtins.int = ...,
+        spread: Global___WriteSpread | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["revision", b"revision"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "spread", b"spread"]) -> None: ...
 
 Global___DeleteFlagResponse: typing_extensions.TypeAlias = DeleteFlagResponse
 
@@ -849,3 +1028,268 @@ class Heartbeat(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___Heartbeat: typing_extensions.TypeAlias = Heartbeat
+
+@typing.final
+class WriteSpread(google.protobuf.message.Message):
+    """WriteSpread tells how far a change had spread."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    REACHED_FIELD_NUMBER: builtins.int
+    APPLIED_BY_FIELD_NUMBER: builtins.int
+    LAGGING_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """Revision of the change. Give it as min_revision to see the change, or something newer, on any replica."""
+    reached: Global___WriteLevel.ValueType
+    """The level that was reached: at least STORED."""
+    @property
+    def applied_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Replicas that are known to have applied the change, in the order of their names."""
+
+    @property
+    def lagging(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Live replicas that are not known to have applied it yet; they will within their staleness bound."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        reached: Global___WriteLevel.ValueType = ...,
+        applied_by: collections.abc.Iterable[builtins.str] | None = ...,
+        lagging: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_by", b"applied_by", "lagging", b"lagging", "reached", b"reached", "revision", b"revision"]) -> None: ...
+
+Global___WriteSpread: typing_extensions.TypeAlias = WriteSpread
+
+@typing.final
+class GetStatusRequest(google.protobuf.message.Message):
+    """GetStatusRequest has no fields."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___GetStatusRequest: typing_extensions.TypeAlias = GetStatusRequest
+
+@typing.final
+class GetStatusResponse(google.protobuf.message.Message):
+    """GetStatusResponse has every replica that is known to live."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    ANSWERED_BY_FIELD_NUMBER: builtins.int
+    COMPLETE_FIELD_NUMBER: builtins.int
+    answered_by: builtins.str
+    """Name of the replica that answers."""
+    complete: builtins.bool
+    """Whether the shared cache, where replicas report, could be asked. No: replicas that this one has not heard are missing."""
+    @property
+    def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+        """Replicas by name."""
+
+    def __init__(
+        self,
+        *,
+        replicas: collections.abc.Iterable[Global___ReplicaStatus] | None = ...,
+        answered_by: builtins.str = ...,
+        complete: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answered_by", b"answered_by", "complete", b"complete", "replicas", b"replicas"]) -> None: ...
+
+Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
+
+@typing.final
+class ReplicaStatus(google.protobuf.message.Message):
+    """ReplicaStatus is how one replica stands, as it last reported."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class RevisionsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REPLICA_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    STARTED_AT_FIELD_NUMBER: builtins.int
+    REPORTED_MS_AGO_FIELD_NUMBER: builtins.int
+    REVISIONS_FIELD_NUMBER: builtins.int
+    LAG_FIELD_NUMBER: builtins.int
+    VIEW_AGE_MS_FIELD_NUMBER: builtins.int
+    STALENESS_BOUND_MS_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    STORE_UP_FIELD_NUMBER: builtins.int
+    CACHE_UP_FIELD_NUMBER: builtins.int
+    CHANNEL_HEARD_FIELD_NUMBER: builtins.int
+    CHANGE_FEED_FIELD_NUMBER: builtins.int
+    CHANGE_FEED_UP_FIELD_NUMBER: builtins.int
+    KEEPER_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    replica: builtins.str
+    """Its name: host, process id and a random part. A restart makes a new one."""
+    version: builtins.str
+    """Version of flagsvc."""
+    reported_ms_ago: builtins.int
+    """Milliseconds since it reported; 0 for the one that answers."""
+    lag: builtins.int
+    """Changes that some replica has applied and this one has not, over all flag sets."""
+    view_age_ms: builtins.int
+    """Milliseconds since its view was last known to be the store's, when it reported; -1: never yet."""
+    staleness_bound_ms: builtins.int
+    """Its staleness bound in milliseconds: past it, nothing is answered from memory without saying STALE."""
+    ready: builtins.bool
+    """Whether it can answer."""
+    store_up: builtins.bool
+    """Whether the store answers it."""
+    cache_up: builtins.bool
+    """Whether the shared cache answers it (its breaker is closed). False without one."""
+    channel_heard: builtins.bool
+    """Whether it hears announcements. False without a shared cache."""
+    change_feed: Global___ChangeFeed.ValueType
+    """How it learns of changes that other programs make in the store."""
+    change_feed_up: builtins.bool
+    """Whether that way works now."""
+    keeper: builtins.bool
+    """Whether it vouches for the shared cache; one replica does."""
+    flags: builtins.int
+    """Flags that it holds in memory."""
+    @property
+    def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it started, by its own clock."""
+
+    @property
+    def revisions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """For each flag set the revision up to which it has applied every change."""
+
+    def __init__(
+        self,
+        *,
+        replica: builtins.str = ...,
+        version: builtins.str = ...,
+        started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        reported_ms_ago: builtins.int = ...,
+        revisions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        lag: builtins.int = ...,
+        view_age_ms: builtins.int = ...,
+        staleness_bound_ms: builtins.int = ...,
+        ready: builtins.bool = ...,
+        store_up: builtins.bool = ...,
+        cache_up: builtins.bool = ...,
+        channel_heard: builtins.bool = ...,
+        change_feed: Global___ChangeFeed.ValueType = ...,
+        change_feed_up: builtins.bool = ...,
+        keeper: builtins.bool = ...,
+        flags: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cache_up", b"cache_up", "change_feed", b"change_feed", "change_feed_up", b"change_feed_up", "channel_heard", b"channel_heard", "flags", b"flags", "keeper", b"keeper", "lag", b"lag", "ready", b"ready", "replica", b"replica", "reported_ms_ago", b"reported_ms_ago", "revisions", b"revisions", "staleness_bound_ms", b"staleness_bound_ms", "started_at", b"started_at", "store_up", b"store_up", "version", b"version", "view_age_ms", b"view_age_ms"]) -> None: ...
+
+Global___ReplicaStatus: typing_extensions.TypeAlias = ReplicaStatus
+
+@typing.final
+class VerifyCacheRequest(google.protobuf.message.Message):
+    """VerifyCacheRequest asks for a comparison of everything."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPAIR_FIELD_NUMBER: builtins.int
+    repair: builtins.bool
+    """Whether to put right what is wrong. Default: only tell."""
+    def __init__(
+        self,
+        *,
+        repair: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["repair", b"repair"]) -> None: ...
+
+Global___VerifyCacheRequest: typing_extensions.TypeAlias = VerifyCacheRequest
+
+@typing.final
+class VerifyCacheResponse(google.protobuf.message.Message):
+    """VerifyCacheResponse tells what was found."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: builtins.int
+    DRIFTS_FIELD_NUMBER: builtins.int
+    DRIFTED_FIELD_NUMBER: builtins.int
+    REPAIRED_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    checked: builtins.int
+    """Entries of the shared cache that were compared."""
+    drifted: builtins.int
+    """How many there are."""
+    repaired: builtins.int
+    """How many of them are put right."""
+    missing: builtins.int
+    """Flags of the store that the shared cache does not have; it will when they are asked for. No drift."""
+    @property
+    def drifts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Drift]:
+        """Entries that are not what the store has: at most the first 1,000."""
+
+    def __init__(
+        self,
+        *,
+        checked: builtins.int = ...,
+        drifts: collections.abc.Iterable[Global___Drift] | None = ...,
+        drifted: builtins.int = ...,
+        repaired: builtins.int = ...,
+        missing: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checked", b"checked", "drifted", b"drifted", "drifts", b"drifts", "missing", b"missing", "repaired", b"repaired"]) -> None: ...
+
+Global___VerifyCacheResponse: typing_extensions.TypeAlias = VerifyCacheResponse
+
+@typing.final
+class Drift(google.protobuf.message.Message):
+    """Drift is an entry of the shared cache that is not what the store has."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    STORED_REVISION_FIELD_NUMBER: builtins.int
+    CACHED_REVISION_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    REPAIRED_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag."""
+    flag_set: builtins.str
+    """Set it belongs to."""
+    stored_revision: builtins.int
+    """Revision in the store; 0 when it is not there."""
+    cached_revision: builtins.int
+    """Revision in the shared cache."""
+    kind: Global___DriftKind.ValueType
+    """What is wrong."""
+    repaired: builtins.bool
+    """Whether it was put right."""
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        flag_set: builtins.str = ...,
+        stored_revision: builtins.int = ...,
+        cached_revision: builtins.int = ...,
+        kind: Global___DriftKind.ValueType = ...,
+        repaired: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_revision", b"cached_revision", "flag_key", b"flag_key", "flag_set", b"flag_set", "kind", b"kind", "repaired", b"repaired", "stored_revision", b"stored_revision"]) -> None: ...
+
+Global___Drift: typing_extensions.TypeAlias = Drift

@@ -85,6 +85,16 @@ class FlagServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/flagsvc.v1.FlagService/GetStatus',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.VerifyCache = channel.unary_unary(
+                '/flagsvc.v1.FlagService/VerifyCache',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.FromString,
+                _registered_method=True)
 
 
 class FlagServiceServicer(object):
@@ -161,6 +171,21 @@ class FlagServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """Tells how this replica and all others that are known stand: what they have applied, and what they can reach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyCache(self, request, context):
+        """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
+        UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FlagServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +238,16 @@ def add_FlagServiceServicer_to_server(servicer, server):
                     servicer.WatchFlags,
                     request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.GetStatusRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'VerifyCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyCache,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +521,60 @@ class FlagService(object):
             '/flagsvc.v1.FlagService/WatchFlags',
             flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsRequest.SerializeToString,
             flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/GetStatus',
+            flagsvc_dot_v1_dot_flag__service__pb2.GetStatusRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/VerifyCache',
+            flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -189,7 +189,39 @@ _FlagServiceWatchFlagsType = typing_extensions.TypeVar(
     ],
 )
 
-class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType]):
+_FlagServiceGetStatusType = typing_extensions.TypeVar(
+    '_FlagServiceGetStatusType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+    ],
+)
+
+_FlagServiceVerifyCacheType = typing_extensions.TypeVar(
+    '_FlagServiceVerifyCacheType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+    ],
+)
+
+class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType]):
     """FlagService answers "is this feature on, and with which value, for this caller?" and lets operators change flags."""
 
     @typing.overload
@@ -233,6 +265,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
         grpc.UnaryStreamMultiCallable[
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -278,6 +318,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     EvaluateFlag: _FlagServiceEvaluateFlagType
@@ -309,6 +357,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
 
     WatchFlags: _FlagServiceWatchFlagsType
     """Streams a flag set: a snapshot first, then every change as it is applied on this replica."""
+
+    GetStatus: _FlagServiceGetStatusType
+    """Tells how this replica and all others that are known stand: what they have applied, and what they can reach."""
+
+    VerifyCache: _FlagServiceVerifyCacheType
+    """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
+    UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+    """
 
 FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -350,6 +406,14 @@ FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
         flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
     ],
 ]
 
@@ -435,5 +499,23 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse], collections.abc.AsyncIterator[flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse]]:
         """Streams a flag set: a snapshot first, then every change as it is applied on this replica."""
+
+    @abc.abstractmethod
+    def GetStatus(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse]]:
+        """Tells how this replica and all others that are known stand: what they have applied, and what they can reach."""
+
+    @abc.abstractmethod
+    def VerifyCache(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse]]:
+        """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
+        UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+        """
 
 def add_FlagServiceServicer_to_server(servicer: FlagServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

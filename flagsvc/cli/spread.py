@@ -1,0 +1,100 @@
+"""How far a change has spread: what a write asks for, and what it tells of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypedDict
+
+from google.protobuf.duration_pb2 import Duration
+
+from flagsvc.cli.options import DEFAULT_WAIT_S
+from flagsvc.cli.usage import UsageError
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+
+NOT_REACHED = 3
+"""Exit status of a write that is stored and did not spread as far as was asked for in time."""
+_LEVELS = {
+    "stored": pb.WRITE_LEVEL_STORED,
+    "cached": pb.WRITE_LEVEL_CACHED,
+    "applied": pb.WRITE_LEVEL_APPLIED,
+}
+_STORED_ALL_THE_SAME = "the change IS stored"
+
+
+class Waiting(TypedDict, total=False):
+    """The fields of a write's request that say what to wait for."""
+
+    wait_for: pb.WriteLevel.ValueType
+    wait_timeout: Duration
+
+
+def wanted(args: argparse.Namespace) -> Waiting:
+    """Read --wait-for and --wait-timeout. Raises UsageError."""
+    if args.wait_for is None:
+        if args.wait_timeout is not None:
+            raise UsageError("--wait-timeout needs --wait-for stored, cached or applied")
+        return {}
+    wait_timeout = Duration()
+    wait_timeout.FromTimedelta(timedelta(seconds=_wait_s(args)))
+    return {"wait_for": _LEVELS[args.wait_for], "wait_timeout": wait_timeout}
+
+
+def deadline_s(args: argparse.Namespace) -> float:
+    """Give a write as long as any other call, and what it is to wait for on top of that."""
+    timeout: float = args.timeout
+    return timeout + (_wait_s(args) if args.wait_for else 0.0)
+
+
+def as_json(spread: pb.WriteSpread) -> dict[str, Any]:
+    """Give it for programs."""
+    return {
+        "revision": spread.revision,
+        "reached": pb.WriteLevel.Name(spread.reached).removeprefix("WRITE_LEVEL_"),
+        "appliedBy": list(spread.applied_by),
+        "lagging": list(spread.lagging),
+    }
+
+
+def tell(args: argparse.Namespace, spread: pb.WriteSpread) -> int:
+    """Say how far a change has spread, to whom it asked; gives the exit status."""
+    if args.wait_for is None:
+        return 0
+    if spread.reached < _LEVELS[args.wait_for]:
+        missed = (
+            f"not {'applied everywhere' if args.wait_for == 'applied' else args.wait_for} after {_wait_s(args):g} s"
+        )
+        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; {_STORED_ALL_THE_SAME}", file=sys.stderr)
+        return NOT_REACHED
+    if not args.json:
+        print(f"revision {spread.revision}: {_reached(args.wait_for, spread)}")
+    return 0
+
+
+def _reached(level: str, spread: pb.WriteSpread) -> str:
+    if level == "applied":
+        count = len(spread.applied_by)
+        return f"applied by {count} {'replica' if count == 1 else 'replicas'} ({', '.join(spread.applied_by)})"
+    return "stored, cached and announced" if level == "cached" else "stored"
+
+
+def _so_far(level: str, spread: pb.WriteSpread) -> str:
+    others = "other replicas see it by themselves within their staleness bound"
+    if level != "applied":
+        return f"the shared cache cannot be reached, or there is none; {others}"
+    applied = f"applied by {', '.join(spread.applied_by) or 'no replica that is known'}"
+    if not spread.lagging:
+        return f"{applied}; who else lives is not known without the shared cache; {others}"
+    return f"{applied}; lagging: {', '.join(spread.lagging)} ({_promise(spread.lagging)})"
+
+
+def _promise(lagging: Sequence[str]) -> str:
+    if len(lagging) == 1:
+        return "it answers with the change by itself within its staleness bound"
+    return "they answer with the change by themselves within their staleness bounds"
+
+
+def _wait_s(args: argparse.Namespace) -> float:
+    return DEFAULT_WAIT_S if args.wait_timeout is None else float(args.wait_timeout)

@@ -1,0 +1,340 @@
+"""What an operator sees of all replicas together: who has a change, who does not, and whether their cache is right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pymongo
+import pytest
+
+from flagsvc.adapters.redis import RedisCache
+from flagsvc.core.model import Flag, FlagId, Status
+from flagsvc.drift import Verified
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.ports import Entry, Vouched
+from tests.replicas import FLAGSVC, Process, replica, until
+from tests.servers import Mongod, RedisServer
+
+Done = subprocess.CompletedProcess[str]
+APPLIED = ("--wait-for", "applied", "--wait-timeout", "2")
+
+
+def run(address: str, *arguments: str) -> Done:
+    environment = {**os.environ, "FLAGSVC_ADDRESS": address, "COLUMNS": "300", "USER": "ann"}
+    return subprocess.run(
+        [FLAGSVC, *arguments], capture_output=True, text=True, timeout=40, env=environment, check=False
+    )
+
+
+def run_until(address: str, *arguments: str, good: Callable[[Done], bool], seconds: float = 15) -> Done:
+    deadline = time.monotonic() + seconds
+    while not good(done := run(address, *arguments)):
+        assert time.monotonic() < deadline, done
+    return done
+
+
+def good_json(done: Done) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def name_of(process: Process, status: Any) -> str:
+    """The replica's name, which has its process id in it."""
+    assert process.process
+    [name] = [r["replica"] for r in status["replicas"] if f"-{process.process.pid}-" in r["replica"]]
+    return str(name)
+
+
+@pytest.fixture
+def three(mongo_database_url: str, redis_clean_url: str) -> Iterator[list[Process]]:
+    """Three replicas that know one another, with one flag."""
+    with ExitStack() as stack:
+        made = [
+            stack.enter_context(Process("--store", mongo_database_url, "--cache", redis_clean_url)) for _ in range(3)
+        ]
+        try:
+            for process in made:
+                run_until(process.address, "status", "--json", good=knows_three)
+            assert run(made[0].address, "create", "kill-switch", "status=ENABLED").returncode == 0
+            yield made
+        finally:
+            for process in made:
+                process.resume()
+
+
+def knows_three(done: Done) -> bool:
+    return done.returncode == 0 and len(json.loads(done.stdout)["replicas"]) == 3
+
+
+def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(three: list[Process]) -> None:
+    status = good_json(run(three[0].address, "status", "--json"))
+    names = [name_of(process, status) for process in three]
+    done = run(three[0].address, "toggle", "kill-switch", "on", *APPLIED)
+    assert (done.returncode, done.stderr) == (0, "")
+    everybody = f"applied by 3 replicas ({', '.join(sorted(names))})"
+    assert re.search(rf"^revision 2: {re.escape(everybody)}$", done.stdout, re.MULTILINE)
+
+    three[2].pause()
+    began = time.monotonic()
+    done = run(three[0].address, "toggle", "kill-switch", "off", *APPLIED)
+    assert done.returncode == 3
+    assert 2 <= time.monotonic() - began < 5
+    assert done.stderr == (
+        f"error: not applied everywhere after 2 s: applied by {', '.join(sorted(names[:2]))}; lagging: {names[2]}"
+        " (it answers with the change by itself within its staleness bound); the change IS stored\n"
+    )
+    assert "DISABLED" in done.stdout
+    assert "applied by" not in done.stdout
+    for other in three[:2]:
+        found = good_json(run(other.address, "evaluate", "kill-switch", "--min-revision", "3", "--json"))
+        assert (found["reason"], found["revision"]) == ("DISABLED", 3)
+
+    done = run(three[1].address, "set", "kill-switch", "status=BETA", *APPLIED, "--json")
+    assert done.returncode == 3
+    told = json.loads(done.stdout)
+    spread = {"revision": 4, "reached": "CACHED", "appliedBy": sorted(names[:2]), "lagging": [names[2]]}
+    assert (told["status"], told["spread"]) == ("BETA", spread)
+    told = good_json(run(three[1].address, "toggle", "kill-switch", "on", "--wait-for", "cached", "--json"))
+    assert told["spread"]["reached"] == "CACHED", "the paused one holds up only who waits for it"
+
+    three[2].resume()
+    done = run(three[0].address, "toggle", "kill-switch", "off", *APPLIED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert everybody in done.stdout
+    found = good_json(run(three[2].address, "evaluate", "kill-switch", "--json"))
+    assert (found["reason"], found["source"], found["revision"]) == ("DISABLED", "NEAR_CACHE", 6)
+    done = run(three[2].address, "delete", "kill-switch", *APPLIED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"revision 7: {everybody}\n")
+
+
+def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(three: list[Process]) -> None:
+    address = three[0].address
+    status = good_json(run_until(address, "status", "--json", good=has_a_keeper))
+    names = [name_of(process, status) for process in three]
+    assert status["answeredBy"] == names[0]
+    assert (status["complete"], status["problems"]) == (True, [])
+    assert [r["replica"] for r in status["replicas"]] == sorted(names)
+    for told in status["replicas"]:
+        assert told["revisions"] == {"default": 1}
+        assert (told["ready"], told["storeUp"], told["cacheUp"], told["channelHeard"], told["lag"]) == (*[True] * 4, 0)
+        assert (told["changeFeed"], told["changeFeedUp"], told["flags"]) == ("STREAM", True, 1)
+        assert 0 <= told["viewAgeMs"] <= told["stalenessBoundMs"] == 5000
+        assert told["reportedMsAgo"] < 3000
+
+    table = run(address, "status")
+    assert table.returncode == 0, table.stderr
+    rows = {row.split()[0]: row for row in table.stdout.splitlines()}
+    assert [name for name, row in rows.items() if "answers" in row] == [names[0]]
+    assert len([row for row in rows.values() if "keeper" in row]) == 1
+    assert all("stream" in rows[name] and "heard" in rows[name] for name in names)
+
+    three[2].pause()
+    assert run(address, "toggle", "kill-switch", "off").returncode == 0
+    done = run(address, "status")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {names[2]} ")
+    assert "lags by 1 change" in done.stderr
+    assert "error" not in done.stderr.removeprefix("error"), "the others are well"
+    silent = run_until(address, "status", "--json", good=lambda done: "has not reported" in done.stderr)
+    assert silent.returncode == 1
+    [problem] = json.loads(silent.stdout)["problems"]
+    assert re.match(rf"{names[2]} has not reported for \d+\.\d s and lags by 1 change: ", problem)
+    three[2].resume()
+    run_until(address, "status", good=lambda done: done.returncode == 0)
+    three[2].stop()
+    assert len(good_json(run(address, "status", "--json"))["replicas"]) == 2, "one that stopped is not waited for"
+
+
+def has_a_keeper(done: Done) -> bool:
+    return done.returncode == 0 and any(replica["keeper"] for replica in json.loads(done.stdout)["replicas"])
+
+
+def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
+    """What was changed since a replica reported last is no lag of it."""
+    done = threading.Event()
+
+    def write() -> int:
+        count = 0
+        with grpc.insecure_channel(three[0].address) as channel:
+            stub = pb_grpc.FlagServiceStub(channel)
+            while not done.wait(0.02):
+                stub.ToggleFlag(pb.ToggleFlagRequest(flag_key="kill-switch", enabled=count % 2 == 0), timeout=10)
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            told = [run(three[1].address, "status", "--json") for _ in range(4)]
+        finally:
+            done.set()
+        assert writing.result() > 50
+    assert [(each.returncode, each.stderr) for each in told] == [(0, "")] * 4
+    assert any(r["lag"] for each in told for r in json.loads(each.stdout)["replicas"]), "else this shows nothing"
+
+
+def test_status_of_a_store_that_comes_and_goes() -> None:
+    with Mongod() as mongod:
+        mongod.stop()
+        options = ("--store", mongod.database_url("status"), "--cache", "none")
+        with Process(*options, FLAGSVC_STALENESS_BOUND_S="1") as process:
+            told = "is not ready: the store does not answer it; see that it runs"
+            done = run_until(process.address, "status", good=lambda done: told in done.stderr)
+            assert done.returncode == 1
+            assert "never read" in done.stdout
+            mongod.start()
+            run_until(process.address, "status", good=lambda done: done.returncode == 0)
+            mongod.kill()
+            done = run_until(process.address, "status", good=lambda done: "down" in done.stdout)
+            assert done.returncode == 1
+            assert re.search(r"its view of the store is \d+\.\d s old, and its bound is 1 s", done.stderr)
+
+
+def test_status_tells_the_bound_of_polling() -> None:
+    with Mongod(replica_set=False) as mongod:
+        options = ("--store", mongod.database_url("status"), "--cache", "none")
+        with Process(*options, FLAGSVC_STALENESS_BOUND_S="2") as process:
+            run_until(process.address, "status", good=lambda done: done.returncode == 0)
+            done = run_until(process.address, "status", good=lambda done: "polling, within 2 s" in done.stdout)
+            assert done.returncode == 0
+
+
+def test_status_without_the_shared_cache_says_that_there_may_be_more(
+    mongo_database_url: str, redis_server: RedisServer
+) -> None:
+    with Process("--store", mongo_database_url, "--cache", redis_server.url) as process:
+        done = run_until(process.address, "status", good=lambda done: done.returncode == 0)
+        assert "there may be more" not in done.stdout
+        redis_server.kill()
+        done = run_until(process.address, "status", good=lambda done: "there may be more" in done.stdout)
+        assert done.returncode == 0, "it can answer"
+        assert good_json(run(process.address, "status", "--json"))["complete"] is False
+        done = run(process.address, "create", "a", "--wait-for", "cached", "--wait-timeout", "0.2")
+        assert done.returncode == 3
+        assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache cannot be reached")
+        assert done.stderr.endswith("the change IS stored\n")
+        assert run(process.address, "toggle", "a", "on").returncode == 0, "who did not ask is not told"
+        done = run(process.address, "verify")
+        assert done.returncode == 1
+        assert "the shared cache cannot be reached; try again (CACHE_UNAVAILABLE)" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@asynccontextmanager
+async def cache_at(url: str, *, keeps: bool = False) -> AsyncIterator[RedisCache]:
+    """`keeps`: vouch for it, so that no replica does and puts by itself what has just changed once more."""
+    cache = RedisCache(url, timeout_s=1.0)
+    await cache.open()
+    try:
+        await cache.put([], time.monotonic())  # learns Redis's clock
+        if keeps:
+            assert await cache.vouch(time.monotonic(), 120.0, anew=True) is Vouched.KEPT
+        yield cache
+    finally:
+        await cache.close()
+
+
+async def plant(cache: RedisCache, *entries: Entry) -> None:
+    """Put something wrong into the cache, whatever is there."""
+    assert await cache.put(entries, time.monotonic(), force=True)
+
+
+def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
+    return Entry.of(Flag(key=key, flag_set=flag_set, status=Status.ENABLED, revision=revision))
+
+
+async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
+    stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
+    async with cache_at(redis_clean_url, keeps=True) as cache, replica(**stores) as (client, server):
+
+        async def verify(*arguments: str) -> Done:
+            return await asyncio.to_thread(run, f"127.0.0.1:{server.port}", "verify", *arguments)
+
+        for key in ("older", "newer", "right"):
+            await client.create(key)
+        current = await client.toggle("older", True)
+        done = await verify()
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "3 cached entries compared to the store: 0 wrong, 0 repaired\n"
+
+        await plant(cache, entry("older", 1), entry("newer", 99), entry("ghost", 1), entry("ghost", 5, "staging"))
+        done = await verify()
+        assert done.returncode == 1
+        rows = {tuple(row.split()[:2]): row for row in done.stdout.splitlines()}
+        assert re.search(rf" {current.revision} +1 +older than the store +no", rows["older", "default"])
+        assert re.search(r" 2 +99 +newer than the store +no", rows["newer", "default"])
+        assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
+        assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
+        assert "5 cached entries compared to the store: 4 wrong, 0 repaired\n" in done.stdout
+        assert "Restart every replica too" in done.stdout
+        told = "error: 4 entries are not what the store has; put it right with: flagsvc verify --repair\n"
+        assert done.stderr == told
+
+        done = await verify("--json")
+        assert done.returncode == 1
+        found = json.loads(done.stdout)
+        assert [found[name] for name in ("checked", "drifted", "repaired", "missing")] == [5, 4, 0, 0]
+        [older] = [drift for drift in found["drifts"] if drift["flagKey"] == "older"]
+        assert older == {
+            "flagKey": "older",
+            "flagSet": "default",
+            "storedRevision": current.revision,
+            "cachedRevision": 1,
+            "kind": "OLDER",
+            "repaired": False,
+        }
+
+        done = await verify("--repair")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "5 cached entries compared to the store: 4 wrong, 4 repaired\n" in done.stdout
+        assert all(row.rstrip().endswith("yes") for row in done.stdout.splitlines()[1:5])
+        done = await verify("--json")
+        assert (done.returncode, json.loads(done.stdout)["drifted"]) == (0, 0)
+        [held] = await cache.peek([FlagId("default", "older")])
+        assert held is not None
+        assert held.revision == current.revision
+
+
+async def test_the_cache_is_put_right_by_itself_in_the_background(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.2}
+    async with replica(**stores) as (_, server), cache_at(redis_clean_url) as cache:
+        await plant(cache, entry("ghost", 1))
+        await until(lambda: server.replica.drift.repaired == 1, 15)
+        assert await cache.peek([FlagId("default", "ghost")]) == [Entry.absent(FlagId("default", "ghost"), 0)]
+
+
+async def test_a_document_that_cannot_be_evaluated_is_the_same_in_the_cache(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    """It neither counts as drift for ever, nor comes back from the cache as a flag that can be evaluated."""
+    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as mongo:
+        broken = {"key": "a", "name": "a", "status": "ENABLED", "variants": "x", "revision": 1}
+        mongo.get_default_database()["feature_flags"].insert_one(broken)
+        mongo.get_default_database()["flagsvc_revisions"].insert_one({"_id": "default", "revision": 1})
+    stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
+    async with replica(**stores) as (client, server), cache_at(redis_clean_url) as cache:
+        deadline = time.monotonic() + 10
+        while (await cache.peek([FlagId("default", "a")])) == [None]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert await server.replica.drift.verify(repair=False) == Verified(checked=1)
+        assert (await client.evaluate("a")).error_code == types.ERROR_CODE_PARSE_ERROR
+    async with replica(**stores, near_cache_entries=0) as (client, _):
+        found = await client.evaluate("a")
+        assert found.error_code == types.ERROR_CODE_PARSE_ERROR
