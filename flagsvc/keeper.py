@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 import structlog
 
@@ -19,6 +20,8 @@ from flagsvc.ports import Entry, FlagCache, Vouched
 KEEP_S = 1.0
 LASTS_S = 4.0
 """How long a word holds: when its giver dies, another replica gives it after that."""
+
+CHUNK = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -62,12 +65,13 @@ class Keeper:
         as_of, changed = self._near.confirmed_at, self._changed
         if not self._cache.available or time.monotonic() - as_of > lasts_s * 0.6:
             return
+        entries = self._current(changed)
         self._changed = {}
-        if not self.keeps or self._losses != self._near.losses:
+        if not self.keeps or self._losses != self._near.losses or entries is None:
             # What was committed after `as_of` was heard after it, and is to be put before the first renewal.
             self._changed = {flag_id: noted for flag_id, noted in changed.items() if noted[0] > as_of}
             await self._begin(as_of, lasts_s)
-        elif await self._cache.put([entry for _, entry in changed.values()], as_of):
+        elif await self._cache.put(entries, as_of):
             verdict = await self._cache.vouch(as_of, lasts_s, anew=False)
             self.keeps = verdict is Vouched.KEPT
             if verdict is Vouched.LOST:
@@ -75,12 +79,28 @@ class Keeper:
         else:
             self._changed = {**changed, **self._changed}
 
+    def _current(self, changed: Mapping[FlagId, tuple[float, Entry]]) -> list[Entry] | None:
+        """Give what is known now of flags that changed: what was noted may have been overtaken by a reading.
+
+        None when something newer was known that is not held any more.
+        """
+        entries = []
+        for flag_id, (_, entry) in changed.items():
+            held = self._near.get(flag_id)
+            if held is None and self._near.floor(flag_id) > entry.revision:
+                return None
+            entries.append(held.entry if held is not None else entry)
+        return entries
+
     async def _begin(self, as_of: float, lasts_s: float) -> None:
         """Vouch for nothing but what is put from now on; then put everything that is held."""
         self._losses = self._near.losses
         self.keeps = await self._cache.vouch(as_of, lasts_s, anew=True) is Vouched.KEPT
-        if self.keeps:
-            self.begun += 1
-            log.info("keeping the shared cache", entries=len(self._near) if self._near.complete else 0)
-            if self._near.complete:
-                await self._cache.put(self._near.entries(), as_of)
+        if not self.keeps:
+            return
+        self.begun += 1
+        log.info("keeping the shared cache", entries=len(self._near) if self._near.complete else 0)
+        ids = list(self._near.ids()) if self._near.complete else []
+        for start in range(0, len(ids), CHUNK):
+            held = [self._near.get(flag_id) for flag_id in ids[start : start + CHUNK]]
+            await self._cache.put([each.entry for each in held if each is not None], self._near.confirmed_at)

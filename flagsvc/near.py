@@ -96,7 +96,7 @@ class NearCache:
         `as_of`: the entry is not older than the store was then.
         """
         held = self._held.get(entry.id)
-        if held is None and entry.revision < self._floors.get(entry.id, 0):
+        if held is None and entry.revision < self.floor(entry.id):
             return Held(entry, NEVER, now, self._prepare)  # the caller looks at the floor
         if held is None or held.yields_to(entry, as_of):
             return self._take(held, entry, as_of, now, announced=False)
@@ -115,7 +115,7 @@ class NearCache:
             as_of = max(as_of, self.covered_since)  # newer than everything that was when changes were missed
         if passed or entry.revision:
             log.advance(passed or entry.revision, now)
-        if held is None or held.yields_to(entry, as_of):
+        if held.yields_to(entry, as_of) if held is not None else entry.revision >= self.floor(entry.id):
             self._take(held, entry, as_of, now, announced=True)
 
     def merge(self, contents: StoreContents, asked_at: float) -> list[Unnumbered]:
@@ -183,9 +183,9 @@ class NearCache:
         flags = [held.entry.flag for held in self._held.values() if held.entry.flag is not None]
         return StoreContents(flags, self.revisions())
 
-    def entries(self) -> list[Entry]:
-        """Give every held entry, those of deleted flags too."""
-        return [held.entry for held in self._held.values()]
+    def ids(self) -> list[FlagId]:
+        """Name everything that is held, deleted flags too."""
+        return list(self._held)
 
     def of_set(self, flag_set: str) -> list[Held]:
         """Give what is held of the flags of a set, in list order."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import structlog
 
 from flagsvc.core.errors import FlagsvcError, StoreUnavailable
-from flagsvc.core.model import FlagId
 from flagsvc.near import NearCache
 from flagsvc.ports import FlagCache, FlagStore, Unnumbered
 from flagsvc.spreading import spread
@@ -30,7 +29,7 @@ class Numbering:
 
     def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, keeps: Callable[[], bool]) -> None:
         self._near, self._store, self._cache, self._keeps = near, store, cache, keeps
-        self._tasks: dict[FlagId, asyncio.Task[None]] = {}
+        self._tasks: dict[Unnumbered, asyncio.Task[None]] = {}
         self.numbered = 0
 
     def __len__(self) -> int:
@@ -44,9 +43,12 @@ class Numbering:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def add(self, change: Unnumbered) -> None:
-        """See to it that a foreign change gets a revision."""
-        if change.id not in self._tasks:
-            self._tasks[change.id] = asyncio.create_task(self._see_to(change), name="numbering")
+        """See to it that a foreign change gets a revision.
+
+        A second change of a flag that still has the same one gets it together with the first; after a new one, apart.
+        """
+        if change not in self._tasks:
+            self._tasks[change] = asyncio.create_task(self._see_to(change), name="numbering")
 
     async def _see_to(self, change: Unnumbered) -> None:
         began = time.monotonic()
@@ -63,7 +65,7 @@ class Numbering:
         except FlagsvcError as error:
             log.warning("a foreign change has no revision", flag=change.id.key, error=str(error))
         finally:
-            del self._tasks[change.id]
+            del self._tasks[change]
 
     def _has_number(self, began: float, change: Unnumbered) -> bool:
         held = self._near.get(change.id)

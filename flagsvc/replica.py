@@ -26,7 +26,7 @@ from flagsvc.snapshots import Snapshots
 from flagsvc.telemetry import Sample
 from flagsvc.writer import Writer
 
-STORE_CHANCE_S = 1.0
+STORE_CHANCE_S = 0.5
 """How long a start with a snapshot waits for the store before it is ready without."""
 
 log = structlog.get_logger(__name__)

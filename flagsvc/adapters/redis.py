@@ -35,6 +35,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 CHUNK = 500
+STORE_S = 0.001
 SCANNED = 1_000
 PROBE_S = 0.5
 PATIENCE_S = 1.0
@@ -125,7 +126,7 @@ class RedisCache:
         """Store each entry unless a newer one is there (`force`: also then); 5 s after `as_of` is too late."""
         put = partial(self._put, stamp=await self._stamp(as_of), fence=fence, force=force)
         chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-        return all([await self._bounded(partial(put, chunk), False) for chunk in chunks])
+        return all([await self._bounded(partial(put, chunk), False, len(chunk)) for chunk in chunks])
 
     async def announce(self, event: Announced | Beat) -> bool:
         """Publish to every replica."""
@@ -238,13 +239,13 @@ class RedisCache:
             return self._negative_ttl_s if filled or not entry.revision else self._ttl_s
         return self._ttl_s * random.uniform(1 - self._ttl_jitter, 1 + self._ttl_jitter)  # noqa: S311  as above
 
-    async def _bounded(self, command: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """Run a command within the time-out; trouble opens the breaker and gives `otherwise`."""
+    async def _bounded(self, command: Callable[[], Awaitable[T]], otherwise: T, stored: int = 1) -> T:
+        """Run a command within the time-out, longer for many to store; trouble opens the breaker, gives `otherwise`."""
         if self._breaker.is_open:
             return otherwise
         sent = False
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s + (stored - 1) * STORE_S):
                 async with self._free:
                     if self._breaker.is_open:
                         return otherwise
@@ -264,8 +265,8 @@ class RedisCache:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._ask_clock(self._patient)
                     info: Any = await self._patient.info("memory")
-                used, most = info.get("used_memory", 0), info.get("maxmemory", 0)
-                self._state = {"memory_bytes": used, "memory_limit_bytes": most}
+                used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+                self._state = {"memory_bytes": used, "memory_limit_bytes": limit}
                 if self._breaker.is_open:
                     # Idle connections are of the server that went away: each would open the breaker once more.
                     await self._client.connection_pool.disconnect(inuse_connections=False)

@@ -195,7 +195,7 @@ def entry_in(flag_id: FlagId, text: bytes | None) -> Entry | None:
         if schema.decode() != _SCHEMA or not as_of.isdigit():
             return None
         return Entry(flag_id, int(revision), loads(body) if body else None)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -224,8 +224,10 @@ def event_in(data: bytes) -> Event | None:
         if isinstance(told["beat"], Mapping) and len(told) == 1:
             return None
         age_s = math.inf if told["age"] is None else float(told["age"])
+        if not age_s >= 0:
+            raise ValueError("nothing is younger than now")
         return Beat(str(told["replica"]), int(told["beat"]), _counts(told["revisions"]), age_s, _counts(told["heard"]))
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("no message of ours") from error
 
 

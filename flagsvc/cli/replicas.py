@@ -156,11 +156,11 @@ def _show_drifts(found: pb.VerifyCacheResponse) -> None:
         render.print_table(("key", "set", "in the store", "in the cache", "what", "repaired"), rows, "")
     if found.drifted > len(found.drifts):
         print(f"and {found.drifted - len(found.drifts):,} more")
-    print(
-        f"{found.checked:,} cached entries compared to the store: {found.drifted:,} wrong, {found.repaired:,} repaired"
-    )
+    entries = "1 cached entry" if found.checked == 1 else f"{found.checked:,} cached entries"
+    print(f"{entries} compared to the store: {found.drifted:,} wrong, {found.repaired:,} repaired")
     if found.missing:
-        print(f"{found.missing:,} flags are not cached, which is no fault: each will be when it is asked for")
+        flags = "1 flag is" if found.missing == 1 else f"{found.missing:,} flags are"
+        print(f"{flags} not cached, which is no fault: each will be when it is asked for")
     if any(drift.kind == pb.DRIFT_KIND_NEWER for drift in found.drifts):
         print("newer than the store: was it restored from a backup? Restart every replica too: memory never goes back")
 

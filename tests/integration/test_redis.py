@@ -110,6 +110,12 @@ async def test_many_entries_at_once(cache: RedisCache) -> None:
     assert await cache.peek([FlagId("default", "nope"), entries[3].id]) == [None, entries[3]]
 
 
+async def test_many_entries_may_take_longer_than_one_command(redis_clean_url: str) -> None:
+    async with cache_on(redis_clean_url, timeout_s=0.005) as cache:
+        await until(lambda: cache._clock.known)
+        assert await cache.put([entry(n + 1, key=f"k{n}") for n in range(CHUNK)], ago(0))
+
+
 async def test_a_refusal_anywhere_is_told(cache: RedisCache) -> None:
     found = await cache.fetch(A, 5)
     assert found
@@ -165,6 +171,7 @@ UNREADABLE = [
     "2:0:9:[]",
     "2:0:9:7",
     "2:0:1:{]}",
+    pytest.param('2:0:1:{"config":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
 ]
 
 
@@ -219,14 +226,16 @@ async def test_everything_held_is_gone_through_between_the_keys_of_others(
     assert {each.id: each for piece in pieces for each in piece} == {each.id: each for each in [*ours, absent(4_000)]}
 
 
-async def test_going_through_everything_tells_trouble(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+async def test_going_through_everything_tells_trouble(redis_server: RedisServer, fault: str) -> None:
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
         await cache.put([entry(n + 1, key=f"k{n}") for n in range(3_000)], ago(0))
         pieces = cache.entries()
         assert await anext(pieces)
-        redis_server.kill()
+        getattr(redis_server, fault)()
         with pytest.raises(CacheUnavailable):
-            [piece async for piece in pieces]
+            async with asyncio.timeout(10):
+                [piece async for piece in pieces]
 
 
 async def test_five_hundred_concurrent_reads_share_the_pool(cache: RedisCache) -> None:
@@ -372,7 +381,9 @@ MALFORMED = [
     *("", "{", "[]", "{}", "7", '{"beat": 7}', '{"key": 1}'),
     '{"set":"a","key":"b","revision":"x","flag":null}',
     *(json.dumps({**BEAT, name: value}) for name, value in [("beat", "x"), ("revisions", 7), ("heard", {"a": None})]),
-    json.dumps({**BEAT, "age": "old"}),
+    *(json.dumps({**BEAT, "age": age}) for age in ("old", -1, math.nan, [])),
+    json.dumps({**BEAT, "beat": math.inf}),
+    pytest.param('{"set":"a","key":"b","revision":1,"flag":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
 ]
 
 

@@ -21,7 +21,7 @@ from flagsvc.core.errors import CacheMissing, CacheUnavailable, FlagsvcError, St
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.drift import MOST_TOLD, Drift, Drifted, DriftKind, Verified, kind_of
 from flagsvc.near import NearCache
-from flagsvc.ports import NEVER, Entry
+from flagsvc.ports import NEVER, Entry, Vouched
 from tests.replicas import until
 from tests.servers import RedisServer
 
@@ -387,13 +387,13 @@ async def test_a_forced_entry_is_believed_by_nobody_until_it_was_read_again(part
     """Whoever repairs may die right after: it must not be answered from then, though somebody vouches for the cache."""
     await parts.make(A)
     parts.edit("DELETE FROM flags WHERE key = 'a'")
-    await parts.cache.vouch(time.monotonic(), 60.0, anew=True)
+    assert await parts.cache.vouch(time.monotonic(), 60.0, anew=True) is Vouched.KEPT
 
     class Dies(BaseException):
         pass
 
     async def dies() -> None:
-        await parts.cache.vouch(time.monotonic(), 60.0, anew=False)
+        assert await parts.cache.vouch(time.monotonic(), 60.0, anew=False) is Vouched.KEPT
         raise Dies
 
     parts.cache.after_force = dies

@@ -10,7 +10,9 @@ import pytest
 
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.core.changes import Author, create, toggle
+from flagsvc.core.errors import WritesUnsupported
 from flagsvc.core.model import Flag, FlagId
+from flagsvc.ports import ChangesUnsupported
 
 AUTHOR = Author(datetime.now(UTC))
 
@@ -36,4 +38,17 @@ async def test_a_row_that_cannot_be_read_spoils_its_flag_alone(tmp_path: Path, d
     bad = await read(store, FlagId("default", "bad"))
     assert bad
     assert bad.problem
+    await store.close()
+
+
+async def test_every_writer_counts_so_there_is_nothing_to_hear_or_to_number(tmp_path: Path) -> None:
+    store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
+    await store.change(FlagId("default", "good"), create(Flag(key="good"), AUTHOR))
+    assert not store.foreign
+    with pytest.raises(ChangesUnsupported):
+        await anext(store.changes())
+    await store.remember_place()
+    with pytest.raises(WritesUnsupported):
+        await store.renumber(FlagId("default", "good"), 1)
+    assert (await store.get(FlagId("default", "good"))).revision == 1
     await store.close()

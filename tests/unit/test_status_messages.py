@@ -174,6 +174,10 @@ def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed
     status, out, err = shown(capsys, message, command=replicas.verify)
     assert (status, err) == (0, "")
     assert "and 4 more" in out
+    assert "not cached" not in out
+    message.checked = message.missing = 1
+    _, out, _ = shown(capsys, message, command=replicas.verify)
+    assert "1 cached entry compared to the store: 5 wrong, 5 repaired\n1 flag is not cached, which is no fault" in out
     message.repaired = 4
     assert "1 entry is not what the store has" in shown(capsys, message, command=replicas.verify)[2]
 
