@@ -64,9 +64,22 @@ class Report:
         """Read it; None for one of another version that cannot be understood."""
         try:
             told = json.loads(text)
-            return cls(**{**told, "started_at": datetime.fromisoformat(told["started_at"])})
+            report = cls(**{**told, "started_at": datetime.fromisoformat(told["started_at"])})
         except (ValueError, TypeError, KeyError):
             return None
+        return report if report._is_sound() else None
+
+    def _is_sound(self) -> bool:
+        texts = (self.replica, self.version, self.change_feed)
+        numbers = (self.staleness_bound_s, self.view_age_s or 0.0, self.flags)
+        switches = (self.ready, self.store_up, self.cache_up, self.channel_heard, self.change_feed_up, self.keeper)
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(number, int | float) for number in numbers)
+            and all(isinstance(switch, bool) for switch in switches)
+            and isinstance(self.revisions, dict)
+            and all(isinstance(revision, int) for revision in self.revisions.values())
+        )
 
 
 @dataclass(frozen=True, slots=True)

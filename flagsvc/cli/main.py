@@ -13,7 +13,10 @@ from flagsvc.settings import SettingsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives its exit status: 0 good, 1 the command failed, 2 wrong usage or settings."""
+    """Run one command; gives its exit status.
+
+    0 good, 1 the command failed, 2 wrong usage or settings, 3 stored, but not spread in time as far as was asked for.
+    """
     args = parser().parse_args(argv)
     try:
         status: int = args.run(args)

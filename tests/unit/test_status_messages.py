@@ -245,3 +245,18 @@ def test_a_write_has_the_time_of_a_call_and_what_it_waits_for_on_top() -> None:
     args.wait_for = args.wait_timeout = None
     assert spread.deadline_s(args) == 2.0
     assert spread.wanted(args) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "null", '{"replica": "a"}', "not json"],
+)
+def test_a_report_that_is_none_is_left_out(text: str) -> None:
+    assert Report.of_text(text) is None
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("flags", "many"), ("ready", 1), ("revisions", {"default": "7"})])
+def test_a_report_with_a_value_of_another_type_is_left_out(name: str, wrong: object) -> None:
+    good = json.loads(WELL.to_text())
+    assert Report.of_text(json.dumps(good)) is not None
+    assert Report.of_text(json.dumps({**good, name: wrong})) is None
