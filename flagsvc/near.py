@@ -245,6 +245,8 @@ class NearCache:
         held = Held(entry, as_of, now, self._prepare)
         if entry.flag is not None or entry.revision or not self.complete:
             self._hold(held)
+        else:
+            self._held.pop(entry.id, None)  # what a complete cache does not hold is not there
         if announced or self.complete:
             for told in self._when_changed:
                 told(entry)

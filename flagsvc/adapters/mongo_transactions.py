@@ -93,32 +93,43 @@ class Transactions:
         raise AssertionError
 
     async def _once(self, work: Work) -> Entry | None:
-        async with session_of(self._client) as session:
-            try:
-                await awaited(session.start_transaction(read_concern=_SNAPSHOT, write_concern=_MAJORITY))
-                entry = await work(session)
-                if entry is not None:
-                    await _commit(session)
-            except ConnectionFailure:
-                self._cut_off.append(session.session_id)
-                if self._cleaning is None or self._cleaning.done():
-                    # In a context of its own: the driver keeps the deadline of this operation in the current one.
-                    self._cleaning = asyncio.create_task(self._end_cut_off(), context=contextvars.Context())
-                raise
+        session = await awaited(self._client.start_session())
+        cut_off = False
+        try:
+            await awaited(session.start_transaction(read_concern=_SNAPSHOT, write_concern=_MAJORITY))
+            entry = await work(session)
+            if entry is not None:
+                await _commit(session)
+        except ConnectionFailure:
+            cut_off = True
+            raise
+        finally:
+            if cut_off:
+                self._end_later(session)
+            else:
+                await session.end_session()
         return entry
 
+    def _end_later(self, session: Any) -> None:
+        """See to the end of a transaction whose abort would not arrive: MongoDB would hold its locks for a minute."""
+        self._cut_off.append(session)
+        if self._cleaning is None or self._cleaning.done():
+            # In a context of its own: the driver keeps the deadline of this operation in the current one.
+            self._cleaning = asyncio.create_task(self._end_cut_off(), context=contextvars.Context())
+
     async def _end_cut_off(self) -> None:
-        """End transactions whose abort may not have arrived: MongoDB would hold their locks for a minute."""
+        """Kill the sessions, and only then give them back: they are used again, and a kill would meet that use."""
         until = time.monotonic() + _LIFETIME_S
         while self._cut_off and time.monotonic() < until:
             sessions = list(self._cut_off)
             try:
-                await self._client.admin.command("killSessions", sessions)
+                await self._client.admin.command("killSessions", [session.session_id for session in sessions])
             except PyMongoError:
                 await asyncio.sleep(0.1)
             else:
-                for _ in sessions:
+                for session in sessions:
                     self._cut_off.popleft()
+                    await session.end_session()
 
 
 async def _commit(session: Any) -> None:

@@ -201,3 +201,30 @@ async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(
         mongod.resume()
         redis_server.resume()
     assert took < 2.0
+
+
+async def test_without_a_replica_set_everything_is_read_again_and_again_and_status_says_so() -> None:
+    with Mongod(replica_set=False) as mongod, pymongo.MongoClient(mongod.url) as direct:
+        flags = direct.get_default_database("flagsvc")["feature_flags"]
+        await asyncio.to_thread(flags.insert_one, {"key": "a", "status": "DISABLED"})
+        async with replica(store_url=mongod.url) as (client, server):
+            await until_serving(client)
+            await until(lambda: server.replica.follower.feed == "polling")
+            waits = []
+            for number in range(6):
+                enabled = number % 2 == 0
+                change = {"$set": {"status": "ENABLED" if enabled else "DISABLED"}}
+                await asyncio.to_thread(flags.update_one, {"key": "a"}, change)
+                waits.append(await seen(client, "a", enabled, time.monotonic()))
+            await asyncio.to_thread(flags.insert_one, {"key": "b", "status": "ENABLED"})
+            await seen(client, "b", True, time.monotonic())
+            await asyncio.to_thread(flags.delete_one, {"key": "b"})
+            await seen(client, "b", False, time.monotonic())
+            await asyncio.to_thread(flags.insert_one, {"key": "b", "status": "ENABLED"})
+            await seen(client, "b", True, time.monotonic())
+            [status] = (await client.stub.GetStatus(pb.GetStatusRequest())).replicas
+            assert (status.change_feed, status.change_feed_up) == (pb.CHANGE_FEED_POLLING, True)
+            assert await client.serving("changes")
+            assert "revision" not in (flags.find_one({"key": "a"}) or {}), "there are no transactions to count in"
+    print(f"polling: last old answer after at most {max(waits):.2f} s")  # noqa: T201
+    assert max(waits) <= 1.5

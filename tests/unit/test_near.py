@@ -275,3 +275,12 @@ def test_a_miss_that_is_filled_is_no_change() -> None:
     cache.news(entry(3, "c"), 2.0)
     cache.news(gone(4, "d"), 3.0)
     assert told == [("c", "update"), ("d", "delete")], "an announced change is one, whatever is held"
+
+
+def test_a_flag_that_never_had_a_revision_is_gone_when_the_store_has_it_no_more() -> None:
+    cache = near()
+    cache.merge(contents(entry(0), default=0), 0.0)
+    cache.merge(contents(default=0), 1.0)
+    assert held(cache) is None
+    cache.merge(contents(entry(0), default=0), 2.0)
+    assert held(cache) == entry(0)
