@@ -6,7 +6,7 @@ NODE := tests/providers/node
 NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
 PIP := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install run test bench fuzz protos protos-check check format lock clean
+.PHONY: install run test faults bench fuzz protos protos-check check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -42,6 +42,9 @@ test: $(VENV)/.dev $(NODE)/node_modules/.installed  ## every test, on a real mon
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
+
+faults: $(VENV)/.dev  ## random faults on real replicas and servers, judged from the record; FAULTS_SECONDS, FAULTS_SEED
+	$(BIN)/python -m tests.faults
 
 FUZZ_SECONDS ?= 60
 
