@@ -42,8 +42,8 @@ SILENCE_S = 3.0
 """Without any message for this long a channel counts as dead."""
 GAP_S = 0.25
 """How long a missing revision may be on its way before it counts as lost."""
-TOLD_S = 1.5
-"""A stream that has told nothing for this long, or half the staleness bound, is not waited for."""
+TOLD_S, TOLD_SHARE = 1.5, 0.7
+"""A stream that has told nothing for this long, and this share of the staleness bound, is not waited for."""
 STREAM_WAIT_S = 0.3
 """How long the first load waits for the stream, so that nothing falls between the two."""
 LOAD_SHARE = 5
@@ -163,7 +163,7 @@ class Follower:
             or not self.loaded.is_set()
             or self._looked_at < self._load_needed_since
             or now - self._near.gap_since() >= GAP_S
-            or now - told_until > max(self._near.staleness_bound_s / 2, TOLD_S)
+            or now - told_until > max(self._near.staleness_bound_s * TOLD_SHARE, TOLD_S)
         )
 
     async def read_all(self) -> StoreContents:

@@ -143,7 +143,7 @@ class NearCache:
         for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
             revision = contents.revisions.get(flag_id.flag_set, 0)
             if held.entry.revision <= revision or held.taken_at < asked_at:
-                changed.append(Unnumbered(flag_id, held.entry.revision))
+                changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
                 gone = Entry.absent(flag_id, max(revision, held.entry.revision))
                 self.apply(gone, asked_at, asked_at)
         self.complete, self.overfull, self.restored = True, False, False

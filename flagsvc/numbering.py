@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from flagsvc.core.errors import FlagsvcError, StoreUnavailable
+from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.near import NearCache
 from flagsvc.ports import FlagCache, FlagStore, Unnumbered
 from flagsvc.spreading import spread
@@ -51,25 +51,29 @@ class Numbering:
             self._tasks[change] = asyncio.create_task(self._see_to(change), name="numbering")
 
     async def _see_to(self, change: Unnumbered) -> None:
-        began = time.monotonic()
         try:
             if not self._keeps():
                 await asyncio.sleep(AFTER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
-            while not self._has_number(began, change):
+            while not self._is_known_gone(change):
                 try:
                     await self._renumber(change)
                 except StoreUnavailable:
                     await asyncio.sleep(AGAIN_S)
+                except WritesUnsupported as error:
+                    log.warning("a foreign change has no revision", flag=change.id.key, error=str(error))
+                    return
+                except Exception:
+                    log.exception("numbering a foreign change failed; it goes on")
+                    await asyncio.sleep(AGAIN_S)
                 else:
-                    break
-        except FlagsvcError as error:
-            log.warning("a foreign change has no revision", flag=change.id.key, error=str(error))
+                    return
         finally:
             del self._tasks[change]
 
-    def _has_number(self, began: float, change: Unnumbered) -> bool:
+    def _is_known_gone(self, change: Unnumbered) -> bool:
+        """Whether somebody has numbered this deletion. Of anything else only the store can tell: news may be old."""
         held = self._near.get(change.id)
-        return held is not None and held.taken_at > began and held.entry.revision > change.revision
+        return change.gone and held is not None and held.entry.flag is None and held.entry.revision > change.revision
 
     async def _renumber(self, change: Unnumbered) -> None:
         as_of = time.monotonic()

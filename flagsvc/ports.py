@@ -82,10 +82,11 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Unnumbered:
-    """Another program changed (or deleted) a flag without giving it a new revision; `revision` is the one it has."""
+    """Another program changed a flag, or deleted it (`gone`), without a new revision; `revision` is the one it has."""
 
     id: FlagId
     revision: int
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,11 @@ class Events:
             return [Announced(Entry.absent(known.id, made))] if known is not None and numbered else []
         if not documents.identifiable(document):
             self._news[identity] = None
-            return [] if known is None else [Unnumbered(*known)]
+            return [] if known is None else [Unnumbered(*known, gone=True)]
         flag = documents.to_flag(document)
         self._news[identity] = Known(flag.id, flag.revision)
         renamed = known is not None and known.id != flag.id
-        told: list[StoreEvent] = [Unnumbered(*known)] if known is not None and renamed else []
+        told: list[StoreEvent] = [Unnumbered(*known, gone=True)] if known is not None and renamed else []
         if await self._passes(flag.flag_set, made, session):
             told.append(Announced(Entry.of(flag), passed=made if made != flag.revision else 0))
         elif renamed or not await self._is_ahead(flag.flag_set, flag.revision, session):
@@ -103,7 +103,11 @@ class Events:
             return [Subscribed()]
         query = documents.deletions(known.id, max(known.revision, self.passed.get(known.id.flag_set, 0)))
         row = await self._history.find_one(query, sort=[("revision", 1)], session=session)
-        return [Unnumbered(*known) if row is None else Announced(Entry(known.id, documents.revision_of(row), None))]
+        return [
+            Unnumbered(*known, gone=True)
+            if row is None
+            else Announced(Entry(known.id, documents.revision_of(row), None))
+        ]
 
     async def _passes(self, flag_set: str, made: int, session: Any) -> bool:
         """Whether this revision, which an event carries, is a new one of ours; it is passed from then on."""

@@ -41,7 +41,8 @@ PROBE_S = 0.5
 PATIENCE_S = 1.0
 SILENCE_S = 3.0
 RECONNECT_MAX_S = 2.0
-_TROUBLE = (RedisError, OSError, TimeoutError, asyncio.TimeoutError)
+# uvloop says RuntimeError where a connection was closed under a command.
+_TROUBLE = (RedisError, OSError, TimeoutError, asyncio.TimeoutError, RuntimeError)
 
 
 class RedisCache:

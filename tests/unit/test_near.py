@@ -188,7 +188,9 @@ def test_a_change_without_a_new_revision_is_taken_from_the_store_and_told() -> N
     changed = cache.merge(contents(foreign, entry(4, "b"), entry(0, "c"), default=4), 1.0)
     assert held(cache) == foreign
     assert changed == [Unnumbered(FlagId("default", "a"), 0), Unnumbered(FlagId("default", "c"), 0)]
-    assert cache.merge(contents(foreign, entry(0, "c"), default=4), 2.0) == [Unnumbered(FlagId("default", "b"), 4)]
+    assert cache.merge(contents(foreign, entry(0, "c"), default=4), 2.0) == [
+        Unnumbered(FlagId("default", "b"), 4, gone=True)
+    ]
     assert held(cache, "b") == gone(4, "b")
 
 
