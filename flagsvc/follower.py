@@ -150,7 +150,7 @@ class Follower:
             await self._load()
             return
         self._looked_at = asked_at
-        self._confirm()
+        self._proven(self._looked_at)
         if self._keeps():
             await self._store.remember_place()
 
@@ -188,11 +188,11 @@ class Follower:
         self._looked_at = asked_at
         self.loaded.set()
 
-    def _confirm(self) -> None:
-        """The view is the store's as of the last look, but of foreign changes only what the stream has told."""
+    def _proven(self, as_of: float) -> None:
+        """All that has a revision is as it was then; of foreign changes only what the stream has told."""
         told_until = self._told_until if self._store.foreign else math.inf
-        if not self.numbering and self._looked_at >= self._load_needed_since:
-            self._near.confirm(min(self._looked_at, told_until))
+        if not self.numbering and as_of >= self._load_needed_since:
+            self._near.confirm(min(as_of, told_until))
 
     def _pause(self) -> float:
         bound = self._near.staleness_bound_s
@@ -218,7 +218,7 @@ class Follower:
                 if reply:
                     self._peers.reply_soon()
             case Beat(revisions=revisions):
-                self._peers.hear(event, self._heard_at)
+                self._proven(self._peers.hear(event, self._heard_at))
                 if not self._near.has_all(revisions):
                     asyncio.get_running_loop().call_later(GAP_S, self._look_for, revisions)
 
@@ -250,7 +250,7 @@ class Follower:
             case ToldUntil(as_of):
                 if not self.numbering:
                     self._told_until = as_of
-                    self._confirm()
+                    self._proven(self._looked_at)
 
     def _news(self, event: Announced) -> None:
         self._near.news(event.entry, time.monotonic(), passed=event.passed)

@@ -21,7 +21,7 @@ KEEP_S = 1.0
 LASTS_S = 4.0
 """How long a word holds: when its giver dies, another replica gives it after that."""
 
-CHUNK = 1_000
+CHUNK = 500
 
 log = structlog.get_logger(__name__)
 
@@ -66,18 +66,19 @@ class Keeper:
         if not self._cache.available or time.monotonic() - as_of > lasts_s * 0.6:
             return
         entries = self._current(changed)
-        self._changed = {}
-        if not self.keeps or self._losses != self._near.losses or entries is None:
-            # What was committed after `as_of` was heard after it, and is to be put before the first renewal.
+        if not self.keeps or self._losses != self._near.losses or entries is None or len(entries) > CHUNK:
+            # What was committed after `as_of` was heard after it: the beginning says nothing of that.
             self._changed = {flag_id: noted for flag_id, noted in changed.items() if noted[0] > as_of}
             await self._begin(as_of, lasts_s)
-        elif await self._cache.put(entries, as_of):
-            verdict = await self._cache.vouch(as_of, lasts_s, anew=False)
-            self.keeps = verdict is Vouched.KEPT
-            if verdict is Vouched.LOST:
-                log.warning("the shared cache is not what it was; it is filled anew")
-        else:
-            self._changed = {**changed, **self._changed}
+            return
+        self._changed = {}
+        verdict = await self._cache.vouch(as_of, lasts_s, anew=False, entries=entries)
+        self.keeps = verdict is Vouched.KEPT
+        # What this word does not reach is put with the next one again: it may have been evicted by then.
+        left = {flag_id: noted for flag_id, noted in changed.items() if not self.keeps or noted[0] > as_of}
+        self._changed = {**left, **self._changed}
+        if verdict is Vouched.LOST:
+            log.warning("the shared cache is not what it was; it is filled anew")
 
     def _current(self, changed: Mapping[FlagId, tuple[float, Entry]]) -> list[Entry] | None:
         """Give what is known now of flags that changed: what was noted may have been overtaken by a reading.

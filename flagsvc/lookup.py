@@ -92,7 +92,7 @@ class Lookup:
         flight = self._flights.start(flag_id, lambda: self._fetch(flag_id))
         done, _ = await asyncio.wait([flight], timeout=KNOWN_WAIT_S if known else UNKNOWN_WAIT_S)
         if done and not flight.cancelled() and flight.exception() is None:
-            answer = flight.result()
+            answer = self._or_newer(flag_id, flight.result())
         else:
             answer = self._last_known(flag_id)
         if min_revision and not self._has(flag_id.flag_set, answer.held, min_revision):
@@ -174,6 +174,18 @@ class Lookup:
             await self._cache.put([entry], asked_at, fence=fence)
         return answer
 
+    def _or_newer(self, flag_id: FlagId, answer: Answer) -> Answer:
+        """Give what is held where that has overtaken what was found: who waited must not answer less than others."""
+        near, found = self._near, answer.held
+        held = near.get(flag_id) or (_absent(flag_id, near.confirmed_at) if near.complete else None)
+        if held is None or held is found:
+            return answer
+        if found is None or (
+            held.entry != found.entry and (near.complete or held.entry.revision > found.entry.revision)
+        ):
+            return self._answer(held, Source.NEAR)
+        return answer
+
     async def _past_floor(self, flag_id: FlagId, floor: int) -> Answer:
         """What a shared read found is older than what was answered before this call: read once more, by ourselves."""
         with contextlib.suppress(StoreUnavailable):
@@ -194,7 +206,7 @@ class Lookup:
         flight = self._insisting.start((flag_id, min_revision), read)
         done, _ = await asyncio.wait([flight], timeout=UNKNOWN_WAIT_S)
         if done and not flight.cancelled() and flight.exception() is None:
-            return flight.result()
+            return self._or_newer(flag_id, flight.result())
         raise RevisionUnavailable(flag_id.flag_set, min_revision)
 
     async def _loaded(self, flag_set: str, wait_s: float) -> StoreContents | None:

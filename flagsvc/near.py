@@ -96,6 +96,8 @@ class NearCache:
         `as_of`: the entry is not older than the store was then.
         """
         held = self._held.get(entry.id)
+        if held is None and self.complete and as_of <= self.confirmed_at and self._is_past(entry):
+            return Held(Entry.absent(entry.id), self.confirmed_at, now)  # it was not there as of the view
         if held is None and entry.revision < self.floor(entry.id):
             return Held(entry, NEVER, now, self._prepare)  # the caller looks at the floor
         if held is None or held.yields_to(entry, as_of):
@@ -111,10 +113,13 @@ class NearCache:
         where the entry is of a newer one already.
         """
         log, held = self._log(entry.id.flag_set), self._held.get(entry.id)
+        past = held is None and self._is_past(entry)
         if entry.revision > log.watermark:
             as_of = max(as_of, self.covered_since)  # newer than everything that was when changes were missed
         if passed or entry.revision:
             log.advance(passed or entry.revision, now)
+        if past:
+            return  # all that was until then is known: it has been deleted since
         if held.yields_to(entry, as_of) if held is not None else entry.revision >= self.floor(entry.id):
             self._take(held, entry, as_of, now, announced=True)
 
@@ -236,6 +241,9 @@ class NearCache:
         """Give the revision to resume from."""
         log = self._sets.get(flag_set)
         return log.watermark if log else 0
+
+    def _is_past(self, entry: Entry) -> bool:
+        return entry.revision <= self.watermark(entry.id.flag_set)
 
     def _log(self, flag_set: str) -> Changelog:
         return self._sets.setdefault(flag_set, Changelog())

@@ -21,7 +21,7 @@ from datetime import datetime
 import structlog
 
 from flagsvc.near import NearCache
-from flagsvc.ports import Beat, FlagCache
+from flagsvc.ports import NEVER, Beat, FlagCache
 
 BEAT_S = 1.0
 QUOTED_S = 10.0
@@ -125,13 +125,17 @@ class Peers:
         if self._cache is not None:
             await self._cache.report(self.name, "", 0.0)
 
-    def hear(self, beat: Beat, now: float) -> None:
-        """Take a beat: the sender lives, and what it knows may be a proof for this replica's view."""
+    def hear(self, beat: Beat, now: float) -> float:
+        """Take a beat: the sender lives, and what it knows may be a proof for this replica's view.
+
+        Gives the moment as of which this view is the store's by that, but for changes that have no revision.
+        """
         self._peers[beat.replica] = _Peer(beat.number, beat.revisions, now)
         self._news.set()
         sent_at = self._sent.get(beat.heard.get(self.name, -1))
-        if beat.replica != self.name and sent_at is not None and self._near.has_all(beat.revisions):
-            self._near.confirm(sent_at - beat.age_s)
+        if beat.replica == self.name or sent_at is None or not self._near.has_all(beat.revisions):
+            return NEVER
+        return sent_at - beat.age_s
 
     def reply_soon(self) -> None:
         """Say at once what is applied here: somebody waits for it."""

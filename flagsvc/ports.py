@@ -216,10 +216,11 @@ class FlagCache(Protocol):
     async def announce(self, event: Announced | Beat) -> bool:
         """Tell every replica; False when the cache could not be reached."""
 
-    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool) -> Vouched:
+    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
         """Say that nothing here, put since this replica began to vouch, is older than the store was at `as_of`.
 
-        It holds for `lasts_s` from then. `anew`: begin to vouch; what was put before `as_of` counts for nothing.
+        The `entries` are put in the same step. It holds for `lasts_s` from then. `anew`: begin to vouch; what was put
+        before `as_of` counts for nothing.
         """
 
     async def report(self, replica: str, text: str, lasts_s: float) -> bool:

@@ -133,12 +133,12 @@ class RedisCache:
         """Publish to every replica."""
         return await self._bounded(lambda: self._client.publish(CHANNEL, scripts.message_of(event)), None) is not None
 
-    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool) -> Vouched:
+    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
         """Replace this replica's mark by a newer one; only if it is the one that was set last, or `anew`."""
         expected, self._mark = self._mark, b""
-        mark = (expected, self._holder, secrets.token_hex(4))
-        args = (*mark, await self._stamp(as_of), to_ms(lasts_s), int(anew))
-        answer = await self._bounded(partial(self._run, scripts.VOUCH, [scripts.MARK_KEY], args), None)
+        stamp = await self._stamp(as_of)
+        args = (expected, self._holder, secrets.token_hex(4), stamp, to_ms(lasts_s), int(anew))
+        answer = await self._bounded(partial(self._put_and_vouch, entries, stamp, args), None, len(entries))
         if answer is None:
             return Vouched.LOST
         self._mark = answer[2]
@@ -204,18 +204,31 @@ class RedisCache:
     async def _put(self, entries: Sequence[Entry], *, stamp: int, fence: str, force: bool) -> bool:
         sent_at = time.monotonic()
         async with self._client.pipeline(transaction=False) as pipe:
-            for number, entry in enumerate(entries):
-                keys = (cache_key(entry.id), lease_key(entry.id))
-                ttl_ms = int(self._ttl(entry, bool(fence)) * 1000)
-                args = (entry.revision, scripts.definition_of(entry), stamp, ttl_ms, fence, int(force))
-                # The first one loads the script: no further round trip to see whether the server has it.
-                if number == 0:
-                    pipe.eval(scripts.PUT, len(keys), *keys, *args)
-                else:
-                    pipe.evalsha(self._scripts[scripts.PUT].sha, len(keys), *keys, *args)
+            self._add_puts(pipe, entries, stamp, fence, force)
             answers = await pipe.execute()
         self._clock.heard(answers[-1][0], sent_at, time.monotonic())
         return all(accepted for _, accepted in answers)
+
+    def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fence: str, force: bool) -> None:
+        for number, entry in enumerate(entries):
+            keys = (cache_key(entry.id), lease_key(entry.id), scripts.MARK_KEY)
+            ttl_ms = int(self._ttl(entry, bool(fence)) * 1000)
+            args = (entry.revision, scripts.definition_of(entry), stamp, ttl_ms, fence, int(force))
+            # The first one loads the script: no further round trip to see whether the server has it.
+            if number == 0:
+                pipe.eval(scripts.PUT, len(keys), *keys, *args)
+            else:
+                pipe.evalsha(self._scripts[scripts.PUT].sha, len(keys), *keys, *args)
+
+    async def _put_and_vouch(self, entries: Sequence[Entry], stamp: int, args: Sequence[Any]) -> Any:
+        """Put and vouch in one step, between which nothing can happen; None when an entry was refused."""
+        sent_at = time.monotonic()
+        async with self._client.pipeline(transaction=True) as pipe:
+            self._add_puts(pipe, entries, stamp, "", force=False)
+            pipe.eval(scripts.VOUCH, 1, scripts.MARK_KEY, *args)
+            *puts, answer = await pipe.execute()
+        self._clock.heard(answer[0], sent_at, time.monotonic())
+        return answer if all(accepted for _, accepted in puts) else None
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one script and learn the server's time from its answer."""

@@ -158,7 +158,7 @@ async def test_a_change_by_a_plain_driver_is_served_by_every_replica_within_a_se
         f" p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, max {waits[-1] * 1000:.1f} ms; revision {revision}"
     )
     assert p99 <= 1.0
-    assert revision >= 201
+    assert revision >= 101, "two that come before the next number share it"
 
 
 async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(

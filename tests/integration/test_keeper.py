@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from flagsvc.adapters.redis import RedisCache
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.keeper import Keeper
 from flagsvc.near import NearCache
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.ports import Entry, StoreContents, Vouched
 
 A = FlagId("default", "a")
 LASTS_S = 4.0
@@ -33,6 +34,12 @@ class LossyCache(RedisCache):
             self.lose -= 1
             return False
         return await super().put(entries, as_of, **options)
+
+    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
+        if self.lose and entries:
+            self.lose -= 1
+            return Vouched.LOST
+        return await super().vouch(as_of, lasts_s, anew=anew, entries=entries)
 
 
 @pytest.fixture
@@ -76,7 +83,23 @@ async def test_a_change_that_its_writer_did_not_put_is_put_before_the_next_word(
     near.confirm(time.monotonic())
     cache.lose = 1
     await keeper._keep(LASTS_S)
-    assert (await age_of(cache))[0] == 3, "the put was lost, so nothing newer is vouched for"
+    revision, age = await age_of(cache)
+    assert revision == 3, "the put was lost"
+    await asyncio.sleep(0.2)
+    assert (await age_of(cache))[1] >= age + 0.2, "so nothing newer is vouched for"
+    near.confirm(time.monotonic())
+    await keeper._keep(LASTS_S)
+    assert (await age_of(cache))[0] == 4
+
+
+async def test_a_change_is_put_with_every_word_until_one_reaches_it(cache: LossyCache, redis_clean_url: str) -> None:
+    near = loaded(3)
+    keeper = Keeper(near, cache)
+    await keeper._keep(LASTS_S)
+    near.news(entry(4), time.monotonic())
+    await keeper._keep(LASTS_S)  # a word about the moment before that
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.delete("feature-flag:a")
     near.confirm(time.monotonic())
     await keeper._keep(LASTS_S)
     assert (await age_of(cache))[0] == 4

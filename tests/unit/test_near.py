@@ -12,7 +12,7 @@ from flagsvc.changelog import LATELY_S, LOG_LENGTH
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.held import Source
 from flagsvc.near import NearCache
-from flagsvc.ports import NEVER, Entry, StoreContents, Unnumbered
+from flagsvc.ports import Entry, StoreContents, Unnumbered
 
 
 def entry(revision: int, key: str = "a", flag_set: str = "default") -> Entry:
@@ -139,7 +139,7 @@ def test_what_was_held_before_changes_were_missed_counts_by_its_own_age() -> Non
     cache.news(entry(10, "k3"), 8.5)
     assert cache.confirmed(cache.get(FlagId("default", "k3"))) == 8.0, "newer than all that was missed"
     cache.news(entry(7, "k1"), 8.6)
-    assert cache.confirmed(cache.get(FlagId("default", "k1"))) == NEVER, "it may itself be older than what was missed"
+    assert held(cache, "k1") is None, "it may itself be older than what was missed"
 
 
 def test_what_had_to_go_does_not_come_back_older() -> None:
@@ -286,3 +286,15 @@ def test_a_flag_that_never_had_a_revision_is_gone_when_the_store_has_it_no_more(
     assert held(cache) is None
     cache.merge(contents(entry(0), default=0), 2.0)
     assert held(cache) == entry(0)
+
+
+def test_news_and_readings_from_before_the_view_do_not_bring_back_what_was_deleted() -> None:
+    cache = near()
+    cache.merge(contents(entry(1, "other"), default=3), 10.0)
+    cache.news(entry(2), 11.0)
+    assert held(cache) is None, "deleted at 3, before this replica knew of it"
+    cache.apply(entry(2), 9.0, 11.0)
+    assert held(cache) is None
+    foreign = Entry.of(Flag(key="a", name="inserted by another program"))
+    cache.apply(foreign, 10.5, 11.0)
+    assert held(cache) == foreign, "read after the view was the store's"
