@@ -30,6 +30,7 @@ class Numbering:
     def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, keeps: Callable[[], bool]) -> None:
         self._near, self._store, self._cache, self._keeps = near, store, cache, keeps
         self._tasks: dict[Unnumbered, asyncio.Task[None]] = {}
+        self._again: set[Unnumbered] = set()
         self.numbered = 0
 
     def __len__(self) -> int:
@@ -45,9 +46,11 @@ class Numbering:
     def add(self, change: Unnumbered) -> None:
         """See to it that a foreign change gets a revision.
 
-        A second change of a flag that still has the same one gets it together with the first; after a new one, apart.
+        Another one with the same words, while the first is seen to, may be one that it does not reach.
         """
-        if change not in self._tasks:
+        if change in self._tasks:
+            self._again.add(change)
+        else:
             self._tasks[change] = asyncio.create_task(self._see_to(change), name="numbering")
 
     async def _see_to(self, change: Unnumbered) -> None:
@@ -55,6 +58,7 @@ class Numbering:
             if not self._keeps():
                 await asyncio.sleep(AFTER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
             while not self._is_known_gone(change):
+                self._again.discard(change)
                 try:
                     await self._renumber(change)
                 except StoreUnavailable:
@@ -66,9 +70,11 @@ class Numbering:
                     log.exception("numbering a foreign change failed; it goes on")
                     await asyncio.sleep(AGAIN_S)
                 else:
-                    return
+                    if change not in self._again:
+                        return
         finally:
             del self._tasks[change]
+            self._again.discard(change)
 
     def _is_known_gone(self, change: Unnumbered) -> bool:
         """Whether somebody has numbered this deletion. Of anything else only the store can tell: news may be old."""

@@ -26,6 +26,7 @@ class Counting(SqliteStore):
 
     async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
         self.asked.append(revision)
+        await asyncio.sleep(0.01)
         self.newest += 1
         return Entry.of(Flag(key=flag_id.key, revision=self.newest))
 
@@ -90,6 +91,20 @@ async def test_a_flag_that_is_held_with_a_larger_number_may_be_gone_all_the_same
     near.news(Entry.of(Flag(key="a", revision=61)), asyncio.get_running_loop().time())  # told before the deletion
     await until_done(numbering)
     assert store.asked == [59]
+
+
+async def test_a_change_with_the_same_words_during_the_numbering_is_asked_for_again(
+    near: NearCache, tmp_path: Path
+) -> None:
+    store = Counting(f"sqlite:///{tmp_path}/flags.db")
+    numbering = Numbering(near, store, None, lambda: True)
+    numbering.add(Unnumbered(A, 0))
+    await asyncio.sleep(0)
+    while not store.asked:  # noqa: ASYNC110  the numbering is on its way now
+        await asyncio.sleep(0)
+    numbering.add(Unnumbered(A, 0))  # deleted and inserted once more meanwhile
+    await until_done(numbering)
+    assert store.asked == [0, 0]
 
 
 async def test_two_changes_of_one_revision_share_the_next(near: NearCache, tmp_path: Path) -> None:
