@@ -137,30 +137,21 @@ class NearCache:
             self._remember_recent(contents.flags, asked_at)
             self._yield_to(contents)
             self.completions += 1
-        changed: list[Unnumbered] = []
         found = {flag.id for flag in contents.flags}
-        for flag in sorted(contents.flags, key=lambda f: f.revision):
-            old = self._held.get(flag.id)
-            held = self.apply(Entry.of(flag), asked_at, asked_at)
-            same_number = old.entry.revision == flag.revision if old is not None else not self.restored
-            if known and held is not old and same_number and flag.revision <= before.get(flag.flag_set, 0):
-                changed.append(Unnumbered(flag.id, flag.revision))
-        for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
-            revision = contents.revisions.get(flag_id.flag_set, 0)
-            if held.entry.revision <= revision or held.taken_at < asked_at:
-                changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
-                gone = Entry.absent(flag_id, max(revision, held.entry.revision))
-                self.apply(gone, asked_at, asked_at)
+        lacking = self._lacking(contents.flags, asked_at)
+        changed = self._changed(contents.flags, asked_at, before if known else None)
+        changed += self._gone(found, contents.revisions, asked_at)
         self.complete, self.overfull, self.restored = True, False, False
         self.covered_since = NEVER
-        self.confirm(asked_at)
+        if not lacking:
+            self.confirm(asked_at)
         for name, revision in contents.revisions.items():
             self._log(name).jump(revision, asked_at)
         self._forget_absent(found)
         if completed:
             for heard in self._when_complete:
                 heard()
-        return changed
+        return [*lacking, *changed]
 
     def restore(self, contents: StoreContents, age_s: float, now: float) -> None:
         """Hold what a snapshot has until a store can be read: never fresh, however young it says it is."""
@@ -273,6 +264,38 @@ class NearCache:
             self._floors[flag_id] = gone.entry.revision
             if len(self._floors) > FLOORS:
                 self._floors.popitem(last=False)
+
+    def _lacking(self, flags: Iterable[Flag], asked_at: float) -> list[Unnumbered]:
+        """Give what was inserted where a flag was deleted before: without a larger revision it cannot be held."""
+        held = ((flag, self._held.get(flag.id)) for flag in flags)
+        return [
+            Unnumbered(flag.id, old.entry.revision)
+            for flag, old in held
+            if old is not None and old.entry.flag is None
+            if old.entry.revision > flag.revision and old.taken_at < asked_at
+        ]
+
+    def _changed(self, flags: Iterable[Flag], asked_at: float, before: Mapping[str, int] | None) -> list[Unnumbered]:
+        """Take flags; give those that changed without a new revision. `before`: how far all was known, if it was."""
+        changed = []
+        for flag in sorted(flags, key=lambda f: f.revision):
+            old = self._held.get(flag.id)
+            held = self.apply(Entry.of(flag), asked_at, asked_at)
+            same_number = old.entry.revision == flag.revision if old is not None else not self.restored
+            counted = before is None or not same_number or flag.revision > before.get(flag.flag_set, 0)
+            if held is not old and held.entry.flag is flag and not counted:
+                changed.append(Unnumbered(flag.id, flag.revision))
+        return changed
+
+    def _gone(self, found: set[FlagId], revisions: Mapping[str, int], asked_at: float) -> list[Unnumbered]:
+        """Let go of what the store no longer has; give it, for it may be that nobody counted that."""
+        changed = []
+        for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
+            revision = revisions.get(flag_id.flag_set, 0)
+            if held.entry.revision <= revision or held.taken_at < asked_at:
+                changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
+                self.apply(Entry.absent(flag_id, max(revision, held.entry.revision)), asked_at, asked_at)
+        return changed
 
     def _yield_to(self, contents: StoreContents) -> None:
         """A snapshot may be of a store that was put back since: what the store says counts, also when it is older."""

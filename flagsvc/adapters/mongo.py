@@ -8,6 +8,7 @@ a write returned shows it, and nothing that was read is ever rolled back.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,6 +52,7 @@ class MongoStore:
         """`timeout_s` bounds each operation, `patience_s` a write that has to be repeated because of others."""
         self.reads = 0
         self._timeout_s = timeout_s
+        self._linearizable = False
         try:
             self._client = client_factory(url, **mongo_setup.client_options(url, timeout_s, pool_size))
             tail_client = client_factory(url, **mongo_setup.tail_options(url))
@@ -64,7 +66,7 @@ class MongoStore:
         self._flags = self._database["feature_flags"]
         self._history = self._database["feature_flag_history"]
         self._audit = self._database["audit_logs"]
-        self._revisions = self._newest_revisions = self._database["flagsvc_revisions"]
+        self._revisions = self._database["flagsvc_revisions"]
         self._transactions = Transactions(self._client, timeout_s, patience_s)
         self._tail = Tail(tail_client, tailed, self._database[PLACES])
 
@@ -72,8 +74,7 @@ class MongoStore:
         """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
         async with self._asking(self._timeout_s):
             hello = await self._client.admin.command("hello")
-        if "setName" in hello:
-            self._newest_revisions = self._revisions.with_options(read_concern=_LINEARIZABLE)
+        self._linearizable = "setName" in hello
         async with self._asking(mongo_setup.BUILD_S):
             await mongo_setup.prepare(self._database)
 
@@ -228,15 +229,17 @@ class MongoStore:
     async def _newest(self, later: Any = None) -> dict[str, int]:
         """Read the counters from what surely is the primary; the session `later` sees nothing that was before that."""
         self.reads += 1
+        asked_at = time.monotonic()
         async with session_of(self._client, causal_consistency=False) as session:
-            rows = self._newest_revisions.find(session=session, batch_size=_ONE_REPLY)
+            revisions = self._revisions.with_options(read_concern=_LINEARIZABLE if self._linearizable else None)
+            rows = revisions.find(session=session, batch_size=_ONE_REPLY)
             counters = documents.counters([row async for row in rows])
-            seen = session.operation_time
-            if seen is not None:
-                self._tail.seen = seen
-                if later is not None:
-                    later.advance_cluster_time(session.cluster_time)
-                    later.advance_operation_time(seen)
+            moment = session.operation_time
+            if moment is not None and later is not None:
+                later.advance_cluster_time(session.cluster_time)
+                later.advance_operation_time(moment)
+        if moment is not None and self._linearizable:
+            self._tail.prove(asked_at, moment)
         return counters
 
     async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:

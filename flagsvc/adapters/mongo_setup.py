@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl
 import pymongo
 from pymongo.errors import CollectionInvalid, OperationFailure
 
+from flagsvc.adapters.mongo_orphans import APP_NAME
 from flagsvc.adapters.mongo_tail import PLACES
 
 BUILD_S = 60.0
 """The most that building takes: an index over years of history."""
-_APP_NAME = "flagsvc"
 _APP_NAME_BYTES = 128 - len("-tail")  # MongoDB's bound
 _NAMESPACE_EXISTS = 48
 
@@ -38,7 +38,7 @@ def client_options(url: str, timeout_s: float, pool_size: int) -> dict[str, Any]
 def tail_options(url: str) -> dict[str, Any]:
     """Give the options of the client that waits for changes: a server that says nothing for 2.5 s is gone."""
     return {
-        "appname": _app_name(url).encode()[:_APP_NAME_BYTES].decode(errors="ignore") + "-tail",
+        "appname": _app_name(url) + "-tail",
         "connect": False,
         "minPoolSize": 0,
         "maxPoolSize": 2,
@@ -86,6 +86,7 @@ async def _create_index(collection: Any, key: list[tuple[str, int]], **options: 
 
 
 def _app_name(url: str) -> str:
-    """Give the name that connections have in MongoDB's logs: the URL's own goes before ours."""
+    """Give the name that connections have in MongoDB: ours, by which our transactions are known, and the URL's own."""
     options = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2])}
-    return options.get("appname", _APP_NAME)
+    name = f"{APP_NAME}:{options['appname']}" if options.get("appname") else APP_NAME
+    return name.encode()[:_APP_NAME_BYTES].decode(errors="ignore")

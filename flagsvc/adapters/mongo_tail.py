@@ -1,7 +1,7 @@
 """The change stream of the flags, tailed by raw commands: what changed, until when all is told, where to go on.
 
-A primary that was replaced without knowing it would tell for ever that nothing changes. What a member says of the time
-counts only while it is not behind what a linearizable read has seen.
+A primary that was replaced without knowing it tells that nothing changes. So only a linearizable read says of a moment
+that the store was so far then, and all is told until that moment once the stream was read from a member that far.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from bson import Timestamp
@@ -24,16 +25,19 @@ from pymongo.write_concern import WriteConcern
 
 from flagsvc.adapters.mongo_events import Events, StreamEnded
 from flagsvc.adapters.mongo_transactions import closed, session_of
-from flagsvc.ports import ChangesUnsupported, StoreEvent, Subscribed, ToldUntil
+from flagsvc.ports import NEVER, ChangesUnsupported, StoreEvent, Subscribed, ToldUntil
 
 FLAGS = "feature_flags"
 PLACES = "flagsvc_tail"
 """The collection that keeps how far the stream was told."""
-WAIT_MS = 500
-"""How long a member waits for something to tell; less only to make tests short."""
+WAIT_MS = 250
+"""How long a member waits for something to tell; all is told until a moment within two such waits after it is seen."""
+PROVE_S = 2.5
+"""When nobody else reads linearizably for this long, the tail does."""
 _MOST_EVENTS = 1_000
 _MOST_BYTES = 1_000_000  # a larger reply may have been cut off by its size
-_BEHIND_S = 1.0
+_PROOFS = 8
+_AHEAD_S = 1.0
 _BARREN = 3
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.05, 2.0
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
@@ -80,8 +84,11 @@ class _Reply:
     whole: bool
 
 
-class _Behind(Exception):
-    """A member told of nothing newer than what was seen before, for too long: it may not be the primary."""
+class _Proof(NamedTuple):
+    """A linearizable read: asked then (monotonic), it saw everything up to a moment of the server."""
+
+    asked_at: float
+    moment: Timestamp
 
 
 class Tail:
@@ -91,21 +98,20 @@ class Tail:
         """`client` and `database` are used by the tail alone, since it waits; `places` is another client's."""
         self.restarts = 0
         self.up = False
-        self.seen: Timestamp | None = None
-        """The moment of the last linearizable read."""
         self.events = Events(database)
         self._client, self._database = client, database
         self._places = places.with_options(write_concern=WriteConcern(1))
         self._place: _Place | None = None
         self._remembered: _Place | None = None
         self._recalled = self._missed = self._refused = self._closed = False
-        self._behind_since: float | None = None
+        self._proofs: deque[_Proof] = deque(maxlen=_PROOFS)
+        self._ahead_since = NEVER
         self._barren = 0
 
     async def changes(self) -> AsyncIterator[StoreEvent]:
         """Tell of changes until the store is closed. Raises ChangesUnsupported."""
         self._missed = True
-        failures = 0
+        failures, told_until = 0, NEVER
         while not self._closed:
             try:
                 async with session_of(self._client) as session:
@@ -113,14 +119,17 @@ class Tail:
                     if self._missed:
                         self._missed = False
                         yield Subscribed()
+                    reached = NEVER
                     while True:
-                        asked_at, seen = time.monotonic(), self.seen
+                        await self._prove(session)
                         reply = await self._more(cursor, session)
                         for raw in reply.events:
                             for told in await self.events.told(raw, session):
                                 yield told
-                        if self._is_current(reply, seen):
-                            yield ToldUntil(asked_at)
+                        if reply.whole and reached > told_until:
+                            told_until = reached
+                            yield ToldUntil(told_until)
+                        reached = self._reached(reply)
                         self._move(reply)
                         failures = 0
             except Exception as error:  # noqa: BLE001 - whatever it is, changes have to be told for ever
@@ -130,6 +139,10 @@ class Tail:
             failures += 1
             most_s = min(_MOST_PAUSE_S, _LEAST_PAUSE_S * 2**failures)
             await asyncio.sleep(random.uniform(_LEAST_PAUSE_S, most_s))  # noqa: S311 - jitter, no secret
+
+    def prove(self, asked_at: float, moment: Timestamp) -> None:
+        """Note that a linearizable read which was asked then saw everything up to the moment."""
+        self._proofs.append(_Proof(asked_at, moment))
 
     async def close(self) -> None:
         """Let go of the server."""
@@ -167,7 +180,7 @@ class Tail:
         reply = await self._ask(command | {"readConcern": {"level": "majority"}}, session)
         if place is None:
             self._move(reply)
-        self._behind_since = None
+        self._ahead_since = NEVER
         self._barren += 1
         return reply.cursor
 
@@ -180,6 +193,15 @@ class Tail:
         except (OperationFailure, TypeError, KeyError, ValueError):
             return None
         return _Place(token, at, passed) if isinstance(token, Mapping) and isinstance(at, Timestamp) else None
+
+    async def _prove(self, session: Any) -> None:
+        """Read linearizably, where nobody else did lately."""
+        asked_at = time.monotonic()
+        if self._proofs and asked_at - self._proofs[-1].asked_at < PROVE_S:
+            return
+        concern = {"level": "linearizable"}
+        command = {"find": FLAGS, "limit": 1, "projection": {"_id": 1}, "readConcern": concern, "maxTimeMS": 2_000}
+        self.prove(asked_at, (await self._database.command(command, session=session))["operationTime"])
 
     async def _more(self, cursor: int, session: Any) -> _Reply:
         """Ask for what came since; waits a while for something to come."""
@@ -203,21 +225,20 @@ class Tail:
         at = max(reply.at, self._place.at) if self._place else reply.at
         self._place = _Place(reply.token, at, dict(self.events.passed))
 
-    def _is_current(self, reply: _Reply, seen: Timestamp | None) -> bool:
-        """Whether all that the store had when this was asked has been told. Raises _Behind.
+    def _reached(self, reply: _Reply) -> float:
+        """Give until when the next reply, if it is whole, will have told all: this member is that far by now.
 
-        `seen` is what was seen before asking: a primary has it by then. So has each place that was reached on the way.
+        Where the stream begins ahead of the member, because the data was put back, it would be silent: that is ended.
         """
-        ahead = self._place is not None and self._place.at > reply.at
-        if not ahead and (seen is None or seen <= reply.at):
-            self._behind_since = None
-            return reply.whole
+        if self._place is None or self._place.at <= reply.at:
+            self._ahead_since = NEVER
+            return max((proof.asked_at for proof in self._proofs if proof.moment <= reply.at), default=NEVER)
         now = time.monotonic()
-        self._behind_since = self._behind_since or now
-        if now - self._behind_since > _BEHIND_S:
-            self._place = None if ahead else self._place
-            raise _Behind
-        return False
+        if self._ahead_since == NEVER:
+            self._ahead_since = now
+        if now - self._ahead_since > _AHEAD_S:
+            raise StreamEnded("the place is ahead of the server")
+        return NEVER
 
     def _judge(self, error: Exception) -> None:
         """Say where the stream goes on after a failure. Raises ChangesUnsupported."""
@@ -229,15 +250,8 @@ class Tail:
                 log.warning("the user of the store URL may not read change streams of feature_flags")
             raise ChangesUnsupported from error
         log.info("change stream broke", error=type(error).__name__, code=code)
-        if isinstance(error, _Behind):
-            self._missed = True
-        elif self._is_lost(error, code):
-            self._place, self._barren = None, 0
-
-    def _is_lost(self, error: Exception, code: int | None) -> bool:
-        """Whether the stream cannot, or must not, go on where it was."""
         if not isinstance(error, PyMongoError | StreamEnded):
             log.error("change stream failed; a new one is begun", exc_info=error)
-            return True
-        refused = code is not None and code not in _PASSING
-        return refused or isinstance(error, StreamEnded) or self._barren >= _BARREN
+        going_on = isinstance(error, PyMongoError) and (code is None or code in _PASSING) and self._barren < _BARREN
+        if not going_on:
+            self._place, self._barren = None, 0

@@ -19,6 +19,7 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailur
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from flagsvc.adapters.mongo_orphans import end_orphans
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.ports import Entry
 
@@ -26,6 +27,8 @@ _MAJORITY = WriteConcern("majority")
 _SNAPSHOT = ReadConcern("snapshot")
 _LIFETIME_S = 60.0  # MongoDB's own default
 _NOT_A_REPLICA_SET = 20
+_DEAD_S = 0.5
+"""How much longer than any of ours may take a transaction is left alone."""
 
 Work = Callable[[Any], Awaitable[Entry | None]]
 """What is done in a transaction, with its session; committed unless the outcome is None."""
@@ -89,6 +92,9 @@ class Transactions:
                 left = self._timeout_s - spent if gone else min(self._timeout_s, self._patience_s - spent)
                 if not _repeatable(error) or left <= 0:
                     raise StoreUnavailable from error
+                if spent > self._timeout_s:
+                    # Nobody alive can be in the way for so long.
+                    await end_orphans(self._client, self._timeout_s + _DEAD_S)
             await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))  # noqa: S311 - jitter, no secret
         raise AssertionError
 

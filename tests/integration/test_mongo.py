@@ -354,3 +354,6 @@ async def test_reads_are_counted(store: MongoStore) -> None:
     await store.history(CHAT, 5)
     await store.load()
     assert store.reads - before == 4
+    await store.get(FlagId("default", "none"))
+    await store.revisions()
+    assert store.reads - before == 8

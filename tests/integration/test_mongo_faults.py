@@ -109,6 +109,49 @@ async def test_a_server_that_is_gone(mongod: Mongod, opened: Open, fault: str) -
         await store.close()
 
 
+class SlowKills:
+    """The commands of a client, of which `killSessions` waits until a find is under way."""
+
+    def __init__(self, admin: Any) -> None:
+        self._admin = admin
+        self.may_kill = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._admin, name)
+
+    async def command(self, name: str, *values: Any) -> Any:
+        if name == "killSessions":
+            await self.may_kill.wait()
+            await asyncio.sleep(0.2)
+        return await self._admin.command(name, *values)
+
+
+async def test_the_end_of_what_was_cut_off_meets_nothing_that_came_after(
+    mongod: Mongod, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(mongod.database_url("alkitu"))
+    try:
+        await store.open()
+        await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        admin = SlowKills(store._client.admin)
+        find = store._flags.find_one
+
+        async def slowly(query: dict[str, Any], **options: Any) -> Any:
+            admin.may_kill.set()
+            return await find(query | {"$where": "sleep(500) || true"}, **options)
+
+        monkeypatch.setattr(store._client, "admin", admin)
+        mongod.stop()
+        for _ in range(2):
+            await timed(toggle(store, CHAT, True))
+        mongod.start()
+        monkeypatch.setattr(store._flags, "find_one", slowly)
+        assert (await toggle(store, CHAT, False)).revision == 2
+        monkeypatch.undo()
+    finally:
+        await store.close()
+
+
 async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
     mongod: Mongod, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ Open = Callable[[], MongoStore]
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been told is asked for much more often than it is."""
     monkeypatch.setattr(mongo_tail, "WAIT_MS", 30)
+    monkeypatch.setattr(mongo_tail, "PROVE_S", 0.2)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -107,7 +108,7 @@ async def test_own_changes_of_several_replicas_and_sets_are_all_announced(
     assert len(told) == 62
 
 
-async def test_what_changed_once_more_is_told_as_it_is_by_then(store: MongoStore) -> None:
+async def test_what_changed_once_more_is_told_as_it_is_by_then(store: MongoStore, flags: Any) -> None:
     events = store.changes()
     assert await next_of(events, 1) == [Subscribed()]
     await create(store)
@@ -117,6 +118,9 @@ async def test_what_changed_once_more_is_told_as_it_is_by_then(store: MongoStore
     assert told[1:] == [Announced(last, passed=2), Announced(last, passed=3), Announced(last)]
     gone = [await toggle(store), await delete(store)][-1]
     assert await next_of(events, 2) == [Announced(Entry(CHAT, gone.revision - 1, None)), Announced(gone)]
+    flags.insert_one({"key": "other"})
+    flags.delete_one({"key": "other"})
+    assert await next_of(events, 2) == [Unnumbered(OTHER, 0), Unnumbered(OTHER, 0, gone=True)]
     await events.aclose()  # type: ignore[attr-defined]
 
 
@@ -155,7 +159,7 @@ async def test_foreign_changes_have_no_number(store: MongoStore, heard: Heard, f
     flags.update_one({"key": "chat"}, {"$unset": {"revision": ""}})
     assert await heard.settled() == [Unnumbered(CHAT, 0)]
     flags.delete_one({"key": "other"})
-    assert await heard.settled() == [Unnumbered(OTHER, 0)]
+    assert await heard.settled() == [Unnumbered(OTHER, 0, gone=True)]
     flags.insert_one(copy | {"_id": ObjectId(), "key": "copied"})
     assert await heard.settled() == [Unnumbered(FlagId("default", "copied"), 2)]
     assert revisions_told([Announced(await toggle(store))]) == revisions_told(await heard.settled()) == [3]
@@ -167,7 +171,7 @@ async def test_a_foreign_deletion_is_none_of_ours(store: MongoStore, heard: Hear
     await create(store)
     await heard.settled()
     flags.delete_one({"key": "chat"})
-    assert await heard.settled() == [Unnumbered(CHAT, 3)]
+    assert await heard.settled() == [Unnumbered(CHAT, 3, gone=True)]
 
 
 async def test_there_and_back_at_once_is_told(store: MongoStore, heard: Heard, flags: Any) -> None:
@@ -176,6 +180,20 @@ async def test_there_and_back_at_once_is_told(store: MongoStore, heard: Heard, f
     there, back = {"$set": {"status": "ENABLED"}}, {"$set": {"status": "DISABLED"}}
     flags.bulk_write([pymongo.UpdateOne({"key": "chat"}, there), pymongo.UpdateOne({"key": "chat"}, back)])
     assert await heard.settled() == [Unnumbered(CHAT, 1), Unnumbered(CHAT, 1)]
+
+
+@pytest.mark.parametrize(("bound", "value"), [("_MOST_EVENTS", 3), ("_MOST_BYTES", 2_000)])
+async def test_all_is_told_only_after_the_last_of_many_replies(
+    store: MongoStore, flags: Any, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(mongo_tail, bound, value)
+    events = store.changes()
+    await next_of(events, 1)
+    flags.insert_many([{"key": f"flag-{n}", "name": "x" * 100} for n in range(20)])
+    told = [await anext(events) for _ in range(21)]
+    assert [event for event in told if isinstance(event, Unnumbered)] == told[:20]
+    assert isinstance(told[20], ToldUntil)
+    await events.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_foreign_transaction_is_told_whole(
@@ -189,7 +207,7 @@ async def test_a_foreign_transaction_is_told_whole(
         flags.insert_one({"key": "third"}, session=session)
         flags.delete_one({"key": "other"}, session=session)
     third = FlagId("default", "third")
-    assert await heard.settled() == [Unnumbered(CHAT, 1), Unnumbered(third, 0), Unnumbered(OTHER, 2)]
+    assert await heard.settled() == [Unnumbered(CHAT, 1), Unnumbered(third, 0), Unnumbered(OTHER, 2, gone=True)]
 
 
 @pytest.mark.parametrize("field", ["key", "flagSet"])
@@ -200,9 +218,9 @@ async def test_a_renamed_flag_is_gone_from_where_it_was(
     await heard.settled()
     there = FlagId("default", "moved") if field == "key" else FlagId("moved", "chat")
     flags.update_one({"key": "chat"}, {"$set": {field: "moved"}})
-    assert await heard.settled() == [Unnumbered(CHAT, 1), Unnumbered(there, 1)]
+    assert await heard.settled() == [Unnumbered(CHAT, 1, gone=True), Unnumbered(there, 1)]
     flags.update_one({}, {"$set": {"key": 7}})
-    assert await heard.settled() == [Unnumbered(there, 1)]
+    assert await heard.settled() == [Unnumbered(there, 1, gone=True)]
     flags.delete_one({})
     assert await heard.settled() == [Subscribed()]
 
@@ -231,7 +249,7 @@ async def test_documents_without_identity_are_passed_over(store: MongoStore, hea
     flags.update_many({}, {"$set": {"status": 7}})
     assert await heard.settled() == [Unnumbered(OTHER, 0), Unnumbered(OTHER, 0)]
     flags.delete_one({"_id": {"a": [1]}})
-    assert await heard.settled() == [Unnumbered(OTHER, 0)]
+    assert await heard.settled() == [Unnumbered(OTHER, 0, gone=True)]
 
 
 async def test_a_document_never_seen_may_have_been_any_flag(store: MongoStore, flags: Any) -> None:
@@ -241,7 +259,7 @@ async def test_a_document_never_seen_may_have_been_any_flag(store: MongoStore, f
         assert await heard.settled() == [Subscribed()]
         await store.load()
         flags.delete_one({"key": "other"})
-        assert await heard.settled() == [Unnumbered(OTHER, 0)]
+        assert await heard.settled() == [Unnumbered(OTHER, 0, gone=True)]
 
 
 @pytest.mark.parametrize("what", ["drop", "rename", "replace", "database"])

@@ -298,3 +298,15 @@ def test_news_and_readings_from_before_the_view_do_not_bring_back_what_was_delet
     foreign = Entry.of(Flag(key="a", name="inserted by another program"))
     cache.apply(foreign, 10.5, 11.0)
     assert held(cache) == foreign, "read after the view was the store's"
+
+
+def test_an_insertion_without_revision_over_a_deletion_is_told_and_nothing_is_confirmed_before_it_has_one() -> None:
+    cache = near()
+    cache.merge(contents(entry(5), default=5), 0.0)
+    cache.news(gone(6), 1.0)
+    inserted = Entry.of(Flag(key="a", name="by another program"))
+    assert cache.merge(contents(inserted, default=6), 2.0) == [Unnumbered(FlagId("default", "a"), 6)]
+    assert (held(cache), cache.confirmed_at) == (gone(6), 0.0)
+    cache.news(Entry.of(Flag(key="a", name="by another program", revision=7)), 3.0)
+    assert cache.merge(contents(Entry.of(Flag(key="a", name="by another program", revision=7)), default=7), 4.0) == []
+    assert cache.confirmed_at == 4.0
