@@ -210,6 +210,17 @@ async def test_a_write_that_meant_another_revision_is_refused(store: FlagStore) 
     assert len(await store.history(CHAT, 50)) == 2
 
 
+async def test_what_is_not_there_has_the_revision_of_its_set(store: FlagStore) -> None:
+    assert await store.get(CHAT) == Entry.absent(CHAT)
+    other = await create(store, Flag(key="other"))
+    assert await store.get(CHAT) == Entry.absent(CHAT, other.revision)
+    assert await store.get(FlagId("staging", "chat")) == Entry.absent(FlagId("staging", "chat"))
+    made = await create(store, Flag(key="chat"))
+    assert await store.get(CHAT) == made
+    gone = await store.change(CHAT, changes.delete("chat", None, author(1)))
+    assert await store.get(CHAT) == gone
+
+
 async def test_unknown_and_taken_keys_are_refused(store: FlagStore) -> None:
     with pytest.raises(FlagNotFound):
         await toggle(store, True, 0)

@@ -12,7 +12,7 @@ import pytest
 from bson import Timestamp
 from pymongo.database import Database
 
-from flagsvc.adapters import mongo_setup, mongo_tail
+from flagsvc.adapters import mongo_tail
 from flagsvc.adapters.mongo import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, ChangesUnsupported, Subscribed, Unnumbered

@@ -1,0 +1,191 @@
+"""Decides from a record alone whether the promises were kept.
+
+Words. A *write* goes through a replica; a *foreign* change straight into MongoDB, without a revision. A *version* is a
+flag's state after either. Its commit lies between the start of the call that made it and its answer; where that got
+lost, anywhere from the start to the first moment at which anybody had seen it, if it happened at all: the history at
+the end tells. A version is *known* from the first moment at which it, or a newer one of that flag, was acknowledged or
+had been seen in an answer. An evaluation *shows* the version whose revision it tells and whose value and status it has
+(every value is written by one write only); where it may be of several, the best one for the replica counts. A *process*
+is one life of a replica, from start to end. It is *disturbed* before it is ready, while it is frozen, and once it is
+being ended. It is *calm* while no fault is active; a fault is active until what it broke answers again.
+
+P1   An evaluation that starts after the answer of a write on the same process shows that write or something newer.
+P2   The same for every process that a write's answer names in `applied_by`. Answers name only replicas that were there,
+     and none that lags when they say APPLIED.
+P3   An answer that does not say STALE: nothing newer was known the staleness bound, and 0.1 s, before it started. One
+     that there is no such flag has no room for STALE: it says so by its age.
+P4   An answer to a token has every numbered change up to it, or the call fails: with REVISION_UNAVAILABLE or
+     STORE_UNAVAILABLE, by its own deadline, or on a disturbed process. When it was calm for the bound and 1 s: not.
+P5   Of two evaluations on one process, one after the other, the later shows no older version and tells no smaller
+     revision.
+P6   Evaluations on undisturbed processes do not fail, say no other error than that there is no such flag, and take no
+     longer than 1 s (those with a token may); no call there fails as INTERNAL. A flag that was never deleted is not
+     said not to be there once it was known for the bound. What is shown was really the flag's state at the revision
+     that is told. A process is ready within 15 s of its start and does not end by itself.
+P7   A foreign change made when it had been calm for 2 s: while it stays calm, answers that start 1 s after it, on
+     processes undisturbed since, show it.
+P8   Cannot be seen in a record; tests with counted store reads have it.
+P9   In the history revisions are unique; each row's previous value is what the one before left (foreign changes have no
+     rows, and stand where they found the document); acknowledged writes stand in it exactly once, others at most once;
+     every document is what its history ends with.
+P10  No text that a server sent holds an address, a port, a URL of a store or a traceback; failed calls have ErrorInfo.
+END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
+     holds nothing else either; every foreign change got a revision. And whenever it was calm for the bound and 1 s,
+     nobody says STALE and no write is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.faults import calls
+from tests.faults.answers import Answers, answers_of, says_stale
+from tests.faults.calls import Wrong, where
+from tests.faults.calm import Calm
+from tests.faults.history import broken_link, changes_of, double_or_lost, half_done
+from tests.faults.promises import Finding, findings
+from tests.faults.record import Record
+from tests.faults.staleness import Staleness, lags_of
+from tests.faults.timeline import Timeline
+
+PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "END")
+_EXPLAINED = 5
+_AROUND = 5
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was found."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    explained: dict[str, list[str]] = field(default_factory=dict)
+    staleness: Staleness = field(default_factory=Staleness)
+    latencies: dict[str, tuple[float, float]] = field(default_factory=dict)
+    stale_answers: int = 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether no promise was broken."""
+        return not self.counts
+
+
+def check(record: Record) -> Verdict:
+    """Judge a run."""
+    return _Judge(record).verdict
+
+
+class _Judge:
+    def __init__(self, record: Record) -> None:
+        self._story, self._rows = record.story, record.rows()
+        self._calm = Calm(self._story.faults)
+        self._names = {incarnation.name: incarnation.number for incarnation in self._story.incarnations}
+        self.verdict = Verdict(latencies=calls.latencies(self._rows, self._story))
+        self.verdict.stale_answers = int(says_stale(self._rows, self._story.bound_s).sum())
+        for wrong in self._of_calls():
+            self._add(wrong)
+        lines = {}
+        for answers in answers_of(record):
+            lines[answers.timeline.flag] = answers.timeline
+            self._flag(answers)
+        for text in self._of_history(lines):
+            self._add(Wrong("P9", 0.0, 0.0, text))
+        for text in self._of_ending():
+            self._add(Wrong("END", 0.0, 0.0, text))
+
+    def _of_calls(self) -> Iterator[Wrong]:
+        story = self._story
+        yield from calls.failed(story, self._calm)
+        yield from calls.told_errors(story, self._rows)
+        yield from calls.slow(story, self._rows)
+        yield from calls.started_late(story)
+        yield from calls.spread(story, self._named)
+
+    def _named(self, name: str) -> int | None:
+        """Find a process by its name; one that ended before it could be asked for it, by its process id in that."""
+        if name in self._names:
+            return self._names[name]
+        parts = set(re.split(r"\W+", name))
+        return next((i.number for i in self._story.incarnations if not i.name and str(i.pid) in parts), None)
+
+    def _flag(self, answers: Answers) -> None:
+        for finding in findings(answers, self._story, self._named, self._calm):
+            if len(finding):
+                self._add(self._explained(finding))
+        self._stale_in_calm(answers)
+        self.verdict.staleness.lags += lags_of(answers, self._story, self._calm)
+
+    def _stale_in_calm(self, answers: Answers) -> None:
+        bound = self._story.bound_s + calls.SETTLED_S
+        rows = answers.rows[says_stale(answers.rows, self._story.bound_s)]
+        for row in rows:
+            start, end = float(row["start"]), float(row["end"])
+            incarnation = self._story.incarnations[int(row["incarnation"])]
+            if self._calm.between(start - bound, end) and not incarnation.disturbed(start - bound, end):
+                text = f"{answers.timeline.flag} on {where(incarnation)} says STALE at {self._at(start)}; all was well"
+                self._add(Wrong("END", start, end, text))
+
+    def _of_history(self, lines: dict[str, Timeline]) -> Iterator[str]:
+        changes = changes_of(self._story.ending.history)
+        yield from double_or_lost(self._story, changes)
+        documents = {document["key"]: document for document in self._story.ending.documents}
+        for flag, line in lines.items():
+            links = zip(line.versions, line.before, strict=True)
+            yield from filter(None, (broken_link(v.change, before) for v, before in links if v.change))
+            newest = max((change.revision for change in changes.get(flag, [])), default=0)
+            if wrong := _unnumbered(line, documents.get(flag)):
+                self._add(Wrong("END", 0.0, 0.0, wrong))
+            if wrong := half_done(flag, documents.get(flag), line.versions[-1].state, newest):
+                yield wrong
+
+    def _of_ending(self) -> Iterator[str]:
+        ending = self._story.ending
+        for replica, seconds in ending.recovered_s.items():
+            if seconds > self._story.bound_s:
+                yield f"{replica} did not answer as MongoDB within {self._story.bound_s:g} s, but after {seconds:.1f} s"
+        yield from ending.differences
+        yield from ending.lagging
+        if ending.drifted:
+            yield f"{ending.drifted} of {ending.compared} entries in Redis are not what MongoDB has"
+
+    def _explained(self, finding: Finding) -> Wrong:
+        """Tell of the first answer in full."""
+        answers, row = finding.answers, finding.answers.rows[0]
+        start, end = float(row["start"]), float(row["end"])
+        incarnation = self._story.incarnations[int(row["incarnation"])]
+        parts = [
+            f"{answers.timeline.flag} on {where(incarnation)}",
+            f"asked at {self._at(start)}, answered {end - start:.3f} s later",
+            f"revision {row['revision']}, value {row['value']}, reason {row['reason']}, source {row['source']}",
+            f"age {row['age_ms']} ms, token {row['token']}",
+        ]
+        if 0 <= (wanted := int(finding.wanted[0])) < len(answers.timeline.versions):
+            version = answers.timeline.versions[wanted]
+            parts.append(f"wanted {version.told} at {version.place}, known since {self._at(version.known)}")
+        text = f"{finding.about}: {'; '.join(parts)}; {len(finding)} such answers"
+        return Wrong(finding.promise, start, end, text, len(finding))
+
+    def _add(self, wrong: Wrong) -> None:
+        self.verdict.counts[wrong.promise] += wrong.count
+        explained = self.verdict.explained.setdefault(wrong.promise, [])
+        if len(explained) < _EXPLAINED:
+            around = self._calm.during(wrong.start - self._story.bound_s, wrong.end) if wrong.end else []
+            names = [f"{f.kind} {f.target} ({self._at(f.begin)} to {self._at(f.end)})" for f in around[-_AROUND:]]
+            explained.append(wrong.text + (f"; faults around: {', '.join(names)}" if names else ""))
+
+    def _at(self, moment: float) -> str:
+        return f"{moment - self._story.began:.3f} s"
+
+
+def _unnumbered(line: Timeline, document: Mapping[str, Any] | None) -> str:
+    """Tell of a flag whose last change is a foreign one that nobody gave a revision; empty: there is none."""
+    last = line.versions[-1]
+    if document is None or last.foreign is None:
+        return ""
+    revision = int(document.get("revision") or 0)
+    if revision > last.foreign.base:
+        return ""
+    return f"{line.flag}: {last.told} still has the revision {revision} that it found"

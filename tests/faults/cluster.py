@@ -1,0 +1,95 @@
+"""Everything that a run needs: stores, replicas, and a proxy on every way between them."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.faults.proxy import Proxy
+from tests.faults.record import Story
+from tests.faults.replica import Replica, python
+from tests.faults.stores import DurableRedis, Mongods
+from tests.servers import HOST
+
+REPLICAS = 3
+SKEWED, SKEW_S = 1, 3600.0
+"""The replica whose wall clock is off, and by how much."""
+_READY_S = 30.0
+_VERIFY_S = 20.0
+_POLL_S = 0.05
+
+
+class Cluster:
+    """Starts and ends all of it. `flaw`: a fault of `tests.faults.planted` that every replica has."""
+
+    def __init__(self, story: Story, *, mongods: int, flaw: str = "", folder: Path | None = None) -> None:
+        self._own_folder = tempfile.TemporaryDirectory(prefix="flagsvc-faults-") if folder is None else None
+        self.folder = folder or Path(self._own_folder.name if self._own_folder else "")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.mongods = Mongods(mongods)
+        self.redis = DurableRedis()
+        self.redis_proxies = [Proxy(self.redis.port, label=_label(n), seed=n) for n in range(REPLICAS)]
+        self.replicas: list[Replica] = []
+        self._story, self._flaw = story, flaw
+
+    async def open(self) -> None:
+        """Start everything, and wait until every replica is ready."""
+        await asyncio.to_thread(self.redis.start)
+        for proxy in self.redis_proxies:
+            await proxy.start()
+        await self.mongods.open()
+        for number, proxy in enumerate(self.redis_proxies):
+            environment = {
+                "FLAGSVC_STORE_URL": self.mongods.replica_url(number),
+                "FLAGSVC_CACHE_URL": f"redis://{HOST}:{proxy.port}/0",
+                "FLAGSVC_STALENESS_BOUND_S": str(self._story.bound_s),
+                "FLAGSVC_VERIFY_INTERVAL_S": str(_VERIFY_S),
+            }
+            self.replicas.append(Replica(number, self._story, self.folder, self._program(number), environment))
+        for replica in self.replicas:
+            replica.start()
+        await asyncio.gather(*(self._ready(replica) for replica in self.replicas))
+
+    async def close(self) -> None:
+        """End everything that was started, whatever became of it."""
+        for replica in self.replicas:
+            await replica.close()
+        await self.mongods.shut()
+        await asyncio.to_thread(self.redis.close)
+        for proxy in self.redis_proxies:
+            await proxy.close()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+    def links(self, link: str, replica: int) -> Iterator[tuple[Proxy, str]]:
+        """Give the proxies that a replica's connections of this kind pass, each with their label there."""
+        if link == "redis":
+            yield self.redis_proxies[replica], _label(replica)
+        else:
+            label = _label(replica) + ("-tail" if link == "mongo-tail" else "")
+            yield from ((proxy, label) for proxy in self.mongods.proxies)
+
+    def seen(self) -> dict[str, int]:
+        """Give how many connections there were, by link and replica."""
+        links = [(link, n) for link in ("redis", "mongo", "mongo-tail") for n in range(REPLICAS)]
+        return {f"{link} of replica {n}": sum(p.seen[label] for p, label in self.links(link, n)) for link, n in links}
+
+    async def _ready(self, replica: Replica) -> None:
+        until = time.monotonic() + _READY_S
+        while not replica.ready.is_set():
+            if replica.incarnation.crashed or time.monotonic() > until:
+                raise RuntimeError(f"{replica.named} did not start:\n{replica.log[-2000:]}")
+            await asyncio.sleep(_POLL_S)
+
+    def _program(self, number: int) -> Sequence[str]:
+        skew_s = SKEW_S if number == SKEWED else 0.0
+        if self._flaw:
+            return python("tests.faults.planted", self._flaw, str(skew_s))
+        return python("tests.faults.skewed", str(skew_s)) if skew_s else ()
+
+
+def _label(replica: int) -> str:
+    return f"replica-{replica}"

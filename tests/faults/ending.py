@@ -1,0 +1,123 @@
+"""What is left at the end of a run, when nothing is wrong any more and nobody writes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import grpc
+from bson import ObjectId
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from tests.faults.answers import NOT_FOUND, STALE
+from tests.faults.cluster import Cluster
+from tests.faults.history import known_fields
+from tests.faults.record import NO_VALUE, Story
+from tests.faults.replica import Replica
+from tests.faults.timeline import Content
+
+_PATIENCE_S = 6.0
+_POLL_S = 0.05
+_ASKED_S = 3.0
+_EXAMPLES = 5
+Documents = Mapping[str, Mapping[str, Any]]
+
+
+async def look_at_the_end(cluster: Cluster, story: Story) -> None:
+    """Wait until every replica answers what MongoDB has, but not for ever; then compare everything with everything."""
+    ending = story.ending
+    ending.healed = time.monotonic()
+    await asyncio.gather(*(_recover(cluster, story, replica) for replica in cluster.replicas))
+    for wrong in await asyncio.gather(*(_lagging(cluster, replica) for replica in cluster.replicas)):
+        ending.lagging += wrong
+    for replica in cluster.replicas:
+        await _compare_redis(story, replica)
+    database = await cluster.mongods.database()
+    ending.history = [_plain(row) async for row in database["feature_flag_history"].find()]
+    ending.documents = [_plain(row) async for row in database["feature_flags"].find()]
+
+
+async def _recover(cluster: Cluster, story: Story, replica: Replica) -> None:
+    wrong = ["it was not asked"]
+    while wrong and time.monotonic() - story.ending.healed < _PATIENCE_S:
+        asked_at = time.monotonic()
+        wrong = await _differences(cluster, story, replica)
+        story.ending.recovered_s[replica.named] = math.inf if wrong else asked_at - story.ending.healed
+        await asyncio.sleep(_POLL_S)
+    story.ending.differences += [f"{replica.named}: {each}" for each in wrong[:_EXAMPLES]]
+
+
+async def _differences(cluster: Cluster, story: Story, replica: Replica) -> list[str]:
+    """Compare what a replica answers with what MongoDB has."""
+    request = pb.BatchEvaluateFlagsRequest(flag_keys=story.flags)
+    try:
+        answer = await replica.stub.BatchEvaluateFlags(request, timeout=_ASKED_S)
+    except grpc.aio.AioRpcError as error:
+        return [f"it answers {error.code().name}"]
+    database = await cluster.mongods.database()
+    documents = {row["key"]: row async for row in database["feature_flags"].find()}
+    return [problem for told in answer.evaluations if (problem := _difference(told, documents.get(told.flag_key)))]
+
+
+def _difference(told: pb.FlagEvaluation, document: Mapping[str, Any] | None) -> str:
+    if document is None:
+        return "" if told.error_code == NOT_FOUND else f"{told.flag_key} is answered and not in MongoDB"
+    if told.reason == STALE:
+        return f"{told.flag_key} is answered as STALE"
+    held = known_fields(document)
+    wanted = Content.of((held["status"], held.get("value", NO_VALUE)))
+    shown = Content(told.status, told.value.integer_value if told.HasField("value") else NO_VALUE)
+    revision = int(document.get("revision") or 0)
+    if shown == wanted and told.revision == revision:
+        return ""
+    return f"{told.flag_key} is {tuple(shown)} at {told.revision}; MongoDB has {tuple(wanted)} at {revision}"
+
+
+async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
+    """Tell what a replica says of all that is not as it should be once everything is well."""
+    wrong = ["it was not asked"]
+    until = time.monotonic() + _PATIENCE_S
+    names = {each.incarnation.name for each in cluster.replicas}
+    while wrong and time.monotonic() < until:
+        try:
+            status = await replica.stub.GetStatus(pb.GetStatusRequest(), timeout=_ASKED_S)
+        except grpc.aio.AioRpcError as error:
+            wrong = [f"status: {error.code().name}"]
+        else:
+            known = {each.replica: each for each in status.replicas}
+            wrong = [f"does not know {name}" for name in names if name not in known]
+            wrong += [f"{name} lags by {known[name].lag}" for name in names if name in known and known[name].lag]
+            wrong += [] if status.complete else ["status is not complete"]
+        await asyncio.sleep(_POLL_S)
+    return [f"{replica.named}: {each}" for each in wrong]
+
+
+async def _compare_redis(story: Story, replica: Replica) -> None:
+    try:
+        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_PATIENCE_S)
+    except grpc.aio.AioRpcError as error:
+        story.ending.differences.append(f"{replica.named}: Redis could not be compared: {error.code().name}")
+        return
+    story.ending.compared = max(story.ending.compared, found.checked)
+    story.ending.drifted = max(story.ending.drifted, found.drifted)
+    for drift in found.drifts[:_EXAMPLES]:
+        kind = pb.DriftKind.Name(drift.kind)
+        revisions = f"MongoDB has {drift.stored_revision}, Redis {drift.cached_revision}"
+        story.ending.differences.append(f"{replica.named}: {drift.flag_key}: {kind}: {revisions}")
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document as JSON has it."""
+    return {name: _plain_value(value) for name, value in row.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, datetime | ObjectId):
+        return str(value)
+    return value

@@ -1,0 +1,158 @@
+"""Records made by hand, for tests of the checker: two replicas, and a MongoDB that does what it should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.faults.answers import DISABLED, ERROR, NOT_FOUND
+from tests.faults.checker import Verdict, check
+from tests.faults.history import STATUSES, reason
+from tests.faults.record import (
+    NO_VALUE,
+    UNARY,
+    Failure,
+    FaultWindow,
+    ForeignWrite,
+    Incarnation,
+    Record,
+    Story,
+    Write,
+)
+
+FLAG, PASSING, FOREIGN = "plain-0", "passing-0", "foreign-0"
+ENABLED_WORD, DISABLED_WORD = "ENABLED", "DISABLED"
+STATIC = 1
+SHORT_S = 0.01
+
+
+class Handmade:
+    """What happened so far. Moments are seconds; replica 0 and 1 are ready at 0 and have the staleness bound 5 s."""
+
+    def __init__(self) -> None:
+        self.story = Story(seed=1, seconds=100, bound_s=5.0, mongods=1, flags=[FLAG, PASSING, FOREIGN])
+        self.record = Record(self.story)
+        for number in (0, 1):
+            self.story.incarnations.append(Incarnation(number, number, 100 + number, -2.0, f"host-{number}", 0.0))
+        self.revision = 0
+        self._value = 0
+        self._documents: dict[str, dict[str, Any]] = {}
+
+    def write(self, kind: str, flag: str, start: float, *, took: float = 0.1, on: int = 0, **told: Any) -> Write:
+        """Change a flag through a replica; `acknowledged=False`: the answer got lost."""
+        self.revision += 1
+        write = Write(len(self.story.writes) + 1, kind, flag, on, 2, start)
+        if kind in ("create", "update"):
+            self._value += 1
+            write.value = self._value
+        write.end, write.acknowledged, write.revision = start + took, True, self.revision
+        for name, value in told.items():
+            setattr(write, name, value)
+        self.story.writes.append(write)
+        self._store(write)
+        return write
+
+    def foreign(self, kind: str, flag: str, start: float, *, took: float = 0.02, numbered: bool = True) -> ForeignWrite:
+        """Change a flag straight in MongoDB; it gets its next revision soon after, unless told otherwise."""
+        document = self._documents.get(flag)
+        write = ForeignWrite(len(self.story.foreign) + 1, kind, flag, start, end=start + took, done=True)
+        write.base = document["revision"] if document else 0
+        if kind == "delete":
+            del self._documents[flag]
+        else:
+            self._value += 1
+            write.value = self._value
+            self._documents[flag] = _document(flag, ENABLED_WORD, write.value, write.base)
+        self.story.foreign.append(write)
+        if numbered:
+            self.revision += 1
+            if kind != "delete":
+                self._documents[flag]["revision"] = self.revision
+        return write
+
+    def see(
+        self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, kind: int = UNARY, **told: int
+    ) -> None:
+        """Evaluate a flag: it shows what MongoDB has now, but for what is told otherwise."""
+        document = self._documents.get(flag)
+        told = _shown(document) | told
+        if told["reason"] == DISABLED or told["error"]:
+            told["value"] = NO_VALUE
+        place = self.story.flags.index(flag)
+        names = ("revision", "value", "token", "age_ms", "incarnation", "flag", "status", "reason", "error", "source")
+        told |= {"incarnation": on, "flag": place, "source": 1}
+        self.record.evaluated(start, start + took, *(told[name] for name in names), kind)
+
+    def see_absent(self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, **told: int) -> None:
+        """Evaluate a flag: there is none."""
+        absent = {"revision": 0, "value": NO_VALUE, "status": 0, "reason": ERROR, "error": NOT_FOUND}
+        self.see(flag, start, took=took, on=on, **absent | told)
+
+    def fail(self, what: str, start: float, code: str, told: str, *, took: float = SHORT_S, text: str = "no") -> None:
+        """Have a call on replica 0 fail."""
+        self.story.failures.append(Failure(what, start, start + took, 0, code, told, text, FLAG))
+
+    def fault(self, begin: float, end: float, kind: str = "redis stall") -> None:
+        """Have something be wrong for a time."""
+        self.story.faults.append(FaultWindow(len(self.story.faults), kind, "replica 0", begin, end))
+
+    def done(self) -> Record:
+        """End the run: MongoDB is read."""
+        self.story.ending.documents = list(self._documents.values())
+        return self.record
+
+    def _store(self, write: Write) -> None:
+        before = self._documents.get(write.flag)
+        row = {"featureKey": write.flag, "revision": write.revision, "reason": reason(write.number)}
+        if write.kind == "delete":
+            assert before
+            del self._documents[write.flag]
+            row |= {"action": "DELETED", "previousValue": before, "newValue": None}
+        elif write.kind == "toggle":
+            assert before
+            status = ENABLED_WORD if write.enabled else DISABLED_WORD
+            row |= {"action": status, "previousValue": {"status": before["status"]}, "newValue": {"status": status}}
+            self._documents[write.flag] = before | {"status": status, "revision": write.revision}
+        elif write.kind == "update":
+            assert before
+            new = {"variants": {"v": write.value}}
+            row |= {"action": "UPDATED", "previousValue": {"variants": before["variants"]}, "newValue": new}
+            self._documents[write.flag] = before | new | {"revision": write.revision}
+        else:
+            document = _document(write.flag, ENABLED_WORD, write.value, write.revision)
+            row |= {"action": "CREATED", "previousValue": None, "newValue": document}
+            self._documents[write.flag] = document
+        write.status = STATUSES[self._documents.get(write.flag, {"status": "ENABLED"})["status"]]
+        self.story.ending.history.append(row)
+
+
+def _document(flag: str, status: str, value: int, revision: int) -> dict[str, Any]:
+    return {"key": flag, "status": status, "variants": {"v": value}, "revision": revision}
+
+
+def _shown(document: dict[str, Any] | None) -> dict[str, int]:
+    if document is None:
+        return {"revision": 0, "value": NO_VALUE, "status": 0, "reason": ERROR, "error": NOT_FOUND} | _PLAIN
+    on = document["status"] == ENABLED_WORD
+    shown = {"revision": document["revision"], "value": document["variants"]["v"], "status": 1 if on else 2}
+    return shown | {"reason": STATIC if on else DISABLED, "error": 0} | _PLAIN
+
+
+_PLAIN = {"token": 0, "age_ms": 0}
+
+
+def broken(made: Handmade) -> Verdict:
+    """What the checker says."""
+    return check(made.done())
+
+
+def only(promise: str, made: Handmade, count: int = 1) -> str:
+    """Exactly this promise is broken, so often; gives the explanation."""
+    verdict = broken(made)
+    assert dict(verdict.counts) == {promise: count}, verdict.explained
+    return verdict.explained[promise][0]
+
+
+def old(made: Handmade) -> dict[str, int]:
+    """What the flag shows before the next write."""
+    document = made._documents[FLAG]
+    return {"revision": document["revision"], "value": document["variants"]["v"]}

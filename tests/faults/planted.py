@@ -1,0 +1,128 @@
+"""Runs `flagsvc` with a fault on purpose: python -m tests.faults.planted FLAW SKEW_S serve ...
+
+Each flaw is one that some flag service had. A run with it must be caught by the checker; that is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.faults.schedule import LINKS, Fault
+from tests.faults.skewed import shift
+
+_LATE_S = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is planted, promises of which one at least must be found broken, and what it takes to show."""
+
+    plant: Callable[[], None]
+    breaks: frozenset[str]
+    seconds: float
+    """How long a run has to be."""
+    faults: tuple[Fault, ...] = ()
+
+
+def _late_fill() -> None:
+    """A slow reader puts what it read before a change into the near cache, whatever is there by then."""
+    from flagsvc.near import NearCache  # noqa: PLC0415  after the clock is what it shall be
+
+    take = NearCache._take
+
+    def taken(self: Any, held: Any, *args: Any, **named: Any) -> Any:
+        if held is not None:
+            asyncio.get_running_loop().call_later(_LATE_S, fill, self, held)
+        return take(self, held, *args, **named)
+
+    def fill(near: Any, held: Any) -> None:
+        held.confirmed_at = time.monotonic()
+        near._held[held.entry.id] = held
+
+    NearCache._take = taken  # type: ignore[method-assign]
+
+
+def _late_put() -> None:
+    """The same into Redis: an unconditional put of what was there before a change."""
+    from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
+
+    put = RedisCache.put
+    late: set[asyncio.Task[bool]] = set()
+
+    async def after(self: Any, entries: Any) -> bool:
+        await asyncio.sleep(_LATE_S)
+        return await put(self, entries, time.monotonic(), force=True)
+
+    async def also_late(self: Any, entries: Any, as_of: float, **named: Any) -> bool:
+        held = [entry for entry in await self.peek([entry.id for entry in entries]) if entry is not None]
+        if len(entries) == 1 and held and held[0].revision < entries[0].revision:
+            task = asyncio.create_task(after(self, held))
+            late.add(task)
+            task.add_done_callback(late.discard)
+        return await put(self, entries, as_of, **named)
+
+    RedisCache.put = also_late  # type: ignore[method-assign]
+
+
+def _unchecked() -> None:
+    """What the near cache holds is served however old it is."""
+    from flagsvc.near import NearCache  # noqa: PLC0415
+
+    NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
+
+
+def _deaf() -> None:
+    """Announcements and the change stream are not listened to, and a look finds nothing ever."""
+    from flagsvc.follower import Follower  # noqa: PLC0415
+    from flagsvc.near import NearCache  # noqa: PLC0415
+
+    look = Follower._look
+
+    async def once(self: Any) -> None:
+        if not self.loaded.is_set():
+            await look(self)
+
+    Follower._look = once  # type: ignore[method-assign]
+    Follower._news = lambda *_: None  # type: ignore[method-assign]
+    NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
+
+
+def _liar() -> None:
+    """A write is told as applied by every replica without asking them."""
+    from flagsvc.peers import Peers  # noqa: PLC0415
+
+    Peers._has = lambda *_: True  # type: ignore[method-assign]
+
+
+def _cut_off(seconds: float) -> tuple[Fault, ...]:
+    """Replica 1 can be asked and hears of nothing."""
+    return tuple(Fault(n, "link", "stall", 1, link, 3.0, seconds, 0.0) for n, link in enumerate(LINKS))
+
+
+FLAWS = {
+    "late-fill": Flaw(_late_fill, frozenset({"P1", "P5"}), 8),
+    "late-put": Flaw(_late_put, frozenset({"P3", "P5", "END"}), 8),
+    "unchecked": Flaw(_unchecked, frozenset({"P3"}), 16, _cut_off(9.0)),
+    "deaf": Flaw(_deaf, frozenset({"P2", "P3"}), 12),
+    "liar": Flaw(_liar, frozenset({"P2"}), 12, _cut_off(4.5)),
+}
+
+
+def main() -> int:
+    """Plant, then run."""
+    flaw, skew_s = FLAWS[sys.argv[1]], float(sys.argv[2])
+    if skew_s:
+        shift(skew_s)
+    from flagsvc.cli.main import main as flagsvc  # noqa: PLC0415
+
+    flaw.plant()
+    return flagsvc(sys.argv[3:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

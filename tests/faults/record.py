@@ -1,0 +1,208 @@
+"""What happened in a run: every call, every fault, and the stores' state at the end. The checker reads nothing else.
+
+Moments are `time.monotonic()` of the one process that made all calls. A start is taken before a call is sent, an end
+after its answer was read, so that what is found to be wrong is wrong also by the exact times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NEVER = math.inf
+NO_VALUE = -1
+OK = 0
+_PACKED = struct.Struct("<ddqqqiHHBBBBBx")
+ROW = np.dtype(
+    {
+        "names": [
+            *("start", "end", "revision", "value", "token", "age_ms", "incarnation", "flag"),
+            *("status", "reason", "error", "source", "kind"),
+        ],
+        "formats": ["f8", "f8", "i8", "i8", "i8", "i4", "u2", "u2", "u1", "u1", "u1", "u1", "u1"],
+        "offsets": [0, 8, 16, 24, 32, 40, 44, 46, 48, 49, 50, 51, 52],
+        "itemsize": _PACKED.size,
+    }
+)
+UNARY, BATCH, TOKEN = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Write:
+    """One attempt to change a flag through a replica; its number stands in the history as the reason."""
+
+    number: int
+    kind: str
+    """create, update, toggle or delete."""
+    flag: str
+    incarnation: int
+    wait_for: int
+    start: float
+    value: int = NO_VALUE
+    """The value that an update or creation gives: no other write has it."""
+    enabled: bool = True
+    end: float = NEVER
+    acknowledged: bool = False
+    revision: int = 0
+    status: int = 0
+    reached: int = 0
+    applied_by: list[str] = field(default_factory=list)
+    lagging: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ForeignWrite:
+    """A change by a plain driver straight in MongoDB, without a revision."""
+
+    number: int
+    kind: str
+    """update, insert or delete."""
+    flag: str
+    start: float
+    value: int = NO_VALUE
+    end: float = NEVER
+    done: bool | None = None
+    """None: nobody knows; the answer got lost."""
+    base: int = 0
+    """Revision that the document had, 0 for none."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """A call that answered an error. `told`: the ErrorInfo's reason; empty when the client's own library made it."""
+
+    what: str
+    """evaluate, batch, token, or a write's kind."""
+    start: float
+    end: float
+    incarnation: int
+    code: str
+    told: str
+    text: str
+    flag: str = ""
+
+
+@dataclass(slots=True)
+class Incarnation:
+    """One process of a replica, from its start to its end."""
+
+    number: int
+    replica: int
+    pid: int
+    started: float
+    name: str = ""
+    ready: float = NEVER
+    ended: float = NEVER
+    pauses: list[list[float]] = field(default_factory=list)
+    crashed: bool = False
+    """Whether it ended by itself."""
+
+    def disturbed(self, start: float, end: float) -> bool:
+        """Whether the process was not ready, frozen or ending at some moment of this time."""
+        if start < self.ready or end > self.ended:
+            return True
+        return any(since <= end and start <= until for since, until in self.pauses)
+
+
+@dataclass(slots=True)
+class FaultWindow:
+    """A fault as it really was: from just before it began until everything was back."""
+
+    number: int
+    kind: str
+    target: str
+    begin: float
+    end: float = NEVER
+
+
+@dataclass(slots=True)
+class Ending:
+    """What was found at the end, with every fault healed and no more writes."""
+
+    healed: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    recovered_s: dict[str, float] = field(default_factory=dict)
+    """Per replica, when everything that it answers was the store's and nothing STALE; infinite: it never was."""
+    differences: list[str] = field(default_factory=list)
+    lagging: list[str] = field(default_factory=list)
+    drifted: int = 0
+    compared: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """Everything but the evaluations."""
+
+    seed: int
+    seconds: float
+    bound_s: float
+    mongods: int
+    flags: list[str]
+    began: float = 0.0
+    versions: str = ""
+    writes: list[Write] = field(default_factory=list)
+    foreign: list[ForeignWrite] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    incarnations: list[Incarnation] = field(default_factory=list)
+    faults: list[FaultWindow] = field(default_factory=list)
+    texts: dict[str, int] = field(default_factory=dict)
+    """Every text for people that an answer's error had, with how often."""
+    lags: list[list[float]] = field(default_factory=list)
+    """When this process itself was held up, and until when."""
+    links: dict[str, int] = field(default_factory=dict)
+    """Connections through the proxies, by link and replica."""
+    ending: Ending = field(default_factory=Ending)
+
+
+class Record:
+    """The story and the evaluations, 54 bytes each."""
+
+    def __init__(self, story: Story, evaluations: bytes | bytearray = b"") -> None:
+        self.story = story
+        self._packed = bytearray(evaluations)
+
+    def __len__(self) -> int:
+        return len(self._packed) // _PACKED.size
+
+    def evaluated(self, start: float, end: float, *told: int) -> None:
+        """Note one evaluation: what was told in the order of ROW's names."""
+        self._packed += _PACKED.pack(start, end, *told)
+
+    def rows(self) -> np.ndarray[Any, Any]:
+        """Give the evaluations as a table, in the order of their ends."""
+        return np.frombuffer(bytes(self._packed), dtype=ROW)
+
+    def save(self, path: Path) -> None:
+        """Write everything to a file."""
+        text = json.dumps(asdict(self.story))
+        with path.open("wb") as file:
+            np.savez_compressed(file, rows=np.frombuffer(self._packed, dtype="u1"), story=np.array(text))
+
+    @staticmethod
+    def load(path: Path) -> Record:
+        """Read what `save` wrote."""
+        with np.load(path) as saved:
+            told = json.loads(str(saved["story"]))
+            return Record(_story(told), saved["rows"].tobytes())
+
+
+def _story(told: dict[str, Any]) -> Story:
+    lists = {
+        "writes": Write,
+        "foreign": ForeignWrite,
+        "failures": Failure,
+        "incarnations": Incarnation,
+        "faults": FaultWindow,
+    }
+    made: dict[str, Any] = {f.name: told[f.name] for f in fields(Story)}
+    for name, kind in lists.items():
+        made[name] = [kind(**each) for each in told[name]]
+    made["ending"] = Ending(**told["ending"])
+    return Story(**made)

@@ -1,0 +1,154 @@
+"""Tells what a run gave: on the terminal, and in docs/faults.md between its markers."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.checker import PROMISES, Verdict
+from tests.faults.record import Record, Story
+
+BEGIN, END = "<!-- run -->\n", "<!-- /run -->"
+Row = tuple[str, ...]
+_MILLISECONDS_BELOW_S = 1.0
+
+
+def counts(record: Record) -> list[Row]:
+    """Give how much was done."""
+    story = record.story
+    kinds = Counter(write.kind for write in story.writes)
+    acknowledged = sum(write.acknowledged for write in story.writes)
+    lost = sum(1 for write in story.foreign if write.done is None)
+    lives = len(story.incarnations)
+    return [
+        ("evaluations", f"{len(record):,}"),
+        ("failed calls", _failed(story)),
+        ("writes through replicas", f"{len(story.writes):,} ({acknowledged:,} acknowledged)"),
+        ("of them toggles", f"{kinds['toggle']:,}"),
+        ("foreign changes", f"{len(story.foreign):,} ({lost:,} whose answer got lost for good)"),
+        ("faults", f"{len(story.faults):,}"),
+        ("lives of replicas", f"{lives:,}"),
+    ]
+
+
+def faults(story: Story) -> list[Row]:
+    """Give the faults by kind: how many, and how long the longest lasted until all was back."""
+    found: dict[str, list[float]] = {}
+    for fault in story.faults:
+        found.setdefault(fault.kind, []).append(fault.end - fault.begin)
+    return [(kind, str(len(each)), _time(max(each))) for kind, each in sorted(found.items())]
+
+
+def promises(verdict: Verdict) -> list[Row]:
+    """Give how often each promise was broken."""
+    return [(promise, f"{verdict.counts[promise]:,}") for promise in PROMISES]
+
+
+def staleness(verdict: Verdict) -> list[Row]:
+    """Give for each kind of fault how long old answers went on."""
+    total = {"all": verdict.staleness.total(), "foreign, no fault": verdict.staleness.foreign_in_quiet()}
+    rows = verdict.staleness.by_kind() | total
+    return [(kind, f"{n:,}", _time(p99), _time(worst), _time(told)) for kind, (n, p99, worst, told) in rows.items()]
+
+
+def times(record: Record, verdict: Verdict) -> list[Row]:
+    """Give how long things took."""
+    story = record.story
+    rows = [
+        (f"evaluation, {name}", f"p99 {_time(p99)}, worst {_time(worst)}")
+        for name, (p99, worst) in verdict.latencies.items()
+    ]
+    starts = sorted(each.ready - each.started for each in story.incarnations if each.ready < each.ended)
+    if starts:
+        rows.append(
+            ("start of a replica until ready", f"median {_time(starts[len(starts) // 2])}, worst {_time(starts[-1])}")
+        )
+    if story.ending.recovered_s:
+        rows.append(
+            ("at the end, until all is as in MongoDB", f"worst {_time(max(story.ending.recovered_s.values()))}")
+        )
+    rows.append(("answers that said STALE", f"{verdict.stale_answers:,}"))
+    rows.append(("the clients' own process held up", f"{len(story.lags)} times"))
+    return rows
+
+
+def show(record: Record, verdict: Verdict, console: Console) -> None:
+    """Print everything."""
+    story = record.story
+    console.print(f"[bold]seed {story.seed}[/], {story.seconds:g} s, {_where(story)}")
+    _print(console, "what", ("", "count"), counts(record))
+    _print(console, "faults", ("kind", "count", "longest, with recovery"), faults(story))
+    heads = ("faults meanwhile", "changes by replicas", "p99", "worst", "worst, told as STALE too")
+    _print(console, "from a change's answer to the last old answer", heads, staleness(verdict))
+    _print(console, "times", ("", ""), times(record, verdict))
+    _print(console, "broken", ("promise", "times"), promises(verdict))
+    for name, count in story.links.items():
+        if not count:
+            console.print(f"no connection was ever seen: {name}; its faults did nothing", style="yellow")
+    for promise, texts in verdict.explained.items():
+        for text in texts:
+            console.print(f"{promise}: {text}", style="red", markup=False, highlight=False)
+    console.print("every promise was kept" if verdict.kept else "promises were broken", style="bold")
+
+
+def write(record: Record, verdict: Verdict, page: Path, picture: str) -> None:
+    """Put the newest run into the page, between its markers."""
+    head, _, rest = page.read_text().partition(BEGIN)
+    tail = rest.partition(END)[2]
+    page.write_text(head + BEGIN + _page(record, verdict, picture) + END + tail)
+
+
+def _page(record: Record, verdict: Verdict, picture: str) -> str:
+    story = record.story
+    command = f"FAULTS_SECONDS={story.seconds:g} FAULTS_SEED={story.seed} make faults"
+    parts = [
+        f"`{command}`: {_where(story)}.\n",
+        _markdown(("what", "count"), counts(record)),
+        _markdown(("promise", "times broken"), promises(verdict)),
+        f"![From a change's answer to the last old answer]({picture})\n",
+        _markdown(("faults meanwhile", "changes by replicas", "p99", "worst", "worst, STALE too"), staleness(verdict)),
+        _markdown(("time", "took"), times(record, verdict)),
+        _markdown(("fault", "count", "longest, with recovery"), faults(story)),
+    ]
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _where(story: Story) -> str:
+    mongods = "one mongod" if story.mongods == 1 else f"{story.mongods} mongods"
+    return (
+        f"{mongods}, one redis-server, three replicas; {story.versions}, grpcio {grpc.__version__},"
+        f" Python {platform.python_version()}, {os.cpu_count()} CPUs"
+    )
+
+
+def _failed(story: Story) -> str:
+    kinds = Counter(f"{failure.code} {failure.told}".strip() for failure in story.failures)
+    named = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(6))
+    return f"{len(story.failures):,}" + (f" ({named})" if named else "")
+
+
+def _time(seconds: float) -> str:
+    if seconds == 0:
+        return "0"
+    return f"{seconds * 1000:,.0f} ms" if seconds < _MILLISECONDS_BELOW_S else f"{seconds:,.2f} s"
+
+
+def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Row]) -> None:
+    table = Table(title=title, title_justify="left")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"

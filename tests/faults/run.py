@@ -1,0 +1,134 @@
+"""One run: start everything, load it and break it for so long, heal it, and look at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.cluster import REPLICAS, Cluster
+from tests.faults.ending import look_at_the_end
+from tests.faults.inject import Injector
+from tests.faults.load import Load
+from tests.faults.record import Record, Story
+from tests.faults.schedule import Fault, schedule
+from tests.faults.writers import FLAGS, ForeignWriter, Values, Writer
+from tests.servers import versions
+
+BOUND_S = 5.0
+LONG_RUN_S = 180.0
+"""From here on there are three mongods, else one."""
+_SEEN_LATE_S = 0.1
+_TICK_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run.
+
+    `faults`: instead of those that the seed gives; `flaw`: of `tests.faults.planted`; `folder`: for replicas' logs.
+    """
+
+    seed: int
+    seconds: float
+    mongods: int
+    faults: tuple[Fault, ...] | None = None
+    flaw: str = ""
+    folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is."""
+
+    what: str
+    seconds: float = 0.0
+    evaluations: int = 0
+    writes: int = 0
+    faults: int = 0
+    active: tuple[str, ...] = ()
+
+
+async def run(options: Options, told: Callable[[Progress], None]) -> Record:
+    """Give the record of a run; `told` is called about ten times a second."""
+    story = Story(options.seed, options.seconds, BOUND_S, options.mongods, list(FLAGS), versions=versions())
+    record = Record(story)
+    cluster = Cluster(story, mongods=options.mongods, flaw=options.flaw, folder=options.folder)
+    told(Progress("starting"))
+    try:
+        await cluster.open()
+        gc.freeze()
+        await _Run(cluster, record, options, told).go()
+    finally:
+        await asyncio.shield(cluster.close())
+    return record
+
+
+class _Run:
+    def __init__(self, cluster: Cluster, record: Record, options: Options, told: Callable[[Progress], None]) -> None:
+        self._cluster, self._record, self._story, self._options = cluster, record, record.story, options
+        self._told = told
+        values = Values()
+        self._load = Load(record, cluster.replicas, options.seed + 1)
+        self._writer = Writer(record, cluster.replicas, self._load, values, options.seed + 2)
+        self._foreign = ForeignWriter(record, cluster.mongods, values, options.seed + 3)
+        self._injector = Injector(cluster, self._story, self._writer)
+        self._what = "running"
+
+    async def go(self) -> None:
+        """Run it from the first flag to the last look."""
+        await self._writer.seed()
+        self._story.began = time.monotonic()
+        watching = [asyncio.create_task(self._notice_lags()), asyncio.create_task(self._tell())]
+        try:
+            self._load.start()
+            self._writer.start()
+            self._foreign.start()
+            seconds = self._options.seconds
+            faults = self._options.faults
+            if faults is None:
+                drawn = schedule(self._options.seed, seconds, replicas=REPLICAS, mongods=self._options.mongods)
+                faults = tuple(drawn)
+            await self._injector.play(faults)
+            await asyncio.sleep(self._story.began + seconds - time.monotonic())
+            self._what = "all is healed; waiting for everything to be as in MongoDB"
+            await self._writer.stop()
+            await self._foreign.stop()
+            await look_at_the_end(self._cluster, self._story)
+            self._story.links = self._cluster.seen()
+            self._load.check()
+        finally:
+            under_way = [*watching, *self._load.tasks, *self._writer.tasks, *self._foreign.tasks, *self._injector.tasks]
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _notice_lags(self) -> None:
+        """Note when this process itself was held up: what then seems slow is not the replicas'."""
+        while True:
+            asleep = time.monotonic()
+            await asyncio.sleep(_TICK_S)
+            late = time.monotonic() - asleep - _TICK_S
+            if late > _SEEN_LATE_S:
+                self._story.lags.append([asleep, asleep + _TICK_S + late])
+
+    async def _tell(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                story = self._story
+                self._told(
+                    Progress(
+                        self._what,
+                        math.floor(time.monotonic() - story.began),
+                        self._load.evaluations,
+                        len(story.writes) + len(story.foreign),
+                        len(story.faults),
+                        tuple(self._injector.active),
+                    )
+                )
+                await asyncio.sleep(0.1)

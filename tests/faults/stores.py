@@ -1,0 +1,153 @@
+"""The stores of a run: mongods that are only ever met through proxies, and a Redis that can come back with old data."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from tests.faults.proxy import Proxy
+from tests.replica_sets import Member, ReplicaSet
+from tests.servers import HOST, RedisServer, redis_binary
+
+DATABASE = "faults"
+_DUMPS_KEPT = 12
+_PRIMARY_S = 60.0
+_POLL_S = 0.1
+
+
+def low_port() -> int:
+    """Give a free port from where no outgoing connection takes one while its server is down."""
+    while True:
+        port = random.randrange(12_000, 31_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+class Mongods(ReplicaSet):
+    """A replica set whose members advertise their proxies, so that drivers go through these."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__(0)
+        self.members = [Member(low_port()) for _ in range(members)]
+        self.proxies = [Proxy(member.port, port=low_port(), seed=n) for n, member in enumerate(self.members)]
+        self._direct: list[AsyncMongoClient[dict[str, Any]]] = []
+
+    async def open(self) -> None:
+        """Start everything; returns when there is a primary that all others follow."""
+        for proxy in self.proxies:
+            await proxy.start()
+        await asyncio.to_thread(self.start)
+        self._direct = [
+            AsyncMongoClient(HOST, member.port, directConnection=True, timeoutMS=2000, serverSelectionTimeoutMS=1000)
+            for member in self.members
+        ]
+
+    async def shut(self) -> None:
+        """End everything."""
+        for client in self._direct:
+            await client.close()
+        await asyncio.to_thread(self.close)
+        for proxy in self.proxies:
+            await proxy.close()
+
+    def replica_url(self, number: int) -> str:
+        """Give the URL by which a replica is told apart."""
+        return f"{self.database_url(DATABASE)}&appName=replica-{number}"
+
+    async def find_primary(self) -> int:
+        """Wait for a primary that can be written to."""
+        until = time.monotonic() + _PRIMARY_S
+        while time.monotonic() < until:
+            for number, client in enumerate(self._direct):
+                if self.members[number].running and await _is_primary(client):
+                    return number
+            await asyncio.sleep(_POLL_S)
+        raise RuntimeError(f"no primary within {_PRIMARY_S:g} s")
+
+    async def give_way(self, number: int) -> None:
+        """Make this primary step down; one that cannot, because nobody could follow, stays."""
+        with contextlib.suppress(PyMongoError):
+            stepping = {"replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 2}
+            await self._direct[number].admin.command(stepping)
+
+    async def database(self) -> Any:
+        """Give the database on the primary, without any proxy."""
+        return self._direct[await self.find_primary()][DATABASE]
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [f"{HOST}:{proxy.port}" for proxy in self.proxies]
+
+
+async def _is_primary(client: AsyncMongoClient[dict[str, Any]]) -> bool:
+    try:
+        async with asyncio.timeout(1):
+            return bool((await client.admin.command("hello")).get("isWritablePrimary"))
+    except (PyMongoError, TimeoutError):
+        return False
+
+
+class DurableRedis(RedisServer):
+    """A redis-server that saves itself about every second; what it saved is kept for a while."""
+
+    def __init__(self) -> None:
+        super().__init__(low_port())
+        self._dumps: list[Path] = []
+        self._kept = 0
+
+    def keep_dump(self) -> None:
+        """Put what was saved last aside."""
+        if self._dump.exists():
+            self._kept += 1
+            copy = self.data / f"kept-{self._kept}.rdb"
+            shutil.copy(self._dump, copy)
+            self._dumps.append(copy)
+            if len(self._dumps) > _DUMPS_KEPT:
+                self._dumps.pop(0).unlink()
+
+    def put_back(self, dice: float) -> None:
+        """Let the next start begin from one of the dumps that were put aside; 0: the oldest, 1: the newest."""
+        self.forget()
+        if self._dumps:
+            place = min(int(dice * len(self._dumps)), len(self._dumps) - 1)
+            shutil.copy(self._dumps[place], self._dump)
+
+    def forget(self) -> None:
+        """Let the next start begin with nothing."""
+        self._dump.unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Empty it."""
+        client = redis.Redis(host=HOST, port=self.port, socket_timeout=2)
+        try:
+            client.flushall()
+        except redis.RedisError:
+            return
+        finally:
+            client.close()
+
+    @property
+    def _dump(self) -> Path:
+        return self.data / "dump.rdb"
+
+    def _command(self) -> list[str]:
+        options: Sequence[tuple[str, object]] = (
+            *(("port", self.port), ("bind", HOST), ("dir", self.data), ("dbfilename", "dump.rdb")),
+            *(("save", "1 1"), ("appendonly", "no"), ("unixsocket", "")),
+        )
+        return [redis_binary(), *(part for name, value in options for part in (f"--{name}", str(value)))]

@@ -1,0 +1,71 @@
+"""Real runs: a minute in which nothing may be broken, and replicas that do something wrong and must be caught."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.faults.checker import check
+from tests.faults.cluster import SKEW_S, SKEWED
+from tests.faults.planted import FLAWS
+from tests.faults.record import Record
+from tests.faults.schedule import schedule
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+ALLOWED_S = 150
+
+
+def run(record: Path, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.faults", "--seconds", str(seconds), "--record", str(record), *arguments]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("FAULTS_")}
+    return subprocess.run(
+        command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=seconds + ALLOWED_S, check=False
+    )
+
+
+@pytest.mark.timeout(SECONDS + ALLOWED_S)
+def test_a_minute_of_faults_breaks_no_promise(tmp_path: Path) -> None:
+    found = run(tmp_path / "record.npz", SECONDS)
+    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-4000:]
+    record = Record.load(tmp_path / "record.npz")
+    story = record.story
+    assert f"FAULTS_SEED={story.seed}" in found.stdout
+    assert len(record) > 60_000
+    assert len(story.faults) == len(schedule(story.seed, SECONDS)) >= 30
+    assert sum(write.acknowledged for write in story.writes) > 100
+    assert sum(write.done is True for write in story.foreign) > 30
+    assert all(story.links.values()), story.links
+    assert_one_clock_was_off(record)
+
+
+def assert_one_clock_was_off(record: Record) -> None:
+    """Moments in the history are by the writer's clock: those of one replica stand an hour apart from the others'."""
+    writes = {write.number: write for write in record.story.writes}
+    ahead: dict[bool, list[float]] = {True: [], False: []}
+    for row in record.story.ending.history:
+        write = writes[int(re.findall(r"\d+", row["reason"])[0])]
+        replica = record.story.incarnations[write.incarnation].replica
+        at = datetime.fromisoformat(row["createdAt"]).timestamp()
+        ahead[replica == SKEWED].append(at - write.start)
+    assert min(ahead[True]) - max(ahead[False]) == pytest.approx(SKEW_S, abs=60)
+
+
+@pytest.mark.timeout(ALLOWED_S)
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_replica_with_a_planted_fault_is_caught(flaw: str, tmp_path: Path) -> None:
+    wanted = FLAWS[flaw]
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps([asdict(fault) for fault in wanted.faults]))
+    found = run(tmp_path / "record.npz", wanted.seconds, "--flaw", flaw, "--faults", str(faults))
+    assert found.returncode == 1, found.stdout[-8000:] + found.stderr[-4000:]
+    verdict = check(Record.load(tmp_path / "record.npz"))
+    assert verdict.counts.keys() & wanted.breaks, verdict.explained

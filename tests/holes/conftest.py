@@ -1,0 +1,99 @@
+"""Stores of their own for tests that try several things at once, since most of the time is spent waiting."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pymongo
+import pytest
+from motor.frameworks import asyncio as motor_asyncio
+
+from tests.conftest import with_database
+from tests.holes.pings import Pinging
+from tests.replicas import Process
+from tests.servers import Mongod, RedisServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads() -> Iterator[None]:
+    """As many threads as many replicas in one process need: the driver has some, and each replica's tail holds one."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(100) as executor:
+        patch.setattr(motor_asyncio, "_EXECUTOR", executor)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _early(request: pytest.FixtureRequest) -> None:
+    """Begin at once what takes long without anybody's doing, where a test of this run wants it."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    for name in wanted & {"pinging", "hanging"}:
+        request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
+def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process in which MongoDB hangs for long, and where it will say how that went."""
+    report = tmp_path_factory.mktemp("hang") / "report"
+    process = subprocess.Popen([sys.executable, "-m", "tests.holes.hang_scene", str(report)])
+    yield process, report
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def pinging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pinging]:
+    """Clients of a server of their own that ping it all the time."""
+    store = tmp_path_factory.mktemp("pings") / "flags.db"
+    with Process("--store", f"sqlite:///{store}") as process:
+        await_port(process.port)
+        with Pinging(("127.0.0.1", process.port)) as clients:
+            yield clients
+
+
+def await_port(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture
+def new_database_url(mongo_url: str) -> Iterator[Callable[[], str]]:
+    """Gives the URL of another empty database at each call."""
+    names: list[str] = []
+
+    def new() -> str:
+        names.append(f"flagsvc_test_{uuid.uuid4().hex[:12]}")
+        return with_database(mongo_url, names[-1])
+
+    yield new
+    with pymongo.MongoClient(mongo_url) as client:
+        for name in names:
+            client.drop_database(name)
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[[], RedisServer]]:
+    """Starts another Redis at each call: a channel is the same in all databases of one."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(RedisServer())
+
+
+@pytest.fixture(scope="session")
+def frozen_mongod() -> Iterator[Mongod]:
+    """A replica set for tests that freeze it, and let it go on."""
+    with Mongod() as server:
+        yield server

@@ -1,0 +1,232 @@
+"""What the holes are tried on: replicas of every kind on one store and one cache, and gates to hold their work at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+import pymongo
+import redis
+from google.protobuf.json_format import MessageToDict
+
+from flagsvc.adapters.redis_scripts import cache_key, entry_in
+from flagsvc.core.model import FlagId
+from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync_pb
+from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.ports import Entry
+from flagsvc.replica import Replica
+from flagsvc.server import Server
+from tests.flagd_clients import Evaluator
+from tests.replicas import Client, replica, until, until_serving
+
+NEAR, OVERFULL, NONE = "near cache", "overfull near cache", "no near cache"
+KINDS: dict[str, dict[str, Any]] = {NEAR: {}, OVERFULL: {"near_cache_entries": 2}, NONE: {"near_cache_entries": 0}}
+"""Settings of each kind of replica; the overfull one is that where there are more than two flags."""
+CALM: dict[str, Any] = {"cache_timeout_s": 1.0, "staleness_bound_s": 2.5}
+"""A busy machine is no outage; and what takes its time from the bound is quick."""
+CALM_PROCESS = {"FLAGSVC_CACHE_TIMEOUT_S": "1"}
+ENABLED, DISABLED = types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED
+
+
+@dataclass(frozen=True)
+class Running:
+    """A replica that runs in this process, and its client."""
+
+    client: Client
+    server: Server
+
+    @property
+    def replica(self) -> Replica:
+        return self.server.replica
+
+    def held(self, key: str) -> int:
+        """The revision that is held in memory; 0 for none."""
+        held = self.replica.near.get(FlagId("default", key))
+        return held.entry.revision if held is not None else 0
+
+
+@asynccontextmanager
+async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
+    """Replicas of these kinds, ready, and hearing of changes on both channels."""
+    async with AsyncExitStack() as stack:
+        started = []
+        for kind in kinds:
+            client, server = await stack.enter_async_context(replica(**{**CALM, **KINDS[kind], **settings}))
+            started.append(Running(client, server))
+        for each in started:
+            await until_serving(each.client)
+            follower = each.replica.follower
+            await until(lambda f=follower, r=each.replica: f.feed_up and (f.channel_heard or r.cache is None))
+        yield started
+
+
+async def until_vouched(replicas: Sequence[Running]) -> None:
+    """Wait until one of the replicas vouches for the shared cache, and has put there what changed."""
+    keepers = [each.replica.keeper for each in replicas if each.replica.keeper is not None]
+    await until(lambda: any(keeper.keeps and not keeper._changed for keeper in keepers))
+
+
+async def until_answered(client: Client, key: str, revision: int, seconds: float = 5) -> float:
+    """Ask until the answer has this revision or a newer one; gives the seconds it took."""
+    began = time.monotonic()
+    while (await client.evaluate(key)).revision < revision:
+        assert time.monotonic() - began < seconds, f"revision {revision} of {key} is not seen after {seconds} s"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+class Asking:
+    """Asks a replica for flag a all the time, and keeps when it last answered with which revision."""
+
+    def __init__(self, asked: Running) -> None:
+        self._asked = asked
+        self.answers: list[tuple[float, int, int]] = []
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            found = await self._asked.client.evaluate("a")
+            self.answers.append((began, found.revision, found.reason))
+            await asyncio.sleep(0.01)
+
+    @property
+    def newest(self) -> int:
+        """The revision of the last answer; 0 before the first."""
+        return self.answers[-1][1] if self.answers else 0
+
+    async def stop(self) -> object:
+        """Stop, and give what ended it: a cancellation, unless a call failed."""
+        self._task.cancel()
+        return (await asyncio.gather(self._task, return_exceptions=True))[0]
+
+    async def end(self) -> None:
+        """Stop; a call that failed fails here, and so does an answer that was older than one before."""
+        result = await self.stop()
+        assert isinstance(result, asyncio.CancelledError), result
+        revisions = [revision for _, revision, _ in self.answers]
+        assert revisions == sorted(revisions), "an answer went back"
+
+    def last_before(self, revision: int) -> float:
+        """When it was last asked for an answer that was older than this revision."""
+        return max((at for at, answered, _ in self.answers if answered < revision), default=0.0)
+
+
+async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:
+    """Let all of these happen at the same time; when one fails, the others end too."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for scene in scenes:
+                group.create_task(scene)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+class Gate:
+    """Holds the first call of an asynchronous method when it has what it asked for, until `open`."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        self.calls = 0
+        self._work: Callable[..., Awaitable[Any]] = getattr(owner, name)
+        setattr(owner, name, self._held)
+
+    async def _held(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        result = await self._work(*args, **options)
+        if not self.reached.is_set():
+            self.reached.set()
+            await self.opened.wait()
+        return result
+
+    async def until_reached(self, seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            await self.reached.wait()
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+class Stream:
+    """Reads a stream from its beginning; `told` has what came so far."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.told: list[Any] = []
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while (message := await self.call.read()) is not grpc.aio.EOF:
+            self.told.append(message)
+
+    @property
+    def changes(self) -> list[Any]:
+        """The changes of a watch."""
+        return [message.change for message in self.told if message.HasField("change")]
+
+    @property
+    def states(self) -> list[str]:
+        """The state of flag a in each message of a sync stream."""
+        flags = [json.loads(message.flag_configuration)["flags"] for message in self.told]
+        return [each["a"]["state"] for each in flags if "a" in each]
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key that an event stream named, as often as it did."""
+        events = [MessageToDict(message).get("data", {}).get("flags", {}) for message in self.told]
+        return [key for flags in events for key in flags]
+
+    async def close(self) -> None:
+        self.call.cancel()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def watch(client: Client) -> Stream:
+    return Stream(client.stub.WatchFlags(pb.WatchFlagsRequest()))
+
+
+def sync(client: Client) -> Stream:
+    return Stream(sync_grpc.FlagSyncServiceStub(client.channel).SyncFlags(sync_pb.SyncFlagsRequest()))
+
+
+def events(client: Client) -> Stream:
+    return Stream(Evaluator("v2", client.channel).events().call)
+
+
+class Cached:
+    """What stands in Redis, seen and changed past the replicas."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.redis.close()
+
+    def entry(self, key: str) -> Entry | None:
+        flag_id = FlagId("default", key)
+        return entry_in(flag_id, self.redis.get(cache_key(flag_id)))
+
+    def evict(self, *keys: str) -> None:
+        for key in keys:
+            self.redis.delete(cache_key(FlagId("default", key)))
+
+    def unsubscribe_all(self) -> int:
+        """Cut every connection that hears the channel."""
+        return int(self.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
+
+
+def database(client: pymongo.MongoClient[dict[str, Any]]) -> Any:
+    """The database that the URL names."""
+    return client.get_default_database("flagsvc")

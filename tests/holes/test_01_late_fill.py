@@ -1,0 +1,114 @@
+"""Hole 1: a reader is paused between its read of the store and its fill, and a change goes by meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pymongo
+
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from tests.holes.stage import (
+    DISABLED,
+    NEAR,
+    NONE,
+    OVERFULL,
+    Cached,
+    Gate,
+    Running,
+    at_once,
+    database,
+    running,
+    until_answered,
+    until_vouched,
+)
+from tests.replicas import until
+from tests.servers import RedisServer
+
+BOUND_S = 2.0
+FLAG_OF = {NEAR: "a", OVERFULL: "b", NONE: "c"}
+"""Each reader has a flag of its own: of those who ask for the same, one reads and the others wait for it."""
+
+
+def raise_counter(url: str) -> int:
+    """Do what a writer does that will never announce; gives the revision."""
+    with pymongo.MongoClient(url) as direct:
+        counters = database(direct)["flagsvc_revisions"]
+        raised = counters.find_one_and_update({"_id": "default"}, {"$inc": {"revision": 1}}, return_document=True)
+    return int(raised["revision"])
+
+
+async def paused_read(reader: Running, key: str, url: str) -> tuple[Gate, asyncio.Task[object]]:
+    """Let a replica read a flag from the store, and hold it there."""
+    gate = Gate(reader.replica.store, "get")
+    while not gate.reached.is_set():
+        # A replica that holds all flags reads one only for who asks for a revision that it does not have yet.
+        wanted = {"min_revision": raise_counter(url)} if reader.replica.near.complete else {}
+        asking = asyncio.create_task(reader.client.evaluate(key, **wanted))
+        reaching = asyncio.create_task(gate.reached.wait())
+        await asyncio.wait([asking, reaching], return_when=asyncio.FIRST_COMPLETED)
+        reaching.cancel()
+    return gate, asking
+
+
+async def test_01_a_reader_paused_between_its_read_and_its_fill_does_not_bring_back_the_old_value(
+    new_database_url: Callable[[], str], new_redis: Callable[[], RedisServer]
+) -> None:
+    """Where the newer entry stands in Redis, and where it was evicted, so that nothing is there to compare with."""
+    await at_once(*(fills_late(new_database_url(), new_redis().url, evicted=evicted) for evicted in (False, True)))
+
+
+async def fills_late(mongo_url: str, redis_url: str, *, evicted: bool) -> None:
+    settings = {"store_url": mongo_url, "cache_url": redis_url, "staleness_bound_s": BOUND_S}
+    async with running(NEAR, **settings) as (writer,):
+        await until_vouched([writer])
+        async with running(*FLAG_OF, **settings) as readers:
+            for key in "abcd":
+                await writer.client.create(key, status=DISABLED)
+            await until_vouched([writer, *readers])
+            with Cached(redis_url) as cached:
+                cached.evict(*FLAG_OF.values())
+                asked = zip(readers, FLAG_OF.values(), strict=True)
+                paused = [await paused_read(reader, key, mongo_url) for reader, key in asked]
+                new = {key: (await writer.client.toggle(key, True)).revision for key in FLAG_OF.values()}
+                # Not before who vouches has put the change again: from then on nobody but a reader fills.
+                await until_vouched([writer, *readers])
+                if evicted:
+                    cached.evict(*new)
+                for gate, _ in paused:
+                    gate.open()
+                await asyncio.gather(*(asking for _, asking in paused))
+                filled = {key: entry.revision for key in new if (entry := cached.entry(key)) is not None}
+                # Whoever knows the change would put it right when asked: a replica that does not is asked first.
+                await asyncio.sleep(BOUND_S)
+                async with running(NONE, **settings) as (late,):
+                    answered = {key: (await late.client.evaluate(key)).revision for key in new}
+                for each in (writer, *readers):
+                    for key, revision in new.items():
+                        assert (await each.client.evaluate(key)).revision == revision
+    assert answered == new, f"{evicted=}: a replica that began later answers from old fills; in Redis were {filled}"
+
+
+async def test_01_a_load_of_everything_paused_before_it_is_taken_brings_nothing_back(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    async with running(NEAR, NEAR, **urls, staleness_bound_s=1.0) as (writer, reader):
+        for key in "ab":
+            await writer.client.create(key, status=DISABLED)
+        await until_answered(reader.client, "b", 2)
+        gate = Gate(reader.replica.store, "load")
+        raise_counter(mongo_database_url)
+        await gate.until_reached()
+        toggled = (await writer.client.toggle("a", True)).revision
+        await writer.client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="b"))
+        created = (await writer.client.create("c")).revision
+        await until(lambda: reader.held("c") == created)
+        loads = reader.replica.follower.loads
+        gate.open()
+        await until(lambda: reader.replica.follower.loads > loads)
+        assert (await reader.client.evaluate("a")).revision == toggled
+        assert (await reader.client.evaluate("b")).flag_key == "b"
+        assert (await reader.client.evaluate("c")).revision == created
+        flags = (await reader.client.stub.ListFlags(pb.ListFlagsRequest())).flags
+        assert [(flag.key, flag.revision) for flag in flags] == [("a", toggled), ("c", created)]

@@ -1,0 +1,128 @@
+"""Hole 3: Redis dies between a commit and its refresh; it comes back empty, or with an old dump."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import redis
+
+from flagsvc.adapters.redis_scripts import MARK_KEY, cache_key
+from flagsvc.core.model import FlagId
+from tests.holes.stage import (
+    CALM,
+    DISABLED,
+    KINDS,
+    NEAR,
+    NONE,
+    Asking,
+    Cached,
+    Gate,
+    Running,
+    at_once,
+    running,
+    until_vouched,
+)
+from tests.replicas import replica, until, until_serving
+from tests.servers import RedisServer
+
+BOUND_S = 2.0
+
+
+async def test_03_redis_back_empty_or_with_an_old_dump_serves_nothing_old(
+    new_database_url: Callable[[], str], new_redis: Callable[[], RedisServer]
+) -> None:
+    """Each of the three in which the others differ, and the dump while the word in it still holds; all at once."""
+    scenes = [
+        served_nothing_old(new_database_url(), new_redis(), refreshed=False, dumped=False),
+        served_nothing_old(new_database_url(), new_redis(), refreshed=True, dumped=False),
+        served_nothing_old(new_database_url(), new_redis(), refreshed=False, dumped=True),
+        served_nothing_young_but_old(new_database_url(), new_redis()),
+    ]
+    await at_once(*scenes)
+
+
+async def served_nothing_old(database_url: str, server: RedisServer, *, refreshed: bool, dumped: bool) -> None:
+    """Kill Redis after a commit, before or after its refresh; start it empty, or with a dump from before.
+
+    Who vouches for it again is held when it has said so and put nothing: what is there then counts for nothing.
+    """
+    settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": BOUND_S}
+    async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
+        writer = replicas[0]
+        await writer.client.create("a", status=DISABLED)
+        await until_vouched(replicas)
+        if dumped:
+            save(server)
+        asking = [Asking(each) for each in replicas]
+        for each in asking:
+            stack.push_async_callback(each.stop)
+        await asyncio.sleep(0.2)
+        gate = Gate(writer.replica.store, "change")
+        toggling = asyncio.create_task(writer.client.toggle("a", True))
+        await gate.until_reached()
+        committed_at = time.monotonic()
+        if refreshed:
+            gate.open()
+            new = (await toggling).revision
+            server.kill()
+        else:
+            server.kill()
+            gate.open()
+            new = (await toggling).revision
+        # Later than that nobody is told of the change any more.
+        await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
+        late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
+        await until_serving(late.client)
+        vouching = [Gate(each.replica.cache, "vouch") for each in (*replicas, late)]
+        await asyncio.to_thread(server.start)
+        await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
+        asking.append(Asking(late))
+        stack.push_async_callback(asking[-1].stop)
+        await asyncio.sleep(0.1)
+        for gate in vouching:
+            gate.open()
+        await until_vouched([*replicas, late])
+        for each in asking:
+            await each.end()
+        with Cached(server.url) as cached:
+            entry = cached.entry("a")
+    assert entry is not None
+    assert entry.revision == new
+    for each in asking:
+        assert each.last_before(new) - committed_at <= BOUND_S
+    assert {revision for _, revision, _ in asking[-1].answers} == {new}, "one that began later trusts what is there"
+
+
+async def served_nothing_young_but_old(database_url: str, server: RedisServer) -> None:
+    """Put a dump back so quickly that the word in it, of the replica that vouches still, has not run out."""
+    settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": BOUND_S}
+    async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
+        await replicas[0].client.create("a", status=DISABLED)
+        await until_vouched(replicas)
+        asking = [Asking(each) for each in replicas]
+        for each in asking:
+            stack.push_async_callback(each.stop)
+        with Cached(server.url) as cached:
+            held = (cache_key(FlagId("default", "a")), MARK_KEY)
+            dumped = [(key, cached.redis.dump(key)) for key in held]
+            new = (await replicas[0].client.toggle("a", True)).revision
+            await until_vouched(replicas)
+            begun = [each.replica.keeper.begun for each in replicas]
+            for key, text in dumped:
+                cached.redis.restore(key, 5_000, text, replace=True)
+        save(server)
+        server.kill()
+        await asyncio.to_thread(server.start)
+        await until(lambda: begun < [each.replica.keeper.begun for each in replicas], 5)
+        async with running(NONE, **settings) as (late,):
+            assert (await late.client.evaluate("a")).revision == new
+        for each in asking:
+            await each.end()
+
+
+def save(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as direct:
+        direct.save()

@@ -1,0 +1,150 @@
+"""Hole 4: a flag goes from A to B and back to A at once, and the change is taken for none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, tzinfo
+from typing import NamedTuple
+
+import pymongo
+import pytest
+
+from flagsvc.core.model import FlagId
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.rpc import flag_service
+from tests.holes.stage import (
+    DISABLED,
+    ENABLED,
+    NEAR,
+    NONE,
+    OVERFULL,
+    Cached,
+    Running,
+    Stream,
+    database,
+    events,
+    running,
+    sync,
+    until_answered,
+    until_vouched,
+    watch,
+)
+from tests.replicas import until
+
+THERE, BACK = ({"$set": {"status": status}} for status in ("ENABLED", "DISABLED"))
+MOMENT = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+class Listening(NamedTuple):
+    """Replicas that have flag a switched off, and a stream of each kind at the second of them."""
+
+    replicas: list[Running]
+    watched: Stream
+    synced: Stream
+    evented: Stream
+
+    async def agree(self, revision: int) -> None:
+        """Every replica has this revision, and its state is the one from before: off."""
+        for each in self.replicas:
+            await until_answered(each.client, "a", revision, 2)
+            found = await each.client.evaluate("a")
+            assert (found.revision, found.status) == (revision, DISABLED)
+
+
+@asynccontextmanager
+async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
+    async with running(NEAR, NEAR, OVERFULL, NONE, store_url=mongo_url, cache_url=redis_url) as replicas:
+        for key in "abc":
+            await replicas[0].client.create(key)
+        await until_vouched(replicas)
+        await until(lambda: replicas[1].held("c") == 3)
+        client = replicas[1].client
+        streams = watch(client), sync(client), events(client)
+        await until(lambda: all(stream.told for stream in streams) and len(streams[2].told) > 1)
+        streams[2].told.clear()
+        yield Listening(replicas, *streams)
+        for stream in streams:
+            await stream.close()
+
+
+async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is_two_changes(
+    mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Standing(datetime):
+        """No writer's time goes on, so that all times of changes are equal."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return MOMENT.astimezone(tz)
+
+    async with listening(mongo_database_url, redis_clean_url) as (replicas, watched, synced, evented):
+        here = Listening(replicas, watched, synced, evented)
+        one, two = replicas[0].client, replicas[1].client
+        with monkeypatch.context() as patch:
+            patch.setattr(flag_service, "datetime", Standing)
+            there, back = (await one.toggle("a", True)).revision, (await two.toggle("a", False)).revision
+        await here.agree(back)
+        again = [(await client.toggle("a", enabled)).revision for client, enabled in ((two, True), (one, False))]
+        await here.agree(again[-1])
+        await until(lambda: len(watched.changes) == 4)
+        await until(lambda: synced.states[-1] == "DISABLED" and "a" in evented.keys)
+        assert [change.revision for change in watched.changes] == [there, back, *again]
+        assert [change.flag.status for change in watched.changes] == [ENABLED, DISABLED] * 2
+        history = (await one.stub.ListFlagHistory(pb.ListFlagHistoryRequest(flag_key="a"))).entries
+        assert [entry.revision for entry in history][-3:] == [back, there, 1]
+        assert history[-2].created_at == history[-3].created_at
+        with Cached(redis_clean_url) as cached:
+            entry = cached.entry("a")
+            assert entry is not None
+            assert entry.revision == again[-1]
+
+
+async def test_04_there_and_back_by_another_program_within_a_millisecond_gets_a_revision(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    """Nothing is left of such a change, not even a time; whoever saw the one state must hear of the other."""
+    async with listening(mongo_database_url, redis_clean_url) as here:
+        with pymongo.MongoClient(mongo_database_url) as direct:
+            flags = database(direct)["feature_flags"]
+            flags.bulk_write([pymongo.UpdateOne({"key": "a"}, change) for change in (THERE, BACK)])
+            await until(lambda: here.replicas[1].held("a") > 3, 2)
+            await asyncio.sleep(0.1)
+            revision = revision_in(flags)
+        await here.agree(revision)
+        await until(settled(here, revision), 2)
+
+
+async def test_04_there_and_back_by_another_program_within_a_second_is_two_changes(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    async with listening(mongo_database_url, redis_clean_url) as here:
+        with pymongo.MongoClient(mongo_database_url) as direct:
+            flags = database(direct)["feature_flags"]
+            flags.update_one({"key": "a"}, THERE)
+            await until(lambda: len(here.watched.changes) == 1 and here.synced.states[-1] == "ENABLED", 2)
+            flags.update_one({"key": "a"}, BACK)
+            await until(settled(here, 5), 2)
+            assert revision_in(flags) == 5
+        await here.agree(5)
+        assert [change.flag.status for change in here.watched.changes] == [ENABLED, DISABLED]
+
+
+def settled(here: Listening, revision: int) -> Callable[[], bool]:
+    """Whether all who listen were told of the change, and know the last state."""
+
+    def so() -> bool:
+        last = here.watched.changes[-1:]
+        told = [(change.revision, change.flag.status) for change in last]
+        near = here.replicas[1].replica.near.get(FlagId("default", "a"))
+        assert near is not None
+        return told == [(revision, DISABLED)] and here.synced.states[-1] == "DISABLED" and "a" in here.evented.keys
+
+    return so
+
+
+def revision_in(flags: pymongo.collection.Collection[dict[str, object]]) -> int:
+    found = flags.find_one({"key": "a"})
+    assert found is not None
+    return int(str(found["revision"]))

@@ -1,0 +1,46 @@
+"""Hole 7: MongoDB hangs at the moment of a change, and everybody who asks hangs or fails with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.holes.hang_scene import ALONE, FRESH, KEYS
+from tests.holes.stage import NEAR, NONE
+
+BOUND_S = 5.0
+LOOK_S = 2.0
+"""A view is at most this old when all is well: so much earlier may it be past its bound."""
+MORE_S = {NEAR: 0.25, ALONE: 0.25, NONE: 2.6}
+"""More than before it hung. Without near cache, until that is noticed, a call may wait for one time-out: 2 s."""
+
+
+def p99(answers: list[list[Any]]) -> float:
+    waits = sorted(took for _, took, *_ in answers)
+    return float(waits[int(len(waits) * 0.99)])
+
+
+async def test_07_a_store_that_hangs_at_a_change_fails_no_evaluation_and_holds_none_up(
+    hanging: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    process, report = hanging
+    assert await asyncio.to_thread(process.wait, 60) == 0
+    told = json.loads(report.read_text())
+    paused_at, resumed_at = told["paused_at"], told["resumed_at"]
+    for kind, answers in told["answers"].items():
+        hung = [answer for answer in answers if paused_at < answer[0] < resumed_at]
+        before, during = p99([a for a in answers if a[0] < paused_at]), p99(hung)
+        print(  # noqa: T201
+            f"{kind}: {len(hung)} answers while it hung, from {sorted({answer[5] for answer in hung})},"
+            f" p99 {during * 1e3:.0f} ms, before {before * 1e3:.0f} ms"
+        )
+        assert told["failures"][kind] == []
+        assert {enabled for _, _, key, enabled, *_ in answers if key != KEYS[0]} == {True}
+        assert {answer[4] for answer in hung if answer[0] - paused_at < BOUND_S - LOOK_S - 1} <= FRESH
+        assert {answer[4] for answer in hung if answer[0] - paused_at > BOUND_S + 0.5} == {types.REASON_STALE}
+        assert during < 2 * before + MORE_S[kind]
+        assert told["last"][kind] is told["stored"]

@@ -1,0 +1,72 @@
+"""Hole 8: callers who ask for keys that do not exist reach the store with each call, and fill the memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import pytest
+
+from flagsvc import near
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_vouched
+
+GROWTH_KB = 30_000
+DIFFERENT, TIMES = 200, 15
+"""Where not all flags are held, each of these keys costs the store something once, however often it is asked."""
+READS_PER_KEY = 3
+FLOORS = 150
+
+
+async def ask(asked: Running, first: int, count: int) -> None:
+    """Ask for so many keys that nobody has, in one call; every one is answered."""
+    keys = [f"unknown-{number}" for number in range(first, first + count)]
+    answer = await asked.client.stub.BatchEvaluateFlags(pb.BatchEvaluateFlagsRequest(flag_keys=keys))
+    assert {e.error_code for e in answer.evaluations} == {types.ERROR_CODE_FLAG_NOT_FOUND}
+
+
+async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_create_is_seen_at_once(
+    mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near, "FLOORS", FLOORS)
+    urls = {
+        "store_url": mongo_database_url,
+        "cache_url": redis_clean_url,
+        "negative_ttl_s": 30.0,
+        "cache_timeout_s": 5.0,
+    }
+    async with running(NEAR, OVERFULL, NONE, **urls) as replicas:
+        whole, *partial = replicas
+        for key in "abc":
+            await whole.client.create(key)
+        await until_vouched(replicas)
+
+        reads, memory = whole.replica.store.reads, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for first in range(0, 100_000, 1_000):
+            await ask(whole, first, 1_000)
+        assert whole.replica.store.reads - reads < 20
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < GROWTH_KB
+
+        for number, each in enumerate(partial):
+            began, reads = time.monotonic(), each.replica.store.reads
+            for _ in range(TIMES):
+                await ask(each, 0, DIFFERENT)
+            looks = 20 * (1 + time.monotonic() - began)
+            # What one replica did not find, no other looks for. Twice is for a word that came late on a busy machine.
+            most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
+            assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
+            assert len(each.replica.near) <= each.replica.near.limit
+            assert len(each.replica.near._floors) <= FLOORS
+            assert len(each.replica.reader._lookup._flights) == 0
+        with Cached(redis_clean_url) as cached:
+            assert cached.redis.dbsize() < DIFFERENT + 20
+
+        created = await whole.client.create("unknown-7", status=ENABLED)
+        with Cached(redis_clean_url) as cached:
+            entry = cached.entry("unknown-7")
+        assert entry is not None
+        assert entry.revision == created.revision, "it is still told to be unknown"
+        assert (await whole.client.evaluate("unknown-7")).enabled
+        for each in partial:
+            assert await until_answered(each.client, "unknown-7", created.revision) < 0.5

@@ -1,0 +1,121 @@
+"""Hole 9: a service that starts while its stores are down or hang does not start, or answers wrongly for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flagsvc.adapters.build import snapshot_for
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.ports import Saved, StoreContents
+from flagsvc.settings import Settings
+from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
+from tests.holes.stage import CALM, ENABLED, KINDS, NEAR, NONE, at_once, running, until_vouched
+from tests.replicas import Client, replica, until_serving
+
+KEYS = ("a", "b", "c")
+READY_S = 1.5
+ANSWERED_S = 4.5
+BACK_S = 8.0
+
+
+class Fault(NamedTuple):
+    """What a start finds: which of the two stores can be asked, and whether the others hang instead of refusing."""
+
+    store: bool
+    cache: bool
+    hangs: bool = False
+
+
+FAULTS = {
+    "Redis down": Fault(store=True, cache=False),
+    "MongoDB down": Fault(store=False, cache=True),
+    "both down": Fault(store=False, cache=False),
+    "both hung": Fault(store=False, cache=False, hangs=True),
+}
+
+
+async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_when_they_are_back(
+    mongo_database_url: str, redis_clean_url: str, tmp_path: Path
+) -> None:
+    """Each fault, all at once; in each, one replica without near cache, one with it, and one with a snapshot too."""
+    async with running(NEAR, store_url=mongo_database_url, cache_url=redis_clean_url) as (alive,):
+        for key in KEYS:
+            await alive.client.create(key, status=ENABLED)
+        await until_vouched([alive])
+        contents = alive.replica.near.contents()
+        with ExitStack() as stack:
+            scenes = []
+            for name, fault in FAULTS.items():
+                between = stack.enter_context(Proxies(mongo_database_url, redis_clean_url))
+                scenes.append(started_cold(name, between, fault, tmp_path / name, contents))
+            await at_once(*scenes)
+
+
+async def started_cold(name: str, between: Proxies, fault: Fault, path: Path, saved: StoreContents) -> None:
+    """Start replicas, see what they answer, heal what ails them, and see that everything is well."""
+    settings: dict[str, Any] = {**CALM, **between.urls, "store_timeout_s": 0.7}
+    with_snapshot = {**settings, "snapshot_file": str(path)}
+    snapshot = snapshot_for(Settings(**with_snapshot))
+    assert snapshot is not None
+    assert snapshot.write(Saved(saved, datetime.now(UTC)))
+    spoil(between, fault)
+    async with AsyncExitStack() as stack:
+        started = []
+        for options in (settings | KINDS[NONE], settings, with_snapshot):
+            client, _ = await stack.enter_async_context(replica(**options))
+            started.append((client, options is with_snapshot))
+        await at_once(*(answers_cold(name, client, fault, saved=saved) for client, saved in started))
+        between.heal(between.mongo, STORE, TAIL)
+        between.heal(between.redis, CACHE)
+        await at_once(*(answers_all(name, client) for client, _ in started))
+
+
+def spoil(between: Proxies, fault: Fault) -> None:
+    spoilt = [(between.mongo, label) for label in (STORE, TAIL) if not fault.store]
+    spoilt += [(between.redis, CACHE)] if not fault.cache else []
+    for proxy, label in spoilt:
+        if fault.hangs:
+            between.do(proxy.black_hole, label)
+        else:
+            between.wait_for(proxy.refuse(label))
+
+
+async def answers_cold(name: str, client: Client, fault: Fault, *, saved: bool) -> None:
+    """It lives, and is ready if it has something; no call fails, and what is not known is told as that."""
+    began = time.monotonic()
+    assert await client.serving("liveness"), name
+    if fault.store or saved:
+        await until_serving(client, seconds=READY_S)
+    for key in (*KEYS, "unknown"):
+        asked_at = time.monotonic()
+        found = await client.evaluate(key)
+        assert time.monotonic() - asked_at < ANSWERED_S, (name, key)
+        if key == "unknown":
+            wanted = types.ERROR_CODE_FLAG_NOT_FOUND if fault.store or saved else types.ERROR_CODE_PROVIDER_NOT_READY
+            assert found.error_code == wanted, (name, found)
+        elif fault.store or fault.cache:
+            assert (found.enabled, found.reason) == (True, types.REASON_STATIC), (name, found)
+        elif saved:
+            assert (found.enabled, found.reason) == (True, types.REASON_STALE), (name, found)
+        else:
+            assert found.error_code == types.ERROR_CODE_PROVIDER_NOT_READY, (name, found)
+    while time.monotonic() < began + READY_S:
+        assert await client.serving() is (fault.store or saved), name
+        await asyncio.sleep(0.2)
+
+
+async def answers_all(name: str, client: Client) -> None:
+    healed_at = time.monotonic()
+    for service in ("", "store", "cache"):
+        await until_serving(client, service, seconds=BACK_S)
+    for key in KEYS:
+        while (found := await client.evaluate(key)).reason != types.REASON_STATIC:
+            assert time.monotonic() - healed_at < BACK_S, (name, key, found)
+            await asyncio.sleep(0.05)
+        assert found.enabled, (name, found)
+    assert (await client.evaluate("unknown")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND, name

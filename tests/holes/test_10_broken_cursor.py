@@ -1,0 +1,120 @@
+"""Hole 10: a cursor breaks in the middle of a listing, and what came before is taken for everything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pymongo
+import pytest
+
+from flagsvc.adapters import mongo_documents
+from flagsvc.core.model import Flag
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from tests.holes.stage import NEAR, NONE, Running, database, running, watch
+from tests.replicas import until
+from tests.servers import Mongod
+
+FLAGS = 350
+"""Four batches of a cursor."""
+BREAKS_AT = 50
+KEYS = [f"flag-{number:03}" for number in range(FLAGS)]
+
+
+class Breaking:
+    """Breaks the next listings of flags in their first batch, while the rest is still to be asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[], None]) -> None:
+        self._break, self._read, self._seen = break_it, mongo_documents.to_flag, 0
+        self.armed = self.broken = 0
+        monkeypatch.setattr(mongo_documents, "to_flag", self._to_flag)
+
+    def _to_flag(self, raw: dict[str, Any]) -> Flag:
+        flag = self._read(raw)
+        self._seen = 1 if flag.key == KEYS[0] else self._seen + 1
+        if self.broken < self.armed and self._seen == BREAKS_AT:
+            self.broken += 1
+            self._break()
+        return flag
+
+
+def kill_cursors(url: str) -> None:
+    """End what the server keeps for listings, as a failover or its own time-out does."""
+    with pymongo.MongoClient(url) as direct:
+        idle = direct.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": {"type": "idleCursor"}}])
+        name = database(direct).name
+        listings = [c["cursor"]["cursorId"] for c in idle if c["cursor"]["originatingCommand"].get("find")]
+        told = database(direct).command("killCursors", "feature_flags", cursors=listings)
+        assert told["cursorsKilled"], name
+
+
+async def all_there(asked: Running, *, ways: int) -> None:
+    """However it is asked, it gives all flags, or says that it cannot."""
+    whole = pb.ListFlagsRequest(page_size=1000)
+    listings = (asked.client.stub.ListFlags(whole, timeout=10) for _ in range(ways))
+    for listed in await asyncio.gather(*listings, return_exceptions=True):
+        if isinstance(listed, grpc.aio.AioRpcError):
+            assert listed.code() is grpc.StatusCode.UNAVAILABLE
+        else:
+            assert [flag.key for flag in listed.flags] == KEYS
+    named = pb.BatchEvaluateFlagsRequest(flag_keys=KEYS)
+    assert {e.enabled for e in (await asked.client.stub.BatchEvaluateFlags(named, timeout=10)).evaluations} == {True}
+
+
+def insert_all(url: str) -> None:
+    with pymongo.MongoClient(url) as direct:
+        documents = [{"key": key, "name": key, "status": "ENABLED", "sortOrder": n} for n, key in enumerate(KEYS)]
+        database(direct)["feature_flags"].insert_many(documents)
+
+
+def raise_counter(url: str) -> None:
+    """Let replicas think that they have missed a change, so that they read everything."""
+    with pymongo.MongoClient(url) as direct:
+        database(direct)["flagsvc_revisions"].update_one({"_id": "default"}, {"$inc": {"revision": 1}}, upsert=True)
+
+
+async def test_10_a_cursor_that_breaks_in_the_middle_of_a_listing_leaves_no_partial_set(
+    mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    insert_all(mongo_database_url)
+    breaking = Breaking(monkeypatch, lambda: kill_cursors(mongo_database_url))
+    breaking.armed = 1
+    async with running(NEAR, NONE, **urls, staleness_bound_s=1.5) as (whole, partial):
+        assert breaking.broken == 1, "the first load was not broken"
+        watched = watch(whole.client)
+        await until(lambda: bool(watched.told))
+        assert len(watched.told[0].snapshot.flags) == FLAGS
+
+        breaking.armed = 2
+        await all_there(partial, ways=2)
+        assert breaking.broken == 2, "the listing was not broken"
+
+        breaking.armed, loads = 3, whole.replica.follower.loads
+        raise_counter(mongo_database_url)
+        await until(lambda: breaking.broken == 3)
+        await all_there(whole, ways=1)
+        await until(lambda: whole.replica.follower.loads > loads)
+        await all_there(whole, ways=1)
+        assert [change.flag_key for change in watched.changes if not change.HasField("flag")] == []
+        await watched.close()
+
+
+async def test_10_a_store_that_dies_in_the_middle_of_a_listing_leaves_no_partial_set(
+    frozen_mongod: Mongod, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = frozen_mongod.database_url("hole_10")
+    urls = {"store_url": url, "cache_url": redis_clean_url}
+    insert_all(url)
+    breaking = Breaking(monkeypatch, frozen_mongod.kill)
+    async with running(NEAR, **urls, staleness_bound_s=1.5, store_timeout_s=0.5) as (whole,):
+        breaking.armed, loads = 1, whole.replica.follower.loads
+        raise_counter(url)
+        await until(lambda: breaking.broken == 1)
+        await until(lambda: not whole.replica.follower.store_up)
+        await all_there(whole, ways=1)
+        await asyncio.to_thread(frozen_mongod.start)
+        await until(lambda: whole.replica.follower.loads > loads)
+        await all_there(whole, ways=1)

@@ -1,0 +1,135 @@
+"""Hole 15: another program changes flags in the store, as Prisma does, and nobody here hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+from pymongo.client_session import ClientSession
+
+from tests.holes.stage import (
+    DISABLED,
+    ENABLED,
+    NEAR,
+    NONE,
+    OVERFULL,
+    Cached,
+    Running,
+    Stream,
+    database,
+    events,
+    running,
+    until_vouched,
+    watch,
+)
+from tests.replicas import until
+
+WITHIN_S = 1.0
+Database = pymongo.database.Database[dict[str, Any]]
+
+
+def toggle(to: Database, key: str, status: str, session: Any = None) -> None:
+    """Switch a flag as the existing service does: its fields, then a row of history, which knows no revision."""
+    now = datetime.now(UTC)
+    fields = {"status": status, "updatedAt": now, "enabledAt" if status == "ENABLED" else "disabledAt": now}
+    before = to["feature_flags"].find_one({"key": key}, session=session) or {}
+    to["feature_flags"].update_one({"key": key}, {"$set": fields}, session=session)
+    row = {"featureKey": key, "action": status, "userId": ObjectId(), "createdAt": now}
+    row |= {"previousValue": {"status": before.get("status")}, "newValue": {"status": status}}
+    to["feature_flag_history"].insert_one(row, session=session)
+
+
+def toggle_in_transaction(to: Database, key: str, status: str) -> None:
+    """The same for two flags, as one transaction; repeated if another is in its way, as MongoDB wants it."""
+
+    def both(session: ClientSession) -> None:
+        toggle(to, key, status, session)
+        toggle(to, "b", status, session)
+
+    with to.client.start_session() as session:
+        session.with_transaction(both)
+
+
+def insert(to: Database, key: str, status: str) -> None:
+    now = datetime.now(UTC)
+    document = {"key": key, "name": key, "category": "addon", "status": status, "sortOrder": 0, "config": None}
+    to["feature_flags"].insert_one({**document, "createdAt": now, "updatedAt": now})
+
+
+class Served:
+    """Replicas of every kind, a watch and an event stream at each, and the database past them."""
+
+    def __init__(self, replicas: list[Running], direct: Database, cached: Cached) -> None:
+        self.replicas, self.direct, self.cached = replicas, direct, cached
+        self.watches = [watch(each.client) for each in replicas]
+        self.events = [events(each.client) for each in replicas]
+        self.revision = 0
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [*self.watches, *self.events]
+
+    async def change(
+        self, key: str, seen: Callable[[Any], bool], work: Callable[[], None], *, gone: bool = False
+    ) -> None:
+        """Let the other program work; every replica serves it in time, with a new revision, and tells its watchers."""
+        for stream in self.events:
+            stream.told.clear()
+        await asyncio.to_thread(work)
+        changed_at = time.monotonic()
+        for each in self.replicas:
+            while not seen(found := await each.client.evaluate(key)):
+                assert time.monotonic() - changed_at < WITHIN_S, (found, each.server.settings.near_cache_entries)
+                await asyncio.sleep(0.005)
+        for each in self.watches:
+            await until(lambda e=each: self._told(e, key, gone=gone), 2)
+        for each in self.events:
+            await until(lambda e=each: key in e.keys, 2)
+        told = {each.changes[-1].revision for each in self.watches}
+        assert min(told) > self.revision
+        self.revision = max(told)
+        if not gone:
+            stored = self.direct["feature_flags"].find_one({"key": key})
+            assert stored is not None
+            assert stored["revision"] in told
+            assert (entry := self.cached.entry(key)) is not None
+            assert entry.revision == stored["revision"]
+
+    def _told(self, stream: Stream, key: str, *, gone: bool) -> bool:
+        changes = [change for change in stream.changes if change.flag_key == key and change.revision > self.revision]
+        return bool(changes) and changes[-1].HasField("flag") is not gone
+
+
+async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and_told_to_watchers(
+    mongo_database_url: str, redis_clean_url: str
+) -> None:
+    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    with pymongo.MongoClient(mongo_database_url) as client, Cached(redis_clean_url) as cached:
+        direct = database(client)
+        for key in "abc":
+            insert(direct, key, "DISABLED")
+        async with running(NEAR, OVERFULL, NONE, **urls) as replicas:
+            await until_vouched(replicas)
+            served = Served(replicas, direct, cached)
+            await until(lambda: all(stream.told for stream in served.streams))
+            await served.change("a", lambda f: f.enabled, lambda: toggle(direct, "a", "ENABLED"))
+            await served.change("a", lambda f: not f.enabled, lambda: toggle_in_transaction(direct, "a", "DISABLED"))
+            await served.change("b", lambda f: f.enabled, lambda: toggle_in_transaction(direct, "a", "ENABLED"))
+            await served.change("new", lambda f: f.status == DISABLED, lambda: insert(direct, "new", "DISABLED"))
+            await served.change("new", lambda f: f.enabled, lambda: toggle(direct, "new", "ENABLED"))
+            await asyncio.sleep(0.7)  # whoever leaves it to others to number a change has looked by now
+            await served.change(
+                "new",
+                lambda f: f.status not in (ENABLED, DISABLED) and not f.enabled,
+                lambda: direct["feature_flags"].delete_one({"key": "new"}) and None,
+                gone=True,
+            )
+            own = (await replicas[0].client.toggle("a", False)).revision
+            assert own > served.revision
+            for stream in served.streams:
+                await stream.close()

@@ -1,0 +1,95 @@
+"""What must hold: promises P1, P3, P4 and P5 at every answer, and what a mark in Redis says, at every state."""
+
+from __future__ import annotations
+
+from tests.model.near import content, is_fresh
+from tests.model.shared import alive
+from tests.model.state import NEVER, STEPS, Reader, Setup, State, age, newest, revision, with_replica
+
+
+def due(setup: Setup, s: State) -> int:
+    """Give the content that an answer which begins now must not lack: all that is older than the bound."""
+    for entry in range(len(s.store) - 1, 0, -1):
+        commit = s.store[entry]
+        if commit.flag == 0 and commit.kind != "number" and -commit.tick > setup.bound:
+            return entry
+    return 0
+
+
+def lacks(s: State, entry: int, needed: int) -> bool:
+    """Whether a content is older than another: by revision, and where that is the same by the order of commits."""
+    return entry < needed
+
+
+def watched(setup: Setup, s: State) -> State:
+    """Let somebody ask every replica at this moment: the answer is what it holds, as STALE where that is not fresh."""
+    if not setup.holds:
+        return s
+    must = due(setup, s)
+    for i in setup.followed:
+        r = s.replicas[i]
+        entry = content(s, r)
+        if not r.up or not entry or (entry == r.shown >= must):
+            continue
+        obliged = Reader(due=must, owed=r.owed, shown=r.shown)
+        broken = judged(s, entry, obliged, stale=not is_fresh(setup, s, r))
+        if broken:
+            return s._replace(broken=f"{broken} (replica {i} from its near cache)")
+        s = with_replica(s, i, r._replace(shown=entry))
+    return s
+
+
+def judged(s: State, entry: int, reader: Reader, *, stale: bool = False) -> str:
+    """Say which promise an answer breaks."""
+    if entry >= len(s.store):
+        return f"truth: content {entry} is answered, and the store has none such"
+    if revision(s, entry) < reader.token:
+        return f"P4: token {reader.token} is answered with content {entry}"
+    if revision(s, entry) < revision(s, reader.owed):
+        return f"P1: content {entry} is answered after the write of {reader.owed} was"
+    if revision(s, entry) < revision(s, reader.shown):
+        return f"P5: content {entry} is answered after {reader.shown} was"
+    if not stale and entry < reader.due:
+        return f"P3: content {entry} is answered, {reader.due} is older than the bound"
+    return ""
+
+
+def vouching(setup: Setup, s: State) -> str:
+    """Say whether a mark vouches for an entry that is older than the store was."""
+    mark, shared = alive(setup, s, s.shared.mark), s.shared
+    if mark is None or not shared.entry or shared.as_of < mark.since:
+        return ""
+    if shared.entry < _changed_by(s, mark.upto % STEPS):
+        return f"mark: content {shared.entry} is vouched for as of content {mark.upto % STEPS}"
+    return ""
+
+
+def claims(setup: Setup, s: State) -> str:
+    """Say what is older than the moment as of which it is said to be the store's."""
+    for i in setup.followed if setup.holds else ():
+        r = s.replicas[i]
+        as_of = max(r.as_of if r.loaded else 0, r.held_as_of if r.held[0] else 0)
+        if content(s, r) < _changed_by(s, as_of % STEPS):
+            return f"claim: replica {i} has content {content(s, r)} and says as of content {as_of % STEPS}"
+    if s.flight and s.flight.entry and s.flight.entry < _changed_by(s, s.flight.as_of % STEPS):
+        return f"claim: content {s.flight.entry} is taken as of content {s.flight.as_of % STEPS}"
+    if s.shared.entry and s.shared.as_of > NEVER and s.shared.entry < _changed_by(s, s.shared.as_of % STEPS):
+        return f"claim: Redis has content {s.shared.entry} and says as of content {s.shared.as_of % STEPS}"
+    return ""
+
+
+def _changed_by(s: State, there: int) -> int:
+    """Give the content that the flag had when the store had so many."""
+    while s.store[there].kind == "number" or s.store[there].flag:
+        there -= 1
+    return there
+
+
+def agreement(setup: Setup, s: State) -> str:
+    """Say who differs from the store when nothing is left to do."""
+    there = newest(s)
+    for i in set(setup.followed) & set(setup.looks):
+        r = s.replicas[i]
+        if r.up and (content(s, r) != there or age(r.as_of) > 0):
+            return f"end: replica {i} has content {content(s, r)} as of {age(r.as_of)} ticks ago, the store has {there}"
+    return ""

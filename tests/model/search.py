@@ -1,0 +1,74 @@
+"""Exhaustive search: every state that can be reached, the nearest first, so that a counterexample is a shortest one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tests.model.protocol import END, initial, successors
+from tests.model.state import Setup, State
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search saw. `ends`: states with nothing left to do, in which everybody agreed.
+
+    `broken` and `trace` are empty when every state keeps every promise; `whole`: no state is left unseen.
+    """
+
+    states: int
+    steps: int
+    depth: int
+    ends: int
+    seconds: float
+    broken: str = ""
+    trace: tuple[str, ...] = ()
+    whole: bool = True
+
+    @property
+    def story(self) -> str:
+        """The counterexample for people: its steps in order, then what they break; empty without one."""
+        steps = [f"{number:>3}  {step}" for number, step in enumerate(self.trace, 1)]
+        return "\n".join([*steps, f"     => {self.broken}"]) if self.broken else ""
+
+
+def search(setup: Setup, most: int = 50_000_000) -> Result:
+    """Visit every state; ends at the first broken promise, or (`whole` is False then) after `most` states.
+
+    Visited states are remembered by their 64-bit hash, with that of the state before, from which a trace is found.
+    """
+    began = time.monotonic()
+    frontier = [(hash(state), state) for state in dict.fromkeys(initial(setup))]
+    before = {here: 0 for here, _ in frontier}
+    steps = depth = ends = 0
+    while frontier:
+        following: list[tuple[int, State]] = []
+        for here, state in frontier:
+            for label, after in successors(setup, state):
+                steps += 1
+                ends += label == END
+                there = hash(after)
+                if there in before:
+                    continue
+                before[there] = here
+                if after.broken:
+                    trace = _trace(setup, before, after)
+                    return Result(len(before), steps, depth + 1, ends, time.monotonic() - began, after.broken, trace)
+                following.append((there, after))
+        if len(before) > most:
+            return Result(len(before), steps, depth, ends, time.monotonic() - began, whole=False)
+        frontier, depth = following, depth + 1
+    return Result(len(before), steps, depth - 1, ends, time.monotonic() - began)
+
+
+def _trace(setup: Setup, before: dict[int, int], last: State) -> tuple[str, ...]:
+    """Walk the way to a state once more, forwards, and tell its steps."""
+    way = [hash(last)]
+    while way[-1] in before and before[way[-1]]:
+        way.append(before[way[-1]])
+    state = next(s for s in initial(setup) if hash(s) == way[-1])
+    told = []
+    for there in reversed(way[:-1]):
+        label, state = next(step for step in successors(setup, state) if hash(step[1]) == there)
+        told.append(label)
+    return tuple(told)

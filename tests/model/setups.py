@@ -1,0 +1,166 @@
+"""Which worlds are searched. Each has the parts that bear on one another, and the faults that can meet them.
+
+A replica's view depends on no other replica's, and what stands in Redis on no near cache but the keeper's: so `view` to
+`peers` watch one replica closely, `keepers` to `dumps` watch Redis, and `reads` to `nothing held` the callers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.model.state import Left, Setup, Writer
+
+HERE, THERE = 1, 0
+"""The replica that is watched, and the other."""
+ONE = ((Writer(THERE),), (Writer(HERE),))
+TWO = ((Writer(THERE), Writer(HERE)),)
+EVERYWHERE = (*TWO, (Writer(THERE), Writer(THERE)), (Writer(HERE), Writer(HERE)))
+
+VIEW = Setup(
+    "view",
+    writers=EVERYWHERE,
+    left=Left(crashes=1, lost=1),
+    about="two writes, looks and loads in steps; a kill, a lost message",
+)
+FLAGS = Setup(
+    "two flags",
+    writers=((Writer(THERE), Writer(THERE, flag=1)),),
+    left=Left(lost=1),
+    about="two flags of one set, so that a gap shows; a lost message",
+)
+DELETES = Setup(
+    "delete and create",
+    writers=((Writer(THERE), Writer(THERE, "delete"), Writer(THERE, "create")),),
+    bound=1,
+    left=Left(forgets=1),
+    about="a write, a deletion, a creation; a tombstone forgotten",
+)
+FOREIGN = Setup(
+    "foreign",
+    writers=((Writer(THERE),),),
+    stream=(HERE,),
+    bound=1,
+    left=Left(foreign=1),
+    about="a write and a foreign change, the stream, numbering",
+)
+FOREIGN_TWICE = replace(
+    FOREIGN, name="foreign twice", writers=((),), left=Left(foreign=2), about="two foreign changes of one flag"
+)
+PEERS = replace(
+    FOREIGN,
+    name="peers",
+    writers=((),),
+    beats=(THERE,),
+    followed=(0, 1),
+    looks=(THERE,),
+    slow_looks=False,
+    about="a foreign change; one replica has only beats and the stream",
+)
+READS = Setup(
+    "reads",
+    writers=TWO,
+    readers=1,
+    slow_looks=False,
+    tokens=True,
+    bound=1,
+    about="two writes, a caller with or without a token",
+)
+TRUST = replace(
+    READS,
+    name="trust",
+    writers=ONE,
+    tokens=False,
+    cache=True,
+    looks=(),
+    left=Left(lost=1, evictions=1),
+    about="a write, lookups in Redis without a keeper; an eviction, a lost message",
+)
+
+_UNTIMED = Setup("", writers=ONE, cache=True, slow_looks=False, channel=False, exact=True, timed=False)
+KEEPERS = replace(
+    _UNTIMED,
+    name="keepers",
+    writers=ONE[:1],
+    followed=(0, 1),
+    keepers=(0, 1),
+    left=Left(lost=1),
+    about="a write, two keepers; a lost message, the mark may run out at any time",
+)
+KEEPER_KILLED = replace(KEEPERS, name="keeper killed", left=Left(crashes=1), about="the same; a kill instead")
+ENTRIES = replace(
+    _UNTIMED,
+    name="entries",
+    followed=(THERE,),
+    keepers=(THERE,),
+    lookups=True,
+    left=Left(evictions=1, lost=1),
+    about="a write, lookups that fill late; an eviction, a lost message",
+)
+DUMPS = replace(
+    ENTRIES,
+    name="dumps",
+    lookups=False,
+    left=Left(losses=1, saves=1),
+    about="a write; Redis saves its memory once and is put back to it, or emptied",
+)
+NOTHING_HELD = replace(
+    _UNTIMED,
+    name="nothing held",
+    writers=ONE[1:],
+    readers=2,
+    holds=False,
+    looks=(),
+    left=Left(lost=1),
+    about="a near cache that may hold nothing, two callers of one lookup; a lost message",
+)
+
+QUICK = (
+    VIEW,
+    FLAGS,
+    DELETES,
+    FOREIGN,
+    FOREIGN_TWICE,
+    PEERS,
+    KEEPERS,
+    KEEPER_KILLED,
+    ENTRIES,
+    DUMPS,
+    READS,
+    TRUST,
+    NOTHING_HELD,
+)
+"""Seconds each: they run with every `make test`."""
+
+LARGE = (
+    replace(VIEW, name="view and readers", readers=1, slow_writers=True, left=Left(lost=1)),
+    replace(DELETES, name="delete and create, lost", bound=2, left=Left(forgets=1, lost=1)),
+    replace(FOREIGN, name="foreign, slower", bound=2, writers=ONE),
+    replace(FOREIGN_TWICE, name="foreign twice and a write", writers=((Writer(THERE),),)),
+    replace(PEERS, name="two peers", beats=(0, 1), stream=(0, 1), bound=2),
+    replace(READS, name="reads, lost", bound=2, left=Left(lost=1)),
+    replace(READS, name="reads, killed", left=Left(crashes=1)),
+    replace(KEEPERS, name="keepers and all", left=Left(crashes=1, lost=1, evictions=1)),
+    replace(KEEPERS, name="keepers, two writes", writers=TWO),
+    replace(KEEPERS, name="keepers, dumps", left=Left(losses=1, saves=1)),
+    replace(ENTRIES, name="entries, two writes", writers=TWO),
+    replace(ENTRIES, name="entries, dumps", left=Left(losses=1, saves=1, evictions=1)),
+    replace(DUMPS, name="dumps, two writes", writers=TWO),
+    replace(NOTHING_HELD, name="nothing held, tokens", writers=ONE, tokens=True),
+)
+"""Minutes each."""
+
+EVERYTHING = Setup(
+    "everything",
+    writers=TWO,
+    readers=1,
+    reads_at=(0, 1),
+    followed=(0, 1),
+    keepers=(0, 1),
+    beats=(0, 1),
+    cache=True,
+    tokens=True,
+    exact=True,
+    slow_writers=True,
+    left=Left(crashes=1, lost=1, losses=1, saves=1, evictions=1),
+)
+"""All parts and all faults at once: more than can be searched whole, so only the nearest states are."""

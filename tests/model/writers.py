@@ -1,0 +1,99 @@
+"""Writes of the model: store, then this replica, then Redis, then the channel; each a step, each may be the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.model.following import announced
+from tests.model.near import take
+from tests.model.shared import put
+from tests.model.state import (
+    NEVER,
+    Commit,
+    Setup,
+    State,
+    Writer,
+    counter,
+    lost,
+    moment,
+    newest,
+    revision,
+    with_replica,
+)
+
+Step = tuple[str, State]
+
+
+def steps(setup: Setup, s: State) -> Iterator[Step]:
+    """Everything that writers can do next."""
+    for k, writer in enumerate(s.writers):
+        if s.replicas[writer.replica].up:
+            yield from _write(setup, s, k, writer)
+
+
+def _write(setup: Setup, s: State, k: int, w: Writer) -> Iterator[Step]:
+    if w.step == "begin" and "announcements follow commits" in setup.without:
+        told = announced(setup, s, w.replica, len(s.store))
+        yield f"writer {k} announces content {len(s.store)}", _wrote(told, k, w._replace(step="commit"))
+    elif w.step == "begin" and setup.slow_writers:
+        began = w._replace(step="commit", as_of=moment(setup, s))
+        yield f"writer {k} begins on replica {w.replica}", _wrote(s, k, began)
+    elif w.step in ("begin", "commit") and _may_commit(s, k, w):
+        yield _commits(setup, s, k, w)
+    elif w.step == "apply":
+        yield _applies(setup, s, k, w)
+    elif w.step == "put":
+        after = w._replace(step="announce" if setup.channel else "done")
+        yield f"writer {k} puts content {w.entry}", _wrote(put(setup, s, w.entry, w.as_of), k, after)
+        if s.left.lost:
+            yield f"writer {k} does not reach Redis", _wrote(lost(s), k, after)
+    elif w.step == "announce":
+        done = w._replace(step="done", as_of=NEVER, entry=0)
+        told = s if "announcements follow commits" in setup.without else announced(setup, s, w.replica, w.entry)
+        yield f"writer {k} announces content {w.entry}", _wrote(told, k, done)
+
+
+def _commits(setup: Setup, s: State, k: int, w: Writer) -> Step:
+    """A write that began at the moment of its commit has the latest `as_of` that is true, and so claims the most."""
+    as_of = moment(setup, s) if w.step == "begin" else w.as_of
+    entry = len(s.store)
+    stored = s._replace(store=(*s.store, Commit(counter(s) + 1, 0, w.kind, w.flag)))
+    told = f"writer {k} commits content {entry} ({w.kind})"
+    if "toggles put" in setup.without:
+        return f"{told}; every cache drops the flag", _dropped(_wrote(stored, k, w._replace(step="done")))
+    return told, _wrote(stored, k, w._replace(step="apply", as_of=as_of, entry=entry))
+
+
+def _applies(setup: Setup, s: State, k: int, w: Writer) -> Step:
+    """From here on the caller may be answered; that it is told later changes nothing for the others."""
+    r = s.replicas[w.replica]
+    if w.replica in setup.followed:
+        r = take(setup, s, r, w.entry, w.as_of, news=True)
+        if w.flag == 0:
+            r = r._replace(owed=w.entry)
+    after = "put" if setup.cache else "announce" if setup.channel else "done"
+    applied = with_replica(s, w.replica, r)._replace(answered=max(s.answered, revision(s, w.entry)))
+    writer = w._replace(step=after, as_of=w.as_of if setup.cache else NEVER)
+    return f"writer {k} applies content {w.entry} and may answer", _wrote(applied, k, writer)
+
+
+def _dropped(s: State) -> State:
+    """Delete-on-toggle at its best: no cache has the flag any more, the next one to ask reads through."""
+    replicas = tuple(r._replace(held=(0, *r.held[1:]), held_as_of=NEVER, loaded=False) for r in s.replicas)
+    return s._replace(replicas=replicas, shared=s.shared._replace(entry=0, as_of=NEVER))
+
+
+def _may_commit(s: State, k: int, w: Writer) -> bool:
+    """Of writers that differ only in their names the first commits first; a flag is created when it is not there."""
+    if any(_alike(other, w) and other.step in ("begin", "commit") for other in s.writers[:k]):
+        return False
+    there = s.store[newest(s, w.flag)].kind != "delete"
+    return there if w.kind in ("delete", "write") else not there
+
+
+def _alike(one: Writer, other: Writer) -> bool:
+    return one.kind == other.kind and one.flag == other.flag and one.replica == other.replica
+
+
+def _wrote(s: State, k: int, writer: Writer) -> State:
+    return s._replace(writers=(*s.writers[:k], writer, *s.writers[k + 1 :]))
