@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tests.faults.connection import Connection, End
 
 HOST = "127.0.0.1"
-_APP_NAME = re.compile(rb"\x02name\x00.{4}(replica-\d+[a-z-]*)\x00", re.DOTALL)
+_APP_NAME = re.compile(rb"\x02name\x00.{4}(?:flagsvc:)?(replica-\d+[a-z-]*)\x00", re.DOTALL)
 _LONGEST_GREETING = 4096
 _BACKLOG = 256
 

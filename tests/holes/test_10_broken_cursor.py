@@ -13,28 +13,33 @@ import pytest
 from flagsvc.adapters import mongo_documents
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from tests.holes.stage import NEAR, NONE, Running, database, running, watch
+from tests.holes.stage import NEAR, NONE, Running, at_once, database, running, watch
 from tests.replicas import until
-from tests.servers import Mongod
+from tests.servers import Mongod, RedisServer
 
 FLAGS = 350
 """Four batches of a cursor."""
 BREAKS_AT = 50
-KEYS = [f"flag-{number:03}" for number in range(FLAGS)]
+
+
+def keys(name: str) -> list[str]:
+    return [f"{name}-{number:03}" for number in range(FLAGS)]
 
 
 class Breaking:
     """Breaks the next listings of flags in their first batch, while the rest is still to be asked for."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[], None]) -> None:
-        self._break, self._read, self._seen = break_it, mongo_documents.to_flag, 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, break_it: Callable[[], None]) -> None:
+        self._first, self._at = keys(name)[0], keys(name)[BREAKS_AT]
+        self._break, self._read, self._listing = break_it, mongo_documents.to_flag, False
         self.armed = self.broken = 0
         monkeypatch.setattr(mongo_documents, "to_flag", self._to_flag)
 
     def _to_flag(self, raw: dict[str, Any]) -> Flag:
         flag = self._read(raw)
-        self._seen = 1 if flag.key == KEYS[0] else self._seen + 1
-        if self.broken < self.armed and self._seen == BREAKS_AT:
+        self._listing = self._listing or flag.key == self._first
+        if self.broken < self.armed and self._listing and flag.key == self._at:
+            self._listing = False
             self.broken += 1
             self._break()
         return flag
@@ -50,22 +55,22 @@ def kill_cursors(url: str) -> None:
         assert told["cursorsKilled"], name
 
 
-async def all_there(asked: Running, *, ways: int) -> None:
+async def all_there(asked: Running, name: str, *, ways: int) -> None:
     """However it is asked, it gives all flags, or says that it cannot."""
-    whole = pb.ListFlagsRequest(page_size=1000)
-    listings = (asked.client.stub.ListFlags(whole, timeout=10) for _ in range(ways))
+    whole, client = pb.ListFlagsRequest(page_size=1000), asked.client
+    listings = (client.stub.ListFlags(whole, timeout=10) for _ in range(ways))
     for listed in await asyncio.gather(*listings, return_exceptions=True):
         if isinstance(listed, grpc.aio.AioRpcError):
             assert listed.code() is grpc.StatusCode.UNAVAILABLE
         else:
-            assert [flag.key for flag in listed.flags] == KEYS
-    named = pb.BatchEvaluateFlagsRequest(flag_keys=KEYS)
-    assert {e.enabled for e in (await asked.client.stub.BatchEvaluateFlags(named, timeout=10)).evaluations} == {True}
+            assert [flag.key for flag in listed.flags] == keys(name)
+    found = await client.stub.BatchEvaluateFlags(pb.BatchEvaluateFlagsRequest(flag_keys=keys(name)), timeout=10)
+    assert {each.enabled for each in found.evaluations} == {True}
 
 
-def insert_all(url: str) -> None:
+def insert_all(url: str, name: str) -> None:
     with pymongo.MongoClient(url) as direct:
-        documents = [{"key": key, "name": key, "status": "ENABLED", "sortOrder": n} for n, key in enumerate(KEYS)]
+        documents = [{"key": key, "name": key, "status": "ENABLED", "sortOrder": n} for n, key in enumerate(keys(name))]
         database(direct)["feature_flags"].insert_many(documents)
 
 
@@ -75,46 +80,56 @@ def raise_counter(url: str) -> None:
         database(direct)["flagsvc_revisions"].update_one({"_id": "default"}, {"$inc": {"revision": 1}}, upsert=True)
 
 
-async def test_10_a_cursor_that_breaks_in_the_middle_of_a_listing_leaves_no_partial_set(
-    mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_10_a_listing_that_breaks_in_the_middle_leaves_no_partial_set(
+    mongo_database_url: str,
+    frozen_mongod: Mongod,
+    new_redis: Callable[[], RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
-    insert_all(mongo_database_url)
-    breaking = Breaking(monkeypatch, lambda: kill_cursors(mongo_database_url))
+    """At a start, in a list and while running, the cursor; while running, all of the store; both at once."""
+    name, other = "cursor", "server"
+    cursors = Breaking(monkeypatch, name, lambda: kill_cursors(mongo_database_url))
+    server = Breaking(monkeypatch, other, frozen_mongod.kill)
+    await at_once(
+        cursor_breaks(cursors, name, mongo_database_url, new_redis().url),
+        server_breaks(server, other, frozen_mongod, new_redis().url),
+    )
+
+
+async def cursor_breaks(breaking: Breaking, name: str, mongo_url: str, redis_url: str) -> None:
+    insert_all(mongo_url, name)
     breaking.armed = 1
-    async with running(NEAR, NONE, **urls, staleness_bound_s=1.5) as (whole, partial):
+    settings = {"store_url": mongo_url, "cache_url": redis_url, "staleness_bound_s": 1.5}
+    async with running(NEAR, NONE, **settings) as (whole, partial):
         assert breaking.broken == 1, "the first load was not broken"
         watched = watch(whole.client)
         await until(lambda: bool(watched.told))
         assert len(watched.told[0].snapshot.flags) == FLAGS
 
         breaking.armed = 2
-        await all_there(partial, ways=2)
+        await all_there(partial, name, ways=2)
         assert breaking.broken == 2, "the listing was not broken"
 
         breaking.armed, loads = 3, whole.replica.follower.loads
-        raise_counter(mongo_database_url)
+        raise_counter(mongo_url)
         await until(lambda: breaking.broken == 3)
-        await all_there(whole, ways=1)
+        await all_there(whole, name, ways=1)
         await until(lambda: whole.replica.follower.loads > loads)
-        await all_there(whole, ways=1)
+        await all_there(whole, name, ways=1)
         assert [change.flag_key for change in watched.changes if not change.HasField("flag")] == []
         await watched.close()
 
 
-async def test_10_a_store_that_dies_in_the_middle_of_a_listing_leaves_no_partial_set(
-    frozen_mongod: Mongod, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = frozen_mongod.database_url("hole_10")
-    urls = {"store_url": url, "cache_url": redis_clean_url}
-    insert_all(url)
-    breaking = Breaking(monkeypatch, frozen_mongod.kill)
-    async with running(NEAR, **urls, staleness_bound_s=1.5, store_timeout_s=0.5) as (whole,):
+async def server_breaks(breaking: Breaking, name: str, mongod: Mongod, redis_url: str) -> None:
+    url = mongod.database_url("hole_10")
+    insert_all(url, name)
+    settings = {"store_url": url, "cache_url": redis_url, "staleness_bound_s": 1.5, "store_timeout_s": 0.5}
+    async with running(NEAR, **settings) as (whole,):
         breaking.armed, loads = 1, whole.replica.follower.loads
         raise_counter(url)
         await until(lambda: breaking.broken == 1)
         await until(lambda: not whole.replica.follower.store_up)
-        await all_there(whole, ways=1)
-        await asyncio.to_thread(frozen_mongod.start)
+        await all_there(whole, name, ways=1)
+        await asyncio.to_thread(mongod.start)
         await until(lambda: whole.replica.follower.loads > loads)
-        await all_there(whole, ways=1)
+        await all_there(whole, name, ways=1)

@@ -40,14 +40,15 @@ class Hole:
 
 _CALM = replace(VIEW, left=Left())
 _REMOTE = replace(VIEW, writers=((Writer(THERE), Writer(THERE)),), left=Left(lost=1))
+_TWO_WRITES = replace(ENTRIES, writers=TWO)
 _BEATS = replace(_CALM, writers=((Writer(THERE),),), beats=(THERE,), followed=(0, 1), slow_looks=False)
 
 KNOWN = (
     Hole("delete on toggle, trust for a while", TRUST, ("toggles put", "marks"), "P3"),
-    Hole("unconditional SET in Redis", replace(ENTRIES, writers=TWO), ("cache takes only newer",), "mark"),
+    Hole("unconditional SET in Redis", _TWO_WRITES, ("cache takes only newer",), "mark"),
     Hole("unconditional near cache", _CALM, ("near takes only newer",), "P5"),
     Hole("announcement before the commit", VIEW, ("announcements follow commits",), "truth"),
-    Hole("late put after an eviction", replace(ENTRIES, writers=TWO), ("late puts", "fences"), "mark"),
+    Hole("late put after an eviction", _TWO_WRITES, ("late puts", "fences"), "mark"),
     Hole("mark renewed without comparing", DUMPS, ("marks are compared",), "mark"),
     Hole("mark renewed without putting again", KEEPERS, ("changes are put again",), "mark"),
     Hole("mark by the time of renewal", KEEPERS, ("a word counts from its view",), "mark"),
@@ -78,6 +79,9 @@ FOUND = (
     ),
     Hole("vouching anew forgets", KEEPERS, ("a beginning forgets nothing",), "mark"),
     Hole("change put again only once", ENTRIES, ("until a word covers them",), "mark"),
+    Hole(
+        "late put over what is unproven", replace(ENTRIES, writers=TWO), ("unproven entries keep nothing out",), "mark"
+    ),
     Hole("put and vouch apart", DUMPS, ("put and vouch are one",), "mark"),
     Hole("same mark twice", DUMPS, ("every word has its own nonce", "until a word covers them"), "mark"),
 )

@@ -49,6 +49,8 @@ def _fly(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
         yield f"the lookup puts content {flight.entry}", filled._replace(flight=after)
         if s.left.lost:
             yield "the lookup does not reach Redis", lost(s)._replace(flight=after)
+            unproven = put(setup, lost(s), flight.entry, NEVER)
+            yield f"the lookup puts content {flight.entry}, not knowing Redis's clock", unproven._replace(flight=after)
     else:
         readers = tuple(_given(setup, reader, flight) for reader in s.readers)
         yield "the lookup gives what it found", s._replace(flight=None, readers=readers)

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.near import content
-from tests.model.state import NEVER, STEPS, Keeping, Mark, Setup, State, age, lost, moment, revision, with_replica
+from tests.model.state import (
+    NEVER,
+    STEPS,
+    Keeping,
+    Mark,
+    Setup,
+    Shared,
+    State,
+    age,
+    lost,
+    moment,
+    revision,
+    with_replica,
+)
 
 Step = tuple[str, State]
 
@@ -16,20 +29,30 @@ def alive(setup: Setup, s: State, mark: Mark | None) -> Mark | None:
 
 
 def put(setup: Setup, s: State, entry: int, as_of: int, *, fenced: bool = False) -> State:
-    """Store an entry unless a newer one is there, or one that was there may have been newer."""
+    """Store an entry unless a newer one is there.
+
+    Where none is there that is vouched for, a newer one may have been there until the mark's moment: what is put as of
+    before then is stored, but counts as proven by nothing.
+    """
     shared = s.shared
     if fenced and "fences" not in setup.without:
         if not shared.lease:
             return s
         shared = shared._replace(lease=False)
     if "cache takes only newer" not in setup.without:
-        if not shared.entry:
-            mark = alive(setup, s, shared.mark)
-            if mark and as_of < mark.upto and "late puts" not in setup.without:
-                return s._replace(shared=shared)
-        elif (revision(s, shared.entry), shared.as_of) > (revision(s, entry), as_of):
+        mark = alive(setup, s, shared.mark)
+        if mark and as_of < mark.upto and not _counts(setup, shared, mark):
+            as_of = NEVER
+        if shared.entry and (revision(s, shared.entry), shared.as_of) > (revision(s, entry), as_of):
             return s._replace(shared=shared)
     return s._replace(shared=shared._replace(entry=entry, as_of=as_of))
+
+
+def _counts(setup: Setup, shared: Shared, mark: Mark) -> bool:
+    """Whether what is there keeps late puts out by itself."""
+    if "late puts" in setup.without:
+        return True
+    return shared.entry > 0 and (shared.as_of >= mark.since or "unproven entries keep nothing out" in setup.without)
 
 
 def vouched_as_of(setup: Setup, s: State) -> int:

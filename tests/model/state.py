@@ -192,6 +192,7 @@ PROTECTIONS = frozenset(
         "put and vouch are one",
         "the stream's word",
         "toggles put",
+        "unproven entries keep nothing out",
         "until a word covers them",
     }
 )
