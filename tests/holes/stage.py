@@ -131,18 +131,17 @@ async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:
 
 
 class Gate:
-    """Holds the first call of an asynchronous method when it has what it asked for, until `open`."""
+    """Holds the first call of an asynchronous method that has got what it asked for (and `what`), until `open`."""
 
-    def __init__(self, owner: Any, name: str) -> None:
+    def __init__(self, owner: Any, name: str, what: object = None) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        self.calls = 0
+        self._what = what
         self._work: Callable[..., Awaitable[Any]] = getattr(owner, name)
         setattr(owner, name, self._held)
 
     async def _held(self, *args: Any, **options: Any) -> Any:
-        self.calls += 1
         result = await self._work(*args, **options)
-        if not self.reached.is_set():
+        if not self.reached.is_set() and self._what in (None, result):
             self.reached.set()
             await self.opened.wait()
         return result

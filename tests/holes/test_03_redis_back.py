@@ -11,6 +11,7 @@ import redis
 
 from flagsvc.adapters.redis_scripts import MARK_KEY, cache_key
 from flagsvc.core.model import FlagId
+from flagsvc.ports import Vouched
 from tests.holes.stage import (
     CALM,
     DISABLED,
@@ -76,7 +77,7 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
         late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
         await until_serving(late.client)
-        vouching = [Gate(each.replica.cache, "vouch") for each in (*replicas, late)]
+        vouching = [Gate(each.replica.cache, "vouch", Vouched.KEPT) for each in (*replicas, late)]
         await asyncio.to_thread(server.start)
         await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
         asking.append(Asking(late))
@@ -97,7 +98,10 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
 
 
 async def served_nothing_young_but_old(database_url: str, server: RedisServer) -> None:
-    """Put a dump back so quickly that the word in it, of the replica that vouches still, has not run out."""
+    """Put a dump back so quickly that the word in it, of the replica that vouches still, has not run out.
+
+    That replica notices nothing of it: it is held meanwhile.
+    """
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": BOUND_S}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
         await replicas[0].client.create("a", status=DISABLED)
@@ -110,13 +114,17 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
             await until_vouched(replicas)
-            begun = [each.replica.keeper.begun for each in replicas]
+            [keeping] = [each.replica for each in replicas if each.replica.keeper.keeps]
+            gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.begun
+            await gate.until_reached()
             for key, text in dumped:
                 cached.redis.restore(key, 5_000, text, replace=True)
         save(server)
         server.kill()
         await asyncio.to_thread(server.start)
-        await until(lambda: begun < [each.replica.keeper.begun for each in replicas], 5)
+        await until(lambda: keeping.cache.available)
+        gate.open()
+        await until(lambda: keeping.keeper.begun > begun, 5)
         async with running(NONE, **settings) as (late,):
             assert (await late.client.evaluate("a")).revision == new
         for each in asking:

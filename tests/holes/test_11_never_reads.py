@@ -89,7 +89,7 @@ async def late_reader(deaf: Deaf, newest: int) -> None:
 
 
 async def test_11_a_stop_waits_for_nobody_who_never_reads(tmp_path: Path) -> None:
-    async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db") as (one,):
+    async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db", grace_s=0.3) as (one,):
         await one.client.create("a", status=ENABLED, metadata={"weight": to_value(WEIGHT)})
         deaf = Deaf(one.server.port)
         await until(lambda: one.server._watches.active == 1)

@@ -40,7 +40,8 @@ class Hole:
 
 _CALM = replace(VIEW, left=Left())
 _REMOTE = replace(VIEW, writers=((Writer(THERE), Writer(THERE)),), left=Left(lost=1))
-_TWO_WRITES = replace(ENTRIES, writers=TWO)
+_EVICTED = replace(ENTRIES, left=Left(evictions=1))
+_TWO_WRITES = replace(_EVICTED, writers=TWO)
 _BEATS = replace(_CALM, writers=((Writer(THERE),),), beats=(THERE,), followed=(0, 1), slow_looks=False)
 
 KNOWN = (
@@ -78,7 +79,7 @@ FOUND = (
         "mark",
     ),
     Hole("vouching anew forgets", KEEPERS, ("a beginning forgets nothing",), "mark"),
-    Hole("change put again only once", ENTRIES, ("until a word covers them",), "mark"),
+    Hole("change put again only once", _EVICTED, ("until a word covers them",), "mark"),
     Hole(
         "late put over what is unproven", replace(ENTRIES, writers=TWO), ("unproven entries keep nothing out",), "mark"
     ),
@@ -89,7 +90,7 @@ FOUND = (
 
 NEEDLESS = (
     Hole("delete on toggle, with marks", TRUST, ("toggles put",), ""),
-    Hole("no fences", ENTRIES, ("fences",), ""),
+    Hole("no fences", _EVICTED, ("fences",), ""),
     Hole("delete on toggle, with a keeper", replace(ENTRIES, left=Left()), ("toggles put",), ""),
     Hole("nonce of the beginning only", DUMPS, ("every word has its own nonce",), ""),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 
@@ -59,6 +60,25 @@ def search(setup: Setup, most: int = 50_000_000) -> Result:
             return Result(len(before), steps, depth, ends, time.monotonic() - began, whole=False)
         frontier, depth = following, depth + 1
     return Result(len(before), steps, depth - 1, ends, time.monotonic() - began)
+
+
+def wander(setup: Setup, walks: int, length: int, seed: int) -> Result:
+    """Go random ways through a world that is too large to be searched; ends at the first broken promise."""
+    began, dice = time.monotonic(), random.Random(seed)
+    starts = list(initial(setup))
+    seen: set[int] = set()
+    steps = ends = 0
+    for _ in range(walks):
+        state, told = dice.choice(starts), []
+        for _ in range(length):
+            label, state = dice.choice(successors(setup, state))
+            steps += 1
+            ends += label == END
+            told.append(label)
+            seen.add(hash(state))
+            if state.broken:
+                return Result(len(seen), steps, len(told), ends, time.monotonic() - began, state.broken, tuple(told))
+    return Result(len(seen), steps, length, ends, time.monotonic() - began, whole=False)
 
 
 def _trace(setup: Setup, before: dict[int, int], last: State) -> tuple[str, ...]:

@@ -163,4 +163,4 @@ EVERYTHING = Setup(
     slow_writers=True,
     left=Left(crashes=1, lost=1, losses=1, saves=1, evictions=1),
 )
-"""All parts and all faults at once: more than can be searched whole, so only the nearest states are."""
+"""All parts and all faults at once: far more than can be searched, so random ways are gone through it."""
