@@ -136,6 +136,7 @@ class NearCache:
         if completed:
             self._remember_recent(contents.flags, asked_at)
             self._yield_to(contents)
+            self.losses += self.completions > 0  # what the load changed was not told while something was not held
             self.completions += 1
         found = {flag.id for flag in contents.flags}
         lacking = self._lacking(contents.flags, asked_at)
