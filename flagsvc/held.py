@@ -1,15 +1,18 @@
-"""One held entry of the near cache, and where definitions come from."""
+"""What the near cache is made of: held entries, where definitions come from, and how old an answer may be at most."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 
 from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
-from flagsvc.core.model import Flag
+from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry
 
 Prepare = Callable[[Flag], Prepared]
+FLOORS = 100_000
+"""Revisions remembered of flags that are not held: what is read later must not be older."""
 
 
 class Source(StrEnum):
@@ -55,3 +58,29 @@ class Held:
         if entry.revision != self.entry.revision:
             return entry.revision > self.entry.revision
         return entry.flag != self.entry.flag and as_of > self.confirmed_at
+
+
+class Floors:
+    """The newest revisions that were answered of flags which are not held; the oldest of too many are forgotten."""
+
+    def __init__(self) -> None:
+        self._revisions: OrderedDict[FlagId, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._revisions)
+
+    def of(self, flag_id: FlagId) -> int:
+        """Give the floor, 0 without one."""
+        return self._revisions.get(flag_id, 0)
+
+    def lift(self, flag_id: FlagId, revision: int) -> None:
+        """Let nothing older be answered from now on."""
+        if revision > self._revisions.get(flag_id, -1):
+            self._revisions[flag_id] = revision
+            self._revisions.move_to_end(flag_id)
+            if len(self._revisions) > FLOORS:
+                self._revisions.popitem(last=False)
+
+    def drop(self, flag_id: FlagId) -> None:
+        """Forget one that is held again."""
+        self._revisions.pop(flag_id, None)

@@ -27,6 +27,8 @@ UNKNOWN_WAIT_S = 4.0
 """How long it waits when it holds none; the stores' own time-outs are shorter."""
 LIST_WAIT_S = 30.0
 """How long a list waits for the whole store when less does not do."""
+AT_ONCE = 16
+"""How many keys are asked for at a time: a batch of many must not make its own time-outs run out."""
 OTHERS_READ_S = 0.015
 """Time between two looks at the shared cache while another replica reads the store."""
 MAX_AGE_S = 1e9
@@ -65,6 +67,7 @@ class Lookup:
         self._flights: Flights[FlagId, Answer] = Flights()
         self._insisting: Flights[tuple[FlagId, int], Answer] = Flights()
         self._loads: Flights[str, StoreContents] = Flights()
+        self._room = asyncio.Semaphore(AT_ONCE)
         self.tally = Tally()
 
     def at_once(self, flag_id: FlagId, min_revision: int = 0) -> Answer | None:
@@ -110,6 +113,7 @@ class Lookup:
 
     async def whole(self, flag_set: str, min_revision: int = 0) -> list[Answer]:
         """Look for all flags of a set, in list order. Raises StoreUnavailable and RevisionUnavailable."""
+        asked_at = time.monotonic()
         await self._first_load()
         near = self._near
         fresh = near.complete and near.is_fresh(near.confirmed_at, time.monotonic())
@@ -117,7 +121,7 @@ class Lookup:
             wait_s = KNOWN_WAIT_S if near.complete and not min_revision else LIST_WAIT_S
             contents = await self._loaded(flag_set, wait_s) if self._follower.store_up or not near.complete else None
             if contents is not None and not near.complete:
-                return self._of_contents(flag_set, contents, min_revision)
+                return self._of_contents(flag_set, contents, min_revision, asked_at)
         if min_revision and not near.contains(flag_set, min_revision):
             raise RevisionUnavailable(flag_set, min_revision)
         answers = [self._answer(held, Source.NEAR) for held in near.of_set(flag_set)]
@@ -139,6 +143,10 @@ class Lookup:
 
     async def _fetch(self, flag_id: FlagId) -> Answer:
         """Ask the shared cache, then the store; give what was known before when neither can say."""
+        async with self._room:
+            return await self._ask(flag_id)
+
+    async def _ask(self, flag_id: FlagId) -> Answer:
         found = await self._from_cache(flag_id)
         if found is not None and found.entry is not None and self._is_young(found.as_of):
             self.tally.cache += 1
@@ -221,12 +229,13 @@ class Lookup:
             return None
         raise StoreUnavailable
 
-    def _of_contents(self, flag_set: str, contents: StoreContents, min_revision: int) -> list[Answer]:
+    def _of_contents(self, flag_set: str, contents: StoreContents, min_revision: int, asked_at: float) -> list[Answer]:
         """Give what was just read where the near cache cannot hold it all."""
         if contents.revisions.get(flag_set, 0) < min_revision:
             raise RevisionUnavailable(flag_set, min_revision)
         now = time.monotonic()
         flags = sorted((flag for flag in contents.flags if flag.flag_set == flag_set), key=list_order)
+        self._near.pass_by(flags, asked_at, now)
         return [Answer(Held(Entry.of(flag), now, now), Source.STORE, 0.0) for flag in flags]
 
     def _is_young(self, as_of: float) -> bool:

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from flagsvc.changelog import LATELY_S, ChangeKind, Changelog, Listener
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId, list_order
-from flagsvc.held import Held, Prepare, Source
+from flagsvc.held import Floors, Held, Prepare, Source
 from flagsvc.ports import NEVER, Entry, StoreContents, Unnumbered
 
 TOMBSTONE_S = 60.0
 """Longer than any read of a store can take."""
-FLOORS = 100_000
-"""Revisions remembered of flags that had to go: what is read later must not be older."""
 
 
 class NearCache:
@@ -51,7 +49,7 @@ class NearCache:
         self.changes = 0
         """How often something held was replaced."""
         self._held: OrderedDict[FlagId, Held] = OrderedDict()
-        self._floors: OrderedDict[FlagId, int] = OrderedDict()
+        self._floors = Floors()
         self._sets: dict[str, Changelog] = {}
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
@@ -67,9 +65,9 @@ class NearCache:
         return held
 
     def floor(self, flag_id: FlagId) -> int:
-        """Give the newest revision that was ever held of a flag: nothing older may be answered."""
+        """Give the newest revision that was ever answered of a flag: nothing older may be."""
         held = self._held.get(flag_id)
-        return held.entry.revision if held is not None else self._floors.get(flag_id, 0)
+        return held.entry.revision if held is not None else self._floors.of(flag_id)
 
     def confirmed(self, held: Held | None) -> float:
         """When this was last known to be the store's; for None, that there is no such flag."""
@@ -105,6 +103,14 @@ class NearCache:
         if entry.revision == held.entry.revision and as_of >= held.confirmed_at:
             held.confirmed_at, held.origin = as_of, Source.NEAR
         return held
+
+    def pass_by(self, flags: Iterable[Flag], as_of: float, now: float) -> None:
+        """Take note of what is answered although there is no room to hold it all."""
+        for flag in flags:
+            if flag.id in self._held:
+                self.apply(Entry.of(flag), as_of, now)
+            else:
+                self._floors.lift(flag.id, flag.revision)
 
     def news(self, entry: Entry, now: float, *, as_of: float = NEVER, passed: int = 0) -> None:
         """Take an announced change, which moves the set's watermark.
@@ -258,13 +264,11 @@ class NearCache:
     def _hold(self, held: Held) -> None:
         self._held[held.entry.id] = held
         self._held.move_to_end(held.entry.id)
-        self._floors.pop(held.entry.id, None)
+        self._floors.drop(held.entry.id)
         while len(self._held) > self.limit:
             flag_id, gone = self._held.popitem(last=False)
             self.complete = self.complete and gone.entry.flag is None
-            self._floors[flag_id] = gone.entry.revision
-            if len(self._floors) > FLOORS:
-                self._floors.popitem(last=False)
+            self._floors.lift(flag_id, gone.entry.revision)
 
     def _lacking(self, flags: Iterable[Flag], asked_at: float) -> list[Unnumbered]:
         """Give what was inserted where a flag was deleted before: without a larger revision it cannot be held."""

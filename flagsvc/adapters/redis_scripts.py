@@ -73,11 +73,11 @@ if as_of > 0 and now - as_of > 5000 then return {{micros, 0}} end
 
 local revision, defined, ttl = tonumber(ARGV[1]), ARGV[2] ~= '', tonumber(ARGV[4])
 local held_as_of, held_revision, held_defined = entry_in(text_at(KEYS[1]))
-if not held_as_of and as_of > 0 then
-  -- What was there may have been newer: the mark says that all until then had been put.
-  local _, _, upto = mark_in(text_at(KEYS[3]))
-  if upto and as_of < upto then return {{micros, 0}} end
-elseif held_as_of and ARGV[6] ~= '1' then
+-- Older than what the mark speaks of, and nothing that it speaks of is there to compare with: what was there may have
+-- been newer. It is kept, but nobody vouches for it.
+local _, since, upto = mark_in(text_at(KEYS[3]))
+if upto and as_of < upto and not (held_as_of and held_as_of >= since) then as_of = 0 end
+if held_as_of and ARGV[6] ~= '1' then
   if held_revision > revision then return fine() end
   -- An equal revision may have been changed by a writer that knows none; a deletion always gets a new one.
   if held_revision == revision and (held_as_of > as_of or (held_defined and not defined)) then return fine() end

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from contextlib import AsyncExitStack, suppress
@@ -110,6 +111,7 @@ async def scene(mongod: Mongod, redis_url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started here ends too
     with Mongod() as own_mongod, RedisServer() as own_redis:
         told = asyncio.run(scene(own_mongod, own_redis.url))
     Path(sys.argv[1]).write_text(json.dumps(told))

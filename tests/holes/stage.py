@@ -84,17 +84,17 @@ async def until_answered(client: Client, key: str, revision: int, seconds: float
 
 
 class Asking:
-    """Asks a replica for flag a all the time, and keeps when it last answered with which revision."""
+    """Asks a replica for a flag all the time, and keeps when it last answered with which revision."""
 
-    def __init__(self, asked: Running) -> None:
-        self._asked = asked
+    def __init__(self, asked: Running, key: str = "a") -> None:
+        self._asked, self._key = asked, key
         self.answers: list[tuple[float, int, int]] = []
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         while True:
             began = time.monotonic()
-            found = await self._asked.client.evaluate("a")
+            found = await self._asked.client.evaluate(self._key)
             self.answers.append((began, found.revision, found.reason))
             await asyncio.sleep(0.01)
 

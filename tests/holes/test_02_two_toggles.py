@@ -22,7 +22,7 @@ from tests.holes.stage import (
     until_answered,
 )
 
-TOGGLES = 15
+TOGGLES = 12
 
 
 async def agreed(replicas: list[Running], mongo_url: str, redis_url: str, newest: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
-from tests.holes.stage import NEAR, NONE, Asking, Cached, Stream, at_once, running, until_vouched, watch
+from tests.holes.stage import NEAR, NONE, Asking, Cached, Gate, Stream, at_once, running, until_vouched, watch
 from tests.replicas import until
 from tests.servers import RedisServer
 
@@ -68,11 +68,12 @@ async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) 
             told[revision] = time.monotonic()
             return revision
 
-        between.wait_for(between.redis.refuse(CACHE))
+        gate = Gate(writer.replica.store, "change")
+        toggling = asyncio.create_task(toggled(True))
+        await gate.until_reached()
         assert cached.unsubscribe_all() == 3
-        first = await toggled(True)
-        await asyncio.sleep(0.05)
-        between.heal(between.redis, CACHE)
+        gate.open()
+        first = await toggling
         await until(lambda: all(each.newest >= first for each in asking), BOUND_S + 0.5)
         await until(lambda: len(cached.redis.client_list(_type="pubsub")) == 3, 3)
         deafened = Deafened(between, cached, len(readers))

@@ -90,7 +90,7 @@ class Served:
             await until(lambda e=each: self._told(e, key, gone=gone), 2)
         for each in self.events:
             await until(lambda e=each: key in e.keys, 2)
-        told = {each.changes[-1].revision for each in self.watches}
+        told = {[change.revision for change in each.changes if change.flag_key == key][-1] for each in self.watches}
         assert min(told) > self.revision
         self.revision = max(told)
         if not gone:

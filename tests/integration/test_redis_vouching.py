@@ -193,8 +193,24 @@ async def test_what_was_put_before_the_word_began_is_not_vouched_for(
     assert found.as_of < began
     assert found.fence
     assert (await fetched(two, B)).as_of == NEVER
-    await two.put([entry(1)], began, fence=found.fence)
-    assert (await fetched(two)).as_of > began, "what is read again counts"
+    await two.put([entry(1)], read := ago(0), fence=found.fence)
+    assert (await fetched(two)).as_of > read - 0.2, "what is read again counts"
+
+
+@pytest.mark.parametrize("held", [None, 1])
+async def test_what_comes_late_where_nothing_newer_is_known_is_kept_but_not_vouched_for(
+    both: tuple[RedisCache, RedisCache], held: int | None
+) -> None:
+    one, two = both
+    if held is not None:
+        await two.put([entry(held)], ago(2))
+    await one.vouch(ago(1), 5, anew=True)
+    await one.vouch(ago(0), 5, anew=False)
+    assert await two.put([entry(2)], ago(0.5)), "a writer is told that its new flag is there"
+    found = await fetched(two)
+    assert found.entry == entry(2)
+    assert found.as_of == NEVER
+    assert found.fence
 
 
 async def test_a_word_that_began_says_nothing_newer_of_what_is_younger(both: tuple[RedisCache, RedisCache]) -> None:

@@ -51,6 +51,18 @@ def test_what_is_held_never_goes_back(steps: list[tuple[int, bool, bool]]) -> No
         newest = revision_now
 
 
+def test_what_a_list_answered_though_it_could_not_be_held_is_a_floor() -> None:
+    cache = near(limit=1)
+    listed = [flag for each in (entry(3), entry(4, "b")) if (flag := each.flag)]
+    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0)
+    cache.apply(entry(2, "b"), 0.0, 0.0)
+    cache.pass_by(listed, 1.0, 1.0)
+    assert held(cache, "b") == entry(4, "b")
+    assert cache.floor(FlagId("default", "a")) == 3
+    cache.pass_by([flag for flag in [entry(1).flag] if flag], 0.5, 2.0)
+    assert cache.floor(FlagId("default", "a")) == 3
+
+
 def test_a_late_reader_does_not_bring_back_what_was_deleted() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 0.0)
