@@ -21,6 +21,7 @@ $(VENV)/.run: locks/run.txt pyproject.toml
 $(VENV)/.dev: locks/dev.txt $(VENV)/.run
 	@echo "installing the tools for tests into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python $(PIP) --require-hashes -r locks/dev.txt
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e clients/python
 	@touch $@
 
 $(NODE)/node_modules/.installed: $(NODE)/package-lock.json | $(VENV)/.dev
@@ -76,11 +77,11 @@ format: $(VENV)/.dev
 	@.venv-protos/bin/python $(PIP) --require-hashes -r locks/protos.txt
 	@touch $@
 
-protos: .venv-protos/.done  ## generate flagsvc/generated from protos/
-	.venv-protos/bin/python protos/generate.py flagsvc/generated
+protos: .venv-protos/.done  ## generate the stubs of server and Python client from protos/
+	.venv-protos/bin/python protos/generate.py
 
 protos-check: .venv-protos/.done
-	.venv-protos/bin/python protos/generate.py --check flagsvc/generated
+	.venv-protos/bin/python protos/generate.py --check
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:build -o locks/run.txt

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from flagsvc.core import json_values
-from flagsvc.core.documents import to_document
-from flagsvc.core.errors import FlagExists, FlagNotFound, RevisionConflict
-from flagsvc.core.model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
-from flagsvc.core.validation import validated
+from . import json_values
+from .documents import to_document
+from .errors import FlagExists, FlagNotFound, RevisionConflict
+from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
+from .validation import validated
 
 Decide = Callable[[Flag | None], Change | None]
 """Given the current flag, the change to store; None: nothing to do. Raises a domain error to refuse."""

@@ -12,8 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from flagsvc.core import json_values
-from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
+from . import json_values
+from .model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"description", "icon", "badge", "owner", "defaultVariant"})

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from flagsvc.core import json_values
-from flagsvc.core.errors import shown
-from flagsvc.core.json_values import json_path
-from flagsvc.core.model import Attributes, Flag, JsonValue, Status
-from flagsvc.core.targeting import (
+from . import json_values
+from .errors import shown
+from .json_values import json_path
+from .model import Attributes, Flag, JsonValue, Status
+from .targeting import (
     FRACTIONAL_VERSION,
     Rule,
     RuleError,

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from flagsvc.core.model import JsonValue
+from .model import JsonValue
 
 Path = tuple[str | int, ...]
 """Where something stands in a JSON value: names of fields and indexes of elements."""

@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from flagsvc.core import json_values
-from flagsvc.core.errors import InvalidRequest, Violation, invalid, shown
-from flagsvc.core.evaluation import has_targeting, variant_name
-from flagsvc.core.json_values import NotJson, compact, json_path, strict_loads
-from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue
-from flagsvc.core.targeting import MAX_RULE_BYTES, RuleProblem, problems_of
+from . import json_values
+from .errors import InvalidRequest, Violation, invalid, shown
+from .evaluation import has_targeting, variant_name
+from .json_values import NotJson, compact, json_path, strict_loads
+from .model import DEFAULT_SET, Flag, FlagId, JsonValue
+from .targeting import MAX_RULE_BYTES, RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096

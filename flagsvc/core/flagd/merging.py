@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flagsvc.core.changes import Author, Decide, create, update
-from flagsvc.core.flagd.references import NotInlined, inlined
-from flagsvc.core.flagd.writing import definition, metadata_of, rules_of
-from flagsvc.core.json_values import NotJson, same
-from flagsvc.core.model import Change, Flag
+from ..changes import Author, Decide, create, update
+from ..json_values import NotJson, same
+from ..model import Change, Flag
+from .references import NotInlined, inlined
+from .writing import definition, metadata_of, rules_of
 
 _FIELDS = {
     "state": ("status",),

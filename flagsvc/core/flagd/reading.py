@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flagsvc.core.errors import InvalidRequest, Violation, shown
-from flagsvc.core.evaluation import variant_name
-from flagsvc.core.flagd.references import refs
-from flagsvc.core.json_values import Path, compact, kind
-from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
-from flagsvc.core.targeting import problems_of
-from flagsvc.core.validation import validated
+from ..errors import InvalidRequest, Violation, shown
+from ..evaluation import variant_name
+from ..json_values import Path, compact, kind
+from ..model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
+from ..targeting import problems_of
+from ..validation import validated
+from .references import refs
 
 SET_NAME = "flagSetId"
 """Field of the metadata that names a flag's set."""

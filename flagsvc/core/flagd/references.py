@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from flagsvc.core.json_values import Path
-from flagsvc.core.model import JsonValue
+from ..json_values import Path
+from ..model import JsonValue
 
 MAX_INLINED = 1_000_000
 """Parts that a rule may have once everything it refers to stands in it; more cannot be compiled anyway."""

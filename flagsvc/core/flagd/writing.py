@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flagsvc.core.errors import InvalidRequest, Violation, shown
-from flagsvc.core.evaluation import has_targeting
-from flagsvc.core.flagd.reading import SET_NAME
-from flagsvc.core.flagd.references import NotInlined, inlined, refs
-from flagsvc.core.json_values import NotJson, compact, strict_loads
-from flagsvc.core.model import DEFAULT_SET, Flag, JsonValue, Status
+from ..errors import InvalidRequest, Violation, shown
+from ..evaluation import has_targeting
+from ..json_values import NotJson, compact, strict_loads
+from ..model import DEFAULT_SET, Flag, JsonValue, Status
+from .reading import SET_NAME
+from .references import NotInlined, inlined, refs
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 

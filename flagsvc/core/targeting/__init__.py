@@ -1,9 +1,9 @@
 """Targeting rules: JsonLogic with flagd's operators, checked and compiled once, then evaluated without reading JSON."""
 
-from flagsvc.core.targeting.check import problems_of
-from flagsvc.core.targeting.compiler import RuleProblem
-from flagsvc.core.targeting.nodes import RuleError, Step, brief
-from flagsvc.core.targeting.rule import FRACTIONAL_VERSION, MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
+from .check import problems_of
+from .compiler import RuleProblem
+from .nodes import RuleError, Step, brief
+from .rule import FRACTIONAL_VERSION, MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
     "FRACTIONAL_VERSION",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from flagsvc.core.json_values import Path, kind
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.compiler import Compiler, RuleProblem, as_json
-from flagsvc.core.targeting.forms import FORMS
-from flagsvc.core.targeting.rule import A_RULE
+from ..json_values import Path, kind
+from ..model import JsonValue
+from .compiler import Compiler, RuleProblem, as_json
+from .forms import FORMS
+from .rule import A_RULE
 
 Named = Callable[[JsonValue], str | None]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from flagsvc.core.json_values import INT64, Path, compact, problem
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
+from ..json_values import INT64, Path, compact, problem
+from ..model import JsonValue
+from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
 
 MAX_DEPTH = 100
 MAX_NODES = 10_000

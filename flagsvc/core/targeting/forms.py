@@ -8,13 +8,13 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting import values
-from flagsvc.core.targeting.compiler import Call, Form
-from flagsvc.core.targeting.nodes import Compiled, Node, Run, literal
-from flagsvc.core.targeting.operators import OPERATORS
-from flagsvc.core.targeting.plain import plain
-from flagsvc.core.targeting.splits import fractional
+from ..model import JsonValue
+from . import values
+from .compiler import Call, Form
+from .nodes import Compiled, Node, Run, literal
+from .operators import OPERATORS
+from .plain import plain
+from .splits import fractional
 
 truth = values.truth
 _ABSENT = object()

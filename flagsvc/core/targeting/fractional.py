@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import cbor2
 import mmh3
 
-from flagsvc.core.model import Attributes, JsonValue
+from ..model import Attributes, JsonValue
 
 MAX_TOTAL = 2**31 - 1
 _PAIR = b"\x82"  # CBOR: an array of two

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flagsvc.core.json_values import Path
-from flagsvc.core.model import Attributes, JsonValue
+from ..json_values import Path
+from ..model import Attributes, JsonValue
 
 MAX_WORK = 100_000
 """Steps that one evaluation may take in loops, over the elements of lists and through long texts."""

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting import values as jsonlogic
-from flagsvc.core.targeting.nodes import RuleError
-from flagsvc.core.targeting.versions import sem_ver
+from ..model import JsonValue
+from . import values as jsonlogic
+from .nodes import RuleError
+from .versions import sem_ver
 
 MAX_TEXT = 65_536
 MAX_LIST = 10_000

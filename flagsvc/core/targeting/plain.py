@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting import values, versions
-from flagsvc.core.targeting.compiler import Call, CallProblem, as_json
-from flagsvc.core.targeting.nodes import SEARCH_STEP, TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
-from flagsvc.core.targeting.operators import Operator
+from ..model import JsonValue
+from . import values, versions
+from .compiler import Call, CallProblem, as_json
+from .nodes import SEARCH_STEP, TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
+from .operators import Operator
 
 _SIZED = frozenset({list, dict, str})
 _NESTED = frozenset({list, dict})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagsvc.core.json_values import NotJson, kind, strict_loads
-from flagsvc.core.model import Attributes, JsonValue
-from flagsvc.core.targeting.compiler import Compiler, RuleProblem
-from flagsvc.core.targeting.forms import FORMS
-from flagsvc.core.targeting.nodes import Compiled, RuleError, Run, Step
+from ..json_values import NotJson, kind, strict_loads
+from ..model import Attributes, JsonValue
+from .compiler import Compiler, RuleProblem
+from .forms import FORMS
+from .nodes import Compiled, RuleError, Run, Step
 
 FRACTIONAL_VERSION = 3
 MAX_RULE_BYTES = 262_144

@@ -6,10 +6,10 @@ import sys
 from bisect import bisect_right
 from typing import Any
 
-from flagsvc.core.model import JsonValue
-from flagsvc.core.targeting.compiler import Call, CallProblem, as_json
-from flagsvc.core.targeting.fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
-from flagsvc.core.targeting.nodes import TEXT_STEP, Compiled, Node, Run, literal
+from ..model import JsonValue
+from .compiler import Call, CallProblem, as_json
+from .fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
+from .nodes import TEXT_STEP, Compiled, Node, Run, literal
 
 
 def fractional(call: Call) -> Node:

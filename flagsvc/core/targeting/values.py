@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flagsvc.core.model import JsonValue
+from ..model import JsonValue
 
 NAN = math.nan
 MAX_INDEX_DIGITS = 10

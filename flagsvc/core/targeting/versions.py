@@ -8,7 +8,7 @@ from typing import Any
 
 import semver
 
-from flagsvc.core.model import JsonValue
+from ..model import JsonValue
 
 MAX_LENGTH = 256
 Version = tuple[int, int, int, tuple[Any, ...]]

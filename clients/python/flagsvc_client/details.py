@@ -1,0 +1,87 @@
+"""What is asked and answered: evaluation contexts and evaluation details, in OpenFeature's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+JsonValue = Any
+"""null, bool, int, float, str, list or dict of these; integers stay int."""
+T = TypeVar("T")
+NOTHING: Mapping[str, JsonValue] = MappingProxyType({})
+TARGETING_KEY = "targetingKey"
+
+
+class Reason(StrEnum):
+    """Why an evaluation has its value. UNKNOWN also for a reason that this release does not know."""
+
+    STATIC = "STATIC"
+    DEFAULT = "DEFAULT"
+    TARGETING_MATCH = "TARGETING_MATCH"
+    SPLIT = "SPLIT"
+    CACHED = "CACHED"
+    DISABLED = "DISABLED"
+    STALE = "STALE"
+    ERROR = "ERROR"
+    UNKNOWN = "UNKNOWN"
+
+
+class ErrorCode(StrEnum):
+    """What went wrong. GENERAL also for a code that this release does not know."""
+
+    FLAG_NOT_FOUND = "FLAG_NOT_FOUND"
+    TYPE_MISMATCH = "TYPE_MISMATCH"
+    PARSE_ERROR = "PARSE_ERROR"
+    TARGETING_KEY_MISSING = "TARGETING_KEY_MISSING"
+    INVALID_CONTEXT = "INVALID_CONTEXT"
+    PROVIDER_NOT_READY = "PROVIDER_NOT_READY"
+    GENERAL = "GENERAL"
+
+
+class Source(StrEnum):
+    """Where the definition came from. LOCAL: this process's own copy. NONE: nowhere, the answer is an error."""
+
+    NONE = "NONE"
+    LOCAL = "LOCAL"
+    NEAR_CACHE = "NEAR_CACHE"
+    CACHE = "CACHE"
+    STORE = "STORE"
+    SNAPSHOT = "SNAPSHOT"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationContext:
+    """For whom a flag is evaluated: who it is, such as a user's id, and further facts."""
+
+    targeting_key: str = ""
+    attributes: Mapping[str, JsonValue] = NOTHING
+
+
+Context = EvaluationContext | Mapping[str, JsonValue] | None
+"""A context as callers may give it: as such, as one mapping with `targetingKey` in it, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationDetails(Generic[T]):
+    """What a flag evaluated to. `value` is the caller's default where the flag has none or could not be evaluated.
+
+    `variant` None: the default stands. `error_code` None: no error. `status`: the flag's, such as "BETA"; empty when
+    unknown. `enabled`: status is ENABLED and the flag's value is true. `age_ms`: since the definition was last known to
+    be the store's. `revision` 0: unknown.
+    """
+
+    flag_key: str
+    value: T
+    variant: str | None = None
+    reason: Reason = Reason.UNKNOWN
+    error_code: ErrorCode | None = None
+    error_message: str = ""
+    flag_metadata: Mapping[str, JsonValue] = field(default=NOTHING)
+    revision: int = 0
+    source: Source = Source.NONE
+    age_ms: int = 0
+    status: str = ""
+    enabled: bool = False
