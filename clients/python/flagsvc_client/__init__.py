@@ -1,1 +1,26 @@
-"""The Python client of flagsvc."""
+"""The Python client of flagsvc: `FlagClient` here is synchronous, the one in `flagsvc_client.aio` is for asyncio."""
+
+from flagsvc_client._engine.model import Flag, Status
+from flagsvc_client.calls import HistoryEntry, WriteLevel, Written
+from flagsvc_client.details import ErrorCode, EvaluationContext, EvaluationDetails, Reason, Source
+from flagsvc_client.errors import FlagServiceError, Violation
+from flagsvc_client.sync import FlagClient
+from flagsvc_client.watching import Change, Snapshot
+
+__all__ = [
+    "Change",
+    "ErrorCode",
+    "EvaluationContext",
+    "EvaluationDetails",
+    "Flag",
+    "FlagClient",
+    "FlagServiceError",
+    "HistoryEntry",
+    "Reason",
+    "Snapshot",
+    "Source",
+    "Status",
+    "Violation",
+    "WriteLevel",
+    "Written",
+]

@@ -57,7 +57,7 @@ class EvaluationContext:
     """For whom a flag is evaluated: who it is, such as a user's id, and further facts."""
 
     targeting_key: str = ""
-    attributes: Mapping[str, JsonValue] = NOTHING
+    attributes: Mapping[str, JsonValue] = field(default_factory=lambda: NOTHING)
 
 
 Context = EvaluationContext | Mapping[str, JsonValue] | None
@@ -79,7 +79,7 @@ class EvaluationDetails(Generic[T]):
     reason: Reason = Reason.UNKNOWN
     error_code: ErrorCode | None = None
     error_message: str = ""
-    flag_metadata: Mapping[str, JsonValue] = field(default=NOTHING)
+    flag_metadata: Mapping[str, JsonValue] = field(default_factory=lambda: NOTHING)
     revision: int = 0
     source: Source = Source.NONE
     age_ms: int = 0

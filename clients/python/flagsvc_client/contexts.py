@@ -1,0 +1,66 @@
+"""An evaluation context as callers give it, taken apart, and packed for the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+
+from flagsvc_client.details import (
+    NOTHING,
+    TARGETING_KEY,
+    Context,
+    ErrorCode,
+    EvaluationContext,
+    JsonValue,
+)
+from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
+from flagsvc_client.values import plain, to_value
+
+
+def put_context(message: types.EvaluationContext, context: Context) -> None:
+    """Pack a context. Raises FlagServiceError, reason INVALID_CONTEXT, for what is none."""
+    key, attributes = parts_of(context)
+    try:
+        message.targeting_key = key
+        for name, value in attributes.items():
+            if name != TARGETING_KEY:
+                message.attributes[name].CopyFrom(to_value(value, f"context[{name}]"))
+    except (TypeError, ValueError) as error:
+        raise _invalid(str(error)) from None
+
+
+def parts_of(context: Context) -> tuple[str, Mapping[str, JsonValue]]:
+    """Give targeting key and attributes. Raises FlagServiceError, reason INVALID_CONTEXT, for what is no context."""
+    if isinstance(context, EvaluationContext):
+        key, attributes = context.targeting_key, context.attributes
+    elif isinstance(context, Mapping):
+        key, attributes = context.get(TARGETING_KEY) or "", context
+    elif context is None:
+        return "", NOTHING
+    else:
+        key, attributes = "", None
+    if isinstance(key, str) and isinstance(attributes, Mapping):
+        return key, attributes
+    wanted = "an EvaluationContext or a dict, its targeting key a str"
+    message = f"context is {type(context).__name__} with targeting key {key!r}; it must be {wanted}"
+    raise _invalid(message)
+
+
+def fields_of(context: Context) -> Mapping[str, JsonValue]:
+    """Give a context as rules read it: plain JSON, the targeting key among the fields. Raises FlagServiceError."""
+    if not context:
+        return NOTHING
+    key, attributes = parts_of(context)
+    try:
+        fields = {name: plain(value, name) for name, value in attributes.items() if name != TARGETING_KEY}
+    except (TypeError, ValueError) as error:
+        raise _invalid(str(error)) from None
+    if key:
+        fields[TARGETING_KEY] = key
+    return fields
+
+
+def _invalid(message: str) -> FlagServiceError:
+    return FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, message, ErrorCode.INVALID_CONTEXT)

@@ -1,0 +1,62 @@
+"""Guards a route of FastAPI or Starlette. Needs Starlette, which both have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+
+from flagsvc_client.aio import FlagClient
+from flagsvc_client.details import Context
+from flagsvc_client.guards import aio
+from flagsvc_client.guards.rules import DISABLED, Refusal, Rule, check_client
+
+
+class FeatureRefused(HTTPException):
+    """Status 403 while the flag is off; 503 when it could not be evaluated."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        off = refusal.reason == DISABLED
+        super().__init__(403 if off else 503, refusal.message, None if off else {"Retry-After": "1"})
+        self.refusal = refusal
+
+
+class RequireFeature:
+    """Let a request pass only while the flag is on: `@app.get("/chat", dependencies=[Depends(RequireFeature(...))])`.
+
+    In a Starlette endpoint: `await RequireFeature(...)(request)`. `context_of`: gives the evaluation context from the
+    request; default: none. Raises FeatureRefused; with `app.add_exception_handler(FeatureRefused, feature_refused)` its
+    answer has detail, code, feature and status, else what the framework makes of an HTTPException: the detail.
+    """
+
+    def __init__(
+        self,
+        client: FlagClient,
+        flag: str,
+        *,
+        context_of: Callable[[HTTPConnection], Context] | None = None,
+        on_trouble: Literal["close", "open"] = "close",
+    ) -> None:
+        check_client(client, asynchronous=True)
+        self._client = client
+        self._rule = Rule(flag, on_trouble)
+        self._context_of = context_of
+
+    async def __call__(self, connection: HTTPConnection) -> None:
+        """Raise FeatureRefused unless the request may pass."""
+        context_of = self._context_of
+        refusal = await aio.ask(self._client, self._rule, lambda: context_of(connection) if context_of else None)
+        if refusal is not None:
+            raise FeatureRefused(refusal)
+
+
+async def feature_refused(_: HTTPConnection, error: Exception) -> JSONResponse:
+    """Answer a FeatureRefused, in full."""
+    if not isinstance(error, FeatureRefused):
+        raise error
+    refusal = error.refusal
+    body = {"detail": refusal.message, "code": refusal.reason, **refusal.metadata}
+    return JSONResponse(body, error.status_code, error.headers)

@@ -1,0 +1,292 @@
+"""OpenFeature's provider: FlagsvcProvider asks the service, or answers from this process's own copy.
+
+Needs the extra: `pip install "flagsvc-client[openfeature]"`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import grpc
+from openfeature import evaluation_context as openfeature_context
+from openfeature.event import ProviderEvent, ProviderEventDetails
+from openfeature.exception import ErrorCode, InvalidContextError, ProviderNotReadyError, TypeMismatchError
+from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Reason
+from openfeature.provider import AbstractProvider, Metadata
+
+from . import FlagClient, aio
+from .details import ErrorCode as OwnErrorCode
+from .details import EvaluationContext, EvaluationDetails, JsonValue
+from .events import ClientEvent
+
+READY_TIMEOUT_S = 5.0
+_EVENTS = {
+    "ready": ProviderEvent.PROVIDER_READY,
+    "stale": ProviderEvent.PROVIDER_STALE,
+    "error": ProviderEvent.PROVIDER_ERROR,
+    "changed": ProviderEvent.PROVIDER_CONFIGURATION_CHANGED,
+}
+_DEFAULTS_OF: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    str: (str,),
+    int: (int,),
+    float: (float, int),
+    dict: (Mapping, list, tuple),
+}
+Context = openfeature_context.EvaluationContext | None
+Object = Sequence[FlagValueType] | Mapping[str, FlagValueType]
+T = TypeVar("T")
+
+
+class FlagsvcProvider(AbstractProvider):
+    """Resolves the flags of one set; the options are FlagClient's. Any number of providers may stand side by side.
+
+    Over the network, READY and ERROR tell whether the last evaluation was answered. With `local`, READY, STALE, ERROR
+    and CONFIGURATION_CHANGED tell of the copy that this process keeps, and neither form of evaluation makes a call.
+    Setting the provider waits for the first answer: `timeout_s` over the network, `ready_timeout_s` with `local`.
+    Flag metadata are the flag's own and `flagSetId`, `version` (its revision) and `flagsvc.source`, unless it has them.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        flag_set: str = "default",
+        timeout_s: float = 0.5,
+        credentials: grpc.ChannelCredentials | None = None,
+        local: bool = False,
+        ready_timeout_s: float = READY_TIMEOUT_S,
+        snapshot_file: str | os.PathLike[str] | None = None,
+        staleness_bound_s: float = 30.0,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self._target, self._flag_set, self._local = target, flag_set, local
+        self._ready_timeout_s = ready_timeout_s
+        self._settings: dict[str, Any] = {
+            "flag_set": flag_set,
+            "timeout_s": timeout_s,
+            "credentials": credentials,
+            "options": options,
+        }
+        self._local_settings: dict[str, Any] = {
+            "local": True,
+            "snapshot_file": snapshot_file,
+            "staleness_bound_s": staleness_bound_s,
+            "on_event": self._on_client_event,
+        }
+        self._client: FlagClient | None = None
+        self._aio_clients: dict[asyncio.AbstractEventLoop, aio.FlagClient] = {}
+        self._lock = threading.RLock()
+        self._telling = False
+        self._answered = True
+
+    def get_metadata(self) -> Metadata:
+        """Name the provider."""
+        return Metadata(name="flagsvc")
+
+    def initialize(self, evaluation_context: openfeature_context.EvaluationContext) -> None:  # noqa: ARG002
+        """Start, and wait a bounded time for the first answer. Raises ProviderNotReadyError; it goes on trying."""
+        self.shutdown()
+        client = FlagClient(self._target, **self._settings, **(self._local_settings if self._local else {}))
+        self._client = client
+        ready = client.wait_ready(self._ready_timeout_s) if self._local else _answers(client)
+        with self._lock:
+            self._telling = True
+            self._answered = ready or (self._local and client.ready)
+            if not self._answered:
+                raise ProviderNotReadyError(f"No flags from {self._target} yet; it goes on trying")
+
+    def shutdown(self) -> None:
+        """End every stream and connection; an event loop's own ones in that loop."""
+        with self._lock:
+            client, self._client = self._client, None
+            aio_clients, self._aio_clients = self._aio_clients, {}
+            self._telling = False
+        if client is not None:
+            client.close()
+        for loop, aio_client in aio_clients.items():
+            _close_in(loop, aio_client)
+
+    def resolve_boolean_details(
+        self, flag_key: str, default_value: bool, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[bool]:
+        """Evaluate a flag whose values are true and false."""
+        return self._resolve(flag_key, default_value, False, evaluation_context)
+
+    def resolve_string_details(
+        self, flag_key: str, default_value: str, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[str]:
+        """Evaluate a flag whose values are texts."""
+        return self._resolve(flag_key, default_value, "", evaluation_context)
+
+    def resolve_integer_details(
+        self, flag_key: str, default_value: int, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[int]:
+        """Evaluate a flag whose values are whole numbers."""
+        return self._resolve(flag_key, default_value, 0, evaluation_context)
+
+    def resolve_float_details(
+        self, flag_key: str, default_value: float, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[float]:
+        """Evaluate a flag whose values are numbers; whole ones are widened, and so is the default."""
+        return self._resolve(flag_key, _widened(default_value), 0.0, evaluation_context)
+
+    def resolve_object_details(
+        self, flag_key: str, default_value: Object, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[Object]:
+        """Evaluate a flag whose values are objects."""
+        return self._resolve(flag_key, default_value, {}, evaluation_context)
+
+    async def resolve_boolean_details_async(
+        self, flag_key: str, default_value: bool, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[bool]:
+        """Evaluate a flag whose values are true and false."""
+        return await self._resolve_async(flag_key, default_value, False, evaluation_context)
+
+    async def resolve_string_details_async(
+        self, flag_key: str, default_value: str, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[str]:
+        """Evaluate a flag whose values are texts."""
+        return await self._resolve_async(flag_key, default_value, "", evaluation_context)
+
+    async def resolve_integer_details_async(
+        self, flag_key: str, default_value: int, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[int]:
+        """Evaluate a flag whose values are whole numbers."""
+        return await self._resolve_async(flag_key, default_value, 0, evaluation_context)
+
+    async def resolve_float_details_async(
+        self, flag_key: str, default_value: float, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[float]:
+        """Evaluate a flag whose values are numbers; whole ones are widened, and so is the default."""
+        return await self._resolve_async(flag_key, _widened(default_value), 0.0, evaluation_context)
+
+    async def resolve_object_details_async(
+        self, flag_key: str, default_value: Object, evaluation_context: Context = None
+    ) -> FlagResolutionDetails[Object]:
+        """Evaluate a flag whose values are objects."""
+        return await self._resolve_async(flag_key, default_value, {}, evaluation_context)
+
+    def _resolve(self, key: str, default: T, kind: JsonValue, context: Context) -> FlagResolutionDetails[T]:
+        """Evaluate; `kind` is some value of the type that is asked for."""
+        _check_default(key, default, kind.__class__)
+        details = self._running().details(key, _own_context(context), default=kind)
+        return self._resolution(default, details)
+
+    async def _resolve_async(self, key: str, default: T, kind: JsonValue, context: Context) -> FlagResolutionDetails[T]:
+        if self._local:
+            return self._resolve(key, default, kind, context)
+        _check_default(key, default, kind.__class__)
+        details = await self._aio_client().details(key, _own_context(context), default=kind)
+        return self._resolution(default, details)
+
+    def _running(self) -> FlagClient:
+        client = self._client
+        if client is None:
+            raise ProviderNotReadyError("The provider is not initialized, or was shut down")
+        return client
+
+    def _aio_client(self) -> aio.FlagClient:
+        """Give the running loop's client: grpc's asyncio channels belong to one loop."""
+        loop = asyncio.get_running_loop()
+        found = self._aio_clients.get(loop)
+        if found is None:
+            with self._lock:
+                self._running()
+                found = aio.FlagClient(self._target, **self._settings)
+                others = {loop: client for loop, client in self._aio_clients.items() if not loop.is_closed()}
+                self._aio_clients = {**others, loop: found}
+        return found
+
+    def _resolution(self, default: T, details: EvaluationDetails[JsonValue]) -> FlagResolutionDetails[T]:
+        if not self._local:
+            self._tell_whether_answered(details.error_code is not OwnErrorCode.PROVIDER_NOT_READY, details)
+        return FlagResolutionDetails(
+            value=default if details.variant is None else details.value,
+            error_code=None if details.error_code is None else ErrorCode(details.error_code),
+            error_message=details.error_message or None,
+            reason=Reason(details.reason),
+            variant=details.variant,
+            flag_metadata=self._metadata(details),
+        )
+
+    def _metadata(self, details: EvaluationDetails[JsonValue]) -> dict[str, bool | int | float | str]:
+        if not details.revision:
+            return dict(details.flag_metadata)
+        own = {"flagSetId": self._flag_set, "version": str(details.revision), "flagsvc.source": details.source.value}
+        return own | details.flag_metadata  # type: ignore[operator,no-any-return]
+
+    def _tell_whether_answered(self, answered: bool, details: EvaluationDetails[JsonValue]) -> None:
+        if answered is self._answered:
+            return
+        with self._lock:
+            if answered is not self._answered:
+                self._answered = answered
+                self._tell(ClientEvent("ready" if answered else "error", frozenset(), details.error_message))
+
+    def _on_client_event(self, event: ClientEvent) -> None:
+        with self._lock:
+            self._tell(event)
+
+    def _tell(self, event: ClientEvent) -> None:
+        """Hand an event on, except while setting up: what is so then, the SDK tells when `initialize` returns."""
+        if not self._telling:
+            return
+        changed = sorted(event.keys) if event.kind == "changed" else None
+        error_code = ErrorCode.PROVIDER_NOT_READY if event.kind == "error" else None
+        details = ProviderEventDetails(flags_changed=changed, message=event.message or None, error_code=error_code)
+        self.emit(_EVENTS[event.kind], details)
+
+
+def _answers(client: FlagClient) -> bool:
+    """Whether the service answers an evaluation, of whatever flag."""
+    return client.details("openfeature", default=False).error_code is not OwnErrorCode.PROVIDER_NOT_READY
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, client: aio.FlagClient) -> None:
+    """Close a client in its own loop; one whose loop does not run any more goes with its last reference."""
+
+    def close() -> None:
+        closing.append(loop.create_task(client.close()))
+
+    closing: list[asyncio.Task[None]] = []
+    if loop.is_running():
+        loop.call_soon_threadsafe(close)
+
+
+def _check_default(key: str, default: object, kind: type) -> None:
+    if not isinstance(default, _DEFAULTS_OF[kind]) or (isinstance(default, bool) and kind is not bool):
+        raise TypeMismatchError(f"The default for {key!r} is of type {default.__class__.__name__}, not {kind.__name__}")
+
+
+def _widened(number: float) -> float:
+    return float(number) if number.__class__ is int else number
+
+
+def _own_context(context: Context) -> EvaluationContext | None:
+    if context is None:
+        return None
+    attributes = {name: _json(value, name) for name, value in context.attributes.items()}
+    return EvaluationContext(context.targeting_key or "", attributes)
+
+
+def _json(value: object, path: str) -> JsonValue:
+    """Give an attribute as JSON has it: times as ISO 8601 texts. Raises InvalidContextError."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case datetime():
+            return value.isoformat()
+        case Mapping():
+            return {str(name): _json(field, f"{path}.{name}") for name, field in value.items()}
+        case list() | tuple():
+            return [_json(item, f"{path}[{number}]") for number, item in enumerate(value)]
+        case _:
+            kind = value.__class__.__name__
+            raise InvalidContextError(f"The context's attribute {path} is of type {kind}, which JSON does not have")

@@ -1,0 +1,82 @@
+"""JSON values to and from the wire; integers stay integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from flagsvc_client.details import JsonValue
+from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
+
+_JSON = "None, bool, int, float, str, list or dict"
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+
+
+def to_value(value: JsonValue, field: str = "value") -> types.Value:
+    """Pack a JSON value. Raises TypeError or ValueError, naming the field, for what is none."""
+    message = types.Value()
+    _put(message, value, field)
+    return message
+
+
+def _put(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C901  a table
+    match value:
+        case None:
+            message.null_value = types.NULL_VALUE_UNSPECIFIED
+        case bool():
+            message.boolean_value = value
+        case int():
+            _check_size(value, field)
+            message.integer_value = value
+        case float():
+            _check_finite(value, field)
+            message.float_value = value
+        case str():
+            message.string_value = value
+        case Mapping():
+            message.object_value.SetInParent()
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    raise TypeError(f"{field} has the name {name!r}; names must be str")
+                _put(message.object_value.fields[name], item, f"{field}[{name}]")
+        case list() | tuple():
+            message.list_value.SetInParent()
+            for number, item in enumerate(value):
+                _put(message.list_value.values.add(), item, f"{field}[{number}]")
+        case _:
+            raise TypeError(
+                f"{field} is a {type(value).__name__}; it must be null, bool, int, float, str, list or dict"
+            )
+
+
+def from_value(message: types.Value) -> JsonValue:
+    """Unpack a value; a kind that this release does not know is None."""
+    kind = message.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "object_value":
+        return {name: from_value(item) for name, item in message.object_value.fields.items()}
+    if kind == "list_value":
+        return [from_value(item) for item in message.list_value.values]
+    return getattr(message, kind)
+
+
+def plain(value: JsonValue, field: str = "value") -> JsonValue:
+    """Give a value as it would arrive over the wire. Raises TypeError or ValueError, naming the field, for no JSON."""
+    kind = value.__class__
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is int:
+        _check_size(value, field)
+        return value
+    return from_value(to_value(value, field))
+
+
+def _check_size(number: int, field: str) -> None:
+    if not _SMALLEST <= number <= _LARGEST:
+        raise ValueError(f"{field} is {number}; an integer must fit into 64 bits")
+
+
+def _check_finite(number: float, field: str) -> None:
+    if not math.isfinite(number):
+        raise ValueError(f"{field} is {number}; a number must be finite")
