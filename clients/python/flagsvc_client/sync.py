@@ -310,7 +310,7 @@ class FlagClient:
         """Give one stream's messages; one that is silent for too long is cut."""
         stream = self._stub.WatchFlags(self._session.watching(resume))
         heard = threading.Event()
-        cutter = threading.Thread(target=cut_when_silent, args=(stream, heard), daemon=True)
+        cutter = threading.Thread(target=cut_when_silent, args=(stream, heard), name="flagsvc", daemon=True)
         cutter.start()
         try:
             for message in stream:
@@ -344,7 +344,7 @@ class FlagClient:
         if connection is None:
             connection = self._connect()
         elif connection.forks != forks():
-            raise calls.unusable("it was used before a fork: make one in the child")
+            raise calls.unusable("it was used in the parent of this process: make one in the child")
         return connection.stub
 
     def _connect(self) -> _Connection:

@@ -18,9 +18,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A whole flag set, which replaces everything that was told before."""
+    """A whole flag set, which replaces everything that was told before; it has every change up to its revision."""
 
     flags: tuple[Flag, ...]
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def watched(message: pb.WatchFlagsResponse) -> Watched | None:
     """Unpack one message; None for a heartbeat, and for what this release does not know."""
     event: Any = message.WhichOneof("event")
     if event == "snapshot":
-        return Snapshot(tuple(flag_of(flag) for flag in message.snapshot.flags))
+        return Snapshot(tuple(flag_of(flag) for flag in message.snapshot.flags), message.resume_revision)
     if event == "change":
         change = message.change
         return Change(change.flag_key, flag_of(change.flag) if change.HasField("flag") else None, change.revision)

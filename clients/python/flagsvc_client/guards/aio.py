@@ -104,11 +104,12 @@ def _guarded(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | None
 
 def _coroutine(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
     async def guarded(request: Any, context: Any) -> Any:
-        await _admit(context, rule, ask_for)
         if streams is None:
+            await _admit(context, rule, ask_for)
             return await call(request, context)
         with streams.running(rule, functools.partial(ask_for, context)) as running:
             try:
+                await _admit(context, rule, ask_for, running)
                 answer = await call(request, context)
             except asyncio.CancelledError:
                 await _end_if_off(running, context)
@@ -121,14 +122,15 @@ def _coroutine(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Stre
 
 def _generator(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-        await _admit(context, rule, ask_for)
         if streams is None:
+            await _admit(context, rule, ask_for)
             async with aclosing(call(request, context)) as messages:
                 async for message in messages:
                     yield message
             return
         with streams.running(rule, functools.partial(ask_for, context)) as running:
             try:
+                await _admit(context, rule, ask_for, running)
                 async with aclosing(call(request, context)) as messages:
                     async for message in messages:
                         with running.away():
@@ -155,17 +157,17 @@ def _in_thread(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | No
     return sync.guarded(handler, check, end_streams=streams is not None)
 
 
-async def _admit(context: Any, rule: Rule, ask_for: Ask) -> None:
+async def _admit(context: Any, rule: Rule, ask_for: Ask, running: Running | None = None) -> None:
     refusal = await ask_for(context, rule, 0)
-    if refusal is not None:
-        await abort(context, refusal)
+    if refusal is None:
+        return
+    if running is not None:
+        running.refused()
+    await abort(context, refusal)
 
 
 async def _end_if_off(running: Running, context: Any) -> None:
-    """Abort if the flag went off; return otherwise, also when the caller has gone too."""
-    if running.refusal is None:
-        return
-    task = asyncio.current_task()
-    if task is not None and task.uncancel() > 0:
-        return
-    await abort(context, running.refusal)
+    """Abort if the flag went off, else return."""
+    refusal = running.ends()
+    if refusal is not None:
+        await abort(context, refusal)

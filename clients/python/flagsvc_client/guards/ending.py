@@ -17,13 +17,13 @@ Ask = Callable[[Rule, int], Awaitable[Refusal | None]]
 
 
 class Running:
-    """A stream that runs in the current task. `refusal`: why it has to end, once it has to."""
+    """A stream that runs in the current task."""
 
     def __init__(self, rule: Rule, ask: Ask) -> None:
         self.rule, self._ask = rule, ask
-        self.refusal: Refusal | None = None
+        self._refusal: Refusal | None = None
         self._task = asyncio.current_task()
-        self._away = False
+        self._away = self._ends = False
 
     async def judge(self, revision: int) -> bool:
         """Have the stream end if its flag is off; give False when nobody can tell, whatever the rule makes of that."""
@@ -43,11 +43,21 @@ class Running:
 
     def end(self, refusal: Refusal) -> None:
         """Have the stream end: at once where it waits, or when the transport has sent its last message."""
-        if self.refusal is not None:
+        if self._ends or self._refusal is not None:
             return
-        self.refusal = refusal
+        self._refusal = refusal
         if not self._away and self._task is not None:
             self._task.cancel()
+
+    def refused(self) -> None:
+        """Say that the call was not even admitted: nobody needs to end it."""
+        self._ends = True
+
+    def ends(self) -> Refusal | None:
+        """Give why the stream has to end, if it has to; to one caller only, for a call ends once."""
+        refusal = None if self._ends else self._refusal
+        self._ends = self._ends or refusal is not None
+        return refusal
 
 
 class Streams:
@@ -81,7 +91,7 @@ class Streams:
                     judges.create_task(self._judge(streams, message.revision))
                 else:
                     # What changed before the watch began, or while it was cut.
-                    revision = max((flag.revision for flag in message.flags), default=0)
+                    revision = message.revision
                     judges.create_task(self._judge(set(self._running), revision))
 
     async def _judge(self, streams: set[Running], revision: int) -> None:

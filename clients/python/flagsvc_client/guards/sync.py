@@ -32,7 +32,8 @@ class FlagGuard(grpc.ServerInterceptor):
 
     `rules`: a flag's key or Rule for each "/package.Service/Method" or "/package.Service/*". `context_of`: gives the
     context to evaluate for; default: from headers, see `context_of_metadata`. `end_streams`: ask again before each
-    message of a stream, and end it with the refusal; with a client that evaluates locally, else each costs a call.
+    message of a stream, and end it with the refusal; a silent one goes on until its next message. Take a client with
+    local=True then, else each message costs a call.
     """
 
     def __init__(
