@@ -1,0 +1,276 @@
+# ruff: noqa: T201  times are read with -rP
+"""Local evaluation: the server's answers without a call, also when the server is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+import random
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flagsvc_client import ErrorCode, Flag, FlagClient, Reason, Source, Status
+from flagsvc_client.events import ClientEvent, Events
+from flagsvc_client.following import Following
+from flagsvc_client.local import LocalFlags
+
+from tests.client.forms import FORMS, asked
+from tests.faults.proxy import Proxy
+from tests.replicas import Process, replica, until
+from tests.servers import free_port
+
+THREE = (
+    '{"if":[{"and":[{"==":[{"var":"plan"},"pro"]},{"in":[{"var":"country"},["DE","AT"]]},{">=":[{"var":"age"},18]}]},'
+    '"on","off"]}'
+)
+RULES = {
+    "three": THREE,
+    "split": '{"fractional": [["on", 50], ["off", 50]]}',
+    "by-plan": '{"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "plan"}]}, ["on", 25], ["off", 75]]}',
+    "version": '{"if": [{"sem_ver": [{"var": "version"}, ">=", "1.4.0"]}, "on", "off"]}',
+    "wrong-variant": '{"var": "plan"}',
+    "nothing": '{"if": [false, "on"]}',
+    "divides": '{"if": [{"/": [1, {"var": "age"}]}, "on", "off"]}',
+}
+SAME = ("flag_key", "value", "variant", "reason", "error_code", "flag_metadata", "revision", "status", "enabled")
+
+
+@asynccontextmanager
+async def served(folder: Path, *keys: str) -> AsyncIterator[tuple[Any, str]]:
+    """A server with flags that are on."""
+    async with replica(store_url=f"sqlite:///{folder}/flags.db") as (direct, server):
+        for key in keys:
+            await direct.create(key, status=1)
+        yield direct, f"127.0.0.1:{server.port}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_the_server_and_the_local_client_answer_the_same(form: str, tmp_path: Path) -> None:
+    values = random.Random(1)
+    contexts: list[dict[str, Any]] = [{}, {"targetingKey": "u"}, {"plan": None, "age": "x", "version": "1.x"}]
+    for number in range(40):
+        drawn = {
+            "targetingKey": f"user-{number}",
+            "plan": values.choice(["pro", "free", "on", 1, True]),
+            "country": values.choice(["DE", "AT", "FR"]),
+            "age": values.choice([0, 17, 18, 18.0, 40]),
+            "version": values.choice(["1.3.9", "1.4.0", "v2", 1.5]),
+            "nested": {"a": [1, {"b": None}]},
+        }
+        contexts.append({name: value for name, value in drawn.items() if values.random() < 0.8})
+    async with served(tmp_path) as (_, target), asked(form, target, timeout_s=5.0) as network:
+        for key, rule in RULES.items():
+            await network.create(Flag(key=key, status=Status.ENABLED, targeting=rule, metadata={"n": 1}))
+        await network.create(Flag(key="beta", status=Status.BETA, targeting=THREE))
+        await network.create(Flag(key="off"))
+        await network.create(Flag(key="old", status=Status.DEPRECATED))
+        for key, value in (("text", "x"), ("whole", 7), ("part", 7.5), ("object", {"a": [1]})):
+            await network.create(Flag(key=key, status=Status.ENABLED, variants={"v": value}, default_variant="v"))
+        async with asked(form, target, local=True) as local:
+            assert await local.wait_ready()
+            compared = 0
+            for context in contexts:
+                for key in [*RULES, "beta", "off", "old", "text", "whole", "part", "object", "unknown"]:
+                    for default in (False, "x", 1, 1.5, {}):
+                        there = await network.details(key, context, default=default)
+                        here = await local.details(key, context, default=default)
+                        assert [getattr(there, n) for n in SAME] == [getattr(here, n) for n in SAME], (key, context)
+                        compared += 1
+                    assert await network.is_enabled(key, context) == await local.is_enabled(key, context)
+            there, here = await network.batch((), contexts[5]), await local.batch((), contexts[5])
+            assert {k: d.value for k, d in there.items()} == {k: d.value for k, d in here.items()}
+    print(f"{form}: {compared} answers compared")
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_toggle_arrives_and_own_writes_are_read_at_once(form: str, tmp_path: Path) -> None:
+    async with served(tmp_path, "a", "b") as (direct, target), asked(form, target, local=True) as local:
+        assert await local.wait_ready()
+        took = []
+        for number in range(10):
+            on = number % 2 == 1
+            await direct.toggle("a", on)
+            began = time.perf_counter()
+            while await local.is_enabled("a") is not on:
+                assert time.perf_counter() - began < 5
+                await asyncio.sleep(0.0005)
+            took.append((time.perf_counter() - began) * 1000)
+            await local.toggle("b", on)
+            assert await local.is_enabled("b") is on
+        print(f"{form}: from a toggle's answer to the local answer {max(took):.1f} ms at most")
+        await local.delete("a")
+        assert (await local.details("a", default=True)).error_code is ErrorCode.FLAG_NOT_FOUND
+        asked_for = await local.details("b", default=False, min_revision=10_000, timeout_s=0.3)
+        assert asked_for.error_code is ErrorCode.PROVIDER_NOT_READY, "the server was asked, and has no such revision"
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_server_that_goes_and_comes_back(form: str, tmp_path: Path) -> None:
+    store, events = f"sqlite:///{tmp_path}/flags.db", list[ClientEvent]()
+    async with served(tmp_path, "a"):
+        pass
+    server = Process("--store", store, FLAGSVC_DRAIN_S="0")
+    async with asked(form, server.address, local=True, staleness_bound_s=0.7, on_event=events.append) as local:
+        found = await local.details("a", default=True)
+        assert (found.value, found.error_code, found.source) == (True, ErrorCode.PROVIDER_NOT_READY, Source.NONE)
+        await until(lambda: local.state == "error")
+        server.start()
+        assert await local.wait_ready(20)
+        assert (await local.details("a", default=False)).reason is Reason.STATIC
+        server.kill()
+        await until(lambda: local.state == "stale")
+        found = await local.details("a", default=False)
+        assert (found.value, found.reason, found.source) == (True, Reason.STALE, Source.LOCAL)
+        assert found.age_ms >= 700
+        async with served(tmp_path) as (direct, _):
+            await direct.toggle("a", False)
+        server.start()
+        assert await local.wait_ready(20)
+        assert await local.is_enabled("a") is False
+    server.kill()
+    assert [e.kind for e in events if e.kind != "changed"] == ["error", "ready", "stale", "ready"]
+    assert [set(e.keys) for e in events if e.kind == "changed"] == [{"a"}, {"a"}]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_snapshot_file_answers_while_the_server_is_away(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "flags.snapshot"
+    async with served(tmp_path, "a") as (_, target), asked(form, target, local=True, snapshot_file=file) as local:
+        assert await local.wait_ready()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [n for n in os.listdir(tmp_path) if "snapshot" in n] == [file.name]
+    nowhere = f"127.0.0.1:{free_port()}"
+    async with asked(form, nowhere, local=True, snapshot_file=file) as local:
+        found = await local.details("a", default=False)
+        assert (found.value, found.reason, found.source) == (True, Reason.STATIC, Source.SNAPSHOT)
+        assert (await local.details("nope", default=1)).error_code is ErrorCode.FLAG_NOT_FOUND
+    async with asked(form, nowhere, local=True, snapshot_file=file, staleness_bound_s=0.0) as local:
+        assert (await local.details("a", default=False)).reason is Reason.STALE
+
+
+@pytest.mark.parametrize("broken", ["cut", "changed", "empty", "other set", "newer"])
+def test_a_snapshot_that_cannot_be_used_is_told_and_ignored(
+    broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "flags.snapshot"
+    writer = Following("default", LocalFlags(30.0), _no_events(), file)
+    writer.local.replace([Flag(key="a", status=Status.ENABLED, revision=1)], 1)
+    writer._unsaved = True
+    writer.save()
+    text, flag_set = file.read_text(), "default"
+    assert Following("default", LocalFlags(30.0), _no_events(), file).local.complete
+    match broken:
+        case "cut":
+            file.write_text(text[:-20])
+        case "changed":
+            file.write_text(text.replace("ENABLED", "DISABLE"))
+        case "empty":
+            file.write_text("")
+        case "newer":
+            file.write_text(text.replace("snapshot 1", "snapshot 2"))
+        case "other set":
+            flag_set = "other"
+    caplog.clear()
+    reader = Following(flag_set, LocalFlags(30.0), _no_events(), file)
+    assert not reader.local.complete
+    assert len(caplog.records) == 1
+    assert "is ignored" in caplog.text
+
+
+def test_a_server_that_is_behind_brings_nothing_back() -> None:
+    local = LocalFlags(30.0)
+    local.replace([flag("a", 5), flag("b", 2)], 5)
+    assert local.change("b", None, 6, 6) == {"b"}
+    assert local.replace([flag("a", 3), flag("b", 2), flag("c", 4)], 4) == {"c"}
+    assert local.details("a", None, default=False).revision == 5
+    assert local.details("b", None, default=False).error_code is ErrorCode.FLAG_NOT_FOUND
+    assert local.change("a", flag("a", 4), 4, 4) == frozenset()
+    assert local.watermark == 6
+    assert local.replace([flag("a", 5)], 7) == {"c"}, "what is gone as of a later revision is gone"
+
+
+def test_what_is_unknown_is_not_taken_for_known() -> None:
+    local = LocalFlags(30.0)
+    assert local.details("a", None, default=False).error_code is ErrorCode.PROVIDER_NOT_READY
+    local.replace([flag("a", 5)], 5)
+    assert local.details("a", None, default=False, least=5).value is True
+    assert local.details("a", None, default=False, least=6) is None
+
+
+async def test_a_stream_that_is_stalled_is_cut_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flagsvc_client.following.SILENCE_S", 0.5)
+    async with served(tmp_path, "a") as (direct, target):
+        proxy = Proxy(int(target.rpartition(":")[2]), label="flagsvc")
+        await proxy.start()
+        for form in FORMS:
+            async with asked(form, f"127.0.0.1:{proxy.port}", local=True) as local:
+                assert await local.wait_ready()
+                proxy.open("flagsvc")[-1].stalled = True
+                on = not await local.is_enabled("a")
+                await direct.toggle("a", on)
+                await asyncio.to_thread(time.sleep, 0.1)
+                assert await local.is_enabled("a") is not on
+                proxy.cut("flagsvc")
+                began = time.monotonic()
+                while await local.is_enabled("a") is not on:
+                    assert time.monotonic() - began < 10
+                    await asyncio.sleep(0.02)
+        await proxy.close()
+
+
+async def test_a_listener_that_fails_disturbs_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(tmp_path, "a") as (_, target), asked("sync", target, local=True, on_event=_fails) as local:
+        assert await local.wait_ready()
+        assert await local.is_enabled("a")
+    assert "a listener failed on ready" in caplog.text
+
+
+async def test_ten_thousand_flags(tmp_path: Path) -> None:
+    flags = [Flag(key=f"flag-{n}", status=Status.ENABLED, targeting=THREE, revision=n + 1) for n in range(10_000)]
+    local = LocalFlags(30.0)
+    began = time.perf_counter()
+    local.replace(flags, 10_000)
+    replaced = time.perf_counter() - began
+    following = Following("default", local, _no_events(), tmp_path / "snapshot")
+    following._unsaved = True
+    began = time.perf_counter()
+    following.save()
+    saved = time.perf_counter() - began
+    began = time.perf_counter()
+    again = Following("default", LocalFlags(30.0), _no_events(), tmp_path / "snapshot")
+    read = time.perf_counter() - began
+    assert len(again.local.keys()) == 10_000
+    print(f"10,000 flags: taken in {replaced * 1000:.0f} ms, saved in {saved * 1000:.0f}, read in {read * 1000:.0f}")
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **named: Any) -> Any:
+        if name in ("mmh3", "flagsvc_client.following"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="mmh3")
+        return real(name, *args, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, "flagsvc_client.following", raising=False)
+    with pytest.raises(ImportError, match=r"needs mmh3: pip install 'flagsvc-client\[local\]'"):
+        FlagClient("127.0.0.1:1", local=True)
+
+
+def _fails(event: ClientEvent) -> None:
+    raise ValueError(event.kind)
+
+
+def flag(key: str, revision: int) -> Flag:
+    return Flag(key=key, status=Status.ENABLED, revision=revision)
+
+
+def _no_events() -> Any:
+    return Events(None)
