@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 NODE := tests/providers/node
-NPM := cd $(NODE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
+TYPESCRIPT := clients/typescript
+NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
 PIP := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install run test faults bench fuzz protos protos-check check format lock clean
+.PHONY: install run test faults bench fuzz protos protos-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -26,7 +27,12 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.run
 
 $(NODE)/node_modules/.installed: $(NODE)/package-lock.json | $(VENV)/.dev
 	@echo "installing the Node provider for tests (seconds)"
-	@$(NPM) ci
+	@cd $(NODE) && $(NPM) ci
+	@touch $@
+
+$(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package-lock.json | $(VENV)/.dev
+	@echo "installing what the TypeScript client is built with (seconds)"
+	@cd $(TYPESCRIPT) && $(NPM) ci
 	@touch $@
 
 run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0.0.1:8013
@@ -37,12 +43,13 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@printf 'Ctrl-C ends it.\n\n'
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
-test: $(VENV)/.dev $(NODE)/node_modules/.installed  ## every test, on a real mongod and redis-server
+test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, on a real mongod and redis-server
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both
+bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
+	$(BIN)/python -m benchmarks.client
 
 faults: $(VENV)/.dev  ## random faults on real replicas and servers, judged from the record; FAULTS_SECONDS, FAULTS_SEED
 	$(BIN)/python -m tests.faults
@@ -83,11 +90,19 @@ protos: .venv-protos/.done  ## generate the stubs of server and Python client fr
 protos-check: .venv-protos/.done
 	.venv-protos/bin/python protos/generate.py --check
 
+stubs: .venv-protos/.done $(TYPESCRIPT)/node_modules/.installed  ## stubs into clients/stubs; LANGUAGES=go,java,typescript,python
+	@PATH="$(CURDIR)/$(BIN):$$PATH" .venv-protos/bin/python clients/stubs.py $(LANGUAGES)
+
+languages: stubs $(NODE)/node_modules/.installed  ## run the samples of every language whose toolchain is here; downloads what they need
+	WITH_DOWNLOADS=1 $(BIN)/python -m pytest tests/languages
+
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:build -o locks/run.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:dev -o locks/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:protos -o locks/protos.txt
-	$(NPM) install --package-lock-only --omit-lockfile-registry-resolved
+	cd $(NODE) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
+	cd $(TYPESCRIPT) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 clean:
 	rm -rf .venv .venv-protos .venv-fuzz .fuzz data $(NODE)/node_modules
+	rm -rf clients/stubs clients/java/target $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/src/gen

@@ -4,11 +4,13 @@ from flagsvc_client._engine.model import Flag, Status
 from flagsvc_client.calls import HistoryEntry, WriteLevel, Written
 from flagsvc_client.details import ErrorCode, EvaluationContext, EvaluationDetails, Reason, Source
 from flagsvc_client.errors import FlagServiceError, Violation
+from flagsvc_client.events import ClientEvent
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watching import Change, Snapshot
 
 __all__ = [
     "Change",
+    "ClientEvent",
     "ErrorCode",
     "EvaluationContext",
     "EvaluationDetails",

@@ -87,18 +87,21 @@ class FlagClient:
         min_revision: int = 0,
         timeout_s: Seconds | None = None,
     ) -> bool:
-        """Whether the flag is ENABLED and true for this context; the default where it cannot be evaluated."""
+        """Whether the flag is ENABLED and true for this context; the default where that cannot be found out.
+
+        An unknown flag is off, as the existing system has it.
+        """
         calls.check_default(default, bool)
         session = self._session
         try:
             if (held := self._locally(key, context, None, min_revision)) is not None:
-                return held.enabled if session.checked(held).error_code is None else default
+                return session.enabled(session.checked(held), default)
             request = session.evaluation(key, context, calls.ANY_TYPE, min_revision)
             response = await self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s)
         except _TROUBLE as error:
             return session.failed(key, default, error).value
         found = response.evaluation
-        return session.answered(found, default).value if found.error_code else found.enabled
+        return session.enabled(session.answered(found, default), default) if found.error_code else found.enabled
 
     async def details(
         self, key: str, context: Context = None, *, default: T, min_revision: int = 0, timeout_s: Seconds | None = None

@@ -191,6 +191,12 @@ class Session:
             )
         return details
 
+    def enabled(self, details: EvaluationDetails[Any], default: bool) -> bool:
+        """Whether it is on; an unknown flag is not."""
+        if details.error_code is None or details.error_code is ErrorCode.FLAG_NOT_FOUND:
+            return details.enabled
+        return default
+
     def wrote(self, response: Any) -> Written:
         """Unpack the answer to a write, and ask for nothing older from now on."""
         spread = response.spread

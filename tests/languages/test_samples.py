@@ -1,0 +1,82 @@
+"""The Java and Go samples: compiled and run against `flagsvc serve` where their toolchains are, else read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.languages.samples import EVERYTHING, GO, JAVA, Sample, contract_names, run
+from tests.providers.cases import SWITCH, flag
+from tests.providers.servers import serving
+
+pytestmark = pytest.mark.timeout(900 if EVERYTHING else 120)
+FOR_ONE = {"if": [{"==": [{"var": "targetingKey"}, "user-7"]}, "on", "off"]}
+FLAGS = [flag("checkout-v2", SWITCH, "off", targeting=FOR_ONE)]
+CALLS = re.compile(
+    r"newBuilder\(\)((?:\.set\w+\([^()]*\))+)|\.(evaluateFlag|EvaluateFlag)\(|\.[gG]et(\w+)\(\)|^\s*(\w+):",
+    re.MULTILINE,
+)
+
+
+Say = Callable[[str], None]
+
+
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str]) -> Say:
+    """Tell a person what was not run."""
+
+    def tell(text: str) -> None:
+        with capfd.disabled():
+            print(f"\n{text}")  # noqa: T201
+
+    return tell
+
+
+@pytest.mark.parametrize("sample", [JAVA, GO], ids=["java", "go"])
+def test_what_a_sample_calls_is_in_the_contract(sample: Sample) -> None:
+    called = set()
+    for setters, method, getter, field in CALLS.findall(sample.source.read_text()):
+        called |= {name for name in (method, getter, field) if name}
+        called |= set(re.findall(r"\.set(\w+)\(", setters))
+    called -= {"Instance", "Client", "BooleanDetails"}
+    names = contract_names()
+    assert len(called) >= 6
+    assert [name for name in called if name.lower() not in names] == []
+
+
+def test_java_asks_through_its_stub_and_through_the_flagd_provider(tmp_path: Path, say: Say) -> None:
+    if lacking := JAVA.lacking():
+        say(f"the Java sample was not run: {lacking}")
+        return
+    with serving(tmp_path / "flags.db", FLAGS) as (process, _):
+        arguments = f"127.0.0.1 {process.port} {process.sync_port} checkout-v2 user-7"
+        options = ("--batch-mode", "--quiet", *(() if EVERYTHING else ("--offline",)))
+        told = run(JAVA, "mvn", *options, "compile", "exec:java", f"-Dexec.args={arguments}")
+    if told is None:
+        say("the Java sample was not run: its packages are not here yet; `make languages` downloads them")
+        return
+    assert _answers(told) == [
+        "stub: true on REASON_TARGETING_MATCH",
+        "flagd rpc: true on TARGETING_MATCH",
+        "flagd in-process: true on TARGETING_MATCH",
+    ]
+
+
+def test_go_asks_through_its_stub(tmp_path: Path, say: Say) -> None:
+    if lacking := GO.lacking():
+        say(f"the Go sample was not run: {lacking}")
+        return
+    with serving(tmp_path / "flags.db", FLAGS) as (process, _):
+        told = run(GO, "go", "run", ".", process.address, "checkout-v2", "user-7", GOPROXY="off")
+    if told is None:
+        say("the Go sample was not run: its modules are not here yet; `make languages` downloads them")
+        return
+    assert _answers(told) == ["stub: true on REASON_TARGETING_MATCH"]
+
+
+def _answers(told: str) -> list[str]:
+    """What the sample said, between the terminal codes that Maven prints."""
+    return re.findall(r"(?:stub|flagd [\w-]+): .*", told)

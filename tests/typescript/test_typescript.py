@@ -1,0 +1,27 @@
+"""The TypeScript client: built, its types checked, and its own tests run against `flagsvc serve`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.providers.cases import FLAGS, SWITCH, flag
+from tests.providers.servers import serving
+from tests.typescript.building import build, npm
+
+IN_2031 = {"if": [{"==": [{"substr": [{"var": "at"}, 0, 8]}, "2031-01-"]}, "on", "off"]}
+FLAGS_HERE = [
+    *FLAGS,
+    flag("huge", {"huge": 9_007_199_254_740_993}, "huge"),
+    flag("since", SWITCH, "off", targeting=IN_2031),
+    flag("toggled", SWITCH, "on"),
+    flag("cut", SWITCH, "on"),
+]
+
+
+def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
+    build()
+    with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _):
+        told = npm("test", seconds=110, FLAGSVC_TARGET=process.address)
+    counts = {name: int(number) for name, number in re.findall(r"^. (\w+) (\d+)$", told, re.MULTILINE)}
+    assert counts["pass"] == counts["tests"] > 20
