@@ -19,7 +19,7 @@ RUN mkdir /data && chown 65532:65532 /data
 VOLUME /data
 USER 65532:65532
 WORKDIR /data
-EXPOSE 8013 8014 8015
+EXPOSE 8013 8014 8015 8016
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["flagsvc", "health", "--timeout", "2"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["flagsvc"]

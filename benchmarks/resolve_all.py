@@ -32,7 +32,8 @@ def measure(rule: Any, attributes: dict[str, Any]) -> tuple[float, float]:
         path = Path(folder, "flags.json")
         path.write_text(json.dumps(document))
         command = [Path(sys.executable).with_name("flagsvc"), "serve", "--store", f"file:{path}", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--sync-port", "-1", "--management-port", "-1", "--log-level", "error"]
+        command += ["--port", str(port), "--sync-port", "-1", "--management-port", "-1", "--ofrep-port", "-1"]
+        command += ["--log-level", "error"]
         server = subprocess.Popen(command, env={k: v for k, v in os.environ.items() if not k.startswith("FLAGSVC_")})
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -75,7 +75,8 @@ def _targets(mongod: Mongod, redis: RedisServer) -> Iterator[Any]:
 def _server(name: str, *arguments: str, **environment: str) -> Iterator[Target]:
     port, management = free_port(), free_port()
     command = [Path(sys.executable).with_name("flagsvc"), "serve", *arguments, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--log-level", "error"]
+    command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--ofrep-port", "-1"]
+    command += ["--log-level", "error"]
     with process(command, {**os.environ, **environment}) as pid:
         yield Target(name, port, pid, management)
 

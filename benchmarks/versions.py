@@ -60,6 +60,8 @@ def _server(name: str, folder: Path, stack: ExitStack) -> Iterator[Target]:
     command = [sys.executable, "-c", MAIN, "serve", "--store", store.database_url("bench"), "--cache", cache.url]
     command += ["--host", "127.0.0.1", "--port", str(port), "--management-port", str(management)]
     command += ["--sync-port", "-1", "--log-level", "error"]
+    if (folder / "flagsvc" / "ofrep").is_dir():  # an older checkout does not know the port
+        command += ["--ofrep-port", "-1"]
     with process(command, {**os.environ, "PYTHONPATH": str(folder.resolve())}) as pid:
         yield Target(name, port, pid, management)
 

@@ -13,9 +13,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flagsvc.admission import Admission
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
+from flagsvc.ofrep.app import Ofrep
+from flagsvc.ofrep.http import HttpServer
 from flagsvc.replica import Replica
 from flagsvc.rpc import reflection
 from flagsvc.rpc.contexts import Contexts
@@ -26,7 +29,7 @@ from flagsvc.rpc.flagd.events import Events
 from flagsvc.rpc.flagd.sync import FlagdSync
 from flagsvc.rpc.interceptors import Guard
 from flagsvc.rpc.watch import Watches
-from flagsvc.settings import Settings, pairs, redacted
+from flagsvc.settings import Settings, origins, pairs, redacted
 from flagsvc.telemetry import Metrics, Sample
 
 log = structlog.get_logger(__name__)
@@ -49,13 +52,16 @@ class Server:
         self._sync = FlagdSync(replica.near, replica.reader, self._contexts, replica.prepare, age_s)
         self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
-        self._guard = Guard(self._metrics, settings.max_calls, settings.max_streams)
+        self._admission = Admission(settings.max_calls, settings.max_streams)
         self._grpc = self._build_grpc()
+        self._ofrep = self._build_ofrep()
+        self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None
         self.port = 0
         self.sync_port = 0
         self.management_port = 0
+        self.ofrep_port = 0
 
     async def start(self) -> None:
         """Listen and begin to follow the store. Raises OSError when a port is taken."""
@@ -63,6 +69,9 @@ class Server:
         self.port = self._bind(self.settings.port)
         if self.settings.sync_port >= 0:
             self.sync_port = self._bind(self.settings.sync_port)
+        if self.settings.ofrep_port >= 0:
+            self._http = HttpServer(self._ofrep.app, self.settings.host, self.settings.ofrep_port)
+            self.ofrep_port = self._http.port
         if self.settings.management_port >= 0:
             self._management = ManagementServer(
                 self.settings.host, self.settings.management_port, self._health, self._metrics.page
@@ -71,11 +80,14 @@ class Server:
         await self.replica.start()
         self._health_task = asyncio.create_task(self._health.run(), name="health")
         await self._grpc.start()
+        if self._http is not None:
+            await self._http.start()
         log.info(
             "serving",
             port=self.port,
             sync_port=self.sync_port,
             management_port=self.management_port,
+            ofrep_port=self.ofrep_port,
             store=redacted(self.settings.store_url),
             cache=redacted(self.settings.cache_url),
         )
@@ -88,8 +100,9 @@ class Server:
         self._watches.close()
         self._events.close()
         self._sync.close()
-        await self._guard.stop(self.settings.grace_s)
-        await self._grpc.stop(0.5)
+        self._ofrep.streams.close()
+        await self._admission.stop(self.settings.grace_s)
+        await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
         if self._health_task is not None:
             self._health_task.cancel()
         await self.replica.stop()
@@ -110,10 +123,13 @@ class Server:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.max_ping_strikes", 0),  # flagd's Python provider pings as often as it can by default
+            # Past these, calls that wait are cut off as CANCELLED; before that the guard sheds, and says so.
+            ("grpc.server.max_pending_requests", 20_000),
+            ("grpc.server.max_pending_requests_hard_limit", 50_000),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        server = grpc.aio.server(interceptors=(self._guard,), options=options)
+        server = grpc.aio.server(interceptors=(Guard(self._metrics, self._admission),), options=options)
         replica, evaluated = self.replica, self._metrics.evaluated
         service = FlagService(replica, self._watches, self._contexts, evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
@@ -123,6 +139,18 @@ class Server:
         if self.settings.reflection:
             reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
+
+    def _build_ofrep(self) -> Ofrep:
+        replica, settings = self.replica, self.settings
+        return Ofrep(
+            replica.reader,
+            replica.near,
+            self._contexts,
+            self._admission,
+            self._metrics,
+            age_s=settings.connection_age_s,
+            origins=origins(settings.cors_origins),
+        )
 
     def _bind(self, port: int) -> int:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
@@ -134,6 +162,7 @@ class Server:
     def _samples(self) -> Iterator[Sample]:
         yield Sample("flagsvc_watch_streams", "Watch streams now.", self._watches.active)
         yield Sample("flagsvc_event_streams", "Streams of flagd's events now.", self._events.active)
+        yield Sample("flagsvc_ofrep_streams", "Event streams of OFREP now.", self._ofrep.streams.active)
         yield Sample("flagsvc_sync_streams", "Streams of flagd's sync now.", self._sync.active)
 
 

@@ -15,6 +15,7 @@ CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the command line's client side reads."""
 STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
 CACHE_SCHEMES = ("redis", "rediss")
 
 
@@ -40,6 +41,13 @@ class Settings:
     port: int = _setting(8013, "gRPC port", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1: none", -1, 65535)
     sync_port: int = _setting(8015, "second gRPC port, where flagd's in-process providers look; -1: none", -1, 65535)
+    ofrep_port: int = _setting(8016, "HTTP port of OpenFeature's remote evaluation protocol; -1: none", -1, 65535)
+    cors_origins: str = _setting(
+        "",
+        "origins whose web pages may call that port: https://app.example,https://b.example, or * for all; empty: none",
+        origins=True,
+        option="--cors-origin",
+    )
     log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("auto", "auto is console on a terminal, else json", choices=("auto", "json", "console"))
     reflection: bool = _setting(True, "gRPC server reflection")
@@ -112,6 +120,9 @@ def _parsed(name: str, text: str, spec: Any) -> object:
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
         return text
+    if limits.get("origins"):
+        origins(text, name)
+        return text
     choices = limits.get("choices")
     if choices and text not in choices:
         raise SettingsError(f"{name} is {text!r}; it must be one of {', '.join(choices)}")
@@ -145,6 +156,17 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
         if left in found:
             raise SettingsError(f"{name} has {left[:80]!r} twice; it must stand once")
         found[left] = right
+    return found
+
+
+def origins(text: str, name: str = "") -> tuple[str, ...]:
+    """Read origins with commas between. Raises SettingsError for what no browser would send as one."""
+    found = tuple(part.strip() for part in text.split(",")) if text else ()
+    for origin in found:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"{name} has {origin[:80]!r}; it must be * or an origin such as https://app.example:8443"
+            )
     return found
 
 

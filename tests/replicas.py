@@ -53,8 +53,8 @@ class Client:
 @asynccontextmanager
 async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
     """A server in this process on free ports, ready, with a client of it."""
-    plain = {"host": "127.0.0.1", "port": 0, "management_port": -1, "sync_port": -1, "drain_s": 0.0, "grace_s": 1.0}
-    server = Server(Settings(**{**plain, **settings}))
+    ports = {"port": 0, "management_port": -1, "sync_port": -1, "ofrep_port": -1}
+    server = Server(Settings(**{"host": "127.0.0.1", **ports, "drain_s": 0.0, "grace_s": 1.0, **settings}))
     await server.start()
     client = Client(f"127.0.0.1:{server.port}")
     try:
@@ -91,6 +91,7 @@ class Process:
     def __init__(self, *arguments: str, program: tuple[str, ...] = (str(FLAGSVC),), **environment: str) -> None:
         self._program = program
         self.port, self.management_port, self.sync_port = free_port(), free_port(), free_port()
+        self.ofrep_port = free_port()
         self._arguments, self._environment = arguments, environment
         self.process: subprocess.Popen[str] | None = None
 
@@ -106,9 +107,10 @@ class Process:
         command = [*self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--management-port", str(self.management_port)]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
+        env |= {"FLAGSVC_SYNC_PORT": str(self.sync_port), "FLAGSVC_OFREP_PORT": str(self.ofrep_port)}
         self.process = subprocess.Popen(
             [*command, *self._arguments],
-            env={**env, "FLAGSVC_SYNC_PORT": str(self.sync_port), **self._environment},
+            env={**env, **self._environment},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,

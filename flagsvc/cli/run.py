@@ -10,7 +10,7 @@ from flagsvc.settings import Settings
 
 _SERVE_OPTIONS = (
     *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
-    *("context_values", "context_from_headers", "fractional_version"),
+    *("ofrep_port", "cors_origins", "context_values", "context_from_headers", "fractional_version"),
 )
 
 

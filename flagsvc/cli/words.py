@@ -52,6 +52,18 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="second gRPC port, for flagd's in-process providers; -1: none [FLAGSVC_SYNC_PORT; 8015]",
     )
     serve.add_argument(
+        "--ofrep-port",
+        metavar="N",
+        help="HTTP port of OpenFeature's remote evaluation protocol; -1: none [FLAGSVC_OFREP_PORT; 8016]",
+    )
+    serve.add_argument(
+        "--cors-origin",
+        dest="cors_origins",
+        action="append",
+        metavar="ORIGIN",
+        help="an origin whose web pages may call that port, * for all; repeatable [FLAGSVC_CORS_ORIGINS]",
+    )
+    serve.add_argument(
         "--context-value",
         dest="context_values",
         action="append",

@@ -79,6 +79,10 @@ class Contexts:
             raise EvaluationFailed("INVALID_CONTEXT")
         return View(message.fields, _from_struct, self._added({}, metadata if with_headers else None))
 
+    def of_json(self, fields: Mapping[str, JsonValue], metadata: Metadata) -> Attributes:
+        """Read OFREP's context, whose size its reader has checked."""
+        return self._added(dict(fields), metadata)
+
     def _added(self, known: dict[str, JsonValue], metadata: Metadata) -> dict[str, JsonValue]:
         known.update(self.values)
         if self._headers and metadata:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,13 +11,12 @@ from typing import Any
 import grpc
 import structlog
 
-from flagsvc.core.errors import FlagsvcError, Overloaded, Stopping, invalid
+from flagsvc.admission import Admission
+from flagsvc.core.errors import FlagsvcError, invalid
 from flagsvc.rpc.status import Failure, failure_of
 from flagsvc.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
-LINGER_S = 0.1
-LINGER_MAX_S = 1.0
 _OWN = "/flagsvc.v1.FlagService/"
 _EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -26,22 +24,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Sheds load, maps errors and counts calls. Probes are never refused; streams and calls are counted apart."""
+    """Asks for admission, maps errors and counts calls. Probes are never refused."""
 
-    def __init__(self, metrics: Metrics, max_calls: int, max_streams: int) -> None:
-        self._metrics = metrics
-        self._free = {False: max_calls, True: max_streams}
-        self._limits = dict(self._free)
-        self._stopping = False
-        self._refused_at = 0.0
+    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+        self._metrics, self._admission = metrics, admission
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, so that none is cut off, and wait for those under way; at most `grace_s`."""
-        self._stopping = True
-        await _until(lambda: self._free == self._limits, grace_s)
-        # A call that comes in while the transport stops would be cut off: let the callers notice first.
-        await _until(lambda: time.monotonic() - self._refused_at > LINGER_S, LINGER_MAX_S)
 
     async def intercept_service(
         self,
@@ -79,16 +66,16 @@ class Guard(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                self._enter(False)
+                self._admission.enter(False)
                 try:
                     _check(request)
                     return await call(request, context)
                 finally:
-                    self._free[False] += 1
+                    self._admission.leave(False)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  the map decides what may be told
-                failure = _told(method, error)
+                failure = told(method, error)
                 code = failure.code
                 await context.abort(code, failure.message, failure.trailers())
             finally:
@@ -102,32 +89,22 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                self._enter(True)
+                self._admission.enter(True)
                 try:
                     _check(request)
                     async for message in call(request, context):
                         yield message
                 finally:
-                    self._free[True] += 1
+                    self._admission.leave(True)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                failure = _told(method, error)
+                failure = told(method, error)
                 await context.abort(failure.code, failure.message, failure.trailers())
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
         return guarded
-
-    def _enter(self, stream: bool) -> None:
-        if self._stopping:
-            self._refused_at = time.monotonic()
-            raise Stopping
-        if self._free[stream] <= 0:
-            raise Overloaded(
-                f"the server already serves as many {'streams' if stream else 'calls'} as it can; try again"
-            )
-        self._free[stream] -= 1
 
 
 class _Unreadable:
@@ -158,7 +135,7 @@ def _label(method: str) -> str:
     return method.removeprefix(_OWN).removeprefix("/")
 
 
-def _told(method: str, error: Exception) -> Failure:
+def told(method: str, error: Exception) -> Failure:
     """Give what the caller is told; what is not the domain's goes to the log under an id that the caller can name."""
     failure = failure_of(error)
     if isinstance(error, FlagsvcError):
@@ -166,9 +143,3 @@ def _told(method: str, error: Exception) -> Failure:
     request_id = uuid.uuid4().hex[:12]
     log.error("call failed", method=method, request_id=request_id, exc_info=error)
     return replace(failure, message=f"{failure.message}; request id {request_id}")
-
-
-async def _until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110  ends at the deadline
-        await asyncio.sleep(0.01)

@@ -174,9 +174,7 @@ async def test_ten_thousand_calls_at_once(form: str, tmp_path: Path) -> None:
         else:
             answers = await asyncio.to_thread(in_threads, lambda: client.client.is_enabled("a"))
         print(f"10,000 calls at once, {form}: {sum(answers)} right, {len(answers) - sum(answers)} times the default")
-        assert len(answers) == 10_000
-        assert sum(answers) >= 1_000, "what is shed has the default, and most need not be"
-        await until_right(client)
+        assert answers == [True] * 10_000
 
 
 def in_threads(ask: Callable[[], bool]) -> list[bool]:

@@ -81,9 +81,9 @@ async def test_contexts(client: Asked, context: Any) -> None:
     assert await client.is_enabled("pro", {"plan": "free"}) is False
 
 
-async def test_an_unknown_flag_leaves_the_default(client: Asked, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unknown_flag_is_off_and_leaves_the_default(client: Asked, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(50):
-        assert await client.is_enabled("nope", default=True) is True
+        assert await client.is_enabled("nope", default=True) is False
     found = await client.details("nope", default="x")
     assert (found.value, found.reason, found.error_code) == ("x", Reason.ERROR, ErrorCode.FLAG_NOT_FOUND)
     told = [r for r in caplog.records if r.name == "flagsvc_client"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import os
 import random
 import stat
 import sys
@@ -145,7 +144,7 @@ async def test_a_snapshot_file_answers_while_the_server_is_away(form: str, tmp_p
     async with served(tmp_path, "a") as (_, target), asked(form, target, local=True, snapshot_file=file) as local:
         assert await local.wait_ready()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [n for n in os.listdir(tmp_path) if "snapshot" in n] == [file.name]
+    assert snapshots_in(tmp_path) == [file.name], "the scratch file is gone"
     nowhere = f"127.0.0.1:{free_port()}"
     async with asked(form, nowhere, local=True, snapshot_file=file) as local:
         found = await local.details("a", default=False)
@@ -262,6 +261,10 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "flagsvc_client.following", raising=False)
     with pytest.raises(ImportError, match=r"needs mmh3: pip install 'flagsvc-client\[local\]'"):
         FlagClient("127.0.0.1:1", local=True)
+
+
+def snapshots_in(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir() if "snapshot" in each.name]
 
 
 def _fails(event: ClientEvent) -> None:

@@ -47,8 +47,9 @@ class Replica:
         self.incarnation: Incarnation
         self._story, self._program = story, program or (str(FLAGSVC),)
         self._log = folder / f"replica-{number}.log"
-        own = {"HOST": HOST, "PORT": self.port, "MANAGEMENT_PORT": -1, "SYNC_PORT": -1, "DRAIN_S": 0.2, "GRACE_S": 2}
-        own |= {"LOG_FORMAT": "json", "SNAPSHOT_FILE": folder / f"replica-{number}.snapshot"}
+        own = {"HOST": HOST, "PORT": self.port, "MANAGEMENT_PORT": -1, "SYNC_PORT": -1, "OFREP_PORT": -1}
+        own |= {"DRAIN_S": 0.2, "GRACE_S": 2, "LOG_FORMAT": "json"}
+        own |= {"SNAPSHOT_FILE": folder / f"replica-{number}.snapshot"}
         plain = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         self._environment = {**plain, **{f"FLAGSVC_{name}": str(value) for name, value in own.items()}, **environment}
         self._process: subprocess.Popen[bytes] | None = None

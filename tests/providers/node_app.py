@@ -44,8 +44,11 @@ def _environment() -> dict[str, str]:
 class NodeApp:
     """`with NodeApp(port=...) as app`; options are the provider's own. Without any it looks at its default port."""
 
+    program: tuple[str, ...] = ("app.mjs",)
+    """What node is given: its options and the application."""
+
     def __init__(self, **options: Any) -> None:
-        self._command = [str(Path(sys.executable).with_name("node")), "app.mjs"]
+        self._command = [str(Path(sys.executable).with_name("node")), *self.program]
         self._command += [json.dumps(options)] if options else []
         self.events = Events()
         self._ids = itertools.count()

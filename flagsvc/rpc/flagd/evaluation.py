@@ -181,14 +181,15 @@ def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
         raise EvaluationFailed(outcome.error_code)
     if outcome.variant is not None:
         return outcome.reason
-    if _is_disabled(outcome.reason, flag):
+    if is_disabled(outcome.reason, flag):
         return Reason.DISABLED
     if protocol.without_default is None:
         raise EvaluationFailed(ErrorCode.FLAG_NOT_FOUND)
     return protocol.without_default
 
 
-def _is_disabled(reason: Reason, flag: Flag | None) -> bool:
+def is_disabled(reason: Reason, flag: Flag | None) -> bool:
+    """Whether an answer without a value has none because the flag is disabled; being stale hides the reason."""
     return reason is Reason.DISABLED or (reason is Reason.STALE and flag is not None and flag.status != Status.ENABLED)
 
 
@@ -203,7 +204,7 @@ def _listed_as(evaluation: Evaluation) -> str | None:
     variants, default = flag.effective_variants, flag.effective_default
     if outcome.variant is not None:
         return _FIELDS.get(json_values.kind(outcome.value)) if default else None
-    if outcome.error_code is None and not _is_disabled(outcome.reason, flag):
+    if outcome.error_code is None and not is_disabled(outcome.reason, flag):
         return None
     example = variants.get(default) if default else None
     return _FIELDS.get(json_values.kind(example if example is not None else next(iter(variants.values()))))

@@ -1,0 +1,128 @@
+"""The unmodified OFREP provider for the web (npm) against `flagsvc serve`: all flags at once, told of changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.providers.cases import COLORS, NODE_CASES, SELECTED_CASES, SWITCH, Case, flag
+from tests.providers.events import CHANGED, STALE
+from tests.providers.node_app import NodeApp
+from tests.providers.servers import serving
+from tests.replicas import Process
+
+pytestmark = pytest.mark.usefixtures("node_packages")
+
+SELECTED = [["Flagd-Selector", "flagSetId=tenant-a"]]
+
+
+class WebApp(NodeApp):
+    """An application of a page."""
+
+    program = ("--experimental-eventsource", "--no-warnings", "ofrep.mjs")
+
+
+def url_of(process: Process) -> str:
+    return f"http://127.0.0.1:{process.ofrep_port}"
+
+
+def until_told(app: WebApp, key: str, value: str) -> None:
+    """Wait until the application's own answer is this; no call of its own brings it about."""
+    deadline = time.monotonic() + 10
+    while app.value(key, "-") != value:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def app(node_packages: None, served: Process) -> Iterator[WebApp]:
+    with WebApp(baseUrl=url_of(served)) as app:
+        yield app
+
+
+def assert_answer(case: Case, found: dict[str, Any]) -> None:
+    assert found["value"] == case.value
+    assert found["reason"] == case.reason
+    assert (found["variant"] or None) == case.variant
+    assert found["errorCode"] == case.error
+
+
+@pytest.mark.parametrize("case", NODE_CASES, ids=str)
+def test_answers(app: WebApp, case: Case) -> None:
+    assert_answer(case, app.ask(case))
+
+
+def test_a_selector_chooses_the_flag_set(served: Process) -> None:
+    with WebApp(baseUrl=url_of(served), headers=SELECTED) as app:
+        for case in SELECTED_CASES:
+            assert_answer(case, app.ask(case))
+        assert app.evaluate("string", "only-a", "-")["metadata"] == {"tier": "gold", "flagSetId": "tenant-a"}
+
+
+def test_a_change_is_told_and_seen(tmp_path: Path) -> None:
+    flags = [flag("color", COLORS, "blue"), flag("other", SWITCH, "on"), flag("color", COLORS, "red", flag_set="a")]
+    with serving(tmp_path / "flags.db", flags) as (process, operator), WebApp(baseUrl=url_of(process)) as app:
+        assert app.value("color", "-") == "#00f"
+        mark = app.events.mark()
+        operator.set_default("color", "red")
+        changed = app.events.until(CHANGED, flag="color", since=mark)
+        assert changed.flags == ("color",)
+        assert app.value("color", "-") == "#f00"
+        mark = app.events.mark()
+        operator.create(flag("late", COLORS, "red"))
+        app.events.until(CHANGED, flag="late", since=mark)
+        operator.delete("color")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.evaluate("string", "color", "-")["errorCode"] == "FLAG_NOT_FOUND"
+
+
+def test_a_change_in_the_selected_set_is_told(tmp_path: Path) -> None:
+    flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
+    with (
+        serving(tmp_path / "flags.db", flags) as (process, operator),
+        WebApp(baseUrl=url_of(process), headers=SELECTED) as app,
+    ):
+        mark = app.events.mark()
+        operator.set_default("color", "red", flag_set="tenant-a")
+        app.events.until(CHANGED, flag="color", since=mark)
+        assert app.value("color", "-") == "#f00"
+
+
+def test_a_change_while_the_server_was_away_is_seen_when_it_is_back(tmp_path: Path) -> None:
+    store = tmp_path / "flags.db"
+    with serving(store, [flag("color", COLORS, "blue")]) as (process, _), WebApp(baseUrl=url_of(process)) as app:
+        assert app.value("color", "-") == "#00f"
+        mark = app.events.mark()
+        process.stop()
+        app.events.until(STALE, since=mark)
+        with serving(store) as (_, elsewhere):
+            elsewhere.set_default("color", "red")
+        assert app.value("color", "-") == "#00f", "what is known stands while the server is away"
+        process.start()
+        app.events.until(CHANGED, flag="color", since=mark, seconds=20)
+        assert app.value("color", "-") == "#f00"
+
+
+def test_polling_sees_a_change_and_what_did_not_change_is_not_sent_again(tmp_path: Path) -> None:
+    with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
+        options = {"baseUrl": url_of(process), "changeDetection": "polling", "pollInterval": 50}
+        with WebApp(**options) as app:
+            deadline = time.monotonic() + 10
+            while calls_with(process, 304) < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert calls_with(process, 200) == 1
+            operator.set_default("color", "red")
+            until_told(app, "color", "#f00")
+
+
+def calls_with(process: Process, status: int) -> int:
+    """Read from the server's metrics how many bulk evaluations had this status."""
+    page = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=5).text
+    wanted = f'flagsvc_call_seconds_count{{code="{status}",method="ofrep/EvaluateAll"}} '
+    return next((int(float(line.removeprefix(wanted))) for line in page.splitlines() if line.startswith(wanted)), 0)
