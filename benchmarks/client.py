@@ -67,7 +67,7 @@ def serving() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("flagsvc"), "serve", "--store", f"sqlite:///{folder}/flags.db"]
         command += ["--cache", "none", "--host", "127.0.0.1", "--port", str(port), "--management-port", "-1"]
-        command += ["--sync-port", "-1", "--log-level", "error"]
+        command += ["--sync-port", "-1", "--ofrep-port", "-1", "--log-level", "error"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         with process(command, environment):
             _fill(f"127.0.0.1:{port}")

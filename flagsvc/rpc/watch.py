@@ -80,7 +80,8 @@ class Watches:
             missed = self._near.since(flag_set, resume)
             if missed is not None:
                 watermark = self._near.watermark(flag_set)
-                return [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
+                changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
+                return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
         return [await self._snapshot(flag_set)]
 
     async def _snapshot(self, flag_set: str) -> pb.WatchFlagsResponse:

@@ -132,12 +132,13 @@ async def test_a_proxy_that_cuts_streams_loses_no_change(form: str, tmp_path: Pa
             events = client.watched()
             known: Flag | None = None
             for number in range(5):
+                if number:
+                    proxy.cut("flagsvc")
                 changed = await direct.toggle("a", number % 2 == 0)
                 while known is None or known.revision < changed.revision:
                     event = await asyncio.wait_for(anext(events), 10)
                     known = event.flags[0] if isinstance(event, Snapshot) else event.flag
                     assert isinstance(event, Snapshot | Change)
-                proxy.cut("flagsvc")
             await events.aclose()
         await proxy.close()
 
@@ -250,11 +251,13 @@ async def test_a_closed_client_and_a_closed_loop(form: str, tmp_path: Path) -> N
 
 
 async def test_nothing_is_left_behind(form: str, tmp_path: Path) -> None:
-    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (direct, server):
-        await direct.create("a", status=1)
+    async with process(tmp_path) as server:
+        server.start()
+        async with asked(form, server.address) as client:
+            await until_right(client, 30)
         tasks = len(asyncio.all_tasks())
         for local in (False, True):
-            async with asked(form, f"127.0.0.1:{server.port}", local=local) as client:
+            async with asked(form, server.address, local=local) as client:
                 await client.wait_ready()
                 events = client.watched()
                 await anext(events)

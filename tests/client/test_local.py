@@ -187,12 +187,37 @@ def test_a_server_that_is_behind_brings_nothing_back() -> None:
     local = LocalFlags(30.0)
     local.replace([flag("a", 5), flag("b", 2)], 5)
     assert local.change("b", None, 6, 6) == {"b"}
-    assert local.replace([flag("a", 3), flag("b", 2), flag("c", 4)], 4) == {"c"}
+    assert local.replace([flag("a", 3), flag("b", 2), flag("c", 4)], 4) == frozenset(), "c was deleted since"
+    assert local.change("c", flag("c", 4), 4, 4) == frozenset()
     assert local.details("a", None, default=False).revision == 5
-    assert local.details("b", None, default=False).error_code is ErrorCode.FLAG_NOT_FOUND
+    for key in ("b", "c"):
+        assert local.details(key, None, default=False).error_code is ErrorCode.FLAG_NOT_FOUND
     assert local.change("a", flag("a", 4), 4, 4) == frozenset()
     assert local.watermark == 6
-    assert local.replace([flag("a", 5)], 7) == {"c"}, "what is gone as of a later revision is gone"
+    assert local.replace([flag("a", 5), flag("c", 7)], 7) == {"c"}
+    assert local.replace([flag("a", 5)], 8) == {"c"}, "what is gone as of a later revision is gone"
+
+
+def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_anew() -> None:
+    local = LocalFlags(30.0)
+    local.restore([flag("a", 50), flag("b", 40)], 50, 1.0)
+    assert local.replace([Flag(key="a", revision=3)], 3) == {"a", "b"}
+    assert local.details("a", None, default=True).reason is Reason.DISABLED
+    assert local.details("b", None, default=True).error_code is ErrorCode.FLAG_NOT_FOUND
+    assert (local.watermark, local.source) == (3, Source.LOCAL)
+
+
+def test_what_a_caller_does_to_a_value_is_the_callers_alone() -> None:
+    local, value = LocalFlags(30.0), {"n": 1}
+    held = Flag(
+        key="o", status=Status.ENABLED, revision=1, variants={"x": value}, default_variant="x", metadata={"m": 1}
+    )
+    local.replace([held], 1)
+    found = local.details("o", None, default={})
+    found.value["n"] = 2
+    with pytest.raises(TypeError):
+        found.flag_metadata["m"] = 2
+    assert local.details("o", None, default={}).value == {"n": 1}
 
 
 def test_what_is_unknown_is_not_taken_for_known() -> None:

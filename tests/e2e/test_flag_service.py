@@ -171,6 +171,8 @@ async def test_a_resume_from_before_the_replica_began_gets_a_snapshot(tmp_path: 
         stream = client.stub.WatchFlags(pb.WatchFlagsRequest(resume_revision=3))
         assert [f.key for f in (await stream.read()).snapshot.flags] == ["a", "b"]
         current = client.stub.WatchFlags(pb.WatchFlagsRequest(resume_revision=4))
+        quiet = await current.read()
+        assert (quiet.WhichOneof("event"), quiet.resume_revision) == ("heartbeat", 4), "nothing was missed"
         await client.toggle("a", True)
         assert (await current.read()).change.revision == 5
         stream.cancel()

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import grpc
@@ -97,7 +97,7 @@ class FlagClient:
             if (held := self._locally(key, context, None, min_revision)) is not None:
                 return session.enabled(session.checked(held), default)
             request = session.evaluation(key, context, calls.ANY_TYPE, min_revision)
-            response = await self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s)
+            response = await self._answer(self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s))
         except _TROUBLE as error:
             return session.failed(key, default, error).value
         found = response.evaluation
@@ -112,7 +112,7 @@ class FlagClient:
             if (held := self._locally(key, context, default, min_revision)) is not None:
                 return session.checked(held)
             request = session.evaluation(key, context, wanted, min_revision)
-            response = await self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s)
+            response = await self._answer(self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s))
         except _TROUBLE as error:
             return session.failed(key, default, error)
         return session.answered(response.evaluation, default)
@@ -203,7 +203,9 @@ class FlagClient:
             if (held := self._batch_locally(keys, context, min_revision)) is not None:
                 return {key: session.checked(details) for key, details in held.items()}
             request = session.batch(keys, context, min_revision)
-            response = await self._stub.BatchEvaluateFlags(request, timeout=timeout_s or session.timeout_s)
+            response = await self._answer(
+                self._stub.BatchEvaluateFlags(request, timeout=timeout_s or session.timeout_s)
+            )
         except _TROUBLE as error:
             return {key: session.failed(key, None, error) for key in keys} or session.failed_batch(error)
         return {found.flag_key: session.answered(found, None) for found in response.evaluations}
@@ -306,16 +308,18 @@ class FlagClient:
                 stream = self._stub.WatchFlags(self._session.watching(resume))
                 try:
                     while True:
-                        message = await asyncio.wait_for(stream.read(), SILENCE_S)
+                        message = await self._answer(asyncio.wait_for(stream.read(), SILENCE_S))
                         if message is grpc.aio.EOF:
                             break
                         backoff.worked()
-                        resume = message.resume_revision
+                        resume = message.resume_revision or resume
                         if (event := watched(message)) is not None:
                             yield event
                 finally:
                     stream.cancel()
             except (*_TROUBLE, TimeoutError) as error:
+                if self._closed:
+                    return
                 self._session.interrupted(error)
             await asyncio.sleep(backoff.pause_s())
 
@@ -343,6 +347,16 @@ class FlagClient:
         elif connection.loop is not asyncio.get_running_loop() or connection.forks != forks():
             raise calls.unusable("it was used in another event loop or before a fork: make one where it is used")
         return connection.stub
+
+    async def _answer(self, call: Awaitable[Any]) -> Any:
+        """Wait for a call. Closing the client cancels it: that is a failure, and no cancellation of who waits."""
+        try:
+            return await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise calls.unusable("it is closed") from None
+            raise
 
     def _connect(self) -> _Connection:
         if self._closed:
@@ -389,7 +403,8 @@ class FlagClient:
 
     async def _call(self, method: str, request: Any, timeout_s: Seconds | None = None) -> Any:
         try:
-            return await getattr(self._stub, method)(request, timeout=timeout_s or self._session.timeout_s)
+            timeout_s = timeout_s or self._session.timeout_s
+            return await self._answer(getattr(self._stub, method)(request, timeout=timeout_s))
         except _TROUBLE as error:
             raise calls.error_of(error) from None
 

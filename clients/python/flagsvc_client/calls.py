@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -114,18 +115,24 @@ class Session:
         self, key: str, context: Context, wanted: types.ValueType.ValueType, min_revision: int
     ) -> pb.EvaluateFlagRequest:
         """Make the request. Raises FlagServiceError for a context that is none."""
-        request = pb.EvaluateFlagRequest(
-            flag_key=key, flag_set=self.flag_set, expected_type=wanted, min_revision=max(min_revision, self.written)
-        )
+        try:
+            request = pb.EvaluateFlagRequest(
+                flag_key=key, flag_set=self.flag_set, expected_type=wanted, min_revision=max(min_revision, self.written)
+            )
+        except ValueError as error:
+            raise _not_a_request(error) from None
         if context:
             put_context(request.context, context)
         return request
 
     def batch(self, keys: Iterable[str], context: Context, min_revision: int) -> pb.BatchEvaluateFlagsRequest:
         """Make the request. Raises FlagServiceError for a context that is none."""
-        request = pb.BatchEvaluateFlagsRequest(
-            flag_keys=keys, flag_set=self.flag_set, min_revision=max(min_revision, self.written)
-        )
+        try:
+            request = pb.BatchEvaluateFlagsRequest(
+                flag_keys=keys, flag_set=self.flag_set, min_revision=max(min_revision, self.written)
+            )
+        except ValueError as error:
+            raise _not_a_request(error) from None
         if context:
             put_context(request.context, context)
         return request
@@ -321,6 +328,11 @@ def unusable(why: str) -> FlagServiceError:
     return FlagServiceError(grpc.StatusCode.UNAVAILABLE, f"this client cannot be used: {why}", "CLIENT_UNUSABLE")
 
 
+def _not_a_request(error: ValueError) -> FlagServiceError:
+    """Give the failure of a key that is no text, or a revision that is none."""
+    return FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_REQUEST")
+
+
 def _stands(key: str) -> str:
     return f"flag {key!r}: the default stands"
 
@@ -342,8 +354,10 @@ class _Troubles:
         """Log it, or count it."""
         now = time.monotonic()
         with self._lock:
-            at, missed = self._told.get(kind, (-REPEATED_AFTER_S, 0))
-            if now - at < REPEATED_AFTER_S or len(self._told) > _KINDS_TOLD:
+            if kind not in self._told and len(self._told) >= _KINDS_TOLD:
+                kind = kind.partition(" ")[0]
+            at, missed = self._told.get(kind, (-math.inf, 0))
+            if now - at < REPEATED_AFTER_S:
                 self._told[kind] = (at, missed + 1)
                 return
             self._told[kind] = (now, 0)
@@ -351,4 +365,5 @@ class _Troubles:
         log.warning("%s: %s: %s%s", what, kind, message, again)
 
 
-_KINDS_TOLD = 1_000
+_KINDS_TOLD = 100
+"""Past so many, flags are no longer told apart."""

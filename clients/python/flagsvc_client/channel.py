@@ -17,10 +17,13 @@ _RETRIED = (
     "GetFlag",
     "ListFlags",
     "ListFlagHistory",
-    "ToggleFlag",
     "GetStatus",
 )
-"""Calls that may be sent twice: what only reads, and a toggle, which carries the wanted state."""
+"""Calls that may be sent twice: what only reads.
+
+A toggle carries the wanted state, but a lost answer may have been a change: sent again, it would undo what another did
+meanwhile (a kill switch), and with an etag it would be refused for its own change.
+"""
 
 SERVICE_CONFIG = json.dumps(
     {

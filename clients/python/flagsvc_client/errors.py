@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -52,16 +53,8 @@ def of_rpc_error(error: grpc.RpcError) -> FlagServiceError:
     call: Any = error
     told: dict[str, Any] = {}
     for detail in _details(call.trailing_metadata() or ()):
-        name = detail.type_url.removeprefix(_TYPE_URL)
-        if name == "ErrorInfo":
-            info = pb.ErrorInfo.FromString(detail.value)
-            told |= {"reason": info.reason, "metadata": dict(info.metadata)}
-        elif name == "BadRequest":
-            found = pb.BadRequest.FromString(detail.value).field_violations
-            told["violations"] = tuple(Violation(each.field, each.description, each.reason) for each in found)
-        elif name == "RetryInfo":
-            delay = pb.RetryInfo.FromString(detail.value).retry_delay
-            told["retry_after_s"] = delay.seconds + delay.nanos / 1e9
+        with contextlib.suppress(DecodeError):
+            told |= _read(detail)
     return FlagServiceError(call.code(), call.details() or "", **told)
 
 
@@ -73,6 +66,20 @@ def status_trailer(
     info = pb.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
     status.details.add(type_url=f"{_TYPE_URL}ErrorInfo", value=info.SerializeToString())
     return ((TRAILER, status.SerializeToString()),)
+
+
+def _read(detail: Any) -> dict[str, Any]:
+    name = detail.type_url.removeprefix(_TYPE_URL)
+    if name == "ErrorInfo":
+        info = pb.ErrorInfo.FromString(detail.value)
+        return {"reason": info.reason, "metadata": dict(info.metadata)}
+    if name == "BadRequest":
+        found = pb.BadRequest.FromString(detail.value).field_violations
+        return {"violations": tuple(Violation(each.field, each.description, each.reason) for each in found)}
+    if name == "RetryInfo":
+        delay = pb.RetryInfo.FromString(detail.value).retry_delay
+        return {"retry_after_s": delay.seconds + delay.nanos / 1e9}
+    return {}
 
 
 def _details(metadata: Iterable[Any]) -> list[Any]:

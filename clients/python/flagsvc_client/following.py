@@ -13,6 +13,7 @@ import grpc
 
 from flagsvc_client import snapshot
 from flagsvc_client._engine.model import Flag
+from flagsvc_client.details import Source
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.events import Events
 from flagsvc_client.flags import flag_of
@@ -39,6 +40,11 @@ class Following:
         self.backoff = Backoff()
         if file is not None and (saved := snapshot.read(file, flag_set)) is not None:
             local.restore(saved.flags, saved.watermark, saved.age_s)
+
+    @property
+    def resume(self) -> int:
+        """The revision to resume from; what a file had is not built upon."""
+        return self.local.watermark if self.local.source is Source.LOCAL else 0
 
     def took(self, message: pb.WatchFlagsResponse) -> None:
         """Take one message of the stream."""
@@ -108,7 +114,7 @@ class AioFollower:
         while True:
             error: Exception | None = None
             try:
-                self._stream = self._streams(following.local.watermark)
+                self._stream = self._streams(following.resume)
                 self._opened_at = time.monotonic()
                 async for message in self._stream:
                     following.took(message)
@@ -177,7 +183,7 @@ class SyncFollower:
                 self._closing.wait(following.backoff.pause_s())
 
     def _messages(self) -> Iterator[pb.WatchFlagsResponse]:
-        stream = self._streams(self._following.local.watermark)
+        stream = self._streams(self._following.resume)
         self._stream, self._opened_at = stream, time.monotonic()
         try:
             if not self._closing.is_set():

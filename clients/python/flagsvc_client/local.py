@@ -5,11 +5,13 @@ Reads take no lock: what is held of a flag is replaced, never changed.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from flagsvc_client._engine import evaluation as engine
 from flagsvc_client._engine.model import Flag, Status
@@ -33,6 +35,8 @@ _TYPES = {
     float: engine.ValueType.FLOAT,
     dict: engine.ValueType.OBJECT,
 }
+_MUTABLE = (dict, list)
+"""A caller may change what it was given, not what is held."""
 _REASONS = {reason: Reason(reason.value) for reason in engine.Reason}
 _CODES = {code: ErrorCode(code.value) for code in engine.ErrorCode}
 
@@ -46,7 +50,7 @@ class _Held:
         self.flag, self.revision = flag, revision
         self.on = flag is not None and flag.status is Status.ENABLED
         self.status = flag.status.value if flag is not None else ""
-        self.metadata = flag.metadata if flag is not None and flag.metadata else NOTHING
+        self.metadata = MappingProxyType(flag.metadata) if flag is not None and flag.metadata else NOTHING
         self._prepared: engine.Prepared | None = None if flag is not None else engine.NO_FLAG
 
     @property
@@ -111,10 +115,15 @@ class LocalFlags:
     def replace(self, flags: Iterable[Flag], watermark: int) -> frozenset[str]:
         """Take a whole set as it was at a revision; gives the keys of what changed.
 
-        What is held of a later revision stays: the server that told this is behind the one that told that.
+        What is held of a later revision stays: the server that told this is behind the one that told that. What a
+        snapshot file had does not: the store may have been put back since.
         """
         with self._writing:
-            told = {flag.key: flag for flag in flags}
+            if self.source is Source.SNAPSHOT:
+                self._held = {key: _Held(held.flag, 0) for key, held in self._held.items()}
+                self.watermark = 0
+            known = self.watermark if watermark < self.watermark else 0
+            told = {flag.key: flag for flag in flags if flag.key in self._held or not 0 < flag.revision <= known}
             changed = {key for key, flag in told.items() if self._take(key, flag, flag.revision)}
             gone = [
                 k for k, h in self._held.items() if k not in told and h.flag is not None and h.revision <= watermark
@@ -127,7 +136,8 @@ class LocalFlags:
     def change(self, key: str, flag: Flag | None, revision: int, watermark: int = 0) -> frozenset[str]:
         """Take one change unless something newer is held; gives the key if it changed anything."""
         with self._writing:
-            changed = self._take(key, flag, revision)
+            past = key not in self._held and 0 < revision <= self.watermark  # it was deleted since
+            changed = not past and self._take(key, flag, revision)
             if watermark:
                 self._told(watermark)
         return frozenset((key,) if changed else ())
@@ -148,10 +158,13 @@ class LocalFlags:
         age_s = self._clock() - self.heard_at
         if outcome.error_code is not None:
             return self._failed(key, default, held, outcome, age_s)
-        value, variant = outcome.value, outcome.variant
+        value: Any = outcome.value
+        variant = outcome.variant
+        if value.__class__ in _MUTABLE:
+            value = copy.deepcopy(value)
         return EvaluationDetails(
             key,
-            default if variant is None else value,
+            value if variant is not None else default,
             variant,
             Reason.STALE if age_s > self.staleness_bound_s else _REASONS[outcome.reason],
             None,

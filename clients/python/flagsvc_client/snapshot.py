@@ -40,12 +40,16 @@ def read(path: Path, flag_set: str) -> Saved | None:
     if head != f"{_FORMAT} {hashlib.sha256(body.encode()).hexdigest()}":
         log.warning("the snapshot %s is broken, or of another release, and is ignored", path)
         return None
-    told = json.loads(body)
+    try:
+        told = json.loads(body)
+        saved = Saved([loads(line) for line in told["flags"]], int(told["watermark"]), time.time() - told["savedAt"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        log.warning("the snapshot %s is none of ours, and is ignored", path)
+        return None
     if told["flagSet"] != flag_set:
         log.warning("the snapshot %s is of flag set %r, not %r, and is ignored", path, told["flagSet"], flag_set)
         return None
-    flags = [loads(line) for line in told["flags"]]
-    return Saved(flags, told["watermark"], max(time.time() - told["savedAt"], 0.0))
+    return saved
 
 
 def write(path: Path, flag_set: str, flags: Iterable[Flag], watermark: int, age_s: float) -> None:

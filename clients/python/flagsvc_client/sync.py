@@ -301,7 +301,7 @@ class FlagClient:
             try:
                 for message in self._streamed(resume):
                     backoff.worked()
-                    resume = message.resume_revision
+                    resume = message.resume_revision or resume
                     if (event := watched(message)) is not None:
                         yield event
             except _TROUBLE as error:

@@ -952,7 +952,7 @@ class WatchFlagsResponse(google.protobuf.message.Message):
 
     @property
     def heartbeat(self) -> Global___Heartbeat:
-        """Nothing changed for 10 seconds: the stream is alive."""
+        """Nothing changed for 10 seconds, or since the revision that the stream resumes from: it is alive."""
 
     def __init__(
         self,
