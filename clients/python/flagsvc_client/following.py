@@ -16,10 +16,9 @@ from flagsvc_client._engine.model import Flag
 from flagsvc_client.details import Source
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.events import Events
-from flagsvc_client.flags import flag_of
 from flagsvc_client.local import LocalFlags
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc_client.watching import SILENCE_S, Backoff
+from flagsvc_client.watching import SILENCE_S, Backoff, Snapshot, watched
 
 TICK_S = 0.25
 CLOSE_S = 2.0
@@ -48,16 +47,13 @@ class Following:
 
     def took(self, message: pb.WatchFlagsResponse) -> None:
         """Take one message of the stream."""
-        local, event = self.local, message.WhichOneof("event")
+        local, event = self.local, watched(message)
         changed: frozenset[str] = frozenset()
-        if event == "snapshot":
-            changed = local.replace(map(flag_of, message.snapshot.flags), message.resume_revision)
-            self._unsaved = True
-        elif event == "change":
-            told = message.change
-            flag = flag_of(told.flag) if told.HasField("flag") else None
-            changed = local.change(told.flag_key, flag, told.revision, message.resume_revision)
-            self._unsaved = True
+        if isinstance(event, Snapshot):
+            changed = local.replace(event.flags, event.revision)
+        elif event is not None:
+            changed = local.change(event.key, event.flag, event.revision, message.resume_revision)
+        self._unsaved = self._unsaved or event is not None
         local.heard()
         self.backoff.worked()
         if local.complete:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from flagsvc_client.details import JsonValue
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 
-_JSON = "None, bool, int, float, str, list or dict"
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
