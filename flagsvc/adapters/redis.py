@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from flagsvc.adapters import redis_scripts as scripts
 from flagsvc.adapters.redis_clock import RedisClock, to_ms
 from flagsvc.adapters.redis_scripts import CHANNEL, cache_key, lease_key
+from flagsvc.adapters.timeouts import heard_timeout
 from flagsvc.breaker import Breaker
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
@@ -259,12 +260,11 @@ class RedisCache:
             return otherwise
         sent = False
         try:
-            async with asyncio.timeout(self._timeout_s + (stored - 1) * STORE_S):
-                async with self._free:
-                    if self._breaker.is_open:
-                        return otherwise
-                    sent = True
-                    result = await command()
+            async with heard_timeout(self._timeout_s + (stored - 1) * STORE_S), self._free:
+                if self._breaker.is_open:
+                    return otherwise
+                sent = True
+                result = await command()
         except _TROUBLE as error:
             self.errors += 1
             if sent and self._breaker.failed():
