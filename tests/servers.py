@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -21,6 +23,10 @@ from pymongo.errors import PyMongoError
 
 HOST = "127.0.0.1"
 _START_S = 30.0
+_PORTS = 12_000, 32_000
+_CLAIMS = 100
+"""As many ports are given out before one is given again; by then it is in use, or it was for nobody to listen on."""
+_claims: deque[int] = deque()
 _live: set[subprocess.Popen[bytes]] = set()
 
 
@@ -111,10 +117,22 @@ def _redis_version() -> str:
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
+    """Give a port that nothing listens on now, and that no other caller is given for a while, here or elsewhere.
+
+    It is none of those that the kernel gives to outgoing connections: one of these takes a port while its server is
+    down, or not up yet. A UDP socket on the same number is the claim, of this process against others.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as claim:
+            try:
+                claim.bind((HOST, port))
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            _claims.append(claim.detach())
+        if len(_claims) > _CLAIMS:
+            os.close(_claims.popleft())
         return port
 
 

@@ -281,15 +281,17 @@ async def test_ten_thousand_flags_are_read_while_others_are_served(tmp_path: Pat
     big.write_text(json.dumps({"flags": made}))
     small.write_text(flags(a="1"))
     async with replica(store_url=f"file:{big},{small}") as (client, _):
+        await until_serving(client, seconds=40)
         await until_value(client, "a", "1", 20)
         replace_file(big, json.dumps({"flags": dict(list(made.items())[1:])}))
-        slowest, deadline = 0.0, time.monotonic() + 20
+        slowest, began = 0.0, time.monotonic()
         while await value(client, "f0") != "FLAG_NOT_FOUND":
             asked_at = time.monotonic()
             assert await value(client, "a") == "1"
             slowest = max(slowest, time.monotonic() - asked_at)
-            assert time.monotonic() < deadline
-        assert slowest < 1.0
+            assert time.monotonic() < began + 60
+        # Were they read on the event loop, one call would wait for almost all of it.
+        assert slowest < max(1.0, (time.monotonic() - began) / 3)
 
 
 async def test_a_copy_with_an_older_time_gets_no_older_revision_after_a_restart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.faults.connection import Connection, End
+from tests.servers import free_port
 
 HOST = "127.0.0.1"
 _APP_NAME = re.compile(rb"\x02name\x00.{4}(?:flagsvc:)?(replica-\d+[a-z-]*)\x00", re.DOTALL)
@@ -49,7 +50,7 @@ class Proxy:
 
     async def start(self) -> None:
         """Listen; without a given port, on a free one."""
-        listening = socket.create_server((HOST, self.port), backlog=_BACKLOG)
+        listening = socket.create_server((HOST, self.port or free_port()), backlog=_BACKLOG)
         self.port = listening.getsockname()[1]
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, sock=listening, backlog=_BACKLOG)

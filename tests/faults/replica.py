@@ -18,9 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from tests.faults.record import NEVER, Incarnation, Story
-from tests.faults.stores import low_port
 from tests.replicas import FLAGSVC
-from tests.servers import HOST
+from tests.servers import HOST, free_port
 
 ROOT = Path(__file__).parents[2]
 _CHANNEL = (
@@ -42,7 +41,7 @@ class Replica:
         self, number: int, story: Story, folder: Path, program: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         self.number, self.ready = number, asyncio.Event()
-        self.port = low_port()
+        self.port = free_port()
         self.stub: pb_grpc.FlagServiceAsyncStub
         self.incarnation: Incarnation
         self._story, self._program = story, program or (str(FLAGSVC),)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from tests.faults.proxy import Proxy
 from tests.replica_sets import Member, ReplicaSet
-from tests.servers import HOST, RedisServer, redis_binary
+from tests.servers import HOST, RedisServer, free_port, redis_binary
 
 DATABASE = "faults"
 _DUMPS_KEPT = 12
@@ -26,25 +24,13 @@ _PRIMARY_S = 60.0
 _POLL_S = 0.1
 
 
-def low_port() -> int:
-    """Give a free port from where no outgoing connection takes one while its server is down."""
-    while True:
-        port = random.randrange(12_000, 31_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-
-
 class Mongods(ReplicaSet):
     """A replica set whose members advertise their proxies, so that drivers go through these."""
 
     def __init__(self, members: int) -> None:
         super().__init__(0)
-        self.members = [Member(low_port()) for _ in range(members)]
-        self.proxies = [Proxy(member.port, port=low_port(), seed=n) for n, member in enumerate(self.members)]
+        self.members = [Member(free_port()) for _ in range(members)]
+        self.proxies = [Proxy(member.port, port=free_port(), seed=n) for n, member in enumerate(self.members)]
         self._direct: list[AsyncMongoClient[dict[str, Any]]] = []
 
     async def open(self) -> None:
@@ -106,7 +92,7 @@ class DurableRedis(RedisServer):
     """A redis-server that saves itself about every second; what it saved is kept for a while."""
 
     def __init__(self) -> None:
-        super().__init__(low_port())
+        super().__init__(free_port())
         self._dumps: list[Path] = []
         self._kept = 0
 

@@ -40,9 +40,10 @@ def _early(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process in which MongoDB hangs for long, and where it will say how that went."""
+    """A process in which MongoDB hangs for long, and where it says how that went; `errors` beside it has why not."""
     report = tmp_path_factory.mktemp("hang") / "report"
-    process = subprocess.Popen([sys.executable, "-m", "tests.holes.hang_scene", str(report)])
+    with report.with_name("errors").open("wb") as errors:
+        process = subprocess.Popen([sys.executable, "-m", "tests.holes.hang_scene", str(report)], stderr=errors)
     yield process, report
     process.terminate()
     process.wait()

@@ -28,7 +28,7 @@ async def test_07_a_store_that_hangs_at_a_change_fails_no_evaluation_and_holds_n
     hanging: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
     process, report = hanging
-    assert await asyncio.to_thread(process.wait, 60) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0, report.with_name("errors").read_text()
     told = json.loads(report.read_text())
     paused_at, resumed_at = told["paused_at"], told["resumed_at"]
     for kind, answers in told["answers"].items():
