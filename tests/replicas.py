@@ -25,13 +25,20 @@ from flagsvc.settings import Settings
 from tests.servers import free_port
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
+EAGER = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # the time that one attempt has
+    ("grpc.max_reconnect_backoff_ms", 250),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Who waits for a server that starts notices it at once, not at the end of a back-off of seconds."""
 
 
 class Client:
     """Short calls on one channel."""
 
     def __init__(self, target: str) -> None:
-        self.channel = grpc.aio.insecure_channel(target)
+        self.channel = grpc.aio.insecure_channel(target, EAGER)
         self.stub = pb_grpc.FlagServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
@@ -52,9 +59,10 @@ class Client:
 
 @asynccontextmanager
 async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
-    """A server in this process on free ports, ready, with a client of it."""
+    """A server in this process on free ports, ready, with a client of it. A busy machine is no outage of Redis."""
     ports = {"port": 0, "management_port": -1, "sync_port": -1, "ofrep_port": -1}
-    server = Server(Settings(**{"host": "127.0.0.1", **ports, "drain_s": 0.0, "grace_s": 1.0, **settings}))
+    patience = {"drain_s": 0.0, "grace_s": 1.0, "cache_timeout_s": 0.5}
+    server = Server(Settings(**{"host": "127.0.0.1", **ports, **patience, **settings}))
     await server.start()
     client = Client(f"127.0.0.1:{server.port}")
     try:
@@ -64,7 +72,7 @@ async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
         await server.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -72,7 +80,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         await asyncio.sleep(0.01)
 
 
-async def until_serving(client: Client, service: str = "", *, serving: bool = True, seconds: float = 10) -> None:
+async def until_serving(client: Client, service: str = "", *, serving: bool = True, seconds: float = 20) -> None:
     """Wait until health says so."""
     deadline = time.monotonic() + seconds
     while True:

@@ -22,11 +22,13 @@ from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Beat, Subscribed, ToldUntil
+from flagsvc.settings import Settings
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
 
 AUTHOR = Author(datetime.now(UTC))
 KEYS = [f"flag-{n}" for n in range(8)]
+USUAL = {"cache_timeout_s": Settings().cache_timeout_s}
 SLOW_S, HANGING_S = 0.04, 0.5
 CALM_S = 0.5
 """How long it is asked before the fault, to know how fast this machine is now."""
@@ -57,11 +59,14 @@ class Load:
         self._calm = sorted(self.waits)
 
     def check_waits(self) -> None:
-        """Few calls may meet the outage before the breaker does; none may hang. A busy machine stalls some too."""
+        """Few calls may meet the outage before the breaker does; none may hang. A busy machine stalls some too.
+
+        Did each wait for the time-out, it would be half of all.
+        """
         usual = self._calm[int(len(self._calm) * 0.95)]
         slow = [wait for wait in self.waits if wait > max(SLOW_S, 3 * usual)]
         told = f"{len(slow)} of {len(self.waits)} calls waited long, before {usual * 1e3:.0f} ms"
-        assert len(slow) <= len(self.waits) * 0.05, told
+        assert len(slow) <= len(self.waits) * 0.15, told
         assert max(self.waits) < HANGING_S + 10 * usual, f"{max(self.waits):.3f} s"
 
     async def _call(self, number: int) -> None:
@@ -88,7 +93,7 @@ async def fill(client: Client) -> None:
 async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_back(
     mongo_database_url: str, redis_server: RedisServer, fault: str, near_cache_entries: int
 ) -> None:
-    settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
+    settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, **USUAL}
     async with replica(**settings, near_cache_entries=near_cache_entries) as (client, server):
         await fill(client)
         load = Load(client)
@@ -143,7 +148,7 @@ async def test_known_flags_answer_and_writes_fail_cleanly_while_mongodb_is_stopp
 async def test_with_both_away_answers_come_from_memory_and_say_stale_past_the_bound(
     mongod: Mongod, redis_server: RedisServer
 ) -> None:
-    settings = {"store_url": mongod.url, "cache_url": redis_server.url, "staleness_bound_s": 1.0}
+    settings = {"store_url": mongod.url, "cache_url": redis_server.url, "staleness_bound_s": 1.0, **USUAL}
     async with replica(**settings) as (client, _):
         await fill(client)
         redis_server.kill()

@@ -167,8 +167,10 @@ async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(
     urls = ("--store", mongod.database_url("cold"), "--cache", redis_server.url)
     snapshot = {"FLAGSVC_SNAPSHOT_FILE": str(tmp_path / "snapshot")}
     with Process(*urls, **snapshot) as process:
+        began = time.monotonic()
         client = Client(process.address)
         await until_serving(client)
+        usual = time.monotonic() - began
         for number in range(20):
             await client.create(f"flag-{number}", status=types.FLAG_STATUS_ENABLED)
         await client.channel.close()
@@ -195,12 +197,13 @@ async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(
             while (await client.evaluate("flag-1")).reason != types.REASON_STATIC:
                 assert time.monotonic() - back_at < 20
                 await asyncio.sleep(0.02)
-            print(f"SERVING after {took:.2f} s; normal {time.monotonic() - back_at:.2f} s after they answer")  # noqa: T201
+            normal_s = time.monotonic() - back_at
+            print(f"SERVING after {took:.2f} s (all well: {usual:.2f}); normal {normal_s:.2f} s after they answer")  # noqa: T201
             await client.channel.close()
     finally:
         mongod.resume()
         redis_server.resume()
-    assert took < 2.0
+    assert took < max(2.0, 1.5 * usual), f"with all well a start takes {usual:.2f} s"
 
 
 async def test_without_a_replica_set_everything_is_read_again_and_again_and_status_says_so() -> None:

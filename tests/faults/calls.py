@@ -77,7 +77,7 @@ def told_errors(story: Story, rows: Column) -> Iterator[Wrong]:
 
 
 def slow(story: Story, rows: Column) -> Iterator[Wrong]:
-    """Judge evaluations without a token that took longer than a second, less what held up the clients themselves."""
+    """Judge evaluations without a token that took longer than a second, less what the machine held up."""
     took = rows["end"] - rows["start"]
     late = rows[(took > SLOW_S) & (rows["kind"] != TOKEN)]
     seen: set[tuple[float, float]] = set()  # a batch has many rows
@@ -86,7 +86,7 @@ def slow(story: Story, rows: Column) -> Iterator[Wrong]:
         if (start, end) in seen or incarnation.disturbed(start, end):
             continue
         seen.add((start, end))
-        took_s = end - start - held_up_s(story, start, end)
+        took_s = end - start - held_up_s(story, start, end) - incarnation.starved_s(start, end)
         if took_s > SLOW_S:
             yield Wrong("P6", start, end, f"an evaluation on {where(incarnation)} took {took_s:.2f} s")
 

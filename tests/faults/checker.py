@@ -19,11 +19,11 @@ P4   An answer to a token has every numbered change up to it, or the call fails:
 P5   Of two evaluations on one process, one after the other, the later shows no older version and tells no smaller
      revision.
 P6   Evaluations on undisturbed processes do not fail, say no other error than that there is no such flag, and take no
-     longer than 1 s (those with a token may); no call there fails as INTERNAL. A flag that was never deleted is not
-     said not to be there once it was known for the bound. What is shown was really the flag's state at the revision
-     that is told. A process is ready within 15 s of its start and does not end by itself.
-P7   A foreign change made when it had been calm for 2 s: while it stays calm, answers that start 1 s after it, on
-     processes undisturbed since, show it.
+     longer than 1 s (those with a token may), less what they waited for a CPU; no call there fails as INTERNAL. A flag
+     that was never deleted is not said not to be there once it was known for the bound. What is shown was really the
+     flag's state at the revision that is told. A process is ready within 15 s of its start and does not end by itself.
+P7   A foreign change made when it had been calm for 2 s: while it stays calm, answers that start 1 s after it, and what
+     replicas waited for a CPU meanwhile, on processes undisturbed since, show it.
 P8   Cannot be seen in a record; tests with counted store reads have it.
 P9   In the history revisions are unique; each row's previous value is what the one before left (foreign changes have no
      rows, and stand where they found the document); acknowledged writes stand in it exactly once, others at most once;

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.faults.answers import STRANGE, Answers, Column, floors, says_stale
 from tests.faults.calm import Calm
-from tests.faults.record import NEVER, TOKEN, Incarnation, Story, Write
+from tests.faults.record import NEVER, TOKEN, Story, Write
 
 TOLERANCE_S = 0.1
 FOREIGN_S = 1.0
@@ -49,7 +49,7 @@ def findings(answers: Answers, story: Story, named: Named, calm: Calm) -> Iterat
         yield _older_than(mine, "P1", own.get(number, []), "acknowledged here before")
         yield _older_than(mine, "P2", applied.get(number, []), "told as applied here before")
         yield _backwards(mine)
-        yield from _foreign_late(mine, story.incarnations[number], calm)
+        yield from _foreign_late(mine, story, number, calm)
 
 
 def _lost(answers: Answers, story: Story) -> Column:
@@ -128,17 +128,19 @@ def _settled(answers: Answers) -> Column:
     return low
 
 
-def _foreign_late(answers: Answers, incarnation: Incarnation, calm: Calm) -> Iterator[Finding]:
+def _foreign_late(answers: Answers, story: Story, number: int, calm: Calm) -> Iterator[Finding]:
     """Foreign changes made in quiet times, and answers later than a second that are still older."""
-    rows = answers.rows
+    rows, incarnation = answers.rows, story.incarnations[number]
     for place, version in enumerate(answers.timeline.versions):
         write = version.foreign
         if write is None or not write.done:
             continue
         quiet_until = calm.until(write.start - BEFORE_FOREIGN_S)
-        if quiet_until <= write.end + FOREIGN_S or incarnation.disturbed(write.start - BEFORE_FOREIGN_S, write.end):
+        due = write.end + FOREIGN_S
+        due += sum(each.starved_s(write.start, due) for each in story.incarnations)
+        if quiet_until <= due or incarnation.disturbed(write.start - BEFORE_FOREIGN_S, write.end):
             continue
-        first, last = np.searchsorted(rows["start"], [write.end + FOREIGN_S, quiet_until])
+        first, last = np.searchsorted(rows["start"], [due, quiet_until])
         late = np.zeros(len(rows), bool)
         late[first:last] = (answers.high[first:last] < place) & (rows["end"][first:last] < incarnation.ended)
         yield Finding("P7", answers.where(late), np.full(int(late.sum()), place), f"foreign, {FOREIGN_S:g} s before")

@@ -102,12 +102,18 @@ class Incarnation:
     pauses: list[list[float]] = field(default_factory=list)
     crashed: bool = False
     """Whether it ended by itself."""
+    starved: list[list[float]] = field(default_factory=list)
+    """When, until when, and for how long in between it could have run and was not let: others had the CPUs."""
 
     def disturbed(self, start: float, end: float) -> bool:
         """Whether the process was not ready, frozen or ending at some moment of this time."""
         if start < self.ready or end > self.ended:
             return True
         return any(since <= end and start <= until for since, until in self.pauses)
+
+    def starved_s(self, start: float, end: float) -> float:
+        """Give for how long it was not let run in this time, and a moment around it."""
+        return sum(seconds for since, until, seconds in self.starved if since <= end and start <= until)
 
 
 @dataclass(slots=True)

@@ -18,16 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from tests.faults.record import NEVER, Incarnation, Story
-from tests.replicas import FLAGSVC
+from tests.replicas import EAGER, FLAGSVC
 from tests.servers import HOST, free_port
 
 ROOT = Path(__file__).parents[2]
-_CHANNEL = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 250),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 _POLL_S = 0.05
 _END_S = 15.0
 _ASKED_S = 1.0
@@ -76,7 +70,7 @@ class Replica:
             )
         self.incarnation = Incarnation(len(self._story.incarnations), self.number, self._process.pid, started)
         self._story.incarnations.append(self.incarnation)
-        channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}", options=_CHANNEL)
+        channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}", options=EAGER)
         self._channels.append(channel)
         self.stub = pb_grpc.FlagServiceStub(channel)
         self._watch = asyncio.create_task(self._until_ready(self.incarnation, channel, self._process))

@@ -76,6 +76,9 @@ def times(record: Record, verdict: Verdict) -> list[Row]:
         )
     rows.append(("answers that said STALE", f"{verdict.stale_answers:,}"))
     rows.append(("the clients' own process held up", f"{len(story.lags)} times"))
+    starved = [(until - since, seconds) for each in story.incarnations for since, until, seconds in each.starved]
+    waited, long = sum(seconds for _, seconds in starved), sum(most for most, _ in starved)
+    rows.append(("replicas waited for a CPU", f"{_time(waited)} of {_time(long)}"))
     return rows
 
 

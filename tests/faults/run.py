@@ -15,7 +15,7 @@ from tests.faults.cluster import REPLICAS, Cluster
 from tests.faults.ending import look_at_the_end
 from tests.faults.inject import Injector
 from tests.faults.load import Load
-from tests.faults.record import Record, Story
+from tests.faults.record import NEVER, Record, Story
 from tests.faults.schedule import Fault, schedule
 from tests.faults.writers import FLAGS, ForeignWriter, Values, Writer
 from tests.servers import versions
@@ -25,6 +25,8 @@ LONG_RUN_S = 180.0
 """From here on there are three mongods, else one."""
 _SEEN_LATE_S = 0.1
 _TICK_S = 0.02
+_WATCH_S = 0.1
+_SEEN_STARVED_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class _Run:
         """Run it from the first flag to the last look."""
         await self._writer.seed()
         self._story.began = time.monotonic()
-        watching = [asyncio.create_task(self._notice_lags()), asyncio.create_task(self._tell())]
+        watching = [asyncio.create_task(watch()) for watch in (self._notice_lags, self._notice_starvation, self._tell)]
         try:
             self._load.start()
             self._writer.start()
@@ -117,6 +119,21 @@ class _Run:
             if late > _SEEN_LATE_S:
                 self._story.lags.append([asleep, asleep + _TICK_S + late])
 
+    async def _notice_starvation(self) -> None:
+        """Note when replicas were not let run, since others had the CPUs: that is not theirs either."""
+        known: dict[int, float] = {}
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            until = time.monotonic()
+            for incarnation in self._story.incarnations:
+                if incarnation.ended == NEVER and (waited := waited_for_a_cpu_s(incarnation.pid)) is not None:
+                    seconds = waited - known.get(incarnation.number, waited)
+                    known[incarnation.number] = waited
+                    if seconds > _SEEN_STARVED_S:
+                        incarnation.starved.append([since, until, seconds])
+            since = until
+
     async def _tell(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
@@ -132,3 +149,10 @@ class _Run:
                     )
                 )
                 await asyncio.sleep(0.1)
+
+
+def waited_for_a_cpu_s(pid: int) -> float | None:
+    """Give for how long a process's main thread could have run and was not let; None where Linux does not tell."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return None

@@ -217,6 +217,17 @@ def test_p7_a_foreign_change_in_quiet_times(made: Handmade) -> None:
     only("P7", made)
 
 
+def test_p7_counts_no_time_in_which_the_machine_let_no_replica_run(made: Handmade) -> None:
+    before = old(made)
+    made.fault(1.5, 7.9)
+    change = made.foreign("update", FLAG, 10)
+    made.story.incarnations[0].starved.append([10.1, 10.2, 0.08])
+    made.see(FLAG, change.end + 1.05, on=1, **before)
+    assert broken(made).kept
+    made.see(FLAG, change.end + 1.15, on=1, **before)
+    only("P7", made)
+
+
 def test_p7_not_while_something_is_wrong(made: Handmade) -> None:
     before = old(made)
     made.fault(5, 8.5)

@@ -49,6 +49,15 @@ def test_p6_not_when_the_clients_themselves_were_held_up(made: Handmade) -> None
     assert broken(made).kept
 
 
+def test_p6_not_when_the_machine_did_not_let_it_run(made: Handmade) -> None:
+    made.see(FLAG, 10, took=1.2)
+    made.story.incarnations[1].starved.append([10.5, 10.6, 0.09])
+    made.story.incarnations[0].starved += [[9.8, 9.9, 0.1], [10.5, 10.6, 0.09], [10.6, 10.7, 0.05]]
+    assert "1.06 s" in only("P6", made)
+    made.story.incarnations[0].starved.append([11.1, 11.2, 0.07])
+    assert broken(made).kept
+
+
 def test_p6_not_ready_after_it_was(made: Handmade) -> None:
     made.see(FLAG, 10, error=6, reason=8, revision=0, status=0)
     assert "PROVIDER_NOT_READY" in only("P6", made)

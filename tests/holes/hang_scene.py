@@ -79,7 +79,7 @@ async def scene(mongod: Mongod, redis_url: str) -> dict[str, Any]:
             asked[kind] = Callers(process.address)
             stack.push_async_callback(asked[kind].stop)
         for callers in asked.values():
-            await until_serving(callers.client)
+            await until_serving(callers.client, seconds=30)
         writer = asked[NEAR].client
         for key in KEYS:
             await writer.create(key, status=ENABLED)
@@ -96,7 +96,7 @@ async def scene(mongod: Mongod, redis_url: str) -> dict[str, Any]:
         resumed_at = time.monotonic()
         with suppress(grpc.aio.AioRpcError):
             await changing
-        await until(lambda: all(callers.well for callers in asked.values()), 10)
+        await until(lambda: all(callers.well for callers in asked.values()), 30)
         with pymongo.MongoClient(url) as direct:
             stored = direct.get_default_database()["feature_flags"].find_one({"key": KEYS[0]})
         last = {kind: (await callers.client.evaluate(KEYS[0])).enabled for kind, callers in asked.items()}
