@@ -302,3 +302,27 @@ def flag(key: str, revision: int) -> Flag:
 
 def _no_events() -> Any:
     return Events(None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_message_that_cannot_be_taken_is_told_and_the_watch_goes_on(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    take, failed = Following.took, []
+
+    def took(self: Following, message: Any) -> None:
+        if message.HasField("change") and not failed:
+            failed.append(message)
+            raise KeyError("a field of tomorrow")
+        take(self, message)
+
+    monkeypatch.setattr(Following, "took", took)
+    async with served(tmp_path, "a") as (direct, target), asked(form, target, local=True) as client:
+        await client.wait_ready(10)
+        await direct.toggle("a", False)
+        await until(lambda: bool(failed))
+        deadline = time.monotonic() + 10
+        while await client.is_enabled("a"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+    assert "a field of tomorrow" in caplog.text

@@ -22,6 +22,8 @@ from openfeature.flag_evaluation import FlagEvaluationDetails, FlagEvaluationOpt
 from openfeature.hook import Hook
 
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.rpc import watch
+from tests.faults.proxy import Proxy
 from tests.replicas import Client, Process, replica
 from tests.servers import free_port
 
@@ -160,6 +162,13 @@ class Heard:
             assert time.monotonic() - began < seconds, self.events
             time.sleep(0.01)
 
+    def again(self, name: str) -> None:
+        """Wait until an event is the newest one of its kind."""
+        began = time.monotonic()
+        while not self.events or self.events[-1][0] != name:
+            assert time.monotonic() - began < 20, self.events
+            time.sleep(0.01)
+
 
 async def test_a_local_provider_tells_what_changes_and_how_it_stands(tmp_path: Path, provided: Provided) -> None:
     store = f"sqlite:///{tmp_path}/flags.db"
@@ -182,6 +191,26 @@ async def test_a_local_provider_tells_what_changes_and_how_it_stands(tmp_path: P
         assert client.get_boolean_details("a", True).reason is Reason.DISABLED
     names = [name for name, _ in heard.events]
     assert names.index("PROVIDER_STALE") < len(names) - 1 - names[::-1].index("PROVIDER_READY")
+
+
+async def test_a_local_provider_is_stale_when_the_server_falls_silent_and_not_before(
+    server: Client, provided: Provided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "HEARTBEAT_S", 0.2)
+    proxy = Proxy(int(server.target.rpartition(":")[2]), label="flagsvc")
+    await proxy.start()
+    target, bound_s = f"127.0.0.1:{proxy.port}", 2.0
+    client = await asyncio.to_thread(provided, target, local=True, staleness_bound_s=bound_s, ready_timeout_s=20)
+    heard = Heard(client)
+    await asyncio.sleep(2 * bound_s)
+    assert heard.events == [("PROVIDER_READY", ())], "heartbeats are heard"
+    proxy.stall("flagsvc")
+    await asyncio.to_thread(heard.until, "PROVIDER_STALE")
+    assert client.get_boolean_details("boolean", False).reason == Reason.STALE
+    await proxy.heal("flagsvc")
+    await asyncio.to_thread(heard.again, "PROVIDER_READY")
+    assert client.get_boolean_details("boolean", False).reason == Reason.STATIC
+    await proxy.close()
 
 
 @both

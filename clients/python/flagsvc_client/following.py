@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from flagsvc_client.local import LocalFlags
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.watching import SILENCE_S, Backoff, Snapshot, watched
 
+log = logging.getLogger("flagsvc_client")
 TICK_S = 0.25
 CLOSE_S = 2.0
 SAVE_S = 2.0
@@ -27,6 +29,7 @@ SAVE_S = 2.0
 Streams = Callable[[int], Any]
 """Opens a watch stream that resumes after a revision."""
 _TROUBLE = (grpc.RpcError, FlagServiceError, RuntimeError, ValueError)
+"""What ends a stream on bad days; anything else is a defect, here or in the server's answer, and is told as one."""
 
 
 class Following:
@@ -66,6 +69,8 @@ class Following:
 
     def broke(self, error: Exception | None) -> None:
         """Note that the stream ended; only where nothing is held does that matter at once."""
+        if error is not None and not isinstance(error, _TROUBLE):
+            log.error("a message of the watch could not be taken; it is opened anew", exc_info=error)
         if not self.local.complete:
             why = error.details() if isinstance(error, grpc.RpcError) and hasattr(error, "details") else error
             self.events.became("error", f"no flag is known and the server cannot be asked: {why}")
@@ -114,7 +119,7 @@ class AioFollower:
                 self._opened_at = time.monotonic()
                 async for message in self._stream:
                     following.took(message)
-            except _TROUBLE as caught:
+            except Exception as caught:  # noqa: BLE001  whatever it is: who followed no more would hold this for ever
                 error = caught
             except asyncio.CancelledError:
                 if _is_cancelled():  # else the stream was, for its silence
@@ -172,7 +177,7 @@ class SyncFollower:
             try:
                 for message in self._messages():
                     following.took(message)
-            except _TROUBLE as caught:
+            except Exception as caught:  # noqa: BLE001  whatever it is: who followed no more would hold this for ever
                 error = caught
             if not self._closing.is_set():
                 following.broke(error)
