@@ -91,7 +91,7 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
     began = time.monotonic()
     done = run(three[0].address, "toggle", "kill-switch", "off", *APPLIED)
     assert done.returncode == 3
-    assert 2 <= time.monotonic() - began < 5
+    assert 2 <= time.monotonic() - began < 10
     assert done.stderr == (
         f"error: not applied everywhere after 2 s: applied by {', '.join(sorted(names[:2]))}; lagging: {names[2]}"
         " (it answers with the change by itself within its staleness bound); the change IS stored\n"

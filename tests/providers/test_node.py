@@ -65,9 +65,12 @@ def test_an_application_sees_metadata(app: NodeApp, served: Process) -> None:
 
 
 def test_a_failed_evaluation_is_not_retried(app: NodeApp) -> None:
-    began = time.monotonic()
-    assert app.evaluate("string", "chosen", "mine", {"choice": "green"})["errorCode"] == "GENERAL"
-    assert time.monotonic() - began < 0.4
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert app.evaluate("string", "chosen", "mine", {"choice": "green"})["errorCode"] == "GENERAL"
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.4, "the provider retried until its deadline"
 
 
 @pytest.mark.parametrize("mode", [{}, IN_PROCESS], ids=["rpc", "in-process"])

