@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +18,18 @@ from tests.servers import Mongod, RedisServer, versions
 
 def pytest_report_header() -> str:
     return f"servers: {versions()}"
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C: a shell's background jobs ignore it, and what they start does too, also where a test sends it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_pauses() -> None:
+    """Spare servers in this process the pauses in which thousands of tests are searched for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
