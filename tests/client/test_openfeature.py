@@ -24,7 +24,7 @@ from openfeature.hook import Hook
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.rpc import watch
 from tests.faults.proxy import Proxy
-from tests.replicas import Client, Process, replica
+from tests.replicas import Client, Process, replica, until
 from tests.servers import free_port
 
 ON = types.FLAG_STATUS_ENABLED
@@ -162,13 +162,6 @@ class Heard:
             assert time.monotonic() - began < seconds, self.events
             time.sleep(0.01)
 
-    def again(self, name: str) -> None:
-        """Wait until an event is the newest one of its kind."""
-        began = time.monotonic()
-        while not self.events or self.events[-1][0] != name:
-            assert time.monotonic() - began < 20, self.events
-            time.sleep(0.01)
-
 
 async def test_a_local_provider_tells_what_changes_and_how_it_stands(tmp_path: Path, provided: Provided) -> None:
     store = f"sqlite:///{tmp_path}/flags.db"
@@ -208,7 +201,7 @@ async def test_a_local_provider_is_stale_when_the_server_falls_silent_and_not_be
     await asyncio.to_thread(heard.until, "PROVIDER_STALE")
     assert client.get_boolean_details("boolean", False).reason == Reason.STALE
     await proxy.heal("flagsvc")
-    await asyncio.to_thread(heard.again, "PROVIDER_READY")
+    await until(lambda: heard.events[-1][0] == "PROVIDER_READY")
     assert client.get_boolean_details("boolean", False).reason == Reason.STATIC
     await proxy.close()
 
