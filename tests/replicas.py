@@ -63,13 +63,15 @@ async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
     ports = {"port": 0, "management_port": -1, "sync_port": -1, "ofrep_port": -1}
     patience = {"drain_s": 0.0, "grace_s": 1.0, "cache_timeout_s": 0.5}
     server = Server(Settings(**{"host": "127.0.0.1", **ports, **patience, **settings}))
-    await server.start()
-    client = Client(f"127.0.0.1:{server.port}")
     try:
-        yield client, server
+        await server.start()
+        client = Client(f"127.0.0.1:{server.port}")
+        try:
+            yield client, server
+        finally:
+            await client.channel.close()
     finally:
-        await client.channel.close()
-        await server.stop()
+        await server.stop()  # also when a test that ends early cancels the start
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -84,15 +84,14 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
         asking.append(Asking(late, "b"))  # for which nobody asked before, and so put nothing right
         stack.push_async_callback(asking[-1].stop)
-        await asyncio.sleep(0.1)
+        await until(lambda: len(asking[-1].answers) > 1)
         for gate in vouching:
             gate.open()
         await until_vouched([*replicas, late])
         for each in asking:
             await each.end()
-        with Cached(server.url) as cached:
-            entry = cached.entry("a")
-    assert entry is None or entry.revision == new
+        with Cached(server.url) as cached:  # what is held is put right after it was vouched that nothing is
+            await until(lambda: (entry := cached.entry("a")) is None or entry.revision == new)
     *before, after = asking
     for each in before:
         assert each.last_before(new) - committed_at <= BOUND_S
