@@ -28,7 +28,7 @@ UNKNOWN_WAIT_S = 4.0
 LIST_WAIT_S = 30.0
 """How long a list waits for the whole store when less does not do."""
 AT_ONCE = 16
-"""How many keys are asked for at a time: a batch of many must not make its own time-outs run out."""
+"""How many keys the shared cache is asked at a time: a batch of many must not make its own time-outs run out."""
 OTHERS_READ_S = 0.015
 """Time between two looks at the shared cache while another replica reads the store."""
 MAX_AGE_S = 1e9
@@ -143,10 +143,6 @@ class Lookup:
 
     async def _fetch(self, flag_id: FlagId) -> Answer:
         """Ask the shared cache, then the store; give what was known before when neither can say."""
-        async with self._room:
-            return await self._ask(flag_id)
-
-    async def _ask(self, flag_id: FlagId) -> Answer:
         found = await self._from_cache(flag_id)
         if found is not None and found.entry is not None and self._is_young(found.as_of):
             self.tally.cache += 1
@@ -163,7 +159,8 @@ class Lookup:
         """Ask the shared cache; while another replica reads the store for it, wait for what that finds."""
         until = time.monotonic() + UNKNOWN_WAIT_S
         while self._cache is not None and self._cache.available:
-            found = await self._cache.fetch(flag_id, self._near.staleness_bound_s)
+            async with self._room:
+                found = await self._cache.fetch(flag_id, self._near.staleness_bound_s)
             if found is None or found.fence or not self._follower.store_up or time.monotonic() > until:
                 return found
             if found.entry is not None and self._is_young(found.as_of):
@@ -179,7 +176,8 @@ class Lookup:
         self.tally.store += 1
         answer = self._taken(entry, asked_at, Source.STORE)
         if self._cache is not None and self._cache.available:
-            await self._cache.put([entry], asked_at, fence=fence)
+            async with self._room:
+                await self._cache.put([entry], asked_at, fence=fence)
         return answer
 
     def _or_newer(self, flag_id: FlagId, answer: Answer) -> Answer:

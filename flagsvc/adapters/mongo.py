@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from flagsvc.adapters import mongo_setup
 from flagsvc.adapters.mongo_events import Known
 from flagsvc.adapters.mongo_tail import PLACES, Tail
 from flagsvc.adapters.mongo_transactions import Transactions, closed, session_of
+from flagsvc.adapters.together import Together
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
@@ -31,6 +32,7 @@ from flagsvc.ports import Entry, StoreContents, StoreEvent
 DEFAULT_DATABASE = "flagsvc"
 _LINEARIZABLE = ReadConcern("linearizable")
 _ONE_REPLY = 100_000  # a linearizable read vouches for its first reply alone
+_GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 _LOAD_S = 30.0  # for everything; each batch has the bound of a single operation
 
 
@@ -67,6 +69,7 @@ class MongoStore:
         self._history = self._database["feature_flag_history"]
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
+        self._gets = Together(self._get, under_way=_GETS, most=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, patience_s)
         self._tail = Tail(tail_client, tailed, self._database[PLACES])
 
@@ -81,6 +84,7 @@ class MongoStore:
     async def close(self) -> None:
         """Let changes that are under way end, then release the connections."""
         await self._transactions.close()
+        await self._gets.close()
         await asyncio.gather(closed(self._client), self._tail.close())
 
     async def ping(self) -> None:
@@ -89,14 +93,8 @@ class MongoStore:
             await self._client.admin.command("ping")
 
     async def get(self, flag_id: FlagId) -> Entry:
-        """Read one flag; for one that is not there the counter too, before it is looked for again."""
-        async with self._asking(self._timeout_s):
-            raw, revision = await self._find(flag_id), 0
-            if raw is None:
-                async with session_of(self._client) as session:
-                    revision = await self._counter(flag_id.flag_set, session)
-                    raw = await self._find(flag_id, session)
-        return Entry.of(documents.to_flag(raw)) if raw else Entry.absent(flag_id, revision)
+        """Read one flag, together with others that are read at this time."""
+        return await self._gets.get(flag_id)
 
     async def load(self) -> StoreContents:
         """Read the counters, then every flag: a change up to a counter can then not be missing."""
@@ -162,6 +160,25 @@ class MongoStore:
         A flag that is gone keeps no trace of it: each caller gives it one, unless a deletion of ours came after.
         """
         return await self._transactions.run(lambda session: self._renumber(flag_id, revision, session))
+
+    async def _get(self, ids: Sequence[FlagId]) -> Mapping[FlagId, Entry]:
+        """Read some flags; for those that are not there the counter too, before they are looked for again."""
+        async with self._asking(self._timeout_s):
+            found = await self._found(ids)
+            missing = [flag_id for flag_id in ids if flag_id not in found]
+            if missing:
+                async with session_of(self._client) as session:
+                    sets = {flag_id.flag_set for flag_id in missing}
+                    revisions = {flag_set: await self._counter(flag_set, session) for flag_set in sets}
+                    absent = {flag_id: Entry.absent(flag_id, revisions[flag_id.flag_set]) for flag_id in missing}
+                    found |= absent | await self._found(missing, session)
+        return found
+
+    async def _found(self, ids: Sequence[FlagId], session: Any = None) -> dict[FlagId, Entry]:
+        self.reads += 1
+        cursor = self._flags.find(documents.among(ids), session=session, batch_size=len(ids) + 1)  # in one reply
+        flags = [documents.to_flag(raw) async for raw in cursor]
+        return {flag.id: Entry.of(flag) for flag in reversed(flags)}
 
     async def _change(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry | None:
         """Read, decide, store. The counter comes before the rest: a writer who is in another's way learns it early."""

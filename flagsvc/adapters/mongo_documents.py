@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -35,6 +35,14 @@ _MOST_REVISION = 2**62  # so that the counter can go on from it
 def in_set(flag_set: str) -> dict[str, Any]:
     """Give the condition for a flag set; the existing system's documents name none and belong to the default set."""
     return {"flagSet": {"$in": [None, DEFAULT_SET]} if flag_set == DEFAULT_SET else flag_set}
+
+
+def among(ids: Sequence[FlagId]) -> dict[str, Any]:
+    """Give the condition for these flags."""
+    keys: dict[str, list[str]] = {}
+    for flag_id in ids:
+        keys.setdefault(flag_id.flag_set, []).append(flag_id.key)
+    return {"$or": [{"key": {"$in": of_set}} | in_set(flag_set) for flag_set, of_set in keys.items()]}
 
 
 def deletions(flag_id: FlagId, after: int) -> dict[str, Any]:

@@ -221,6 +221,16 @@ async def test_what_is_not_there_has_the_revision_of_its_set(store: FlagStore) -
     assert await store.get(CHAT) == gone
 
 
+async def test_many_flags_read_at_once_are_each_what_they_are(store: FlagStore) -> None:
+    """Of two sets that have keys in common, with some that are not there among them."""
+    made = [await create(store, Flag(key=f"flag-{n}", flag_set=("default", "staging")[n % 2])) for n in range(6)]
+    ids = [FlagId(flag_set, f"flag-{n}") for n in range(300) for flag_set in ("default", "staging")]
+    there = {entry.id: entry for entry in made}
+    counters = await store.revisions()
+    expected = [there.get(flag_id) or Entry.absent(flag_id, counters[flag_id.flag_set]) for flag_id in ids]
+    assert await asyncio.gather(*map(store.get, ids)) == expected
+
+
 async def test_unknown_and_taken_keys_are_refused(store: FlagStore) -> None:
     with pytest.raises(FlagNotFound):
         await toggle(store, True, 0)

@@ -77,7 +77,10 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
 async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobody_the_shared_cache(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
-    """With the time-outs that a replica has by itself: what it makes for itself to do is no outage of Redis."""
+    """With the time-outs that a replica has by itself: what it makes for itself to do is no outage of Redis.
+
+    What is asked together is read together.
+    """
     usual = Settings()
     defaults = {"cache_timeout_s": usual.cache_timeout_s, "staleness_bound_s": usual.staleness_bound_s}
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
@@ -88,4 +91,4 @@ async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobo
         for _ in range(2):
             await ask(bare, 0, BATCH)
         assert bare.replica.cache_is_up()
-        assert bare.replica.store.reads - reads <= BATCH * READS_PER_KEY + 50
+        assert bare.replica.store.reads - reads < BATCH

@@ -357,3 +357,9 @@ async def test_reads_are_counted(store: MongoStore) -> None:
     await store.get(FlagId("default", "none"))
     await store.revisions()
     assert store.reads - before == 8
+
+
+async def test_flags_that_are_read_at_the_same_time_are_few_reads(store: MongoStore) -> None:
+    before = store.reads
+    await asyncio.gather(*(store.get(FlagId("default", f"none-{number}")) for number in range(1_000)))
+    assert store.reads - before < 100
