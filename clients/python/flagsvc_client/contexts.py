@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import grpc
 
@@ -17,6 +18,8 @@ from flagsvc_client.details import (
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 from flagsvc_client.values import plain, to_value
+
+_PLAIN = frozenset({str, bool})
 
 
 def put_context(message: types.EvaluationContext, context: Context) -> None:
@@ -35,13 +38,13 @@ def parts_of(context: Context) -> tuple[str, Mapping[str, JsonValue]]:
     """Give targeting key and attributes. Raises FlagServiceError, reason INVALID_CONTEXT, for what is no context."""
     if isinstance(context, EvaluationContext):
         key, attributes = context.targeting_key, context.attributes
-    elif isinstance(context, Mapping):
+    elif _is_mapping(context):
         key, attributes = context.get(TARGETING_KEY) or "", context
     elif context is None:
         return "", NOTHING
     else:
         key, attributes = "", None
-    if isinstance(key, str) and isinstance(attributes, Mapping):
+    if isinstance(key, str) and _is_mapping(attributes):
         return key, attributes
     wanted = "an EvaluationContext or a dict, its targeting key a str"
     message = f"context is {type(context).__name__} with targeting key {key!r}; it must be {wanted}"
@@ -54,12 +57,20 @@ def fields_of(context: Context) -> Mapping[str, JsonValue]:
         return NOTHING
     key, attributes = parts_of(context)
     try:
-        fields = {name: plain(value, name) for name, value in attributes.items() if name != TARGETING_KEY}
+        fields = {
+            name: value if value.__class__ in _PLAIN else plain(value, name)
+            for name, value in attributes.items()
+            if name != TARGETING_KEY
+        }
     except (TypeError, ValueError) as error:
         raise _invalid(str(error)) from None
     if key:
         fields[TARGETING_KEY] = key
     return fields
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, JsonValue]]:
+    return value.__class__ is dict or isinstance(value, Mapping)  # the second takes ten times as long
 
 
 def _invalid(message: str) -> FlagServiceError:

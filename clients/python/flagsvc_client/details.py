@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 JsonValue = Any
 """null, bool, int, float, str, list or dict of these; integers stay int."""
@@ -64,8 +64,7 @@ Context = EvaluationContext | Mapping[str, JsonValue] | None
 """A context as callers may give it: as such, as one mapping with `targetingKey` in it, or none."""
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationDetails(Generic[T]):
+class EvaluationDetails(NamedTuple, Generic[T]):
     """What a flag evaluated to. `value` is the caller's default where the flag has none or could not be evaluated.
 
     `variant` None: the default stands. `error_code` None: no error. `status`: the flag's, such as "BETA"; empty when
@@ -79,7 +78,7 @@ class EvaluationDetails(Generic[T]):
     reason: Reason = Reason.UNKNOWN
     error_code: ErrorCode | None = None
     error_message: str = ""
-    flag_metadata: Mapping[str, JsonValue] = field(default_factory=lambda: NOTHING)
+    flag_metadata: Mapping[str, JsonValue] = NOTHING
     revision: int = 0
     source: Source = Source.NONE
     age_ms: int = 0

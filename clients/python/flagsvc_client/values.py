@@ -68,6 +68,9 @@ def plain(value: JsonValue, field: str = "value") -> JsonValue:
     if kind is int:
         _check_size(value, field)
         return value
+    if kind is float:
+        _check_finite(value, field)
+        return value
     return from_value(to_value(value, field))
 
 
