@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -159,6 +160,13 @@ class Process:
     def terminate(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGTERM)
+
+
+def waited_for_a_cpu_s(pid: int) -> float | None:
+    """Give for how long a process's main thread could have run and was not let; None where Linux does not tell."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return None
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

@@ -18,6 +18,7 @@ from tests.faults.load import Load
 from tests.faults.record import NEVER, Record, Story
 from tests.faults.schedule import Fault, schedule
 from tests.faults.writers import FLAGS, ForeignWriter, Values, Writer
+from tests.replicas import waited_for_a_cpu_s
 from tests.servers import versions
 
 BOUND_S = 5.0
@@ -149,10 +150,3 @@ class _Run:
                     )
                 )
                 await asyncio.sleep(0.1)
-
-
-def waited_for_a_cpu_s(pid: int) -> float | None:
-    """Give for how long a process's main thread could have run and was not let; None where Linux does not tell."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    return None
