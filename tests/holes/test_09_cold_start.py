@@ -21,6 +21,8 @@ KEYS = ("a", "b", "c")
 READY_S = 1.5
 ANSWERED_S = 4.5
 BACK_S = 8.0
+BOUND_S = 5.0
+"""What is vouched for stays so while a dozen replicas start in this process."""
 
 
 class Fault(NamedTuple):
@@ -43,7 +45,8 @@ async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_whe
     mongo_database_url: str, redis_clean_url: str, tmp_path: Path
 ) -> None:
     """Each fault, all at once; in each, one replica without near cache, one with it, and one with a snapshot too."""
-    async with running(NEAR, store_url=mongo_database_url, cache_url=redis_clean_url) as (alive,):
+    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    async with running(NEAR, **urls, staleness_bound_s=BOUND_S) as (alive,):
         for key in KEYS:
             await alive.client.create(key, status=ENABLED)
         await until_vouched([alive])
@@ -58,7 +61,7 @@ async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_whe
 
 async def started_cold(name: str, between: Proxies, fault: Fault, path: Path, saved: StoreContents) -> None:
     """Start replicas, see what they answer, heal what ails them, and see that everything is well."""
-    settings: dict[str, Any] = {**CALM, **between.urls, "store_timeout_s": 0.7}
+    settings: dict[str, Any] = {**CALM, **between.urls, "store_timeout_s": 0.7, "staleness_bound_s": BOUND_S}
     with_snapshot = {**settings, "snapshot_file": str(path)}
     snapshot = snapshot_for(Settings(**with_snapshot))
     assert snapshot is not None
@@ -90,7 +93,7 @@ async def answers_cold(name: str, client: Client, fault: Fault, *, saved: bool) 
     began = time.monotonic()
     assert await client.serving("liveness"), name
     if fault.store or saved:
-        await until_serving(client, seconds=READY_S)
+        await until_serving(client, seconds=2 * READY_S)
     for key in (*KEYS, "unknown"):
         asked_at = time.monotonic()
         found = await client.evaluate(key)
