@@ -129,6 +129,12 @@ class NearCache:
         if held.yields_to(entry, as_of) if held is not None else entry.revision >= self.floor(entry.id):
             self._take(held, entry, as_of, now, announced=True)
 
+    def overrule(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
+        """Take what was read from the store although its revision is smaller, if this one is still held."""
+        held = self._held.get(entry.id)
+        if held is not None and held.entry.revision == revision > entry.revision:
+            self._take(held, entry, as_of, now, announced=True)
+
     def merge(self, contents: StoreContents, asked_at: float) -> list[Unnumbered]:
         """Take everything that the store held; what it no longer has is gone. `asked_at`: when it was asked.
 
@@ -271,13 +277,16 @@ class NearCache:
             self._floors.lift(flag_id, gone.entry.revision)
 
     def _lacking(self, flags: Iterable[Flag], asked_at: float) -> list[Unnumbered]:
-        """Give what was inserted where a flag was deleted before: without a larger revision it cannot be held."""
+        """Give what has a smaller revision than what is held: it cannot be held until it has a larger one.
+
+        Another program inserted it where a flag was deleted before, which may have been missed.
+        """
         held = ((flag, self._held.get(flag.id)) for flag in flags)
         return [
             Unnumbered(flag.id, old.entry.revision)
             for flag, old in held
-            if old is not None and old.entry.flag is None
-            if old.entry.revision > flag.revision and old.taken_at < asked_at
+            if old is not None and old.entry.revision > flag.revision
+            if old.taken_at < asked_at or old.origin is Source.SNAPSHOT
         ]
 
     def _changed(self, flags: Iterable[Flag], asked_at: float, before: Mapping[str, int] | None) -> list[Unnumbered]:
@@ -303,12 +312,13 @@ class NearCache:
         return changed
 
     def _yield_to(self, contents: StoreContents) -> None:
-        """A snapshot may be of a store that was put back since: what the store says counts, also when it is older."""
+        """A snapshot may be of a store that was put back since: what that says counts, although it is older."""
         if self.restored:
-            stored = {flag.id: flag.revision for flag in contents.flags}
-            for flag_id, held in list(self._held.items()):
-                if held.origin is Source.SNAPSHOT and held.entry.revision > stored.get(flag_id, math.inf):
-                    del self._held[flag_id]
+            for flag in contents.flags:
+                held, counter = self._held.get(flag.id), contents.revisions.get(flag.flag_set, 0)
+                known = held.entry.revision if held is not None and held.origin is Source.SNAPSHOT else 0
+                if known > max(flag.revision, counter):
+                    del self._held[flag.id]
             for log in self._sets.values():
                 log.forget()
 

@@ -63,9 +63,6 @@ class Numbering:
                     await self._renumber(change)
                 except StoreUnavailable:
                     await asyncio.sleep(AGAIN_S)
-                except WritesUnsupported as error:
-                    log.warning("a foreign change has no revision", flag=change.id.key, error=str(error))
-                    return
                 except Exception:
                     log.exception("numbering a foreign change failed; it goes on")
                     await asyncio.sleep(AGAIN_S)
@@ -83,7 +80,13 @@ class Numbering:
 
     async def _renumber(self, change: Unnumbered) -> None:
         as_of = time.monotonic()
-        entry = await self._store.renumber(change.id, change.revision)
+        try:
+            entry = await self._store.renumber(change.id, change.revision)
+        except WritesUnsupported as error:
+            # Then what the store has counts, also where its revision is smaller than what is held.
+            self._near.overrule(change.revision, await self._store.get(change.id), as_of, time.monotonic())
+            log.warning("a foreign change has no revision", flag=change.id.key, error=str(error))
+            return
         if entry is None:  # somebody else has
             self._near.apply(await self._store.get(change.id), as_of, time.monotonic())
             return

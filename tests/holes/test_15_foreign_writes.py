@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pymongo
 from bson import ObjectId
 from pymongo.client_session import ClientSession
 
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.holes.stage import (
+    CALM,
     DISABLED,
     ENABLED,
     NEAR,
@@ -27,7 +30,7 @@ from tests.holes.stage import (
     until_vouched,
     watch,
 )
-from tests.replicas import until
+from tests.replicas import replica, until
 
 WITHIN_S = 1.0
 Database = pymongo.database.Database[dict[str, Any]]
@@ -133,3 +136,28 @@ async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and
             assert own > served.revision
             for stream in served.streams:
                 await stream.close()
+
+
+async def test_15_a_flag_that_was_deleted_and_made_anew_while_a_replica_was_down_tells_no_smaller_revision(
+    mongo_database_url: str, redis_clean_url: str, tmp_path: Path
+) -> None:
+    """What is there has no revision yet; the snapshot has one of what was there before."""
+    settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "snapshot_file": str(tmp_path / "saved")}
+    async with running(NEAR, **settings) as (before,):
+        await before.client.create("a", status=ENABLED)
+        await before.client.toggle("a", False)
+        known = (await before.client.toggle("a", True)).revision
+    with pymongo.MongoClient(mongo_database_url) as client, Cached(redis_clean_url) as cached:
+        direct = database(client)
+        direct["feature_flags"].delete_one({"key": "a"})
+        insert(direct, "a", "DISABLED")
+        cached.redis.flushdb()
+    async with replica(**CALM, **settings) as (asked, _):
+        told = [await asked.evaluate("a")]
+        while told[-1].revision <= known and len(told) < 2_000:
+            told.append(await asked.evaluate("a"))
+            await asyncio.sleep(0.002)
+    revisions = [found.revision for found in told]
+    assert revisions == sorted(revisions)
+    assert (told[0].revision, told[0].reason) == (known, types.REASON_STALE), "it began with what the snapshot had"
+    assert told[-1].status == DISABLED

@@ -234,6 +234,43 @@ def test_a_change_to_what_a_snapshot_had_without_a_new_revision_is_told() -> Non
     assert cache.merge(contents(foreign, default=7), 101.0) == [Unnumbered(FlagId("default", "a"), 7)]
 
 
+def test_a_flag_without_revision_where_one_was_deleted_unseen_is_told_and_not_taken_for_what_is_held() -> None:
+    """Deleted and inserted by another program while nothing was heard: in memory, or while there was a snapshot."""
+    inserted = Entry.of(Flag(key="a", name="by another program"))
+    seen, restored = near(), near()
+    seen.merge(contents(entry(5), entry(6, "b"), default=6), 100.0)
+    restored.restore(contents(entry(5), entry(6, "b"), default=6), 3600.0, 100.0)
+    for cache in (seen, restored):
+        before = cache.confirmed_at
+        assert cache.merge(contents(inserted, entry(6, "b"), default=7), 101.0) == [
+            Unnumbered(FlagId("default", "a"), 5)
+        ]
+        assert (held(cache), cache.confirmed_at) == (entry(5), before), "never a smaller revision; and nothing proven"
+        numbered = Entry.of(Flag(key="a", name="by another program", revision=8))
+        cache.news(numbered, 102.0)
+        assert cache.merge(contents(numbered, entry(6, "b"), default=8), 103.0) == []
+        assert (held(cache), cache.confirmed_at) == (numbered, 103.0)
+
+
+def test_a_reading_from_before_what_is_held_tells_nothing() -> None:
+    cache = near()
+    cache.merge(contents(entry(5), default=5), 0.0)
+    cache.news(entry(6), 2.0)
+    assert cache.merge(contents(entry(5), default=5), 1.0) == []
+    assert held(cache) == entry(6)
+
+
+def test_what_nobody_can_number_gives_way_unless_it_was_replaced_meanwhile() -> None:
+    cache, told = near(), []
+    cache.merge(contents(entry(5), default=5), 0.0)
+    cache.listen("default", lambda e, *_: told.append(e))
+    cache.overrule(4, entry(3), 1.0, 1.0)
+    assert held(cache) == entry(5)
+    cache.overrule(5, entry(3), 1.0, 1.0)
+    assert held(cache) == entry(3)
+    assert told == [entry(3)]
+
+
 def test_a_store_that_was_emptied_leaves_nothing() -> None:
     cache = near()
     cache.merge(contents(entry(7), default=7), 0.0)

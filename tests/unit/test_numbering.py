@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from flagsvc.adapters.sqlite import SqliteStore
+from flagsvc.core import changes
+from flagsvc.core.changes import Author
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.near import NearCache
 from flagsvc.numbering import Numbering
@@ -115,3 +118,17 @@ async def test_two_changes_of_one_revision_share_the_next(near: NearCache, tmp_p
     assert len(numbering) == 1
     await until_done(numbering)
     assert store.asked == [60]
+
+
+async def test_where_nobody_can_give_a_number_what_the_store_has_counts(near: NearCache, tmp_path: Path) -> None:
+    """As after a restore from a backup."""
+    store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
+    await store.open()
+    stored = await store.change(A, changes.create(Flag(key="a"), Author(at=datetime.now(UTC))))
+    numbering = Numbering(near, store, None, lambda: True)
+    numbering.add(Unnumbered(A, 60))
+    await until_done(numbering)
+    found = near.get(A)
+    assert found is not None
+    assert found.entry == stored
+    await store.close()
