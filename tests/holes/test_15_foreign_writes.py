@@ -90,9 +90,9 @@ class Served:
                 assert time.monotonic() - changed_at < WITHIN_S, (found, each.server.settings.near_cache_entries)
                 await asyncio.sleep(0.005)
         for each in self.watches:
-            await until(lambda e=each: self._told(e, key, gone=gone), 2)
+            await until(lambda e=each: self._told(e, key, gone=gone))
         for each in self.events:
-            await until(lambda e=each: key in e.keys, 2)
+            await until(lambda e=each: key in e.keys)
         told = {[change.revision for change in each.changes if change.flag_key == key][-1] for each in self.watches}
         assert min(told) > self.revision
         self.revision = max(told)
