@@ -173,11 +173,19 @@ class Follower:
         self.loads += 1
         self._load_s = time.monotonic() - asked_at
         if not self._near.overfull:
+            contents = await self._looked_for(contents)
             for change in self._near.merge(contents, asked_at):
                 self._number(change)
             self._looked_at = max(self._looked_at, asked_at)
             self.loaded.set()
         return contents
+
+    async def _looked_for(self, contents: StoreContents) -> StoreContents:
+        """Look once more for what was not found: deleted after the counters were read, it has a later revision."""
+        missing = await asyncio.gather(*map(self._store.get, self._near.missing(contents)))
+        there = [entry.flag for entry in missing if entry.flag is not None]
+        absent = {entry.id: entry.revision for entry in missing if entry.flag is None}
+        return StoreContents([*contents.flags, *there], contents.revisions, absent)
 
     async def _load(self) -> None:
         if not self._near.overfull:

@@ -135,6 +135,11 @@ class NearCache:
         if held is not None and held.entry.revision == revision > entry.revision:
             self._take(held, entry, as_of, now, announced=True)
 
+    def missing(self, contents: StoreContents) -> list[FlagId]:
+        """Name the flags that are held and were not found."""
+        found = {flag.id for flag in contents.flags}
+        return [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
+
     def merge(self, contents: StoreContents, asked_at: float) -> list[Unnumbered]:
         """Take everything that the store held; what it no longer has is gone. `asked_at`: when it was asked.
 
@@ -153,7 +158,7 @@ class NearCache:
         found = {flag.id for flag in contents.flags}
         lacking = self._lacking(contents.flags, asked_at)
         changed = self._changed(contents.flags, asked_at, before if known else None)
-        changed += self._gone(found, contents.revisions, asked_at)
+        changed += self._gone(found, contents, asked_at)
         self.complete, self.overfull, self.restored = True, False, False
         self.covered_since = NEVER
         if not lacking:
@@ -301,11 +306,11 @@ class NearCache:
                 changed.append(Unnumbered(flag.id, flag.revision))
         return changed
 
-    def _gone(self, found: set[FlagId], revisions: Mapping[str, int], asked_at: float) -> list[Unnumbered]:
+    def _gone(self, found: set[FlagId], contents: StoreContents, asked_at: float) -> list[Unnumbered]:
         """Let go of what the store no longer has; give it, for it may be that nobody counted that."""
         changed = []
         for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
-            revision = revisions.get(flag_id.flag_set, 0)
+            revision = contents.absent.get(flag_id, contents.revisions.get(flag_id.flag_set, 0))
             if held.entry.revision <= revision or held.taken_at < asked_at:
                 changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
                 self.apply(Entry.absent(flag_id, max(revision, held.entry.revision)), asked_at, asked_at)

@@ -43,10 +43,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class StoreContents:
-    """Every flag of every set. `revisions`: per set, the revision up to which all changes are surely contained."""
+    """Every flag of every set. `revisions`: per set, the revision up to which all changes are surely contained.
+
+    Changes after that may be contained too. `absent`: flags that were looked for once more, each with a revision as of
+    which it is not there.
+    """
 
     flags: Sequence[Flag]
     revisions: Mapping[str, int]
+    absent: Mapping[FlagId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults import calls
-from tests.faults.answers import Answers, answers_of, says_stale
+from tests.faults.answers import STRANGE, Answers, answers_of, says_stale
 from tests.faults.calls import Wrong, where
 from tests.faults.calm import Calm
 from tests.faults.history import broken_link, changes_of, double_or_lost, half_done
@@ -116,7 +116,8 @@ class _Judge:
             if len(finding):
                 self._add(self._explained(finding))
         self._stale_in_calm(answers)
-        self.verdict.staleness.lags += lags_of(answers, self._story, self._calm)
+        real = answers.where(answers.high != STRANGE)  # the others are no state of the flag, thus not an old one
+        self.verdict.staleness.lags += lags_of(real, self._story, self._calm)
 
     def _stale_in_calm(self, answers: Answers) -> None:
         bound = self._story.bound_s + calls.SETTLED_S

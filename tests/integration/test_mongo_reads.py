@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pymongo
@@ -12,6 +13,11 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from flagsvc.adapters.mongo import MongoStore
 from flagsvc.core.model import FlagId
+from flagsvc.follower import Follower
+from flagsvc.near import NearCache
+from flagsvc.ports import Entry
+from tests.store_events import CHAT, create, delete
+from tests.unit.test_reader import peers_of
 
 
 class Commands(CommandListener):
@@ -51,3 +57,49 @@ async def test_what_is_read_later_is_not_older(mongo_database_url: str, client: 
     assert concerns[1] == {"level": "majority", "afterClusterTime": moments[0]}
     assert concerns[2] == concerns[3] == {"level": "majority"}
     assert concerns[4] == {"level": "majority", "afterClusterTime": moments[3]}
+
+
+class Interrupted(MongoStore):
+    """Something happens once between its readings of the counters and of the flags."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def _newest(self, later: Any = None) -> dict[str, int]:
+        counters = await super()._newest(later)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return counters
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "made-anew"])
+async def test_a_flag_that_is_deleted_while_everything_is_read_is_not_said_to_be_gone_before(
+    mongo_database_url: str, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """At the revision of the counters, which were read first, it was still there."""
+    store = Interrupted(mongo_database_url)
+    await store.open()
+    near = NearCache(10, 5.0)
+    follower = Follower(near, store, None, peers_of(near))
+    newest: list[Entry] = []
+
+    async def deleted() -> None:
+        newest.append(await delete(store))
+
+    async def made_anew(flag_id: FlagId) -> Entry:
+        newest.append(await create(store))
+        return await MongoStore.get(store, flag_id)
+
+    try:
+        await create(store)
+        await follower.read_all()
+        store.meanwhile = deleted
+        if again:
+            monkeypatch.setattr(store, "get", made_anew)
+        await follower.read_all()
+        held = near.get(CHAT)
+        assert held is not None
+        assert held.entry == newest[-1]
+    finally:
+        await follower.close()
+        await store.close()

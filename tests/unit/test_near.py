@@ -206,6 +206,17 @@ def test_a_change_without_a_new_revision_is_taken_from_the_store_and_told() -> N
     assert held(cache, "b") == gone(4, "b")
 
 
+def test_what_was_looked_for_once_more_is_gone_as_of_the_revision_that_this_found() -> None:
+    cache = near()
+    cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0)
+    found = StoreContents([], {"default": 5}, {FlagId("default", "a"): 7})
+    assert cache.missing(found) == [FlagId("default", "a"), FlagId("default", "b")]
+    cache.merge(found, 1.0)
+    assert (held(cache), held(cache, "b")) == (gone(7), gone(5, "b"))
+    assert cache.missing(found) == []
+    assert cache.watermark("default") == 5
+
+
 def test_an_older_reading_of_the_same_revision_does_not_win() -> None:
     cache = near()
     old, new = Flag(key="a", name="old", revision=3), Flag(key="a", name="new", revision=3)
