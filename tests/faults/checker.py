@@ -7,7 +7,8 @@ the end tells. A version is *known* from the first moment at which it, or a newe
 had been seen in an answer. An evaluation *shows* the version whose revision it tells and whose value and status it has
 (every value is written by one write only); where it may be of several, the best one for the replica counts. A *process*
 is one life of a replica, from start to end. It is *disturbed* before it is ready, while it is frozen, and once it is
-being ended. It is *calm* while no fault is active; a fault is active until what it broke answers again.
+being ended. It is *calm* while no fault is active; a fault is active until what it broke answers again. An election of
+MongoDB that no fault led to counts as one.
 
 P1   An evaluation that starts after the answer of a write on the same process shows that write or something newer.
 P2   The same for every process that a write's answer names in `applied_by`. Answers name only replicas that were there,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,14 +16,18 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.faults.answers import NOT_FOUND, STALE
 from tests.faults.cluster import Cluster
 from tests.faults.history import known_fields
-from tests.faults.record import NO_VALUE, Story
+from tests.faults.record import NO_VALUE, FaultWindow, Story
 from tests.faults.replica import Replica
 from tests.faults.timeline import Content
+from tests.replica_sets import ELECTION_S
 
 _PATIENCE_S = 6.0
 _POLL_S = 0.05
 _ASKED_S = 3.0
 _EXAMPLES = 5
+UNASKED = "mongod election by itself"
+SILENT_S = 1.5 * ELECTION_S
+"""An election comes when nothing was heard of the primary for `ELECTION_S`, and a little later."""
 Documents = Mapping[str, Mapping[str, Any]]
 
 
@@ -39,6 +43,17 @@ async def look_at_the_end(cluster: Cluster, story: Story) -> None:
     database = await cluster.mongods.database()
     ending.history = [_plain(row) async for row in database["feature_flag_history"].find()]
     ending.documents = [_plain(row) async for row in database["feature_flags"].find()]
+    story.faults += unasked(await cluster.mongods.elections(), story)
+
+
+def unasked(elections: Iterable[float], story: Story) -> list[FaultWindow]:
+    """Give the elections that no fault led to: of mongods that got no CPU for as long as they are to wait."""
+    asked = [fault for fault in story.faults if fault.kind.startswith("mongod ")]
+    return [
+        FaultWindow(0, UNASKED, "mongods", moment - SILENT_S, moment)
+        for moment in elections
+        if moment >= story.began and not any(fault.begin <= moment <= fault.end for fault in asked)
+    ]
 
 
 async def _recover(cluster: Cluster, story: Story, replica: Replica) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class Mongods(ReplicaSet):
     async def database(self) -> Any:
         """Give the database on the primary, without any proxy."""
         return self._direct[await self.find_primary()][DATABASE]
+
+    async def elections(self) -> list[float]:
+        """Say when each primary began, as `time.monotonic` has it: it writes so into the log of operations."""
+        log = self._direct[await self.find_primary()]["local"]["oplog.rs"]
+        found = [row async for row in log.find({"op": "n", "o.msg": "new primary"})]
+        since_1970 = time.time() - time.monotonic()
+        return [row["wall"].replace(tzinfo=UTC).timestamp() - since_1970 for row in found]
 
     @property
     def _addresses(self) -> list[str]:
