@@ -48,6 +48,7 @@ STREAM_WAIT_S = 0.3
 """How long the first load waits for the stream, so that nothing falls between the two."""
 LOAD_SHARE = 5
 """Reading everything again and again takes at most one part in this many of the time."""
+_CAUSE_CHARS = 300
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +123,7 @@ class Follower:
                 self.store_up = True
             except StoreUnavailable as error:
                 if self.store_up:
-                    log.warning("store unavailable", error=str(error))
+                    log.warning("store unavailable", error=str(error), cause=repr(error.__cause__)[:_CAUSE_CHARS])
                 self.store_up = False
             except Exception:
                 log.exception("follower failed; it goes on")
@@ -174,7 +175,7 @@ class Follower:
         self._load_s = time.monotonic() - asked_at
         if not self._near.overfull:
             contents = await self._looked_for(contents)
-            for change in self._near.merge(contents, asked_at):
+            for change in self._near.merge(contents, asked_at, time.monotonic()):
                 self._number(change)
             self._looked_at = max(self._looked_at, asked_at)
             self.loaded.set()

@@ -54,10 +54,17 @@ class Held:
         return self._prepared
 
     def yields_to(self, entry: Entry, as_of: float) -> bool:
-        """Whether an entry is news: a larger revision, or another content of the same one that was read later."""
+        """Whether an entry is news: a larger revision, or another content of the same one that surely is newer.
+
+        What was read within the same time may be either: who asked later may have been answered earlier.
+        """
         if entry.revision != self.entry.revision:
             return entry.revision > self.entry.revision
-        return entry.flag != self.entry.flag and as_of > self.confirmed_at
+        return entry.flag != self.entry.flag and not self.may_be_newer(as_of)
+
+    def may_be_newer(self, as_of: float) -> bool:
+        """Whether it came from a reading that ended after this moment."""
+        return as_of <= max(self.taken_at, self.confirmed_at)
 
 
 class Floors:

@@ -100,7 +100,8 @@ class NearCache:
             return Held(entry, NEVER, now, self._prepare)  # the caller looks at the floor
         if held is None or held.yields_to(entry, as_of):
             return self._take(held, entry, as_of, now, announced=False)
-        if entry.revision == held.entry.revision and as_of >= held.confirmed_at:
+        same = entry.revision == held.entry.revision and (not held.may_be_newer(as_of) or entry.flag == held.entry.flag)
+        if same and as_of >= held.confirmed_at:
             held.confirmed_at, held.origin = as_of, Source.NEAR
         return held
 
@@ -138,13 +139,15 @@ class NearCache:
     def missing(self, contents: StoreContents) -> list[FlagId]:
         """Name the flags that are held and were not found."""
         found = {flag.id for flag in contents.flags}
-        return [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
+        return [flag_id for flag_id in self._held if flag_id not in found and self._is_there(flag_id)]
 
-    def merge(self, contents: StoreContents, asked_at: float) -> list[Unnumbered]:
-        """Take everything that the store held; what it no longer has is gone. `asked_at`: when it was asked.
+    def merge(self, contents: StoreContents, asked_at: float, now: float | None = None) -> list[Unnumbered]:
+        """Take everything that the store held; what it no longer has is gone.
 
-        Gives what changed without a new revision, as far as that can be told from what was held before.
+        `asked_at`: when it was asked; `now`: when it had answered, by default the same. Gives what changed without a
+        new revision, as far as that can be told from what was held before.
         """
+        now = asked_at if now is None else now
         if len(contents.flags) > self.limit:
             self.complete, self.overfull = False, True
             self.distrust(contents.revisions, asked_at)
@@ -157,11 +160,12 @@ class NearCache:
             self.completions += 1
         found = {flag.id for flag in contents.flags}
         lacking = self._lacking(contents.flags, asked_at)
-        changed = self._changed(contents.flags, asked_at, before if known else None)
-        changed += self._gone(found, contents, asked_at)
+        changed = self._changed(contents.flags, asked_at, now, before if known else None)
+        changed += self._gone(found, contents, asked_at, now)
+        kept = [change for change in changed if change.gone and self._is_there(change.id)]
         self.complete, self.overfull, self.restored = True, False, False
         self.covered_since = NEVER
-        if not lacking:
+        if not lacking and not kept:
             self.confirm(asked_at)
         for name, revision in contents.revisions.items():
             self._log(name).jump(revision, asked_at)
@@ -178,7 +182,7 @@ class NearCache:
         as_of = now - max(age_s, self.staleness_bound_s + 1.0)
         for flag in contents.flags:
             if flag.id not in self._held:
-                self._held[flag.id] = Held(Entry.of(flag), as_of, now, self._prepare, Source.SNAPSHOT)
+                self._held[flag.id] = Held(Entry.of(flag), as_of, as_of, self._prepare, Source.SNAPSHOT)
         for name, revision in contents.revisions.items():
             self._log(name).jump(revision, as_of)
         self.complete = self.restored = True
@@ -282,39 +286,47 @@ class NearCache:
             self._floors.lift(flag_id, gone.entry.revision)
 
     def _lacking(self, flags: Iterable[Flag], asked_at: float) -> list[Unnumbered]:
-        """Give what has a smaller revision than what is held: it cannot be held until it has a larger one.
+        """Give what cannot be held until it has a larger revision than what is.
 
-        Another program inserted it where a flag was deleted before, which may have been missed.
+        With a smaller one, another program inserted it where a flag was deleted before, which may have been missed;
+        with the same one, another program changed it, and it is unknown which of the two came first.
         """
         held = ((flag, self._held.get(flag.id)) for flag in flags)
         return [
             Unnumbered(flag.id, old.entry.revision)
             for flag, old in held
-            if old is not None and old.entry.revision > flag.revision
-            if old.taken_at < asked_at or old.origin is Source.SNAPSHOT
+            if old is not None
+            if (old.entry.revision > flag.revision and (old.taken_at < asked_at or old.origin is Source.SNAPSHOT))
+            or (old.entry.revision == flag.revision and old.may_be_newer(asked_at) and old.entry.flag != flag)
         ]
 
-    def _changed(self, flags: Iterable[Flag], asked_at: float, before: Mapping[str, int] | None) -> list[Unnumbered]:
+    def _changed(
+        self, flags: Iterable[Flag], asked_at: float, now: float, before: Mapping[str, int] | None
+    ) -> list[Unnumbered]:
         """Take flags; give those that changed without a new revision. `before`: how far all was known, if it was."""
         changed = []
         for flag in sorted(flags, key=lambda f: f.revision):
             old = self._held.get(flag.id)
-            held = self.apply(Entry.of(flag), asked_at, asked_at)
+            held = self.apply(Entry.of(flag), asked_at, now)
             same_number = old.entry.revision == flag.revision if old is not None else not self.restored
             counted = before is None or not same_number or flag.revision > before.get(flag.flag_set, 0)
             if held is not old and held.entry.flag is flag and not counted:
                 changed.append(Unnumbered(flag.id, flag.revision))
         return changed
 
-    def _gone(self, found: set[FlagId], contents: StoreContents, asked_at: float) -> list[Unnumbered]:
+    def _gone(self, found: set[FlagId], contents: StoreContents, asked_at: float, now: float) -> list[Unnumbered]:
         """Let go of what the store no longer has; give it, for it may be that nobody counted that."""
         changed = []
         for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
             revision = contents.absent.get(flag_id, contents.revisions.get(flag_id.flag_set, 0))
             if held.entry.revision <= revision or held.taken_at < asked_at:
                 changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
-                self.apply(Entry.absent(flag_id, max(revision, held.entry.revision)), asked_at, asked_at)
+                self.apply(Entry.absent(flag_id, max(revision, held.entry.revision)), asked_at, now)
         return changed
+
+    def _is_there(self, flag_id: FlagId) -> bool:
+        held = self._held.get(flag_id)
+        return held is not None and held.entry.flag is not None
 
     def _yield_to(self, contents: StoreContents) -> None:
         """A snapshot may be of a store that was put back since: what that says counts, although it is older."""

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pymongo
+import structlog
 from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -27,8 +28,11 @@ _MAJORITY = WriteConcern("majority")
 _SNAPSHOT = ReadConcern("snapshot")
 _LIFETIME_S = 60.0  # MongoDB's own default
 _NOT_A_REPLICA_SET = 20
+_CAUSE_CHARS = 300
 _DEAD_S = 0.5
 """How much longer than any of ours may take a transaction is left alone."""
+
+log = structlog.get_logger(__name__)
 
 Work = Callable[[Any], Awaitable[Entry | None]]
 """What is done in a transaction, with its session; committed unless the outcome is None."""
@@ -91,6 +95,7 @@ class Transactions:
                 spent = time.monotonic() - started
                 left = self._timeout_s - spent if gone else min(self._timeout_s, self._patience_s - spent)
                 if not _repeatable(error) or left <= 0:
+                    log.warning("a change failed", cause=repr(error)[:_CAUSE_CHARS])
                     raise StoreUnavailable from error
                 if spent > self._timeout_s:
                     # Nobody alive can be in the way for so long.

@@ -17,10 +17,13 @@ from flagsvc.adapters import mongo_tail
 from flagsvc.adapters.mongo import MongoStore
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import FlagId
+from flagsvc.follower import Follower
+from flagsvc.near import NearCache
 from flagsvc.ports import Announced, ChangesUnsupported, Subscribed, Unnumbered
 from tests.replica_sets import ReplicaSet
 from tests.servers import Mongod
 from tests.store_events import CHAT, DRIVERS, OTHER, Heard, Writers, create, toggle
+from tests.unit.test_reader import peers_of
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +220,26 @@ async def test_a_user_who_may_not_read_the_stream(options: dict[str, Any], tmp_p
             assert (await store.get(CHAT)).revision == 1
             assert (await store.get(FlagId("default", "none"))).revision == 1
         finally:
+            await store.close()
+
+
+async def test_a_wrong_password_stands_in_the_log_and_in_no_answer(options: dict[str, Any], tmp_path: Path) -> None:
+    with GuardedMongod(tmp_path / "key") as server:
+        store = MongoStore(server.user_url.replace(":secret@", ":wrong@"), **options)
+        near = NearCache(10, 5.0)
+        follower = Follower(near, store, None, peers_of(near))
+        try:
+            with capture_logs() as logs:
+                follower.start()
+                await asyncio.wait_for(follower.tried.wait(), 10)
+                with pytest.raises(StoreUnavailable) as refused:
+                    await create(store)
+            told = {entry["event"]: entry for entry in logs}
+            assert "Authentication failed" in told["store unavailable"]["cause"]
+            assert "Authentication failed" in told["a change failed"]["cause"]
+            assert "uthenti" not in str(refused.value)
+        finally:
+            await follower.close()
             await store.close()
 
 

@@ -225,6 +225,33 @@ def test_an_older_reading_of_the_same_revision_does_not_win() -> None:
     assert held(cache) == Entry.of(new)
 
 
+def test_of_two_readings_within_the_same_time_the_later_asked_does_not_win_over_what_was_answered() -> None:
+    cache = near()
+    cache.merge(contents(entry(3), default=3), 0.0)
+    old, new = (Entry.of(Flag(key="a", name=name, revision=3)) for name in ("old", "new"))
+    cache.apply(new, 1.0, 1.5)
+    cache.apply(old, 1.2, 1.6)
+    found = cache.get(FlagId("default", "a"))
+    assert found is not None
+    assert (found.entry, found.confirmed_at) == (new, 1.0)
+    cache.apply(old, 1.7, 1.8)
+    assert held(cache) == old, "asked when the other was known"
+
+
+def test_a_load_that_may_be_older_than_what_was_read_meanwhile_proves_nothing_until_that_has_a_number() -> None:
+    cache = near()
+    cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0)
+    read = Entry.of(Flag(key="a", name="read", revision=3))
+    cache.apply(read, 1.0, 1.5)
+    again = Entry.of(Flag(key="b", name="read", revision=4))
+    cache.apply(again, 1.0, 1.5)
+    lacking = [Unnumbered(FlagId("default", "a"), 3), Unnumbered(FlagId("default", "b"), 4, gone=True)]
+    assert cache.merge(contents(entry(3), default=4), 1.2, 2.0) == lacking
+    assert (held(cache), held(cache, "b"), cache.confirmed_at) == (read, again, 0.0)
+    cache.merge(contents(entry(3), default=4), 2.1, 2.2)
+    assert (held(cache), held(cache, "b"), cache.confirmed_at) == (entry(3), gone(4, "b"), 2.1)
+
+
 def test_a_snapshot_is_never_fresh_and_yields_to_what_the_store_says() -> None:
     cache, told = near(), []
     cache.restore(contents(entry(7), entry(3, "b"), default=7), 0.0, 100.0)
