@@ -183,7 +183,8 @@ class Follower:
 
     async def _looked_for(self, contents: StoreContents) -> StoreContents:
         """Look once more for what was not found: deleted after the counters were read, it has a later revision."""
-        missing = await asyncio.gather(*map(self._store.get, self._near.missing(contents)))
+        found = {flag.id for flag in contents.flags}
+        missing = await asyncio.gather(*map(self._store.get, self._near.missing(found)))
         there = [entry.flag for entry in missing if entry.flag is not None]
         absent = {entry.id: entry.revision for entry in missing if entry.flag is None}
         return StoreContents([*contents.flags, *there], contents.revisions, absent)

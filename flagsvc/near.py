@@ -136,10 +136,9 @@ class NearCache:
         if held is not None and held.entry.revision == revision > entry.revision:
             self._take(held, entry, as_of, now, announced=True)
 
-    def missing(self, contents: StoreContents) -> list[FlagId]:
-        """Name the flags that are held and were not found."""
-        found = {flag.id for flag in contents.flags}
-        return [flag_id for flag_id in self._held if flag_id not in found and self._is_there(flag_id)]
+    def missing(self, found: set[FlagId]) -> list[FlagId]:
+        """Name the flags that are held and are not among these."""
+        return [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
 
     def merge(self, contents: StoreContents, asked_at: float, now: float | None = None) -> list[Unnumbered]:
         """Take everything that the store held; what it no longer has is gone.
@@ -162,7 +161,7 @@ class NearCache:
         lacking = self._lacking(contents.flags, asked_at)
         changed = self._changed(contents.flags, asked_at, now, before if known else None)
         changed += self._gone(found, contents, asked_at, now)
-        kept = [change for change in changed if change.gone and self._is_there(change.id)]
+        kept = {change.id for change in changed if change.gone}.intersection(self.missing(found))
         self.complete, self.overfull, self.restored = True, False, False
         self.covered_since = NEVER
         if not lacking and not kept:
@@ -317,16 +316,13 @@ class NearCache:
     def _gone(self, found: set[FlagId], contents: StoreContents, asked_at: float, now: float) -> list[Unnumbered]:
         """Let go of what the store no longer has; give it, for it may be that nobody counted that."""
         changed = []
-        for flag_id, held in [(i, h) for i, h in self._held.items() if i not in found and h.entry.flag is not None]:
+        for flag_id in self.missing(found):
+            held = self._held[flag_id]
             revision = contents.absent.get(flag_id, contents.revisions.get(flag_id.flag_set, 0))
             if held.entry.revision <= revision or held.taken_at < asked_at:
                 changed.append(Unnumbered(flag_id, held.entry.revision, gone=True))
                 self.apply(Entry.absent(flag_id, max(revision, held.entry.revision)), asked_at, now)
         return changed
-
-    def _is_there(self, flag_id: FlagId) -> bool:
-        held = self._held.get(flag_id)
-        return held is not None and held.entry.flag is not None
 
     def _yield_to(self, contents: StoreContents) -> None:
         """A snapshot may be of a store that was put back since: what that says counts, although it is older."""
