@@ -59,7 +59,11 @@ class Heard:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._hear())
-        await self.until(lambda: Subscribed() in self.events)
+        try:
+            await self.until(lambda: Subscribed() in self.events)
+        except BaseException:
+            await self.__aexit__()
+            raise
         self.take()
         return self
 
@@ -69,13 +73,14 @@ class Heard:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _hear(self) -> None:
-        async for event in self._store.changes():
-            if isinstance(event, Checkpoint):
-                self.checkpoint = max(self.checkpoint, event.as_of)
-                self.tellings.append((event.as_of, len(self.events)))
-            else:
-                self.events.append(event)
-            self._moved.set()
+        async with contextlib.aclosing(self._store.changes()) as stream:
+            async for event in stream:
+                if isinstance(event, Checkpoint):
+                    self.checkpoint = max(self.checkpoint, event.as_of)
+                    self.tellings.append((event.as_of, len(self.events)))
+                else:
+                    self.events.append(event)
+                self._moved.set()
 
     async def until(self, true: Callable[[], bool], seconds: float = 15.0) -> None:
         """Wait until something holds of what was heard."""
@@ -119,16 +124,18 @@ class Writers:
     async def run(self, fault: Callable[[], None], seconds: float = 1.5) -> None:
         """Write before, during and after the fault."""
         work = asyncio.gather(self._ours(), self._poll(), asyncio.to_thread(self._foreign))
-        await asyncio.sleep(seconds)
-        before = len(self.ours), len(self.foreign), self.looks
-        await asyncio.to_thread(fault)
-        deadline = time.monotonic() + 20
-        while not all(now > then + 20 for now, then in zip(self._counts(), before, strict=True)):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        self._stop = True
-        await work
-        self._client.close()
+        try:
+            await asyncio.sleep(seconds)
+            before = len(self.ours), len(self.foreign), self.looks
+            await asyncio.to_thread(fault)
+            deadline = time.monotonic() + 20
+            while not all(now > then + 20 for now, then in zip(self._counts(), before, strict=True)):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        finally:
+            self._stop = True  # also for the thread, which nobody can cancel and for which the end of the run waits
+            await work
+            self._client.close()
 
     def _counts(self) -> tuple[int, int, int]:
         return len(self.ours), len(self.foreign), self.looks * 10
