@@ -1,4 +1,4 @@
-"""Snapshots for tests, and a process that writes them until its disk is full or it is killed, and says what is left.
+"""Snapshots for tests, and a process that writes them until it is killed or its disk is full, and reports what is left.
 
 python -m tests.snapshot_files killed PATH TIMES    a line of JSON after each kill
 python -m tests.snapshot_files full PATH BYTES      no file can be larger; the error
@@ -25,6 +25,7 @@ import structlog
 from flagsvc.adapters.snapshot.file import SnapshotFile
 from flagsvc.core.model import Flag
 from flagsvc.ports import Saved, StoreContents
+from flagsvc.view.changelog import Changelogs
 
 STORE = "mongodb://store/flags"
 NOW = datetime(2026, 11, 25, 12, 0, 0, 5, tzinfo=UTC)
@@ -34,39 +35,42 @@ _LONGEST_LIFE_S = 0.06
 
 
 def at(path: Path, *, store: str = STORE, max_age_s: float = 60.0) -> SnapshotFile:
-    """Give a snapshot file whose clock stands still."""
+    """Return a snapshot file whose clock stands still."""
     return SnapshotFile(path, store, max_age_s, lambda: NOW)
 
 
 def saved(revision: int = 1, *, name: str = "", when: datetime = NOW, **revisions: int) -> Saved:
-    """Give contents of one flag; `revisions` are those of other sets."""
+    """Return the contents of one flag; `revisions` are those of other sets."""
     flag = Flag(key="a", name=name, revision=revision)
     return Saved(StoreContents([flag], {"default": revision, **revisions}), when)
 
 
 def large(revision: int) -> Saved:
-    """Give contents of a few megabytes in which every flag has this revision: a mixture would show."""
+    """Return a few megabytes of flags that all have this revision, so that a mixture would show."""
     held = [Flag(key=f"flag-{number}", config=_WORDS, revision=revision) for number in range(FLAGS)]
     return Saved(StoreContents(held, {"default": revision}), NOW)
 
 
 class Near:
-    """What a replica holds: one flag, confirmed now."""
+    """The view of a replica: one flag, verified now."""
 
     def __init__(self) -> None:
-        self.complete, self.staleness_bound_s, self.changes, self.revision = True, 5.0, 0, 1
+        self.complete, self.staleness_bound_s, self.replacements, self.revision = True, 5.0, 0, 1
         self.verified_at = time.monotonic()
 
-    def revisions(self) -> dict[str, int]:
-        return {"default": self.revision}
+    @property
+    def changelogs(self) -> Changelogs:
+        changelogs = Changelogs()
+        changelogs.jump({"default": self.revision}, 0.0)
+        return changelogs
 
     def contents(self) -> StoreContents:
-        return saved(self.revision, name=f"change {self.changes}").contents
+        return saved(self.revision, name=f"change {self.replacements}").contents
 
 
 @dataclass
 class Kept:
-    """A snapshot in memory; a save begins, and ends when `open` is set, or fails."""
+    """A snapshot in memory. A save sets `begun`, and ends once `open` is set, or fails."""
 
     open: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
@@ -79,7 +83,7 @@ class Kept:
         return self.all[-1] if self.all else None
 
     def write(self, offered: Saved) -> bool:
-        self.acquired.set()
+        self.begun.set()
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error
@@ -90,19 +94,19 @@ class Kept:
 
 
 def outcomes(mode: str, path: Path, number: int) -> list[dict[str, int]]:
-    """Run this file as a process, and give what it says."""
+    """Run this file as a process, and return its lines."""
     command = [sys.executable, "-m", "tests.snapshot_files", mode, str(path), str(number)]
     folder = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=100)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _write_for_ever(path: Path, revision: int, told: int) -> NoReturn:
-    signal.alarm(10)  # should nobody be left to kill it
+def _write_for_ever(path: Path, revision: int, written: int) -> NoReturn:
+    signal.alarm(10)  # in case nobody is left to kill it
     while True:
         revision += 1
         at(path).write(large(revision))
-        os.write(told, revision.to_bytes(8))
+        os.write(written, revision.to_bytes(8))
 
 
 def _await_file(path: Path) -> None:
@@ -117,11 +121,11 @@ def _killed(path: Path, times: int) -> None:
     for turn in range(times):
         if turn % 2:
             temporary.unlink(missing_ok=True)
-        heard, told = os.pipe()
+        reading, writing = os.pipe()
         writer = os.fork()
         if writer == 0:
-            _write_for_ever(path, found, told)
-        os.close(told)
+            _write_for_ever(path, found, writing)
+        os.close(writing)
         if turn % 2:
             _await_file(temporary)
             time.sleep(chance.choice((0.0, 0.0005, 0.005, 0.01)) * chance.random())
@@ -129,14 +133,14 @@ def _killed(path: Path, times: int) -> None:
             time.sleep(chance.uniform(0.0, _LONGEST_LIFE_S))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
-        with os.fdopen(heard, "rb") as pipe:
+        with os.fdopen(reading, "rb") as pipe:
             stored = int.from_bytes(pipe.read()[-8:]) or found
         midway = bool(turn % 2) and temporary.exists()
         saved = at(path).read()
         revisions = {flag.revision for flag in saved.contents.flags} if saved else set()
         found = max(revisions, default=0)
-        told_of = {"stored": stored, "found": found, "kinds": len(revisions), "midway": midway}
-        print(json.dumps(told_of | {"flags": len(saved.contents.flags) if saved else 0}), flush=True)  # noqa: T201
+        figures = {"stored": stored, "found": found, "kinds": len(revisions), "midway": midway}
+        print(json.dumps(figures | {"flags": len(saved.contents.flags) if saved else 0}), flush=True)  # noqa: T201
 
 
 def _full(path: Path, limit: int) -> None:
