@@ -51,7 +51,7 @@ class Store(SqliteStore):
 
 
 class Cache(RedisCache):
-    """The shared cache on a real Redis, with hooks: after the scan, before a read of single entries, after a forced put."""
+    """The shared cache on a real Redis, with hooks: after a scan, before single reads, and after a forced put."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, timeout_s=1.0)
@@ -384,7 +384,7 @@ async def test_a_change_made_while_an_entry_is_forced_is_not_undone(parts: Parts
 
 
 async def test_a_forced_entry_is_not_verified_until_it_was_read_again(parts: Parts) -> None:
-    """The auditor may be killed right after. Nobody must then answer from the entry, although the cache lease is held."""
+    """The auditor may be killed right after: nobody must answer from the entry, although the cache lease is held."""
     await parts.make(A)
     parts.edit("DELETE FROM flags WHERE key = 'a'")
     assert (await parts.cache.acquire_lease(time.monotonic(), 60.0)).state is LeaseState.HELD
