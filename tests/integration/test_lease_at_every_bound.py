@@ -7,7 +7,7 @@ import pytest
 from flagsvc.replication.timing import Timing
 from tests.lease_table import BOUNDS_S, Row, measure
 
-_TRIES = 4
+_TRIES = 6
 
 
 @pytest.mark.parametrize("bound_s", BOUNDS_S)
