@@ -1,1 +1,4 @@
-"""What a flag is and what it evaluates to: pure functions over frozen data, no I/O, clock, proto or asyncio."""
+"""The flag model, its validation and its evaluation: pure functions over frozen data.
+
+Nothing here does I/O, reads a clock, or imports protobuf or asyncio. The Python client uses this package as its engine.
+"""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
-from flagsvc.core.errors import shown
+from flagsvc.core.errors import short_repr
 from flagsvc.core.flagd.reading import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
@@ -136,7 +136,7 @@ class _Reading:
             raise _Refused(f"nested more than {MAX_DEPTH} deep", line)
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", f"tag:yaml.org,2002:{'map' if mapping else 'seq'}"):
-            self._wrong(f"the tag {shown(event.tag)} means nothing in JSON; leave it out")
+            self._wrong(f"the tag {short_repr(event.tag)} means nothing in JSON; leave it out")
         self._open.append(_Open(_Spot({} if mapping else [], line), event.anchor))
         if event.anchor:
             self._anchors.pop(event.anchor, None)
@@ -199,7 +199,9 @@ class _Reading:
     def _value(self, event: Any) -> JsonValue:
         text: str = event.value
         if event.tag is not None and event.tag not in ("!", _TEXT_TAG):
-            self._wrong(f"the tag {shown(event.tag)} means nothing in JSON; leave it out, or put the value in quotes")
+            self._wrong(
+                f"the tag {short_repr(event.tag)} means nothing in JSON; leave it out, or put the value in quotes"
+            )
             return text
         if event.tag is not None or not event.implicit[0]:
             return text
@@ -215,7 +217,7 @@ class _Reading:
                 self.notes.append(Finding(path, hint))
         elif meant != _TEXT_TAG:
             kind = meant.rpartition(":")[2]
-            self._wrong(f"{shown(text)} may be read as a YAML {kind}, which JSON does not have; put it in quotes")
+            self._wrong(f"{short_repr(text)} may be read as a YAML {kind}, which JSON does not have; put it in quotes")
         return text
 
     def _number(self, text: str) -> JsonValue:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flagsvc.api.common.values import to_value
 from flagsvc.core import json_values
-from flagsvc.core.errors import invalid, shown
+from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
 from flagsvc.core.model import HistoryEntry, Status
@@ -79,7 +79,7 @@ def explanation_to_message(explanation: Explanation) -> pb.Explanation:
         message.context_read[name].CopyFrom(to_value(value))
     for step in explanation.steps[:MAX_STEPS]:
         place = json_path(step.path)
-        result = to_value(step.result if json_values.problem(step.result) is None else shown(step.result))
+        result = to_value(step.result if json_values.problem(step.result) is None else short_repr(step.result))
         message.steps.add(path=place, operator=step.operator, result=result, note=step.note, depth=step.depth)
     return message
 
