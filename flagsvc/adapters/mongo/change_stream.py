@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flagsvc.adapters.mongo.events import Events, StreamEnded
-from flagsvc.adapters.mongo.transactions import closed, session_of
+from flagsvc.adapters.mongo.transactions import close_client, session_of
 from flagsvc.ports import NEVER, ChangesUnsupported, Checkpoint, StoreEvent, Subscribed
 
 FLAGS = "feature_flags"
@@ -147,7 +147,7 @@ class ChangeStream:
     async def close(self) -> None:
         """Let go of the server."""
         self._closed = True
-        await closed(self._client)
+        await close_client(self._client)
 
     async def remember(self) -> None:
         """Keep the place where it moved. Losing it costs a later process no more than missing what others changed."""

@@ -26,7 +26,7 @@ from flagsvc.adapters.redis import scripts
 from flagsvc.adapters.redis.breaker import Breaker
 from flagsvc.adapters.redis.clock import RedisClock, to_ms
 from flagsvc.adapters.redis.scripts import CHANNEL, cache_key, lease_key
-from flagsvc.adapters.redis.timeouts import heard_timeout
+from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Announced, Entry, Event, Found, Heartbeat, Subscribed, Vouched
@@ -207,7 +207,7 @@ class RedisCache:
         async with self._client.pipeline(transaction=False) as pipe:
             self._add_puts(pipe, entries, stamp, fence, force)
             answers = await pipe.execute()
-        self._clock.heard(answers[-1][0], sent_at, time.monotonic())
+        self._clock.observe(answers[-1][0], sent_at, time.monotonic())
         return all(accepted for _, accepted in answers)
 
     def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fence: str, force: bool) -> None:
@@ -228,25 +228,25 @@ class RedisCache:
             self._add_puts(pipe, entries, stamp, "", force=False)
             pipe.eval(scripts.VOUCH, 1, scripts.MARK_KEY, *args)
             *puts, answer = await pipe.execute()
-        self._clock.heard(answer[0], sent_at, time.monotonic())
+        self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer if all(accepted for _, accepted in puts) else None
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one script and learn the server's time from its answer."""
         sent_at = time.monotonic()
         answer: Any = await self._scripts[script](keys=keys, args=args)
-        self._clock.heard(answer[0], sent_at, time.monotonic())
+        self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer
 
     async def _stamp(self, as_of: float) -> int:
         if not self._clock.known:
             await self._bounded(partial(self._ask_clock, self._client), None)
-        return self._clock.stamp(as_of)
+        return self._clock.to_server_ms(as_of)
 
     async def _ask_clock(self, client: aioredis.Redis) -> None:
         sent_at = time.monotonic()
         seconds, micros = await client.time()
-        self._clock.heard(seconds * 1_000_000 + micros, sent_at, time.monotonic())
+        self._clock.observe(seconds * 1_000_000 + micros, sent_at, time.monotonic())
 
     def _ttl(self, entry: Entry, filled: bool) -> float:
         if entry.flag is None:
@@ -260,7 +260,7 @@ class RedisCache:
             return otherwise
         sent = False
         try:
-            async with heard_timeout(self._timeout_s + (stored - 1) * STORE_S), self._free:
+            async with stall_tolerant_timeout(self._timeout_s + (stored - 1) * STORE_S), self._free:
                 if self._breaker.is_open:
                     return otherwise
                 sent = True
