@@ -1,4 +1,4 @@
-"""What another program left in the embedded store's file."""
+"""The embedded store with a file that other programs have changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def read(store: SqliteStore, flag_id: FlagId) -> Flag | None:
 @pytest.mark.parametrize(
     "document", ['{"key":', "[1,2]", "null", "", "[" * 5_000, b"\x00", '{"key":"bad","name":"\\ud800"}']
 )
-async def test_a_row_that_cannot_be_read_spoils_its_flag_alone(tmp_path: Path, document: object) -> None:
+async def test_a_malformed_row_affects_only_its_flag(tmp_path: Path, document: object) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     for key in ("bad", "good"):
         await store.change(FlagId("default", key), create(Flag(key=key), AUTHOR))
@@ -41,7 +41,7 @@ async def test_a_row_that_cannot_be_read_spoils_its_flag_alone(tmp_path: Path, d
     await store.close()
 
 
-async def test_every_writer_counts_so_there_is_nothing_to_hear_or_to_number(tmp_path: Path) -> None:
+async def test_every_writer_assigns_revisions_so_there_are_no_change_events(tmp_path: Path) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     await store.change(FlagId("default", "good"), create(Flag(key="good"), AUTHOR))
     assert not store.foreign
