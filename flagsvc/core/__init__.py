@@ -1,4 +1,1 @@
-"""The flag model, its validation and its evaluation: pure functions over frozen data.
-
-Nothing here does I/O, reads a clock, or imports protobuf or asyncio. The Python client uses this package as its engine.
-"""
+"""The flag model and its evaluation: pure functions over frozen data, without I/O, clock, protobuf or asyncio."""

@@ -1,7 +1,6 @@
 """The writes: each is a pure decision function that a store runs inside its transaction.
 
-For toggles and config updates, history entries (action, previous, new) have the existing system's form. Other changes
-follow the same pattern.
+History entries (action, previous, new) of toggles and config updates are the existing system's; others are similar.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
 from .validation import validated
 
 Decide = Callable[[Flag | None], Change | None]
-"""Takes the current flag (None: absent) and returns the change to store, or None if nothing changes.
-
-Raises a FlagsvcError to reject the write.
-"""
+"""From the current flag (None: absent) to the change to store (None: no change). Raises FlagsvcError to reject it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ def create(flag: Flag, author: Author) -> Decide:
 
 
 def toggle(key: str, enabled: bool, expected: int | None, author: Author) -> Decide:
-    """Set the status to ENABLED or DISABLED. The decision raises FlagNotFound or RevisionConflict.
+    """Enable or disable a flag. The decision raises FlagNotFound or RevisionConflict.
 
     As in the existing system, setting the current status again still updates the times and adds a history entry.
     """

@@ -111,9 +111,8 @@ class Prepared:
         name = variant_name(chosen)
         if name in self._matches:
             return self._matches[name]
-        return _general(
-            f"The targeting rule chose {short_repr(brief(chosen))}, which is not one of the flag's variants"
-        )
+        text = short_repr(brief(chosen))
+        return _general(f"The targeting rule chose {text}, which is not one of the flag's variants")
 
 
 NO_FLAG = Prepared(NOT_FOUND)
@@ -144,10 +143,7 @@ def has_targeting(flag: Flag) -> bool:
 
 
 def variant_name(chosen: JsonValue) -> str | None:
-    """Return the variant name that a rule's result stands for: true is "true", 1 and 1.0 are "1".
-
-    None for lists and objects, which name no variant.
-    """
+    """Return the variant name for a rule's result: true is "true", 1 and 1.0 are "1"; None for lists and objects."""
     match chosen:
         case str():
             return chosen

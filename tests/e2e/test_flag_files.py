@@ -157,7 +157,7 @@ def test_a_broken_file_at_the_start_is_not_ready_until_it_is_right(tmp_path: Pat
         assert process.process
         assert process.process.stderr
         told = ""
-        while "cannot be used" not in told:
+        while "flag_file_rejected" not in told:
             told += process.process.stderr.readline()
         assert str(path) in told
         assert "$.flags.a.variants" in told

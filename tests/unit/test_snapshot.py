@@ -145,8 +145,8 @@ def test_a_time_in_the_future_counts_as_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (lambda path: path.symlink_to(path.with_name("real")), "a symbolic link"),
-        (lambda path: path.symlink_to("/nowhere"), "a symbolic link"),
+        (lambda path: path.symlink_to(path.with_name("real")), "a link"),
+        (lambda path: path.symlink_to("/nowhere"), "a link"),
         (lambda path: path.mkdir(), "a directory"),
         (os.mkfifo, "a special file"),
     ],

@@ -39,10 +39,7 @@ class CheckedFile:
 
 
 def checked(name: str, raw: bytes, flag_set: str | None = None) -> CheckedFile:
-    """Read and validate a file's bytes. A YAML file is recognized by its name.
-
-    `flag_set` takes precedence over the sets that the file names.
-    """
+    """Read and validate a file, YAML or JSON by its name. `flag_set` takes precedence over the sets that it names."""
     text = parse(name, raw)
     if not text.parsed:
         return CheckedFile(violations=_located(text, text.problems))

@@ -26,12 +26,7 @@ LOCK_TIMEOUT_S = 5.0
 """Time to wait for the lock. A save takes a fraction of a second."""
 MAX_CLOCK_SKEW_S = 600.0
 """An upper bound for the difference between two replicas' clocks."""
-_KINDS = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFBLK: "a device",
-    stat.S_IFCHR: "a device",
-}
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +50,7 @@ class SnapshotFile:
         except FileNotFoundError:
             log.info("snapshot_not_found", file=str(self._path))
         except (OSError, Unusable) as error:
-            detail = "Starting without the snapshot."
-            log.warning("snapshot_unusable", file=str(self._path), cause=_cause(error), detail=detail)
+            log.warning("snapshot_unusable", file=str(self._path), cause=_cause(error))
         return None
 
     def write(self, saved: Saved) -> bool:
@@ -76,8 +70,7 @@ class SnapshotFile:
         except FileNotFoundError:
             return None
         except (OSError, Unusable) as error:
-            detail = "The snapshot is replaced."
-            log.info("snapshot_unusable", file=str(self._path), cause=_cause(error), detail=detail)
+            log.info("unusable_snapshot_replaced", file=str(self._path), cause=_cause(error))
             return None
 
     def _usable(self, file: IO[bytes]) -> Header:
@@ -96,8 +89,7 @@ class SnapshotFile:
             return saved.saved_at < current.saved_at <= self._clock()  # A time in the future is from a wrong clock.
         ahead = any(revision > ours.get(name, 0) for name, revision in current.revisions.items())
         if ahead and (saved.saved_at - current.saved_at).total_seconds() > MAX_CLOCK_SKEW_S:
-            detail = "The store was restored to an earlier state. The snapshot is replaced."
-            log.warning("snapshot_ahead_of_store", file=str(self._path), detail=detail)
+            log.warning("store_restored", file=str(self._path), detail="The older store replaces the snapshot.")
             return False
         return ahead
 

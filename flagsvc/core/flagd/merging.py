@@ -24,10 +24,7 @@ _ALL_FIELDS = [field for fields in _FIELDS.values() for field in fields]
 
 
 def put_definition(flag: Flag, author: Author) -> Decide:
-    """Create the flag, or update the stored one to the file's definition. None if they already mean the same.
-
-    The decision raises InvalidRequest.
-    """
+    """Create the flag, or update the stored one to the file's definition; no change if both already mean the same."""
 
     def decide(current: Flag | None) -> Change | None:
         if current is None:
