@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 
 import structlog
 
-from flagsvc import snapshots
+from flagsvc import __version__, snapshots
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.core.evaluation import prepare
 from flagsvc.drift import Drift
@@ -111,7 +110,7 @@ class Replica:
         age_s = time.monotonic() - self.near.confirmed_at
         return Report(
             replica=self.peers.name,
-            version=metadata.version("flagsvc"),
+            version=__version__,
             started_at=self._started_at,
             revisions=self.near.revisions(),
             view_age_s=age_s if age_s != math.inf else None,
