@@ -60,13 +60,14 @@ class Served(Process):
 
 @programs
 @signals
-@pytest.mark.parametrize("later_s", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("moment", ["handles SIGTERM", "has loaded grpc"])
 async def test_a_signal_before_the_server_has_started_ends_it_at_once(
-    tmp_path: Path, program: tuple[str, ...], number: signal.Signals, later_s: float
+    tmp_path: Path, program: tuple[str, ...], number: signal.Signals, moment: str
 ) -> None:
     with Served("--store", f"sqlite:///{tmp_path}/flags.db", program=program, FLAGSVC_DRAIN_S="60") as server:
         await until(lambda: server.handles(signal.SIGTERM))
-        await asyncio.sleep(later_s)
+        if moment == "has loaded grpc":
+            await until(lambda: "cygrpc" in Path(f"/proc/{server.pid}/maps").read_text())
         server.send(number)
         assert await server.ended() == (128 + number, "")
 
