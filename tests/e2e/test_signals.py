@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.replicas import FLAGSVC, Client, Process, until, until_serving
 
+ROOT = Path(__file__).parents[2]
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
 
 
@@ -28,6 +31,14 @@ programs = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.ke
 signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 
+def pid_of(started: int, program: tuple[str, ...]) -> int | None:
+    """The process of flagsvc, which `unshare` starts as its child."""
+    if program[0] != UNSHARE[0]:
+        return started
+    children = Path(f"/proc/{started}/task/{started}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
 class Served(Process):
     """A server whose own process is found where `unshare` stands before it."""
 
@@ -35,13 +46,12 @@ class Served(Process):
     def pid(self) -> int | None:
         """The process of flagsvc, once there is one."""
         assert self.process
-        if self._program[0] != UNSHARE[0]:
-            return self.process.pid
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        return pid_of(self.process.pid, self._program)
 
     def send(self, number: signal.Signals) -> None:
-        subprocess.run(["kill", f"-{number.value}", str(self.pid)], check=True)
+        """Send a signal to flagsvc."""
+        assert self.pid
+        os.kill(self.pid, number)
 
     def handles(self, number: signal.Signals) -> bool:
         """Whether the process has a handler for that signal."""
@@ -104,18 +114,31 @@ async def test_one_signal_stops_with_status_0(tmp_path: Path, program: tuple[str
         await client.channel.close()
 
 
+@programs
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
-async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(tmp_path: Path, number: signal.Signals, status: int) -> None:
+async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(
+    tmp_path: Path, program: tuple[str, ...], number: signal.Signals, status: int
+) -> None:
     with Served("--store", f"sqlite:///{tmp_path}/flags.db") as server:
         client = Client(server.address)
         await until_serving(client)
         await client.create("a")
         watch = await asyncio.create_subprocess_exec(
-            FLAGSVC, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *program, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert watch.stdout
         await watch.stdout.readline()
-        watch.send_signal(number)
+        pid = pid_of(watch.pid, program)
+        assert pid
+        os.kill(pid, number)
         _, errors = await asyncio.wait_for(watch.communicate(), 10)
         assert (watch.returncode, errors) == (status, b"")
         await client.channel.close()
+
+
+def test_signals_are_handled_before_anything_else_is_imported() -> None:
+    script = "import sys, flagsvc.__main__; print(*(name for name in sys.modules if 'flagsvc' in name or name == 're'))"
+    imported = subprocess.run(
+        [sys.executable, "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert sorted(imported.stdout.split()) == ["flagsvc", "flagsvc.__main__", "flagsvc.signals"]
