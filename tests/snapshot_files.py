@@ -69,7 +69,7 @@ class Kept:
     """A snapshot in memory. A save ends when `open` is set, and fails if `error` is set."""
 
     open: threading.Event = field(default_factory=threading.Event)
-    begun: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
     all: list[Saved] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     error: Exception | None = None
@@ -79,7 +79,7 @@ class Kept:
         return self.all[-1] if self.all else None
 
     def write(self, offered: Saved) -> bool:
-        self.begun.set()
+        self.started.set()
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error

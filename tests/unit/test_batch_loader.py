@@ -15,11 +15,11 @@ class Reads:
     """Records the keys of each read. A read ends when the test calls `end`."""
 
     def __init__(self) -> None:
-        self.begun: list[list[int]] = []
+        self.started: list[list[int]] = []
         self._ends: list[asyncio.Future[None]] = []
 
     async def __call__(self, keys: Sequence[int]) -> dict[int, str]:
-        self.begun.append(list(keys))
+        self.started.append(list(keys))
         self._ends.append(asyncio.get_running_loop().create_future())
         await self._ends[-1]
         return {key: f"value {key}" for key in keys}
@@ -57,15 +57,15 @@ async def test_keys_requested_while_reads_are_in_progress_are_read_together(
     reads: Reads, loader: BatchLoader[int, str]
 ) -> None:
     tasks = await requested(loader, 1, 2, 3, 4, 5, 6)
-    assert reads.begun == [[1], [2]]
+    assert reads.started == [[1], [2]]
     await reads.end(0)
-    assert reads.begun[2:] == [[3, 4, 5]], "at most three"
+    assert reads.started[2:] == [[3, 4, 5]], "at most three"
     await reads.end(1)
-    assert reads.begun[3:] == [[6]]
+    assert reads.started[3:] == [[6]]
     await reads.end(2)
     await reads.end(3)
     assert [task.result() for task in tasks] == [f"value {key}" for key in range(1, 7)]
-    assert len(reads.begun) == 4
+    assert len(reads.started) == 4
 
 
 async def test_a_value_is_from_a_read_that_started_after_the_request(
@@ -75,7 +75,7 @@ async def test_a_value_is_from_a_read_that_started_after_the_request(
     await reads.end(0)
     assert first.done()
     assert not later.done()
-    assert reads.begun[2:] == [[1]], "both share one read"
+    assert reads.started[2:] == [[1]], "both share one read"
     await reads.end(2)
     assert later.result() == beside.result() == "value 1"
     await loader.close()

@@ -10,9 +10,7 @@ import pytest
 
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.core.changes import Author, create, toggle
-from flagsvc.core.errors import WritesUnsupported
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.ports import ChangesUnsupported
 
 AUTHOR = Author(datetime.now(UTC))
 
@@ -27,14 +25,14 @@ async def read(store: SqliteStore, flag_id: FlagId) -> Flag | None:
 async def test_a_malformed_row_affects_only_its_flag(tmp_path: Path, document: object) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     for key in ("bad", "good"):
-        await store.change(FlagId("default", key), create(Flag(key=key), AUTHOR))
+        await store.write(FlagId("default", key), create(Flag(key=key), AUTHOR))
     with sqlite3.connect(tmp_path / "flags.db") as db:
         db.execute("UPDATE flags SET document = ? WHERE key = 'bad'", (document,))
     db.close()
     held = {flag.key: flag for flag in (await store.load()).flags}
     assert "malformed" in held["bad"].problem
     assert held["good"].problem == ""
-    assert await store.change(FlagId("default", "good"), toggle("good", True, None, AUTHOR))
+    assert await store.write(FlagId("default", "good"), toggle("good", True, None, AUTHOR))
     bad = await read(store, FlagId("default", "bad"))
     assert bad
     assert bad.problem
@@ -43,12 +41,7 @@ async def test_a_malformed_row_affects_only_its_flag(tmp_path: Path, document: o
 
 async def test_every_writer_assigns_revisions_so_there_are_no_change_events(tmp_path: Path) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
-    await store.change(FlagId("default", "good"), create(Flag(key="good"), AUTHOR))
-    assert not store.foreign
-    with pytest.raises(ChangesUnsupported):
-        await anext(store.changes())
-    await store.save_resume_token()
-    with pytest.raises(WritesUnsupported):
-        await store.assign_revision(FlagId("default", "good"), 1)
+    await store.write(FlagId("default", "good"), create(Flag(key="good"), AUTHOR))
+    assert store.feed is None
     assert (await store.get(FlagId("default", "good"))).revision == 1
     await store.close()

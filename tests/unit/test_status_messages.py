@@ -142,14 +142,14 @@ def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.C
 
 
 def test_who_answers_who_keeps_and_that_there_may_be_more(capsys: pytest.CaptureFixture[str]) -> None:
-    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c", keeper=True)]
+    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c", holds_cache_lease=True)]
     status, out, _ = shown(capsys, status_of(replace(WELL, holds_cache_lease=False), *others, complete=False))
     assert status == 0
-    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (keeper)"]
+    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (cache lease)"]
     assert "2030-01-02 03:04:05Z" in out
     assert "there may be more" in out.splitlines()[4]
     assert "there may be more" not in shown(capsys, status_of(WELL))[1]
-    assert "a (answers, keeper)" in shown(capsys, status_of(WELL))[1]
+    assert "a (answers, cache lease)" in shown(capsys, status_of(WELL))[1]
 
 
 def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

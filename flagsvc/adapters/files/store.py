@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
+from flagsvc.ports import Entry, StoreContents
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for this long, because a file written in place is incomplete at first."""
@@ -64,7 +64,7 @@ class FileStore:
     """A FlagStore that serves the files named by a URL such as `file:A.json,B.yaml`."""
 
     poll_interval_s = 0.2
-    foreign = False
+    feed = None
 
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
@@ -81,10 +81,6 @@ class FileStore:
         """Stop the reading thread."""
         self._thread.shutdown()
 
-    async def ping(self) -> None:
-        """Poll the files. Raises StoreUnavailable until each of them has had a valid content."""
-        await self._current()
-
     async def get(self, flag_id: FlagId) -> Entry:
         """Return one flag as the files define it now."""
         contents = await self._current()
@@ -100,19 +96,7 @@ class FileStore:
         """Poll the files, and return the newest revision of each set."""
         return dict((await self._current()).revisions)
 
-    def changes(self) -> AsyncIterator[StoreEvent]:
-        """Raise ChangesUnsupported: polling the files is as cheap."""
-        raise ChangesUnsupported
-
-    async def save_resume_token(self) -> None:
-        """Do nothing: there is no change stream to resume."""
-
-    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
-        """Raise WritesUnsupported: polling assigns all revisions."""
-        del flag_id, revision
-        raise WritesUnsupported("flags are served from files, whose changes all have revisions")
-
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Raise WritesUnsupported: flagsvc only reads the files."""
         del flag_id, decide
         raise WritesUnsupported("flags are served from files, which are read-only here; edit the files instead")

@@ -9,6 +9,8 @@ from ..model import JsonValue
 
 MAX_INLINED = 1_000_000
 """Maximum number of parts of an inlined rule. The compiler's own limit is far lower."""
+MAX_LEVELS = 300
+"""Maximum nesting of an inlined rule. The compiler has a lower limit; Python's own limit depends on its version."""
 
 
 class NotInlined(ValueError):
@@ -40,10 +42,7 @@ def referred(part: JsonValue) -> str | None:
 
 def inlined(rule: JsonValue, evaluators: Mapping[str, JsonValue], keep: frozenset[str] = frozenset()) -> JsonValue:
     """Return the rule with all references, except those in `keep`, replaced by the evaluators. Raises NotInlined."""
-    try:
-        return _Inliner(evaluators, keep).inline(rule)
-    except RecursionError:
-        raise NotInlined("nested too deeply") from None
+    return _Inliner(evaluators, keep).inline(rule, 0)
 
 
 class _Inliner:
@@ -52,23 +51,25 @@ class _Inliner:
         self._open: list[str] = []
         self._parts = 0
 
-    def inline(self, part: JsonValue) -> JsonValue:
+    def inline(self, part: JsonValue, level: int) -> JsonValue:
         self._parts += 1
         if self._parts > MAX_INLINED:
             raise NotInlined(f"more than {MAX_INLINED} parts with its evaluators inlined")
+        if level > MAX_LEVELS:
+            raise NotInlined("nested too deeply")
         if isinstance(part, list):
-            return [self.inline(item) for item in part]
+            return [self.inline(item, level + 1) for item in part]
         if not isinstance(part, dict) or len(part) != 1:
             return part
         name = referred(part)
         if name is None:
-            return {step: self.inline(value) for step, value in part.items()}
+            return {step: self.inline(value, level + 1) for step, value in part.items()}
         if name in self._keep or name not in self._evaluators:
             return part
         if name in self._open:
             raise NotInlined(f"{name!r} refers to itself")
         self._open.append(name)
         try:
-            return self.inline(self._evaluators[name])
+            return self.inline(self._evaluators[name], level + 1)
         finally:
             self._open.pop()
