@@ -54,14 +54,15 @@ class Near:
     """A replica's view: one flag, verified now."""
 
     def __init__(self) -> None:
-        self.complete, self.staleness_bound_s, self.changes, self.revision = True, 5.0, 0, 1
+        self.complete, self.staleness_bound_s, self.replacements, self.revision = True, 5.0, 0, 1
+        self.changelogs = self  # `watermarks` is the only method that the snapshot writer uses of them.
         self.verified_at = time.monotonic()
 
-    def revisions(self) -> dict[str, int]:
+    def watermarks(self) -> dict[str, int]:
         return {"default": self.revision}
 
     def contents(self) -> StoreContents:
-        return saved(self.revision, name=f"change {self.changes}").contents
+        return saved(self.revision, name=f"change {self.replacements}").contents
 
 
 @dataclass
