@@ -51,7 +51,7 @@ def arm(step: str) -> None:
         return done
 
     for owner, name, work in (
-        (MongoStore, "change", changed),
+        (MongoStore, "write", changed),
         (NearCache, "news", applied),
         (RedisCache, "put", cached),
         (RedisCache, "announce", announced),

@@ -23,7 +23,7 @@ from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.ports import Entry, Vouched
+from flagsvc.ports import Entry, LeaseState
 from flagsvc.replication.cache_audit import AuditReport
 from tests.replicas import FLAGSVC, Process, replica, until
 from tests.servers import Mongod, RedisServer
@@ -238,13 +238,13 @@ def test_status_without_the_shared_cache_says_that_there_may_be_more(
 
 @asynccontextmanager
 async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
-    """`keeps`: vouch for it, so that no replica does and puts by itself what has just changed once more."""
+    """`is_holder`: hold the lease, so that no replica does and puts by itself what has just changed once more."""
     cache = RedisCache(url, timeout_s=1.0)
     await cache.open()
     try:
         await cache.put([], time.monotonic())  # learns Redis's clock
         if is_holder:
-            assert await cache.vouch(time.monotonic(), 120.0, anew=True) is Vouched.KEPT
+            assert (await cache.acquire_lease(time.monotonic(), 120.0)).state is LeaseState.HELD
         yield cache
     finally:
         await cache.close()
