@@ -39,7 +39,7 @@ def refusal(wrong: Flag) -> str:
 
 # Targeting text -> where the refusal says that it is wrong, and why.
 WRONG = {
-    "a 1,000 levels deep rule": (nested("!", 1_000), "flag.targeting", "nested too deep"),
+    "a 30,000 levels deep rule": (nested("!", 30_000), "flag.targeting", "nested too deep"),
     "a 101 levels deep rule": (nested("!", 101), '["!"][0]["!"]', "nested more than 100 deep"),
     "a list 100,000 levels deep": ("[" * 100_000 + "]" * 100_000, "flag.targeting", "nested too deep"),
     "a literal 30 levels deep": (
