@@ -39,7 +39,7 @@ def refusal(wrong: Flag) -> str:
 
 # Targeting text, and the path and the reason in the refusal.
 WRONG = {
-    "a 1,000 levels deep rule": (nested("!", 1_000), "flag.targeting", "nested too deeply"),
+    "a 30,000 levels deep rule": (nested("!", 30_000), "flag.targeting", "nested too deeply"),
     "a 101 levels deep rule": (nested("!", 101), '["!"][0]["!"]', "nested more than 100 deep"),
     "a list 100,000 levels deep": ("[" * 100_000 + "]" * 100_000, "flag.targeting", "nested too deeply"),
     "a literal 30 levels deep": (
