@@ -117,7 +117,7 @@ def test_context_arguments(server: Process) -> None:
         (("create", "x", "status"), 2, "equals sign"),
         (("create", "x", "stauts=ENABLED"), 2, "unknown field 'stauts'"),
         (("create", "x", "status=ON"), 2, "status"),
-        (("create", "x", "config={"), 2, "config is no JSON at character 2"),
+        (("create", "x", "config={"), 2, "config is not valid JSON at character 2"),
         (("create", "x", "config=7"), 1, "flag.config"),
         (("evaluate", "x", "--context", "[]"), 2, "JSON object"),
         (("set", "nope"), 2, "required"),

@@ -94,7 +94,7 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
     assert 2 <= time.monotonic() - began < 10
     assert done.stderr == (
         f"error: not applied everywhere after 2 s: applied by {', '.join(sorted(names[:2]))}; lagging: {names[2]}"
-        " (it answers with the change by itself within its staleness bound); the change IS stored\n"
+        " (it will see the change within its staleness bound); the change IS stored\n"
     )
     assert "DISABLED" in done.stdout
     assert "applied by" not in done.stdout
@@ -123,14 +123,17 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
 
 def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(three: list[Process]) -> None:
     address = three[0].address
-    status = good_json(run_until(address, "status", "--json", good=has_a_keeper))
+    status = good_json(run_until(address, "status", "--json", good=has_a_lease_holder))
     names = [name_of(process, status) for process in three]
     assert status["answeredBy"] == names[0]
     assert (status["complete"], status["problems"]) == (True, [])
     assert [r["replica"] for r in status["replicas"]] == sorted(names)
     for told in status["replicas"]:
         assert told["revisions"] == {"default": 1}
-        assert (told["ready"], told["storeUp"], told["cacheUp"], told["channelHeard"], told["lag"]) == (*[True] * 4, 0)
+        assert (told["ready"], told["storeUp"], told["cacheUp"], told["subscriptionUp"], told["lag"]) == (
+            *[True] * 4,
+            0,
+        )
         assert (told["changeFeed"], told["changeFeedUp"], told["flags"]) == ("STREAM", True, 1)
         assert 0 <= told["viewAgeMs"] <= told["stalenessBoundMs"] == 5000
         assert told["reportedMsAgo"] < 3000
@@ -139,8 +142,8 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     assert table.returncode == 0, table.stderr
     rows = {row.split()[0]: row for row in table.stdout.splitlines()}
     assert [name for name, row in rows.items() if "answers" in row] == [names[0]]
-    assert len([row for row in rows.values() if "keeper" in row]) == 1
-    assert all("stream" in rows[name] and "heard" in rows[name] for name in names)
+    assert len([row for row in rows.values() if "cache lease" in row]) == 1
+    assert all(re.search(r" up +up +up +stream ", rows[name]) for name in names), "store, cache, subscription, feed"
 
     three[2].pause()
     assert run(address, "toggle", "kill-switch", "off").returncode == 0
@@ -160,8 +163,8 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     assert "applied by 2 replicas" in done.stdout
 
 
-def has_a_keeper(done: Done) -> bool:
-    return knows_three(done) and any(replica["keeper"] for replica in json.loads(done.stdout)["replicas"])
+def has_a_lease_holder(done: Done) -> bool:
+    return knows_three(done) and any(replica["holdsCacheLease"] for replica in json.loads(done.stdout)["replicas"])
 
 
 def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
@@ -193,17 +196,17 @@ def test_status_of_a_store_that_comes_and_goes() -> None:
         mongod.stop()
         options = ("--store", mongod.database_url("status"), "--cache", "none")
         with Process(*options, FLAGSVC_STALENESS_BOUND_S="1") as process:
-            told = "is not ready: the store does not answer it; see that it runs"
+            told = "is not ready: it cannot reach the store; check that the store is running"
             done = run_until(process.address, "status", good=lambda done: told in done.stderr)
             assert done.returncode == 1
-            assert "never read" in done.stdout
+            assert "never verified" in done.stdout
             mongod.start()
             run_until(process.address, "status", good=lambda done: done.returncode == 0)
             mongod.kill()
             done = run_until(
                 process.address, "status", good=lambda done: done.returncode == 1 and "  down  " in done.stdout
             )
-            assert re.search(r"its view of the store is \d+\.\d s old, and its bound is 1 s", done.stderr)
+            assert re.search(r"its view of the store is \d+\.\d s old \(staleness bound 1 s\)", done.stderr)
 
 
 def test_status_tells_the_bound_of_polling() -> None:
@@ -215,19 +218,19 @@ def test_status_tells_the_bound_of_polling() -> None:
             assert done.returncode == 0
 
 
-def test_status_without_the_shared_cache_says_that_there_may_be_more(
+def test_status_without_the_shared_cache_says_that_it_may_be_incomplete(
     mongo_database_url: str, redis_server: RedisServer
 ) -> None:
     with Process("--store", mongo_database_url, "--cache", redis_server.url) as process:
         done = run_until(process.address, "status", good=lambda done: done.returncode == 0)
-        assert "there may be more" not in done.stdout
+        assert "may be incomplete" not in done.stdout
         redis_server.kill()
-        done = run_until(process.address, "status", good=lambda done: "there may be more" in done.stdout)
+        done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stdout)
         assert done.returncode == 0, "it can answer"
         assert good_json(run(process.address, "status", "--json"))["complete"] is False
         done = run(process.address, "create", "a", "--wait-for", "cached", "--wait-timeout", "0.2")
         assert done.returncode == 3
-        assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache cannot be reached")
+        assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache is unreachable")
         assert done.stderr.endswith("the change IS stored\n")
         assert run(process.address, "toggle", "a", "on").returncode == 0, "who did not ask is not told"
         done = run(process.address, "verify")
@@ -238,7 +241,7 @@ def test_status_without_the_shared_cache_says_that_there_may_be_more(
 
 @asynccontextmanager
 async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
-    """`keeps`: vouch for it, so that no replica does and puts by itself what has just changed once more."""
+    """`is_holder`: take the cache lease, so that no replica holds it and puts recent changes again by itself."""
     cache = RedisCache(url, timeout_s=1.0)
     await cache.open()
     try:
@@ -261,7 +264,7 @@ def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
 
 async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
-    async with cache_at(redis_clean_url, keeps=True) as cache, replica(**stores) as (client, server):
+    async with cache_at(redis_clean_url, is_holder=True) as cache, replica(**stores) as (client, server):
 
         async def verify(*arguments: str) -> Done:
             return await asyncio.to_thread(run, f"127.0.0.1:{server.port}", "verify", *arguments)
@@ -271,7 +274,7 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
         current = await client.toggle("older", True)
         done = await verify()
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "3 cached entries compared to the store: 0 wrong, 0 repaired\n"
+        assert done.stdout == "3 cached entries compared with the store: 0 different, 0 repaired\n"
 
         await plant(cache, entry("older", 1), entry("newer", 99), entry("ghost", 1), entry("ghost", 5, "staging"))
         done = await verify()
@@ -281,9 +284,9 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
         assert re.search(r" 2 +99 +newer than the store +no", rows["newer", "default"])
         assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
         assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
-        assert "5 cached entries compared to the store: 4 wrong, 0 repaired\n" in done.stdout
-        assert "Restart every replica too" in done.stdout
-        told = "error: 4 entries are not what the store has; put it right with: flagsvc verify --repair\n"
+        assert "5 cached entries compared with the store: 4 different, 0 repaired\n" in done.stdout
+        assert "also restart every replica" in done.stdout
+        told = "error: 4 entries differ from the store; repair with: flagsvc verify --repair\n"
         assert done.stderr == told
 
         done = await verify("--json")
@@ -302,7 +305,7 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
 
         done = await verify("--repair")
         assert (done.returncode, done.stderr) == (0, "")
-        assert "5 cached entries compared to the store: 4 wrong, 4 repaired\n" in done.stdout
+        assert "5 cached entries compared with the store: 4 different, 4 repaired\n" in done.stdout
         assert all(row.rstrip().endswith("yes") for row in done.stdout.splitlines()[1:5])
         done = await verify("--json")
         assert (done.returncode, json.loads(done.stdout)["drifted"]) == (0, 0)

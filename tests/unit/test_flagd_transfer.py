@@ -189,7 +189,7 @@ def test_prune_deletes_only_in_the_files_sets_and_keeps_history(run: Any, store:
 
 def test_prune_with_an_empty_file_is_refused(run: Any, tmp_path: Path) -> None:
     run("import", file(tmp_path / "x.json", {"a": definition()}))
-    assert "it has no flags, so --prune would delete all" in run(
+    assert "the file has no flags, so --prune is refused" in run(
         "import", file(tmp_path / "y.json", {}), "--prune", status=1
     )
     assert "0 flags: 0 created" in run("import", tmp_path / "y.json")
@@ -223,11 +223,11 @@ def test_what_kind_of_file_it_is_is_recognised(run: Any, tmp_path: Path, name: s
     assert told in run("import", tmp_path / name, status=1)
 
 
-def test_validate_says_that_good_files_are_good(run: Any, tmp_path: Path) -> None:
+def test_validate_says_that_valid_files_are_valid(run: Any, tmp_path: Path) -> None:
     shutil.copy(FLAGD[1], tmp_path / "x.json")
     assert run("validate", tmp_path / "x.json", LINES).splitlines() == [
-        f"{tmp_path}/x.json: 9 flags are good",
-        f"{LINES}: 8 flags are good",
+        f"{tmp_path}/x.json: 9 flags are valid",
+        f"{LINES}: 8 flags are valid",
     ]
 
 
@@ -244,7 +244,7 @@ def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) 
         f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known are {known}",
         f"{lines}:2: $: status: 'ON'; it must be ENABLED, DISABLED, BETA or DEPRECATED",
         f"{tmp_path}/none:0: $: cannot be read: No such file or directory",
-        f"{FLAGD[0]}: 1 flag is good",
+        f"{FLAGD[0]}: 1 flag is valid",
     ]
 
 

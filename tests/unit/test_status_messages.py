@@ -94,10 +94,13 @@ def test_a_report_as_a_message() -> None:
 @pytest.mark.parametrize(
     ("report", "told"),
     [
-        (replace(WELL, ready=False, store_up=False), "is not ready: the store does not answer it; see that it runs"),
-        (replace(WELL, ready=False), "is not ready: it has not read the store yet; ask again"),
-        (replace(WELL, view_age_s=None), "was never read, and its bound is 5 s"),
-        (replace(WELL, view_age_s=5.1), "is 5.1 s old, and its bound is 5 s: it says STALE"),
+        (
+            replace(WELL, ready=False, store_up=False),
+            "is not ready: it cannot reach the store; check that the store is running",
+        ),
+        (replace(WELL, ready=False), "is not ready: it has not loaded the flags yet; retry"),
+        (replace(WELL, view_age_s=None), "was never verified (staleness bound 5 s)"),
+        (replace(WELL, view_age_s=5.1), "is 5.1 s old (staleness bound 5 s): it answers with reason STALE"),
     ],
 )
 def test_what_is_wrong_with_a_replica_is_told_with_what_to_do(
@@ -131,7 +134,7 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
     still = replace(first, revisions={"default": 6, "staging": 0})
     status, _, err = shown(capsys, status_of(WELL, first), status_of(newer, still))
     assert status == 1
-    assert err == "error: b lags by 3 changes: it has 5 s to catch up; if it does not, look into its log\n"
+    assert err == "error: b lags by 3 changes: if it does not catch up within 5 s, check its log\n"
 
 
 def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,15 +144,17 @@ def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.C
     assert "stream (down)" in shown(capsys, status_of(replace(WELL, change_feed_up=False)))[1]
 
 
-def test_who_answers_who_keeps_and_that_there_may_be_more(capsys: pytest.CaptureFixture[str]) -> None:
-    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c", keeper=True)]
+def test_who_answers_who_holds_the_lease_and_that_the_list_may_be_incomplete(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c")]
     status, out, _ = shown(capsys, status_of(replace(WELL, holds_cache_lease=False), *others, complete=False))
     assert status == 0
-    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (keeper)"]
+    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (cache lease)"]
     assert "2030-01-02 03:04:05Z" in out
-    assert "there may be more" in out.splitlines()[4]
-    assert "there may be more" not in shown(capsys, status_of(WELL))[1]
-    assert "a (answers, keeper)" in shown(capsys, status_of(WELL))[1]
+    assert "the list may be incomplete" in out.splitlines()[4]
+    assert "the list may be incomplete" not in shown(capsys, status_of(WELL))[1]
+    assert "a (answers, cache lease)" in shown(capsys, status_of(WELL))[1]
 
 
 def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,10 +162,10 @@ def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pyte
     message = verified_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert status == 1
-    for told in ("older than the store", "newer than the store", "another definition", "not in the store"):
+    for told in ("older than the store", "newer than the store", "different definition", "not in the store"):
         assert told in out
-    assert "1,234 cached entries compared to the store: 4 wrong, 0 repaired" in out
-    assert "2 flags are not cached, which is no fault" in out
+    assert "1,234 cached entries compared with the store: 4 different, 0 repaired" in out
+    assert "2 flags are not cached; this is not an error" in out
     assert "flagsvc verify --repair" in err
     _, out, _ = shown(capsys, message, command=replica_commands.verify, as_json=True)
     assert [drift["kind"] for drift in json.loads(out)["drifts"]] == ["OLDER", "NEWER", "DIFFERENT", "DELETED"]
@@ -177,12 +182,15 @@ def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed
     assert "not cached" not in out
     message.checked = message.missing = 1
     _, out, _ = shown(capsys, message, command=replica_commands.verify)
-    assert "1 cached entry compared to the store: 5 wrong, 5 repaired\n1 flag is not cached, which is no fault" in out
+    assert (
+        "1 cached entry compared with the store: 5 different, 5 repaired\n1 flag is not cached; this is not an error"
+        in out
+    )
     message.repaired = 4
-    assert "1 entry is not what the store has" in shown(capsys, message, command=replica_commands.verify)[2]
+    assert "1 entry differs from the store" in shown(capsys, message, command=replica_commands.verify)[2]
 
 
-OTHERS = "other replicas see it by themselves within their staleness bound; the change IS stored"
+OTHERS = "other replicas will see it within their staleness bound; the change IS stored"
 STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
 
 
@@ -201,7 +209,7 @@ STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
             pb.WriteSpread(reached=CACHED, applied_by=["a"], lagging=["b", "c"]),
             [
                 "error: not applied everywhere after 5 s: applied by a; lagging: b, c",
-                " (they answer with the change by themselves within their staleness bounds); the change IS stored",
+                " (they will see the change within their staleness bounds); the change IS stored",
             ],
         ),
         (
@@ -209,42 +217,42 @@ STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
             pb.WriteSpread(reached=STORED, applied_by=["a"]),
             [
                 "error: not applied everywhere after 5 s: applied by a;",
-                " who else lives is not known without the shared cache; ",
+                " without the shared cache other live replicas are unknown; ",
                 OTHERS,
             ],
         ),
         (
             "cached",
             pb.WriteSpread(reached=STORED, applied_by=["a"]),
-            ["error: not cached after 5 s: the shared cache cannot be reached, or there is none; ", OTHERS],
+            ["error: not cached after 5 s: the shared cache is unreachable or not configured; ", OTHERS],
         ),
     ],
 )
-def test_how_far_a_change_has_spread_is_told_to_who_asked(
+def test_the_reached_level_is_reported_if_it_was_asked_for(
     capsys: pytest.CaptureFixture[str], level: str, reached: pb.WriteSpread, told: list[str]
 ) -> None:
     args = argparse.Namespace(wait_for=level, wait_timeout=None, json=False)
-    status = wait_for.tell(args, reached)
+    status = wait_for.report_spread(args, reached)
     captured = capsys.readouterr()
     wrong = told[0].startswith("error")
     assert status == (3 if wrong else 0)
     assert (captured.err if wrong else captured.out) == "".join(told) + "\n"
     assert (captured.out if wrong else captured.err) == ""
     args.json = True
-    assert (wait_for.tell(args, reached), capsys.readouterr().out) == (status, "")
+    assert (wait_for.report_spread(args, reached), capsys.readouterr().out) == (status, "")
     args.wait_for = None
-    assert (wait_for.tell(args, reached), capsys.readouterr().err) == (0, "")
+    assert (wait_for.report_spread(args, reached), capsys.readouterr().err) == (0, "")
 
 
 def test_a_write_has_the_time_of_a_call_and_what_it_waits_for_on_top() -> None:
     args = argparse.Namespace(wait_for="applied", wait_timeout=None, timeout=2.0)
     assert wait_for.deadline_s(args) == 7.0
-    assert wait_for.wanted(args)["wait_timeout"].ToTimedelta().total_seconds() == 5.0
+    assert wait_for.request_fields(args)["wait_timeout"].ToTimedelta().total_seconds() == 5.0
     args.wait_timeout = 0.5
     assert wait_for.deadline_s(args) == 2.5
     args.wait_for = args.wait_timeout = None
     assert wait_for.deadline_s(args) == 2.0
-    assert wait_for.wanted(args) == {}
+    assert wait_for.request_fields(args) == {}
 
 
 @pytest.mark.parametrize(
