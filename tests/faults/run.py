@@ -142,7 +142,7 @@ class _Run:
                 self._told(
                     Progress(
                         self._what,
-                        math.high_water_mark(time.monotonic() - story.began),
+                        math.floor(time.monotonic() - story.began),
                         self._load.evaluations,
                         len(story.writes) + len(story.foreign),
                         len(story.faults),

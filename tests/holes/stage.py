@@ -71,7 +71,7 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
 async def until_vouched(replicas: Sequence[Running]) -> None:
     """Wait until one of the replicas vouches for the shared cache, and has put there what changed."""
     keepers = [each.replica.cache_lease for each in replicas if each.replica.cache_lease is not None]
-    await until(lambda: any(keeper.keeps and not keeper._changed for keeper in keepers))
+    await until(lambda: any(keeper.is_holder and not keeper._changed for keeper in keepers))
 
 
 async def until_answered(client: Client, key: str, revision: int, seconds: float = 5) -> float:

@@ -106,7 +106,7 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
         await replicas[0].client.create("a", status=DISABLED)
-        await until(lambda: any(each.replica.cache_lease.keeps for each in replicas))
+        await until(lambda: any(each.replica.cache_lease.is_holder for each in replicas))
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)

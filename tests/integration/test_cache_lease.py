@@ -67,7 +67,7 @@ async def test_it_puts_everything_and_vouches_for_it_again_and_again(cache: Loss
     near = loaded(3)
     keeper = CacheLease(near, cache)
     await keeper._keep(LEASE_S)
-    assert keeper.keeps
+    assert keeper.is_holder
     assert (await age_of(cache))[0] == 3
     near.confirm(time.monotonic())
     await keeper._keep(LEASE_S)
@@ -152,10 +152,10 @@ async def test_a_redis_that_is_not_what_it_was_is_not_believed(
                 direct.restore(key, 10_000, value)
     near.confirm(time.monotonic())
     await keeper._keep(LEASE_S)
-    assert not keeper.keeps
+    assert not keeper.is_holder
     near.confirm(time.monotonic())
     await keeper._keep(LEASE_S)
-    assert keeper.keeps
+    assert keeper.is_holder
     revision, age = await age_of(cache)
     assert (revision, age < 1.0) == (4, True)
 

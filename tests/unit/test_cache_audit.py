@@ -143,7 +143,7 @@ async def parts_in(path: Path, url: str, **options: object) -> AsyncIterator[Par
     try:
         yield parts
     finally:
-        await parts.drift.close()
+        await parts.cache_auditor.close()
         await parts.cache.close()
         await parts.store.close()
 
@@ -198,28 +198,28 @@ async def test_what_is_right_is_no_drift_and_what_is_not_cached_is_missing(parts
     await parts.make(C)
     await parts.put(await parts.remove(C))
     await parts.put(Entry.absent(FlagId("default", "unknown"), 1))
-    assert await parts.drift.verify(repair=True) == AuditReport(checked=3, missing=1)
+    assert await parts.cache_auditor.verify(repair=True) == AuditReport(checked=3, missing=1)
     assert parts.cache.forced == 0
 
 
 async def test_each_way_of_being_wrong_is_found_and_told(parts: Parts) -> None:
     planted = await plant_one_of_each(parts)
-    found = await parts.drift.verify(repair=False)
+    found = await parts.cache_auditor.verify(repair=False)
     assert {drift.id.key: drift for drift in found.drifts} == planted
     assert (found.checked, found.drifted, found.repaired, found.missing) == (6, 6, 0, 0)
-    assert await parts.drift.verify(repair=False) == found, "only told, so it is still there"
+    assert await parts.cache_auditor.verify(repair=False) == found, "only told, so it is still there"
 
 
 async def test_each_way_of_being_wrong_is_put_right(parts: Parts) -> None:
     planted = await plant_one_of_each(parts)
-    found = await parts.drift.verify(repair=True)
+    found = await parts.cache_auditor.verify(repair=True)
     assert (found.drifted, found.repaired) == (6, 6)
     assert all(drift.repaired for drift in found.drifts)
     for drift in planted.values():
         assert await parts.held(drift.id) == await parts.store.get(drift.id)
-    assert await parts.drift.verify(repair=True) == AuditReport(checked=6)
-    assert (parts.drift.checks, parts.drift.drifted, parts.drift.repaired) == (2, 6, 6)
-    assert time.time() - parts.drift.last_at < 5
+    assert await parts.cache_auditor.verify(repair=True) == AuditReport(checked=6)
+    assert (parts.cache_auditor.checks, parts.cache_auditor.drifted, parts.cache_auditor.repaired) == (2, 6, 6)
+    assert time.time() - parts.cache_auditor.last_at < 5
 
 
 async def test_nothing_is_forced_that_the_cache_takes_anyway(parts: Parts) -> None:
@@ -227,7 +227,7 @@ async def test_nothing_is_forced_that_the_cache_takes_anyway(parts: Parts) -> No
     await parts.switch(A, enabled=True)
     await parts.make(B)
     await parts.remove(B)
-    assert (await parts.drift.verify(repair=True)).repaired == 2
+    assert (await parts.cache_auditor.verify(repair=True)).repaired == 2
     assert parts.cache.forced == 0
 
 
@@ -235,14 +235,14 @@ async def test_an_entry_that_is_told_twice_counts_once(parts: Parts) -> None:
     await parts.make(A)
     await parts.switch(A, enabled=True)
     parts.cache.tells_twice = True
-    found = await parts.drift.verify(repair=True)
+    found = await parts.cache_auditor.verify(repair=True)
     assert (found.checked, found.drifted, found.repaired) == (1, 1, 1)
 
 
 async def test_what_the_cache_refuses_is_not_repaired(parts: Parts) -> None:
     planted = await parts.plant(Entry.of(Flag(key="a", revision=9)))
     parts.cache.refuses = True
-    found = await parts.drift.verify(repair=True)
+    found = await parts.cache_auditor.verify(repair=True)
     assert (found.drifted, found.repaired) == (1, 0)
     assert not found.drifts[0].repaired
     assert await parts.held(A) == planted
@@ -280,7 +280,7 @@ async def test_what_was_read_on_the_way_is_held_by_this_replica_too(parts: Parts
     newer = await parts.switch(A, enabled=True)
     await parts.make(B)
     await parts.switch(B, enabled=True)
-    assert (await parts.drift.verify(repair=True)).repaired == 2
+    assert (await parts.cache_auditor.verify(repair=True)).repaired == 2
     held = parts.near.get(A)
     assert held is not None
     assert held.entry == newer
@@ -313,7 +313,7 @@ async def test_changes_that_go_on_meanwhile_are_no_drift(parts: Parts) -> None:
         return count
 
     writers = [asyncio.create_task(writer(n)) for n in range(4)]
-    found = [await parts.drift.verify(repair=n % 2 == 0) for n in range(12)]
+    found = [await parts.cache_auditor.verify(repair=n % 2 == 0) for n in range(12)]
     done.set()
     assert sum(await asyncio.gather(*writers)) > 100
     assert [each.drifts for each in found] == [[]] * len(found)
@@ -326,7 +326,7 @@ async def test_a_change_that_was_between_store_and_cache_at_the_first_look_is_no
     await parts.make(A)
     changed = await parts.switch(A, enabled=True)
     parts.cache.when_swept = lambda: parts.put(changed)
-    assert await parts.drift.verify(repair=False) == AuditReport(checked=1)
+    assert await parts.cache_auditor.verify(repair=False) == AuditReport(checked=1)
 
 
 async def test_a_change_that_is_between_store_and_cache_at_the_second_look_is_no_drift(parts: Parts) -> None:
@@ -340,9 +340,9 @@ async def test_a_change_that_is_between_store_and_cache_at_the_second_look_is_no
         return late
 
     parts.store.load = loaded  # type: ignore[method-assign,assignment]
-    assert await parts.drift.verify(repair=True) == AuditReport(checked=1)
+    assert await parts.cache_auditor.verify(repair=True) == AuditReport(checked=1)
     parts.store.load = load  # type: ignore[method-assign]
-    assert (await parts.drift.verify(repair=False)).drifted == 1, "it never arrived: now that is drift"
+    assert (await parts.cache_auditor.verify(repair=False)).drifted == 1, "it never arrived: now that is drift"
 
 
 async def test_a_primary_that_was_replaced_does_not_make_the_cache_look_newer(parts: Parts) -> None:
@@ -363,7 +363,7 @@ async def test_a_primary_that_was_replaced_does_not_make_the_cache_look_newer(pa
         return type(late)([before.flag], {"default": before.revision})
 
     parts.store.load = loaded  # type: ignore[method-assign,assignment]
-    assert await parts.drift.verify(repair=True) == AuditReport(checked=1)
+    assert await parts.cache_auditor.verify(repair=True) == AuditReport(checked=1)
     assert await parts.held(A) == changed
     assert not replaced
 
@@ -378,7 +378,7 @@ async def test_a_change_made_while_an_entry_is_forced_is_not_undone(parts: Parts
         made.append(await parts.make(A, cached=False))
 
     parts.cache.after_force = created_meanwhile
-    assert (await parts.drift.verify(repair=True)).repaired == 1
+    assert (await parts.cache_auditor.verify(repair=True)).repaired == 1
     assert parts.cache.forced == 1
     assert await parts.held(A) == made[0]
 
@@ -398,7 +398,7 @@ async def test_a_forced_entry_is_believed_by_nobody_until_it_was_read_again(part
 
     parts.cache.after_force = dies
     with pytest.raises(Dies):
-        await parts.drift.verify(repair=True)
+        await parts.cache_auditor.verify(repair=True)
     found = await parts.cache.fetch(A, 5.0)
     assert found is not None
     assert (found.entry, found.as_of) == (Entry.absent(A, 1), NEVER)
@@ -410,7 +410,7 @@ async def test_the_first_thousand_are_told_and_all_are_counted_and_repaired(part
     planted = [Entry.of(Flag(key=flag_id.key, revision=1)) for flag_id in ids]
     for start in range(0, len(planted), 100):
         await parts.cache.plant(planted[start : start + 100])
-    found = await parts.drift.verify(repair=True)
+    found = await parts.cache_auditor.verify(repair=True)
     assert (found.checked, found.drifted, found.repaired) == (len(ids), len(ids), len(ids))
     assert len(found.drifts) == MAX_LISTED
 
@@ -437,13 +437,13 @@ async def test_what_cannot_be_asked_is_said_so_and_is_no_good_result(tmp_path: P
 
         parts.cache.before_peek = pauses
         with pytest.raises(CacheUnavailable):
-            await parts.drift.verify(repair=True)
+            await parts.cache_auditor.verify(repair=True)
         redis_server.resume()
         await until(lambda: parts.cache.available)
         redis_server.kill()
         with pytest.raises(CacheUnavailable):
-            await parts.drift.verify(repair=True)
-    assert parts.drift.checks == 0
+            await parts.cache_auditor.verify(repair=True)
+    assert parts.cache_auditor.checks == 0
 
 
 async def test_a_store_that_cannot_be_asked_changes_nothing_in_the_cache(parts: Parts) -> None:
@@ -454,31 +454,31 @@ async def test_a_store_that_cannot_be_asked_changes_nothing_in_the_cache(parts: 
 
     parts.store.on_revisions = fails
     with pytest.raises(StoreUnavailable):
-        await parts.drift.verify(repair=True)
+        await parts.cache_auditor.verify(repair=True)
     assert await parts.held(A) == planted
-    assert parts.drift.checks == 0
+    assert parts.cache_auditor.checks == 0
 
 
 async def test_the_keeper_checks_in_the_background_and_warns(tmp_path: Path, redis_clean_url: str) -> None:
     keeper = False
     async with parts_in(tmp_path, redis_clean_url, interval_s=0.05, keeper=lambda: keeper) as parts:
         with capture_logs() as lines:
-            parts.drift.start()
+            parts.cache_auditor.start()
             await asyncio.sleep(0.3)
-            assert parts.drift.checks == 0, "another replica does"
+            assert parts.cache_auditor.checks == 0, "another replica does"
             await parts.plant(Entry.of(Flag(key="a", revision=9)))
             keeper = True
-            await until(lambda: parts.drift.checks > 1)
-        assert (parts.drift.drifted, parts.drift.repaired) == (1, 1)
+            await until(lambda: parts.cache_auditor.checks > 1)
+        assert (parts.cache_auditor.drifted, parts.cache_auditor.repaired) == (1, 1)
         warned = [line for line in lines if line["log_level"] == "warning"]
         assert [(line["event"], line["drifted"], line["repaired"]) for line in warned] == [
             ("shared cache had drifted", 1, 1)
         ]
         assert warned[0]["first"] == ["default/a: DELETED"]
-        await parts.drift.close()
-        checks = parts.drift.checks
+        await parts.cache_auditor.close()
+        checks = parts.cache_auditor.checks
         await asyncio.sleep(0.2)
-        assert parts.drift.checks == checks
+        assert parts.cache_auditor.checks == checks
 
 
 async def test_the_background_goes_on_after_any_failure(tmp_path: Path, redis_clean_url: str) -> None:
@@ -492,12 +492,12 @@ async def test_the_background_goes_on_after_any_failure(tmp_path: Path, redis_cl
 
         parts.store.on_revisions = fails
         with capture_logs() as lines:
-            parts.drift.start()
-            await until(lambda: parts.drift.checks == 1)
+            parts.cache_auditor.start()
+            await until(lambda: parts.cache_auditor.checks == 1)
         assert [line["log_level"] for line in lines] == ["info", "error", "warning"]
 
 
 async def test_an_interval_of_zero_is_never(parts: Parts) -> None:
-    parts.drift.start()
+    parts.cache_auditor.start()
     await asyncio.sleep(0.05)
-    assert parts.drift.checks == 0
+    assert parts.cache_auditor.checks == 0

@@ -26,7 +26,7 @@ _SCHEMA = "2"
 _COMMON = """
 local clock = redis.call('TIME')
 local micros = clock[1] * 1000000 + clock[2]
-local now = math.high_water_mark(micros / 1000)
+local now = math.floor(micros / 1000)
 
 -- Another type than a text counts as nothing, and is replaced.
 local function text_at(key)
