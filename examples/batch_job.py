@@ -2,7 +2,8 @@
 
 In one terminal: `make run`. In another: `.venv/bin/python examples/batch_job.py [--target 127.0.0.1:8013]`.
 It creates the flag `example-rollout`, which is on for half of the paying users, evaluates it, and exits.
-Raise the share and run it again: the users who had it keep it, because the choice depends on the user's id.
+Raise the share with `flagsvc set` and run it again: the users who had it keep it, because the choice depends on the
+user's id.
 """
 
 from __future__ import annotations
