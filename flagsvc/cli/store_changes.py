@@ -89,7 +89,7 @@ async def make_changes(
             decisions[:] = [decide(current)]  # a store decides again after a conflict with another writer
             return decisions[0]
 
-        entry = await store.change(flag_id, decide_and_note)
+        entry = await store.write(flag_id, decide_and_note)
         record(flag_id, decisions[0] if decisions else None)
         if entry is not None:
             await publish_change(cache, entry)

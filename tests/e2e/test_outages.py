@@ -220,7 +220,7 @@ async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
         await until(lambda: server.replica.follower.subscription_up)
         await asyncio.sleep(0.5)
         dying = store_for(mongo_database_url)
-        entry = await dying.change(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))
+        entry = await dying.write(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))
         await dying.close()
         assert entry
         await asyncio.sleep(1.5)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import redis
 
-from flagsvc.adapters.redis.scripts import MARK_KEY, cache_key
+from flagsvc.adapters.redis.scripts import LEASE_KEY, cache_key
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Vouched
 from tests.holes.stage import (
@@ -111,11 +111,11 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
         for each in asking:
             stack.push_async_callback(each.stop)
         with Cached(server.url) as cached:
-            held = (cache_key(FlagId("default", "a")), MARK_KEY)
+            held = (cache_key(FlagId("default", "a")), LEASE_KEY)
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
             keeping = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
-            gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.begun
+            gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.acquired
             await gate.until_reached()
             for key, text in dumped:
                 cached.redis.restore(key, 5_000, text, replace=True)
@@ -124,7 +124,7 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
         await asyncio.to_thread(server.start)
         await until(lambda: keeping.cache.available)
         gate.open()
-        await until(lambda: keeping.keeper.begun > begun, 5)
+        await until(lambda: keeping.keeper.acquired > begun, 5)
         async with running(NONE, **settings) as (late,):
             assert (await late.client.evaluate("a")).revision == new
         for each in asking:

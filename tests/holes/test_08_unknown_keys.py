@@ -10,7 +10,6 @@ import pytest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
-from flagsvc.view import entries as held
 from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_vouched
 
 GROWTH_KB = 30_000
@@ -59,7 +58,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
             assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
-            assert len(each.replica.near._high_water_marks) <= MAX_HIGH_WATER_MARKS
+            assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
             assert len(each.replica.reader._lookup._flights) == 0
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
