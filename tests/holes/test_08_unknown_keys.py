@@ -10,6 +10,7 @@ import pytest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
+from flagsvc.view import partial_view
 from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_vouched
 
 GROWTH_KB = 30_000
