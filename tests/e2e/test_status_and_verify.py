@@ -23,7 +23,7 @@ from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.ports import Entry, Vouched
+from flagsvc.ports import Entry, LeaseState
 from flagsvc.replication.cache_audit import AuditReport
 from tests.replicas import FLAGSVC, Process, replica, until
 from tests.servers import Mongod, RedisServer
@@ -247,7 +247,7 @@ async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisC
     try:
         await cache.put([], time.monotonic())  # learns Redis's clock
         if is_holder:
-            assert await cache.vouch(time.monotonic(), 120.0, anew=True) is Vouched.KEPT
+            assert (await cache.acquire_lease(time.monotonic(), 120.0)).state is LeaseState.HELD
         yield cache
     finally:
         await cache.close()

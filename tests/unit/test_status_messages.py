@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from flagsvc.adapters.redis.messages import event_in, heartbeat_text
 from flagsvc.api.flag_service.replica_messages import status_to_message, verified_to_message
 from flagsvc.cli import replica_commands, wait_for
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.ports import Heartbeat, ReplicaStatus
 from flagsvc.replication.cache_audit import AuditReport, DriftedEntry, DriftKind
-from flagsvc.replication.heartbeats import Report
 
-WELL = Report(
-    replica="a",
+STATUS = ReplicaStatus(
     version="1.2.3",
     started_at=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC),
-    revisions={"default": 7, "staging": 2},
     view_age_s=0.25,
     staleness_bound_s=5.0,
     ready=True,
@@ -30,9 +30,17 @@ WELL = Report(
     subscription_up=True,
     change_feed="stream",
     change_feed_up=True,
-    holds_cache_lease=True,
+    lease_left_s=4.0,
     flags=3,
 )
+REVISIONS = {"default": 7, "staging": 2}
+
+
+def heartbeat(replica: str = "a", revisions: Mapping[str, int] = REVISIONS, **status: Any) -> Heartbeat:
+    return Heartbeat(replica=replica, number=1, revisions=revisions, status=replace(STATUS, **status))
+
+
+WELL = heartbeat()
 
 
 class Stub:
@@ -57,12 +65,12 @@ def shown(
     return status, told.out, told.err
 
 
-def status_of(*reports: Report, age_s: float = 0.5, complete: bool = True) -> pb.GetStatusResponse:
-    return status_to_message([(report, age_s) for report in reports], answered_by="a", complete=complete)
+def status_of(*heartbeats: Heartbeat, age_s: float = 0.5, complete: bool = True) -> pb.GetStatusResponse:
+    return status_to_message([(each, age_s) for each in heartbeats], answered_by="a", complete=complete)
 
 
 def test_a_report_as_a_message() -> None:
-    behind = replace(WELL, replica="b", revisions={"default": 5, "other": 1}, view_age_s=None, change_feed="none")
+    behind = heartbeat(replica="b", revisions={"default": 5, "other": 1}, view_age_s=None, change_feed="none")
     message = status_to_message([(behind, 1.5), (WELL, 0.0)], answered_by="a", complete=False)
     assert (message.answered_by, message.complete) == ("a", False)
     assert [r.replica for r in message.replicas] == ["a", "b"]
@@ -84,10 +92,10 @@ def test_a_report_as_a_message() -> None:
         holds_cache_lease=True,
         flags=3,
     )
-    assert first.started_at.ToDatetime(tzinfo=UTC) == WELL.started_at
+    assert first.started_at.ToDatetime(tzinfo=UTC) == STATUS.started_at
     assert (second.lag, second.view_age_ms, second.reported_ms_ago) == (2 + 2, -1, 1500)
     assert second.change_feed == pb.CHANGE_FEED_NONE
-    polling = status_of(replace(WELL, change_feed="polling"))
+    polling = status_of(heartbeat(change_feed="polling"))
     assert polling.replicas[0].change_feed == pb.CHANGE_FEED_POLLING
 
 
@@ -95,16 +103,16 @@ def test_a_report_as_a_message() -> None:
     ("report", "told"),
     [
         (
-            replace(WELL, ready=False, store_up=False),
+            heartbeat(ready=False, store_up=False),
             "is not ready: it cannot reach the store; check that the store is running",
         ),
-        (replace(WELL, ready=False), "is not ready: it has not loaded the flags yet; retry"),
-        (replace(WELL, view_age_s=None), "was never verified (staleness bound 5 s)"),
-        (replace(WELL, view_age_s=5.1), "is 5.1 s old (staleness bound 5 s): it answers with reason STALE"),
+        (heartbeat(ready=False), "is not ready: it has not loaded the flags yet; retry"),
+        (heartbeat(view_age_s=None), "was never verified (staleness bound 5 s)"),
+        (heartbeat(view_age_s=5.1), "is 5.1 s old (staleness bound 5 s): it answers with reason STALE"),
     ],
 )
 def test_what_is_wrong_with_a_replica_is_told_with_what_to_do(
-    capsys: pytest.CaptureFixture[str], report: Report, told: str
+    capsys: pytest.CaptureFixture[str], report: Heartbeat, told: str
 ) -> None:
     status, _, err = shown(capsys, status_of(replace(report, replica="b"), WELL))
     assert status == 1
@@ -125,9 +133,9 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replica_commands, "RETRY_DELAY_S", 0)
-    first = replace(WELL, replica="b", revisions={"default": 5, "staging": 2})
+    first = heartbeat(replica="b", revisions={"default": 5, "staging": 2})
     caught_up = replace(first, revisions={"default": 7, "staging": 2})
-    newer = replace(WELL, revisions={"default": 9, "staging": 2})
+    newer = heartbeat(revisions={"default": 9, "staging": 2})
     status, out, err = shown(capsys, status_of(WELL, first), status_of(newer, caught_up))
     assert (status, err) == (0, "")
     assert " 2 " in out, "as it was told"
@@ -140,15 +148,15 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
 def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.CaptureFixture[str]) -> None:
     feeds = {"stream": "stream", "polling": "polling, within 5 s", "none": "-"}
     for feed, told in feeds.items():
-        assert told in shown(capsys, status_of(replace(WELL, change_feed=feed)))[1]
-    assert "stream (down)" in shown(capsys, status_of(replace(WELL, change_feed_up=False)))[1]
+        assert told in shown(capsys, status_of(heartbeat(change_feed=feed)))[1]
+    assert "stream (down)" in shown(capsys, status_of(heartbeat(change_feed_up=False)))[1]
 
 
 def test_who_answers_who_holds_the_lease_and_that_the_list_may_be_incomplete(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c")]
-    status, out, _ = shown(capsys, status_of(replace(WELL, holds_cache_lease=False), *others, complete=False))
+    others = [heartbeat(replica="b", lease_left_s=0.0), heartbeat(replica="c")]
+    status, out, _ = shown(capsys, status_of(heartbeat(lease_left_s=0.0), *others, complete=False))
     assert status == 0
     assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (cache lease)"]
     assert "2030-01-02 03:04:05Z" in out
@@ -255,16 +263,16 @@ def test_a_write_has_the_time_of_a_call_and_what_it_waits_for_on_top() -> None:
     assert wait_for.request_fields(args) == {}
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", "null", '{"replica": "a"}', "not json"],
-)
-def test_a_report_that_is_none_is_left_out(text: str) -> None:
-    assert Report.of_text(text) is None
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"replica": "a"}', "not json"])
+def test_what_is_no_heartbeat_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|neither"):
+        event_in(text.encode())
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("flags", "many"), ("ready", 1), ("revisions", {"default": "7"})])
-def test_a_report_with_a_value_of_another_type_is_left_out(name: str, wrong: object) -> None:
-    good = json.loads(WELL.to_text())
-    assert Report.of_text(json.dumps(good)) is not None
-    assert Report.of_text(json.dumps({**good, name: wrong})) is None
+@pytest.mark.parametrize(("name", "wrong"), [("flags", "many"), ("ready", 1), ("started_at", 7), ("version", None)])
+def test_a_replica_whose_status_cannot_be_understood_is_left_out(name: str, wrong: object) -> None:
+    good = json.loads(heartbeat_text(WELL))
+    assert event_in(json.dumps(good).encode()) == WELL
+    read = event_in(json.dumps({**good, "status": {**good["status"], name: wrong}}).encode())
+    assert read == replace(WELL, status=None)
+    assert not status_to_message([(replace(WELL, status=None), 0.0)], answered_by="b", complete=True).replicas
