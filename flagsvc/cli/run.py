@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from flagsvc.settings import Settings
+from flagsvc.signals import STOP, exit_at_once_on
 
 Command = Callable[[argparse.Namespace], int]
 _SERVE_OPTIONS = (
@@ -16,7 +17,8 @@ _SERVE_OPTIONS = (
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal arrives."""
+    """Serve until a signal arrives. A signal before the server has started ends the process immediately."""
+    exit_at_once_on(*STOP)
     import asyncio  # noqa: PLC0415  only `serve` needs it
 
     import uvloop  # noqa: PLC0415
