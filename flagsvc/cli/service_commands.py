@@ -47,16 +47,14 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         min_revision=args.min_revision,
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
-    evaluation = response.evaluation
+    evaluation, code = response.evaluation, response.evaluation.error_code
     has_value = evaluation.value.WhichOneof("kind") is not None
     fields = {
         "flagKey": evaluation.flag_key,
         "value": from_value(evaluation.value, "value") if has_value else None,
         "variant": evaluation.variant or None,
         "reason": types.Reason.Name(evaluation.reason).removeprefix("REASON_"),
-        "errorCode": types.ErrorCode.Name(evaluation.error_code).removeprefix("ERROR_CODE_")
-        if evaluation.error_code
-        else None,
+        "errorCode": types.ErrorCode.Name(code).removeprefix("ERROR_CODE_") if code else None,
         "revision": evaluation.revision,
         "source": types.DefinitionSource.Name(evaluation.source).removeprefix("DEFINITION_SOURCE_"),
         "ageMs": evaluation.age_ms,
@@ -66,12 +64,11 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json({**fields, **explained})
     else:
         value = render.text(fields["value"]) if has_value else "(none: the caller's default applies)"
-        render.print_fields(
-            {**fields, "value": value, "error": evaluation.error_message, "enabled": evaluation.enabled}
-        )
+        more = {"error": evaluation.error_message, "enabled": evaluation.enabled}
+        render.print_fields({**fields, "value": value, **more})
         if args.explain:
             print_explanation(evaluation.flag_key, response.explanation)
-    return 1 if evaluation.error_code else 0
+    return 1 if code else 0
 
 
 def toggle(args: argparse.Namespace, stub: Stub) -> int:
