@@ -29,8 +29,8 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
 
     if settings.staleness_bound_s < MIN_MONGODB_BOUND_S:
         raise SettingsError(
-            f"FLAGSVC_STALENESS_BOUND_S {settings.staleness_bound_s:g}: MongoDB needs at least {MIN_MONGODB_BOUND_S:g} s:"
-            " within a shorter bound, its answers and a pause of the process do not fit"
+            f"FLAGSVC_STALENESS_BOUND_S is {settings.staleness_bound_s:g}; with MongoDB it has to be at least"
+            f" {MIN_MONGODB_BOUND_S:g}: its answers and a pause of the process do not fit into a shorter bound"
         )
     timing = Timing.of_bound(settings.staleness_bound_s)
     try:

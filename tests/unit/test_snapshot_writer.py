@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(near: Any, snapshot: Any) -> AsyncIterator[Snapshots]:
+async def running(near: Any, snapshot: Any) -> AsyncIterator[SnapshotWriter]:
     saving = SnapshotWriter(near, snapshot, lambda: NOW)
     saving.start()
     try:
