@@ -52,8 +52,8 @@ def test_canonical_extended_json_is_the_same(store: str, tmp_path: Path, capsys:
     for text in (relaxed, canonical):
         (tmp_path / "f.ndjson").write_text(text)
         assert main(["import", str(tmp_path / "f.ndjson"), "--store", store, "--json"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(t["created"], t["unchanged"]) for t in told] == [(1, 0), (0, 1)]
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(t["created"], t["unchanged"]) for t in results] == [(1, 0), (0, 1)]
 
 
 def test_export_and_import_are_inverse(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,15 +96,15 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("line", "told"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("line", "expected"), BAD.values(), ids=BAD)
 def test_a_bad_file_is_refused_whole(
-    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
 ) -> None:
     file = tmp_path / "bad.ndjson"
     file.write_text(f"{GOOD}\n{line}\n")
     assert main(["import", str(file), "--store", store]) == 1
     errors = capsys.readouterr().err
-    assert told in errors
+    assert expected in errors
     assert "Traceback" not in errors
     assert rows(store) == 0
 
@@ -118,7 +118,7 @@ def test_not_utf8_and_not_there(store: str, tmp_path: Path, capsys: pytest.Captu
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_every_problem_is_told_at_once(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_is_reported_at_once(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.ndjson"
     file.write_text('{"key": "a", "status": "ON", "sortOrder": "x"}\n{"key": "b", "name": 1}\n')
     assert main(["import", str(file), "--store", store]) == 1
@@ -133,7 +133,7 @@ def test_a_json_array_is_read_too(store: str, tmp_path: Path, capsys: pytest.Cap
     assert "1 created" in capsys.readouterr().out
 
 
-def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(EIGHT), "--store", f"sqlite:///{tmp_path}/no/such/folder.db"]) == 1
     assert "cannot be used as a store" in capsys.readouterr().err
     (tmp_path / "text.db").write_text("this is no database, however long it may be" * 100)

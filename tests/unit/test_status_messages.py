@@ -61,8 +61,8 @@ def shown(
 ) -> tuple[int, str, str]:
     args = argparse.Namespace(timeout=5, json=as_json, repair=False)
     status = command(args, Stub(*answers))
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def status_of(*heartbeats: Heartbeat, age_s: float = 0.5, complete: bool = True) -> pb.GetStatusResponse:
@@ -100,7 +100,7 @@ def test_a_report_as_a_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "told"),
+    ("report", "expected"),
     [
         (
             heartbeat(ready=False, store_up=False),
@@ -111,13 +111,13 @@ def test_a_report_as_a_message() -> None:
         (heartbeat(view_age_s=5.1), "is 5.1 s old (staleness bound 5 s): it answers with reason STALE"),
     ],
 )
-def test_what_is_wrong_with_a_replica_is_told_with_what_to_do(
-    capsys: pytest.CaptureFixture[str], report: Heartbeat, told: str
+def test_a_replicas_problem_is_reported_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], report: Heartbeat, expected: str
 ) -> None:
     status, _, err = shown(capsys, status_of(replace(report, replica="b"), WELL))
     assert status == 1
     assert err.startswith("error: b")
-    assert told in err
+    assert expected in err
     assert err.count("\n") == 1, "a is well"
     status, out, _ = shown(capsys, status_of(replace(report, replica="b"), WELL), as_json=True)
     assert (status, len(json.loads(out)["problems"])) == (1, 1)
@@ -138,7 +138,7 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
     newer = heartbeat(revisions={"default": 9, "staging": 2})
     status, out, err = shown(capsys, status_of(WELL, first), status_of(newer, caught_up))
     assert (status, err) == (0, "")
-    assert " 2 " in out, "as it was told"
+    assert " 2 " in out, "the lag as reported"
     still = replace(first, revisions={"default": 6, "staging": 0})
     status, _, err = shown(capsys, status_of(WELL, first), status_of(newer, still))
     assert status == 1
@@ -147,8 +147,8 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
 
 def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.CaptureFixture[str]) -> None:
     feeds = {"stream": "stream", "polling": "polling, within 5 s", "none": "-"}
-    for feed, told in feeds.items():
-        assert told in shown(capsys, status_of(heartbeat(change_feed=feed)))[1]
+    for feed, expected in feeds.items():
+        assert expected in shown(capsys, status_of(heartbeat(change_feed=feed)))[1]
     assert "stream (down)" in shown(capsys, status_of(heartbeat(change_feed_up=False)))[1]
 
 
@@ -170,8 +170,8 @@ def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pyte
     message = verified_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert status == 1
-    for told in ("older than the store", "newer than the store", "different definition", "not in the store"):
-        assert told in out
+    for expected in ("older than the store", "newer than the store", "different definition", "not in the store"):
+        assert expected in out
     assert "1,234 cached entries compared with the store: 4 different, 0 repaired" in out
     assert "2 flags are not cached; this is not an error" in out
     assert "flagsvc verify --repair" in err
@@ -203,7 +203,7 @@ STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
 
 
 @pytest.mark.parametrize(
-    ("level", "reached", "told"),
+    ("level", "reached", "expected"),
     [
         ("stored", pb.WriteSpread(revision=7, reached=CACHED), ["revision 7: stored"]),
         ("cached", pb.WriteSpread(revision=7, reached=CACHED), ["revision 7: stored, cached and announced"]),
@@ -237,14 +237,14 @@ STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
     ],
 )
 def test_the_reached_level_is_reported_if_it_was_asked_for(
-    capsys: pytest.CaptureFixture[str], level: str, reached: pb.WriteSpread, told: list[str]
+    capsys: pytest.CaptureFixture[str], level: str, reached: pb.WriteSpread, expected: list[str]
 ) -> None:
     args = argparse.Namespace(wait_for=level, wait_timeout=None, json=False)
     status = wait_for.report_spread(args, reached)
     captured = capsys.readouterr()
-    wrong = told[0].startswith("error")
+    wrong = expected[0].startswith("error")
     assert status == (3 if wrong else 0)
-    assert (captured.err if wrong else captured.out) == "".join(told) + "\n"
+    assert (captured.err if wrong else captured.out) == "".join(expected) + "\n"
     assert (captured.out if wrong else captured.err) == ""
     args.json = True
     assert (wait_for.report_spread(args, reached), capsys.readouterr().out) == (status, "")
