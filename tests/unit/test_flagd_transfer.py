@@ -37,10 +37,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def run(store: str, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: object, status: int = 0) -> str:
         found = main([str(each) for each in arguments])
-        output = capsys.readouterr()
-        assert found == status, output
-        assert "Traceback" not in output.err
-        return output.out if status == 0 or arguments[0] == "validate" else output.err
+        captured = capsys.readouterr()
+        assert found == status, captured
+        assert "Traceback" not in captured.err
+        return captured.out if status == 0 or arguments[0] == "validate" else captured.err
 
     return call
 
@@ -148,10 +148,10 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(run: Any, tmp_path: P
         f"    targeting: {compact(before)} -> {compact(rule)}",
         "    metadata.team: web -> app",
     ]
-    [change] = re.findall(r"~ d\n    targeting: (.*)\n", output)
-    assert len(change) < 250
-    assert "user40@example.com" in change.partition(" -> ")[0]
-    assert "another@example.com" in change.partition(" -> ")[2]
+    [shown] = re.findall(r"~ d\n    targeting: (.*)\n", output)
+    assert len(shown) < 250
+    assert "user40@example.com" in shown.partition(" -> ")[0]
+    assert "another@example.com" in shown.partition(" -> ")[2]
     assert "- c" in output.splitlines()
     assert output.endswith("1 created, 3 updated, 1 deleted, 0 unchanged; nothing was written (--dry-run)\n")
     found = json.loads(run("import", path, "--dry-run", "--prune", "--json"))
@@ -166,9 +166,9 @@ def test_a_dry_run_of_mongoexport_lines_shows_the_difference_too(run: Any, tmp_p
     run("import", LINES)
     changed = tmp_path / "x.ndjson"
     changed.write_text(LINES.read_text().replace('"Support Chat"', '"Chat"'))
-    lines = run("import", changed, "--dry-run").splitlines()
-    assert lines[:2] == ["~ support-chat", "    name: Support Chat -> Chat"]
-    assert lines[-1].startswith("0 created, 1 updated, 0 deleted, 7 unchanged")
+    output = run("import", changed, "--dry-run").splitlines()
+    assert output[:2] == ["~ support-chat", "    name: Support Chat -> Chat"]
+    assert output[-1].startswith("0 created, 1 updated, 0 deleted, 7 unchanged")
 
 
 def test_prune_deletes_only_in_the_files_sets_and_keeps_history(run: Any, store: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_prune_deletes_only_in_the_files_sets_and_keeps_history(run: Any, store:
 
 def test_prune_with_an_empty_file_is_refused(run: Any, tmp_path: Path) -> None:
     run("import", file(tmp_path / "x.json", {"a": definition()}))
-    assert "it has no flags, so --prune would delete all" in run(
+    assert "the file has no flags, so --prune is refused" in run(
         "import", file(tmp_path / "y.json", {}), "--prune", status=1
     )
     assert "0 flags: 0 created" in run("import", tmp_path / "y.json")
@@ -208,7 +208,7 @@ def test_a_bad_file_is_refused_whole_with_lines_and_paths(run: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "error"),
+    ("name", "content", "expected"),
     [
         ("x.json", '{"flags": {', "not JSON"),
         ("x.txt", '{\n  "$schema": "x",\n  "flags": {"a": 1}\n}', "$.flags.a"),
@@ -218,16 +218,18 @@ def test_a_bad_file_is_refused_whole_with_lines_and_paths(run: Any, tmp_path: Pa
         ("x.yaml", "key: a\n", "$.flags: missing"),
     ],
 )
-def test_a_files_format_is_recognised(run: Any, tmp_path: Path, name: str, content: str, error: str) -> None:
+def test_what_kind_of_file_it_is_is_recognised(
+    run: Any, tmp_path: Path, name: str, content: str, expected: str
+) -> None:
     (tmp_path / name).write_text(content)
-    assert error in run("import", tmp_path / name, status=1)
+    assert expected in run("import", tmp_path / name, status=1)
 
 
-def test_validate_says_that_good_files_are_good(run: Any, tmp_path: Path) -> None:
+def test_validate_says_that_valid_files_are_valid(run: Any, tmp_path: Path) -> None:
     shutil.copy(FLAGD[1], tmp_path / "x.json")
     assert run("validate", tmp_path / "x.json", LINES).splitlines() == [
-        f"{tmp_path}/x.json: 9 flags are good",
-        f"{LINES}: 8 flags are good",
+        f"{tmp_path}/x.json: 9 flags are valid",
+        f"{LINES}: 8 flags are valid",
     ]
 
 
@@ -244,7 +246,7 @@ def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) 
         f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known properties: {known}",
         f"{lines}:2: $: status: 'ON'; it must be ENABLED, DISABLED, BETA or DEPRECATED",
         f"{tmp_path}/none:0: $: cannot be read: No such file or directory",
-        f"{FLAGD[0]}: 1 flag is good",
+        f"{FLAGD[0]}: 1 flag is valid",
     ]
 
 
