@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import flagsvc_client
 import grpc
@@ -70,7 +70,7 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.ready, bool)
         assert_type(client.listen(on_event), Callable[[], None])
         assert_type(client.wait_ready(1.0), bool)
-        print(client.state == "stale")
+        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
         for event in client.watch():
             assert_type(event, Snapshot | Change)
         client.close()
@@ -97,7 +97,7 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.ready, bool)
         assert_type(client.listen(on_event), Callable[[], None])
         assert_type(await client.wait_ready(1.0), bool)
-        print(client.state == "stale")
+        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
         async for event in client.watch():
             assert_type(event, Snapshot | Change)
         await client.close()
