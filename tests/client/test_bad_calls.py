@@ -65,15 +65,6 @@ async def test_a_cancelled_caller_stays_cancelled() -> None:
             await asking
 
 
-async def test_a_call_that_the_server_cancels_is_a_failure_with_the_default(form: str) -> None:
-    async def cancel(_request: bytes, context: Any) -> None:
-        await context.abort(grpc.StatusCode.CANCELLED, "enough")
-
-    async with answering(EvaluateFlag=cancel) as target, asked(form, target, timeout_s=5.0) as client:
-        found = await client.details("a", default=True)
-        assert (found.value, found.error_code) == (True, ErrorCode.GENERAL)
-
-
 @pytest.mark.parametrize("local", [False, True], ids=["watch", "local"])
 async def test_a_silent_stream_is_opened_again(form: str, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"flagsvc_client.transport.{form}.IDLE_TIMEOUT_S", 0.3)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 
-from flagsvc_client.errors import FlagServiceError, client_unusable, failure_of
+from flagsvc_client.errors import client_unusable, failure_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_channel
@@ -116,10 +116,8 @@ class Transport:
             yield
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            if self.closed:
-                raise client_unusable("it is closed") from None
-            raise FlagServiceError(grpc.StatusCode.CANCELLED, "the server cancelled the call") from None
+            if self.closed and task is not None and not task.cancelling():
+                raise client_unusable("it is closed") from None  # closing the channel cancelled the call
+            raise
         except CONNECTION_ERRORS as error:
             raise failure_of(error) from error
