@@ -17,7 +17,8 @@ PUBLISHED = metadata.metadata("flagsvc-client")
 def test_version_and_licence() -> None:
     assert PUBLISHED["Version"] == flagsvc_client.__version__
     assert PUBLISHED["License-Expression"] == "Apache-2.0"
-    assert (CLIENT / "LICENSE").resolve() == ROOT / "LICENSE"
+    assert PUBLISHED.get_all("License-File") == ["LICENSE"]
+    assert (CLIENT / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_the_classifiers_begin_with_the_oldest_python() -> None:
