@@ -99,8 +99,8 @@ class RevisionUnavailable(FlagsvcError):
 
     def __init__(self, flag_set: str, revision: int) -> None:
         super().__init__(
-            f'revision {revision} of flag set "{flag_set}" cannot be had now: no source that has it can be reached,'
-            " or there is no such revision; try again"
+            f'revision {revision} of flag set "{flag_set}" is not available: it does not exist,'
+            " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision
 

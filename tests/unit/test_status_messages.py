@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flagsvc.api.flag_service.replica_messages import status_to_message, verified_to_message
+from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
 from flagsvc.cli import replica_commands, wait_for
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -154,7 +154,7 @@ def test_who_answers_who_keeps_and_that_there_may_be_more(capsys: pytest.Capture
 
 def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     drifts = [DriftedEntry(FlagId("default", kind.lower()), 0, 9, kind) for kind in DriftKind]
-    message = verified_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
+    message = audit_report_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert status == 1
     for told in ("older than the store", "newer than the store", "another definition", "not in the store"):
@@ -170,7 +170,7 @@ def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     drifts = [DriftedEntry(FlagId("default", "x"), 2, 1, DriftKind.OLDER, repaired=True)]
-    message = verified_to_message(AuditReport(checked=9, drifted=5, repaired=5, drifts=drifts))
+    message = audit_report_to_message(AuditReport(checked=9, drifted=5, repaired=5, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert (status, err) == (0, "")
     assert "and 4 more" in out
