@@ -14,27 +14,23 @@ LINGER_MAX_S = 1.0
 
 
 class _Slots:
-    """A counter of free slots as a context manager; one instance serves all calls, which costs no allocation."""
+    """A limited counter as a context manager. One instance serves all calls, so that a call allocates nothing."""
 
-    __slots__ = ("_limit", "_what", "free")
+    __slots__ = ("_limit", "_what", "taken")
 
     def __init__(self, limit: int, what: str) -> None:
         self._limit, self._what = limit, what
-        self.free = limit
+        self.taken = 0
 
     def __enter__(self) -> None:
-        if self.free <= 0:
+        if self.taken >= self._limit:
             raise Overloaded(f"the server is at its limit of {self._limit} concurrent {self._what}; retry later")
-        self.free -= 1
+        self.taken += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.free += 1
-
-    @property
-    def idle(self) -> bool:
-        return self.free == self._limit
+        self.taken -= 1
 
 
 class Admission:
@@ -45,6 +41,11 @@ class Admission:
         self._streams = _Slots(max_streams, "streams")
         self._stopping = False
         self._refused_at = 0.0
+
+    @property
+    def in_progress(self) -> tuple[int, int]:
+        """Number of calls and number of streams in progress."""
+        return self._calls.taken, self._streams.taken
 
     def call(self) -> _Slots:
         """Admit a unary call for the length of a `with` block. Raises Overloaded or Stopping."""
@@ -61,7 +62,7 @@ class Admission:
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, and wait at most `grace_s` seconds for the calls and streams in progress."""
         self._stopping = True
-        await _until(lambda: self._calls.idle and self._streams.idle, grace_s)
+        await _until(lambda: self.in_progress == (0, 0), grace_s)
         # A call that arrives while the transport closes would be cut off. Wait until callers have stopped calling.
         await _until(lambda: time.monotonic() - self._refused_at > LINGER_S, LINGER_MAX_S)
 
