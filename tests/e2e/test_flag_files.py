@@ -195,7 +195,7 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
     [
         (("--store", "file:"), "empty file name"),
         (("--store", "file:a.json,"), "empty file name"),
-        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be given several times"),
+        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be repeated"),
         (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache with --store file:"),
     ],
 )
