@@ -9,15 +9,15 @@ from tests.model.state import NEVER, STEPS, Beat, Commit, Mark, Replica, Setup, 
 
 
 def passed(setup: Setup, s: State) -> State:
-    """Let a tick pass. A lease does not outlast it."""
+    """Let a tick pass."""
     return s._replace(
         store=_store(setup, s.store),
         replicas=(_replica(setup, s.replicas[0]), _replica(setup, s.replicas[1])),
         writers=_callers(setup, s.writers),
         readers=_callers(setup, s.readers),
         flight=s.flight and s.flight._replace(as_of=_older(setup, s.flight.as_of)),
-        shared=_shared(setup, s.shared)._replace(lease=False),
-        saved=_shared(setup, s.saved)._replace(lease=False),
+        shared=_shared(setup, s.shared),
+        saved=_shared(setup, s.saved),
     )
 
 
@@ -47,11 +47,21 @@ def _replica(setup: Setup, r: Replica) -> Replica:
         as_of=_older(setup, r.as_of),
         heard=_older(setup, r.heard),
         told_until=_older(setup, r.told_until),
+        since=_older(setup, r.since),
         look=r.look and r.look._replace(asked=_older(setup, r.look.asked)),
         keeping=r.keeping and r.keeping._replace(as_of=_older(setup, r.keeping.as_of)),
         mark=_mark(setup, r.mark),
-        inbox=tuple(m._replace(as_of=_older(setup, m.as_of)) if isinstance(m, Beat) else m for m in r.inbox),
+        inbox=tuple(_message(setup, m) for m in r.inbox),
     )
+
+
+def _message(setup: Setup, message: Any) -> Any:
+    if not isinstance(message, Beat):
+        return message
+    as_of = message.as_of
+    if "a heartbeat counts from when it was sent" not in setup.without:
+        as_of = _older(setup, as_of)
+    return message._replace(as_of=as_of, since=_older(setup, message.since))
 
 
 @lru_cache(100_000)

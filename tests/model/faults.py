@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.clock import passed
+from tests.model.following import announced
 from tests.model.state import (
     Commit,
+    Left,
     Reader,
     Replica,
     Setup,
     Shared,
     State,
     Writer,
+    counter,
     lost,
+    moment,
     newest,
     revision,
     with_replica,
@@ -26,7 +30,10 @@ def repairs(setup: Setup, s: State) -> Iterator[Step]:
     """A replica that is down comes back, with nothing."""
     for i, r in enumerate(s.replicas):
         if not r.up:
-            yield f"replica {i} starts again, with nothing", with_replica(s, i, Replica(held=r.held))
+            new = Replica(held=r.held, cut_off=r.cut_off)
+            if i in setup.stream:  # it tells what comes from now on
+                new = new._replace(told=len(s.store) - 1, since=moment(setup, s))
+            yield f"replica {i} starts again, with nothing", with_replica(s, i, new)
 
 
 def steps(setup: Setup, s: State) -> Iterator[Step]:
@@ -41,6 +48,11 @@ def steps(setup: Setup, s: State) -> Iterator[Step]:
             yield f"replica {i} is killed", _killed(s, i)._replace(left=left._replace(crashes=left.crashes - 1))
         if r.inbox and left.lost:
             yield f"a message to replica {i} is lost", lost(with_replica(s, i, r._replace(inbox=r.inbox[1:])))
+    yield from _of_redis(s, left)
+    yield from _of_the_store(setup, s, left)
+
+
+def _of_redis(s: State, left: Left) -> Iterator[Step]:
     if left.saves:
         yield "Redis saves its memory", s._replace(saved=s.shared, left=left._replace(saves=left.saves - 1))
     if left.losses:
@@ -49,16 +61,48 @@ def steps(setup: Setup, s: State) -> Iterator[Step]:
     if left.evictions and s.shared.entry:
         empty = s.shared._replace(entry=0, as_of=Shared().as_of)
         yield "Redis evicts the entry", s._replace(shared=empty, left=left._replace(evictions=left.evictions - 1))
+
+
+def _of_the_store(setup: Setup, s: State, left: Left) -> Iterator[Step]:
     if left.foreign:
         number = revision(s, newest(s))
         stored = s._replace(store=(*s.store, Commit(number, 0, "foreign")))
         change = f"another program makes content {len(s.store)}, revision {number} still"
         yield change, stored._replace(left=left._replace(foreign=left.foreign - 1))
+    if left.others:
+        yield from _another(setup, s, left._replace(others=left.others - 1))
+    for i in setup.stream:
+        if left.breaks and s.replicas[i].up:
+            broken = with_replica(s, i, _interrupted(setup, s, s.replicas[i]))
+            state = broken._replace(left=left._replace(breaks=left.breaks - 1))
+            yield f"the stream of replica {i} goes on from now, what it had not told is missed", state
+    if left.cuts and not s.replicas[1].cut_off:
+        r = s.replicas[1]._replace(cut_off=True, look=None)
+        yield "replica 1 loses MongoDB", with_replica(s, 1, r)._replace(left=left._replace(cuts=left.cuts - 1))
+
+
+def _interrupted(setup: Setup, s: State, r: Replica) -> Replica:
+    """A poll under way that has only read counters proves nothing any more, for they do not count foreign changes."""
+    look = r.look if r.look and r.look.contents else None
+    return r._replace(told=len(s.store) - 1, since=moment(setup, s), reload=True, look=look)
+
+
+def _another(setup: Setup, s: State, left: Left) -> Iterator[Step]:
+    """A third replica, of which only that is seen what it does to the store and what it announces."""
+    there, number = s.store[newest(s)], counter(s) + 1
+    kinds = ("write", "number") if there.kind == "foreign" else ("write",)
+    for kind in kinds:
+        entry = len(s.store)
+        after = s._replace(store=(*s.store, Commit(number, 0, kind)), left=left)
+        for sender in (0, 1):
+            after = announced(setup, after, sender, entry)
+        what = f"writes content {entry}" if kind == "write" else f"gives the change revision {number}"
+        yield f"another replica {what}", after
 
 
 def _killed(s: State, i: int) -> State:
     flags = len(s.replicas[i].held)
-    s = with_replica(s, i, Replica(up=False, held=(0,) * flags))
+    s = with_replica(s, i, Replica(up=False, held=(0,) * flags, cut_off=s.replicas[i].cut_off))
     writers = tuple(_stopped(writer) if writer.replica == i else writer for writer in s.writers)
     if s.reads_at == i:
         s = s._replace(flight=None, readers=tuple(Reader() for _ in s.readers))

@@ -14,6 +14,8 @@ from tests.model.setups import (
     KEEPERS,
     NOTHING_HELD,
     PEERS,
+    PEERS_IN_TIME,
+    PEERS_RESTARTED,
     READS,
     THERE,
     TRUST,
@@ -43,13 +45,14 @@ _REMOTE = replace(VIEW, writers=((Writer(THERE), Writer(THERE)),), left=Left(los
 _EVICTED = replace(ENTRIES, left=Left(evictions=1))
 _TWO_WRITES = replace(_EVICTED, writers=TWO)
 _BEATS = replace(_CALM, writers=((Writer(THERE),),), beats=(THERE,), followed=(0, 1), slow_looks=False)
+_GAP = replace(PEERS, left=Left(foreign=1, others=2, lost=2))
 
 KNOWN = (
     Hole("delete on toggle, trust for a while", TRUST, ("toggles put", "marks"), "P3"),
     Hole("unconditional SET in Redis", _TWO_WRITES, ("cache takes only newer",), "mark"),
     Hole("unconditional near cache", _CALM, ("near takes only newer",), "P5"),
     Hole("announcement before the commit", VIEW, ("announcements follow commits",), "truth"),
-    Hole("late put after an eviction", _TWO_WRITES, ("late puts", "fences"), "mark"),
+    Hole("late put after an eviction", _TWO_WRITES, ("late puts",), "mark"),
     Hole("mark renewed without comparing", DUMPS, ("marks are compared",), "mark"),
     Hole("mark renewed without putting again", KEEPERS, ("changes are put again",), "mark"),
     Hole("mark by the time of renewal", KEEPERS, ("a word counts from its view",), "mark"),
@@ -70,7 +73,15 @@ FOUND = (
     Hole("look without the stream's word", FOREIGN, ("the stream's word",), "P3"),
     Hole("confirmed while a number is pending", FOREIGN, ("pending numbers",), "P3"),
     Hole("second foreign change forgotten", FOREIGN_TWICE, ("a foreign change during numbering",), "end"),
-    Hole("peer's word for what has no number", PEERS, ("a peer's word covers numbered changes",), "P3"),
+    Hole("foreign change overtaken before it was told", PEERS, ("what overtook a change is told at once",), "claim"),
+    Hole("heartbeat of a load", PEERS, ("a heartbeat reaches as far as its stream",), "claim"),
+    Hole("heartbeat before its number is everywhere", PEERS, ("pending until the watermark has it",), "claim"),
+    Hole("heartbeat over a gap", _GAP, ("a heartbeat waits for gaps",), "claim"),
+    Hole("heartbeat of a load that numbers nothing", PEERS, ("what a load finds is numbered",), "claim"),
+    Hole("heartbeat of a peer that has more", PEERS, ("a peer's revisions are all here",), "claim"),
+    Hole("heartbeat of a peer that came later", PEERS_RESTARTED, ("a peer's stream goes back to the view",), "claim"),
+    Hole("heartbeat by its arrival", PEERS_IN_TIME, ("a heartbeat counts from when it was sent",), "P3"),
+    Hole("peer's word up to one's own stream", PEERS_IN_TIME, ("a proof needs no stream of its own",), "end"),
     Hole("equal revisions by arrival", FOREIGN, ("equal revisions",), "P3"),
     Hole(
         "word goes on over a gap in the view",
@@ -84,15 +95,15 @@ FOUND = (
         "late put over what is unproven", replace(ENTRIES, writers=TWO), ("unproven entries keep nothing out",), "mark"
     ),
     Hole("put and vouch apart", DUMPS, ("put and vouch are one",), "mark"),
-    Hole("same mark twice", DUMPS, ("every word has its own nonce", "until a word covers them"), "mark"),
+    Hole("same mark twice", DUMPS, ("until a word covers them",), "mark"),
 )
 """What building the model has shown to be needed as well."""
 
 NEEDLESS = (
     Hole("delete on toggle, with marks", TRUST, ("toggles put",), ""),
-    Hole("no fences", _EVICTED, ("fences",), ""),
     Hole("delete on toggle, with a keeper", replace(ENTRIES, left=Left()), ("toggles put",), ""),
-    Hole("nonce of the beginning only", DUMPS, ("every word has its own nonce",), ""),
+    Hole("no nonce at all", DUMPS, ("a beginning has its own nonce",), ""),
+    Hole("heartbeat waits for what is pending", PEERS, ("a heartbeat waits for pending changes",), ""),
 )
 """Without these alone nothing breaks."""
 

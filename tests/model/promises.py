@@ -88,8 +88,17 @@ def _changed_by(s: State, there: int) -> int:
 def agreement(setup: Setup, s: State) -> str:
     """Say who differs from the store when nothing is left to do."""
     there = newest(s)
-    for i in set(setup.followed) & set(setup.looks):
+    for i in setup.followed:
         r = s.replicas[i]
-        if r.up and (content(s, r) != there or age(r.as_of) > 0):
+        if r.up and _can_be_sure(setup, s, i) and (content(s, r) != there or age(r.as_of) > 0):
             return f"end: replica {i} has content {content(s, r)} as of {age(r.as_of)} ticks ago, the store has {there}"
     return ""
+
+
+def _can_be_sure(setup: Setup, s: State, i: int) -> bool:
+    """Whether a replica asks the store, or hears one that does and has seen all that it has not."""
+    r, peer = s.replicas[i], s.replicas[1 - i]
+    if i in setup.looks and not r.cut_off:
+        return True
+    has_all = r.loaded and r.known >= peer.known
+    return has_all and peer.up and 1 - i in setup.beats and peer.since <= r.as_of

@@ -28,6 +28,7 @@ def initial(setup: Setup) -> Iterator[State]:
         as_of=now,
         told=start,
         told_until=now if setup.stream else NEVER,
+        since=now if setup.stream else NEVER,
         heard=0 if "looks" in setup.without else NEVER,
     )
     callers = tuple(Reader() for _ in range(setup.readers))

@@ -45,7 +45,7 @@ def _fly(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
         yield _lands(setup, s, flight)
     elif flight.step == "fill":
         after = _done(setup, flight)
-        filled = put(setup, s, flight.entry, flight.as_of, fenced=flight.fence)
+        filled = put(setup, s, flight.entry, flight.as_of)
         yield f"the lookup puts content {flight.entry}", filled._replace(flight=after)
         if s.left.lost:
             yield "the lookup does not reach Redis", lost(s)._replace(flight=after)
@@ -66,16 +66,14 @@ def _fetch(setup: Setup, s: State) -> Iterator[Step]:
     elif young:
         yield "the lookup finds in Redis what is older than was held", s._replace(flight=Flight("read"))
     if not (young and setup.timed):
-        unlucky = "" if not shared.lease else ", but no lease"
-        leased = s._replace(shared=shared._replace(lease=True), flight=Flight("read", fence=not shared.lease))
-        yield f"the lookup finds nothing to trust in Redis{unlucky}", leased
+        yield "the lookup finds nothing to trust in Redis", s._replace(flight=Flight("read"))
     if s.left.lost:
         yield "the lookup does not reach Redis", lost(s)._replace(flight=Flight("read"))
 
 
 def _ask(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
     r, entry = s.replicas[s.reads_at], newest(s)
-    found = Flight("land", entry, moment(setup, s), flight.fence)
+    found = Flight("land", entry, moment(setup, s))
     yield f"the lookup reads content {entry} from the store", s._replace(flight=found)
     if s.left.lost:
         known = Flight("give", result=content(s, r) if setup.holds else 0, stale=not is_fresh(setup, s, r))
@@ -96,7 +94,7 @@ def _done(setup: Setup, flight: Flight) -> Flight | None:
     """Give what is still to be given to callers: the result, where they do not take what is held then."""
     if setup.lookups:
         return None
-    return Flight("give") if _answers_what_is_held(setup) else flight._replace(step="give", entry=0, fence=False)
+    return Flight("give") if _answers_what_is_held(setup) else flight._replace(step="give", entry=0)
 
 
 def _answers_what_is_held(setup: Setup) -> bool:

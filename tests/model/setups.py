@@ -50,11 +50,23 @@ PEERS = replace(
     FOREIGN,
     name="peers",
     writers=((),),
+    stream=(THERE,),
     beats=(THERE,),
     followed=(0, 1),
     looks=(THERE,),
-    slow_looks=False,
-    about="a foreign change; one replica has only beats and the stream",
+    exact=True,
+    timed=False,
+    left=Left(foreign=1, others=1, lost=1),
+    about="one replica has only heartbeats and announcements; a foreign change, a third replica, a lost message",
+)
+PEERS_RESTARTED = replace(
+    PEERS,
+    name="peer restarted",
+    left=Left(foreign=1, crashes=1, breaks=1),
+    about="the same; the other is killed, or its stream misses something",
+)
+PEERS_IN_TIME = replace(
+    PEERS, name="peers in time", timed=True, left=Left(foreign=1), about="the same; its view stays young"
 )
 READS = Setup(
     "reads",
@@ -121,6 +133,8 @@ QUICK = (
     FOREIGN,
     FOREIGN_TWICE,
     PEERS,
+    PEERS_RESTARTED,
+    PEERS_IN_TIME,
     KEEPERS,
     KEEPER_KILLED,
     ENTRIES,
@@ -136,7 +150,13 @@ LARGE = (
     replace(DELETES, name="delete and create, lost", bound=2, left=Left(forgets=1, lost=1)),
     replace(FOREIGN, name="foreign, slower", bound=2, writers=ONE),
     replace(FOREIGN_TWICE, name="foreign twice and a write", writers=((Writer(THERE),),)),
-    replace(PEERS, name="two peers", beats=(0, 1), stream=(0, 1), bound=2),
+    replace(PEERS, name="peers, all faults", left=Left(foreign=1, others=1, lost=1, crashes=1, breaks=1)),
+    replace(PEERS, name="peers, foreign twice", left=Left(foreign=2, others=1)),
+    replace(PEERS_IN_TIME, name="peers in time, killed", left=Left(foreign=1, crashes=1)),
+    replace(PEERS_IN_TIME, name="peers in time, another", left=Left(foreign=1, others=1)),
+    replace(PEERS, name="one looks, both hear", stream=(0, 1), left=Left(foreign=1, others=1)),
+    replace(PEERS, name="cut off at any time", looks=(0, 1), stream=(0, 1), left=Left(foreign=1, others=1, cuts=1)),
+    replace(PEERS_IN_TIME, name="two peers", beats=(0, 1), looks=(0, 1), stream=(0, 1), left=Left(foreign=1)),
     replace(READS, name="reads, lost", bound=2, left=Left(lost=1)),
     replace(READS, name="reads, killed", left=Left(crashes=1)),
     replace(KEEPERS, name="keepers and all", left=Left(crashes=1, lost=1, evictions=1)),

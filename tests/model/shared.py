@@ -1,4 +1,4 @@
-"""Redis in the model: entries, the lease, the mark that vouches for them, and the keeper who renews it."""
+"""Redis in the model: entries, the mark that vouches for them, and the keeper who renews it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,13 @@ def alive(setup: Setup, s: State, mark: Mark | None) -> Mark | None:
     return mark if mark is not None and age(mark.upto) <= setup.lasts else None
 
 
-def put(setup: Setup, s: State, entry: int, as_of: int, *, fenced: bool = False) -> State:
+def put(setup: Setup, s: State, entry: int, as_of: int) -> State:
     """Store an entry unless a newer one is there.
 
     Where none is there that is vouched for, a newer one may have been there until the mark's moment: what is put as of
     before then is stored, but counts as proven by nothing.
     """
     shared = s.shared
-    if fenced and "fences" not in setup.without:
-        if not shared.lease:
-            return s
-        shared = shared._replace(lease=False)
     if "cache takes only newer" not in setup.without:
         mark = alive(setup, s, shared.mark)
         if mark and as_of < mark.upto and not _counts(setup, shared, mark):
@@ -129,7 +125,8 @@ def _began(setup: Setup, s: State, i: int, keeping: Keeping) -> State:
     mark = alive(setup, s, s.shared.mark)
     if mark and mark.holder != i:
         return _with(s, i, None)
-    mark = Mark(i, _nonce(s), keeping.as_of, keeping.as_of)
+    nonce = 0 if "a beginning has its own nonce" in setup.without else _nonce(s)
+    mark = Mark(i, nonce, keeping.as_of, keeping.as_of)
     s = s._replace(shared=s.shared._replace(mark=mark))
     return with_replica(s, i, s.replicas[i]._replace(mark=mark, keeping=keeping._replace(step="fill")))
 
@@ -146,8 +143,7 @@ def _renewed(setup: Setup, s: State, i: int, keeping: Keeping) -> State:
         return with_replica(s, i, r._replace(mark=None, keeping=None))
     if keeping.entry and keeping.step == "both":
         s = put(setup, s, keeping.entry, keeping.as_of)
-    nonce = there.nonce if "every word has its own nonce" in setup.without else _nonce(s)
-    mark = Mark(i, nonce, there.since, keeping.as_of)
+    mark = Mark(i, there.nonce, there.since, keeping.as_of)
     s = s._replace(shared=s.shared._replace(mark=mark))
     unput = r.unput
     if unput <= keeping.entry and (keeping.as_of % STEPS >= unput or "until a word covers them" in setup.without):

@@ -24,10 +24,14 @@ class Commit(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """A peer's word: it has every change up to this revision, and its view is the store's as of then."""
+    """A heartbeat that can prove a view: whoever has every change up to this revision has the store's as of then.
+
+    `since`: from then on the sender has seen every change of other programs.
+    """
 
     known: int
     as_of: int
+    since: int
 
 
 class Look(NamedTuple):
@@ -47,7 +51,7 @@ class Keeping(NamedTuple):
 
 
 class Numbering(NamedTuple):
-    """A replica gives a foreign change a revision. `entry` once it has; `again`: the next one that came meanwhile."""
+    """A replica gives a foreign change a revision. `entry` once it has one; `again`: one that came meanwhile."""
 
     revision: int
     entry: int = 0
@@ -83,6 +87,9 @@ class Replica(NamedTuple):
     keeping: Keeping | None = None
     told: int = 0
     told_until: int = NEVER
+    since: int = NEVER
+    reload: bool = False
+    cut_off: bool = False
     numbering: Numbering | None = None
 
 
@@ -103,7 +110,6 @@ class Flight(NamedTuple):
     step: str
     entry: int = 0
     as_of: int = NEVER
-    fence: bool = False
     result: int = 0
     stale: bool = False
 
@@ -127,7 +133,6 @@ class Shared(NamedTuple):
 
     entry: int = 0
     as_of: int = NEVER
-    lease: bool = False
     mark: Mark | None = None
 
 
@@ -142,6 +147,9 @@ class Left(NamedTuple):
     foreign: int = 0
     forgets: int = 0
     old_reads: int = 0
+    others: int = 0
+    breaks: int = 0
+    cuts: int = 0
 
 
 NO_FAULTS = Left()
@@ -166,11 +174,18 @@ class State(NamedTuple):
 PROTECTIONS = frozenset(
     {
         "a beginning forgets nothing",
+        "a beginning has its own nonce",
         "a foreign change during numbering",
         "a gap in the view ends a word",
         "a load reads counters first",
         "a look counts from when it was asked",
-        "a peer's word covers numbered changes",
+        "a heartbeat counts from when it was sent",
+        "a heartbeat reaches as far as its stream",
+        "a heartbeat waits for pending changes",
+        "a heartbeat waits for gaps",
+        "a peer's revisions are all here",
+        "a peer's stream goes back to the view",
+        "a proof needs no stream of its own",
         "a word counts from its view",
         "announcements follow commits",
         "announcements prove nothing",
@@ -178,8 +193,6 @@ PROTECTIONS = frozenset(
         "cache takes only newer",
         "changes are put again",
         "equal revisions",
-        "every word has its own nonce",
-        "fences",
         "floors",
         "gaps",
         "late puts",
@@ -189,11 +202,14 @@ PROTECTIONS = frozenset(
         "near takes only newer",
         "news from before the view",
         "pending numbers",
+        "pending until the watermark has it",
         "put and vouch are one",
         "the stream's word",
         "toggles put",
         "unproven entries keep nothing out",
         "until a word covers them",
+        "what a load finds is numbered",
+        "what overtook a change is told at once",
     }
 )
 """What can be taken out, one by one, to see what it is for."""
