@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/providers/node
 TYPESCRIPT := clients/typescript
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
+IN_PARALLEL := -n 4 --dist loadgroup --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
 
 .PHONY: install run test faults bench fuzz protos protos-check stubs languages check format lock clean
@@ -43,8 +44,8 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@printf 'Ctrl-C ends it.\n\n'
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
-test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, on a real mongod and redis-server
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets
 	$(BIN)/python -m benchmarks.engine

@@ -72,7 +72,7 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """A replica lives. `revisions`: per set, up to where it has applied every change; `age_s`: how old its view is.
 
     `number` counts its beats; `heard` has the number of the newest beat of each replica that it had heard.
@@ -86,7 +86,7 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Unnumbered:
+class UnversionedChange:
     """Another program changed a flag, or deleted it (`gone`), without a new revision; `revision` is the one it has."""
 
     id: FlagId
@@ -95,14 +95,14 @@ class Unnumbered:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldUntil:
+class Checkpoint:
     """Every change that the store had at this moment has been told."""
 
     as_of: float
 
 
-Event = Subscribed | Announced | Beat
-StoreEvent = Subscribed | Announced | Unnumbered | ToldUntil
+Event = Subscribed | Announced | Heartbeat
+StoreEvent = Subscribed | Announced | UnversionedChange | Checkpoint
 
 
 class ChangesUnsupported(Exception):
@@ -112,7 +112,7 @@ class ChangesUnsupported(Exception):
 class FlagStore(Protocol):
     """The source of truth. Every method raises StoreUnavailable when it cannot be asked in time."""
 
-    look_s: float
+    poll_interval_s: float
     """Seconds between two looks where no channel tells of changes."""
     foreign: bool
     """Whether other programs may change flags without counting revisions: then `changes` tells, or all is read."""
@@ -144,10 +144,10 @@ class FlagStore(Protocol):
         Subscribed after each (re)start that may have missed something. Raises ChangesUnsupported, at once or later.
         """
 
-    async def remember_place(self) -> None:
+    async def save_resume_token(self) -> None:
         """Keep how far `changes` has told, so that a later process goes on from there."""
 
-    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
+    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
         """Give a flag that still has this revision (or is gone) the next one, as one step; None: it has another by now.
 
         Raises WritesUnsupported.
@@ -218,17 +218,17 @@ class FlagCache(Protocol):
         With a fence that has been taken by another, nothing is stored.
         """
 
-    async def announce(self, event: Announced | Beat) -> bool:
+    async def announce(self, event: Announced | Heartbeat) -> bool:
         """Tell every replica; False when the cache could not be reached."""
 
-    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
+    async def vouch(self, as_of: float, lease_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
         """Say that nothing here, put since this replica began to vouch, is older than the store was at `as_of`.
 
-        The `entries` are put in the same step. It holds for `lasts_s` from then. `anew`: begin to vouch; what was put
+        The `entries` are put in the same step. It holds for `lease_s` from then. `anew`: begin to vouch; what was put
         before `as_of` counts for nothing.
         """
 
-    async def report(self, replica: str, text: str, lasts_s: float) -> bool:
+    async def report(self, replica: str, text: str, lease_s: float) -> bool:
         """Say how this replica stands, for as long; an empty text takes it back."""
 
     async def reports(self) -> list[tuple[str, float]] | None:

@@ -12,19 +12,19 @@ from importlib import metadata
 
 import structlog
 
-from flagsvc import snapshots
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.core.evaluation import prepare
-from flagsvc.drift import Drift
-from flagsvc.follower import Follower
-from flagsvc.keeper import Keeper
-from flagsvc.near import NearCache
-from flagsvc.peers import Peers, Report, replica_name
-from flagsvc.reader import Reader
+from flagsvc.replication import snapshot_writer as snapshots
+from flagsvc.replication.cache_audit import CacheAuditor
+from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.follower import Follower
+from flagsvc.replication.heartbeats import Peers, Report, replica_name
+from flagsvc.replication.snapshot_writer import Snapshots
+from flagsvc.serving.reader import Reader
+from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
-from flagsvc.snapshots import Snapshots
 from flagsvc.telemetry import Sample
-from flagsvc.writer import Writer
+from flagsvc.view.near_cache import NearCache
 
 STORE_CHANCE_S = 0.5
 """How long a start with a snapshot waits for the store before it is ready without."""
@@ -42,10 +42,12 @@ class Replica:
         version = settings.fractional_version
         self.prepare = partial(prepare, fractional_version=version)
         self.near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, self.prepare)
-        self.keeper = Keeper(self.near, self.cache) if self.cache is not None else None
+        self.cache_lease = CacheLease(self.near, self.cache) if self.cache is not None else None
         self.peers = Peers(replica_name(), self.near, self.cache, self.report)
-        self.follower = Follower(self.near, self.store, self.cache, self.peers, self._keeps)
-        self.drift = Drift(self.near, self.store, self.cache, settings.verify_interval_s, self._keeps)
+        self.follower = Follower(self.near, self.store, self.cache, self.peers, self._is_holder)
+        self.cache_auditor = CacheAuditor(
+            self.near, self.store, self.cache, settings.verify_interval_s, self._is_holder
+        )
         self.reader = Reader(self.near, self.store, self.cache, self.follower, fractional_version=version)
         self.writer = Writer(self.near, self.store, self.cache, self.peers)
         self._snapshot = snapshot_for(settings)
@@ -60,18 +62,18 @@ class Replica:
             await self.cache.open()
         self.follower.start()
         self.peers.start()
-        self.drift.start()
-        if self.keeper is not None:
-            self.keeper.start()
+        self.cache_auditor.start()
+        if self.cache_lease is not None:
+            self.cache_lease.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
         """Let writes end, stop what works in the background, and release the stores."""
         await self.writer.close()
         await self.reader.close()
-        await self.drift.close()
-        if self.keeper is not None:
-            await self.keeper.close()
+        await self.cache_auditor.close()
+        if self.cache_lease is not None:
+            await self.cache_lease.close()
         await self.peers.close()
         if self._restoring is not None:
             await asyncio.wait({self._restoring})
@@ -108,7 +110,7 @@ class Replica:
 
     def report(self) -> Report:
         """Tell how this replica stands."""
-        age_s = time.monotonic() - self.near.confirmed_at
+        age_s = time.monotonic() - self.near.verified_at
         return Report(
             replica=self.peers.name,
             version=metadata.version("flagsvc"),
@@ -119,10 +121,10 @@ class Replica:
             ready=self.is_ready(),
             store_up=self.follower.store_up,
             cache_up=self.cache_is_up(),
-            channel_heard=self.follower.channel_heard,
+            subscription_up=self.follower.subscription_up,
             change_feed=self.follower.feed,
             change_feed_up=self.follower.feed_up,
-            keeper=self._keeps(),
+            holds_cache_lease=self._is_holder(),
             flags=len(self.near),
         )
 
@@ -139,12 +141,12 @@ class Replica:
             log.info("snapshot restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 
-    def _keeps(self) -> bool:
-        return self.keeper is not None and self.keeper.keeps
+    def _is_holder(self) -> bool:
+        return self.cache_lease is not None and self.cache_lease.is_holder
 
     def samples(self) -> Iterator[Sample]:
         """Give the parts' plain counts, when Prometheus asks."""
-        tally, spread, follower = self.reader.tally, self.writer.spread, self.follower
+        tally, spread, follower = self.reader.stats, self.writer.spread, self.follower
         about = "Definition lookups by the tier that answered."
         for tier in ("near", "cache", "store", "stale"):
             yield Sample("flagsvc_lookups_total", about, getattr(tally, tier), {"tier": tier})
@@ -159,14 +161,20 @@ class Replica:
             "flagsvc_view_age_seconds", "Seconds since the view was known to be the store's.", self._view_age()
         )
         yield Sample("flagsvc_change_feed_up", "1 while changes of other programs are learned.", follower.feed_up)
-        restarts = getattr(self.store, "tail_restarts", 0)
+        restarts = getattr(self.store, "change_stream_restarts", 0)
         yield Sample("flagsvc_change_stream_restarts_total", "Times that the change stream broke.", restarts)
-        numbered = follower.numbering.numbered
+        numbered = follower.revision_assigner.assigned
         yield Sample("flagsvc_foreign_changes_total", "Changes of others that got a revision here.", numbered)
-        yield Sample("flagsvc_keeper", "1 on the replica that vouches for the shared cache.", self._keeps())
-        yield Sample("flagsvc_verify_checks_total", "Comparisons of cache and store.", self.drift.checks)
-        yield Sample("flagsvc_verify_drifted_total", "Entries that were not what the store has.", self.drift.drifted)
-        yield Sample("flagsvc_verify_repaired_total", "Entries of those that were put right.", self.drift.repaired)
+        yield Sample(
+            "flagsvc_cache_lease_held", "1 on the replica that vouches for the shared cache.", self._is_holder()
+        )
+        yield Sample("flagsvc_verify_checks_total", "Comparisons of cache and store.", self.cache_auditor.checks)
+        yield Sample(
+            "flagsvc_verify_drifted_total", "Entries that were not what the store has.", self.cache_auditor.drifted
+        )
+        yield Sample(
+            "flagsvc_verify_repaired_total", "Entries of those that were put right.", self.cache_auditor.repaired
+        )
         if self.snapshots is not None:
             yield Sample("flagsvc_snapshot_writes_total", "Snapshots saved.", self.snapshots.writes)
             yield Sample(
@@ -177,11 +185,13 @@ class Replica:
         yield Sample("flagsvc_announcements_failed_total", "Changes that could not be announced.", spread.not_announced)
         received = follower.announcements_received
         yield Sample("flagsvc_announcements_received_total", "Announcements heard, own ones too.", received)
-        yield Sample("flagsvc_channel_heard", "1 while announcements reach this replica.", follower.channel_heard)
+        yield Sample(
+            "flagsvc_cache_subscription_up", "1 while announcements reach this replica.", follower.subscription_up
+        )
         if self.cache is not None:
             yield Sample("flagsvc_cache_up", "1 while the shared cache answers.", self.cache.available)
             for name, value in self.cache.state().items():
                 yield Sample(f"flagsvc_cache_{name}", "The shared cache's own figure, as last told.", value)
 
     def _view_age(self) -> float:
-        return time.monotonic() - self.near.confirmed_at
+        return time.monotonic() - self.near.verified_at

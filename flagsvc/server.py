@@ -13,22 +13,22 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from flagsvc.admission import Admission
+from flagsvc.api.common import reflection
+from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.interceptors import Guard
+from flagsvc.api.flag_service.service import FlagService
+from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flagd import evaluation, sync
+from flagsvc.api.flagd.evaluation import FlagdEvaluation
+from flagsvc.api.flagd.event_streams import Events
+from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.api.ofrep.http import HttpServer
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
-from flagsvc.ofrep.app import Ofrep
-from flagsvc.ofrep.http import HttpServer
 from flagsvc.replica import Replica
-from flagsvc.rpc import reflection
-from flagsvc.rpc.contexts import Contexts
-from flagsvc.rpc.flag_service import FlagService
-from flagsvc.rpc.flagd import evaluation, sync
-from flagsvc.rpc.flagd.evaluation import FlagdEvaluation
-from flagsvc.rpc.flagd.events import Events
-from flagsvc.rpc.flagd.sync import FlagdSync
-from flagsvc.rpc.interceptors import Guard
-from flagsvc.rpc.watch import Watches
 from flagsvc.settings import Settings, origins, pairs, redacted
 from flagsvc.telemetry import Metrics, Sample
 

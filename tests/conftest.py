@@ -1,4 +1,4 @@
-"""Servers for every test that asks: one MongoDB and one Redis a run, emptied for each test."""
+"""Servers for every test that asks: one MongoDB and one Redis for each process of a run, emptied for each test."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
 from flagsvc.settings import Settings
-from tests.servers import free_port
+from tests.servers import ended_with_parent, free_port
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
 EAGER = (
@@ -115,7 +115,7 @@ class Process:
 
     def start(self) -> None:
         """Start; it serves a moment later."""
-        command = [*self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [*ended_with_parent(), *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--management-port", str(self.management_port)]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         env |= {"FLAGSVC_SYNC_PORT": str(self.sync_port), "FLAGSVC_OFREP_PORT": str(self.ofrep_port)}

@@ -166,7 +166,7 @@ class _Server:
         if self.running:
             return self
         with (self.data / "log").open("ab") as log:
-            command = [*_ended_with_parent(), *self._command()]
+            command = [*ended_with_parent(), *self._command()]
             environment = self._environment()
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         _live.add(self._process)
@@ -286,7 +286,7 @@ class RedisServer(_Server):
             client.close()
 
 
-def _ended_with_parent() -> list[str]:
+def ended_with_parent() -> list[str]:
     """Where setpriv exists, have the kernel end the server even if this process is killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []

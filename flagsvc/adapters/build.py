@@ -24,7 +24,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
         from flagsvc.adapters.files.store import FileStore  # noqa: PLC0415
 
         return FileStore(url)
-    from flagsvc.adapters.mongo import MongoStore  # noqa: PLC0415
+    from flagsvc.adapters.mongo.store import MongoStore  # noqa: PLC0415
 
     try:
         return MongoStore(url, pool_size=settings.store_connections, timeout_s=settings.store_timeout_s)
@@ -39,7 +39,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         return None
     if settings.store_url.startswith("file:"):
         raise SettingsError("--cache with --store file: is of no use: every replica reads the files; leave --cache out")
-    from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
+    from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
     return RedisCache(
         url,
@@ -54,7 +54,7 @@ def snapshot_for(settings: Settings) -> Snapshot | None:
     """Make the snapshot that the settings name, None when they name none."""
     if not settings.snapshot_file:
         return None
-    from flagsvc.adapters.snapshot import SnapshotFile  # noqa: PLC0415
+    from flagsvc.adapters.snapshot.file import SnapshotFile  # noqa: PLC0415
 
     path, store = Path(settings.snapshot_file), redacted(settings.store_url)
     return SnapshotFile(path, store, settings.snapshot_max_age_s, lambda: datetime.now(UTC))

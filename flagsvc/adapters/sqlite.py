@@ -38,7 +38,7 @@ _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 class SqliteStore:
     """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
 
-    look_s = 1.0
+    poll_interval_s = 1.0
     foreign = False
 
     def __init__(self, url: str) -> None:
@@ -78,10 +78,10 @@ class SqliteStore:
         """Refuse: the file tells nobody; its counters are looked at."""
         raise ChangesUnsupported
 
-    async def remember_place(self) -> None:
+    async def save_resume_token(self) -> None:
         """Do nothing: there is no place."""
 
-    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
+    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
         """Refuse: every writer of the file counts."""
         del flag_id, revision
         raise WritesUnsupported("every change in SQLite has a revision: there is none to give")

@@ -46,7 +46,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         made = importlib.import_module("flagsvc.adapters.sqlite").SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     else:
-        mongo = importlib.import_module("flagsvc.adapters.mongo").MongoStore
+        mongo = importlib.import_module("flagsvc.adapters.mongo.store").MongoStore
         options = {"client_factory": pymongo.AsyncMongoClient} if request.param == "mongo-pymongo" else {}
         made = mongo(request.getfixturevalue("mongo_database_url"), **options)
     await made.open()

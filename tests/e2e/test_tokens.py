@@ -12,10 +12,10 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from flagsvc.follower import Follower
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.replication.follower import Follower
 from flagsvc.server import Server
 from tests.replicas import Client, info_of, reason_of, replica, until, until_serving
 from tests.servers import Mongod
@@ -32,7 +32,7 @@ async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[t
     for _ in range(number):
         client, server = await stack.enter_async_context(replica(**settings))
         await until_serving(client)
-        await until(lambda server=server: server.replica.follower.channel_heard)
+        await until(lambda server=server: server.replica.follower.subscription_up)
         found.append((client, server))
     return found
 
@@ -51,7 +51,7 @@ async def ahead_and_deaf(
         for key in ("a", "b"):
             await ahead.create(key)
         [(deaf, server)] = await started(stack, 1, **urls, near_cache_entries=request.param)
-        monkeypatch.setattr(server.replica.follower, "_news", hears_nothing)
+        monkeypatch.setattr(server.replica.follower, "_apply_change", hears_nothing)
         yield ahead, deaf
 
 
@@ -138,7 +138,7 @@ async def test_a_token_is_not_answered_from_memory_when_the_source_is_gone(
         (ahead, _), (deaf, server) = await started(stack, 2, **urls)
         old = (await ahead.create("a")).revision
         await until(lambda: server.replica.near.watermark("default") == old)
-        monkeypatch.setattr(Follower, "_news", hears_nothing)
+        monkeypatch.setattr(Follower, "_apply_change", hears_nothing)
         mongod.pause()
         try:
             assert (await deaf.evaluate("a", min_revision=old)).revision == old, "known already"

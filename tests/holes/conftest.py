@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -32,7 +33,12 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _early(request: pytest.FixtureRequest) -> None:
-    """Begin at once what takes long without anybody's doing, where a test of this run wants it."""
+    """Begin at once what takes long without anybody's doing, where a test of this run wants it.
+
+    Not where tests run side by side: there each process has all tests, and the others go on while one waits.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     for name in wanted & {"pinging", "hanging"}:
         request.getfixturevalue(name)

@@ -15,7 +15,7 @@ import pymongo
 import redis
 from google.protobuf.json_format import MessageToDict
 
-from flagsvc.adapters.redis_scripts import cache_key, entry_in
+from flagsvc.adapters.redis.scripts import cache_key, entry_in
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync_pb
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
@@ -64,14 +64,14 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
         for each in started:
             await until_serving(each.client)
             follower = each.replica.follower
-            await until(lambda f=follower, r=each.replica: f.feed_up and (f.channel_heard or r.cache is None))
+            await until(lambda f=follower, r=each.replica: f.feed_up and (f.subscription_up or r.cache is None))
         yield started
 
 
 async def until_vouched(replicas: Sequence[Running]) -> None:
     """Wait until one of the replicas vouches for the shared cache, and has put there what changed."""
-    keepers = [each.replica.keeper for each in replicas if each.replica.keeper is not None]
-    await until(lambda: any(keeper.keeps and not keeper._changed for keeper in keepers))
+    keepers = [each.replica.cache_lease for each in replicas if each.replica.cache_lease is not None]
+    await until(lambda: any(keeper.is_holder and not keeper._changed for keeper in keepers))
 
 
 async def until_answered(client: Client, key: str, revision: int, seconds: float = 5) -> float:

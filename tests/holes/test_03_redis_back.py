@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import redis
 
-from flagsvc.adapters.redis_scripts import MARK_KEY, cache_key
+from flagsvc.adapters.redis.scripts import MARK_KEY, cache_key
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Vouched
 from tests.holes.stage import (
@@ -106,7 +106,7 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
         await replicas[0].client.create("a", status=DISABLED)
-        await until(lambda: any(each.replica.keeper.keeps for each in replicas))
+        await until(lambda: any(each.replica.cache_lease.is_holder for each in replicas))
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)
@@ -114,7 +114,7 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
             held = (cache_key(FlagId("default", "a")), MARK_KEY)
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
-            keeping = next(each.replica for each in replicas if each.replica.keeper.keeps)
+            keeping = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
             gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.begun
             await gate.until_reached()
             for key, text in dumped:

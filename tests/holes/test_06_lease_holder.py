@@ -13,7 +13,7 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc.adapters.redis_scripts import lease_key
+from flagsvc.adapters.redis.scripts import lease_key
 from flagsvc.core.model import FlagId
 from tests.conftest import with_database
 from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_vouched
@@ -38,7 +38,7 @@ class Scene(NamedTuple):
 
     def reads(self, of: Running) -> int:
         """How often this replica has read the flag for somebody who asked."""
-        return of.replica.reader.tally.store - self.read_before[of.replica.peers.name]
+        return of.replica.reader.stats.store - self.read_before[of.replica.peers.name]
 
     async def all_answered(self, *clients: Client) -> float:
         """Many ask at once; everybody has the answer. Gives the seconds it took."""
@@ -65,7 +65,7 @@ async def scene(pair: tuple[list[Running], dict[str, str]]) -> AsyncIterator[Sce
     with Cached(urls["cache_url"]) as cached:
         cached.evict("a")
         yield Scene(
-            *replicas, cached, urls, {each.replica.peers.name: each.replica.reader.tally.store for each in replicas}
+            *replicas, cached, urls, {each.replica.peers.name: each.replica.reader.stats.store for each in replicas}
         )
 
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from flagsvc import held
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
+from flagsvc.view import entries as held
 from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_vouched
 
 GROWTH_KB = 30_000
@@ -18,7 +18,7 @@ DIFFERENT, TIMES = 200, 12
 """Where not all flags are held, each of these keys costs the store something once, however often it is asked."""
 READS_PER_KEY = 3
 BATCH = 500
-FLOORS = 150
+MAX_HIGH_WATER_MARKS = 150
 
 
 async def ask(asked: Running, first: int, count: int) -> None:
@@ -31,7 +31,7 @@ async def ask(asked: Running, first: int, count: int) -> None:
 async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_create_is_seen_at_once(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "FLOORS", FLOORS)
+    monkeypatch.setattr(held, "MAX_HIGH_WATER_MARKS", MAX_HIGH_WATER_MARKS)
     urls = {
         "store_url": mongo_database_url,
         "cache_url": redis_clean_url,
@@ -59,7 +59,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
             assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
-            assert len(each.replica.near._floors) <= FLOORS
+            assert len(each.replica.near._high_water_marks) <= MAX_HIGH_WATER_MARKS
             assert len(each.replica.reader._lookup._flights) == 0
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20

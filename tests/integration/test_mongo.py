@@ -16,7 +16,7 @@ from bson import Decimal128, Int64, ObjectId, json_util
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest

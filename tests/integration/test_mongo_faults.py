@@ -11,7 +11,7 @@ from typing import Any
 import pymongo
 import pytest
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagsvcError, InvalidRequest, StoreUnavailable, WritesUnsupported

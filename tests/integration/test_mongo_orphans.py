@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pymongo
 import pytest
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import Flag, FlagId

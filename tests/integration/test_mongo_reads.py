@@ -11,11 +11,11 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
-from flagsvc.follower import Follower
-from flagsvc.near import NearCache
 from flagsvc.ports import Entry
+from flagsvc.replication.follower import Follower
+from flagsvc.view.near_cache import NearCache
 from tests.store_events import CHAT, create, delete
 from tests.unit.test_reader import peers_of
 

@@ -30,6 +30,7 @@ def test_python(tmp_path: Path, beginning: str) -> None:
     assert shown(tmp_path, block("python", beginning), sys.executable, "-c", folder=tmp_path) == ["True"]
 
 
+@pytest.mark.xdist_group("typescript")
 def test_the_typescript_client(tmp_path: Path) -> None:
     building.build()
     code = block("js", "import { FlagClient }")

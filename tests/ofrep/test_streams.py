@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.ofrep import streams
+from flagsvc.api.ofrep import streams
 from tests.ofrep.asking import EVENTS_PATH, FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.providers.servers import serving

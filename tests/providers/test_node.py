@@ -73,6 +73,7 @@ def test_a_failed_evaluation_is_not_retried(app: NodeApp) -> None:
     assert min(took) < 0.4, "the provider retried until its deadline"
 
 
+@pytest.mark.xdist_group("default ports")
 @pytest.mark.parametrize("mode", [{}, IN_PROCESS], ids=["rpc", "in-process"])
 def test_default_port_and_no_option_through_a_restart(tmp_path: Path, mode: dict[str, Any]) -> None:
     with (

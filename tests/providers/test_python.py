@@ -92,6 +92,7 @@ def test_a_client_that_pings_all_the_time_stays_connected(served: Process) -> No
     assert set(states) <= {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.SHUTDOWN}
 
 
+@pytest.mark.xdist_group("default ports")
 def test_default_ports_and_no_option_through_a_restart(tmp_path: Path, in_process: bool) -> None:
     with (
         serving_default_ports(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator),

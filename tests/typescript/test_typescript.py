@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.providers.cases import FLAGS, SWITCH, flag
 from tests.providers.servers import serving
 from tests.typescript.building import build, npm
@@ -19,6 +21,7 @@ FLAGS_HERE = [
 ]
 
 
+@pytest.mark.xdist_group("typescript")
 def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
     build()
     with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _):

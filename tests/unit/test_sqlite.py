@@ -47,8 +47,8 @@ async def test_every_writer_counts_so_there_is_nothing_to_hear_or_to_number(tmp_
     assert not store.foreign
     with pytest.raises(ChangesUnsupported):
         await anext(store.changes())
-    await store.remember_place()
+    await store.save_resume_token()
     with pytest.raises(WritesUnsupported):
-        await store.renumber(FlagId("default", "good"), 1)
+        await store.assign_revision(FlagId("default", "good"), 1)
     assert (await store.get(FlagId("default", "good"))).revision == 1
     await store.close()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from flagsvc.api.flag_service.messages import explanation_to_message
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, explain, prepare
 from flagsvc.core.model import Flag, Status
 from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
 from flagsvc.core.targeting.nodes import MAX_STEPS
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_RULE_BYTES, validated
-from flagsvc.rpc.convert import explanation_to_message
 
 EVALUATION_S = 0.2
 MEMORY_BYTES = 40_000_000

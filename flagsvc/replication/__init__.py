@@ -1,0 +1,1 @@
+"""What keeps the view and the shared cache right."""
