@@ -79,7 +79,7 @@ class Kept:
         return self.all[-1] if self.all else None
 
     def write(self, offered: Saved) -> bool:
-        self.begun.set()
+        self.acquired.set()
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error

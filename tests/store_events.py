@@ -33,15 +33,15 @@ def made(entry: Entry | None) -> Entry:
 
 async def create(store: MongoStore, flag_id: FlagId = CHAT) -> Entry:
     flag = Flag(key=flag_id.key, flag_set=flag_id.flag_set)
-    return made(await store.change(flag_id, changes.create(flag, AUTHOR)))
+    return made(await store.write(flag_id, changes.create(flag, AUTHOR)))
 
 
 async def toggle(store: MongoStore, enabled: bool = True, flag_id: FlagId = CHAT) -> Entry:
-    return made(await store.change(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR)))
+    return made(await store.write(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR)))
 
 
 async def delete(store: MongoStore, flag_id: FlagId = CHAT) -> Entry:
-    return made(await store.change(flag_id, changes.delete(flag_id.key, None, AUTHOR)))
+    return made(await store.write(flag_id, changes.delete(flag_id.key, None, AUTHOR)))
 
 
 class Heard:

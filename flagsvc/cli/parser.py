@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from importlib import metadata
 
+from flagsvc import __version__
 from flagsvc.cli import options, run
 from flagsvc.cli.options import add_command
 
@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         prog="flagsvc",
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
-    whole.add_argument("--version", action="version", version=f"flagsvc {metadata.version('flagsvc')}")
+    whole.add_argument("--version", action="version", version=f"flagsvc {__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_reads(commands)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from flagsvc.settings import Settings
+from flagsvc.signals import STOP, exit_at_once_on
 
 _SERVE_OPTIONS = (
     *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
@@ -15,7 +16,8 @@ _SERVE_OPTIONS = (
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal."""
+    """Serve until a signal. One that comes before the server has started ends the process at once."""
+    exit_at_once_on(*STOP)
     import asyncio  # noqa: PLC0415  what serving needs is loaded when serving
 
     import uvloop  # noqa: PLC0415

@@ -108,7 +108,7 @@ async def carry_out(
             made[:] = [decide(current)]  # a store that lost a race decides once more
             return made[0]
 
-        entry = await store.change(flag_id, decided)
+        entry = await store.write(flag_id, decided)
         seen(flag_id, made[0] if made else None)
         if entry is not None:
             await publish_change(cache, entry)

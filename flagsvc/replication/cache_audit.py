@@ -1,8 +1,8 @@
-"""Compares the shared cache with the store, flag by flag, and puts right what is wrong.
+"""Audits the shared cache: compares it with the store flag by flag, and repairs wrong entries.
 
-Changes go on meanwhile, so nothing counts at first sight: the store is read, then the cache, and what looks wrong is
-looked at again, the store first and the cache last. An entry has drifted when the cache held it all the time, and it
-was wrong in the same way at both readings of the store: no change was on its way that would have put it right.
+Changes go on meanwhile, so one comparison proves nothing: the store is read, then the cache, and a suspect entry is
+read again, the store first and the cache last. An entry has drifted when the cache held it all the time and it was
+wrong in the same way at both reads of the store: no change was in transit that would have repaired it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
+from flagsvc.background import BackgroundTasks
 from flagsvc.core import json_values
 from flagsvc.core.documents import to_document
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
@@ -25,15 +26,15 @@ from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
 from flagsvc.view.near_cache import NearCache
 
 MAX_LISTED = 1_000
-"""Drifts that an answer lists; more are only counted."""
+"""Wrong entries that an answer lists; more are only counted."""
 SETTLE_S = 0.25
-"""Between the first look and the second: by then a change that was between store and cache has arrived."""
-GENTLE_S = 0.02
+"""Between the two comparisons: by then a change that was between store and cache has arrived."""
+PAUSE_S = 0.02
 """Pause between two pieces of a comparison in the background."""
 BATCH = 50
-_TURN = 100
-"""Flags looked at in one go: thousands would hold up every call."""
-_SHOWN = 5
+_SLICE = 100
+"""Flags compared in one go: thousands would hold up every call."""
+_MAX_LOGGED = 5
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class DriftKind(StrEnum):
 
 @dataclass(slots=True)
 class DriftedEntry:
-    """One entry that is not what the store has. `stored_revision` 0: the store has no such flag."""
+    """A cache entry that differs from the store. `stored_revision` 0: the store has no such flag."""
 
     id: FlagId
     stored_revision: int
@@ -64,9 +65,9 @@ class DriftedEntry:
 
 @dataclass(slots=True)
 class AuditReport:
-    """What a comparison found: entries compared, how many had drifted, and the first of them in `drifts`.
+    """The result of a comparison: entries compared, how many had drifted, and the first of them in `drifts`.
 
-    `missing`: flags of the store that the cache does not have, which is no drift.
+    `missing`: flags of the store that the cache does not have, which is not a drift.
     """
 
     checked: int = 0
@@ -77,14 +78,14 @@ class AuditReport:
 
 
 class Suspect(NamedTuple):
-    """A cached entry that looked wrong, and how."""
+    """A cache entry that looked wrong, and how."""
 
     cached: Entry
     kind: DriftKind
 
 
 class Mismatch(NamedTuple):
-    """A cached entry that is wrong, beside what the store has."""
+    """A cache entry that is wrong, and what the store has."""
 
     cached: Entry
     stored: Entry
@@ -92,7 +93,7 @@ class Mismatch(NamedTuple):
 
 
 class CacheAuditor:
-    """Verifies on demand, and every `interval_s` (0: never) on the replica for which `keeper` says so.
+    """Audits on demand, and every `interval_s` (0: never) on the holder of the cache lease.
 
     For metrics: `checks` made, entries that had `drifted` and were `repaired` in all of them, and `last_at`, when the
     last check ended (seconds since 1970; 0: never).
@@ -104,12 +105,12 @@ class CacheAuditor:
         store: FlagStore,
         cache: FlagCache | None,
         interval_s: float,
-        keeper: Callable[[], bool] = lambda: True,
+        is_holder: Callable[[], bool] = lambda: True,
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
-        self._interval_s, self._keeper = interval_s, keeper
+        self._interval_s, self._is_holder = interval_s, is_holder
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
         self.checks = 0
         self.drifted = 0
         self.repaired = 0
@@ -118,13 +119,11 @@ class CacheAuditor:
     def start(self) -> None:
         """Begin the checks in the background, if there are to be any."""
         if self._interval_s > 0 and self._cache is not None:
-            self._task = asyncio.create_task(self._check_forever(), name="drift")
+            self._tasks.start(self._check_forever(), "cache-audit")
 
     async def close(self) -> None:
         """Stop them."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
 
     async def verify(self, *, repair: bool) -> AuditReport:
         """Compare everything now. Raises CacheMissing, CacheUnavailable and StoreUnavailable."""
@@ -133,20 +132,20 @@ class CacheAuditor:
     async def _check_forever(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311  jitter is no secret
-            if self._keeper():
+            if self._is_holder():
                 await self._check()
 
     async def _check(self) -> None:
         try:
-            found = await self._verify(repair=True, pause_s=GENTLE_S)
+            found = await self._verify(repair=True, pause_s=PAUSE_S)
         except (CacheUnavailable, StoreUnavailable) as error:
-            log.info("shared cache not verified", error=str(error))
+            log.info("cache_audit_skipped", error=str(error))
         except Exception:
-            log.exception("verifying the shared cache failed; it goes on")
+            log.exception("cache_audit_failed", detail="The next audit follows.")
         else:
             if found.drifted:
-                flags = [f"{drift.id.flag_set}/{drift.id.key}: {drift.kind}" for drift in found.drifts[:_SHOWN]]
-                log.warning("shared cache had drifted", drifted=found.drifted, repaired=found.repaired, first=flags)
+                flags = [f"{drift.id.flag_set}/{drift.id.key}: {drift.kind}" for drift in found.drifts[:_MAX_LOGGED]]
+                log.warning("cache_drifted", drifted=found.drifted, repaired=found.repaired, first=flags)
 
     async def _verify(self, *, repair: bool, pause_s: float) -> AuditReport:
         if self._cache is None:
@@ -166,20 +165,20 @@ class CacheAuditor:
             return found
 
     async def _suspects(self, cache: FlagCache, found: AuditReport, pause_s: float) -> list[Suspect]:
-        """Go through the whole cache beside the whole store, read before it."""
+        """Compare the whole cache with the whole store, which is read before it."""
         contents = await self._store.load()
         flags = await _by_id(contents)
         seen: set[FlagId] = set()
         suspects = []
         async for piece in cache.entries():
             for cached in piece:
-                if cached.id in seen:  # a cache may tell an entry twice when it moves
+                if cached.id in seen:  # an entry that moves during a scan may come twice
                     continue
                 seen.add(cached.id)
                 kind = kind_of(cached, flags.get(cached.id) or _absent(contents, cached.id))
                 if kind is not None:
                     suspects.append(Suspect(cached, kind))
-                if not len(seen) % _TURN:
+                if not len(seen) % _SLICE:
                     await asyncio.sleep(0)
             await asyncio.sleep(pause_s)
         found.checked = len(seen)
@@ -187,10 +186,10 @@ class CacheAuditor:
         return suspects
 
     async def _confirmed(self, cache: FlagCache, suspects: Sequence[Suspect]) -> list[Mismatch]:
-        """Look again.
+        """Return the suspects that are still wrong in the same way.
 
-        Whatever was seen in the cache is in the store by now, unless the store went back. The counters are read first:
-        by that a primary that was replaced, and lacks what came after it, fails and does not make the cache look newer.
+        What the cache has is in the store by now, unless the store went back. The counters are read first, which fails
+        on a primary that was replaced: it lacks the newest changes, and would make the cache look newer.
         """
         ids = [suspect.cached.id for suspect in suspects]
         await self._store.revisions()
@@ -203,11 +202,11 @@ class CacheAuditor:
         ]
 
     async def _repair(self, cache: FlagCache, wrong: Sequence[Mismatch]) -> set[FlagId]:
-        """Put what the store has; gives the flags whose wrong entry is gone.
+        """Put what the store has; return the flags whose wrong entry is gone.
 
-        Where the cache would keep its entry against the store's, that is overwritten by force, which could undo a
-        change made since the store was read. So what is forced counts as known to nobody (no replica answers from it
-        without asking the store), and only a reading that comes after is vouched for, put as every other is.
+        Where the cache would keep its entry, the store's overwrites it by force, which could undo a change made since
+        the store was read. So a forced entry is not verified (no replica answers from it without asking the store);
+        a later read is, which is put without force.
         """
         forced = [each.stored for each in wrong if _kept(each.cached, each.stored)]
         if forced:
@@ -229,8 +228,8 @@ class CacheAuditor:
         for each in wrong:
             stored = each.stored.revision if each.stored.flag is not None else 0
             if len(found.drifts) < MAX_LISTED:
-                told = DriftedEntry(each.cached.id, stored, each.cached.revision, each.kind, each.cached.id in right)
-                found.drifts.append(told)
+                repaired = each.cached.id in right
+                found.drifts.append(DriftedEntry(each.cached.id, stored, each.cached.revision, each.kind, repaired))
         found.drifted += len(wrong)
         found.repaired += len(right)
         self.drifted += len(wrong)
@@ -238,9 +237,9 @@ class CacheAuditor:
 
 
 def kind_of(cached: Entry, stored: Entry) -> DriftKind | None:
-    """Say how a cached entry is wrong beside the store's; None when it is right.
+    """Return how a cache entry differs from the store's; None when it is right.
 
-    A flag that is absent in both is right at any older revision: an absence is told as of the set's revision.
+    A flag that exists in neither is right at any older revision: its absence has the set's revision.
     """
     if stored.flag is None:
         if cached.flag is not None:
@@ -252,12 +251,12 @@ def kind_of(cached: Entry, stored: Entry) -> DriftKind | None:
 
 
 def _kept(cached: Entry, stored: Entry) -> bool:
-    """Whether a cache that never goes back keeps its entry against this one."""
+    """Whether the cache, which never returns to an older revision, keeps its entry when this one is put."""
     return cached.revision > stored.revision or (cached.revision == stored.revision and stored.flag is None)
 
 
 def _same_entry(cached: Entry, other: Entry | None) -> bool:
-    """Equal, and in JSON types too: 1, 1.0 and true are three values."""
+    """Whether two entries are equal, JSON types included: 1, 1.0 and true are three values."""
     if other is None or cached != other:
         return False
     if cached.flag is None or other.flag is None:
@@ -269,7 +268,7 @@ async def _by_id(contents: StoreContents) -> dict[FlagId, Entry]:
     entries: dict[FlagId, Entry] = {}
     for flag in contents.flags:
         entries[flag.id] = Entry.of(flag)
-        if not len(entries) % _TURN:
+        if not len(entries) % _SLICE:
             await asyncio.sleep(0)
     return entries
 
@@ -279,7 +278,7 @@ def _absent(contents: StoreContents, flag_id: FlagId) -> Entry:
 
 
 async def _peek(cache: FlagCache, ids: Sequence[FlagId]) -> list[Entry | None]:
-    """Read entries as they are. Raises CacheUnavailable: one that could not be read is not one that is gone."""
+    """Read entries as they are. Raises CacheUnavailable: an entry that could not be read is not one that is gone."""
     held = await cache.peek(ids)
     if None in held:
         held = [first or second for first, second in zip(held, await cache.peek(ids), strict=True)]

@@ -1,8 +1,8 @@
-"""Vouches for the shared cache: one replica of all says, again and again, how old what is there can be at most.
+"""Holds the cache lease: one replica at a time certifies, and keeps renewing, how stale Redis entries can be.
 
-What a writer left undone, what was lost with Redis, an old dump put in its place: all of it ends here. Changes that
-this replica has applied are put once more before each renewal; where the cache is not the one it was, vouching begins
-anew, and what was there before counts for nothing.
+A writer that died between store and cache, an entry that was lost with Redis's memory, an old dump in its place: the
+lease repairs all of these. Before each renewal the holder puts again what it has applied since. Where the lease record
+is not the one it wrote last, it acquires the lease again, and nothing that was put before counts any more.
 """
 
 from __future__ import annotations
@@ -13,77 +13,86 @@ from collections.abc import Mapping
 
 import structlog
 
+from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.model import FlagId
-from flagsvc.ports import Entry, FlagCache, Vouched
+from flagsvc.ports import NEVER, Entry, FlagCache, LeaseAnswer, LeaseState
+from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
 
-RENEW_EVERY_S = 1.0
-LEASE_S = 4.0
-"""How long a word holds: when its giver dies, another replica gives it after that."""
-
 CHUNK = 500
+"""Most entries that one renewal puts; where more have changed, the lease is acquired again and all are put."""
 
 log = structlog.get_logger(__name__)
 
 
 class CacheLease:
-    """The part of one replica that vouches, or waits to. `is_holder` while it is this one that does."""
+    """One replica's part: it holds the lease, or waits to. Without a shared cache nobody holds it."""
 
-    def __init__(self, near: NearCache, cache: FlagCache) -> None:
-        self._near, self._cache = near, cache
+    def __init__(self, near: NearCache, cache: FlagCache | None, timing: Timing) -> None:
+        self._near, self._cache, self._timing = near, cache, timing
         self._changed: dict[FlagId, tuple[float, Entry]] = {}
         self._gaps = 0
-        self._task: asyncio.Task[None] | None = None
-        self.is_holder = False
-        self.begun = 0
+        self._held_until = NEVER
+        self._holding = False
+        self._tasks = BackgroundTasks()
+        self.acquired = 0
+        """How often this replica acquired the lease."""
         near.when_changed(self._note)
 
+    @property
+    def is_holder(self) -> bool:
+        """Whether this replica holds the lease, by its own clock: it never says so after the lease has run out."""
+        return self.left_s > 0
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds the lease still runs; 0 for a replica that does not hold it."""
+        return max(self._held_until - time.monotonic(), 0.0)
+
     def start(self) -> None:
-        """Begin; waits for nothing."""
-        self._task = asyncio.create_task(self._keep_forever(), name="keeper")
+        """Begin to acquire and renew; waits for nothing."""
+        if self._cache is not None:
+            self._tasks.start(repeat(self.step, self._pause, "cache_lease_failed"), "cache-lease")
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._timing.renew_every_s)
 
     async def close(self) -> None:
-        """Stop. The word runs out by itself."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Stop. The lease runs out by itself."""
+        await self._tasks.close()
+
+    async def step(self) -> None:
+        """Renew the lease, or acquire it where it is not held: as of the view's moment, with what was applied since."""
+        if self._cache is None:
+            return
+        as_of, changed = self._near.verified_at, self._changed
+        age_s = time.monotonic() - as_of
+        if self._holding and not self.is_holder:
+            self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else "cache_unreachable")
+        if not self._cache.available or age_s >= self._timing.lease_s:
+            return
+        entries = self._current(changed)
+        must_refill = self._gaps != self._near.partial.gaps or entries is None or len(entries) > CHUNK
+        if entries is None or must_refill or not self._holding:
+            if age_s <= self._timing.max_acquire_age_s:
+                # What was committed after `as_of` was received after it: a new lease does not cover that yet.
+                self._changed = {flag_id: noted for flag_id, noted in changed.items() if noted[0] > as_of}
+                await self._acquire(self._cache, as_of)
+            return
+        self._changed = {}
+        answer = await self._cache.renew_lease(as_of, self._timing.lease_s, entries)
+        kept = self._take(answer)
+        # What this renewal does not cover is put again with the next one: it may have been evicted by then.
+        left = {flag_id: noted for flag_id, noted in changed.items() if not kept or noted[0] > as_of}
+        self._changed = {**left, **self._changed}
 
     def _note(self, entry: Entry) -> None:
         self._changed[entry.id] = time.monotonic(), entry
 
-    async def _keep_forever(self) -> None:
-        bound = self._near.staleness_bound_s
-        while True:
-            try:
-                await self._keep(min(LEASE_S, bound * 0.8))
-            except Exception:
-                log.exception("keeping the shared cache failed; it goes on")
-            await asyncio.sleep(min(RENEW_EVERY_S, bound / 5))
-
-    async def _keep(self, lease_s: float) -> None:
-        """Give one word: about the view as it is at this moment, with everything that was applied until now."""
-        as_of, changed = self._near.verified_at, self._changed
-        if not self._cache.available or time.monotonic() - as_of > lease_s * 0.6:
-            return
-        entries = self._current(changed)
-        if not self.is_holder or self._gaps != self._near.gaps or entries is None or len(entries) > CHUNK:
-            # What was committed after `as_of` was heard after it: the beginning says nothing of that.
-            self._changed = {flag_id: noted for flag_id, noted in changed.items() if noted[0] > as_of}
-            await self._begin(as_of, lease_s)
-            return
-        self._changed = {}
-        verdict = await self._cache.vouch(as_of, lease_s, anew=False, entries=entries)
-        self.is_holder = verdict is Vouched.KEPT
-        # What this word does not reach is put with the next one again: it may have been evicted by then.
-        left = {flag_id: noted for flag_id, noted in changed.items() if not self.is_holder or noted[0] > as_of}
-        self._changed = {**left, **self._changed}
-        if verdict is Vouched.LOST:
-            log.warning("the shared cache is not what it was; it is filled anew")
-
     def _current(self, changed: Mapping[FlagId, tuple[float, Entry]]) -> list[Entry] | None:
-        """Give what is known now of flags that changed: what was noted may have been overtaken by a reading.
+        """Return what is held now of flags that changed: a read may have overtaken what was noted.
 
-        None when something newer was known that is not held any more.
+        None when a newer entry was known that is not held any more.
         """
         entries = []
         for flag_id, (_, entry) in changed.items():
@@ -93,15 +102,26 @@ class CacheLease:
             entries.append(held.entry if held is not None else entry)
         return entries
 
-    async def _begin(self, as_of: float, lease_s: float) -> None:
-        """Vouch for nothing but what is put from now on; then put everything that is held."""
-        self._gaps = self._near.gaps
-        self.is_holder = await self._cache.vouch(as_of, lease_s, anew=True) is Vouched.KEPT
-        if not self.is_holder:
+    async def _acquire(self, cache: FlagCache, as_of: float) -> None:
+        """Take the lease, which covers only what is put from now on; then put everything that is held."""
+        self._gaps = self._near.partial.gaps
+        if not self._take(await cache.acquire_lease(as_of, self._timing.lease_s)):
             return
-        self.begun += 1
-        log.info("keeping the shared cache", entries=len(self._near) if self._near.complete else 0)
+        self.acquired += 1
         ids = list(self._near.ids()) if self._near.complete else []
+        log.info("cache_lease_acquired", entries=len(ids))
         for start in range(0, len(ids), CHUNK):
             held = [self._near.get(flag_id) for flag_id in ids[start : start + CHUNK]]
-            await self._cache.put([each.entry for each in held if each is not None], self._near.verified_at)
+            await cache.put([each.entry for each in held if each is not None], self._near.verified_at)
+
+    def _take(self, answer: LeaseAnswer) -> bool:
+        """Record the answer; whether the lease is held."""
+        if answer.state is LeaseState.HELD:
+            self._held_until, self._holding = answer.held_until, True
+        elif self._holding:
+            self._lose(answer.state)
+        return self._holding
+
+    def _lose(self, reason: str) -> None:
+        self._held_until, self._holding = NEVER, False
+        log.warning("cache_lease_lost", reason=reason, detail="The cache is filled again once the lease is acquired.")

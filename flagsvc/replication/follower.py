@@ -1,9 +1,9 @@
-"""Keeps the near cache what the store is: loads it, hears of changes, and looks by itself.
+"""Keeps the near cache equal to the store: loads it, applies changes as they are announced, and verifies it by polls.
 
-Changes come over two channels, each enough alone and both in milliseconds: announcements through the shared cache, and
-the store's own stream of changes, whoever made them. Neither is believed to be whole: a look at the store's revision
-counters confirms the view, up to where the stream has told; where a stream is needed and does not tell, a look reads
-everything.
+Changes arrive over two channels, each within milliseconds and each sufficient alone: announcements through the shared
+cache, and the store's own change stream, whoever made the change. Either may drop messages, so a periodic poll of the
+revision counters verifies the near cache up to the change stream's last checkpoint. If the stream is down, the poll
+does a full reload. A replica that cannot reach the store takes the proof from a peer's heartbeat.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from enum import StrEnum
 
 import structlog
 
+from flagsvc.background import BackgroundTasks, cause_of, repeat
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.ports import (
     NEVER,
     Announced,
+    CacheEvent,
+    ChangeFeed,
     ChangesUnsupported,
     Checkpoint,
-    Event,
     FlagCache,
     FlagStore,
     Heartbeat,
@@ -32,29 +34,23 @@ from flagsvc.ports import (
     Subscribed,
     UnversionedChange,
 )
-from flagsvc.replication.heartbeats import Peers
+from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.revision_assigner import RevisionAssigner
+from flagsvc.replication.stream_progress import StreamProgress
+from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
 from flagsvc.view.near_cache import NearCache
 
-MAX_POLL_INTERVAL_S = 2.0
-"""Longest time between two looks: four tenths of the staleness bound, or this."""
-IDLE_TIMEOUT_S = 3.0
-"""Without any message for this long a channel counts as dead."""
-GAP_S = 0.25
-"""How long a missing revision may be on its way before it counts as lost."""
-TOLD_S, TOLD_SHARE = 1.5, 0.7
-"""A stream that has told nothing for this long, and this share of the staleness bound, is not waited for."""
-STREAM_WAIT_S = 0.3
-"""How long the first load waits for the stream, so that nothing falls between the two."""
+STREAM_START_S = 0.3
+"""How long the first load waits for the change stream, so that no change falls between the two."""
 LOAD_SHARE = 5
-"""Reading everything again and again takes at most one part in this many of the time."""
-_CAUSE_CHARS = 300
+"""Where the whole store is read again and again, that takes at most one part in this many of the time."""
 
 log = structlog.get_logger(__name__)
 
 
-class Feed(StrEnum):
-    """How changes are learned that another program makes in the store."""
+class FeedKind(StrEnum):
+    """How this replica learns of changes that another program makes in the store."""
 
     STREAM = "stream"
     POLLING = "polling"
@@ -62,29 +58,33 @@ class Feed(StrEnum):
 
 
 class Follower:
-    """Background work of one replica. `loaded` is set once the store was read, `tried` once that was attempted."""
+    """Background work of one replica.
+
+    `loaded` is set once the store was read, `tried` once that was attempted. `loads` counts full loads.
+    """
 
     def __init__(
         self,
         near: NearCache,
         store: FlagStore,
         cache: FlagCache | None,
-        peers: Peers,
-        is_holder: Callable[[], bool] = lambda: False,
+        *,
+        heartbeats: Heartbeats,
+        lease: CacheLease,
+        progress: StreamProgress,
+        timing: Timing,
     ) -> None:
-        """`is_holder`: whether this replica vouches for the shared cache, and so is first to number foreign changes."""
-        self._near, self._store, self._cache, self._peers, self._is_holder = near, store, cache, peers, is_holder
-        self.revision_assigner = RevisionAssigner(near, store, cache, is_holder)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._near, self._store, self._cache = near, store, cache
+        self._heartbeats, self._lease, self._progress, self._timing = heartbeats, lease, progress, timing
+        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress)
+        self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
         self._streaming = asyncio.Event()
         self._opened = False
-        self._heard_at = NEVER
+        self._announcement_at = NEVER
         self._polled_at = NEVER
-        self._checkpoint = NEVER
-        self._load_needed_since = NEVER
         self._load_s = 0.0
-        self.feed = Feed.STREAM if store.foreign else Feed.NONE
+        self.feed_kind = FeedKind.NONE if store.feed is None else FeedKind.STREAM
         self.loaded, self.tried = asyncio.Event(), asyncio.Event()
         self.store_up = True
         self.loads = 0
@@ -93,132 +93,136 @@ class Follower:
     @property
     def subscription_up(self) -> bool:
         """Whether announcements reach this replica now."""
-        return time.monotonic() - self._heard_at < IDLE_TIMEOUT_S
+        return time.monotonic() - self._announcement_at < SUBSCRIPTION_TIMEOUT_S
 
     @property
     def feed_up(self) -> bool:
-        """Whether changes of other programs are learned now in the way that `feed` says."""
-        if self.feed is Feed.STREAM:
-            return time.monotonic() - self._checkpoint < IDLE_TIMEOUT_S
+        """Whether changes of other programs arrive now in the way that `feed_kind` says."""
+        if self.feed_kind is FeedKind.STREAM:
+            return time.monotonic() - self._progress.checkpoint < SUBSCRIPTION_TIMEOUT_S
         return self.store_up
 
     def start(self) -> None:
-        """Begin; waits for nothing."""
-        self._tasks.append(asyncio.create_task(self._sync_loop(), name="follower"))
-        if self._store.foreign:
-            self._tasks.append(asyncio.create_task(self._hear_store(), name="store-stream"))
+        """Begin to follow; waits for nothing."""
+        self._tasks.start(repeat(self._poll, self._until_next_poll, "poll_failed"), "follower")
+        if self._store.feed is not None:
+            self._tasks.start(self._consume_changes(self._store.feed), "change-stream")
         if self._cache is not None:
-            self._tasks.append(asyncio.create_task(self._hear(self._cache), name="subscriber"))
+            self._tasks.start(self._consume_announcements(self._cache), "subscriber")
 
     async def close(self) -> None:
         """Stop everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, self.revision_assigner.close(), return_exceptions=True)
+        await asyncio.gather(self._tasks.close(), self.revision_assigner.close())
 
-    async def _sync_loop(self) -> None:
-        while True:
-            try:
-                await self._poll()
-                self.store_up = True
-            except StoreUnavailable as error:
-                if self.store_up:
-                    log.warning("store unavailable", error=str(error), cause=repr(error.__cause__)[:_CAUSE_CHARS])
-                self.store_up = False
-            except Exception:
-                log.exception("follower failed; it goes on")
-            self.tried.set()
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause())
+    async def load_all(self) -> StoreContents:
+        """Read the whole store, and hold it where there is room. Raises StoreUnavailable."""
+        asked_at = time.monotonic()
+        contents = await self._store.load()
+        self.loads += 1
+        self._load_s = time.monotonic() - asked_at
+        if not self._near.partial.is_needed:
+            contents = await self._with_missing(contents)
+            for change in self._near.merge(contents, asked_at, time.monotonic()):
+                self._assign_revision(change)
+            self._polled_at = max(self._polled_at, asked_at)
+            self.loaded.set()
+        return contents
 
     async def _poll(self) -> None:
-        """Confirm the view, or read everything."""
+        """Verify the view once, and record whether the store could be asked."""
+        try:
+            await self._verify_view()
+            self.store_up = True
+        except StoreUnavailable as error:
+            if self.store_up:
+                log.warning("store_unavailable", error=str(error), cause=cause_of(error))
+            self.store_up = False
+        finally:
+            self.tried.set()
+
+    async def _until_next_poll(self) -> None:
+        """Wait until the next poll is due, or until there is a reason to poll earlier."""
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self._pause_s())
+
+    async def _verify_view(self) -> None:
+        """Compare the store's revision counters with what is applied, or load everything where that is not enough."""
         if not self._opened:
-            await self._store.open()
-            self._opened = True
-            if self._store.foreign:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._streaming.wait(), STREAM_WAIT_S)
+            await self._open()
         asked_at = time.monotonic()
         if self._must_load(asked_at):
             await self._load()
             return
         revisions = await self._store.revisions()
-        if not self._near.has_all(revisions) and (self._store.foreign or self._cache is not None):
-            await asyncio.sleep(GAP_S)  # news is likely on its way: then nothing need be read
-        if not self._near.has_all(revisions):
+        others_write = self._store.feed is not None or self._cache is not None
+        if others_write and not self._near.changelogs.reach(revisions):
+            await asyncio.sleep(self._timing.gap_wait_s)  # the change is probably in transit: then no load is needed
+        if not self._near.changelogs.reach(revisions):
             await self._load()
             return
         self._polled_at = asked_at
-        self._proven(self._polled_at)
-        if self._is_holder():
-            await self._store.save_resume_token()
+        self._mark_verified()
+        if self._lease.is_holder and self._store.feed is not None:
+            await self._store.feed.save_resume_token()
+
+    async def _open(self) -> None:
+        await self._store.open()
+        self._opened = True
+        if self._store.feed is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._streaming.wait(), STREAM_START_S)
 
     def _must_load(self, now: float) -> bool:
-        """Whether counters alone cannot tell that nothing was missed."""
-        checkpoint = self._checkpoint if self._store.foreign else math.inf
+        """Whether the counters alone cannot show that nothing was missed."""
         return (
-            not (self._near.complete or self._near.overfull)
+            not (self._near.complete or self._near.partial.is_needed)
             or self._near.restored
             or not self.loaded.is_set()
-            or self._polled_at < self._load_needed_since
-            or now - self._near.gap_since() >= GAP_S
-            or now - checkpoint > max(self._near.staleness_bound_s * TOLD_SHARE, TOLD_S)
+            or (self._store.feed is not None and self._polled_at < self._progress.unbroken_since < math.inf)
+            or now - self._near.changelogs.gap_since() >= self._timing.gap_wait_s
+            or now - self._progress.checkpoint > self._timing.silent_stream_s
         )
 
-    async def read_all(self) -> StoreContents:
-        """Read the store into the near cache. Raises StoreUnavailable."""
-        asked_at = time.monotonic()
-        contents = await self._store.load()
-        self.loads += 1
-        self._load_s = time.monotonic() - asked_at
-        if not self._near.overfull:
-            contents = await self._looked_for(contents)
-            for change in self._near.merge(contents, asked_at, time.monotonic()):
-                self._number(change)
-            self._polled_at = max(self._polled_at, asked_at)
-            self.loaded.set()
-        return contents
-
-    async def _looked_for(self, contents: StoreContents) -> StoreContents:
-        """Look once more for what was not found: deleted after the counters were read, it has a later revision."""
-        found = {flag.id for flag in contents.flags}
-        missing = await asyncio.gather(*map(self._store.get, self._near.missing(found)))
-        there = [entry.flag for entry in missing if entry.flag is not None]
-        absent = {entry.id: entry.revision for entry in missing if entry.flag is None}
-        return StoreContents([*contents.flags, *there], contents.revisions, absent)
-
     async def _load(self) -> None:
-        if not self._near.overfull:
-            await self.read_all()
+        if not self._near.partial.is_needed:
+            await self.load_all()
             return
         asked_at = time.monotonic()
         self._near.mark_gap(await self._store.revisions(), asked_at)
         self._polled_at = asked_at
         self.loaded.set()
 
-    def _proven(self, as_of: float) -> None:
-        """All that has a revision is as it was then; of foreign changes only what the stream has told."""
-        checkpoint = self._checkpoint if self._store.foreign else math.inf
-        if not self.revision_assigner and as_of >= self._load_needed_since:
-            self._near.confirm(min(as_of, checkpoint))
+    async def _with_missing(self, contents: StoreContents) -> StoreContents:
+        """Look up once more what was not found: deleted after the counters were read, it has a later revision."""
+        missing = self._near.missing({flag.id for flag in contents.flags})
+        entries = await asyncio.gather(*map(self._store.get, missing))
+        found = [entry.flag for entry in entries if entry.flag is not None]
+        absent = {entry.id: entry.revision for entry in entries if entry.flag is None}
+        return StoreContents([*contents.flags, *found], contents.revisions, absent)
 
-    def _pause(self) -> float:
-        bound = self._near.staleness_bound_s
+    def _mark_verified(self) -> None:
+        """The view equals the store as of the last poll; of unversioned changes, as far as the stream has delivered."""
+        if not self.revision_assigner and (
+            self._store.feed is None or self._polled_at >= self._progress.unbroken_since
+        ):
+            self._near.mark_verified(min(self._polled_at, self._progress.checkpoint))
+
+    def _pause_s(self) -> float:
+        """Return the seconds until the next poll."""
         if not self.store_up:
-            return min(0.5, bound / 5)
-        if self.feed is Feed.POLLING or (self.feed is Feed.STREAM and not self.feed_up):
-            return max(min(self._store.poll_interval_s, bound / 5), LOAD_SHARE * self._load_s)
-        told = self.subscription_up or self.feed is Feed.STREAM
-        return min(bound * 0.4, MAX_POLL_INTERVAL_S) if told else min(self._store.poll_interval_s, bound / 5)
+            return self._timing.poll_retry_s
+        least_s = min(self._store.poll_interval_s, self._timing.poll_every_s)
+        if self.feed_kind is FeedKind.POLLING or (self.feed_kind is FeedKind.STREAM and not self.feed_up):
+            return max(least_s, LOAD_SHARE * self._load_s)
+        return self._timing.poll_every_s if self.subscription_up or self.feed_kind is FeedKind.STREAM else least_s
 
-    async def _hear(self, cache: FlagCache) -> None:
+    async def _consume_announcements(self, cache: FlagCache) -> None:
         async for event in cache.events():
-            self._heard_at = time.monotonic()
-            self._take(event)
+            self._announcement_at = time.monotonic()
+            self._handle_cache_event(event)
 
-    def _take(self, event: Event) -> None:
+    def _handle_cache_event(self, event: CacheEvent) -> None:
         match event:
             case Subscribed():
                 self._wake.set()
@@ -226,51 +230,55 @@ class Follower:
                 self.announcements_received += 1
                 self._apply_change(event)
                 if reply:
-                    self._peers.reply_soon()
+                    self._heartbeats.reply_soon()
             case Heartbeat(revisions=revisions):
-                self._proven(self._peers.hear(event, self._heard_at))
-                if not self._near.has_all(revisions):
-                    asyncio.get_running_loop().call_later(GAP_S, self._look_for, revisions)
+                self._near.mark_verified(self._heartbeats.receive(event, self._announcement_at))
+                if not self._near.changelogs.reach(revisions):
+                    asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_unless_reached, revisions)
 
-    def _look_for(self, revisions: object) -> None:
-        if isinstance(revisions, dict) and not self._near.has_all(revisions):
+    def _poll_unless_reached(self, revisions: Mapping[str, int]) -> None:
+        if not self._near.changelogs.reach(revisions):
             self._wake.set()
 
-    async def _hear_store(self) -> None:
+    async def _consume_changes(self, feed: ChangeFeed) -> None:
         try:
-            async for event in self._store.changes():
-                self._take_from_store(event)
+            async for event in feed.changes():
+                self._handle_store_event(event)
         except ChangesUnsupported:
-            self.feed = Feed.POLLING
+            self.feed_kind = FeedKind.POLLING
             self._streaming.set()
-            every_s = min(self._store.poll_interval_s, self._near.staleness_bound_s / 5)
-            log.warning("no change stream: the whole store is read again and again", every_s=every_s)
+            log.warning(
+                "change_stream_unsupported",
+                load_every_s=min(self._store.poll_interval_s, self._timing.poll_every_s),
+                detail="The whole store is read again and again instead.",
+            )
 
-    def _take_from_store(self, event: StoreEvent) -> None:
+    def _handle_store_event(self, event: StoreEvent) -> None:
         match event:
             case Subscribed():
                 self._streaming.set()
-                self._load_needed_since = time.monotonic()
+                self._progress.restart(time.monotonic())
                 if self.loaded.is_set():
                     self._wake.set()
             case Announced():
                 self._apply_change(event)
             case UnversionedChange():
-                self._number(event)
+                self._assign_revision(event)
             case Checkpoint(as_of):
-                if not self.revision_assigner:
-                    self._checkpoint = as_of
-                    self._proven(self._polled_at)
+                if not self.revision_assigner:  # a change without a revision is not applied yet
+                    self._progress.checkpoint = as_of
+                    self._mark_verified()
 
     def _apply_change(self, event: Announced) -> None:
-        self._near.apply_change(event.entry, time.monotonic(), passed=event.passed)
-        if self._near.gap_since() != math.inf:
-            asyncio.get_running_loop().call_later(GAP_S, self._wake_for_gap)
+        self.revision_assigner.note_deletion(event.entry)
+        self._near.apply_change(event.entry, time.monotonic(), event_revision=event.event_revision)
+        if self._near.changelogs.gap_since() != math.inf:
+            asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_for_gap)
 
-    def _wake_for_gap(self) -> None:
-        if time.monotonic() - self._near.gap_since() >= GAP_S:
+    def _poll_for_gap(self) -> None:
+        if time.monotonic() - self._near.changelogs.gap_since() >= self._timing.gap_wait_s:
             self._wake.set()
 
-    def _number(self, change: UnversionedChange) -> None:
-        if self.feed is Feed.STREAM:  # a store without a stream has no transactions to do it in
-            self.revision_assigner.add(change)
+    def _assign_revision(self, change: UnversionedChange) -> None:
+        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None:
+            self.revision_assigner.add(change, self._store.feed)  # without a stream there are no transactions either

@@ -1,97 +1,43 @@
-"""The other replicas: who lives, what they have applied, and what their word is worth.
+"""Heartbeats: which replicas live, what they have applied, and what a peer's view proves for this one.
 
-Every replica beats once a second on the channel of the shared cache, and reports itself there. A beat quotes the beats
-that its sender had heard: one that quotes mine was made after I sent mine, whatever clocks say and however long it was
-on its way. So a peer's view, as old as it says, is a proof for mine when I have applied all that it has.
+Every replica publishes a heartbeat on the channel of the shared cache and keeps it there for `flagsvc status`. A
+heartbeat quotes the heartbeats that its sender has received. One that quotes mine was made after I sent mine, whatever
+the clocks say and however long it was in transit. So a peer's view proves mine as of that moment, less the peer's age,
+when three conditions hold (docs/model.md has a counterexample for each):
+
+- I have applied every revision that the peer has;
+- the peer's change stream was unbroken since before my own view was verified, so no change of another program that I
+  missed was missed by the peer as well;
+- my view was read from the store once, not only from a snapshot.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import os
 import secrets
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 
-import structlog
-
-from flagsvc.ports import NEVER, FlagCache, Heartbeat
+from flagsvc.background import BackgroundTasks, repeat
+from flagsvc.ports import NEVER, FlagCache, Heartbeat, ReplicaStatus
+from flagsvc.replication.stream_progress import StreamProgress
+from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
-
-HEARTBEAT_S = 1.0
-PEER_TIMEOUT_S = 10.0
-"""A replica that was not heard for this long is not quoted any more."""
-MAX_SENT_KEPT = 32
-
-log = structlog.get_logger(__name__)
 
 
 def replica_name() -> str:
-    """Make a name for this process that no other has, and that says where it runs."""
+    """Return a name for this process that no other has, and that says where it runs."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """How a replica stands. Seconds; `view_age_s` None: it has no view yet."""
-
-    replica: str
-    version: str
-    started_at: datetime
-    revisions: Mapping[str, int]
-    view_age_s: float | None
-    staleness_bound_s: float
-    ready: bool
-    store_up: bool
-    cache_up: bool
-    subscription_up: bool
-    change_feed: str
-    change_feed_up: bool
-    holds_cache_lease: bool
-    flags: int
-
-    def to_text(self) -> str:
-        """Give it as JSON."""
-        return json.dumps({**asdict(self), "started_at": self.started_at.isoformat()}, separators=(",", ":"))
-
-    @classmethod
-    def of_text(cls, text: str) -> Report | None:
-        """Read it; None for one of another version that cannot be understood."""
-        try:
-            told = json.loads(text)
-            report = cls(**{**told, "started_at": datetime.fromisoformat(told["started_at"])})
-        except (ValueError, TypeError, KeyError):
-            return None
-        return report if report._is_sound() else None
-
-    def _is_sound(self) -> bool:
-        texts = (self.replica, self.version, self.change_feed)
-        numbers = (self.staleness_bound_s, self.view_age_s or 0.0, self.flags)
-        switches = (
-            self.ready,
-            self.store_up,
-            self.cache_up,
-            self.subscription_up,
-            self.change_feed_up,
-            self.holds_cache_lease,
-        )
-        return (
-            all(isinstance(text, str) for text in texts)
-            and all(isinstance(number, int | float) for number in numbers)
-            and all(isinstance(switch, bool) for switch in switches)
-            and isinstance(self.revisions, dict)
-            and all(isinstance(revision, int) for revision in self.revisions.values())
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class AckStatus:
-    """Live replicas by whether they have applied a change; `known`: whether it is known which replicas live."""
+    """Live replicas by whether they have applied a change. `known`: whether it is known which replicas live."""
 
     applied: tuple[str, ...]
     lagging: tuple[str, ...]
@@ -102,108 +48,129 @@ class AckStatus:
 class _Peer:
     number: int
     revisions: Mapping[str, int]
-    heard_at: float
+    last_seen_at: float
 
 
-class Peers:
-    """What one replica knows of all; itself among them."""
+class Heartbeats:
+    """The heartbeats of all replicas, as one of them sends and receives them. Its own are among those received."""
 
-    def __init__(self, name: str, near: NearCache, cache: FlagCache | None, report: Callable[[], Report]) -> None:
+    def __init__(
+        self,
+        name: str,
+        near: NearCache,
+        cache: FlagCache | None,
+        *,
+        progress: StreamProgress,
+        timing: Timing,
+        status: Callable[[], ReplicaStatus],
+    ) -> None:
         self.name = name
-        self._near, self._cache, self._report = near, cache, report
+        self._near, self._cache, self._progress = near, cache, progress
+        self._timing, self._status = timing, status
         self._number = 0
-        self._sent: OrderedDict[int, float] = OrderedDict()
+        self._sent_at: OrderedDict[int, float] = OrderedDict()
         self._peers: dict[str, _Peer] = {}
-        self._apply_change = asyncio.Event()
-        self._soon: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._received = asyncio.Event()
+        self._tasks = BackgroundTasks()
+        self._reply: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Send the first heartbeat, and one after each interval."""
         if self._cache is not None:
-            self._task = asyncio.create_task(self._beat_forever(self._cache), name="beat")
+            self._tasks.start(repeat(self._send, self._pause, "heartbeat_failed"), "heartbeats")
 
     async def close(self) -> None:
-        """Stop, and take back the report: nobody need wait for this replica any more."""
-        tasks = [task for task in (self._task, self._soon) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stop sending, and remove the kept heartbeat: nobody need wait for this replica any more."""
+        await self._tasks.close()
         if self._cache is not None:
-            await self._cache.report(self.name, "", 0.0)
+            await self._cache.remove_heartbeat(self.name)
 
-    def hear(self, beat: Heartbeat, now: float) -> float:
-        """Take a beat: the sender lives, and what it knows may be a proof for this replica's view.
-
-        Gives the moment as of which this view is the store's by that, but for changes that have no revision.
-        """
-        self._peers[beat.replica] = _Peer(beat.number, beat.revisions, now)
-        self._apply_change.set()
-        sent_at = self._sent.get(beat.heard.get(self.name, -1))
-        if beat.replica == self.name or sent_at is None or not self._near.has_all(beat.revisions):
+    def receive(self, heartbeat: Heartbeat, now: float) -> float:
+        """Record that the sender lives. Return the moment as of which its view proves this replica's; else NEVER."""
+        self._peers[heartbeat.replica] = _Peer(heartbeat.number, heartbeat.revisions, now)
+        self._received.set()
+        number, seconds_ago = heartbeat.last_seen.get(self.name, (-1, 0.0))
+        sent_at = self._sent_at.get(number)
+        verified = self._near.verified_at > NEVER and not self._near.restored
+        if heartbeat.replica == self.name or sent_at is None or not verified:
             return NEVER
-        return sent_at - beat.age_s
+        has_all = self._near.changelogs.reach(heartbeat.revisions)
+        missed_nothing = now - heartbeat.stream_age_s <= self._near.verified_at
+        return sent_at + seconds_ago - heartbeat.age_s if has_all and missed_nothing else NEVER
 
     def reply_soon(self) -> None:
-        """Say at once what is applied here: somebody waits for it."""
-        if self._cache is not None and (self._soon is None or self._soon.done()):
-            self._soon = asyncio.create_task(self._beat(self._cache), name="reply")
+        """Send a heartbeat at once: a writer waits for what is applied here."""
+        if self._cache is not None and (self._reply is None or self._reply.done()):
+            self._reply = self._tasks.start(self._send(), "heartbeat-reply")
 
-    async def reports(self) -> tuple[list[tuple[Report, float]], bool]:
-        """Give the live replicas' reports with their age in seconds, this one's first, and whether they are all."""
-        own = self._report()
-        found = await self._cache.reports() if self._cache is not None else []
-        others = [(Report.of_text(text), age) for text, age in found or ()]
-        told = [(report, age) for report, age in others if report is not None and report.replica != self.name]
-        return [(own, 0.0), *told], found is not None
+    async def statuses(self) -> tuple[list[tuple[Heartbeat, float]], bool]:
+        """Return the live replicas' heartbeats with their age in seconds, its own first, and whether all are known."""
+        now = time.monotonic()
+        own = self._heartbeat(now, {})
+        found = await self._cache.heartbeats() if self._cache is not None else []
+        others = [(heartbeat, age_s) for heartbeat, age_s in found or () if heartbeat.replica != self.name]
+        return [(own, 0.0), *others], found is not None
 
     async def ack_status(self, flag_set: str, revision: int) -> AckStatus:
-        """Say which live replicas have applied a change, as far as is known now."""
-        found = await self._cache.reports() if self._cache is not None else []
-        names = {report.replica for text, _ in found or () if (report := Report.of_text(text)) is not None}
-        names |= {self.name}
+        """Return which live replicas have applied a change, as far as is known now."""
+        found = await self._cache.heartbeats() if self._cache is not None else []
+        names = {heartbeat.replica for heartbeat, _ in found or ()} | {self.name}
         if found is None:
-            horizon = time.monotonic() - PEER_TIMEOUT_S
-            names |= {name for name, peer in self._peers.items() if peer.heard_at > horizon}
-        applied = {name for name in names if self._has(name, flag_set, revision)}
+            names |= self._seen_within(self._timing.peer_timeout_s).keys()
+        applied = {name for name in names if self._has_applied(name, flag_set, revision)}
         return AckStatus(tuple(sorted(applied)), tuple(sorted(names - applied)), found is not None)
 
     async def wait_for_acks(self, flag_set: str, revision: int, until: float) -> AckStatus:
-        """Wait until every live replica has applied a change, or the moment has come; gives how it stands then."""
+        """Wait until every live replica has applied a change, or the moment has come; return the status then."""
         while True:
-            self._apply_change.clear()
-            standing = await self.ack_status(flag_set, revision)
+            self._received.clear()
+            status = await self.ack_status(flag_set, revision)
             left = until - time.monotonic()
-            if left <= 0 or (standing.known and not standing.lagging):
-                return standing
+            if left <= 0 or (status.known and not status.lagging):
+                return status
             try:
-                async with asyncio.timeout(min(left, HEARTBEAT_S / 4)):
-                    await self._apply_change.wait()
+                async with asyncio.timeout(min(left, self._timing.heartbeat_every_s / 4)):
+                    await self._received.wait()
             except TimeoutError:
                 continue
 
-    def _has(self, name: str, flag_set: str, revision: int) -> bool:
+    def _has_applied(self, name: str, flag_set: str, revision: int) -> bool:
         if name == self.name:
-            return True  # who asks has stored it, and answers with it
+            return True  # the replica that asks has stored the change, and answers with it
         peer = self._peers.get(name)
         return peer is not None and peer.revisions.get(flag_set, 0) >= revision
 
-    async def _beat_forever(self, cache: FlagCache) -> None:
-        while True:
-            try:
-                await self._beat(cache)
-                await cache.report(self.name, self._report().to_text(), 2 * self._near.staleness_bound_s)
-            except Exception:
-                log.exception("a beat failed; the next one comes")
-            await asyncio.sleep(HEARTBEAT_S)
+    def _seen_within(self, seconds: float) -> dict[str, _Peer]:
+        horizon = time.monotonic() - seconds
+        return {name: peer for name, peer in self._peers.items() if peer.last_seen_at > horizon}
 
-    async def _beat(self, cache: FlagCache) -> None:
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._timing.heartbeat_every_s)
+
+    async def _send(self) -> None:
+        if self._cache is None:
+            return
         now = time.monotonic()
         self._number += 1
-        self._sent[self._number] = now
-        while len(self._sent) > MAX_SENT_KEPT:
-            self._sent.popitem(last=False)
-        self._peers = {name: peer for name, peer in self._peers.items() if now - peer.heard_at < 6 * PEER_TIMEOUT_S}
-        heard = {name: peer.number for name, peer in self._peers.items() if now - peer.heard_at < PEER_TIMEOUT_S}
-        age_s = now - self._near.verified_at
-        await cache.announce(Heartbeat(self.name, self._number, self._near.revisions(), age_s, heard))
+        self._sent_at[self._number] = now
+        while now - next(iter(self._sent_at.values())) > 2 * self._timing.staleness_bound_s:
+            self._sent_at.popitem(last=False)  # too old to prove anything
+        self._peers = self._seen_within(6 * self._timing.peer_timeout_s)
+        quoted = self._seen_within(self._timing.peer_timeout_s)
+        last_seen = {name: (peer.number, now - peer.last_seen_at) for name, peer in quoted.items()}
+        await self._cache.send_heartbeat(self._heartbeat(now, last_seen), self._timing.heartbeat_expiry_s)
+
+    def _heartbeat(self, now: float, last_seen: Mapping[str, tuple[int, float]]) -> Heartbeat:
+        # Entries beyond a gap are not among `revisions`, and a load takes changes before they have a revision: neither
+        # could be demanded of a peer, so with a gap, and past the stream's checkpoint, this view proves nothing.
+        has_gap = self._near.changelogs.gap_since() != math.inf
+        proven_as_of = NEVER if has_gap else min(self._near.verified_at, self._progress.checkpoint)
+        return Heartbeat(
+            replica=self.name,
+            number=self._number,
+            revisions=self._near.changelogs.watermarks(),
+            age_s=now - proven_as_of,
+            stream_age_s=max(now - self._progress.unbroken_since, 0.0),
+            last_seen=last_seen,
+            status=self._status(),
+        )

@@ -1,4 +1,4 @@
-"""How a stored change gets to everybody: into the shared cache, then onto the channel. Used by whoever stored it."""
+"""How a stored change reaches every replica: into the shared cache, then onto its channel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flagsvc.ports import NEVER, Announced, Entry, FlagCache
 
 
 class WriteLevel(IntEnum):
-    """How far a change has spread, each level with those before it."""
+    """How far a change has spread; each level includes those before it."""
 
     STORED = 1
     CACHED = 2
@@ -18,9 +18,10 @@ class WriteLevel(IntEnum):
 async def publish_change(
     cache: FlagCache | None, entry: Entry, as_of: float = NEVER, *, reply: bool = False
 ) -> WriteLevel:
-    """Put and announce a change that was not yet there at `as_of`; the order is what keeps late readers harmless.
+    """Put and announce a change that the store did not have before `as_of`.
 
-    `reply`: replicas say at once when they have applied it. Gives STORED when a step could not be done.
+    The order matters: once a replica has heard of the change, no late reader of the cache can return to an older one.
+    `reply`: replicas send a heartbeat as soon as they have applied it. Return STORED when a step failed.
     """
     if cache is None:
         return WriteLevel.STORED

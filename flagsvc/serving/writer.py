@@ -1,4 +1,4 @@
-"""Changes flags: store (with history, atomically), then this replica, then the shared cache, then everybody."""
+"""Changes flags: in the store (with history, atomically), then here, then in the shared cache, then everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry, FlagCache, FlagStore
-from flagsvc.replication.heartbeats import Peers
+from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
 from flagsvc.view.near_cache import NearCache
 
@@ -22,7 +22,7 @@ RETRY_DELAY_S = 0.1
 
 @dataclass(slots=True)
 class WriteStats:
-    """How writes went, for metrics."""
+    """Outcomes of writes, for metrics."""
 
     stored: int = 0
     announced: int = 0
@@ -31,11 +31,11 @@ class WriteStats:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """How far a change has to spread before its writer is answered, and how long that may take."""
+    """How far a change has to spread before its writer is answered, and how many seconds that may take."""
 
     level: WriteLevel | None = None
-    """None: CACHED if that is at once possible."""
-    at_most_s: float = 5.0
+    """None: CACHED if the first attempt succeeds."""
+    timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,21 @@ class WriteResult:
 class Writer:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, peers: Peers) -> None:
-        self._near, self._store, self._cache, self._peers = near, store, cache, peers
+    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, heartbeats: Heartbeats) -> None:
+        self._near, self._store, self._cache, self._heartbeats = near, store, cache, heartbeats
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.spread = WriteStats()
+        self.stats = WriteStats()
 
-    async def write(self, flag_id: FlagId, decide: Decide, wait: WaitFor | None = None) -> WriteResult | None:
-        """Store what `decide` decides and let it be seen; None when there was nothing to do.
+    async def write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor | None = None) -> WriteResult | None:
+        """Store what `decide` decides and publish it; None when there was nothing to do.
 
-        A cache out of reach does not fail the write: replicas then see it by themselves within the staleness bound.
+        A cache that cannot be reached does not fail the write: replicas then see it within the staleness bound.
         A caller who leaves does not stop a write half way.
         """
-        return await asyncio.shield(self._started(self._write(flag_id, decide, wait or WaitFor())))
+        return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor())))
 
     async def close(self) -> None:
-        """Let writes under way finish."""
+        """Let running writes finish."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -77,45 +77,40 @@ class Writer:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller who left must not be warned about
+            task.exception()  # retrieved, so that asyncio does not warn about a caller who left
 
-    async def _write(self, flag_id: FlagId, decide: Decide, wait: WaitFor) -> WriteResult | None:
+    async def _write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor) -> WriteResult | None:
         as_of = time.monotonic()
-        until = as_of + wait.at_most_s
-        entry = await self._store.change(flag_id, decide)
+        until = as_of + wait_for.timeout_s
+        entry = await self._store.write(flag_id, decide)
         if entry is None:
             return None
-        self.spread.stored += 1
+        self.stats.stored += 1
+        # This replica first: whoever is answered reads the own write here, also when the cache is away.
         self._near.apply_change(entry, time.monotonic(), as_of=as_of)
+        own = (self._heartbeats.name,)
         if self._cache is None:
-            return self._alone(entry)
-        spreading = self._started(self._spread(entry, as_of, wait, until))
-        if wait.level is WriteLevel.STORED:
-            return WriteResult(entry, WriteLevel.STORED, (self._peers.name,))
-        reached = await spreading
-        if wait.level is not WriteLevel.APPLIED:
-            return WriteResult(entry, reached, (self._peers.name,))
-        standing = await self._peers.wait_for_acks(flag_id.flag_set, entry.revision, until)
-        if standing.known and not standing.lagging and reached is WriteLevel.CACHED:
+            # A store of one process has no other replicas. With one for many, they cannot be heard without a cache.
+            return WriteResult(entry, WriteLevel.APPLIED if self._store.feed is None else WriteLevel.STORED, own)
+        publishing = self._started(self._publish(entry, as_of, wait_for, until))
+        if wait_for.level is WriteLevel.STORED:
+            return WriteResult(entry, WriteLevel.STORED, own)
+        reached = await publishing
+        if wait_for.level is not WriteLevel.APPLIED:
+            return WriteResult(entry, reached, own)
+        acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        if acks.known and not acks.lagging and reached is WriteLevel.CACHED:
             reached = WriteLevel.APPLIED
-        return WriteResult(entry, reached, standing.applied, standing.lagging)
+        return WriteResult(entry, reached, acks.applied, acks.lagging)
 
-    def _alone(self, entry: Entry) -> WriteResult:
-        """Without a shared cache replicas do not know of one another; a store of one process has no others."""
-        reached = WriteLevel.STORED if self._store.foreign else WriteLevel.APPLIED
-        return WriteResult(entry, reached, (self._peers.name,))
-
-    async def _spread(self, entry: Entry, as_of: float, wait: WaitFor, until: float) -> WriteLevel:
-        """Put and announce; again, while somebody waits for it, when the cache cannot be reached."""
+    async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
+        """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""
         while True:
-            reached = await publish_change(self._cache, entry, as_of, reply=wait.level is WriteLevel.APPLIED)
-            if (
-                reached is WriteLevel.CACHED
-                or wait.level in (None, WriteLevel.STORED)
-                or time.monotonic() + RETRY_DELAY_S > until
-            ):
+            reached = await publish_change(self._cache, entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
+            must_not_retry = wait_for.level in (None, WriteLevel.STORED) or time.monotonic() + RETRY_DELAY_S > until
+            if reached is WriteLevel.CACHED or must_not_retry:
                 break
             await asyncio.sleep(RETRY_DELAY_S)
-        self.spread.announced += reached is WriteLevel.CACHED
-        self.spread.not_announced += reached is not WriteLevel.CACHED
+        self.stats.announced += reached is WriteLevel.CACHED
+        self.stats.not_announced += reached is not WriteLevel.CACHED
         return reached

@@ -1,1 +1,1 @@
-"""What this replica knows: held entries, the near cache, each flag set's recent changes."""
+"""What this replica knows of the flags: held entries, the near cache, and each flag set's recent changes."""

@@ -1,22 +1,19 @@
-"""What the near cache is made of: held entries, where definitions come from, and how old an answer may be at most."""
+"""One entry of the near cache: what is known of a flag, since when, and where it came from."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 
 from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
-from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.model import Flag
 from flagsvc.ports import Entry
 
 Prepare = Callable[[Flag], Prepared]
-MAX_HIGH_WATER_MARKS = 100_000
-"""Revisions remembered of flags that are not held: what is read later must not be older."""
 
 
 class Source(StrEnum):
-    """Where a definition was read from."""
+    """The tier that a definition was read from."""
 
     NEAR = "near"
     CACHE = "cache"
@@ -25,9 +22,10 @@ class Source(StrEnum):
 
 
 class CacheEntry:
-    """One held entry, prepared for evaluation when it is first asked for: most of a large set never is.
+    """One held entry. Its rule is compiled at the first evaluation: most flags of a large set are never asked for.
 
-    `verified_at`: it is not older than the store was then; `received_at`: when it came here.
+    `verified_at`: the entry is not older than the store was at this moment. `received_at`: when it arrived here.
+    Both are `time.monotonic()` seconds.
     """
 
     __slots__ = ("_prepare", "_prepared", "entry", "origin", "received_at", "verified_at")
@@ -48,46 +46,28 @@ class CacheEntry:
 
     @property
     def prepared(self) -> Prepared:
-        """The definition, compiled."""
+        """The compiled definition."""
         if self._prepared is None:
             self._prepared = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
         return self._prepared
 
-    def yields_to(self, entry: Entry, as_of: float) -> bool:
-        """Whether an entry is news: a larger revision, or another content of the same one that surely is newer.
+    def is_replaced_by(self, entry: Entry, as_of: float) -> bool:
+        """Whether an entry read as of a moment is newer: by its revision, or by its content at an equal revision.
 
-        What was read within the same time may be either: who asked later may have been answered earlier.
+        Two reads of an equal revision that overlapped in time may be in either order, so the held one stays.
         """
         if entry.revision != self.entry.revision:
             return entry.revision > self.entry.revision
         return entry.flag != self.entry.flag and not self.may_be_newer_than(as_of)
 
     def may_be_newer_than(self, as_of: float) -> bool:
-        """Whether it came from a reading that ended after this moment."""
+        """Whether this entry came from a read that ended after the moment."""
         return as_of <= max(self.received_at, self.verified_at)
 
-
-class HighWaterMarks:
-    """The newest revisions that were answered of flags which are not held; the oldest of too many are forgotten."""
-
-    def __init__(self) -> None:
-        self._revisions: OrderedDict[FlagId, int] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._revisions)
-
-    def of(self, flag_id: FlagId) -> int:
-        """Give the floor, 0 without one."""
-        return self._revisions.get(flag_id, 0)
-
-    def raise_to(self, flag_id: FlagId, revision: int) -> None:
-        """Let nothing older be answered from now on."""
-        if revision > self._revisions.get(flag_id, -1):
-            self._revisions[flag_id] = revision
-            self._revisions.move_to_end(flag_id)
-            if len(self._revisions) > MAX_HIGH_WATER_MARKS:
-                self._revisions.popitem(last=False)
-
-    def drop(self, flag_id: FlagId) -> None:
-        """Forget one that is held again."""
-        self._revisions.pop(flag_id, None)
+    def verify(self, entry: Entry, as_of: float) -> None:
+        """Raise `verified_at` where a read found what is held."""
+        same = entry.revision == self.entry.revision and (
+            not self.may_be_newer_than(as_of) or entry.flag == self.entry.flag
+        )
+        if same and as_of >= self.verified_at:
+            self.verified_at, self.origin = as_of, Source.NEAR

@@ -215,7 +215,7 @@ async def test_without_a_replica_set_everything_is_read_again_and_again_and_stat
         await asyncio.to_thread(flags.insert_one, {"key": "a", "status": "DISABLED"})
         async with replica(store_url=mongod.url) as (client, server):
             await until_serving(client)
-            await until(lambda: server.replica.follower.feed == "polling")
+            await until(lambda: server.replica.follower.feed_kind == "polling")
             waits = []
             for number in range(6):
                 enabled = number % 2 == 0

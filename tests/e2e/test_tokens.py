@@ -137,7 +137,7 @@ async def test_a_token_is_not_answered_from_memory_when_the_source_is_gone(
         urls = {"store_url": mongod.url, "cache_url": redis_clean_url}
         (ahead, _), (deaf, server) = await started(stack, 2, **urls)
         old = (await ahead.create("a")).revision
-        await until(lambda: server.replica.near.watermark("default") == old)
+        await until(lambda: server.replica.near.changelogs.watermark("default") == old)
         monkeypatch.setattr(Follower, "_apply_change", hears_nothing)
         mongod.pause()
         try:
@@ -153,7 +153,7 @@ async def test_a_write_says_how_far_it_has_spread(mongo_database_url: str, redis
     async with AsyncExitStack() as stack:
         urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
         found = await started(stack, 3, **urls)
-        names = sorted(server.replica.peers.name for _, server in found)
+        names = sorted(server.replica.heartbeats.name for _, server in found)
         await asyncio.sleep(1.2)  # each has reported itself
         client = found[0][0]
         await client.create("a")
@@ -221,4 +221,4 @@ async def test_the_embedded_store_has_nobody_else_to_wait_for(tmp_path: Any) -> 
         await client.create("a")
         request = pb.ToggleFlagRequest(flag_key="a", enabled=True, wait_for=pb.WRITE_LEVEL_APPLIED)
         spread = (await client.stub.ToggleFlag(request, timeout=5)).spread
-        assert (spread.reached, list(spread.applied_by)) == (pb.WRITE_LEVEL_APPLIED, [server.replica.peers.name])
+        assert (spread.reached, list(spread.applied_by)) == (pb.WRITE_LEVEL_APPLIED, [server.replica.heartbeats.name])

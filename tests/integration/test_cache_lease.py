@@ -52,7 +52,9 @@ async def cache(redis_clean_url: str) -> AsyncIterator[LossyCache]:
 
 def loaded(revision: int, limit: int = 10) -> NearCache:
     near = NearCache(limit, 5.0)
-    near.merge(StoreContents([Flag(key="a", revision=revision)], {"default": revision}), time.monotonic())
+    near.merge(
+        StoreContents([Flag(key="a", revision=revision)], {"default": revision}), time.monotonic(), time.monotonic()
+    )
     return near
 
 
@@ -69,7 +71,7 @@ async def test_it_puts_everything_and_vouches_for_it_again_and_again(cache: Loss
     await keeper._keep(LEASE_S)
     assert keeper.is_holder
     assert (await age_of(cache))[0] == 3
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
     revision, age = await age_of(cache)
     assert (revision, age < 0.5) == (3, True)
@@ -80,14 +82,14 @@ async def test_a_change_that_its_writer_did_not_put_is_put_before_the_next_word(
     keeper = CacheLease(near, cache)
     await keeper._keep(LEASE_S)
     near.apply_change(entry(4), time.monotonic())
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     cache.lose = 1
     await keeper._keep(LEASE_S)
     revision, age = await age_of(cache)
     assert revision == 3, "the put was lost"
     await asyncio.sleep(0.2)
     assert (await age_of(cache))[1] >= age + 0.2, "so nothing newer is vouched for"
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
     assert (await age_of(cache))[0] == 4
 
@@ -100,7 +102,7 @@ async def test_a_change_is_put_with_every_word_until_one_reaches_it(cache: Lossy
     await keeper._keep(LEASE_S)  # a word about the moment before that
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.delete("feature-flag:a")
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
     assert (await age_of(cache))[0] == 4
 
@@ -110,7 +112,7 @@ async def test_what_was_noted_and_then_overtaken_by_a_load_is_not_put_as_if_it_w
     keeper = CacheLease(near, cache)
     asked_at = time.monotonic()
     near.apply_change(entry(2), time.monotonic())
-    near.merge(StoreContents([Flag(key="a", revision=3)], {"default": 3}), asked_at)
+    near.merge(StoreContents([Flag(key="a", revision=3)], {"default": 3}), asked_at, asked_at)
     cache.lose = 1
     await keeper._keep(LEASE_S)
     await keeper._keep(LEASE_S)
@@ -123,13 +125,13 @@ async def test_what_was_noted_and_overtaken_and_is_not_held_makes_it_begin_anew(
     keeper = CacheLease(near, cache)
     near.mark_gap({}, time.monotonic())
     await keeper._keep(LEASE_S)
-    assert (keeper.is_holder, keeper.begun) == (True, 1)
+    assert (keeper.is_holder, keeper.acquired) == (True, 1)
     near.apply_change(entry(2), time.monotonic())
     near.apply_read(entry(3), time.monotonic(), time.monotonic())
     near.apply_read(Entry.of(Flag(key="b", revision=1)), time.monotonic(), time.monotonic())
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
-    assert keeper.begun == 2
+    assert keeper.acquired == 2
     assert (await age_of(cache))[0] == -1
 
 
@@ -143,17 +145,17 @@ async def test_a_redis_that_is_not_what_it_was_is_not_believed(
     with redis.Redis.from_url(redis_clean_url) as direct:
         old = {key: direct.dump(key) for key in direct.scan_iter()}
         near.apply_change(entry(4), time.monotonic())
-        near.confirm(time.monotonic())
+        near.mark_verified(time.monotonic())
         await keeper._keep(LEASE_S)
         assert (await age_of(cache))[0] == 4
         direct.flushall()
         if loss == "old mark":
             for key, value in old.items():
                 direct.restore(key, 10_000, value)
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
     assert not keeper.is_holder
-    near.confirm(time.monotonic())
+    near.mark_verified(time.monotonic())
     await keeper._keep(LEASE_S)
     assert keeper.is_holder
     revision, age = await age_of(cache)
@@ -170,6 +172,6 @@ async def test_only_one_of_two_keeps_and_the_other_takes_over(redis_clean_url: s
     deadline = time.monotonic() + 3
     while not second.is_holder:
         assert time.monotonic() < deadline
-        other_near.confirm(time.monotonic())
+        other_near.mark_verified(time.monotonic())
         await second._keep(1.0)
     await other_cache.close()

@@ -85,7 +85,7 @@ async def store(opened: Open, database: Rows) -> MongoStore:
 
 
 def place(database: Rows) -> dict[str, Any]:
-    found = database["flagsvc_tail"].find_one({"_id": "feature_flags"})
+    found = database["flagsvc_change_stream"].find_one({"_id": "feature_flags"})
     assert found is not None
     return found
 
@@ -125,14 +125,14 @@ async def test_a_copy_of_what_an_earlier_process_told_is_foreign(
 
 async def test_the_place_is_kept_only_where_it_moved(store: MongoStore, database: Rows) -> None:
     await store.save_resume_token()
-    assert database["flagsvc_tail"].find_one({}) is None
+    assert database["flagsvc_change_stream"].find_one({}) is None
     async with Heard(store) as heard:
         await create(store)
         await heard.settled()
     await store.save_resume_token()
     first = place(database)
     assert datetime.now(UTC) - first["at"] < timedelta(seconds=10)
-    database["flagsvc_tail"].update_one({}, {"$set": {"mark": 1}})
+    database["flagsvc_change_stream"].update_one({}, {"$set": {"mark": 1}})
     await store.save_resume_token()
     assert place(database) == first | {"mark": 1}
 
@@ -155,7 +155,7 @@ async def test_the_place_is_kept_only_where_it_moved(store: MongoStore, database
 async def test_a_place_that_cannot_be_read_is_forgotten(
     store: MongoStore, database: Rows, kept: dict[str, Any]
 ) -> None:
-    database["flagsvc_tail"].insert_one({"_id": "feature_flags"} | kept)
+    database["flagsvc_change_stream"].insert_one({"_id": "feature_flags"} | kept)
     await create(store)
     async with Heard(store) as heard:
         entry = await toggle(store)
@@ -171,7 +171,7 @@ async def test_a_place_ahead_of_the_server_is_given_up(opened: Open, store: Mong
     data, hour = kept["token"]["_data"], 3600
     token = {"_data": f"{data[:2]}{int(data[2:10], 16) + hour:08X}{data[10:]}"}
     moved = {"token": token, "time": Timestamp(kept["time"].time + hour, 1)}
-    database["flagsvc_tail"].update_one({}, {"$set": moved})
+    database["flagsvc_change_stream"].update_one({}, {"$set": moved})
     async with Heard(opened()) as heard:
         await create(store)
         await heard.until(lambda: Subscribed() in heard.events[1:])
@@ -199,7 +199,7 @@ async def test_only_a_lost_history_begins_anew(
         await create(store)
         await heard.settled()
         failing.fail(["getMore", "aggregate"], failures, **how)
-        await heard.until(lambda: store.change_stream_restarts == failures and store.change_stream_up)
+        await heard.until(lambda: store.stream_restarts == failures and store.stream_up)
         entry = await toggle(store)
         told = await heard.settled()
     assert told == ([Subscribed(), Announced(entry)] if lost else [Announced(entry)])
@@ -227,7 +227,7 @@ async def test_what_is_read_to_understand_an_event_may_fail(
         flags.delete_one({"key": "other"})
         flags.update_one({"key": "later"}, {"$set": {"key": "moved"}})
         told = await heard.settled()
-    assert store.change_stream_restarts == 2
+    assert store.stream_restarts == 2
     foreign = [
         UnversionedChange(OTHER, 2, gone=True),
         UnversionedChange(LATER, 3, gone=True),
@@ -241,7 +241,7 @@ async def test_a_server_without_change_streams(failing: FailingMongod, store: Mo
     failing.fail(["aggregate"], errorCode=code)
     with pytest.raises(ChangesUnsupported):
         await anext(store.changes())
-    assert not store.change_stream_up
+    assert not store.stream_up
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -270,7 +270,7 @@ async def everything(store: MongoStore) -> list[Any]:
 
 async def test_connections_have_the_name_that_the_url_gives(store: MongoStore, database: Rows) -> None:
     async with Heard(store) as heard:
-        await store.ping()
+        await store.revisions()
         await heard.settled()
         running = [{"$currentOp": {"idleConnections": True}}, {"$match": {"appName": {"$exists": True}}}]
         names = {row["appName"] for row in database.client.admin.aggregate(running)}

@@ -92,11 +92,11 @@ async def test_a_flag_that_is_deleted_while_everything_is_read_is_not_said_to_be
 
     try:
         await create(store)
-        await follower.read_all()
+        await follower.load_all()
         store.meanwhile = deleted
         if again:
             monkeypatch.setattr(store, "get", made_anew)
-        await follower.read_all()
+        await follower.load_all()
         held = near.get(CHAT)
         assert held is not None
         assert held.entry == newest[-1]

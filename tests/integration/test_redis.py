@@ -195,7 +195,7 @@ async def test_another_type_where_ours_should_be_is_a_miss_and_is_replaced(
 ) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.rpush("feature-flag:a", "another application's")
-        direct.rpush("flagsvc:vouched", "another application's")
+        direct.rpush("flagsvc:cache-lease", "another application's")
     assert await cache.peek([A]) == [None]
     found = await cache.fetch(A, 5)
     assert found
@@ -365,7 +365,7 @@ async def test_announcements_are_heard_whole_and_in_order(cache: RedisCache) -> 
     told: list[Event] = [
         Announced(entry(1, name="señal")),
         Announced(absent(2), reply=True),
-        Announced(entry(9), passed=7),
+        Announced(entry(9), event_revision=7),
         Heartbeat("one", 3, {"default": 2, "x:y": 7}, 0.25, {"two": 8}),
         Heartbeat("ñ", 1, {}, math.inf, {}),
     ]

@@ -238,9 +238,9 @@ async def test_only_one_vouches(both: tuple[RedisCache, RedisCache], redis_clean
     assert await one.vouch(ago(0), 5, anew=False) is Vouched.OTHERS
     assert await one.vouch(ago(0), 5, anew=True) is Vouched.OTHERS
     with redis.Redis.from_url(redis_clean_url) as direct:
-        assert 4_000 < direct.pttl("flagsvc:vouched") <= 5_000
+        assert 4_000 < direct.pttl("flagsvc:cache-lease") <= 5_000
         assert await two.vouch(ago(2), 5, anew=False) is Vouched.KEPT
-        assert 2_000 < direct.pttl("flagsvc:vouched") <= 3_000, "it lasts from its own moment"
+        assert 2_000 < direct.pttl("flagsvc:cache-lease") <= 3_000, "it lasts from its own moment"
 
 
 async def test_a_word_runs_out(both: tuple[RedisCache, RedisCache]) -> None:
@@ -266,16 +266,16 @@ async def test_a_word_is_kept_only_on_the_one_given_last(
     assert await one.vouch(ago(0), 30, anew=True) is Vouched.KEPT
     assert await one.vouch(ago(0), 30, anew=True) is Vouched.KEPT
     with redis.Redis.from_url(redis_clean_url) as direct:
-        before = direct.get("flagsvc:vouched")
+        before = direct.get("flagsvc:cache-lease")
         assert await one.vouch(ago(0), 30, anew=False) is Vouched.KEPT
         assert before is not None
-        direct.set("flagsvc:vouched", before, px=30_000)
+        direct.set("flagsvc:cache-lease", before, px=30_000)
         assert await one.vouch(ago(0), 30, anew=False) is Vouched.LOST
         assert await one.vouch(ago(0), 30, anew=False) is Vouched.LOST, "until it begins anew"
         assert await one.vouch(ago(0), 30, anew=True) is Vouched.KEPT
         direct.flushall()
         assert await one.vouch(ago(0), 30, anew=False) is Vouched.LOST
-        assert direct.get("flagsvc:vouched") is None
+        assert direct.get("flagsvc:cache-lease") is None
 
 
 async def test_a_word_is_not_given_when_it_has_run_out_already_or_says_nothing(
@@ -285,7 +285,7 @@ async def test_a_word_is_not_given_when_it_has_run_out_already_or_says_nothing(
     assert await one.vouch(ago(2), 1.5, anew=True) is Vouched.LOST
     assert await one.vouch(NEVER, 30, anew=True) is Vouched.LOST
     with redis.Redis.from_url(redis_clean_url) as direct:
-        assert direct.get("flagsvc:vouched") is None
+        assert direct.get("flagsvc:cache-lease") is None
 
 
 @pytest.mark.parametrize("mark", ["", "x", "other:1:2", "other:1:0:x", "other:1:0:{future}"])
@@ -295,7 +295,7 @@ async def test_a_mark_that_says_nothing_is_worth_nothing(
     one, two = both
     await two.put([entry(1)], as_of := ago(1))
     mark = mark.replace("{future}", str(redis_ms(redis_clean_url) + 10_000))
-    set_directly(redis_clean_url, "flagsvc:vouched", mark)
+    set_directly(redis_clean_url, "flagsvc:cache-lease", mark)
     found = await fetched(two, within_s=0.5)
     assert found.as_of <= as_of
     assert found.fence
@@ -421,14 +421,14 @@ async def test_reports_leave_nothing_behind(both: tuple[RedisCache, RedisCache],
         await one.report("one", "x", 60)
         await asyncio.sleep(0.12)
         assert await one.report("one", "y", 60)
-        assert direct.zcard("flagsvc:replicas") == direct.hlen("flagsvc:reports") == 1
+        assert direct.zcard("flagsvc:replicas") == direct.hlen("flagsvc:heartbeats") == 1
         assert 55 < direct.ttl("flagsvc:replicas") <= 60
-        assert 55 < direct.ttl("flagsvc:reports") <= 60
+        assert 55 < direct.ttl("flagsvc:heartbeats") <= 60
         await one.report("two", "z", 0.1)
-        assert direct.ttl("flagsvc:reports") > 55, "one that goes soon takes no other with it"
+        assert direct.ttl("flagsvc:heartbeats") > 55, "one that goes soon takes no other with it"
         for name in ("one", "two"):
             await one.report(name, "", 60)
-        assert direct.exists("flagsvc:replicas", "flagsvc:reports") == 0
+        assert direct.exists("flagsvc:replicas", "flagsvc:heartbeats") == 0
 
 
 async def test_reports_survive_what_others_left_in_their_place(
@@ -436,13 +436,13 @@ async def test_reports_survive_what_others_left_in_their_place(
 ) -> None:
     one, _ = both
     set_directly(redis_clean_url, "flagsvc:replicas", "x")
-    set_directly(redis_clean_url, "flagsvc:reports", "x")
+    set_directly(redis_clean_url, "flagsvc:heartbeats", "x")
     assert await one.reports() == []
     assert await one.report("one", "x", 60)
     with redis.Redis.from_url(redis_clean_url) as direct:
-        direct.hset("flagsvc:reports", "bad", "no time")
+        direct.hset("flagsvc:heartbeats", "bad", "no time")
         direct.zadd("flagsvc:replicas", {"bad": 2e12, "without": 2e12, "future": 2e12})
-        direct.hset("flagsvc:reports", "future", f"{redis_ms(redis_clean_url) + 10_000}:x")
+        direct.hset("flagsvc:heartbeats", "future", f"{redis_ms(redis_clean_url) + 10_000}:x")
     told = await one.reports()
     assert told
     assert [text for text, _ in told] == ["x"]

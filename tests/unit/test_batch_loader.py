@@ -15,11 +15,11 @@ class Reads:
     """Notes what is read; each read ends when it is let."""
 
     def __init__(self) -> None:
-        self.begun: list[list[int]] = []
+        self.acquired: list[list[int]] = []
         self._ends: list[asyncio.Future[None]] = []
 
     async def __call__(self, keys: Sequence[int]) -> dict[int, str]:
-        self.begun.append(list(keys))
+        self.acquired.append(list(keys))
         self._ends.append(asyncio.get_running_loop().create_future())
         await self._ends[-1]
         return {key: f"value {key}" for key in keys}
@@ -55,15 +55,15 @@ async def asked(together: BatchLoader[int, str], *keys: int) -> list[asyncio.Tas
 
 async def test_who_comes_while_enough_is_read_is_read_together(reads: Reads, together: BatchLoader[int, str]) -> None:
     tasks = await asked(together, 1, 2, 3, 4, 5, 6)
-    assert reads.begun == [[1], [2]]
+    assert reads.acquired == [[1], [2]]
     await reads.end(0)
-    assert reads.begun[2:] == [[3, 4, 5]], "at most three"
+    assert reads.acquired[2:] == [[3, 4, 5]], "at most three"
     await reads.end(1)
-    assert reads.begun[3:] == [[6]]
+    assert reads.acquired[3:] == [[6]]
     await reads.end(2)
     await reads.end(3)
     assert [task.result() for task in tasks] == [f"value {key}" for key in range(1, 7)]
-    assert len(reads.begun) == 4
+    assert len(reads.acquired) == 4
 
 
 async def test_an_answer_is_of_a_read_that_began_after_the_question(
@@ -73,7 +73,7 @@ async def test_an_answer_is_of_a_read_that_began_after_the_question(
     await reads.end(0)
     assert first.done()
     assert not later.done()
-    assert reads.begun[2:] == [[1]], "both of them share one"
+    assert reads.acquired[2:] == [[1]], "both of them share one"
     await reads.end(2)
     assert later.result() == beside.result() == "value 1"
     await together.close()

@@ -102,17 +102,17 @@ class Parts:
 
     async def make(self, flag_id: FlagId, *, cached: bool = True, **fields: object) -> Entry:
         flag = Flag(key=flag_id.key, flag_set=flag_id.flag_set, **fields)  # type: ignore[arg-type]
-        made = await self.store.change(flag_id, create(flag, AUTHOR))
+        made = await self.store.write(flag_id, create(flag, AUTHOR))
         assert made is not None
         return await self.put(made) if cached else made
 
     async def switch(self, flag_id: FlagId, enabled: bool) -> Entry:
-        made = await self.store.change(flag_id, toggle(flag_id.key, enabled, None, AUTHOR))
+        made = await self.store.write(flag_id, toggle(flag_id.key, enabled, None, AUTHOR))
         assert made is not None
         return made
 
     async def remove(self, flag_id: FlagId) -> Entry:
-        made = await self.store.change(flag_id, delete(flag_id.key, None, AUTHOR))
+        made = await self.store.write(flag_id, delete(flag_id.key, None, AUTHOR))
         assert made is not None
         return made
 
@@ -303,7 +303,7 @@ async def test_changes_that_go_on_meanwhile_are_no_drift(parts: Parts) -> None:
             if there and chance.random() < 0.8:
                 change = toggle(flag_id.key, chance.random() < 0.5, None, AUTHOR)
             try:
-                entry = await parts.store.change(flag_id, change)
+                entry = await parts.store.write(flag_id, change)
             except FlagsvcError:
                 continue  # the other writer was there first
             assert entry is not None

@@ -60,7 +60,7 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
     follower.tried.set()
     reader, writer = Reader(near, store, None, follower), Writer(near, store, None, peers)
     await writer.write(A, create(Flag(key="a", status=Status.ENABLED), AUTHOR))
-    near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S)
+    near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S, time.monotonic() - 10 * STALENESS_S)
     store.gate.clear()
     earlier = asyncio.create_task(reader.flags("default"))
     await asyncio.sleep(0.05)

@@ -37,7 +37,7 @@ class Counting(SqliteStore):
 @pytest.fixture
 def near() -> NearCache:
     near = NearCache(10, 5.0)
-    near.merge(StoreContents([Flag(key="a", revision=60)], {"default": 60}), 0.0)
+    near.merge(StoreContents([Flag(key="a", revision=60)], {"default": 60}), 0.0, 0.0)
     return near
 
 
@@ -128,7 +128,7 @@ async def test_where_nobody_can_give_a_number_what_the_store_has_counts(near: Ne
     """As after a restore from a backup."""
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     await store.open()
-    stored = await store.change(A, changes.create(Flag(key="a"), Author(at=datetime.now(UTC))))
+    stored = await store.write(A, changes.create(Flag(key="a"), Author(at=datetime.now(UTC))))
     numbering = RevisionAssigner(near, store, None, lambda: True)
     numbering.add(UnversionedChange(A, 60))
     await until_done(numbering)

@@ -1,12 +1,12 @@
-"""One flight per key: shared, and safe from its passengers."""
+"""Single-flight: one run per key, shared, and safe from its callers."""
 
 from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from flagsvc.serving.singleflight import SingleFlight
+
+LONG_S = 60.0
 
 
 async def test_concurrent_callers_share_one_run() -> None:
@@ -19,12 +19,12 @@ async def test_concurrent_callers_share_one_run() -> None:
         return runs
 
     flights: SingleFlight[str, int] = SingleFlight()
-    assert await asyncio.gather(*(asyncio.shield(flights.start("a", run)) for _ in range(50))) == [1] * 50
-    assert await flights.start("a", run) == 2, "what has landed is not reused"
+    assert await asyncio.gather(*(flights.result("a", run, LONG_S) for _ in range(50))) == [1] * 50
+    assert await flights.result("a", run, LONG_S) == 2, "a finished run is not reused"
     assert len(flights) == 0
 
 
-async def test_a_passenger_who_leaves_takes_nobody_with_him() -> None:
+async def test_a_caller_who_leaves_cancels_nobody_else() -> None:
     release = asyncio.Event()
 
     async def run() -> str:
@@ -32,11 +32,7 @@ async def test_a_passenger_who_leaves_takes_nobody_with_him() -> None:
         return "done"
 
     flights: SingleFlight[str, str] = SingleFlight()
-
-    async def passenger() -> str:
-        return await asyncio.shield(flights.start("a", run))
-
-    first, second = asyncio.create_task(passenger()), asyncio.create_task(passenger())
+    first, second = (asyncio.create_task(flights.result("a", run, LONG_S)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.sleep(0)
@@ -44,22 +40,45 @@ async def test_a_passenger_who_leaves_takes_nobody_with_him() -> None:
     assert await second == "done"
 
 
-async def test_a_crash_is_everybodys_and_the_next_flight_is_new() -> None:
-    async def crash() -> str:
+async def test_a_failure_is_everybodys_and_the_next_run_is_new() -> None:
+    runs = 0
+
+    async def fail() -> str:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0)
         raise ValueError("x")
 
-    async def fly() -> str:
+    async def succeed() -> str:
         return "done"
 
     flights: SingleFlight[str, str] = SingleFlight()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="x"):
-            await flights.start("a", crash)
-    assert await flights.start("a", fly) == "done"
+    assert await asyncio.gather(*(flights.result("a", fail, LONG_S) for _ in range(2))) == [None, None]
+    assert await flights.result("a", fail, LONG_S) is None
+    assert runs == 2
+    assert await flights.result("a", succeed, LONG_S) == "done"
 
 
-async def test_close_cancels_what_is_under_way() -> None:
+async def test_a_run_that_takes_long_goes_on_for_others() -> None:
+    release = asyncio.Event()
+
+    async def run() -> str:
+        await release.wait()
+        return "done"
+
+    flights: SingleFlight[str, str] = SingleFlight()
+    assert await flights.result("a", run, 0.0) is None
+    assert len(flights) == 1
+    later = asyncio.create_task(flights.result("a", run, LONG_S))
+    await asyncio.sleep(0)
+    release.set()
+    assert await later == "done"
+
+
+async def test_close_cancels_what_is_running() -> None:
     flights: SingleFlight[str, None] = SingleFlight()
-    task = flights.start("a", lambda: asyncio.sleep(60))
+    waiting = asyncio.create_task(flights.result("a", lambda: asyncio.sleep(LONG_S), LONG_S))
+    await asyncio.sleep(0)
     await flights.close()
-    assert task.cancelled()
+    assert await waiting is None
+    assert len(flights) == 0

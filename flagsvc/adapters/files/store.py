@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
+from flagsvc.ports import Entry, StoreContents
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for so long: one that is written in place is half written for a while."""
@@ -64,7 +64,7 @@ class FileStore:
     """A FlagStore of the files that `file:A.json,B.yaml` names."""
 
     poll_interval_s = 0.2
-    foreign = False
+    feed = None
 
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
@@ -81,10 +81,6 @@ class FileStore:
         """Stop looking."""
         self._thread.shutdown()
 
-    async def ping(self) -> None:
-        """Look whether the files were read."""
-        await self._current()
-
     async def get(self, flag_id: FlagId) -> Entry:
         """Give one flag as the files hold it now."""
         held = await self._current()
@@ -100,19 +96,7 @@ class FileStore:
         """Look at the files, and give the newest revision of each set."""
         return dict((await self._current()).revisions)
 
-    def changes(self) -> AsyncIterator[StoreEvent]:
-        """Refuse: a look at the files is as good."""
-        raise ChangesUnsupported
-
-    async def save_resume_token(self) -> None:
-        """Do nothing: there is no place."""
-
-    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
-        """Refuse: every look at the files gives revisions."""
-        del flag_id, revision
-        raise WritesUnsupported("flags are served from files, whose changes all get a revision")
-
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Refuse: the files are edited instead."""
         del flag_id, decide
         raise WritesUnsupported("flags are served from files, which are read only here; edit the files instead")

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import pymongo
 from pymongo.errors import CollectionInvalid, OperationFailure
 
-from flagsvc.adapters.mongo.change_stream import PLACES
+from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
 
 BUILD_S = 60.0
@@ -54,7 +54,7 @@ def change_stream_options(url: str) -> dict[str, Any]:
 
 async def prepare(database: Any) -> None:
     """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
-    for name in ("audit_logs", "flagsvc_revisions", PLACES):
+    for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
         await _create_collection(database, name)
     flags, history = database["feature_flags"], database["feature_flag_history"]
     keys = await index_keys(flags)

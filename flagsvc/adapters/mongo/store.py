@@ -21,26 +21,25 @@ from pymongo.read_concern import ReadConcern
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.batch_loader import BatchLoader
-from flagsvc.adapters.mongo.change_stream import PLACES, ChangeStream
+from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.transactions import Transactions, closed, session_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents, StoreEvent
+from flagsvc.replication.timing import LOAD_TIMEOUT_S
 
 DEFAULT_DATABASE = "flagsvc"
 _LINEARIZABLE = ReadConcern("linearizable")
 _ONE_REPLY = 100_000  # a linearizable read vouches for its first reply alone
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
-_LOAD_S = 30.0  # for everything; each batch has the bound of a single operation
 
 
 class MongoStore:
     """Keeps flags, their history and the audit log; `reads` counts the queries sent, for metrics."""
 
     poll_interval_s = 1.0
-    foreign = True
 
     def __init__(
         self,
@@ -48,6 +47,8 @@ class MongoStore:
         *,
         pool_size: int = 50,
         timeout_s: float = 2.0,
+        stream_wait_s: float = 0.25,
+        prove_after_s: float = 1.25,
         conflict_timeout_s: float = 5.0,
         client_factory: Callable[..., Any] = AsyncIOMotorClient,
     ) -> None:
@@ -58,7 +59,7 @@ class MongoStore:
         try:
             self._client = client_factory(url, **mongo_setup.client_options(url, timeout_s, pool_size))
             stream_client = client_factory(url, **mongo_setup.change_stream_options(url))
-            self._database, tailed = (
+            self._database, streamed = (
                 client.get_default_database(DEFAULT_DATABASE).with_options(codec_options=documents.CODEC)
                 for client in (self._client, stream_client)
             )
@@ -71,7 +72,9 @@ class MongoStore:
         self._revisions = self._database["flagsvc_revisions"]
         self._gets = BatchLoader(self._get, under_way=_GETS, most=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
-        self._change_stream = ChangeStream(stream_client, tailed, self._database[PLACES])
+        self._change_stream = ChangeStream(
+            stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
+        )
 
     async def open(self) -> None:
         """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
@@ -87,18 +90,13 @@ class MongoStore:
         await self._gets.close()
         await asyncio.gather(closed(self._client), self._change_stream.close())
 
-    async def ping(self) -> None:
-        """Ask the primary for a sign of life."""
-        async with self._asking(self._timeout_s):
-            await self._client.admin.command("ping")
-
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, together with others that are read at this time."""
         return await self._gets.get(flag_id)
 
     async def load(self) -> StoreContents:
         """Read the counters, then every flag: a change up to a counter can then not be missing."""
-        async with self._asking(_LOAD_S), session_of(self._client) as session:
+        async with self._asking(LOAD_TIMEOUT_S), session_of(self._client) as session:
             revisions = await self._newest(session)
             flags: list[Flag] = []
             known: dict[bytes, Known] = {}
@@ -128,25 +126,30 @@ class MongoStore:
             rows = [row async for row in self._history.find(query).sort(newest).limit(limit)]
         return documents.history_entries(rows)
 
+    @property
+    def feed(self) -> MongoStore:
+        """The store itself: other programs may change flags without counting revisions."""
+        return self
+
     def changes(self) -> AsyncIterator[StoreEvent]:
-        """Tell of changes by whomever, for ever. Raises ChangesUnsupported."""
+        """Deliver changes by whomever, for ever. Raises ChangesUnsupported."""
         return self._change_stream.changes()
 
     async def save_resume_token(self) -> None:
-        """Keep how far `changes` has told."""
-        await self._change_stream.remember()
+        """Save how far `changes` has delivered."""
+        await self._change_stream.save_resume_point()
 
     @property
-    def change_stream_restarts(self) -> int:
-        """How often the stream of changes broke."""
+    def stream_restarts(self) -> int:
+        """How often the change stream broke."""
         return self._change_stream.restarts
 
     @property
-    def change_stream_up(self) -> bool:
-        """Whether the stream of changes tells now."""
+    def stream_up(self) -> bool:
+        """Whether the change stream delivers now."""
         return self._change_stream.up
 
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store in one transaction, repeated while other writers are in its way."""
 
         async def taken(error: DuplicateKeyError) -> None:

@@ -1,1 +1,1 @@
-"""The shared cache on Redis."""
+"""The shared cache and its channel on Redis."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.ports import Heartbeat
 from flagsvc.replication.cache_audit import AuditReport, DriftKind
-from flagsvc.replication.heartbeats import Report
 
 _FEEDS: Mapping[str, pb.ChangeFeed.ValueType] = {
     "stream": pb.CHANGE_FEED_STREAM,
@@ -19,18 +19,21 @@ _KINDS: Mapping[DriftKind, pb.DriftKind.ValueType] = {
 
 
 def status_to_message(
-    reports: Sequence[tuple[Report, float]], *, answered_by: str, complete: bool
+    heartbeats: Sequence[tuple[Heartbeat, float]], *, answered_by: str, complete: bool
 ) -> pb.GetStatusResponse:
-    """Pack the reports, each with its age in seconds, by the replicas' names."""
-    newest = _newest(report.revisions for report, _ in reports)
+    """Pack the replicas' heartbeats, each with its age in seconds, sorted by name."""
+    newest = _newest(heartbeat.revisions for heartbeat, _ in heartbeats)
     message = pb.GetStatusResponse(answered_by=answered_by, complete=complete)
-    for report, age_s in sorted(reports, key=lambda each: each[0].replica):
+    for heartbeat, age_s in sorted(heartbeats, key=lambda each: each[0].replica):
+        report = heartbeat.status
+        if report is None:  # of another version, which this one cannot read
+            continue
         replica = message.replicas.add(
-            replica=report.replica,
+            replica=heartbeat.replica,
             version=report.version,
             reported_ms_ago=_milliseconds(age_s),
-            revisions=report.revisions,
-            lag=_lag(report.revisions, newest),
+            revisions=heartbeat.revisions,
+            lag=_lag(heartbeat.revisions, newest),
             view_age_ms=-1 if report.view_age_s is None else _milliseconds(report.view_age_s),
             staleness_bound_ms=_milliseconds(report.staleness_bound_s),
             ready=report.ready,
@@ -39,7 +42,7 @@ def status_to_message(
             subscription_up=report.subscription_up,
             change_feed=_FEEDS.get(report.change_feed, pb.CHANGE_FEED_UNSPECIFIED),
             change_feed_up=report.change_feed_up,
-            holds_cache_lease=report.holds_cache_lease,
+            holds_cache_lease=report.lease_left_s > age_s,
             flags=report.flags,
         )
         replica.started_at.FromDatetime(report.started_at)

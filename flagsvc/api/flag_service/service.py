@@ -20,7 +20,7 @@ from flagsvc.core.model import ANONYMOUS, WRITABLE, FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.replication.cache_audit import CacheAuditor
-from flagsvc.replication.heartbeats import Peers
+from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
 
@@ -32,7 +32,7 @@ class Parts(Protocol):
 
     reader: Reader
     writer: Writer
-    peers: Peers
+    heartbeats: Heartbeats
     cache_auditor: CacheAuditor
 
 
@@ -42,10 +42,10 @@ class FlagService(pb_grpc.FlagServiceServicer):
     def __init__(
         self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
     ) -> None:
-        self._reader, self._writer, self._peers, self._drift = (
+        self._reader, self._writer, self._heartbeats, self._drift = (
             parts.reader,
             parts.writer,
-            parts.peers,
+            parts.heartbeats,
             parts.cache_auditor,
         )
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
@@ -140,8 +140,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Tell how all replicas stand."""
-        reports, complete = await self._peers.reports()
-        return status_to_message(reports, answered_by=self._peers.name, complete=complete)
+        heartbeats, complete = await self._heartbeats.statuses()
+        return status_to_message(heartbeats, answered_by=self._heartbeats.name, complete=complete)
 
     async def VerifyCache(self, request: pb.VerifyCacheRequest, context: Context) -> pb.VerifyCacheResponse:
         """Compare the shared cache with the store."""

@@ -40,7 +40,7 @@ class Watches:
             else:
                 queue.put_nowait((entry, watermark))
 
-        self._near.listen(flag_set, listener)
+        self._near.changelogs.listen(flag_set, listener)
         self.active += 1
         try:
             for message in await self._beginning(flag_set, resume):
@@ -58,7 +58,7 @@ class Watches:
                 yield item if isinstance(item, pb.WatchFlagsResponse) else change_to_message(*item)
         finally:
             self.active -= 1
-            self._near.unlisten(flag_set, listener)
+            self._near.changelogs.unlisten(flag_set, listener)
 
     async def _next(self, queue: asyncio.Queue[tuple[Entry, int]]) -> tuple[Entry, int] | pb.WatchFlagsResponse | None:
         """Give the next change, a heartbeat after silence, or None at the end."""
@@ -77,9 +77,9 @@ class Watches:
 
     async def _beginning(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse]:
         if resume > 0 and self._near.complete:
-            missed = self._near.since(flag_set, resume)
+            missed = self._near.changelogs.since(flag_set, resume)
             if missed is not None:
-                watermark = self._near.watermark(flag_set)
+                watermark = self._near.changelogs.watermark(flag_set)
                 changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
                 return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
         return [await self._snapshot(flag_set)]
@@ -87,7 +87,7 @@ class Watches:
     async def _snapshot(self, flag_set: str) -> pb.WatchFlagsResponse:
         flags = await self._reader.flags(flag_set)
         snapshot = pb.FlagSnapshot(flags=map(flag_to_message, flags))
-        return pb.WatchFlagsResponse(snapshot=snapshot, resume_revision=self._near.watermark(flag_set))
+        return pb.WatchFlagsResponse(snapshot=snapshot, resume_revision=self._near.changelogs.watermark(flag_set))
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:

@@ -87,14 +87,14 @@ class Events:
             if not self._streams[peer]:
                 del self._streams[peer]
             for followed in changed.sets:
-                self._near.unlisten(followed, changed.note)
+                self._near.changelogs.unlisten(followed, changed.note)
 
     def _follow(self, stream: _Changed, flag_set: str) -> None:
         """Tell a stream of a set from now on, and of what it may have missed."""
         if flag_set in stream.sets:
             return
         stream.sets.add(flag_set)
-        self._near.listen(flag_set, stream.note)
+        self._near.changelogs.listen(flag_set, stream.note)
         self._tell_missed(stream, flag_set)
 
     def _catch_up(self) -> None:
@@ -104,7 +104,7 @@ class Events:
                 self._tell_missed(stream, flag_set)
 
     def _tell_missed(self, stream: _Changed, flag_set: str) -> None:
-        if missed := self._near.recent_changes(flag_set, time.monotonic()):
+        if missed := self._near.changelogs.recent_changes(flag_set, time.monotonic()):
             stream.kinds |= missed
             stream.wake.set()
 

@@ -114,7 +114,7 @@ class FlagdSync:
         if payload is None:
             values = self._contexts.values
             payload = self._sets[flag_set] = Payload(flag_set, self._near, self._reader, self._rendered, values)
-            self._near.listen(flag_set, payload.note)
+            self._near.changelogs.listen(flag_set, payload.note)
         payload.users += 1
         try:
             yield payload
@@ -122,7 +122,7 @@ class FlagdSync:
             payload.users -= 1
             if not payload.users:
                 del self._sets[flag_set]
-                self._near.unlisten(flag_set, payload.note)
+                self._near.changelogs.unlisten(flag_set, payload.note)
 
     def _rendered(self, flag: Flag) -> str:
         """Give a flag's definition; one that providers would stumble over is told in the log, once."""

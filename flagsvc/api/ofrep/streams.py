@@ -31,7 +31,7 @@ HEADERS = [
 
 def config_etag(near: NearCache, flag_set: str) -> str:
     """Name the state of a set as event streams tell it and callers send it back."""
-    return f'"{near.watermark(flag_set)}"'
+    return f'"{near.changelogs.watermark(flag_set)}"'
 
 
 class Streams:
@@ -59,7 +59,7 @@ class Streams:
         """Answer a request with a stream of a set's changes, the first for what may have been missed before it."""
         stream, until = _Stream(), time.monotonic() + self._age_s
         self._streams.add(stream)
-        self._near.listen(flag_set, stream.note)
+        self._near.changelogs.listen(flag_set, stream.note)
         gone = asyncio.create_task(stream.end_with_caller(receive))
         try:
             if self._may_have_missed(flag_set, last_event_id):
@@ -77,18 +77,18 @@ class Streams:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
-            self._near.unlisten(flag_set, stream.note)
+            self._near.changelogs.unlisten(flag_set, stream.note)
             self._streams.discard(stream)
 
     def _may_have_missed(self, flag_set: str, last_event_id: str) -> bool:
         """Whether the set may have changed since the caller last asked."""
         if last_event_id:
             return last_event_id != self._position()
-        return bool(self._near.recent_changes(flag_set, time.monotonic()))
+        return bool(self._near.changelogs.recent_changes(flag_set, time.monotonic()))
 
     def _position(self) -> str:
         """Name what this replica has told up to now; no other replica's names are like it."""
-        return f"{self._name}.{self._near.changes}.{self._near.gaps}"
+        return f"{self._name}.{self._near.replacements}.{self._near.partial.gaps}"
 
     def _event(self, flag_set: str) -> str:
         data = encoded({"type": "refetchEvaluation", "etag": config_etag(self._near, flag_set)}).decode()
