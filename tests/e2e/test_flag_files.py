@@ -157,7 +157,7 @@ def test_a_broken_file_at_the_start_is_not_ready_until_it_is_right(tmp_path: Pat
         assert process.process
         assert process.process.stderr
         told = ""
-        while "cannot be used" not in told:
+        while "flag_file_rejected" not in told:
             told += process.process.stderr.readline()
         assert str(path) in told
         assert "$.flags.a.variants" in told
@@ -195,7 +195,7 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
     [
         (("--store", "file:"), "empty file name"),
         (("--store", "file:a.json,"), "empty file name"),
-        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be given several times"),
+        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be repeated"),
         (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache with --store file:"),
     ],
 )
@@ -264,7 +264,7 @@ async def test_a_change_of_json_type_alone_is_a_change(tmp_path: Path) -> None:
 
 async def test_a_file_store_has_no_writes_no_history_and_needs_its_files(tmp_path: Path) -> None:
     store = FileStore(f"file:{tmp_path}/none.json")
-    for ask in (store.open, store.ping, store.load, store.revisions):
+    for ask in (store.open, store.load, store.revisions):
         with pytest.raises(StoreUnavailable):
             await ask()
     with pytest.raises(WritesUnsupported, match="edit the files"):

@@ -15,7 +15,6 @@ import pytest
 
 from flagsvc.api.flagd import event_streams as flagd_events
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.view import near_cache as near
 from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
 from tests.providers.cases import flag
 from tests.replicas import Client, replica, until, until_serving
@@ -66,7 +65,7 @@ async def test_what_changed_lately_is_told_to_those_who_come_back(
 ) -> None:
     for key in ("old", "gone", "changed"):
         await client.create(key)
-    monkeypatch.setattr(near, "RECENT_S", 0.5)
+    monkeypatch.setattr("flagsvc.view.changelog.RECENT_S", 0.5)
     await asyncio.sleep(0.6)
     evaluator = Evaluator("v2", client.channel)
     quiet = evaluator.events()
@@ -147,10 +146,10 @@ async def test_a_stop_ends_streams_so_that_clients_come_again(store_url: str) ->
         evaluator = Evaluator("v2", client.channel)
         events = evaluator.events()
         assert await events.next() == ("provider_ready", {})
-        assert server._events.active == 1
-        server._events.close()
+        assert server._event_streams.active == 1
+        server._event_streams.close()
         assert await ended(events) is grpc.StatusCode.UNAVAILABLE
-        await until(lambda: server._events.active == 0)
+        await until(lambda: server._event_streams.active == 0)
         late = evaluator.events()
         assert await late.next() == ("provider_ready", {})
         assert await ended(late) is grpc.StatusCode.UNAVAILABLE
@@ -161,7 +160,7 @@ async def test_a_stream_ends_with_the_age_of_connections(store_url: str) -> None
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
-        await until(lambda: server._events.active == 0, 3)
+        await until(lambda: server._event_streams.active == 0, 3)
         assert await ended(events) is grpc.StatusCode.UNAVAILABLE
 
 
@@ -172,8 +171,8 @@ async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
         assert await events.next() == ("provider_ready", {})
         assert any(state.listeners for state in server.replica.near.changelogs._of_set.values())
         events.call.cancel()
-        await until(lambda: server._events.active == 0)
-        assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
+        await until(lambda: server._event_streams.active == 0)
+        assert not any(state.listeners for state in server.replica.near._sets.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import grpc
@@ -22,6 +23,7 @@ from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Checkpoint, Heartbeat, Subscribed
+from flagsvc.replication.timing import Timing
 from flagsvc.settings import Settings
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
@@ -213,7 +215,8 @@ async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
             await asyncio.sleep(0.2)
 
     monkeypatch.setattr(MongoStore, "changes", silent_changes)
-    monkeypatch.setattr("flagsvc.replication.follower.MAX_POLL_INTERVAL_S", 60.0)
+    rare = replace(Timing.of_bound(60.0), poll_every_s=60.0)
+    monkeypatch.setattr(Timing, "of_bound", lambda _: rare)
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, "staleness_bound_s": 60.0}
     async with replica(**settings) as (client, server):
         await fill(client)
@@ -230,7 +233,8 @@ async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
                 direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         else:
             other = RedisCache(redis_server.url, timeout_s=1.0)
-            assert await other.announce(Heartbeat("other", 1, {"default": entry.revision}))
+            heartbeat = Heartbeat(replica="other", number=1, revisions={"default": entry.revision})
+            assert await other.send_heartbeat(heartbeat, 10.0)
             await other.close()
         deadline = time.monotonic() + 3
         while (await client.evaluate(KEYS[0])).revision < entry.revision:

@@ -81,22 +81,22 @@ def _deaf() -> None:
     from flagsvc.replication.follower import Follower  # noqa: PLC0415
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
-    look = Follower._look
+    verify_view = Follower._verify_view
 
     async def once(self: Any) -> None:
         if not self.loaded.is_set():
-            await look(self)
+            await verify_view(self)
 
-    Follower._look = once  # type: ignore[method-assign]
+    Follower._verify_view = once  # type: ignore[method-assign]
     Follower._apply_change = lambda *_: None  # type: ignore[method-assign]
     NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
 
 
 def _liar() -> None:
     """A write is told as applied by every replica without asking them."""
-    from flagsvc.replication.heartbeats import Peers  # noqa: PLC0415
+    from flagsvc.replication.heartbeats import Heartbeats  # noqa: PLC0415
 
-    Peers._has = lambda *_: True  # type: ignore[method-assign]
+    Heartbeats._has_applied = lambda *_: True  # type: ignore[method-assign]
 
 
 def _cut_off(seconds: float) -> tuple[Fault, ...]:

@@ -11,7 +11,7 @@ import redis
 
 from flagsvc.adapters.redis.scripts import LEASE_KEY, cache_key
 from flagsvc.core.model import FlagId
-from flagsvc.ports import Vouched
+from flagsvc.ports import LeaseAnswer, LeaseState
 from tests.holes.stage import (
     CALM,
     DISABLED,
@@ -24,7 +24,7 @@ from tests.holes.stage import (
     Running,
     at_once,
     running,
-    until_vouched,
+    until_lease_held,
 )
 from tests.replicas import replica, until, until_serving
 from tests.servers import RedisServer
@@ -55,15 +55,15 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         writer = replicas[0]
         for key in "ab":
             await writer.client.create(key, status=DISABLED)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
         if dumped:
             save(server)
         unasked = (await writer.client.toggle("b", True)).revision
-        await until_vouched(replicas)  # else it would be put once more before anything else
+        await until_lease_held(replicas)  # else it would be put once more before anything else
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)
-        gate = Gate(writer.replica.store, "change")
+        gate = Gate(writer.replica.store, "write")
         toggling = asyncio.create_task(writer.client.toggle("a", True))
         await gate.until_reached()
         committed_at = time.monotonic()
@@ -79,18 +79,19 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
         late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
         await until_serving(late.client)
-        vouching = [Gate(each.replica.cache, "vouch", Vouched.KEPT) for each in (*replicas, late)]
+        acquiring = [Gate(each.replica.cache, "acquire_lease", is_held) for each in (*replicas, late)]
         await asyncio.to_thread(server.start)
-        await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
+        await until(lambda: any(gate.reached.is_set() for gate in acquiring) and late.replica.cache_is_up())
         asking.append(Asking(late, "b"))  # for which nobody asked before, and so put nothing right
         stack.push_async_callback(asking[-1].stop)
         await until(lambda: len(asking[-1].answers) > 1)
-        for gate in vouching:
+        for gate in acquiring:
             gate.open()
-        await until_vouched([*replicas, late])
+        await until_lease_held([*replicas, late])
         for each in asking:
             await each.end()
-        with Cached(server.url) as cached:  # what is held is put right after it was vouched that nothing is
+        assert (await late.client.evaluate("a")).revision == new  # this fills an entry that nobody has certified
+        with Cached(server.url) as cached:
             await until(lambda: (entry := cached.entry("a")) is None or entry.revision == new)
     *before, after = asking
     for each in before:
@@ -99,9 +100,9 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
 
 
 async def served_nothing_young_but_old(database_url: str, server: RedisServer) -> None:
-    """Put a dump back so quickly that the word in it, of the replica that vouches still, has not run out.
+    """Restore a dump so quickly that the lease record in it has not run out; its writer still holds the lease.
 
-    That replica notices nothing of it: it is held meanwhile.
+    That replica notices nothing of it: it is held up meanwhile.
     """
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
@@ -114,21 +115,26 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
             held = (cache_key(FlagId("default", "a")), LEASE_KEY)
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
-            keeping = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
-            gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.acquired
+            holder = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
+            gate = Gate(holder.cache, "renew_lease", is_held)
             await gate.until_reached()
             for key, text in dumped:
                 cached.redis.restore(key, 5_000, text, replace=True)
         save(server)
         server.kill()
         await asyncio.to_thread(server.start)
-        await until(lambda: keeping.cache.available)
+        await until(lambda: holder.cache.available)
         gate.open()
-        await until(lambda: keeping.keeper.acquired > begun, 5)
+        with Cached(server.url) as cached:  # put again by the next renewal, or when the lease is acquired again
+            await until(lambda: (entry := cached.entry("a")) is not None and entry.revision == new, 5)
         async with running(NONE, **settings) as (late,):
             assert (await late.client.evaluate("a")).revision == new
         for each in asking:
             await each.end()
+
+
+def is_held(answer: LeaseAnswer) -> bool:
+    return answer.state is LeaseState.HELD
 
 
 def save(server: RedisServer) -> None:

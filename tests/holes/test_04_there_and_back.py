@@ -29,7 +29,7 @@ from tests.holes.stage import (
     running,
     sync,
     until_answered,
-    until_vouched,
+    until_lease_held,
     watch,
 )
 from tests.replicas import until
@@ -59,7 +59,7 @@ async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
     async with running(NEAR, NEAR, OVERFULL, NONE, store_url=mongo_url, cache_url=redis_url) as replicas:
         for key in "abc":
             await replicas[0].client.create(key)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
         await until(lambda: replicas[1].held("c") == 3)
         client = replicas[1].client
         streams = watch(client), sync(client), events(client)

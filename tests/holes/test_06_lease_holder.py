@@ -16,7 +16,7 @@ import pytest
 from flagsvc.adapters.redis.scripts import fill_key
 from flagsvc.core.model import FlagId
 from tests.conftest import with_database
-from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_vouched
+from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_lease_held
 from tests.replicas import Client, Process, until, until_serving
 
 CALLERS = 20
@@ -61,7 +61,7 @@ async def pair(mongo_url: str, redis_url: str) -> AsyncIterator[tuple[list[Runni
 @pytest.fixture
 async def scene(pair: tuple[list[Running], dict[str, str]]) -> AsyncIterator[Scene]:
     replicas, urls = pair
-    await until_vouched(replicas)
+    await until_lease_held(replicas)
     with Cached(urls["cache_url"]) as cached:
         cached.evict("a")
         yield Scene(

@@ -10,8 +10,7 @@ import pytest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
-from flagsvc.view import partial_view
-from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_vouched
+from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_lease_held
 
 GROWTH_KB = 30_000
 DIFFERENT, TIMES = 200, 12
@@ -31,7 +30,7 @@ async def ask(asked: Running, first: int, count: int) -> None:
 async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_create_is_seen_at_once(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "MAX_HIGH_WATER_MARKS", MAX_HIGH_WATER_MARKS)
+    monkeypatch.setattr("flagsvc.view.partial_view.MAX_HIGH_WATER_MARKS", MAX_HIGH_WATER_MARKS)
     urls = {
         "store_url": mongo_database_url,
         "cache_url": redis_clean_url,
@@ -42,7 +41,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         whole, *partial = replicas
         for key in "abc":
             await whole.client.create(key)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
 
         reads, memory = whole.replica.store.reads, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for first in range(0, 100_000, 1_000):
@@ -60,7 +59,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
             assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
-            assert len(each.replica.reader._lookup._flights) == 0
+            assert len(each.replica.reader._lookup._reads) == 0
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
 
@@ -86,7 +85,7 @@ async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobo
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
     async with running(NONE, **urls, **defaults, negative_ttl_s=60.0) as (bare,):
         await bare.client.create("a")
-        await until_vouched([bare])
+        await until_lease_held([bare])
         reads = bare.replica.store.reads
         for _ in range(2):
             await ask(bare, 0, BATCH)

@@ -237,7 +237,7 @@ async def test_a_wrong_password_is_logged_and_is_in_no_answer(options: dict[str,
                     await create(store)
             events = {entry["event"]: entry for entry in logs}
             assert "Authentication failed" in events["store_unavailable"]["cause"]
-            assert "Authentication failed" in events["a change failed"]["cause"]
+            assert "Authentication failed" in events["change_failed"]["cause"]
             assert "uthenti" not in str(refused.value)
         finally:
             await follower.close()

@@ -427,19 +427,19 @@ def test_the_estimate_of_the_servers_clock_is_never_ahead_and_soon_close(speed: 
         there_ms += way * 1000 * speed
         shown = int(there_ms * 1000)
         there_ms += back * 1000 * speed
-        clock.heard(shown, sent_at, here)
-        error = there_ms - clock.stamp(here)
+        clock.observe(shown, sent_at, here)
+        error = there_ms - clock.to_server_ms(here)
         assert error >= 0, step
         assert error < 15 or step < 200, "a delayed answer does not make the estimate worse"
 
 
 def test_a_clock_that_went_back_is_followed_at_once() -> None:
     clock = RedisClock()
-    clock.heard(1_000_000_000, 1.0, 1.001)
-    assert clock.stamp(1.0) == 999_999
-    clock.heard(990_000_000, 2.0, 2.001)
-    assert clock.stamp(2.0) == 989_999
-    assert clock.stamp(1.0) == 988_999
+    clock.observe(1_000_000_000, 1.0, 1.001)
+    assert clock.to_server_ms(1.0) == 999_999
+    clock.observe(990_000_000, 2.0, 2.001)
+    assert clock.to_server_ms(2.0) == 989_999
+    assert clock.to_server_ms(1.0) == 988_999
 
 
 # Kept heartbeats

@@ -112,17 +112,17 @@ async def test_close_waits_for_a_running_save(kept: Kept) -> None:
     kept.open.clear()
     saving = SnapshotWriter(Near(), kept)  # type: ignore[arg-type]
     saving.start()
-    await asyncio.to_thread(kept.begun.wait, 10)
+    await asyncio.to_thread(kept.started.wait, 10)
     closing = asyncio.create_task(saving.close())
-    cancelled = asyncio.create_task(saving.close())
+    impatient = asyncio.create_task(saving.close())
     await asyncio.sleep(0.02)
     assert not closing.done()
-    cancelled.cancel()
+    impatient.cancel()
     await asyncio.sleep(0)
     kept.open.set()
     await closing
     assert (saving.writes, len(kept.all)) == (1, 1)
-    assert cancelled.cancelled()
+    assert impatient.cancelled()
 
 
 async def test_close_without_start(kept: Kept) -> None:
@@ -166,11 +166,11 @@ async def test_a_newer_snapshot_of_another_process_counts_as_saved(kept: Kept, m
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
     kept.newer = True
     async with running(Near(), kept) as saving:
-        await asyncio.to_thread(kept.begun.wait, 10)
+        await asyncio.to_thread(kept.started.wait, 10)
         await asyncio.sleep(0.02)
-        kept.begun.clear()
+        kept.started.clear()
         await asyncio.sleep(0.05)
-        assert not kept.begun.is_set()
+        assert not kept.started.is_set()
         assert (saving.writes, saving.failures, saving.saved_at) == (0, 0, None), "its time is not this replica's"
 
 
