@@ -92,7 +92,11 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _checked(number: int, document: dict[str, Any], flag_set: str | None, problems: Problems) -> Flag | None:
     document.pop("_id", None)
-    plain = {name: _plain(value) for name, value in document.items()}
+    try:
+        plain = {name: _plain(value) for name, value in document.items()}
+    except RecursionError:
+        problems.append((number, "nested too deep"))
+        return None
     if "key" not in plain:
         problems.append((number, "key: missing; every flag needs one"))
         return None

@@ -46,7 +46,7 @@ async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
         deaf, leaving = Deaf(one.server.port), Deaf(one.server.port)
         streams = [watch(one.client), sync(one.client), events(one.client)]
         server = one.server
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (3, 3, 3))
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (3, 3, 3))
         waits = []
         for number in range(CHANGES):
             began = time.monotonic()
@@ -58,12 +58,12 @@ async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
         await until(lambda: streams[1].states[-1] == "ENABLED" and "a" in streams[2].keys)
 
         await leaving.client.channel.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (2, 2, 2), 2)
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (2, 2, 2), 2)
         await late_reader(deaf, flag.revision)
         await deaf.client.channel.close()
         for stream in streams:
             await stream.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (0, 0, 0), 2)
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (0, 0, 0), 2)
 
 
 async def late_reader(deaf: Deaf, newest: int) -> None:

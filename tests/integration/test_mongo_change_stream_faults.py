@@ -236,7 +236,7 @@ async def test_a_wrong_password_stands_in_the_log_and_in_no_answer(options: dict
                     await create(store)
             told = {entry["event"]: entry for entry in logs}
             assert "Authentication failed" in told["store unavailable"]["cause"]
-            assert "Authentication failed" in told["a change failed"]["cause"]
+            assert "Authentication failed" in told["change_failed"]["cause"]
             assert "uthenti" not in str(refused.value)
         finally:
             await follower.close()

@@ -379,19 +379,19 @@ def test_the_servers_clock_is_never_seen_ahead_and_soon_seen_well(speed: float) 
         there_ms += way * 1000 * speed
         shown = int(there_ms * 1000)
         there_ms += back * 1000 * speed
-        clock.heard(shown, sent_at, here)
-        error = there_ms - clock.stamp(here)
+        clock.observe(shown, sent_at, here)
+        error = there_ms - clock.to_server_ms(here)
         assert error >= 0, step
         assert error < 15 or step < 200, "an answer that was long on its way spoils nothing"
 
 
 def test_a_clock_that_went_back_is_believed_at_once() -> None:
     clock = RedisClock()
-    clock.heard(1_000_000_000, 1.0, 1.001)
-    assert clock.stamp(1.0) == 999_999
-    clock.heard(990_000_000, 2.0, 2.001)
-    assert clock.stamp(2.0) == 989_999
-    assert clock.stamp(1.0) == 988_999
+    clock.observe(1_000_000_000, 1.0, 1.001)
+    assert clock.to_server_ms(1.0) == 999_999
+    clock.observe(990_000_000, 2.0, 2.001)
+    assert clock.to_server_ms(2.0) == 989_999
+    assert clock.to_server_ms(1.0) == 988_999
 
 
 # Reports

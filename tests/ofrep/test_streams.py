@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.api.ofrep import streams
+from flagsvc.api.ofrep import sse_streams
 from tests.ofrep.asking import EVENTS_PATH, FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.providers.servers import serving
@@ -87,7 +87,7 @@ async def test_who_comes_first_hears_of_what_changed_shortly_before(few: Asked) 
 
 
 async def test_silence_is_kept_alive(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(sse_streams, "KEEP_ALIVE_S", 0.1)
     async with few.events({"selector": "flagSetId=quiet"}) as stream:
         await stream.opened()
         async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""flagd's files on the command line: import, export, validate, as people and programs see them."""
+"""flagd's files on the command line: import, export and validate, for people and for programs."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) 
     assert run("validate", bad, lines, tmp_path / "none", FLAGD[0], status=1).splitlines() == [
         f'{bad}:3: $.flags.a.state: \'ON\'; it must be "ENABLED" or "DISABLED"',
         f"{bad}:5: $.flags.a.variants: empty; it must be {wanted}",
-        f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known are {known}",
+        f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known properties: {known}",
         f"{lines}:2: $: status: 'ON'; it must be ENABLED, DISABLED, BETA or DEPRECATED",
         f"{tmp_path}/none:0: $: cannot be read: No such file or directory",
         f"{FLAGD[0]}: 1 flag is valid",

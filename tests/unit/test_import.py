@@ -92,6 +92,7 @@ BAD = {
     "wrong default": ('{"key": "a", "defaultVariant": "x"}', "line 2: defaultVariant: 'x'"),
     "same key twice": (GOOD, "line 2: key: 'good' is also on line 1"),
     "too deep": ('{"key": "a", "config": ' + '{"x":' * 2000 + "1" + "}" * 2000 + "}", "line 2: "),
+    "deep": ('{"key": "a", "config": ' + '{"x":' * 600 + "1" + "}" * 600 + "}", "line 2: "),
     "bad oid": ('{"key": "a", "_id": {"$oid": "zz"}}', "line 2: not a JSON document"),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flagsvc.adapters.redis.messages import event_in, heartbeat_text
-from flagsvc.api.flag_service.replica_messages import status_to_message, verified_to_message
+from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
 from flagsvc.cli import replica_commands, wait_for
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -167,7 +167,7 @@ def test_who_answers_who_holds_the_lease_and_that_the_list_may_be_incomplete(
 
 def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     drifts = [DriftedEntry(FlagId("default", kind.lower()), 0, 9, kind) for kind in DriftKind]
-    message = verified_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
+    message = audit_report_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert status == 1
     for expected in ("older than the store", "newer than the store", "different definition", "not in the store"):
@@ -183,7 +183,7 @@ def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     drifts = [DriftedEntry(FlagId("default", "x"), 2, 1, DriftKind.OLDER, repaired=True)]
-    message = verified_to_message(AuditReport(checked=9, drifted=5, repaired=5, drifts=drifts))
+    message = audit_report_to_message(AuditReport(checked=9, drifted=5, repaired=5, drifts=drifts))
     status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert (status, err) == (0, "")
     assert "and 4 more" in out
