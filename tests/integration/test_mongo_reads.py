@@ -40,7 +40,7 @@ class Commands(CommandListener):
 
 @pytest.mark.parametrize("client", [AsyncIOMotorClient, pymongo.AsyncMongoClient])
 async def test_a_later_read_is_not_older(mongo_database_url: str, client: Any) -> None:
-    """Whichever member answers, it is as far as the linearizable read, or the read of a missing flag's counter."""
+    """Whichever member answers: it sees what a linearizable read, or the counter of a missing flag, has seen."""
     commands = Commands()
     store = MongoStore(mongo_database_url, client_factory=functools.partial(client, event_listeners=[commands]))
     try:
