@@ -118,7 +118,7 @@ def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Mismatc
             yield Mismatch("P2", write.start, write.end, text)
         if write.reached == APPLIED and write.lagging:
             text = (
-                f"write {write.number} is reported as applied by all and names {', '.join(write.lagging)} as lagging"
+                f"write {write.number} is reported as applied by all, and names {', '.join(write.lagging)} as lagging"
             )
             yield Mismatch("P2", write.start, write.end, text)
 
