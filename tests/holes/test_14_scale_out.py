@@ -81,7 +81,7 @@ async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connect
     await balancer.close()
     for caller in (spread, *balanced):
         assert caller.answers[0][1] == old
-        assert caller.reached(new) - added_at < WITHIN_S, "it never reached the replica that was added"
+        assert caller.reached(new) - added_at < WITHIN_S, "it never came to the replica that was added"
         assert caller.failures == []
     later = [revision for at, revision in spread.answers if at > added_at + WITHIN_S - 0.5]
     assert {old, new} <= set(later), "not spread over both"

@@ -80,7 +80,7 @@ class Served:
     async def change(
         self, key: str, seen: Callable[[Any], bool], work: Callable[[], None], *, gone: bool = False
     ) -> None:
-        """Let the other program work. Every replica serves the change in time, as a new revision, and sends it to watchers."""
+        """Let the other program work; every replica serves the change in time, with a new revision, and sends it on."""
         for stream in self.events:
             stream.received.clear()
         await asyncio.to_thread(work)
