@@ -202,7 +202,7 @@ async def test_a_replica_catches_up_on_changes_missed_while_the_channel_was_cut(
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("heal", ["subscribe", "beat"])
+@pytest.mark.parametrize("heal", ["subscribe", "heartbeat"])
 async def test_a_lost_announcement_heals_before_the_replicas_own_poll(
     mongo_database_url: str, redis_server: RedisServer, heal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from tests.faults.replica import Replica
 from tests.faults.timeline import Content
 from tests.replica_sets import ELECTION_S
 
-_PATIENCE_S = 6.0
+_WAIT_S = 6.0
 _POLL_S = 0.05
 _ASKED_S = 3.0
 _EXAMPLES = 5
@@ -58,7 +58,7 @@ def spontaneous_elections(elections: Iterable[float], story: Story) -> list[Faul
 
 async def _recover(cluster: Cluster, story: Story, replica: Replica) -> None:
     wrong = ["it was not asked"]
-    while wrong and time.monotonic() - story.ending.healed < _PATIENCE_S:
+    while wrong and time.monotonic() - story.ending.healed < _WAIT_S:
         asked_at = time.monotonic()
         wrong = await _differences(cluster, story, replica)
         story.ending.recovered_s[replica.named] = math.inf if wrong else asked_at - story.ending.healed
@@ -95,7 +95,7 @@ def _difference(found: pb.FlagEvaluation, document: Mapping[str, Any] | None) ->
 async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
     """Return what a replica reports that should not be so once everything is healthy."""
     wrong = ["it was not asked"]
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + _WAIT_S
     names = {each.incarnation.name for each in cluster.replicas}
     while wrong and time.monotonic() < until:
         try:
@@ -113,7 +113,7 @@ async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
 
 async def _compare_redis(story: Story, replica: Replica) -> None:
     try:
-        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_PATIENCE_S)
+        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_WAIT_S)
     except grpc.aio.AioRpcError as error:
         story.ending.differences.append(f"{replica.named}: Redis could not be compared: {error.code().name}")
         return

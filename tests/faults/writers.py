@@ -31,7 +31,7 @@ WRITES_A_SECOND = 5.0
 FOREIGN_A_SECOND = 2.0
 _WRITERS = 6
 _DEADLINE_S = 10.0
-_PATIENCE_S = 2.0
+_WAIT_S = 2.0
 _LEVELS = (pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED, pb.WRITE_LEVEL_CACHED, pb.WRITE_LEVEL_APPLIED)
 _ENABLED_SHARE = 0.7
 _RESOLVE_S = 30.0
@@ -107,7 +107,7 @@ class Writer:
         common: dict[str, Any] = {
             "reason": reason(write.number),
             "wait_for": write.wait_for,
-            "wait_timeout": duration_pb2.Duration(seconds=int(_PATIENCE_S)),
+            "wait_timeout": duration_pb2.Duration(seconds=int(_WAIT_S)),
         }
         if write.kind == "toggle":
             write.enabled = self._random.random() < _ENABLED_SHARE

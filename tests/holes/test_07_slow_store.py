@@ -13,7 +13,7 @@ from tests.holes.hang_scene import ALONE, FRESH, KEYS
 from tests.holes.stage import NEAR, NONE
 
 BOUND_S = 5.0
-LOOK_S = 2.0
+POLL_S = 2.0
 """The greatest age of a view when all is well: it may pass its bound earlier by this much."""
 MORE_S = {NEAR: 1.0, ALONE: 1.0, NONE: 3.0}
 """Longer than before it hung, but less than one time-out of the store: 2 s. Without near cache, a call may wait for one
@@ -41,7 +41,7 @@ async def test_07_a_store_that_hangs_at_a_change_fails_no_evaluation_and_holds_n
         )
         assert result["failures"][kind] == []
         assert {enabled for _, _, key, enabled, *_ in answers if key != KEYS[0]} == {True}
-        assert {answer[4] for answer in hung if answer[0] - paused_at < BOUND_S - LOOK_S - 1} <= FRESH
+        assert {answer[4] for answer in hung if answer[0] - paused_at < BOUND_S - POLL_S - 1} <= FRESH
         late = {a[4] for a in hung if a[0] - paused_at > BOUND_S + 0.5 and a[0] + a[1] < resumed_at}
         assert late == {types.REASON_STALE}
         assert during < 4 * before + MORE_S[kind]

@@ -53,10 +53,10 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             began, reads = time.monotonic(), each.replica.store.reads
             for _ in range(TIMES):
                 await ask(each, 0, DIFFERENT)
-            looks = 20 * (1 + time.monotonic() - began)
+            polls = 20 * (1 + time.monotonic() - began)
             # What one replica did not find, no other looks up. Twice is for an answer that came late on a busy machine.
             most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
-            assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
+            assert each.replica.store.reads - reads <= most + polls < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
             assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
             assert len(each.replica.reader._lookup._reads) == 0
