@@ -88,7 +88,21 @@ async def test_a_silent_stream_is_opened_again(form: str, local: bool, monkeypat
         assert [request.resume_revision for request in requests[:3]] == [0, 7, 7]
 
 
-async def test_unreadable_details_of_a_failure_are_left_out(form: str) -> None:
+async def test_a_client_closes_while_messages_arrive(form: str) -> None:
+    message = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7).SerializeToString()
+
+    async def flood(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        while True:
+            yield message
+
+    async with answering(WatchFlags=flood) as target:
+        for _ in range(30):
+            async with asked(form, target, local=True) as client:
+                assert await client.wait_ready()
+                await asyncio.wait_for(client.close(), 10)
+
+
+async def test_details_of_a_failure_that_cannot_be_read_are_left_out(form: str) -> None:
     info = b"\x0a\x28type.googleapis.com/google.rpc.ErrorInfo\x12\x02\xff\xff"
     trailer = (("grpc-status-details-bin", b"\x08\x0d\x1a" + bytes([len(info)]) + info),)
 

@@ -1,4 +1,4 @@
-"""The sets of an event stream without a selector: those that evaluations on its own connection select, no others."""
+"""Which sets an event stream without a selector covers: those that its own connection's evaluations select."""
 
 from __future__ import annotations
 

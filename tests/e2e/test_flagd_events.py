@@ -133,7 +133,7 @@ async def test_a_reader_who_is_away_finds_each_key_once(client: Client, monkeypa
 
 
 async def ended(events: Events) -> grpc.StatusCode:
-    """Return the status that a stream ends with, which must be soon."""
+    """Return the status of a stream that must end soon."""
     async with asyncio.timeout(5):
         with contextlib.suppress(grpc.aio.AioRpcError):
             assert await events.call.read() is grpc.aio.EOF

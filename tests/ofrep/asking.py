@@ -38,7 +38,7 @@ class Asked:
         return await self.http.post(FLAGS_PATH, json=body, headers=_named(headers), params=query or {})
 
     async def set_default(self, key: str, variant: str, flag_set: str = "") -> int:
-        """Change a flag; return its revision."""
+        """Change a flag and return its revision."""
         changed = types.Flag(key=key, flag_set=flag_set, default_variant=variant)
         request = pb.UpdateFlagRequest(flag=changed)
         request.update_mask.paths.append("default_variant")
@@ -63,7 +63,7 @@ class EventStream:
         self.id = ""
 
     async def block(self) -> dict[str, str]:
-        """Return the next block of fields; raise StopAsyncIteration at the end."""
+        """Return the next block of fields. Raises StopAsyncIteration at the end."""
         fields: dict[str, str] = {}
         while True:
             line = await anext(self._lines)

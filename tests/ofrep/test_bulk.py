@@ -1,4 +1,4 @@
-"""All flags of a set over OFREP: the list, the ETag and 304, and where changes are announced."""
+"""All flags of a set over OFREP: the list, the ETag and 304, and the announced event stream."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def test_all_flags_are_returned_each_as_in_a_single_evaluation(asked: Aske
         keys = {case.key for case in CASES if case.error != "FLAG_NOT_FOUND"}
         assert keys <= flags.keys()
         assert "only-a" not in flags
-        for key, answer in flags.items():
-            assert (await asked.one(key.replace("/", "%2F").replace("?", "%3F"), context)).json() == answer
+        for key, found in flags.items():
+            assert (await asked.one(key.replace("/", "%2F").replace("?", "%3F"), context)).json() == found
     assert flags["chosen"]["errorCode"] == "GENERAL", "an error stands in the list"
     assert flags["disabled"] == {"key": "disabled", "reason": "DISABLED", "variant": ""}
 

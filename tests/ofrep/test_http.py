@@ -1,4 +1,4 @@
-"""The HTTP server: its port, connections, limits, pages of other origins, load, and what callers see of faults."""
+"""The HTTP server: its port, connections, bounds, CORS, load and errors."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_a_caller_that_disconnects_in_the_middle_costs_nothing(few: Asked)
     await until(lambda: admission.in_progress == before)
 
 
-async def test_too_many_calls_are_refused_with_a_time_to_retry(tmp_path: Path) -> None:
+async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> None:
     async with asking(tmp_path / "flags.db", FEW, max_calls=1, max_streams=1) as asked:
         async with connected(asked) as (_, writer):
             writer.write(HEAD + b"Content-Length: 10\r\n\r\n{")
@@ -154,7 +154,7 @@ async def test_during_a_stop_callers_are_sent_elsewhere(few: Asked) -> None:
     assert "another replica" in found.json()["errorDetails"]
 
 
-async def test_a_fault_shows_nothing_but_a_number(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_shows_only_a_request_id(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object, **__: object) -> None:
         raise ValueError("mongodb://user:secret@host")
 

@@ -1,4 +1,4 @@
-"""OFREP's event streams: which events are sent, when, to whom, and how streams end."""
+"""OFREP's event streams: which events are sent, when and to whom, and how streams end."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ async def test_simultaneous_changes_are_announced_together(few: Asked) -> None:
             await few.set_default("color", "red" if number % 2 else "blue")
         await few.grpc.toggle("switch", enabled=False)
         latest = f'"{few.server.replica.near.changelogs.watermark("default")}"'
-        received = [await stream.event()]
-        while received[-1]["etag"] != latest:
-            received.append(await stream.event())
-        assert len(received) < 41
+        seen = [await stream.event()]
+        while seen[-1]["etag"] != latest:
+            seen.append(await stream.event())
+        assert len(seen) < 41
         await stream.nothing()
 
 
@@ -106,9 +106,9 @@ async def test_a_stream_ends_at_its_maximum_age(tmp_path: Path) -> None:
 def test_a_stop_ends_streams_at_once(tmp_path: Path) -> None:
     with serving(tmp_path / "flags.db", FEW, "--log-level", "error") as (process, _):
         url = f"http://127.0.0.1:{process.ofrep_port}"
-        with httpx.Client(base_url=url, timeout=10) as idle, httpx.stream("GET", url + EVENTS_PATH, timeout=10) as busy:
+        with httpx.Client(base_url=url, timeout=10) as idle, httpx.stream("GET", url + EVENTS_PATH, timeout=10) as sse:
             assert idle.post(FLAGS_PATH).status_code == 200
-            lines = busy.iter_lines()
+            lines = sse.iter_lines()
             while not next(lines).startswith("data:"):
                 pass
             time.sleep(0.1)  # the stream waits for the next change

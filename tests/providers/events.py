@@ -32,9 +32,9 @@ class Events:
             self._changed.notify_all()
 
     def settle(self, flag: str) -> int:
-        """Wait until the provider was notified of a flag that was new when it connected, and return a position.
+        """Wait until the provider has an event for a flag that was new when it connected; return a position.
 
-        Event streams begin with what may have been missed, and Python's in-process provider announces the first set.
+        Event streams begin with changes that may have been missed; Python's in-process provider reports the first set.
         """
         self.until(CHANGED, flag=flag)
         return self.mark()

@@ -23,7 +23,14 @@ Event = asyncio.Event
 async def wait_for(event: Event, timeout_s: float) -> None:
     """Wait until the event is set or the time is over."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+async def _read(stream: Any) -> Any:
+    """Read one message. `asyncio.wait_for` would lose a cancellation that comes with a message, before Python 3.12."""
+    async with asyncio.timeout(IDLE_TIMEOUT_S):
+        return await stream.read()
 
 
 class _Connection(NamedTuple):
@@ -61,7 +68,7 @@ class Transport:
         with self._failures():
             stream = self._stub.WatchFlags(request)
             try:
-                while (message := await asyncio.wait_for(stream.read(), IDLE_TIMEOUT_S)) is not grpc.aio.EOF:
+                while (message := await _read(stream)) is not grpc.aio.EOF:
                     yield message
             finally:
                 stream.cancel()
