@@ -52,7 +52,7 @@ def test_a_minute_of_faults_breaks_no_promise(tmp_path: Path) -> None:
 
 
 def assert_one_clock_was_off(record: Record) -> None:
-    """Moments in the history are by the writer's clock: those of one replica stand an hour apart from the others'."""
+    """Moments in the history come from the writer's clock: those of one replica are an hour apart from the others'."""
     writes = {write.number: write for write in record.story.writes}
     ahead: dict[bool, list[float]] = {True: [], False: []}
     for row in record.story.ending.history:
@@ -65,7 +65,7 @@ def assert_one_clock_was_off(record: Record) -> None:
 
 @pytest.mark.timeout(ALLOWED_S)
 @pytest.mark.parametrize("flaw", FLAWS if os.environ.get("FAULTS_ALL") else PLANTED)
-def test_a_replica_with_a_planted_fault_is_caught(flaw: str, tmp_path: Path) -> None:
+def test_a_replica_with_a_planted_flaw_is_caught(flaw: str, tmp_path: Path) -> None:
     wanted = FLAWS[flaw]
     faults = tmp_path / "faults.json"
     faults.write_text(json.dumps([asdict(fault) for fault in wanted.faults]))

@@ -66,7 +66,7 @@ def serving(store: Path, flags: Iterable[types.Flag] = (), *arguments: str) -> I
 
 @contextmanager
 def serving_default_ports(store: Path, flags: Iterable[types.Flag]) -> Iterator[tuple[Process, Operator]]:
-    """Serve on the ports that providers look at by default; waits for other runs of these tests on this machine."""
+    """Serve on the default ports of providers; waits for other runs of these tests on this machine."""
     process = Process("--store", f"sqlite:///{store}", FLAGSVC_DRAIN_S="0", FLAGSVC_GRACE_S="2")
     process.port, process.sync_port = DEFAULT_PORTS
     with Path(tempfile.gettempdir(), "flagsvc-default-ports.lock").open("w") as lock:
