@@ -25,6 +25,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"mongo_url", "mongod"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("mongod")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _short_pauses() -> None:
     """Spare servers in this process the pauses in which thousands of tests are searched for garbage."""
@@ -35,7 +41,7 @@ def _short_pauses() -> None:
 @pytest.fixture(scope="session")
 def mongo_url() -> Iterator[str]:
     """The URL of a replica set, without a database."""
-    if given := os.environ.get("FLAGSVC_TEST_MONGO_URL"):
+    if given := os.environ.get("TEST_MONGO_URL"):
         yield given
         return
     with Mongod() as mongod:
@@ -44,7 +50,7 @@ def mongo_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    if given := os.environ.get("FLAGSVC_TEST_REDIS_URL"):
+    if given := os.environ.get("TEST_REDIS_URL"):
         yield given
         return
     with RedisServer() as server:

@@ -169,6 +169,11 @@ def waited_for_a_cpu_s(pid: int) -> float | None:
     return None
 
 
+def starved_s() -> float:
+    """Give for how long this process, which may have replicas in it, could have run and was not let."""
+    return waited_for_a_cpu_s(os.getpid()) or 0.0
+
+
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The ErrorInfo's reason of a failed call."""
     return info_of(error).reason

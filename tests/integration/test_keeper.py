@@ -69,10 +69,10 @@ async def test_it_puts_everything_and_vouches_for_it_again_and_again(cache: Loss
     await keeper._keep(LASTS_S)
     assert keeper.keeps
     assert (await age_of(cache))[0] == 3
-    near.confirm(time.monotonic())
+    near.confirm(confirmed_at := time.monotonic())
     await keeper._keep(LASTS_S)
     revision, age = await age_of(cache)
-    assert (revision, age < 0.5) == (3, True)
+    assert (revision, age < time.monotonic() - confirmed_at + 0.1) == (3, True)
 
 
 async def test_a_change_that_its_writer_did_not_put_is_put_before_the_next_word(cache: LossyCache) -> None:
@@ -164,10 +164,10 @@ async def test_only_one_of_two_keeps_and_the_other_takes_over(redis_clean_url: s
     other_cache = RedisCache(redis_clean_url, timeout_s=1.0)
     near, other_near = loaded(3), loaded(3)
     first, second = Keeper(near, cache), Keeper(other_near, other_cache)
-    await first._keep(1.0)
+    await first._keep(3.0)
     await second._keep(1.0)
     assert (first.keeps, second.keeps) == (True, False)
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 20
     while not second.keeps:
         assert time.monotonic() < deadline
         other_near.confirm(time.monotonic())

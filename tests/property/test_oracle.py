@@ -1,6 +1,7 @@
 """The engine against openfeature-flagd-core 2.0.0: the same results, apart from the choices named in `oracle`.
 
-FLAGSVC_ORACLE_CASES sets how many cases are compared, FLAGSVC_ORACLE_SEED where the generator starts.
+ORACLE_CASES sets how many cases are compared, ORACLE_SEED where the generator starts. `make test-long`
+compares 200,000.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from flagsvc.core.targeting.forms import FORMS
 from tests.property.oracle import Pair, difference, shrunk, silence
 from tests.property.rules import Maker, operators
 
-CASES = int(os.environ.get("FLAGSVC_ORACLE_CASES", "200000"))
-SEED = os.environ.get("FLAGSVC_ORACLE_SEED", "flagd-core 2.0.0")
+CASES = int(os.environ.get("ORACLE_CASES", "20000"))
+SEED = os.environ.get("ORACLE_SEED", "flagd-core 2.0.0")
 CONTEXTS = 5
 
 
