@@ -55,6 +55,10 @@ test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, prope
 		--ignore tests/faults/test_run.py --ignore tests/faults/test_elections.py \
 		--ignore tests/ofrep/test_web_provider.py --ignore tests/ofrep/test_same_answers.py
 
+coverage: $(VENV)/.dev $(NODE)/node_modules/.installed  ## how much of the code the tests run, branches too; fails below the floor
+	TEST_SHARE=0.3 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) --cov \
+		--ignore tests/faults --ignore tests/model --ignore tests/languages --ignore tests/typescript
+
 test-long: FAULTS_SECONDS ?= 600
 test-long: $(VENV)/.dev  ## 200,000 rules beside flagd-core, ten minutes of faults, the larger worlds of the model; half an hour
 	TEST_SHARE=10 ORACLE_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property

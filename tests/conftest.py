@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +17,9 @@ from pymongo.uri_parser import parse_uri
 
 from tests.servers import Mongod, RedisServer, versions
 
+END_S = 60
+"""After the last test a run has so long to end; then it says where its threads are, and ends."""
+
 
 def pytest_report_header() -> str:
     return f"servers: {versions()}"
@@ -23,6 +28,12 @@ def pytest_report_header() -> str:
 def pytest_configure() -> None:
     """Heed Ctrl-C: a shell's background jobs ignore it, and what they start does too, also where a test sends it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """See to it that the run ends, whatever a test left behind; workers are ended by what started them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
