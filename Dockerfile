@@ -1,14 +1,17 @@
-FROM python:3.11-slim AS build
+# Another image, or this one pinned by its digest: --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 RUN python -m venv /opt/flagsvc
 COPY locks/run.txt locks/run.txt
 RUN /opt/flagsvc/bin/pip install --no-cache-dir --require-hashes -r locks/run.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY flagsvc flagsvc
 RUN /opt/flagsvc/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
     && /opt/flagsvc/bin/python -m compileall -q /opt/flagsvc/lib
 
-FROM python:3.11-slim
+FROM ${PYTHON_IMAGE}
 ENV PATH=/opt/flagsvc/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

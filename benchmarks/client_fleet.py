@@ -24,7 +24,7 @@ CLIENTS, PROCESSES = 1_000, 2
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 """Without it, the channels of one process share one connection."""
 BUDGET_MS = 500.0
-PATIENCE_S = 60
+CONNECT_TIMEOUT_S = 60
 
 
 def spreading(target: str, say: Callable[[str], None], toggles: int = 10) -> list[Figure]:
@@ -102,8 +102,8 @@ class Fleet:
 
     async def serve(self) -> None:
         """Answer the lines on standard input until they end."""
-        ready = await asyncio.gather(*(client.wait_ready(PATIENCE_S) for client in self._clients))
-        assert all(ready), f"{ready.count(False)} clients are not ready after {PATIENCE_S} s"
+        ready = await asyncio.gather(*(client.wait_ready(CONNECT_TIMEOUT_S) for client in self._clients))
+        assert all(ready), f"{ready.count(False)} clients are not ready after {CONNECT_TIMEOUT_S} s"
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             wanted = line.strip() == "on"
@@ -111,7 +111,7 @@ class Fleet:
             waits = [asyncio.create_task(self._until(client, changed, wanted)) for client, changed in pairs]
             await asyncio.sleep(0.2)
             print("waiting", flush=True)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 moments = await asyncio.gather(*waits)
             print(min(moments), max(moments), flush=True)
 

@@ -1,1 +1,3 @@
 """flagsvc: feature flag evaluation over gRPC, from Redis before MongoDB."""
+
+__version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""What the middle needs of the outside. Adapters implement these; nothing here knows a driver.
+"""What the middle needs of the outside. Adapters implement these protocols; nothing here knows a driver.
 
-An `as_of` is a moment of this process's `time.monotonic()`: what goes with it is not older than the store was then.
+An `as_of` is a moment of this process's `time.monotonic()`: what comes with it is not older than the store was then.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import Flag, FlagId, HistoryEntry
 
 NEVER = -math.inf
-"""The `as_of` of what nobody vouches for."""
+"""The `as_of` of what nobody has verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A known state of one flag: its definition, or that it is not there.
+    """A known state of one flag: its definition, or that it does not exist.
 
-    `flag` None with a revision above 0: not there as of that revision of its set (deleted, or never made).
+    `flag` None with a revision above 0: absent as of that revision of its set (deleted, or never made).
     """
 
     id: FlagId
@@ -32,12 +32,12 @@ class Entry:
 
     @staticmethod
     def of(flag: Flag) -> Entry:
-        """A flag as it stands."""
+        """A flag that exists."""
         return Entry(flag.id, flag.revision, flag)
 
     @staticmethod
     def absent(flag_id: FlagId, revision: int = 0) -> Entry:
-        """Not there; with revision 0 it loses against everything that ever was written."""
+        """A flag that does not exist; with revision 0 it is replaced by anything that was ever written."""
         return Entry(flag_id, revision, None)
 
 
@@ -45,8 +45,8 @@ class Entry:
 class StoreContents:
     """Every flag of every set. `revisions`: per set, the revision up to which all changes are surely contained.
 
-    Changes after that may be contained too. `absent`: flags that were looked for once more, each with a revision as of
-    which it is not there.
+    Later changes may be contained too. `absent`: flags that were looked up once more, each with a revision as of which
+    it does not exist.
     """
 
     flags: Sequence[Flag]
@@ -56,38 +56,63 @@ class StoreContents:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A channel is (again) heard: whatever was said before may have been missed."""
+    """A channel was (re)connected: earlier messages may have been missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """A flag changed to this entry. `reply`: whoever has applied it is to say so at once (by a beat).
+    """A flag changed to this entry. `reply`: replicas that have applied it send a heartbeat at once.
 
-    `passed`: the revision of the change that is told, where the entry is of a newer one already; 0: the entry's own.
+    `event_revision`: the revision of the announced change where the entry is already newer; 0: the entry's own.
     """
 
     entry: Entry
     reply: bool = False
-    passed: int = 0
+    event_revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A replica lives. `revisions`: per set, up to where it has applied every change; `age_s`: how old its view is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """The state of a replica, for operators. `view_age_s` None: it has no view yet.
 
-    `number` counts its beats; `heard` has the number of the newest beat of each replica that it had heard.
+    `lease_left_s`: how long it holds the cache lease from the time of this status, in seconds; 0 where it does not.
+    """
+
+    version: str
+    started_at: datetime
+    view_age_s: float | None
+    staleness_bound_s: float
+    ready: bool
+    store_up: bool
+    cache_up: bool
+    subscription_up: bool
+    change_feed: str
+    change_feed_up: bool
+    lease_left_s: float
+    flags: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """A replica lives, and this is what its view proves. `number` counts its heartbeats.
+
+    `revisions`: per set, the revision up to which it has applied every change. `age_s`: every change that the store
+    had so many seconds ago is among them (infinite: unknown). `stream_age_s`: for so long it has missed no change of
+    another program. `last_seen`: per replica, the number of its newest heartbeat, and how many seconds ago it arrived.
     """
 
     replica: str
     number: int
     revisions: Mapping[str, int]
     age_s: float = math.inf
-    heard: Mapping[str, int] = field(default_factory=dict)
+    stream_age_s: float = 0.0
+    last_seen: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    status: ReplicaStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Unnumbered:
-    """Another program changed a flag, or deleted it (`gone`), without a new revision; `revision` is the one it has."""
+class UnversionedChange:
+    """Another program changed or deleted (`gone`) a flag without a new revision; `revision` is the one it has."""
 
     id: FlagId
     revision: int
@@ -95,27 +120,59 @@ class Unnumbered:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldUntil:
-    """Every change that the store had at this moment has been told."""
+class Checkpoint:
+    """Every change that the store had at this moment has been delivered."""
 
     as_of: float
 
 
-Event = Subscribed | Announced | Beat
-StoreEvent = Subscribed | Announced | Unnumbered | ToldUntil
+CacheEvent = Subscribed | Announced | Heartbeat
+StoreEvent = Subscribed | Announced | UnversionedChange | Checkpoint
 
 
 class ChangesUnsupported(Exception):
-    """The store cannot tell of changes; read it again and again instead."""
+    """The store cannot report changes; it has to be read again and again instead."""
+
+
+class ChangeFeed(Protocol):
+    """What a store offers whose flags other programs may change without counting revisions."""
+
+    @property
+    def stream_up(self) -> bool:
+        """Whether the change stream delivers now."""
+
+    @property
+    def stream_restarts(self) -> int:
+        """How often it broke."""
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Deliver what changes in the store, by whomever, for ever; failures are restarted inside, with backoff.
+
+        Subscribed comes after each (re)start that may have missed something. Raises ChangesUnsupported, at once or
+        later.
+        """
+
+    async def save_resume_token(self) -> None:
+        """Save how far `changes` has delivered, so that a later process resumes there."""
+
+    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Give a flag that still has this revision (or is gone) the next one, atomically. None: it has another by now.
+
+        Raises StoreUnavailable and WritesUnsupported.
+        """
 
 
 class FlagStore(Protocol):
     """The source of truth. Every method raises StoreUnavailable when it cannot be asked in time."""
 
-    look_s: float
-    """Seconds between two looks where no channel tells of changes."""
-    foreign: bool
-    """Whether other programs may change flags without counting revisions: then `changes` tells, or all is read."""
+    poll_interval_s: float
+    """Seconds between two polls where no channel reports changes."""
+    reads: int
+    """Queries sent, for metrics."""
+
+    @property
+    def feed(self) -> ChangeFeed | None:
+        """The store's change feed; None where every writer counts revisions."""
 
     async def open(self) -> None:
         """Prepare (indexes, tables). May be called again after a failure."""
@@ -123,11 +180,8 @@ class FlagStore(Protocol):
     async def close(self) -> None:
         """Release everything; no method may be called after."""
 
-    async def ping(self) -> None:
-        """Ask whether the store answers."""
-
     async def get(self, flag_id: FlagId) -> Entry:
-        """Read one flag, never from a secondary. One that is not there has its set's revision at that time."""
+        """Read one flag, never from a secondary. A missing one has the revision that its set had at that time."""
 
     async def load(self) -> StoreContents:
         """Read everything."""
@@ -138,22 +192,7 @@ class FlagStore(Protocol):
         Linearizable where there is more than one member: a primary that was replaced fails instead of answering.
         """
 
-    def changes(self) -> AsyncIterator[StoreEvent]:
-        """Hear what changes in the store, by whomever, for ever; failures are restarted inside, with backoff.
-
-        Subscribed after each (re)start that may have missed something. Raises ChangesUnsupported, at once or later.
-        """
-
-    async def remember_place(self) -> None:
-        """Keep how far `changes` has told, so that a later process goes on from there."""
-
-    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
-        """Give a flag that still has this revision (or is gone) the next one, as one step; None: it has another by now.
-
-        Raises WritesUnsupported.
-        """
-
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
 
         The new revision is larger than every revision of the flag set before it, and revisions become visible in
@@ -161,30 +200,42 @@ class FlagStore(Protocol):
         """
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-        """Read a flag's newest changes first; empty for an unknown key."""
+        """Read a flag's changes, the newest first; empty for an unknown key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the shared cache holds of a flag, and since when that may be old.
+    """What the shared cache holds of a flag, and as of when it is verified.
 
-    `fence` not empty: the caller is the one that reads the store now, and puts what it finds with that fence.
+    `fills`: of all callers that missed, this one reads the store and puts what it finds.
     """
 
     entry: Entry | None
     as_of: float
-    fence: str = ""
+    fills: bool = False
 
 
-class Vouched(Enum):
-    """What became of vouching for the shared cache."""
+class LeaseState(StrEnum):
+    """The outcome of acquiring or renewing the cache lease."""
 
-    KEPT = "kept"
-    """This replica vouches."""
-    OTHERS = "others"
+    HELD = "held"
+    """This replica holds the lease."""
+    HELD_BY_OTHER = "held_by_other"
     """Another replica does."""
-    LOST = "lost"
-    """The cache is not the one it was, or cannot be reached: everything has to be put there anew."""
+    EXPIRED = "expired"
+    """The lease record has run out, or was lost with Redis's memory."""
+    REPLACED = "replaced"
+    """The record is not the one written last: Redis was restored from an older dump."""
+    UNREACHABLE = "unreachable"
+    """The cache could not be asked, or refused an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """The state of the lease; `held_until`: the moment until which this replica surely holds it."""
+
+    state: LeaseState
+    held_until: float = NEVER
 
 
 class FlagCache(Protocol):
@@ -203,42 +254,50 @@ class FlagCache(Protocol):
     async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:
         """Read one entry; None when the cache cannot be asked.
 
-        When nobody vouches that it is at most `within_s` old, one caller of all replicas gets a fence.
+        When the entry was not verified within `within_s`, one caller of all replicas is the one that fills.
         """
 
     async def peek(self, ids: Sequence[FlagId]) -> list[Entry | None]:
         """Read entries as they are, however old; None where there is none or the cache cannot be asked."""
 
     def entries(self) -> AsyncIterator[Sequence[Entry]]:
-        """Go through everything that is held, in pieces. Raises CacheUnavailable."""
+        """Return everything that is held, in pieces. Raises CacheUnavailable."""
 
-    async def put(self, entries: Sequence[Entry], as_of: float, *, fence: str = "", force: bool = False) -> bool:
-        """Store each entry unless a newer one is there (`force`: also then). False when one is not known to be there.
+    async def put(self, entries: Sequence[Entry], as_of: float, *, fills: bool = False, force: bool = False) -> bool:
+        """Store each entry unless a newer one is there (`force`: also then). False when one may not be there.
 
-        With a fence that has been taken by another, nothing is stored.
+        `fills`: the caller was asked to fill by `fetch`, and has now done so.
         """
 
-    async def announce(self, event: Announced | Beat) -> bool:
-        """Tell every replica; False when the cache could not be reached."""
+    async def announce(self, change: Announced) -> bool:
+        """Announce a change to every replica; False when the cache could not be reached."""
 
-    async def vouch(self, as_of: float, lasts_s: float, *, anew: bool, entries: Sequence[Entry] = ()) -> Vouched:
-        """Say that nothing here, put since this replica began to vouch, is older than the store was at `as_of`.
+    async def acquire_lease(self, as_of: float, lease_s: float) -> LeaseAnswer:
+        """Take the cache lease for `lease_s` from `as_of` on: entries put from now on are verified by it.
 
-        The `entries` are put in the same step. It holds for `lasts_s` from then. `anew`: begin to vouch; what was put
-        before `as_of` counts for nothing.
+        What was put before `as_of` is not.
         """
 
-    async def report(self, replica: str, text: str, lasts_s: float) -> bool:
-        """Say how this replica stands, for as long; an empty text takes it back."""
+    async def renew_lease(self, as_of: float, lease_s: float, entries: Sequence[Entry]) -> LeaseAnswer:
+        """Certify that nothing put since the lease was acquired is older than the store was at `as_of`.
 
-    async def reports(self) -> list[tuple[str, float]] | None:
-        """Give the reports of live replicas with their age in seconds; None when the cache cannot be asked."""
+        The entries are put in the same atomic step. The lease then runs for `lease_s` from `as_of` on.
+        """
+
+    async def send_heartbeat(self, heartbeat: Heartbeat, expires_s: float) -> bool:
+        """Publish a heartbeat to every replica, and keep it for `heartbeats` until it expires or is replaced."""
+
+    async def remove_heartbeat(self, replica: str) -> None:
+        """Forget a replica's heartbeat: nobody need wait for it any more."""
+
+    async def heartbeats(self) -> list[tuple[Heartbeat, float]] | None:
+        """Return the kept heartbeats with their age in seconds; None when the cache cannot be asked."""
 
     def state(self) -> Mapping[str, float]:
-        """Give figures for metrics (such as memory_bytes) as last seen; never asks the server."""
+        """Return figures for metrics (such as memory_bytes) as last seen; never asks the server."""
 
-    def events(self) -> AsyncIterator[Event]:
-        """Hear the channel, for ever: reconnects by itself, yields Subscribed after each (re)connect."""
+    def events(self) -> AsyncIterator[CacheEvent]:
+        """Deliver the channel's messages, for ever: reconnects by itself, with Subscribed after each (re)connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +312,7 @@ class Snapshot(Protocol):
     """The last good contents, on this replica's disk. Blocking: called from a thread."""
 
     def read(self) -> Saved | None:
-        """Give what was saved; None, with a line in the log, when there is nothing that can be used."""
+        """Return what was saved; None, with a line in the log, when nothing can be used."""
 
     def write(self, saved: Saved) -> bool:
         """Replace what is there, atomically; False when that is newer. Raises OSError."""

@@ -1,4 +1,4 @@
-"""One replica's flag side: its parts, built from the settings, started and stopped together. Knows no transport."""
+"""One replica's parts, built from the settings, started and stopped together. Knows no transport."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 
 import structlog
 
-from flagsvc import snapshots
+from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.core.evaluation import prepare
-from flagsvc.drift import Drift
-from flagsvc.follower import Follower
-from flagsvc.keeper import Keeper
-from flagsvc.near import NearCache
-from flagsvc.peers import Peers, Report, replica_name
-from flagsvc.reader import Reader
+from flagsvc.ports import ReplicaStatus
+from flagsvc.replication import snapshot_writer
+from flagsvc.replication.cache_audit import CacheAuditor
+from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.follower import Follower
+from flagsvc.replication.heartbeats import Heartbeats, replica_name
+from flagsvc.replication.snapshot_writer import SnapshotWriter
+from flagsvc.replication.stream_progress import StreamProgress
+from flagsvc.replication.timing import Timing
+from flagsvc.serving.reader import Reader
+from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
-from flagsvc.snapshots import Snapshots
 from flagsvc.telemetry import Sample
-from flagsvc.writer import Writer
+from flagsvc.view.near_cache import NearCache
 
-STORE_CHANCE_S = 0.5
+STORE_WAIT_S = 0.5
 """How long a start with a snapshot waits for the store before it is ready without."""
 
 log = structlog.get_logger(__name__)
@@ -42,53 +45,65 @@ class Replica:
         version = settings.fractional_version
         self.prepare = partial(prepare, fractional_version=version)
         self.near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, self.prepare)
-        self.keeper = Keeper(self.near, self.cache) if self.cache is not None else None
-        self.peers = Peers(replica_name(), self.near, self.cache, self.report)
-        self.follower = Follower(self.near, self.store, self.cache, self.peers, self._keeps)
-        self.drift = Drift(self.near, self.store, self.cache, settings.verify_interval_s, self._keeps)
+        timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(self.store)
+        self.cache_lease = CacheLease(self.near, self.cache, timing)
+        self.heartbeats = Heartbeats(
+            replica_name(), self.near, self.cache, progress=progress, timing=timing, status=self.status
+        )
+        self.follower = Follower(
+            self.near,
+            self.store,
+            self.cache,
+            heartbeats=self.heartbeats,
+            lease=self.cache_lease,
+            progress=progress,
+            timing=timing,
+        )
+        self.cache_auditor = CacheAuditor(
+            self.near, self.store, self.cache, settings.verify_interval_s, lambda: self.cache_lease.is_holder
+        )
         self.reader = Reader(self.near, self.store, self.cache, self.follower, fractional_version=version)
-        self.writer = Writer(self.near, self.store, self.cache, self.peers)
+        self.writer = Writer(self.near, self.store, self.cache, self.heartbeats)
         self._snapshot = snapshot_for(settings)
-        self.snapshots = Snapshots(self.near, self._snapshot) if self._snapshot is not None else None
+        self.snapshots = SnapshotWriter(self.near, self._snapshot) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
-        self._started_at, self._begun = datetime.now(UTC), time.monotonic()
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
     async def start(self) -> None:
         """Begin to follow the store."""
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         if self.cache is not None:
             await self.cache.open()
         self.follower.start()
-        self.peers.start()
-        self.drift.start()
-        if self.keeper is not None:
-            self.keeper.start()
+        self.heartbeats.start()
+        self.cache_auditor.start()
+        self.cache_lease.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
-        """Let writes end, stop what works in the background, and release the stores."""
-        await self.writer.close()
+        """Let writes end, stop the background work, and release the stores."""
+        await self.writer.close()  # writes need everything below
         await self.reader.close()
-        await self.drift.close()
-        if self.keeper is not None:
-            await self.keeper.close()
-        await self.peers.close()
+        await self.cache_auditor.close()
+        await self.cache_lease.close()
+        await self.heartbeats.close()  # this removes the heartbeat, so it comes before the cache is closed
         if self._restoring is not None:
             await asyncio.wait({self._restoring})
         if self.snapshots is not None:
-            await self.snapshots.close()
+            await self.snapshots.close()  # this saves once more while the follower keeps the view fresh
         await self.follower.close()
         if self.cache is not None:
             await self.cache.close()
         await self.store.close()
 
     def is_ready(self) -> bool:
-        """Something to answer from: the whole store was read, or (without near cache) a tier can be asked now.
+        """Whether there is something to answer from.
 
-        A snapshot is that too, once the store has had its chance.
+        The whole store was read, or (without near cache) a tier can be asked now. A snapshot is enough once the store
+        has had its chance.
         """
         if self.near.restored:
-            return self.follower.tried.is_set() or time.monotonic() - self._begun > STORE_CHANCE_S
+            return self.follower.tried.is_set() or time.monotonic() - self._started > STORE_WAIT_S
         if self.settings.near_cache_entries > 0:
             return self.follower.loaded.is_set()
         return self.follower.loaded.is_set() and (self.follower.store_up or self.cache_is_up())
@@ -98,90 +113,84 @@ class Replica:
         return self.cache is not None and self.cache.available
 
     def details(self) -> dict[str, Callable[[], bool]]:
-        """Give the checks that are told for people and alerts, by the name of their health service."""
+        """Return the checks for people and alerts, by the name of their health service."""
         details: dict[str, Callable[[], bool]] = {"store": lambda: self.follower.store_up}
         if self.cache is not None:
             details["cache"] = self.cache_is_up
-        if self.store.foreign:
+        if self.store.feed is not None:
             details["changes"] = lambda: self.follower.feed_up
         return details
 
-    def report(self) -> Report:
-        """Tell how this replica stands."""
-        age_s = time.monotonic() - self.near.confirmed_at
-        return Report(
-            replica=self.peers.name,
-            version=metadata.version("flagsvc"),
+    def status(self) -> ReplicaStatus:
+        """Return the state of this replica, as its heartbeats carry it."""
+        age_s = self._view_age_s()
+        return ReplicaStatus(
+            version=__version__,
             started_at=self._started_at,
-            revisions=self.near.revisions(),
             view_age_s=age_s if age_s != math.inf else None,
             staleness_bound_s=self.near.staleness_bound_s,
             ready=self.is_ready(),
             store_up=self.follower.store_up,
             cache_up=self.cache_is_up(),
-            channel_heard=self.follower.channel_heard,
-            change_feed=self.follower.feed,
+            subscription_up=self.follower.subscription_up,
+            change_feed=self.follower.feed_kind,
             change_feed_up=self.follower.feed_up,
-            keeper=self._keeps(),
+            lease_left_s=self.cache_lease.left_s,
             flags=len(self.near),
         )
 
     async def _restore(self) -> None:
-        """Hold the last good contents until the store answers, and keep them up to date from then on."""
+        """Hold the last good contents until the store answers, and save them from then on."""
         if self._snapshot is None or self.snapshots is None:
             return
         if self.near.limit == 0:
-            log.warning("no snapshot is saved: FLAGSVC_NEAR_CACHE_ENTRIES is 0")
-        saved = await snapshots.read(self._snapshot)
+            log.warning("snapshots_off", detail="FLAGSVC_NEAR_CACHE_ENTRIES is 0, so there is nothing to save.")
+        saved = await snapshot_writer.read(self._snapshot)
         if saved is not None:
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             self.near.restore(saved.contents, age_s, time.monotonic())
-            log.info("snapshot restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
+            log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 
-    def _keeps(self) -> bool:
-        return self.keeper is not None and self.keeper.keeps
-
     def samples(self) -> Iterator[Sample]:
-        """Give the parts' plain counts, when Prometheus asks."""
-        tally, spread, follower = self.reader.tally, self.writer.spread, self.follower
-        about = "Definition lookups by the tier that answered."
+        """Return the parts' plain counts when Prometheus asks."""
+        lookups, writes, follower, audits = self.reader.stats, self.writer.stats, self.follower, self.cache_auditor
         for tier in ("near", "cache", "store", "stale"):
-            yield Sample("flagsvc_lookups_total", about, getattr(tally, tier), {"tier": tier})
-        asked = tally.near + tally.cache + tally.store + tally.stale
-        hits = (tally.near + tally.cache) / asked if asked else 0.0
-        yield Sample("flagsvc_hit_ratio", "Share of lookups that asked no store.", hits)
-        yield Sample("flagsvc_store_reads_total", "Reads sent to the store.", getattr(self.store, "reads", 0))
-        yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
-        yield Sample("flagsvc_full_loads_total", "Times that the whole store was read.", follower.loads)
-        yield Sample("flagsvc_near_cache_entries", "Flags held in memory.", len(self.near))
+            about = "Definition lookups by the tier that answered."
+            yield Sample("flagsvc_lookups_total", about, getattr(lookups, tier), {"tier": tier})
+        hits, asked = lookups.near + lookups.cache, lookups.near + lookups.cache + lookups.store + lookups.stale
         yield Sample(
-            "flagsvc_view_age_seconds", "Seconds since the view was known to be the store's.", self._view_age()
+            "flagsvc_hit_ratio", "Share of lookups answered without the store.", hits / asked if asked else 0.0
         )
-        yield Sample("flagsvc_change_feed_up", "1 while changes of other programs are learned.", follower.feed_up)
-        restarts = getattr(self.store, "tail_restarts", 0)
-        yield Sample("flagsvc_change_stream_restarts_total", "Times that the change stream broke.", restarts)
-        numbered = follower.numbering.numbered
-        yield Sample("flagsvc_foreign_changes_total", "Changes of others that got a revision here.", numbered)
-        yield Sample("flagsvc_keeper", "1 on the replica that vouches for the shared cache.", self._keeps())
-        yield Sample("flagsvc_verify_checks_total", "Comparisons of cache and store.", self.drift.checks)
-        yield Sample("flagsvc_verify_drifted_total", "Entries that were not what the store has.", self.drift.drifted)
-        yield Sample("flagsvc_verify_repaired_total", "Entries of those that were put right.", self.drift.repaired)
+        yield Sample("flagsvc_store_reads_total", "Queries sent to the store.", self.store.reads)
+        yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
+        yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loads)
+        yield Sample("flagsvc_near_cache_entries", "Flags held in memory.", len(self.near))
+        about = "Seconds since the near cache was last known to equal the store."
+        yield Sample("flagsvc_view_age_seconds", about, self._view_age_s())
+        yield Sample("flagsvc_change_feed_up", "1 while changes of other programs arrive.", follower.feed_up)
+        restarts = self.store.feed.stream_restarts if self.store.feed is not None else 0
+        yield Sample("flagsvc_change_stream_restarts_total", "Failures of the change stream.", restarts)
+        about = "Revisions assigned here to changes of other programs."
+        yield Sample("flagsvc_foreign_changes_total", about, follower.revision_assigner.assigned)
+        yield Sample("flagsvc_cache_lease_held", "1 on the holder of the cache lease.", self.cache_lease.is_holder)
+        yield Sample("flagsvc_verify_checks_total", "Comparisons of the shared cache with the store.", audits.checks)
+        yield Sample("flagsvc_verify_drifted_total", "Cache entries that differed from the store.", audits.drifted)
+        yield Sample("flagsvc_verify_repaired_total", "Cache entries that were repaired.", audits.repaired)
         if self.snapshots is not None:
             yield Sample("flagsvc_snapshot_writes_total", "Snapshots saved.", self.snapshots.writes)
-            yield Sample(
-                "flagsvc_snapshot_failures_total", "Snapshots that could not be saved.", self.snapshots.failures
-            )
-        yield Sample("flagsvc_writes_total", "Changes stored.", spread.stored)
-        yield Sample("flagsvc_announcements_sent_total", "Changes announced.", spread.announced)
-        yield Sample("flagsvc_announcements_failed_total", "Changes that could not be announced.", spread.not_announced)
-        received = follower.announcements_received
-        yield Sample("flagsvc_announcements_received_total", "Announcements heard, own ones too.", received)
-        yield Sample("flagsvc_channel_heard", "1 while announcements reach this replica.", follower.channel_heard)
+            yield Sample("flagsvc_snapshot_failures_total", "Snapshots that were not saved.", self.snapshots.failures)
+        yield Sample("flagsvc_writes_total", "Changes stored.", writes.stored)
+        yield Sample("flagsvc_announcements_sent_total", "Changes announced.", writes.announced)
+        yield Sample("flagsvc_announcements_failed_total", "Changes not announced.", writes.not_announced)
+        about = "Announcements received, own ones included."
+        yield Sample("flagsvc_announcements_received_total", about, follower.announcements_received)
+        about = "1 while announcements reach this replica."
+        yield Sample("flagsvc_cache_subscription_up", about, follower.subscription_up)
         if self.cache is not None:
             yield Sample("flagsvc_cache_up", "1 while the shared cache answers.", self.cache.available)
             for name, value in self.cache.state().items():
-                yield Sample(f"flagsvc_cache_{name}", "The shared cache's own figure, as last told.", value)
+                yield Sample(f"flagsvc_cache_{name}", "The shared cache's own figure, as last read.", value)
 
-    def _view_age(self) -> float:
-        return time.monotonic() - self.near.confirmed_at
+    def _view_age_s(self) -> float:
+        return time.monotonic() - self.near.verified_at

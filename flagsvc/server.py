@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import signal
 from collections.abc import Iterator
 from itertools import chain
 
@@ -13,23 +11,24 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from flagsvc.admission import Admission
+from flagsvc.api.common import reflection
+from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.interceptors import Guard
+from flagsvc.api.flag_service.service import FlagService
+from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flagd import evaluation, sync
+from flagsvc.api.flagd.evaluation import FlagdEvaluation
+from flagsvc.api.flagd.event_streams import Events
+from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.api.ofrep.http import HttpServer
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health, ManagementServer
-from flagsvc.ofrep.app import Ofrep
-from flagsvc.ofrep.http import HttpServer
 from flagsvc.replica import Replica
-from flagsvc.rpc import reflection
-from flagsvc.rpc.contexts import Contexts
-from flagsvc.rpc.flag_service import FlagService
-from flagsvc.rpc.flagd import evaluation, sync
-from flagsvc.rpc.flagd.evaluation import FlagdEvaluation
-from flagsvc.rpc.flagd.events import Events
-from flagsvc.rpc.flagd.sync import FlagdSync
-from flagsvc.rpc.interceptors import Guard
-from flagsvc.rpc.watch import Watches
 from flagsvc.settings import Settings, origins, pairs, redacted
+from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 
 log = structlog.get_logger(__name__)
@@ -167,21 +166,30 @@ class Server:
 
 
 async def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; gives the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status."""
     gc.set_threshold(*GC_THRESHOLDS)
     server = Server(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     try:
         await server.start()
     except OSError as error:
         log.error("cannot start", error=str(error))  # noqa: TRY400  the text says it all
         return 1
-    try:
-        await stop.wait()
-    finally:
-        with contextlib.suppress(asyncio.CancelledError):
-            await server.stop()
+    await _stop_requested()
+    await server.stop()
     return 0
+
+
+async def _stop_requested() -> None:
+    """Wait for SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    requested = asyncio.Event()
+
+    def request() -> None:
+        for number in STOP:
+            loop.remove_signal_handler(number)
+        exit_at_once_on(*STOP)
+        requested.set()
+
+    for number in STOP:
+        loop.add_signal_handler(number, request)
+    await requested.wait()

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
-from flagsvc.reader import Evaluation
+from flagsvc.serving.reader import Evaluation
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything
 

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import structlog
 
-from flagsvc.adapters.snapshot import SnapshotFile
+from flagsvc.adapters.snapshot.file import SnapshotFile
 from flagsvc.core.model import Flag
 from flagsvc.ports import Saved, StoreContents
 
@@ -55,7 +55,7 @@ class Near:
 
     def __init__(self) -> None:
         self.complete, self.staleness_bound_s, self.changes, self.revision = True, 5.0, 0, 1
-        self.confirmed_at = time.monotonic()
+        self.verified_at = time.monotonic()
 
     def revisions(self) -> dict[str, int]:
         return {"default": self.revision}
@@ -79,7 +79,7 @@ class Kept:
         return self.all[-1] if self.all else None
 
     def write(self, offered: Saved) -> bool:
-        self.begun.set()
+        self.acquired.set()
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error

@@ -12,12 +12,12 @@ from typing import Any, Self
 import pymongo
 from pymongo.errors import PyMongoError
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.ports import Announced, Entry, StoreEvent, Subscribed, ToldUntil, Unnumbered
+from flagsvc.ports import Announced, Checkpoint, Entry, StoreEvent, Subscribed, UnversionedChange
 
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 CHAT, OTHER = FlagId("default", "chat"), FlagId("default", "other")
@@ -33,19 +33,19 @@ def made(entry: Entry | None) -> Entry:
 
 async def create(store: MongoStore, flag_id: FlagId = CHAT) -> Entry:
     flag = Flag(key=flag_id.key, flag_set=flag_id.flag_set)
-    return made(await store.change(flag_id, changes.create(flag, AUTHOR)))
+    return made(await store.write(flag_id, changes.create(flag, AUTHOR)))
 
 
 async def toggle(store: MongoStore, enabled: bool = True, flag_id: FlagId = CHAT) -> Entry:
-    return made(await store.change(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR)))
+    return made(await store.write(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR)))
 
 
 async def delete(store: MongoStore, flag_id: FlagId = CHAT) -> Entry:
-    return made(await store.change(flag_id, changes.delete(flag_id.key, None, AUTHOR)))
+    return made(await store.write(flag_id, changes.delete(flag_id.key, None, AUTHOR)))
 
 
 class Heard:
-    """Everything that `changes` gives, as it comes; `told_until` is the newest moment up to which all was told."""
+    """Everything that `changes` gives, as it comes; `checkpoint` is the newest moment up to which all was told."""
 
     def __init__(self, store: MongoStore) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class Heard:
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
         self.events: list[StoreEvent] = []
-        self.told_until = 0.0
+        self.checkpoint = 0.0
         self.tellings: list[tuple[float, int]] = []
         """Each moment up to which all was told, and how many events had been heard by then."""
 
@@ -75,8 +75,8 @@ class Heard:
     async def _hear(self) -> None:
         async with contextlib.aclosing(self._store.changes()) as stream:
             async for event in stream:
-                if isinstance(event, ToldUntil):
-                    self.told_until = max(self.told_until, event.as_of)
+                if isinstance(event, Checkpoint):
+                    self.checkpoint = max(self.checkpoint, event.as_of)
                     self.tellings.append((event.as_of, len(self.events)))
                 else:
                     self.events.append(event)
@@ -96,7 +96,7 @@ class Heard:
         now = time.monotonic()
         with contextlib.suppress(StoreUnavailable):
             await self._store.revisions()
-        await self.until(lambda: self.told_until >= now, seconds)
+        await self.until(lambda: self.checkpoint >= now, seconds)
         return self.take()
 
     def take(self) -> list[StoreEvent]:
@@ -123,7 +123,7 @@ class Writers:
 
     async def run(self, fault: Callable[[], None], seconds: float = 1.5) -> None:
         """Write before, during and after the fault."""
-        work = asyncio.gather(self._ours(), self._look(), asyncio.to_thread(self._foreign))
+        work = asyncio.gather(self._ours(), self._poll(), asyncio.to_thread(self._foreign))
         try:
             await asyncio.sleep(seconds)
             before = len(self.ours), len(self.foreign), self.looks
@@ -150,7 +150,7 @@ class Writers:
                 self.ours.append((time.monotonic(), entry.revision))
             await asyncio.sleep(0.005)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while not self._stop:
             try:
                 await self._store.revisions()
@@ -188,4 +188,4 @@ class Writers:
 
 
 def foreign_told(heard: Heard, count: int) -> set[str]:
-    return {event.id.key for event in heard.events[:count] if isinstance(event, Unnumbered)}
+    return {event.id.key for event in heard.events[:count] if isinstance(event, UnversionedChange)}

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, Timing
 from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url, redacted
 
 if TYPE_CHECKING:
@@ -24,10 +25,22 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
         from flagsvc.adapters.files.store import FileStore  # noqa: PLC0415
 
         return FileStore(url)
-    from flagsvc.adapters.mongo import MongoStore  # noqa: PLC0415
+    from flagsvc.adapters.mongo.store import MongoStore  # noqa: PLC0415
 
+    if settings.staleness_bound_s < MIN_MONGODB_BOUND_S:
+        raise SettingsError(
+            f"FLAGSVC_STALENESS_BOUND_S is {settings.staleness_bound_s:g}; with MongoDB it has to be at least"
+            f" {MIN_MONGODB_BOUND_S:g}: its answers and a pause of the process do not fit into a shorter bound"
+        )
+    timing = Timing.of_bound(settings.staleness_bound_s)
     try:
-        return MongoStore(url, pool_size=settings.store_connections, timeout_s=settings.store_timeout_s)
+        return MongoStore(
+            url,
+            pool_size=settings.store_connections,
+            timeout_s=settings.store_timeout_s,
+            stream_wait_s=timing.stream_wait_s,
+            prove_after_s=timing.prove_after_s,
+        )
     except ValueError as error:
         raise SettingsError(f"--store: {error}") from None
 
@@ -39,7 +52,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         return None
     if settings.store_url.startswith("file:"):
         raise SettingsError("--cache with --store file: is of no use: every replica reads the files; leave --cache out")
-    from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
+    from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
     return RedisCache(
         url,
@@ -47,6 +60,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         ttl_jitter=settings.cache_ttl_jitter,
         negative_ttl_s=settings.negative_ttl_s,
         timeout_s=settings.cache_timeout_s,
+        max_put_age_s=Timing.of_bound(settings.staleness_bound_s).max_put_age_s,
     )
 
 
@@ -54,7 +68,7 @@ def snapshot_for(settings: Settings) -> Snapshot | None:
     """Make the snapshot that the settings name, None when they name none."""
     if not settings.snapshot_file:
         return None
-    from flagsvc.adapters.snapshot import SnapshotFile  # noqa: PLC0415
+    from flagsvc.adapters.snapshot.file import SnapshotFile  # noqa: PLC0415
 
     path, store = Path(settings.snapshot_file), redacted(settings.store_url)
     return SnapshotFile(path, store, settings.snapshot_max_age_s, lambda: datetime.now(UTC))

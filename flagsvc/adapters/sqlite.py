@@ -9,16 +9,16 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
-from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
-from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
+from flagsvc.ports import Entry, StoreContents
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 class SqliteStore:
     """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
 
-    look_s = 1.0
-    foreign = False
+    poll_interval_s = 1.0
+    feed = None
 
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("sqlite:///")
@@ -56,10 +56,6 @@ class SqliteStore:
         await self._run(self._close)
         self._thread.shutdown()
 
-    async def ping(self) -> None:
-        """Ask whether the file answers."""
-        await self._run(lambda db: db.execute("SELECT 1").fetchone())
-
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag; for one that is not there its set's revision, as of the same moment."""
         self.reads += 1
@@ -74,19 +70,7 @@ class SqliteStore:
         """Read the newest revision of each set."""
         return await self._run(_revisions)
 
-    def changes(self) -> AsyncIterator[StoreEvent]:
-        """Refuse: the file tells nobody; its counters are looked at."""
-        raise ChangesUnsupported
-
-    async def remember_place(self) -> None:
-        """Do nothing: there is no place."""
-
-    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
-        """Refuse: every writer of the file counts."""
-        del flag_id, revision
-        raise WritesUnsupported("every change in SQLite has a revision: there is none to give")
-
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store in one transaction."""
         return await self._run(lambda db: _change(db, flag_id, decide))
 

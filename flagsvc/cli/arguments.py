@@ -6,12 +6,12 @@ import argparse
 import json
 from typing import Any
 
+from flagsvc.api.common.values import to_value
+from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.documents import from_document, times_from_json
 from flagsvc.core.model import STORED_NAMES, WRITABLE
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc.flags import flag_to_message
-from flagsvc.rpc.values import to_value
 
 _FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
 _TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from flagsvc.api.common.values import from_value
 from flagsvc.cli.render import text
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc.values import from_value
 
 
 def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import is_yaml
-from flagsvc.cli.mongo_lines import checked_lines
+from flagsvc.cli.mongoexport import checked_lines
 from flagsvc.cli.render import print_json
-from flagsvc.cli.stored import BadFile, read_bytes
+from flagsvc.cli.store_changes import BadFile, read_bytes
 from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag
 

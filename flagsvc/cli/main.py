@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from flagsvc.cli.parser import parser
 from flagsvc.cli.usage import UsageError
-from flagsvc.cli.words import parser
 from flagsvc.core.errors import FlagsvcError
 from flagsvc.settings import SettingsError
 

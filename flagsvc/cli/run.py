@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from flagsvc.settings import Settings
+from flagsvc.signals import STOP, exit_at_once_on
 
 _SERVE_OPTIONS = (
     *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
@@ -15,7 +16,8 @@ _SERVE_OPTIONS = (
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal."""
+    """Serve until a signal. One that comes before the server has started ends the process at once."""
+    exit_at_once_on(*STOP)
     import asyncio  # noqa: PLC0415  what serving needs is loaded when serving
 
     import uvloop  # noqa: PLC0415
@@ -57,10 +59,10 @@ def call(name: str) -> Callable[[argparse.Namespace], int]:
     """Give what runs a command on a running server."""
 
     def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import calls  # noqa: PLC0415
+        from flagsvc.cli import service_commands  # noqa: PLC0415
 
-        command = getattr(calls, name)
-        return calls.with_stub(args, lambda stub: int(command(args, stub)))
+        command = getattr(service_commands, name)
+        return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run
 
@@ -69,16 +71,16 @@ def replicas(name: str) -> Callable[[argparse.Namespace], int]:
     """Give what runs a command about all replicas, or what they share."""
 
     def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import calls, replicas  # noqa: PLC0415
+        from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
 
-        command = getattr(replicas, name)
-        return calls.with_stub(args, lambda stub: int(command(args, stub)))
+        command = getattr(replica_commands, name)
+        return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run
 
 
 def health(args: argparse.Namespace) -> int:
     """Ask a running server whether it serves."""
-    from flagsvc.cli import calls  # noqa: PLC0415
+    from flagsvc.cli import service_commands  # noqa: PLC0415
 
-    return calls.health(args)
+    return service_commands.health(args)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.adapters.files.parse import is_yaml
-from flagsvc.cli import stored
+from flagsvc.cli import store_changes as stored
 from flagsvc.cli.differences import Differences
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
-from flagsvc.cli.mongo_lines import line_of, read_flags
+from flagsvc.cli.mongoexport import line_of, read_flags
 from flagsvc.cli.render import print_json
-from flagsvc.cli.stored import BadFile, Planned, Result
+from flagsvc.cli.store_changes import BadFile, Planned, Result
 from flagsvc.core.changes import Author, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order

@@ -229,7 +229,7 @@ def test_what_is_unknown_is_not_taken_for_known() -> None:
 
 
 async def test_a_stream_that_is_stalled_is_cut_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagsvc_client.following.SILENCE_S", 0.5)
+    monkeypatch.setattr("flagsvc_client.following.IDLE_TIMEOUT_S", 0.5)
     async with served(tmp_path, "a") as (direct, target):
         proxy = Proxy(int(target.rpartition(":")[2]), label="flagsvc")
         await proxy.start()

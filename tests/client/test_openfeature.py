@@ -21,8 +21,8 @@ from openfeature.exception import ErrorCode, ProviderNotReadyError
 from openfeature.flag_evaluation import FlagEvaluationDetails, FlagEvaluationOptions, Reason
 from openfeature.hook import Hook
 
+from flagsvc.api.flag_service import watch
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc import watch
 from tests.faults.proxy import Proxy
 from tests.replicas import Client, Process, replica, until
 from tests.servers import free_port

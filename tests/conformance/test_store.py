@@ -49,7 +49,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "sqlite":
         made = importlib.import_module("flagsvc.adapters.sqlite").SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     else:
-        mongo = importlib.import_module("flagsvc.adapters.mongo").MongoStore
+        mongo = importlib.import_module("flagsvc.adapters.mongo.store").MongoStore
         options = {"client_factory": pymongo.AsyncMongoClient} if request.param == "mongo-pymongo" else {}
         made = mongo(request.getfixturevalue("mongo_database_url"), **options)
     await made.open()
@@ -62,13 +62,13 @@ async def read(store: FlagStore, flag_id: FlagId) -> Flag | None:
 
 
 async def create(store: FlagStore, flag: Flag, by: Author | None = None) -> Entry:
-    entry = await store.change(flag.id, changes.create(flag, by or author()))
+    entry = await store.write(flag.id, changes.create(flag, by or author()))
     assert entry is not None
     return entry
 
 
 async def toggle(store: FlagStore, enabled: bool, seconds: float, expected: int | None = None) -> Entry:
-    entry = await store.change(CHAT, changes.toggle("chat", enabled, expected, author(seconds, reason="because")))
+    entry = await store.write(CHAT, changes.toggle("chat", enabled, expected, author(seconds, reason="because")))
     assert entry is not None
     return entry
 
@@ -78,7 +78,7 @@ async def everything(store: FlagStore) -> dict[FlagId, Flag]:
 
 
 async def test_a_new_store_is_empty(store: FlagStore) -> None:
-    await store.ping()
+    await store.revisions()
     contents = await store.load()
     assert (list(contents.flags), dict(contents.revisions)) == ([], {})
     assert dict(await store.revisions()) == {}
@@ -168,7 +168,7 @@ async def test_a_toggle_moves_status_times_and_history(store: FlagStore) -> None
 async def test_an_update_changes_the_named_fields_only(store: FlagStore) -> None:
     await create(store, Flag(key="chat", name="Chat", description="old", config={"a": 1}, badge="Pro"))
     wanted = Flag(key="chat", name="ignored", description="new", badge=None)
-    entry = await store.change(CHAT, changes.update(wanted, ["description", "badge"], None, author(1)))
+    entry = await store.write(CHAT, changes.update(wanted, ["description", "badge"], None, author(1)))
     found = await read(store, CHAT)
     assert found is not None
     assert entry == Entry.of(found)
@@ -183,7 +183,7 @@ async def test_emptied_fields_are_gone(store: FlagStore) -> None:
     flag = Flag(key="chat", config={"a": 1}, variants={"a": 1}, metadata={"m": 1}, expires_at=NOON)
     await create(store, flag)
     fields = ["config", "variants", "metadata", "expires_at"]
-    entry = await store.change(CHAT, changes.update(Flag(key="chat"), fields, None, author(1)))
+    entry = await store.write(CHAT, changes.update(Flag(key="chat"), fields, None, author(1)))
     found = await read(store, CHAT)
     assert found is not None
     assert entry == Entry.of(found)
@@ -194,7 +194,7 @@ async def test_emptied_fields_are_gone(store: FlagStore) -> None:
 async def test_a_change_of_json_type_alone_is_a_change(store: FlagStore, old: object, new: object) -> None:
     await create(store, Flag(key="chat", config={"v": old}))
     wanted = Flag(key="chat", config={"v": new})
-    entry = await store.change(CHAT, changes.update(wanted, ["config"], None, author(1)))
+    entry = await store.write(CHAT, changes.update(wanted, ["config"], None, author(1)))
     found = await read(store, CHAT)
     assert found is not None
     assert same(found.config, {"v": new})
@@ -220,7 +220,7 @@ async def test_what_is_not_there_has_the_revision_of_its_set(store: FlagStore) -
     assert await store.get(FlagId("staging", "chat")) == Entry.absent(FlagId("staging", "chat"))
     made = await create(store, Flag(key="chat"))
     assert await store.get(CHAT) == made
-    gone = await store.change(CHAT, changes.delete("chat", None, author(1)))
+    gone = await store.write(CHAT, changes.delete("chat", None, author(1)))
     assert await store.get(CHAT) == gone
 
 
@@ -238,7 +238,7 @@ async def test_unknown_and_taken_keys_are_refused(store: FlagStore) -> None:
     with pytest.raises(FlagNotFound):
         await toggle(store, True, 0)
     with pytest.raises(FlagNotFound):
-        await store.change(CHAT, changes.delete("chat", None, author()))
+        await store.write(CHAT, changes.delete("chat", None, author()))
     made = await create(store, Flag(key="chat"))
     with pytest.raises(FlagExists):
         await create(store, Flag(key="chat", name="second"))
@@ -247,7 +247,7 @@ async def test_unknown_and_taken_keys_are_refused(store: FlagStore) -> None:
 
 async def test_a_deleted_flag_leaves_history_and_a_larger_revision(store: FlagStore) -> None:
     made = await create(store, Flag(key="chat"))
-    gone = await store.change(CHAT, changes.delete("chat", made.revision, author(1)))
+    gone = await store.write(CHAT, changes.delete("chat", made.revision, author(1)))
     assert gone is not None
     assert (gone.flag, gone.revision > made.revision) == (None, True)
     assert await read(store, CHAT) is None
@@ -300,9 +300,9 @@ async def test_a_decision_that_raises_leaves_nothing_behind(store: FlagStore) ->
         raise LookupError("no")
 
     with pytest.raises(LookupError):
-        await store.change(CHAT, refuse)
+        await store.write(CHAT, refuse)
     with pytest.raises(LookupError):
-        await store.change(CHAT, refuse)
+        await store.write(CHAT, refuse)
     assert await everything(store) == {CHAT: made.flag}
     assert dict(await store.revisions()) == {"default": made.revision}
     assert len(await store.history(CHAT, 50)) == 1
@@ -326,14 +326,14 @@ async def test_a_caller_who_leaves_stops_no_write_half_way(store: FlagStore) -> 
 async def test_put_twice_changes_nothing(store: FlagStore) -> None:
     moment = NOON.replace(microsecond=0)
     flag = Flag(key="chat", config=CONFIG, created_at=moment, updated_at=moment, enabled_at=moment)
-    first = await store.change(CHAT, changes.put(flag, author()))
+    first = await store.write(CHAT, changes.put(flag, author()))
     assert first is not None
     assert first.flag is not None
     assert replace(first.flag, revision=0) == flag
-    assert await store.change(CHAT, changes.put(flag, author(1))) is None
+    assert await store.write(CHAT, changes.put(flag, author(1))) is None
     assert await read(store, CHAT) == first.flag
     assert len(await store.history(CHAT, 50)) == 1
-    moved = await store.change(CHAT, changes.put(replace(flag, config={"a": 1}), author(2)))
+    moved = await store.write(CHAT, changes.put(replace(flag, config={"a": 1}), author(2)))
     assert moved is not None
     assert await read(store, CHAT) == moved.flag
     assert (await store.history(CHAT, 1))[0].new == {"config": {"a": 1}}
@@ -343,7 +343,7 @@ async def test_flag_sets_are_apart(store: FlagStore) -> None:
     here = await create(store, Flag(key="chat", name="here"))
     there = await create(store, Flag(key="chat", name="there", flag_set="staging"))
     assert (here.revision, there.revision) == (1, 1)
-    on = await store.change(there.id, changes.toggle("chat", True, None, author(1)))
+    on = await store.write(there.id, changes.toggle("chat", True, None, author(1)))
     assert on is not None
     assert await read(store, CHAT) == here.flag
     assert await read(store, there.id) == on.flag
@@ -351,7 +351,7 @@ async def test_flag_sets_are_apart(store: FlagStore) -> None:
     assert [e.action for e in await store.history(CHAT, 50)] == ["CREATED"]
     assert [e.action for e in await store.history(there.id, 50)] == ["ENABLED", "CREATED"]
     assert dict(await store.revisions()) == {"default": 1, "staging": 2}
-    await store.change(there.id, changes.delete("chat", None, author(2)))
+    await store.write(there.id, changes.delete("chat", None, author(2)))
     assert await everything(store) == {CHAT: here.flag}
 
 

@@ -7,11 +7,11 @@ import signal
 import sys
 from typing import Any
 
-from flagsvc.adapters.mongo import MongoStore
-from flagsvc.adapters.redis import RedisCache
+from flagsvc.adapters.mongo.store import MongoStore
+from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.cli.main import main
-from flagsvc.near import NearCache
 from flagsvc.ports import Announced
+from flagsvc.view.near_cache import NearCache
 
 STEPS = ("committed", "applied here", "put", "announced")
 
@@ -51,7 +51,7 @@ def arm(step: str) -> None:
         return done
 
     for owner, name, work in (
-        (MongoStore, "change", changed),
+        (MongoStore, "write", changed),
         (NearCache, "news", applied),
         (RedisCache, "put", cached),
         (RedisCache, "announce", announced),

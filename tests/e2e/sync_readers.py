@@ -60,13 +60,13 @@ class Readers:
                     self._messages += 1
                     if len(self._newest) == self._streams:
                         self._all_open.set()
-                    self._look(number)
+                    self._poll(number)
                 say(event="ended", status="OK")
             except grpc.aio.AioRpcError as error:
                 say(event="ended", status=error.code().name)
             await asyncio.sleep(0.2)
 
-    def _look(self, number: int) -> None:
+    def _poll(self, number: int) -> None:
         if self._expected and number not in self._seen and self._expected in self._newest[number]:
             self._seen[number] = time.monotonic()
             if len(self._seen) == self._streams:
@@ -76,7 +76,7 @@ class Readers:
         self._expected, self._seen = text, {}
         self._all_seen.clear()
         for number in self._newest:
-            self._look(number)
+            self._poll(number)
         await self._all_seen.wait()
         times = sorted(self._seen.values())
         self._expected = b""

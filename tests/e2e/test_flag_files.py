@@ -268,7 +268,7 @@ async def test_a_file_store_has_no_writes_no_history_and_needs_its_files(tmp_pat
         with pytest.raises(StoreUnavailable):
             await ask()
     with pytest.raises(WritesUnsupported, match="edit the files"):
-        await store.change(FlagId("default", "a"), lambda _current: None)
+        await store.write(FlagId("default", "a"), lambda _current: None)
     assert await store.history(FlagId("default", "a"), 10) == []
     await store.close()
 

@@ -13,9 +13,9 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc import near
+from flagsvc.api.flagd import event_streams as flagd_events
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc.flagd import events as flagd_events
+from flagsvc.view import near_cache as near
 from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
 from tests.providers.cases import flag
 from tests.replicas import Client, replica, until, until_serving
@@ -66,7 +66,7 @@ async def test_what_changed_lately_is_told_to_those_who_come_back(
 ) -> None:
     for key in ("old", "gone", "changed"):
         await client.create(key)
-    monkeypatch.setattr(near, "LATELY_S", 0.5)
+    monkeypatch.setattr(near, "RECENT_S", 0.5)
     await asyncio.sleep(0.6)
     evaluator = Evaluator("v2", client.channel)
     quiet = evaluator.events()
@@ -170,10 +170,10 @@ async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
-        assert any(state.listeners for state in server.replica.near._sets.values())
+        assert any(state.listeners for state in server.replica.near.changelogs._of_set.values())
         events.call.cancel()
         await until(lambda: server._events.active == 0)
-        assert not any(state.listeners for state in server.replica.near._sets.values())
+        assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:
@@ -181,7 +181,7 @@ async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_u
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server.replica.follower.channel_heard)
+        await until(lambda: server.replica.follower.subscription_up)
         await one.stub.CreateFlag(pb.CreateFlagRequest(flag=flag("a")))
         events = Evaluator("v2", two.channel).events()
         assert await events.next() == ("provider_ready", {})

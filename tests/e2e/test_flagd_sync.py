@@ -16,11 +16,11 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from openfeature.contrib.tools.flagd.core import FlagdCore
 
+from flagsvc.api.flagd import sync as flagd_sync
+from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc.flagd import sync as flagd_sync
-from flagsvc.rpc.flagd.payload import Payload
 from flagsvc.server import Server
 from tests.flagd_clients import refused, selecting
 from tests.providers.cases import BETA, COLORS, DISABLED, SWITCH, flag
@@ -290,7 +290,7 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     await until(lambda: server._sync.active == 0)
     assert server._sync._sets == {}
-    assert not any(state.listeners for state in server.replica.near._sets.values())
+    assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
@@ -300,7 +300,7 @@ async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server.replica.follower.channel_heard)
+        await until(lambda: server.replica.follower.subscription_up)
         call = opened(two)
         await next_flags(call)
         await one.create("a", status=1)

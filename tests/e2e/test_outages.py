@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import grpc
@@ -14,14 +15,15 @@ import pytest
 import redis
 
 from flagsvc.adapters.build import store_for
-from flagsvc.adapters.mongo import MongoStore
-from flagsvc.adapters.redis import RedisCache
+from flagsvc.adapters.mongo.store import MongoStore
+from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.ports import Beat, Subscribed, ToldUntil
+from flagsvc.ports import Checkpoint, Heartbeat, Subscribed
+from flagsvc.replication.timing import Timing
 from flagsvc.settings import Settings
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
@@ -106,7 +108,7 @@ async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_back(
             assert (await client.evaluate(KEYS[0])).revision == flag.revision
             await asyncio.to_thread(redis_server.start) if fault == "kill" else redis_server.resume()
             await until_serving(client, "cache")
-            await until(lambda: server.replica.follower.channel_heard)
+            await until(lambda: server.replica.follower.subscription_up)
             await asyncio.sleep(0.5)
         assert load.wrong == []
         load.check_waits()
@@ -190,7 +192,7 @@ async def test_a_replica_catches_up_on_what_it_missed_while_the_channel_was_cut(
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await fill(one)
-        await until(lambda: server.replica.follower.channel_heard)
+        await until(lambda: server.replica.follower.subscription_up)
         redis_server.kill()
         flag = await one.toggle(KEYS[0], False)
         await asyncio.to_thread(redis_server.start)
@@ -206,21 +208,22 @@ async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
 ) -> None:
     """A writer dies between commit and announcement; the stream brings nothing, and the next look is 24 s away."""
 
-    async def silent_changes(_: MongoStore) -> AsyncIterator[Subscribed | ToldUntil]:
+    async def silent_changes(_: MongoStore) -> AsyncIterator[Subscribed | Checkpoint]:
         yield Subscribed()
         while True:
-            yield ToldUntil(time.monotonic())
+            yield Checkpoint(time.monotonic())
             await asyncio.sleep(0.2)
 
     monkeypatch.setattr(MongoStore, "changes", silent_changes)
-    monkeypatch.setattr("flagsvc.follower.LOOK_MOST_S", 60.0)
+    rare = replace(Timing.of_bound(60.0), poll_every_s=60.0)
+    monkeypatch.setattr(Timing, "of_bound", lambda _: rare)
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, "staleness_bound_s": 60.0}
     async with replica(**settings) as (client, server):
         await fill(client)
-        await until(lambda: server.replica.follower.channel_heard)
+        await until(lambda: server.replica.follower.subscription_up)
         await asyncio.sleep(0.5)
         dying = store_for(mongo_database_url)
-        entry = await dying.change(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))
+        entry = await dying.write(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))
         await dying.close()
         assert entry
         await asyncio.sleep(1.5)
@@ -230,7 +233,8 @@ async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
                 direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         else:
             other = RedisCache(redis_server.url, timeout_s=1.0)
-            assert await other.announce(Beat("other", 1, {"default": entry.revision}))
+            heartbeat = Heartbeat(replica="other", number=1, revisions={"default": entry.revision})
+            assert await other.send_heartbeat(heartbeat, 10.0)
             await other.close()
         deadline = time.monotonic() + 3
         while (await client.evaluate(KEYS[0])).revision < entry.revision:

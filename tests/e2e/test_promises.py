@@ -33,7 +33,7 @@ async def replicas(number: int, **settings: Any) -> AsyncIterator[list[Client]]:
         for _ in range(number):
             client, server = await stack.enter_async_context(replica(**settings))
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.channel_heard)
+            await until(lambda server=server: server.replica.follower.subscription_up)
             clients.append(client)
         yield clients
 
@@ -218,7 +218,7 @@ async def test_without_a_replica_set_everything_is_read_again_and_again_and_stat
         await asyncio.to_thread(flags.insert_one, {"key": "a", "status": "DISABLED"})
         async with replica(store_url=mongod.url) as (client, server):
             await until_serving(client)
-            await until(lambda: server.replica.follower.feed == "polling")
+            await until(lambda: server.replica.follower.feed_kind == "polling")
             waits = []
             for number in range(6):
                 enabled = number % 2 == 0

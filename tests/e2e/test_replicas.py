@@ -15,9 +15,9 @@ import pytest
 import redis
 from bson import json_util
 
-from flagsvc.follower import LOOK_MOST_S
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.replication.timing import Timing
 from tests.replicas import Client, replica, until, until_serving
 
 EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
@@ -31,7 +31,7 @@ async def pair(mongo_database_url: str, redis_clean_url: str) -> AsyncIterator[t
             settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
             client, server = await stack.enter_async_context(replica(**settings))
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.channel_heard)
+            await until(lambda server=server: server.replica.follower.subscription_up)
             clients.append(client)
         yield clients[0], clients[1]
 
@@ -73,7 +73,7 @@ async def test_twenty_thousand_cold_evaluations_cost_a_handful_of_finds(
             return sum([(await client.evaluate(key)).error_code == 0 for key in wanted])
 
         assert sum(await asyncio.gather(*map(caller, range(50)))) == 20_000
-    looks = (time.monotonic() - began) / LOOK_MOST_S
+    looks = (time.monotonic() - began) / Timing.of_bound(5.0).poll_every_s
     assert finds(mongo_database_url) - before <= 8 + looks
 
 

@@ -18,13 +18,13 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc.adapters.redis import RedisCache
+from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.core.model import Flag, FlagId, Status
-from flagsvc.drift import Verified
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.ports import Entry, Vouched
+from flagsvc.ports import Entry, LeaseState
+from flagsvc.replication.cache_audit import AuditReport
 from tests.replicas import FLAGSVC, Process, replica, until
 from tests.servers import Mongod, RedisServer
 
@@ -237,14 +237,14 @@ def test_status_without_the_shared_cache_says_that_there_may_be_more(
 
 
 @asynccontextmanager
-async def cache_at(url: str, *, keeps: bool = False) -> AsyncIterator[RedisCache]:
-    """`keeps`: vouch for it, so that no replica does and puts by itself what has just changed once more."""
+async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
+    """`is_holder`: hold the lease, so that no replica does and puts by itself what has just changed once more."""
     cache = RedisCache(url, timeout_s=1.0)
     await cache.open()
     try:
         await cache.put([], time.monotonic())  # learns Redis's clock
-        if keeps:
-            assert await cache.vouch(time.monotonic(), 120.0, anew=True) is Vouched.KEPT
+        if is_holder:
+            assert (await cache.acquire_lease(time.monotonic(), 120.0)).state is LeaseState.HELD
         yield cache
     finally:
         await cache.close()
@@ -317,7 +317,7 @@ async def test_the_cache_is_put_right_by_itself_in_the_background(
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.2}
     async with replica(**stores) as (_, server), cache_at(redis_clean_url) as cache:
         await plant(cache, entry("ghost", 1))
-        await until(lambda: server.replica.drift.repaired == 1, 15)
+        await until(lambda: server.replica.cache_auditor.repaired == 1, 15)
         assert await cache.peek([FlagId("default", "ghost")]) == [Entry.absent(FlagId("default", "ghost"), 0)]
 
 
@@ -335,7 +335,7 @@ async def test_a_document_that_cannot_be_evaluated_is_the_same_in_the_cache(
         while (await cache.peek([FlagId("default", "a")])) == [None]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        assert await server.replica.drift.verify(repair=False) == Verified(checked=1)
+        assert await server.replica.cache_auditor.verify(repair=False) == AuditReport(checked=1)
         assert (await client.evaluate("a")).error_code == types.ERROR_CODE_PARSE_ERROR
     async with replica(**stores, near_cache_entries=0) as (client, _):
         found = await client.evaluate("a")

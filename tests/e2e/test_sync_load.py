@@ -17,9 +17,9 @@ from typing import Any, Self
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc.values import to_value
 from tests.replicas import Client, Process, until_serving, waited_for_a_cpu_s
 
 SCRIPT = Path(__file__).with_name("sync_readers.py")

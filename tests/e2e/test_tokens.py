@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from flagsvc import peers
-from flagsvc.follower import Follower
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.replication.follower import Follower
 from flagsvc.server import Server
 from tests.replicas import Client, info_of, reason_of, replica, until, until_serving
 from tests.servers import Mongod
@@ -32,7 +32,7 @@ async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[t
     for _ in range(number):
         client, server = await stack.enter_async_context(replica(**settings))
         await until_serving(client)
-        await until(lambda server=server: server.replica.follower.channel_heard)
+        await until(lambda server=server: server.replica.follower.subscription_up)
         found.append((client, server))
     return found
 
@@ -51,7 +51,7 @@ async def ahead_and_deaf(
         for key in ("a", "b"):
             await ahead.create(key)
         [(deaf, server)] = await started(stack, 1, **urls, near_cache_entries=request.param)
-        monkeypatch.setattr(server.replica.follower, "_news", hears_nothing)
+        monkeypatch.setattr(server.replica.follower, "_apply_change", hears_nothing)
         yield ahead, deaf
 
 
@@ -137,8 +137,8 @@ async def test_a_token_is_not_answered_from_memory_when_the_source_is_gone(
         urls = {"store_url": mongod.url, "cache_url": redis_clean_url}
         (ahead, _), (deaf, server) = await started(stack, 2, **urls)
         old = (await ahead.create("a")).revision
-        await until(lambda: server.replica.near.watermark("default") == old)
-        monkeypatch.setattr(Follower, "_news", hears_nothing)
+        await until(lambda: server.replica.near.changelogs.watermark("default") == old)
+        monkeypatch.setattr(Follower, "_apply_change", hears_nothing)
         mongod.pause()
         try:
             assert (await deaf.evaluate("a", min_revision=old)).revision == old, "known already"
@@ -155,7 +155,7 @@ async def test_a_write_says_how_far_it_has_spread(
     async with AsyncExitStack() as stack:
         urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "staleness_bound_s": 60.0}
         found = await started(stack, 3, **urls)
-        names = sorted(server.replica.peers.name for _, server in found)
+        names = sorted(server.replica.heartbeats.name for _, server in found)
         await asyncio.sleep(1.2)  # each has reported itself
         client = found[0][0]
         await client.create("a")
@@ -164,7 +164,9 @@ async def test_a_write_says_how_far_it_has_spread(
             answer = await client.stub.ToggleFlag(request, timeout=5)
             assert answer.spread.reached == (level or pb.WRITE_LEVEL_CACHED)
             assert answer.spread.revision == answer.flag.revision
-        monkeypatch.setattr(peers, "BEAT_S", 60.0)  # replicas say so at once: none waits for a next beat
+        for _, server in found:  # replicas answer at once: none waits for its next heartbeat
+            seldom = replace(server.replica.heartbeats._timing, heartbeat_every_s=60.0)
+            monkeypatch.setattr(server.replica.heartbeats, "_timing", seldom)
         for number in range(20):
             request = pb.ToggleFlagRequest(flag_key="a", enabled=number % 2 == 0, wait_for=pb.WRITE_LEVEL_APPLIED)
             answer = await client.stub.ToggleFlag(request, timeout=8)
@@ -220,4 +222,4 @@ async def test_the_embedded_store_has_nobody_else_to_wait_for(tmp_path: Any) -> 
         await client.create("a")
         request = pb.ToggleFlagRequest(flag_key="a", enabled=True, wait_for=pb.WRITE_LEVEL_APPLIED)
         spread = (await client.stub.ToggleFlag(request, timeout=5)).spread
-        assert (spread.reached, list(spread.applied_by)) == (pb.WRITE_LEVEL_APPLIED, [server.replica.peers.name])
+        assert (spread.reached, list(spread.applied_by)) == (pb.WRITE_LEVEL_APPLIED, [server.replica.heartbeats.name])

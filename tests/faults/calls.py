@@ -26,7 +26,7 @@ _LEAKS = re.compile(
 )
 
 
-class Wrong(NamedTuple):
+class Mismatch(NamedTuple):
     """Something that breaks a promise, with when it was and what it was."""
 
     promise: str
@@ -36,7 +36,7 @@ class Wrong(NamedTuple):
     count: int = 1
 
 
-def failed(story: Story, calm: Calm) -> Iterator[Wrong]:
+def failed(story: Story, calm: Calm) -> Iterator[Mismatch]:
     """Judge the calls that answered an error."""
     for failure in story.failures:
         incarnation = story.incarnations[failure.incarnation]
@@ -45,11 +45,11 @@ def failed(story: Story, calm: Calm) -> Iterator[Wrong]:
             f"{failure.what} {failure.flag} on {where(incarnation)}: {failure.code} {failure.told}: {failure.text!r}"
         )
         if failure.told and (leak := _LEAKS.search(failure.text)):
-            yield Wrong("P10", failure.start, failure.end, f"{named} gives away {leak[0]!r}")
+            yield Mismatch("P10", failure.start, failure.end, f"{named} gives away {leak[0]!r}")
         if not failure.told and failure.code not in _LATE and not gone:
-            yield Wrong("P10", failure.start, failure.end, f"{named} has no ErrorInfo")
+            yield Mismatch("P10", failure.start, failure.end, f"{named} has no ErrorInfo")
         if not gone and (promise := _broken_by(failure, calm, story.bound_s)):
-            yield Wrong(promise, failure.start, failure.end, f"{named} after {failure.end - failure.start:.2f} s")
+            yield Mismatch(promise, failure.start, failure.end, f"{named} after {failure.end - failure.start:.2f} s")
 
 
 def _broken_by(failure: Failure, calm: Calm, bound_s: float) -> str:
@@ -63,20 +63,20 @@ def _broken_by(failure: Failure, calm: Calm, bound_s: float) -> str:
     return "END" if unavailable and was_calm else ""
 
 
-def told_errors(story: Story, rows: Column) -> Iterator[Wrong]:
+def told_errors(story: Story, rows: Column) -> Iterator[Mismatch]:
     """Judge answers that are errors other than that there is no such flag."""
     bad = rows[(rows["error"] != 0) & (rows["error"] != NOT_FOUND)]
     for incarnation, flag, error in sorted({(int(r["incarnation"]), int(r["flag"]), int(r["error"])) for r in bad}):
         same = bad[(bad["incarnation"] == incarnation) & (bad["flag"] == flag) & (bad["error"] == error)]
         name = "PROVIDER_NOT_READY" if error == _NOT_READY else f"error code {error}"
         text = f"{story.flags[flag]} on {where(story.incarnations[incarnation])}: {name}, {len(same)} times"
-        yield Wrong("P6", float(same["start"][0]), float(same["end"][-1]), text, len(same))
+        yield Mismatch("P6", float(same["start"][0]), float(same["end"][-1]), text, len(same))
     for text, count in story.texts.items():
         if leak := _LEAKS.search(text):
-            yield Wrong("P10", 0.0, 0.0, f"an evaluation's text gives away {leak[0]!r}: {text!r}", count)
+            yield Mismatch("P10", 0.0, 0.0, f"an evaluation's text gives away {leak[0]!r}: {text!r}", count)
 
 
-def slow(story: Story, rows: Column) -> Iterator[Wrong]:
+def slow(story: Story, rows: Column) -> Iterator[Mismatch]:
     """Judge evaluations without a token that took longer than a second, less what the machine held up."""
     took = rows["end"] - rows["start"]
     late = rows[(took > SLOW_S) & (rows["kind"] != TOKEN)]
@@ -88,7 +88,7 @@ def slow(story: Story, rows: Column) -> Iterator[Wrong]:
         seen.add((start, end))
         took_s = end - start - held_up_s(story, start, end) - incarnation.starved_s(start, end)
         if took_s > SLOW_S:
-            yield Wrong("P6", start, end, f"an evaluation on {where(incarnation)} took {took_s:.2f} s")
+            yield Mismatch("P6", start, end, f"an evaluation on {where(incarnation)} took {took_s:.2f} s")
 
 
 def held_up_s(story: Story, start: float, end: float) -> float:
@@ -96,31 +96,31 @@ def held_up_s(story: Story, start: float, end: float) -> float:
     return sum(max(0.0, min(end, until) - max(start, since)) for since, until in story.lags)
 
 
-def started_late(story: Story) -> Iterator[Wrong]:
+def started_late(story: Story) -> Iterator[Mismatch]:
     """Judge processes that lived and were not ready in time, or ended by themselves."""
     for incarnation in story.incarnations:
         if incarnation.crashed:
             text = f"{where(incarnation)} ended by itself"
-            yield Wrong("P6", incarnation.started, incarnation.ended, text)
+            yield Mismatch("P6", incarnation.started, incarnation.ended, text)
         until = min(incarnation.ready, incarnation.ended)
         paused = sum(b - a for a, b in incarnation.pauses if a < until)
         if until - incarnation.started - paused > START_S:
             text = f"{where(incarnation)} was not ready {START_S:g} s after its start"
-            yield Wrong("P6", incarnation.started, until, text)
+            yield Mismatch("P6", incarnation.started, until, text)
 
 
-def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Wrong]:
+def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Mismatch]:
     """Judge what answers to writes say of replicas."""
     for write in story.writes:
         unknown = [name for name in (*write.applied_by, *write.lagging) if named(name) is None]
         if unknown:
             text = f"write {write.number} names a replica that never was: {', '.join(unknown)}"
-            yield Wrong("P2", write.start, write.end, text)
+            yield Mismatch("P2", write.start, write.end, text)
         if write.reached == APPLIED and write.lagging:
             text = (
                 f"write {write.number} is told as applied everywhere, and names {', '.join(write.lagging)} as lagging"
             )
-            yield Wrong("P2", write.start, write.end, text)
+            yield Mismatch("P2", write.start, write.end, text)
 
 
 def where(incarnation: Incarnation) -> str:

@@ -45,7 +45,7 @@ from typing import Any
 
 from tests.faults import calls
 from tests.faults.answers import STRANGE, Answers, answers_of, says_stale
-from tests.faults.calls import Wrong, where
+from tests.faults.calls import Mismatch, where
 from tests.faults.calm import Calm
 from tests.faults.history import broken_link, changes_of, double_or_lost, half_done
 from tests.faults.promises import Finding, findings
@@ -93,11 +93,11 @@ class _Judge:
             lines[answers.timeline.flag] = answers.timeline
             self._flag(answers)
         for text in self._of_history(lines):
-            self._add(Wrong("P9", 0.0, 0.0, text))
+            self._add(Mismatch("P9", 0.0, 0.0, text))
         for text in self._of_ending():
-            self._add(Wrong("END", 0.0, 0.0, text))
+            self._add(Mismatch("END", 0.0, 0.0, text))
 
-    def _of_calls(self) -> Iterator[Wrong]:
+    def _of_calls(self) -> Iterator[Mismatch]:
         story = self._story
         yield from calls.failed(story, self._calm)
         yield from calls.told_errors(story, self._rows)
@@ -128,7 +128,7 @@ class _Judge:
             incarnation = self._story.incarnations[int(row["incarnation"])]
             if self._calm.between(start - bound, end) and not incarnation.disturbed(start - bound, end):
                 text = f"{answers.timeline.flag} on {where(incarnation)} says STALE at {self._at(start)}; all was well"
-                self._add(Wrong("END", start, end, text))
+                self._add(Mismatch("END", start, end, text))
 
     def _of_history(self, lines: dict[str, Timeline]) -> Iterator[str]:
         changes = changes_of(self._story.ending.history)
@@ -139,7 +139,7 @@ class _Judge:
             yield from filter(None, (broken_link(v.change, before) for v, before in links if v.change))
             newest = max((change.revision for change in changes.get(flag, [])), default=0)
             if wrong := _unnumbered(line, documents.get(flag)):
-                self._add(Wrong("END", 0.0, 0.0, wrong))
+                self._add(Mismatch("END", 0.0, 0.0, wrong))
             if wrong := half_done(flag, documents.get(flag), line.versions[-1].state, newest):
                 yield wrong
 
@@ -153,7 +153,7 @@ class _Judge:
         if ending.drifted:
             yield f"{ending.drifted} of {ending.compared} entries in Redis are not what MongoDB has"
 
-    def _explained(self, finding: Finding) -> Wrong:
+    def _explained(self, finding: Finding) -> Mismatch:
         """Tell of the first answer in full."""
         answers, row = finding.answers, finding.answers.rows[0]
         start, end = float(row["start"]), float(row["end"])
@@ -168,9 +168,9 @@ class _Judge:
             version = answers.timeline.versions[wanted]
             parts.append(f"wanted {version.told} at {version.place}, known since {self._at(version.known)}")
         text = f"{finding.about}: {'; '.join(parts)}; {len(finding)} such answers"
-        return Wrong(finding.promise, start, end, text, len(finding))
+        return Mismatch(finding.promise, start, end, text, len(finding))
 
-    def _add(self, wrong: Wrong) -> None:
+    def _add(self, wrong: Mismatch) -> None:
         self.verdict.counts[wrong.promise] += wrong.count
         explained = self.verdict.explained.setdefault(wrong.promise, [])
         if len(explained) < _EXPLAINED:

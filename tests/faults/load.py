@@ -42,7 +42,7 @@ class Load:
         calls: dict[int, tuple[float, Callable[[Replica], Awaitable[None]]]] = {
             UNARY: (UNARY_A_SECOND, self._one),
             BATCH: (BATCHES_A_SECOND, self._many),
-            TOKEN: (TOKENS_A_SECOND, self._insist),
+            TOKEN: (TOKENS_A_SECOND, self._read_at_least),
         }
         for replica in self._replicas:
             for kind, (rate, call) in calls.items():
@@ -68,7 +68,7 @@ class Load:
     async def _one(self, replica: Replica) -> None:
         await self._evaluate(replica, UNARY, 0)
 
-    async def _insist(self, replica: Replica) -> None:
+    async def _read_at_least(self, replica: Replica) -> None:
         if self.tokens:
             await self._evaluate(replica, TOKEN, self._random.choice(self.tokens))
 

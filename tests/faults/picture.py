@@ -12,7 +12,7 @@ from tests.faults.staleness import Staleness
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-_LEAST_S, _MOST_S, _BINS = 0.001, 30.0, 46
+_MIN_S, _MAX_S, _BINS = 0.001, 30.0, 46
 _TICKS = (0, 5, 10, 30, 100, 300, 1_000, 3_000)
 _COLOURS = {"no fault": "#3b7dd8", "during faults": "#c2504b"}
 
@@ -21,9 +21,9 @@ def draw(found: Staleness, bound_s: float, path: Path) -> None:
     """Write the histogram: answers that did not say STALE, changes without any old answer named apart."""
     quiet = [lag.unsaid_s for lag in found.lags if not lag.kinds]
     stormy = [lag.unsaid_s for lag in found.lags if lag.kinds]
-    bins = np.geomspace(_LEAST_S, _MOST_S, _BINS)
+    bins = np.geomspace(_MIN_S, _MAX_S, _BINS)
     drawing, panel = plt.subplots(figsize=(11, 4.6), layout="constrained")
-    parts = [np.clip([s for s in part if s > 0], _LEAST_S, _MOST_S) for part in (quiet, stormy)]
+    parts = [np.clip([s for s in part if s > 0], _MIN_S, _MAX_S) for part in (quiet, stormy)]
     names = [
         f"{name}: {len(part):,} of {len(whole):,}"
         for name, part, whole in zip(_COLOURS, parts, (quiet, stormy), strict=True)

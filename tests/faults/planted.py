@@ -31,7 +31,7 @@ class Flaw:
 
 def _late_fill() -> None:
     """A slow reader puts what it read before a change into the near cache, whatever is there by then."""
-    from flagsvc.near import NearCache  # noqa: PLC0415  after the clock is what it shall be
+    from flagsvc.view.near_cache import NearCache  # noqa: PLC0415  after the clock is what it shall be
 
     take = NearCache._take
 
@@ -41,7 +41,7 @@ def _late_fill() -> None:
         return take(self, held, *args, **named)
 
     def fill(near: Any, held: Any) -> None:
-        held.confirmed_at = time.monotonic()
+        held.verified_at = time.monotonic()
         near._held[held.entry.id] = held
 
     NearCache._take = taken  # type: ignore[method-assign]
@@ -49,7 +49,7 @@ def _late_fill() -> None:
 
 def _late_put() -> None:
     """The same into Redis: an unconditional put of what was there before a change."""
-    from flagsvc.adapters.redis import RedisCache  # noqa: PLC0415
+    from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
     put = RedisCache.put
     late: set[asyncio.Task[bool]] = set()
@@ -71,32 +71,32 @@ def _late_put() -> None:
 
 def _unchecked() -> None:
     """What the near cache holds is served however old it is."""
-    from flagsvc.near import NearCache  # noqa: PLC0415
+    from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
     NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
 
 
 def _deaf() -> None:
     """Announcements and the change stream are not listened to, and a look finds nothing ever."""
-    from flagsvc.follower import Follower  # noqa: PLC0415
-    from flagsvc.near import NearCache  # noqa: PLC0415
+    from flagsvc.replication.follower import Follower  # noqa: PLC0415
+    from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
-    look = Follower._look
+    verify_view = Follower._verify_view
 
     async def once(self: Any) -> None:
         if not self.loaded.is_set():
-            await look(self)
+            await verify_view(self)
 
-    Follower._look = once  # type: ignore[method-assign]
-    Follower._news = lambda *_: None  # type: ignore[method-assign]
+    Follower._verify_view = once  # type: ignore[method-assign]
+    Follower._apply_change = lambda *_: None  # type: ignore[method-assign]
     NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
 
 
 def _liar() -> None:
     """A write is told as applied by every replica without asking them."""
-    from flagsvc.peers import Peers  # noqa: PLC0415
+    from flagsvc.replication.heartbeats import Heartbeats  # noqa: PLC0415
 
-    Peers._has = lambda *_: True  # type: ignore[method-assign]
+    Heartbeats._has_applied = lambda *_: True  # type: ignore[method-assign]
 
 
 def _cut_off(seconds: float) -> tuple[Fault, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LINKS = ("redis", "mongo", "mongo-tail")
-MOST_AT_ONCE = 3
+MAX_AT_ONCE = 3
 WARM_UP_S = 3.0
 _SHORTEST_S, _LONGEST_S = 0.2, 12.0
 _STORM_S = (10.0, 18.0)
@@ -115,7 +115,7 @@ def schedule(seed: int, seconds: float, *, replicas: int = 3, mongods: int = 1) 
             recovers_s = _kind(fault).recovers_s
             end = at + fault.seconds + recovers_s
             active = sum(f.begin + f.seconds > at for f in faults[-50:])
-            if active < MOST_AT_ONCE and busy.get(_key(fault), 0.0) <= at and end <= until + recovers_s:
+            if active < MAX_AT_ONCE and busy.get(_key(fault), 0.0) <= at and end <= until + recovers_s:
                 faults.append(fault)
                 busy[_key(fault)] = end
     return faults

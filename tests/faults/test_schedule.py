@@ -14,7 +14,7 @@ from tests.faults.calm import Calm
 from tests.faults.record import FaultWindow
 from tests.faults.schedule import (
     LINKS,
-    MOST_AT_ONCE,
+    MAX_AT_ONCE,
     ON_LINKS,
     ON_MONGODS,
     ON_REDIS,
@@ -64,7 +64,7 @@ def test_faults_overlap_but_never_more_than_three() -> None:
     for seed in SEEDS:
         faults = schedule(seed, 600)
         at_once = [sum(f.begin <= at.begin < f.begin + f.seconds or f is at for f in faults) for at in faults]
-        assert max(at_once) == MOST_AT_ONCE
+        assert max(at_once) == MAX_AT_ONCE
         assert all(0.2 <= f.seconds <= 12 for f in faults if f.seconds)
 
 

@@ -13,13 +13,13 @@ from random import Random
 import atheris
 
 with atheris.instrument_imports(include=["flagsvc", "json_logic", "openfeature.contrib.tools.flagd"]):
+    from flagsvc.api.flag_service.messages import explanation_to_message
     from flagsvc.core import json_values
     from flagsvc.core.evaluation import explain
     from flagsvc.core.json_values import NotJson, strict_loads
     from flagsvc.core.model import Flag, Status
     from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
     from flagsvc.core.targeting.nodes import Run
-    from flagsvc.rpc.convert import explanation_to_message
     from tests.property.oracle import difference, silence
 
 from tests.property.rules import KINDS, Case, Maker

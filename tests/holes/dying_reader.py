@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.cli.main import main
 
 HESITATES_S = 0.3

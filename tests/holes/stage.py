@@ -15,7 +15,8 @@ import pymongo
 import redis
 from google.protobuf.json_format import MessageToDict
 
-from flagsvc.adapters.redis_scripts import cache_key, entry_in
+from flagsvc.adapters.redis.messages import entry_in
+from flagsvc.adapters.redis.scripts import cache_key
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync_pb
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
@@ -64,14 +65,14 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
         for each in started:
             await until_serving(each.client)
             follower = each.replica.follower
-            await until(lambda f=follower, r=each.replica: f.feed_up and (f.channel_heard or r.cache is None))
+            await until(lambda f=follower, r=each.replica: f.feed_up and (f.subscription_up or r.cache is None))
         yield started
 
 
-async def until_vouched(replicas: Sequence[Running]) -> None:
-    """Wait until one of the replicas vouches for the shared cache, and has put there what changed."""
-    keepers = [each.replica.keeper for each in replicas if each.replica.keeper is not None]
-    await until(lambda: any(keeper.keeps and not keeper._changed for keeper in keepers))
+async def until_lease_held(replicas: Sequence[Running]) -> None:
+    """Wait until one of the replicas holds the cache lease, and has put into the cache what changed."""
+    leases = [each.replica.cache_lease for each in replicas]
+    await until(lambda: any(lease.is_holder and not lease._changed for lease in leases))
 
 
 async def until_answered(client: Client, key: str, revision: int, seconds: float = 5) -> float:
@@ -131,17 +132,17 @@ async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:
 
 
 class Gate:
-    """Holds the first call of an asynchronous method that has got what it asked for (and `what`), until `open`."""
+    """Holds the first call of an asynchronous method whose result is `wanted`, once it has it, until `open`."""
 
-    def __init__(self, owner: Any, name: str, what: object = None) -> None:
+    def __init__(self, owner: Any, name: str, wanted: Callable[[Any], bool] = lambda _: True) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        self._what = what
+        self._wanted = wanted
         self._work: Callable[..., Awaitable[Any]] = getattr(owner, name)
         setattr(owner, name, self._held)
 
     async def _held(self, *args: Any, **options: Any) -> Any:
         result = await self._work(*args, **options)
-        if not self.reached.is_set() and self._what in (None, result):
+        if not self.reached.is_set() and self._wanted(result):
             self.reached.set()
             await self.opened.wait()
         return result

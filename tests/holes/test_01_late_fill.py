@@ -22,7 +22,7 @@ from tests.holes.stage import (
     database,
     running,
     until_answered,
-    until_vouched,
+    until_lease_held,
 )
 from tests.replicas import until
 from tests.servers import RedisServer
@@ -66,7 +66,7 @@ async def fills_late(mongo_url: str, redis_url: str, *, evicted: bool) -> None:
     async with running(NEAR, **settings) as (writer,):
         for key in "abcd":
             await writer.client.create(key, status=DISABLED)
-        await until_vouched([writer])
+        await until_lease_held([writer])
         async with running(*FLAG_OF, **settings) as readers:
             with Cached(redis_url) as cached:
                 asked = zip(readers, FLAG_OF.values(), strict=True)
@@ -75,7 +75,7 @@ async def fills_late(mongo_url: str, redis_url: str, *, evicted: bool) -> None:
                 new = {key: (await writer.client.toggle(key, True)).revision for key in FLAG_OF.values()}
                 if evicted:
                     # Not before who vouches has put the change again: from then on nobody but a reader fills.
-                    await until_vouched([writer, *readers])
+                    await until_lease_held([writer, *readers])
                     cached.evict(*new)
                 for gate, _ in paused:
                     gate.open()

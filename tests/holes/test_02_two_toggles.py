@@ -75,7 +75,7 @@ async def test_02_the_first_to_commit_and_last_to_cache_does_not_win(
     async with running(NEAR, NEAR, NONE, **urls) as replicas:
         first, second, _ = replicas
         await first.client.create("a")
-        gate = Gate(first.replica.store, "change")
+        gate = Gate(first.replica.store, "write")
         slow = asyncio.create_task(first.client.toggle("a", True))
         await gate.until_reached()
         newest = (await second.client.toggle("a", False)).revision

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 
 import redis
 
-from flagsvc.adapters.redis_scripts import MARK_KEY, cache_key
+from flagsvc.adapters.redis.scripts import LEASE_KEY, cache_key
 from flagsvc.core.model import FlagId
-from flagsvc.ports import Vouched
+from flagsvc.ports import LeaseAnswer, LeaseState
 from tests.holes.stage import (
     CALM,
     DISABLED,
@@ -24,7 +24,7 @@ from tests.holes.stage import (
     Running,
     at_once,
     running,
-    until_vouched,
+    until_lease_held,
 )
 from tests.replicas import replica, until, until_serving
 from tests.servers import RedisServer
@@ -55,15 +55,15 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         writer = replicas[0]
         for key in "ab":
             await writer.client.create(key, status=DISABLED)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
         if dumped:
             save(server)
         unasked = (await writer.client.toggle("b", True)).revision
-        await until_vouched(replicas)  # else it would be put once more before anything else
+        await until_lease_held(replicas)  # else it would be put once more before anything else
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)
-        gate = Gate(writer.replica.store, "change")
+        gate = Gate(writer.replica.store, "write")
         toggling = asyncio.create_task(writer.client.toggle("a", True))
         await gate.until_reached()
         committed_at = time.monotonic()
@@ -79,7 +79,7 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
         late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
         await until_serving(late.client)
-        vouching = [Gate(each.replica.cache, "vouch", Vouched.KEPT) for each in (*replicas, late)]
+        vouching = [Gate(each.replica.cache, "acquire_lease", is_held) for each in (*replicas, late)]
         await asyncio.to_thread(server.start)
         await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
         asking.append(Asking(late, "b"))  # for which nobody asked before, and so put nothing right
@@ -87,7 +87,7 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await until(lambda: len(asking[-1].answers) > 1)
         for gate in vouching:
             gate.open()
-        await until_vouched([*replicas, late])
+        await until_lease_held([*replicas, late])
         for each in asking:
             await each.end()
         with Cached(server.url) as cached:  # what is held is put right after it was vouched that nothing is
@@ -106,16 +106,19 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
         await replicas[0].client.create("a", status=DISABLED)
-        await until(lambda: any(each.replica.keeper.keeps for each in replicas))
+        await until(lambda: any(each.replica.cache_lease.is_holder for each in replicas))
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)
         with Cached(server.url) as cached:
-            held = (cache_key(FlagId("default", "a")), MARK_KEY)
+            held = (cache_key(FlagId("default", "a")), LEASE_KEY)
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
-            keeping = next(each.replica for each in replicas if each.replica.keeper.keeps)
-            gate, begun = Gate(keeping.cache, "vouch", Vouched.KEPT), keeping.keeper.begun
+            keeping = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
+            gate, acquired_before = (
+                Gate(keeping.cache, "renew_lease", is_held),
+                keeping.cache_lease.acquired,
+            )
             await gate.until_reached()
             for key, text in dumped:
                 cached.redis.restore(key, 5_000, text, replace=True)
@@ -124,11 +127,15 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
         await asyncio.to_thread(server.start)
         await until(lambda: keeping.cache.available)
         gate.open()
-        await until(lambda: keeping.keeper.begun > begun, 5)
+        await until(lambda: keeping.cache_lease.acquired > acquired_before, 5)
         async with running(NONE, **settings) as (late,):
             assert (await late.client.evaluate("a")).revision == new
         for each in asking:
             await each.end()
+
+
+def is_held(answer: LeaseAnswer) -> bool:
+    return answer.state is LeaseState.HELD
 
 
 def save(server: RedisServer) -> None:

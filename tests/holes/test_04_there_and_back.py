@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pymongo
 import pytest
 
+from flagsvc.api.flag_service import service as flag_service
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.rpc import flag_service
 from tests.holes.stage import (
     DISABLED,
     ENABLED,
@@ -29,7 +29,7 @@ from tests.holes.stage import (
     running,
     sync,
     until_answered,
-    until_vouched,
+    until_lease_held,
     watch,
 )
 from tests.replicas import until
@@ -59,7 +59,7 @@ async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
     async with running(NEAR, NEAR, OVERFULL, NONE, store_url=mongo_url, cache_url=redis_url) as replicas:
         for key in "abc":
             await replicas[0].client.create(key)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
         await until(lambda: replicas[1].held("c") == 3)
         client = replicas[1].client
         streams = watch(client), sync(client), events(client)
@@ -73,7 +73,7 @@ async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
 async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is_two_changes(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Standing(datetime):
+    class AckStatus(datetime):
         """No writer's time goes on, so that all times of changes are equal."""
 
         @classmethod
@@ -84,7 +84,7 @@ async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is
         here = Listening(replicas, watched, synced, evented)
         one, two = replicas[0].client, replicas[1].client
         with monkeypatch.context() as patch:
-            patch.setattr(flag_service, "datetime", Standing)
+            patch.setattr(flag_service, "datetime", AckStatus)
             there, back = (await one.toggle("a", True)).revision, (await two.toggle("a", False)).revision
         await here.agree(back)
         again = [(await client.toggle("a", enabled)).revision for client, enabled in ((two, True), (one, False))]

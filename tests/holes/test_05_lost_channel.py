@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
-from tests.holes.stage import NEAR, NONE, Asking, Cached, Gate, Stream, at_once, running, until_vouched, watch
+from tests.holes.stage import NEAR, NONE, Asking, Cached, Gate, Stream, at_once, running, until_lease_held, watch
 from tests.replicas import until
 from tests.servers import RedisServer
 
@@ -50,7 +50,7 @@ async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) 
     async with AsyncExitStack() as stack:
         [writer] = await stack.enter_async_context(running(NEAR, **direct))
         await writer.client.create("a")
-        await until_vouched([writer])
+        await until_lease_held([writer])
         between = stack.enter_context(Proxies(mongo_url, redis_url))
         readers = await stack.enter_async_context(running(NEAR, NONE, **{**direct, **between.urls}))
         cached = stack.enter_context(Cached(redis_url))
@@ -68,7 +68,7 @@ async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) 
             told[revision] = time.monotonic()
             return revision
 
-        gate = Gate(writer.replica.store, "change")
+        gate = Gate(writer.replica.store, "write")
         toggling = asyncio.create_task(toggled(True))
         await gate.until_reached()
         assert cached.unsubscribe_all() == 3

@@ -13,10 +13,10 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc.adapters.redis_scripts import lease_key
+from flagsvc.adapters.redis.scripts import fill_key
 from flagsvc.core.model import FlagId
 from tests.conftest import with_database
-from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_vouched
+from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_lease_held
 from tests.replicas import Client, Process, until, until_serving
 
 CALLERS = 20
@@ -34,11 +34,11 @@ class Scene(NamedTuple):
     read_before: dict[str, int]
 
     async def until_leased(self) -> None:
-        await until(lambda: bool(self.cached.redis.exists(lease_key(FlagId("default", "a")))))
+        await until(lambda: bool(self.cached.redis.exists(fill_key(FlagId("default", "a")))))
 
     def reads(self, of: Running) -> int:
         """How often this replica has read the flag for somebody who asked."""
-        return of.replica.reader.tally.store - self.read_before[of.replica.peers.name]
+        return of.replica.reader.stats.store - self.read_before[of.replica.heartbeats.name]
 
     async def all_answered(self, *clients: Client) -> float:
         """Many ask at once; everybody has the answer. Gives the seconds it took."""
@@ -61,11 +61,14 @@ async def pair(mongo_url: str, redis_url: str) -> AsyncIterator[tuple[list[Runni
 @pytest.fixture
 async def scene(pair: tuple[list[Running], dict[str, str]]) -> AsyncIterator[Scene]:
     replicas, urls = pair
-    await until_vouched(replicas)
+    await until_lease_held(replicas)
     with Cached(urls["cache_url"]) as cached:
         cached.evict("a")
         yield Scene(
-            *replicas, cached, urls, {each.replica.peers.name: each.replica.reader.tally.store for each in replicas}
+            *replicas,
+            cached,
+            urls,
+            {each.replica.heartbeats.name: each.replica.reader.stats.store for each in replicas},
         )
 
 

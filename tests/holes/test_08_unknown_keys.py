@@ -7,11 +7,10 @@ import time
 
 import pytest
 
-from flagsvc import held
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
-from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_vouched
+from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_lease_held
 from tests.replicas import until
 
 GROWTH_KB = 30_000
@@ -19,7 +18,7 @@ DIFFERENT, TIMES = 200, 12
 """Where not all flags are held, each of these keys costs the store something once, however often it is asked."""
 READS_PER_KEY = 3
 BATCH = 500
-FLOORS = 150
+MAX_HIGH_WATER_MARKS = 150
 
 
 async def ask(asked: Running, first: int, count: int) -> None:
@@ -32,7 +31,7 @@ async def ask(asked: Running, first: int, count: int) -> None:
 async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_create_is_seen_at_once(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "FLOORS", FLOORS)
+    monkeypatch.setattr("flagsvc.view.partial_view.MAX_HIGH_WATER_MARKS", MAX_HIGH_WATER_MARKS)
     urls = {
         "store_url": mongo_database_url,
         "cache_url": redis_clean_url,
@@ -43,7 +42,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         whole, *partial = replicas
         for key in "abc":
             await whole.client.create(key)
-        await until_vouched(replicas)
+        await until_lease_held(replicas)
 
         reads, memory = whole.replica.store.reads, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for first in range(0, 100_000, 1_000):
@@ -60,7 +59,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
             assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
-            assert len(each.replica.near._floors) <= FLOORS
+            assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
             assert len(each.replica.reader._lookup._flights) == 0
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
@@ -89,7 +88,7 @@ async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobo
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
     async with running(NONE, **urls, **defaults, negative_ttl_s=60.0) as (bare,):
         await bare.client.create("a")
-        await until_vouched([bare])
+        await until_lease_held([bare])
         reads = bare.replica.store.reads
         for _ in range(2):
             await ask(bare, 0, BATCH)

@@ -14,7 +14,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Saved, StoreContents
 from flagsvc.settings import Settings
 from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
-from tests.holes.stage import CALM, ENABLED, KINDS, NEAR, NONE, at_once, running, until_vouched
+from tests.holes.stage import CALM, ENABLED, KINDS, NEAR, NONE, at_once, running, until_lease_held
 from tests.replicas import Client, replica, until_serving
 
 KEYS = ("a", "b", "c")
@@ -49,7 +49,7 @@ async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_whe
     async with running(NEAR, **urls, staleness_bound_s=BOUND_S) as (alive,):
         for key in KEYS:
             await alive.client.create(key, status=ENABLED)
-        await until_vouched([alive])
+        await until_lease_held([alive])
         contents = alive.replica.near.contents()
         with ExitStack() as stack:
             scenes = []

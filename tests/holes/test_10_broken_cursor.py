@@ -10,7 +10,7 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc.adapters import mongo_documents
+from flagsvc.adapters.mongo import documents as mongo_documents
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.holes.stage import NEAR, NONE, Running, at_once, database, running, watch

@@ -10,12 +10,12 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from flagsvc.api.common.values import to_value
+from flagsvc.api.flag_service import watch as watching
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync_pb
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc import watch as watching
-from flagsvc.rpc.values import to_value
 from tests.flagd_clients import Evaluator
 from tests.holes.stage import ENABLED, NEAR, events, running, sync, watch
 from tests.replicas import Client, until

@@ -27,7 +27,7 @@ from tests.holes.stage import (
     database,
     events,
     running,
-    until_vouched,
+    until_lease_held,
     watch,
 )
 from tests.replicas import replica, until
@@ -117,7 +117,7 @@ async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and
         for key in "abc":
             insert(direct, key, "DISABLED")
         async with running(NEAR, OVERFULL, NONE, **urls) as replicas:
-            await until_vouched(replicas)
+            await until_lease_held(replicas)
             served = Served(replicas, direct, cached)
             await until(lambda: all(stream.told for stream in served.streams))
             await served.change("a", lambda f: f.enabled, lambda: toggle(direct, "a", "ENABLED"))

@@ -14,7 +14,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Saved
 from flagsvc.settings import Settings
-from tests.holes.stage import ENABLED, NEAR, NONE, Cached, database, running, until_answered, until_vouched
+from tests.holes.stage import ENABLED, NEAR, NONE, Cached, database, running, until_answered, until_lease_held
 from tests.replicas import Client, replica, until_serving
 from tests.servers import free_port
 
@@ -88,7 +88,7 @@ async def test_16_whole_numbers_stay_what_they_are_on_every_way(
         document = {"key": "a", "name": "a", "status": "ENABLED", "config": CONFIG, "variants": VARIANTS}
         flags.insert_one({**document, "defaultVariant": "large"})
         async with running(NEAR, NEAR, NONE, **urls) as (writer, reader, bare):
-            await until_vouched([writer, reader, bare])
+            await until_lease_held([writer, reader, bare])
             assert (await told(writer.client))[:2] == expected, "MongoDB to memory"
             revision = (await writer.client.toggle("a", True)).revision
             stored = flags.find_one({"key": "a"})

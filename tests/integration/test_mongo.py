@@ -16,7 +16,7 @@ from bson import Decimal128, Int64, ObjectId, json_util
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest
@@ -79,7 +79,7 @@ async def read(store: MongoStore, flag_id: FlagId) -> Flag | None:
 
 
 async def toggle(store: MongoStore, flag_id: FlagId, enabled: bool, by: Author = AUTHOR) -> Flag:
-    entry = await store.change(flag_id, changes.toggle(flag_id.key, enabled, None, by))
+    entry = await store.write(flag_id, changes.toggle(flag_id.key, enabled, None, by))
     assert entry is not None
     assert entry.flag is not None
     return entry.flag
@@ -87,7 +87,7 @@ async def toggle(store: MongoStore, flag_id: FlagId, enabled: bool, by: Author =
 
 async def configure(store: MongoStore, flag_id: FlagId, config: object) -> Flag:
     wanted = Flag(key=flag_id.key, config=config)
-    entry = await store.change(flag_id, changes.update(wanted, ["config"], None, AUTHOR))
+    entry = await store.write(flag_id, changes.update(wanted, ["config"], None, AUTHOR))
     assert entry is not None
     assert entry.flag is not None
     return entry.flag
@@ -203,9 +203,9 @@ async def test_history_and_audit_of_other_changes(store: MongoStore, database: R
     await configure(store, CHAT, {"a": 1})
     wanted = Flag(key="support-chat", name="Chat", config={"a": 2})
     by = Author(at=NOON, actor="ann@example.org", reason="ticket 7")
-    await store.change(CHAT, changes.update(wanted, ["name", "config"], None, by))
-    await store.change(FlagId("default", "new"), changes.create(Flag(key="new"), AUTHOR))
-    await store.change(CHAT, changes.delete("support-chat", None, AUTHOR))
+    await store.write(CHAT, changes.update(wanted, ["name", "config"], None, by))
+    await store.write(FlagId("default", "new"), changes.create(Flag(key="new"), AUTHOR))
+    await store.write(CHAT, changes.delete("support-chat", None, AUTHOR))
     audits = list(database["audit_logs"].find({}, sort=[("_id", 1)]))
     assert [audit["action"] for audit in audits] == [
         "UPDATE_FEATURE_CONFIG",
@@ -259,7 +259,7 @@ async def test_prisma_indexes_are_recognised(store: MongoStore, database: Rows) 
 async def test_the_old_index_allows_a_key_in_one_set_only(store: MongoStore, database: Rows) -> None:
     other = Flag(key="support-chat", flag_set="staging")
     with pytest.raises(InvalidRequest, match="support-chat"):
-        await store.change(other.id, changes.create(other, AUTHOR))
+        await store.write(other.id, changes.create(other, AUTHOR))
     assert await read(store, other.id) is None
     assert database["feature_flag_history"].count_documents({}) == 0
     assert dict(await store.revisions()) == {}
@@ -341,7 +341,7 @@ async def test_a_foreign_write_in_between_is_not_lost(store: MongoStore, databas
             database["feature_flags"].update_one({"key": "support-chat"}, {"$set": {"status": "BETA", "foreign": 1}})
         return changes.toggle("support-chat", False, None, AUTHOR)(current)
 
-    await store.change(CHAT, decide)
+    await store.write(CHAT, decide)
     assert tried == 2
     [entry] = await store.history(CHAT, 50)
     assert entry.previous == {"status": "BETA"}

@@ -11,7 +11,7 @@ from typing import Any
 import pymongo
 import pytest
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagsvcError, InvalidRequest, StoreUnavailable, WritesUnsupported
@@ -37,7 +37,7 @@ async def read(store: MongoStore, flag_id: FlagId) -> Flag | None:
 
 
 async def toggle(store: MongoStore, flag_id: FlagId, enabled: bool) -> Flag:
-    entry = await store.change(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR))
+    entry = await store.write(flag_id, changes.toggle(flag_id.key, enabled, None, AUTHOR))
     assert entry is not None
     assert entry.flag is not None
     return entry.flag
@@ -52,7 +52,7 @@ async def test_a_standalone_server_reads_and_refuses_writes(opened: Open) -> Non
             store = opened(url)
             try:
                 await store.open()
-                await store.ping()
+                await store.revisions()
                 assert [flag.key for flag in (await store.load()).flags] == ["support-chat"]
                 assert (await read(store, CHAT)) is not None
                 assert await store.history(CHAT, 5) == []
@@ -78,13 +78,13 @@ async def test_a_server_that_is_gone(mongod: Mongod, opened: Open, fault: str) -
     store = opened(mongod.database_url("alkitu"))
     try:
         await store.open()
-        made = await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        made = await store.write(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
         assert made is not None
         (mongod.stop if fault == "stop" else mongod.pause)()
         asked = [
             toggle(store, CHAT, True),
             store.get(CHAT),
-            store.ping(),
+            store.revisions(),
             store.open(),
             store.revisions(),
             store.load(),
@@ -132,7 +132,7 @@ async def test_the_end_of_what_was_cut_off_meets_nothing_that_came_after(
     store = opened(mongod.database_url("alkitu"))
     try:
         await store.open()
-        await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        await store.write(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
         admin = SlowKills(store._client.admin)
         find = store._flags.find_one
 
@@ -159,7 +159,7 @@ async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
     store, other = opened(url), opened(url)
     try:
         await store.open()
-        made = await store.change(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
+        made = await store.write(CHAT, changes.create(Flag(key="support-chat"), AUTHOR))
         update = store._flags.update_one
 
         async def freeze(*args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pymongo
 import pytest
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import Flag, FlagId
@@ -38,10 +38,10 @@ async def test_a_killed_writers_transaction_is_ended(mongod: Mongod, name: str) 
     url = mongod.database_url("orphans")
     store = MongoStore(url)
     await store.open()
-    await store.change(A, create(Flag(key="a"), AUTHOR))
+    await store.write(A, create(Flag(key="a"), AUTHOR))
     killed_writer(url, name)
     began = time.monotonic()
-    entry = await store.change(A, toggle("a", True, None, AUTHOR))
+    entry = await store.write(A, toggle("a", True, None, AUTHOR))
     assert entry is not None
     assert entry.revision == 2
     assert time.monotonic() - began < 5
@@ -52,10 +52,10 @@ async def test_another_programs_transaction_is_left_alone(mongod: Mongod) -> Non
     url = mongod.database_url("orphans")
     store = MongoStore(url)
     await store.open()
-    await store.change(A, create(Flag(key="a"), AUTHOR))
+    await store.write(A, create(Flag(key="a"), AUTHOR))
     killed_writer(url, "another")
     with pytest.raises(StoreUnavailable):
-        await store.change(A, toggle("a", True, None, AUTHOR))
+        await store.write(A, toggle("a", True, None, AUTHOR))
     with pymongo.MongoClient(url) as direct:
         operations = direct.admin.aggregate(
             [{"$currentOp": {"idleSessions": True}}, {"$match": {"appName": "another"}}]

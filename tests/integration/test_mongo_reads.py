@@ -11,11 +11,11 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from flagsvc.adapters.mongo import MongoStore
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
-from flagsvc.follower import Follower
-from flagsvc.near import NearCache
 from flagsvc.ports import Entry
+from flagsvc.replication.follower import Follower
+from flagsvc.view.near_cache import NearCache
 from tests.store_events import CHAT, create, delete
 from tests.unit.test_reader import peers_of
 
@@ -92,11 +92,11 @@ async def test_a_flag_that_is_deleted_while_everything_is_read_is_not_said_to_be
 
     try:
         await create(store)
-        await follower.read_all()
+        await follower.load_all()
         store.meanwhile = deleted
         if again:
             monkeypatch.setattr(store, "get", made_anew)
-        await follower.read_all()
+        await follower.load_all()
         held = near.get(CHAT)
         assert held is not None
         assert held.entry == newest[-1]

@@ -13,11 +13,11 @@ from dataclasses import replace
 import pytest
 import redis
 
-from flagsvc.adapters.redis import CHANNEL, CHUNK, RedisCache, cache_key
-from flagsvc.adapters.redis_scripts import flag_id_at, message_of
+from flagsvc.adapters.redis.cache import CHANNEL, CHUNK, RedisCache, cache_key
+from flagsvc.adapters.redis.scripts import flag_id_at, message_of
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.ports import NEVER, Announced, Beat, Entry, Event, Subscribed, Vouched
+from flagsvc.ports import NEVER, Announced, Entry, Event, Heartbeat, Subscribed, Vouched
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
 
@@ -195,7 +195,7 @@ async def test_another_type_where_ours_should_be_is_a_miss_and_is_replaced(
 ) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.rpush("feature-flag:a", "another application's")
-        direct.rpush("flagsvc:vouched", "another application's")
+        direct.rpush("flagsvc:cache-lease", "another application's")
     assert await cache.peek([A]) == [None]
     found = await cache.fetch(A, 5)
     assert found
@@ -365,9 +365,9 @@ async def test_announcements_are_heard_whole_and_in_order(cache: RedisCache) -> 
     told: list[Event] = [
         Announced(entry(1, name="señal")),
         Announced(absent(2), reply=True),
-        Announced(entry(9), passed=7),
-        Beat("one", 3, {"default": 2, "x:y": 7}, 0.25, {"two": 8}),
-        Beat("ñ", 1, {}, math.inf, {}),
+        Announced(entry(9), event_revision=7),
+        Heartbeat("one", 3, {"default": 2, "x:y": 7}, 0.25, {"two": 8}),
+        Heartbeat("ñ", 1, {}, math.inf, {}),
     ]
     for event in told:
         assert await cache.announce(event)  # type: ignore[arg-type]
@@ -388,9 +388,9 @@ MALFORMED = [
 
 
 def test_what_a_beat_looks_like() -> None:
-    assert json.loads(message_of(Beat("a", 1, {})), parse_constant=pytest.fail) == BEAT
+    assert json.loads(message_of(Heartbeat("a", 1, {})), parse_constant=pytest.fail) == BEAT
     beat = {"beat": 2, "replica": "a", "revisions": {"default": 3}, "age": 0.5, "heard": {"b": 4}}
-    assert json.loads(message_of(Beat("a", 2, {"default": 3}, 0.5, {"b": 4}))) == beat
+    assert json.loads(message_of(Heartbeat("a", 2, {"default": 3}, 0.5, {"b": 4}))) == beat
 
 
 @pytest.mark.parametrize("message", MALFORMED)

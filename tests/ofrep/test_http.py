@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.ofrep import http, requests
+from flagsvc.api.ofrep import http, requests
 from tests.ofrep.asking import FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.replicas import FLAGSVC, replica, until

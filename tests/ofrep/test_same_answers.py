@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from flagsvc.api.common.values import from_value, to_value
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc.values import from_value, to_value
 from tests.ofrep.asking import Asked
 from tests.providers.cases import CASES
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.ofrep import streams
+from flagsvc.api.ofrep import streams
 from tests.ofrep.asking import EVENTS_PATH, FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.providers.servers import serving
@@ -32,7 +32,7 @@ async def test_changes_at_once_are_told_at_once(few: Asked) -> None:
         for number in range(40):
             await few.set_default("color", "red" if number % 2 else "blue")
         await few.grpc.toggle("switch", enabled=False)
-        latest = f'"{few.server.replica.near.watermark("default")}"'
+        latest = f'"{few.server.replica.near.changelogs.watermark("default")}"'
         told = [await stream.event()]
         while told[-1]["etag"] != latest:
             told.append(await stream.event())
@@ -127,4 +127,4 @@ async def test_a_caller_that_goes_away_is_forgotten(few: Asked) -> None:
         assert live.active == 1
     await until(lambda: live.active == 0)
     await few.set_default("color", "red")
-    assert not few.server.replica.near._sets["default"].listeners
+    assert not few.server.replica.near.changelogs.of("default").listeners

@@ -10,18 +10,18 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.values import to_value
+from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
+from flagsvc.api.flag_service.messages import evaluation_to_message, explanation_to_message
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Reason, ValueType, check_type, explain, prepare
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.validation import validated
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.held import Source
-from flagsvc.reader import Evaluation
-from flagsvc.rpc.contexts import Contexts
-from flagsvc.rpc.convert import evaluation_to_message, explanation_to_message
-from flagsvc.rpc.flags import flag_from_message, flag_to_message
-from flagsvc.rpc.values import to_value
+from flagsvc.serving.reader import Evaluation
+from flagsvc.view.entries import Source
 from tests.property.rules import KINDS, Maker
 from tests.sizes import examples
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.rpc.values import to_value
 
 ENABLED, DISABLED = types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED
 BETA, DEPRECATED = types.FLAG_STATUS_BETA, types.FLAG_STATUS_DEPRECATED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flagsvc.breaker import Breaker
+from flagsvc.adapters.redis.breaker import Breaker
 
 
 def test_a_failure_opens_it_and_late_successes_do_not_close_it() -> None:

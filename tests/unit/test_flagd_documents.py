@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from flagsvc.api.flagd.definitions import definition_of
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, Status
-from flagsvc.rpc.flagd.documents import definition_of
 
 COLORS = {"red": "#f00", "blue": "#00f"}
 RULE = {"if": [{"var": "x"}, "blue", None]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flagsvc.rpc.flagd.selectors import InvalidSelector, selector_of
+from flagsvc.api.common.selectors import InvalidSelector, selector_of
 
 
 @pytest.mark.parametrize(

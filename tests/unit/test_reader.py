@@ -13,12 +13,12 @@ from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.evaluation import ErrorCode
 from flagsvc.core.model import Flag, FlagId, Status
-from flagsvc.follower import Follower
-from flagsvc.near import NearCache
-from flagsvc.peers import Peers, Report
 from flagsvc.ports import StoreContents
-from flagsvc.reader import Reader
-from flagsvc.writer import Writer
+from flagsvc.replication.follower import Follower
+from flagsvc.replication.heartbeats import Peers, Report
+from flagsvc.serving.reader import Reader
+from flagsvc.serving.writer import Writer
+from flagsvc.view.near_cache import NearCache
 
 A = FlagId("default", "a")
 AUTHOR = Author(datetime.now(UTC))
@@ -60,7 +60,7 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
     follower.tried.set()
     reader, writer = Reader(near, store, None, follower), Writer(near, store, None, peers)
     await writer.write(A, create(Flag(key="a", status=Status.ENABLED), AUTHOR))
-    near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S)
+    near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S, time.monotonic() - 10 * STALENESS_S)
     store.gate.clear()
     earlier = asyncio.create_task(reader.flags("default"))
     await asyncio.sleep(0.05)
@@ -77,7 +77,7 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
 async def test_a_first_load_that_takes_too_long_is_not_ready_and_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flagsvc.lookup.UNKNOWN_WAIT_S", 0.1)
+    monkeypatch.setattr("flagsvc.serving.lookup.UNKNOWN_WAIT_S", 0.1)
     store = SlowStore(f"sqlite:///{tmp_path}/flags.db")
     near = NearCache(100, STALENESS_S)
     follower = Follower(near, store, None, peers_of(near))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from flagsvc.adapters import snapshot_format
-from flagsvc.adapters.snapshot import SnapshotFile
+from flagsvc.adapters.snapshot import format as snapshot_format
+from flagsvc.adapters.snapshot.file import SnapshotFile
 from flagsvc.core.model import Flag, Status
 from flagsvc.ports import Saved, StoreContents
 from tests.snapshot_files import NOW, STORE, at, saved

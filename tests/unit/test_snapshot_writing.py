@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from flagsvc.adapters import snapshot
+from flagsvc.adapters.snapshot import file as snapshot
 from flagsvc.ports import Saved
 from tests.snapshot_files import FLAGS, NOW, at, outcomes, saved
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from flagsvc.cli import replicas, spread
+from flagsvc.api.flag_service.replica_messages import status_to_message, verified_to_message
+from flagsvc.cli import replica_commands, wait_for
 from flagsvc.core.model import FlagId
-from flagsvc.drift import Drifted, DriftKind, Verified
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.peers import Report
-from flagsvc.rpc.replicas import status_to_message, verified_to_message
+from flagsvc.replication.cache_audit import AuditReport, DriftedEntry, DriftKind
+from flagsvc.replication.heartbeats import Report
 
 WELL = Report(
     replica="a",
@@ -27,10 +27,10 @@ WELL = Report(
     ready=True,
     store_up=True,
     cache_up=True,
-    channel_heard=True,
+    subscription_up=True,
     change_feed="stream",
     change_feed_up=True,
-    keeper=True,
+    holds_cache_lease=True,
     flags=3,
 )
 
@@ -49,7 +49,7 @@ class Stub:
 
 
 def shown(
-    capsys: pytest.CaptureFixture[str], *answers: Any, command: Any = replicas.status, as_json: bool = False
+    capsys: pytest.CaptureFixture[str], *answers: Any, command: Any = replica_commands.status, as_json: bool = False
 ) -> tuple[int, str, str]:
     args = argparse.Namespace(timeout=5, json=as_json, repair=False)
     status = command(args, Stub(*answers))
@@ -78,10 +78,10 @@ def test_a_report_as_a_message() -> None:
         ready=True,
         store_up=True,
         cache_up=True,
-        channel_heard=True,
+        subscription_up=True,
         change_feed=pb.CHANGE_FEED_STREAM,
         change_feed_up=True,
-        keeper=True,
+        holds_cache_lease=True,
         flags=3,
     )
     assert first.started_at.ToDatetime(tzinfo=UTC) == WELL.started_at
@@ -121,7 +121,7 @@ def test_a_replica_that_is_silent_is_no_good_whatever_it_said(capsys: pytest.Cap
 def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "AGAIN_S", 0)
+    monkeypatch.setattr(replica_commands, "RETRY_DELAY_S", 0)
     first = replace(WELL, replica="b", revisions={"default": 5, "staging": 2})
     caught_up = replace(first, revisions={"default": 7, "staging": 2})
     newer = replace(WELL, revisions={"default": 9, "staging": 2})
@@ -142,44 +142,44 @@ def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.C
 
 
 def test_who_answers_who_keeps_and_that_there_may_be_more(capsys: pytest.CaptureFixture[str]) -> None:
-    others = [replace(WELL, replica="b", keeper=False), replace(WELL, replica="c", keeper=True)]
-    status, out, _ = shown(capsys, status_of(replace(WELL, keeper=False), *others, complete=False))
+    others = [replace(WELL, replica="b", holds_cache_lease=False), replace(WELL, replica="c", holds_cache_lease=True)]
+    status, out, _ = shown(capsys, status_of(replace(WELL, holds_cache_lease=False), *others, complete=False))
     assert status == 0
-    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (keeper)"]
+    assert [line.split("  ")[0] for line in out.splitlines()[1:4]] == ["a (answers)", "b", "c (cache lease)"]
     assert "2030-01-02 03:04:05Z" in out
     assert "there may be more" in out.splitlines()[4]
     assert "there may be more" not in shown(capsys, status_of(WELL))[1]
-    assert "a (answers, keeper)" in shown(capsys, status_of(WELL))[1]
+    assert "a (answers, cache lease)" in shown(capsys, status_of(WELL))[1]
 
 
 def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    drifts = [Drifted(FlagId("default", kind.lower()), 0, 9, kind) for kind in DriftKind]
-    message = verified_to_message(Verified(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
-    status, out, err = shown(capsys, message, command=replicas.verify)
+    drifts = [DriftedEntry(FlagId("default", kind.lower()), 0, 9, kind) for kind in DriftKind]
+    message = verified_to_message(AuditReport(checked=1_234, drifted=4, repaired=0, missing=2, drifts=drifts))
+    status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert status == 1
     for told in ("older than the store", "newer than the store", "another definition", "not in the store"):
         assert told in out
     assert "1,234 cached entries compared to the store: 4 wrong, 0 repaired" in out
     assert "2 flags are not cached, which is no fault" in out
     assert "flagsvc verify --repair" in err
-    _, out, _ = shown(capsys, message, command=replicas.verify, as_json=True)
+    _, out, _ = shown(capsys, message, command=replica_commands.verify, as_json=True)
     assert [drift["kind"] for drift in json.loads(out)["drifts"]] == ["OLDER", "NEWER", "DIFFERENT", "DELETED"]
 
 
 def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    drifts = [Drifted(FlagId("default", "x"), 2, 1, DriftKind.OLDER, repaired=True)]
-    message = verified_to_message(Verified(checked=9, drifted=5, repaired=5, drifts=drifts))
-    status, out, err = shown(capsys, message, command=replicas.verify)
+    drifts = [DriftedEntry(FlagId("default", "x"), 2, 1, DriftKind.OLDER, repaired=True)]
+    message = verified_to_message(AuditReport(checked=9, drifted=5, repaired=5, drifts=drifts))
+    status, out, err = shown(capsys, message, command=replica_commands.verify)
     assert (status, err) == (0, "")
     assert "and 4 more" in out
     assert "not cached" not in out
     message.checked = message.missing = 1
-    _, out, _ = shown(capsys, message, command=replicas.verify)
+    _, out, _ = shown(capsys, message, command=replica_commands.verify)
     assert "1 cached entry compared to the store: 5 wrong, 5 repaired\n1 flag is not cached, which is no fault" in out
     message.repaired = 4
-    assert "1 entry is not what the store has" in shown(capsys, message, command=replicas.verify)[2]
+    assert "1 entry is not what the store has" in shown(capsys, message, command=replica_commands.verify)[2]
 
 
 OTHERS = "other replicas see it by themselves within their staleness bound; the change IS stored"
@@ -224,27 +224,27 @@ def test_how_far_a_change_has_spread_is_told_to_who_asked(
     capsys: pytest.CaptureFixture[str], level: str, reached: pb.WriteSpread, told: list[str]
 ) -> None:
     args = argparse.Namespace(wait_for=level, wait_timeout=None, json=False)
-    status = spread.tell(args, reached)
+    status = wait_for.tell(args, reached)
     captured = capsys.readouterr()
     wrong = told[0].startswith("error")
     assert status == (3 if wrong else 0)
     assert (captured.err if wrong else captured.out) == "".join(told) + "\n"
     assert (captured.out if wrong else captured.err) == ""
     args.json = True
-    assert (spread.tell(args, reached), capsys.readouterr().out) == (status, "")
+    assert (wait_for.tell(args, reached), capsys.readouterr().out) == (status, "")
     args.wait_for = None
-    assert (spread.tell(args, reached), capsys.readouterr().err) == (0, "")
+    assert (wait_for.tell(args, reached), capsys.readouterr().err) == (0, "")
 
 
 def test_a_write_has_the_time_of_a_call_and_what_it_waits_for_on_top() -> None:
     args = argparse.Namespace(wait_for="applied", wait_timeout=None, timeout=2.0)
-    assert spread.deadline_s(args) == 7.0
-    assert spread.wanted(args)["wait_timeout"].ToTimedelta().total_seconds() == 5.0
+    assert wait_for.deadline_s(args) == 7.0
+    assert wait_for.wanted(args)["wait_timeout"].ToTimedelta().total_seconds() == 5.0
     args.wait_timeout = 0.5
-    assert spread.deadline_s(args) == 2.5
+    assert wait_for.deadline_s(args) == 2.5
     args.wait_for = args.wait_timeout = None
-    assert spread.deadline_s(args) == 2.0
-    assert spread.wanted(args) == {}
+    assert wait_for.deadline_s(args) == 2.0
+    assert wait_for.wanted(args) == {}
 
 
 @pytest.mark.parametrize(

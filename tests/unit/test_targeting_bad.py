@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flagsvc.api.flag_service.messages import explanation_to_message
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Outcome, explain, prepare
 from flagsvc.core.model import Flag, Status
@@ -15,7 +16,6 @@ from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
 from flagsvc.core.targeting.nodes import MAX_STEPS
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_RULE_BYTES, validated
 from flagsvc.generated.flagsvc.v1.flag_service_pb2 import Explanation
-from flagsvc.rpc.convert import explanation_to_message
 from tests.yardstick import cost
 
 EVALUATION, WHOLE = 20, 200

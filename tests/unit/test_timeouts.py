@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flagsvc.adapters.timeouts import SLICES, heard_timeout
+from flagsvc.adapters.redis.timeouts import SLICES, heard_timeout
 
 STANDSTILL_S = 0.3
 

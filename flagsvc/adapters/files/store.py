@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,12 +26,12 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import ChangesUnsupported, Entry, StoreContents, StoreEvent
+from flagsvc.ports import Entry, StoreContents
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for so long: one that is written in place is half written for a while."""
-_MOST_SETTLING_S = 1.0
-_MOST_LOGGED = 20
+_MAX_SETTLING_S = 1.0
+_MAX_LOGGED = 20
 
 Stamp = tuple[int, ...]
 """What changes whenever a file's content may have: times in ns, size, inode. Empty while there is no file."""
@@ -63,8 +63,8 @@ class _Held:
 class FileStore:
     """A FlagStore of the files that `file:A.json,B.yaml` names."""
 
-    look_s = 0.2
-    foreign = False
+    poll_interval_s = 0.2
+    feed = None
 
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
@@ -81,10 +81,6 @@ class FileStore:
         """Stop looking."""
         self._thread.shutdown()
 
-    async def ping(self) -> None:
-        """Look whether the files were read."""
-        await self._current()
-
     async def get(self, flag_id: FlagId) -> Entry:
         """Give one flag as the files hold it now."""
         held = await self._current()
@@ -100,19 +96,7 @@ class FileStore:
         """Look at the files, and give the newest revision of each set."""
         return dict((await self._current()).revisions)
 
-    def changes(self) -> AsyncIterator[StoreEvent]:
-        """Refuse: a look at the files is as good."""
-        raise ChangesUnsupported
-
-    async def remember_place(self) -> None:
-        """Do nothing: there is no place."""
-
-    async def renumber(self, flag_id: FlagId, revision: int) -> Entry | None:
-        """Refuse: every look at the files gives revisions."""
-        del flag_id, revision
-        raise WritesUnsupported("flags are served from files, whose changes all get a revision")
-
-    async def change(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Refuse: the files are edited instead."""
         del flag_id, decide
         raise WritesUnsupported("flags are served from files, which are read only here; edit the files instead")
@@ -124,9 +108,9 @@ class FileStore:
 
     async def _current(self) -> _Held:
         """Look at the files away from the loop; one thread does it all, so looks never overtake each other."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._poll)
 
-    def _look(self) -> _Held:
+    def _poll(self) -> _Held:
         """Read again what changed. Raises StoreUnavailable when a file never was good."""
         changed = [file for file in self._files if not file.looked_at or _stamp(file.path) != file.stamp]
         if changed or self._held is None:
@@ -167,7 +151,7 @@ def _take(file: _File) -> None:
 
 def _settled(path: Path) -> tuple[Stamp, bytes]:
     """Read a file's bytes while nobody writes it, with their stamp. Raises OSError."""
-    give_up_at = time.monotonic() + _MOST_SETTLING_S
+    give_up_at = time.monotonic() + _MAX_SETTLING_S
     while True:
         found = path.stat()
         if not S_ISREG(found.st_mode):  # a pipe would be waited for without end
@@ -194,9 +178,9 @@ def _stamp_of(found: os.stat_result) -> Stamp:
 
 
 def _tell(file: _File, content: CheckedFile) -> None:
-    for note in content.notes[:_MOST_LOGGED]:
+    for note in content.notes[:_MAX_LOGGED]:
         log.warning("flag file", file=file.source, line=note.line, path=note.path, note=note.text)
-    for violation in content.violations[:_MOST_LOGGED]:
+    for violation in content.violations[:_MAX_LOGGED]:
         log.error("flag file", file=file.source, line=violation.line, path=violation.path, wrong=violation.text)
     if content.violations:
         count = len(content.violations)

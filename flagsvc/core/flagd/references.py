@@ -9,6 +9,8 @@ from ..model import JsonValue
 
 MAX_INLINED = 1_000_000
 """Parts that a rule may have once everything it refers to stands in it; more cannot be compiled anyway."""
+MAX_LEVELS = 300
+"""Levels of nesting that it may have; more cannot be compiled either, and Python's own limit differs by version."""
 
 
 class NotInlined(ValueError):
@@ -40,10 +42,7 @@ def referred(part: JsonValue) -> str | None:
 
 def inlined(rule: JsonValue, evaluators: Mapping[str, JsonValue], keep: frozenset[str] = frozenset()) -> JsonValue:
     """Give the rule with its references replaced by what they refer to, but for those to keep. Raises NotInlined."""
-    try:
-        return _Inlining(evaluators, keep).of(rule)
-    except RecursionError:
-        raise NotInlined("nested too deep") from None
+    return _Inlining(evaluators, keep).of(rule, 0)
 
 
 class _Inlining:
@@ -52,23 +51,25 @@ class _Inlining:
         self._inside: list[str] = []
         self._parts = 0
 
-    def of(self, part: JsonValue) -> JsonValue:
+    def of(self, part: JsonValue, level: int) -> JsonValue:
         self._parts += 1
         if self._parts > MAX_INLINED:
             raise NotInlined(f"more than {MAX_INLINED} parts with what it refers to")
+        if level > MAX_LEVELS:
+            raise NotInlined("nested too deep")
         if isinstance(part, list):
-            return [self.of(item) for item in part]
+            return [self.of(item, level + 1) for item in part]
         if not isinstance(part, dict) or len(part) != 1:
             return part
         name = referred(part)
         if name is None:
-            return {step: self.of(value) for step, value in part.items()}
+            return {step: self.of(value, level + 1) for step, value in part.items()}
         if name in self._keep or name not in self._evaluators:
             return part
         if name in self._inside:
             raise NotInlined(f"{name!r} refers to itself")
         self._inside.append(name)
         try:
-            return self.of(self._evaluators[name])
+            return self.of(self._evaluators[name], level + 1)
         finally:
             self._inside.pop()

@@ -9,14 +9,14 @@ from itertools import repeat
 from typing import Any
 
 from ..model import JsonValue
-from . import values
+from . import jsonlogic
 from .compiler import Call, Form
 from .nodes import Compiled, Node, Run, literal
 from .operators import OPERATORS
 from .plain import plain
 from .splits import fractional
 
-truth = values.truth
+truth = jsonlogic.truth
 _ABSENT = object()
 
 
@@ -107,7 +107,7 @@ def _var(call: Call) -> Node:
 
 def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
     """Compile a look-up whose path is known: it is split here."""
-    find, path, follow = _finder(call), name.split("."), values.follow
+    find, path, follow = _finder(call), name.split("."), jsonlogic.follow
 
     def at_root(data: Any, run: Run) -> JsonValue:
         found = find(data, run, name, _ABSENT)
@@ -133,7 +133,7 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]
 
     def in_element(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
         run.charge_path(key)
-        return values.lookup(data, key, otherwise)
+        return jsonlogic.lookup(data, key, otherwise)
 
     def in_context(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
         run.charge_path(key)
@@ -141,9 +141,9 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]
             return run.whole(flag_key)
         if isinstance(key, (int, float)):
             return otherwise  # the fields of an object have no numbers for names
-        first, *rest = values.text(key).split(".")
+        first, *rest = jsonlogic.text(key).split(".")
         found = run.flagd(flag_key) if first == "$flagd" else data.get(first)
-        return values.follow(found, rest, otherwise)
+        return jsonlogic.follow(found, rest, otherwise)
 
     return in_context if call.at_root else in_element
 
@@ -163,7 +163,7 @@ def _missing_some(call: Call) -> Node:
     needed, keys, find = call.argument(0), call.argument(1), _finder(call)
 
     def missing_some(data: Any, run: Run) -> JsonValue:
-        least, wanted = values.number(needed.run(data, run)), keys.run(data, run)
+        least, wanted = jsonlogic.number(needed.run(data, run)), keys.run(data, run)
         if not isinstance(wanted, list):
             return []
         absent = _absent(find, data, run, wanted)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..model import JsonValue
-from . import values as jsonlogic
+from . import jsonlogic
 from .nodes import RuleError
 from .versions import sem_ver
 

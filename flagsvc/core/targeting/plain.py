@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..model import JsonValue
-from . import values, versions
+from . import jsonlogic, versions
 from .compiler import Call, CallProblem, as_json
 from .nodes import SEARCH_STEP, TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
 from .operators import Operator
@@ -134,7 +134,7 @@ def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValu
         if whole.__class__ is not str:
             run.charge(whole)
             return function(part, whole)
-        wanted = values.text(part)
+        wanted = jsonlogic.text(part)
         run.spend(len(wanted) * len(whole) // SEARCH_STEP)
         return wanted in whole
 

@@ -1136,10 +1136,10 @@ class ReplicaStatus(google.protobuf.message.Message):
     READY_FIELD_NUMBER: builtins.int
     STORE_UP_FIELD_NUMBER: builtins.int
     CACHE_UP_FIELD_NUMBER: builtins.int
-    CHANNEL_HEARD_FIELD_NUMBER: builtins.int
+    SUBSCRIPTION_UP_FIELD_NUMBER: builtins.int
     CHANGE_FEED_FIELD_NUMBER: builtins.int
     CHANGE_FEED_UP_FIELD_NUMBER: builtins.int
-    KEEPER_FIELD_NUMBER: builtins.int
+    HOLDS_CACHE_LEASE_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
     replica: builtins.str
     """Its name: host, process id and a random part. A restart makes a new one."""
@@ -1159,13 +1159,13 @@ class ReplicaStatus(google.protobuf.message.Message):
     """Whether the store answers it."""
     cache_up: builtins.bool
     """Whether the shared cache answers it (its breaker is closed). False without one."""
-    channel_heard: builtins.bool
+    subscription_up: builtins.bool
     """Whether it hears announcements. False without a shared cache."""
     change_feed: Global___ChangeFeed.ValueType
     """How it learns of changes that other programs make in the store."""
     change_feed_up: builtins.bool
     """Whether that way works now."""
-    keeper: builtins.bool
+    holds_cache_lease: builtins.bool
     """Whether it vouches for the shared cache; one replica does."""
     flags: builtins.int
     """Flags that it holds in memory."""
@@ -1191,14 +1191,14 @@ class ReplicaStatus(google.protobuf.message.Message):
         ready: builtins.bool = ...,
         store_up: builtins.bool = ...,
         cache_up: builtins.bool = ...,
-        channel_heard: builtins.bool = ...,
+        subscription_up: builtins.bool = ...,
         change_feed: Global___ChangeFeed.ValueType = ...,
         change_feed_up: builtins.bool = ...,
-        keeper: builtins.bool = ...,
+        holds_cache_lease: builtins.bool = ...,
         flags: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache_up", b"cache_up", "change_feed", b"change_feed", "change_feed_up", b"change_feed_up", "channel_heard", b"channel_heard", "flags", b"flags", "keeper", b"keeper", "lag", b"lag", "ready", b"ready", "replica", b"replica", "reported_ms_ago", b"reported_ms_ago", "revisions", b"revisions", "staleness_bound_ms", b"staleness_bound_ms", "started_at", b"started_at", "store_up", b"store_up", "version", b"version", "view_age_ms", b"view_age_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache_up", b"cache_up", "change_feed", b"change_feed", "change_feed_up", b"change_feed_up", "flags", b"flags", "holds_cache_lease", b"holds_cache_lease", "lag", b"lag", "ready", b"ready", "replica", b"replica", "reported_ms_ago", b"reported_ms_ago", "revisions", b"revisions", "staleness_bound_ms", b"staleness_bound_ms", "started_at", b"started_at", "store_up", b"store_up", "subscription_up", b"subscription_up", "version", b"version", "view_age_ms", b"view_age_ms"]) -> None: ...
 
 Global___ReplicaStatus: typing_extensions.TypeAlias = ReplicaStatus
 

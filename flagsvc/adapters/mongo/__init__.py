@@ -1,0 +1,1 @@
+"""The flag store on MongoDB."""

@@ -1,0 +1,92 @@
+"""How MongoDB is connected to, and which collections and indexes have to be there."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pymongo
+from pymongo.errors import CollectionInvalid, OperationFailure
+
+from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
+from flagsvc.adapters.mongo.orphans import APP_NAME
+
+BUILD_S = 60.0
+"""The most that building takes: an index over years of history."""
+_APP_NAME_BYTES = 128 - len("-tail")  # MongoDB's bound
+_NAMESPACE_EXISTS = 48
+
+
+def client_options(url: str, timeout_s: float, pool_size: int) -> dict[str, Any]:
+    """Give the options of the client that reads and writes: every operation is bounded as a whole."""
+    milliseconds = int(timeout_s * 1000)
+    return {
+        "appname": _app_name(url),
+        "connect": False,
+        "maxPoolSize": pool_size,
+        "timeoutMS": milliseconds,
+        "serverSelectionTimeoutMS": milliseconds,
+        "connectTimeoutMS": milliseconds,
+        "retryReads": True,
+        "retryWrites": True,
+        "w": "majority",
+        "readConcernLevel": "majority",
+        "readPreference": "primary",
+    }
+
+
+def change_stream_options(url: str) -> dict[str, Any]:
+    """Give the options of the client that waits for changes: a server that says nothing for 2.5 s is gone."""
+    return {
+        "appname": _app_name(url) + "-tail",
+        "connect": False,
+        "minPoolSize": 0,
+        "maxPoolSize": 2,
+        "timeoutMS": None,  # it would count the time that is meant to be waited
+        "socketTimeoutMS": 2_500,
+        "serverSelectionTimeoutMS": 2_000,
+        "connectTimeoutMS": 2_000,
+        "retryReads": False,
+        "readConcernLevel": "majority",
+        "readPreference": "primary",
+    }
+
+
+async def prepare(database: Any) -> None:
+    """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
+    for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
+        await _create_collection(database, name)
+    flags, history = database["feature_flags"], database["feature_flag_history"]
+    keys = await index_keys(flags)
+    if keys.get(("key",)) is not True and ("flagSet", "key") not in keys:
+        await _create_index(flags, [("flagSet", 1), ("key", 1)], unique=True)
+    if not any(key[0] == "featureKey" for key in await index_keys(history)):
+        await _create_index(history, [("featureKey", 1), ("createdAt", -1)])
+
+
+async def index_keys(collection: Any) -> dict[tuple[str, ...], bool]:
+    """Give the field names of each index and whether it is unique; its name depends on who made it."""
+    indexes = (await collection.index_information()).values()
+    return {tuple(name for name, _ in index["key"]): bool(index.get("unique")) for index in indexes}
+
+
+async def _create_collection(database: Any, name: str) -> None:
+    try:
+        await database.create_collection(name)
+    except CollectionInvalid:
+        return
+    except OperationFailure as error:
+        if error.code != _NAMESPACE_EXISTS:  # another replica was quicker
+            raise
+
+
+async def _create_index(collection: Any, key: list[tuple[str, int]], **options: Any) -> None:
+    with pymongo.timeout(BUILD_S):
+        await collection.create_index(key, **options)
+
+
+def _app_name(url: str) -> str:
+    """Give the name that connections have in MongoDB: ours, by which our transactions are known, and the URL's own."""
+    options = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2])}
+    name = f"{APP_NAME}:{options['appname']}" if options.get("appname") else APP_NAME
+    return name.encode()[:_APP_NAME_BYTES].decode(errors="ignore")

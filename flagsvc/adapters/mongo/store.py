@@ -1,0 +1,287 @@
+"""Flags in MongoDB, in the existing system's collections, in place. The only file that imports motor.
+
+Written in what motor and PyMongo's own async client share, so that exchanging them is a matter of one import.
+Reads ask the primary for majority-committed data, writes are majority-committed transactions: a read that starts after
+a write returned shows it, and nothing that was read is ever rolled back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bson.errors import BSONError
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from flagsvc.adapters.mongo import documents
+from flagsvc.adapters.mongo import setup as mongo_setup
+from flagsvc.adapters.mongo.batch_loader import BatchLoader
+from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
+from flagsvc.adapters.mongo.events import Known
+from flagsvc.adapters.mongo.transactions import Transactions, closed, session_of
+from flagsvc.core.changes import Decide
+from flagsvc.core.errors import InvalidRequest, StoreUnavailable, Violation, invalid
+from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
+from flagsvc.ports import Entry, StoreContents, StoreEvent
+from flagsvc.replication.timing import LOAD_TIMEOUT_S
+
+DEFAULT_DATABASE = "flagsvc"
+_LINEARIZABLE = ReadConcern("linearizable")
+_ONE_REPLY = 100_000  # a linearizable read vouches for its first reply alone
+_GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
+
+
+class MongoStore:
+    """Keeps flags, their history and the audit log; `reads` counts the queries sent, for metrics."""
+
+    poll_interval_s = 1.0
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 50,
+        timeout_s: float = 2.0,
+        stream_wait_s: float = 0.25,
+        prove_after_s: float = 1.25,
+        conflict_timeout_s: float = 5.0,
+        client_factory: Callable[..., Any] = AsyncIOMotorClient,
+    ) -> None:
+        """`timeout_s` bounds each operation, `conflict_timeout_s` a write that has to be repeated because of others."""
+        self.reads = 0
+        self._timeout_s = timeout_s
+        self._linearizable = False
+        try:
+            self._client = client_factory(url, **mongo_setup.client_options(url, timeout_s, pool_size))
+            stream_client = client_factory(url, **mongo_setup.change_stream_options(url))
+            self._database, streamed = (
+                client.get_default_database(DEFAULT_DATABASE).with_options(codec_options=documents.CODEC)
+                for client in (self._client, stream_client)
+            )
+        except (PyMongoError, ValueError, TypeError):
+            wanted = "mongodb://host[:port][/database][?options]"
+            raise InvalidRequest([Violation("the store URL", "no usable MongoDB URL", wanted)]) from None
+        self._flags = self._database["feature_flags"]
+        self._history = self._database["feature_flag_history"]
+        self._audit = self._database["audit_logs"]
+        self._revisions = self._database["flagsvc_revisions"]
+        self._gets = BatchLoader(self._get, under_way=_GETS, most=_KEYS)
+        self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
+        self._change_stream = ChangeStream(
+            stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
+        )
+
+    async def open(self) -> None:
+        """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
+        async with self._asking(self._timeout_s):
+            hello = await self._client.admin.command("hello")
+        self._linearizable = "setName" in hello
+        async with self._asking(mongo_setup.BUILD_S):
+            await mongo_setup.prepare(self._database)
+
+    async def close(self) -> None:
+        """Let changes that are under way end, then release the connections."""
+        await self._transactions.close()
+        await self._gets.close()
+        await asyncio.gather(closed(self._client), self._change_stream.close())
+
+    async def get(self, flag_id: FlagId) -> Entry:
+        """Read one flag, together with others that are read at this time."""
+        return await self._gets.get(flag_id)
+
+    async def load(self) -> StoreContents:
+        """Read the counters, then every flag: a change up to a counter can then not be missing."""
+        async with self._asking(LOAD_TIMEOUT_S), session_of(self._client) as session:
+            revisions = await self._newest(session)
+            flags: list[Flag] = []
+            known: dict[bytes, Known] = {}
+            self.reads += 1
+            async for raw in self._flags.find(session=session):
+                if documents.identifiable(raw):
+                    flags.append(flag := documents.to_flag(raw))
+                    known[documents.identity(raw["_id"])] = Known(flag.id, flag.revision)
+                if not len(flags) % 100:
+                    await asyncio.sleep(0)  # thousands of flags in one go would hold up every call
+        self._change_stream.events.loaded = known
+        return StoreContents(flags, revisions)
+
+    async def revisions(self) -> Mapping[str, int]:
+        """Read the counters, from what surely is the primary."""
+        async with self._asking(self._timeout_s):
+            return await self._newest()
+
+    async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+        """Read a flag's newest changes, by whomever."""
+        if limit <= 0:
+            return []
+        async with self._asking(self._timeout_s):
+            self.reads += 1
+            query = {"featureKey": flag_id.key} | documents.in_set(flag_id.flag_set)
+            newest = [("createdAt", -1), ("_id", -1)]
+            rows = [row async for row in self._history.find(query).sort(newest).limit(limit)]
+        return documents.history_entries(rows)
+
+    @property
+    def feed(self) -> MongoStore:
+        """The store itself: other programs may change flags without counting revisions."""
+        return self
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Deliver changes by whomever, for ever. Raises ChangesUnsupported."""
+        return self._change_stream.changes()
+
+    async def save_resume_token(self) -> None:
+        """Save how far `changes` has delivered."""
+        await self._change_stream.save_resume_point()
+
+    @property
+    def stream_restarts(self) -> int:
+        """How often the change stream broke."""
+        return self._change_stream.restarts
+
+    @property
+    def stream_up(self) -> bool:
+        """Whether the change stream delivers now."""
+        return self._change_stream.up
+
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+        """Decide and store in one transaction, repeated while other writers are in its way."""
+
+        async def taken(error: DuplicateKeyError) -> None:
+            await self._refuse_taken_key(flag_id, error)
+
+        return await self._transactions.run(lambda session: self._change(flag_id, decide, session), taken)
+
+    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Give a flag that another program changed the next revision; without history, which is not ours to write.
+
+        A flag that is gone keeps no trace of it: each caller gives it one, unless a deletion of ours came after.
+        """
+        return await self._transactions.run(lambda session: self._assign_revision(flag_id, revision, session))
+
+    async def _get(self, ids: Sequence[FlagId]) -> Mapping[FlagId, Entry]:
+        """Read some flags; for those that are not there the counter too, before they are looked for again."""
+        async with self._asking(self._timeout_s):
+            found = await self._found(ids)
+            missing = [flag_id for flag_id in ids if flag_id not in found]
+            if missing:
+                async with session_of(self._client) as session:
+                    sets = {flag_id.flag_set for flag_id in missing}
+                    revisions = {flag_set: await self._counter(flag_set, session) for flag_set in sets}
+                    absent = {flag_id: Entry.absent(flag_id, revisions[flag_id.flag_set]) for flag_id in missing}
+                    found |= absent | await self._found(missing, session)
+        return found
+
+    async def _found(self, ids: Sequence[FlagId], session: Any = None) -> dict[FlagId, Entry]:
+        self.reads += 1
+        cursor = self._flags.find(documents.among(ids), session=session, batch_size=len(ids) + 1)  # in one reply
+        flags = [documents.to_flag(raw) async for raw in cursor]
+        return {flag.id: Entry.of(flag) for flag in reversed(flags)}
+
+    async def _change(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry | None:
+        """Read, decide, store. The counter comes before the rest: a writer who is in another's way learns it early."""
+        raw = await self._find(flag_id, session)
+        flag = documents.to_flag(raw) if raw else None
+        change = decide(flag)
+        subject = (change.after or flag) if change else None
+        if change is None or subject is None:
+            return None
+        revision = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
+        stored, edit = documents.outcome(change, raw, flag, revision)
+        resource = (stored or raw or {}).get("_id")
+        await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
+        await self._audit.insert_one(documents.audit_document(change, subject, resource), session=session)
+        if stored is None:
+            await self._flags.delete_one({"_id": resource}, session=session)
+        elif raw is None:
+            await self._flags.insert_one(stored, session=session)
+        else:
+            await self._flags.update_one({"_id": resource}, edit, session=session)
+        return Entry(flag_id, revision, documents.to_flag(stored) if stored else None)
+
+    async def _assign_revision(self, flag_id: FlagId, revision: int, session: Any) -> Entry | None:
+        raw = await self._find(flag_id, session)
+        found = documents.revision_of(raw)
+        if raw is not None and revision < found <= await self._counter(flag_id.flag_set, session):
+            return None
+        if raw is None and await self._deletion(flag_id, revision, session) is not None:
+            return None
+        new = await self._next_revision(flag_id.flag_set, max(found, revision), session)
+        if raw is None:
+            return Entry.absent(flag_id, new)
+        await self._flags.update_one({"_id": raw["_id"]}, {"$set": {"revision": new}}, session=session)
+        return Entry.of(documents.to_flag(raw | {"revision": new}))
+
+    async def _refuse_taken_key(self, flag_id: FlagId, error: DuplicateKeyError) -> None:
+        """Raise if another flag set has the key and the existing system's index allows only one."""
+        async with self._asking(self._timeout_s):
+            if (await mongo_setup.index_keys(self._flags)).get(("key",)) is not True:
+                return
+            self.reads += 1
+            taken = await self._flags.find_one({"key": flag_id.key})
+        if taken is not None and (taken.get("flagSet") or DEFAULT_SET) != flag_id.flag_set:
+            wanted = "a key that no other flag set has, while the collection has a unique index on `key` alone"
+            raise invalid("flag.key", flag_id.key, wanted, "KEY_TAKEN_IN_OTHER_SET") from error
+
+    async def _find(self, flag_id: FlagId, session: Any = None) -> dict[str, Any] | None:
+        self.reads += 1
+        query = {"key": flag_id.key} | documents.in_set(flag_id.flag_set)
+        found: dict[str, Any] | None = await self._flags.find_one(query, session=session)
+        return found
+
+    async def _deletion(self, flag_id: FlagId, revision: int, session: Any) -> dict[str, Any] | None:
+        """Find the history row of a deletion of ours after this revision."""
+        self.reads += 1
+        found: dict[str, Any] | None = await self._history.find_one(
+            documents.deletions(flag_id, revision), session=session
+        )
+        return found
+
+    async def _counter(self, flag_set: str, session: Any) -> int:
+        self.reads += 1
+        return documents.revision_of(await self._revisions.find_one({"_id": flag_set}, session=session))
+
+    async def _newest(self, later: Any = None) -> dict[str, int]:
+        """Read the counters from what surely is the primary; the session `later` sees nothing that was before that."""
+        self.reads += 1
+        asked_at = time.monotonic()
+        async with session_of(self._client, causal_consistency=False) as session:
+            revisions = self._revisions.with_options(read_concern=_LINEARIZABLE if self._linearizable else None)
+            rows = revisions.find(session=session, batch_size=_ONE_REPLY)
+            counters = documents.counters([row async for row in rows])
+            moment = session.operation_time
+            if moment is not None and later is not None:
+                later.advance_cluster_time(session.cluster_time)
+                later.advance_operation_time(moment)
+        if moment is not None and self._linearizable:
+            self._change_stream.prove(asked_at, moment)
+        return counters
+
+    async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:
+        """Raise the set's counter above itself and `floor`; where it is lost, its flags tell where it was."""
+        above = {"$add": [{"$max": ["$revision", floor]}, 1]}
+        before = await self._revisions.find_one_and_update(
+            {"_id": flag_set}, [{"$set": {"revision": above}}], upsert=True, session=session
+        )
+        if before is not None:
+            return max(int(before["revision"]), floor) + 1
+        self.reads += 1
+        numbered = documents.numbered(flag_set)
+        newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
+        revision = max(int(newest["revision"]) if newest else 0, floor) + 1
+        await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": revision}}, session=session)
+        return revision
+
+    @asynccontextmanager
+    async def _asking(self, seconds: float) -> AsyncIterator[None]:
+        """Bound the whole of what is asked and turn every failure into StoreUnavailable, without the driver's words."""
+        try:
+            async with asyncio.timeout(seconds + 0.5):  # the driver's own bound first: it leaves its connections sound
+                yield
+        except (PyMongoError, BSONError, TimeoutError) as error:
+            raise StoreUnavailable from error

@@ -1,0 +1,1 @@
+"""What every protocol needs: admission, failures, contexts, selectors, values."""

@@ -1,0 +1,131 @@
+"""Domain to wire: evaluations and history. Flags and values have files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagsvc.api.common.values import to_value
+from flagsvc.core import json_values
+from flagsvc.core.errors import invalid, shown
+from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
+from flagsvc.core.json_values import json_path
+from flagsvc.core.model import HistoryEntry, Status
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.replication.publish import WriteLevel
+from flagsvc.serving.reader import Evaluation
+from flagsvc.serving.writer import WaitFor, WriteResult
+from flagsvc.view.entries import Source
+
+SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
+    Source.NEAR: types.DEFINITION_SOURCE_NEAR_CACHE,
+    Source.CACHE: types.DEFINITION_SOURCE_CACHE,
+    Source.STORE: types.DEFINITION_SOURCE_STORE,
+    Source.SNAPSHOT: types.DEFINITION_SOURCE_SNAPSHOT,
+}
+MAX_STEPS = 10_000
+MAX_WAIT_S = 60
+_LEVELS: Mapping[WriteLevel, pb.WriteLevel.ValueType] = {
+    level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel
+}
+_REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
+_ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
+_STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
+_TYPES: Mapping[int, ValueType] = {types.ValueType.Value(f"VALUE_TYPE_{kind.name}"): kind for kind in ValueType}
+
+
+def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
+    """Pack one evaluation."""
+    outcome, flag = evaluation.outcome, evaluation.flag
+    message = pb.FlagEvaluation(
+        flag_key=evaluation.flag_id.key,
+        reason=_REASONS[outcome.reason],
+        revision=evaluation.revision,
+        source=SOURCES[evaluation.source],
+        age_ms=int(evaluation.age_s * 1000),
+    )
+    if outcome.variant is not None:
+        message.variant = outcome.variant
+        value = outcome.value
+        if value is True or value is False:
+            message.value.boolean_value = value
+        else:
+            message.value.CopyFrom(to_value(value))
+    if outcome.error_code is not None:
+        message.error_code = _ERRORS[outcome.error_code]
+        message.error_message = outcome.message
+    if flag is not None:
+        message.status = _STATUSES[flag.status]
+        message.enabled = flag.status is Status.ENABLED and outcome.value is True
+        for name, item in flag.metadata.items():
+            message.flag_metadata[name].CopyFrom(to_value(item))
+    return message
+
+
+def wanted_type(value: int) -> ValueType | None:
+    """Read the type that a caller needs; None for any."""
+    if value == types.VALUE_TYPE_UNSPECIFIED:
+        return None
+    if value not in _TYPES:
+        raise invalid("expected_type", value, "one of ValueType's values")
+    return _TYPES[value]
+
+
+def explanation_to_message(explanation: Explanation) -> pb.Explanation:
+    """Pack how an outcome came about."""
+    message = pb.Explanation(summary=explanation.summary)
+    for name, value in explanation.read.items():
+        message.context_read[name].CopyFrom(to_value(value))
+    for step in explanation.steps[:MAX_STEPS]:
+        place = json_path(step.path)
+        result = to_value(step.result if json_values.problem(step.result) is None else shown(step.result))
+        message.steps.add(path=place, operator=step.operator, result=result, note=step.note, depth=step.depth)
+    return message
+
+
+def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
+    """Pack one history entry."""
+    message = pb.HistoryEntry(
+        flag_key=entry.key,
+        action=entry.action,
+        actor=entry.actor,
+        reason=entry.reason,
+        revision=entry.revision,
+    )
+    message.created_at.FromDatetime(entry.created_at)
+    if entry.previous is not None:
+        message.previous_value.CopyFrom(to_value(entry.previous))
+    if entry.new is not None:
+        message.new_value.CopyFrom(to_value(entry.new))
+    return message
+
+
+def min_revision(value: int) -> int:
+    """Read the revision that an answer must contain. Raises InvalidRequest."""
+    if value < 0:
+        raise invalid("min_revision", value, "0 (not asked for) or a revision that a write answered")
+    return value
+
+
+def wait_of(request: Any) -> WaitFor:
+    """Read how far a write is to spread before its answer. Raises InvalidRequest."""
+    levels = {number: level for level, number in _LEVELS.items()}
+    if request.wait_for and request.wait_for not in levels:
+        raise invalid("wait_for", request.wait_for, "one of WriteLevel's values")
+    if not request.HasField("wait_timeout"):
+        return WaitFor(levels.get(request.wait_for))
+    seconds = request.wait_timeout.seconds + request.wait_timeout.nanos / 1e9
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise invalid("wait_timeout", f"{seconds:g} s", f"0 to {MAX_WAIT_S} s")
+    return WaitFor(levels.get(request.wait_for), seconds)
+
+
+def spread_to_message(written: WriteResult) -> pb.WriteSpread:
+    """Pack how far a write has spread."""
+    return pb.WriteSpread(
+        revision=written.entry.revision,
+        reached=_LEVELS[written.reached],
+        applied_by=written.applied_by,
+        lagging=written.lagging,
+    )

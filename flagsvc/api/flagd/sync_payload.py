@@ -1,0 +1,120 @@
+"""A flag set as flagd's sync message: made once per change, from definitions that are rendered once each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+
+from flagsvc.api.flagd.struct_fields import put_fields
+from flagsvc.core.model import Flag, FlagId
+from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
+from flagsvc.ports import Entry
+from flagsvc.serving.reader import Reader
+from flagsvc.view.changelog import ChangeKind
+from flagsvc.view.near_cache import NearCache
+
+TURN_S = 0.005
+"""How long definitions are rendered before other calls get their turn."""
+
+
+class Payload:
+    """One set's message for all its streams. `version` counts changes; `users` are the streams and calls that need it.
+
+    `render` gives a flag's definition as a member of a JSON object.
+    """
+
+    def __init__(
+        self,
+        flag_set: str,
+        near: NearCache,
+        reader: Reader,
+        render: Callable[[Flag], str],
+        context_values: Mapping[str, str],
+    ) -> None:
+        self._flag_set, self._near, self._reader, self._render = flag_set, near, reader, render
+        self._context_values = context_values
+        self._definitions: dict[str, str] | None = None
+        self._loads_seen = -1
+        self._changed: set[str] = set()
+        self._built, self._message = -1, b""
+        self._lock = asyncio.Lock()
+        self._apply_change = asyncio.Event()
+        self.version = 0
+        self.users = 0
+
+    def note(self, entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
+        """Take a change: it is rendered when somebody asks."""
+        self.version += 1
+        self._changed.add(entry.id.key)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those who wait for a change look."""
+        self._apply_change.set()
+        self._apply_change = asyncio.Event()
+
+    async def change(self, seconds: float) -> None:
+        """Wait for a change (or for being woken), at most this long."""
+        news = self._apply_change
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await news.wait()
+
+    async def newest(self) -> tuple[int, bytes]:
+        """Give the newest version and its message. Raises StoreUnavailable when the set cannot be known."""
+        if self._built != self.version:
+            async with self._lock:
+                if self._built != self.version:
+                    await self._build()
+        return self._built, self._message
+
+    async def _build(self) -> None:
+        version = self.version
+        if self._definitions is None or not self._near.complete or self._loads_seen != self._near.full_loads:
+            definitions = await self._all()
+        else:
+            definitions = await self._updated(self._definitions)
+        text = f'{{"flags":{{{",".join(definitions.values())}}}}}'
+        message = pb.SyncFlagsResponse(flag_configuration=text)
+        put_fields(message.sync_context, self._context_values)
+        self._message, self._built = message.SerializeToString(), version
+
+    async def _all(self) -> dict[str, str]:
+        """Render the whole set. What changes meanwhile is noted, and rendered again."""
+        self._definitions, self._loads_seen = None, self._near.full_loads
+        self._changed.clear()
+        definitions: dict[str, str] = {}
+        turn = _Turn()
+        for flag in await self._reader.flags(self._flag_set):
+            definitions[flag.key] = self._render(flag)
+            await turn.over()
+        self._definitions = definitions
+        return definitions
+
+    async def _updated(self, definitions: dict[str, str]) -> dict[str, str]:
+        """Render what changed; a key leaves the changed ones only in the same step, so that none is lost."""
+        turn = _Turn()
+        for key in tuple(self._changed):
+            self._changed.discard(key)
+            held = self._near.get(FlagId(self._flag_set, key))
+            if held is None or held.entry.flag is None:
+                definitions.pop(key, None)
+            else:
+                definitions[key] = self._render(held.entry.flag)
+            await turn.over()
+        return definitions
+
+
+class _Turn:
+    """Lets other calls have theirs when this one has lasted."""
+
+    def __init__(self) -> None:
+        self._began_at = time.monotonic()
+
+    async def over(self) -> None:
+        """Give way, if it is time."""
+        if time.monotonic() - self._began_at > TURN_S:
+            await asyncio.sleep(0)
+            self._began_at = time.monotonic()

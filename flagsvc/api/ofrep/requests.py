@@ -1,0 +1,114 @@
+"""What OFREP's requests say: bodies with their bounds, contexts, and what the caller has already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from flagsvc.api.common.consistency_tokens import min_revision_of
+from flagsvc.api.ofrep.responses import failure
+from flagsvc.core import json_values, validation
+from flagsvc.core.errors import InvalidRequest
+from flagsvc.core.json_values import NotJson, compact, strict_loads
+from flagsvc.core.model import JsonValue
+from flagsvc.core.validation import MAX_CONTEXT_BYTES
+
+MAX_BODY_BYTES = 1_000_000
+MAX_READ_BYTES = 10_000_000
+"""A body over the limit is read to its end so that the answer arrives, but not beyond this."""
+BODY_S = 10.0
+"""Time that a body may take."""
+CONFIG_ETAG = "flagConfigEtag"
+CONFIG_LAST_MODIFIED = "flagConfigLastModified"
+_INVALID_CONTEXT = "Provider context is not valid"
+_REVISIONS = range(10**18)
+
+
+class Refused(Exception):
+    """A request that is answered with an error before anything is evaluated; `close`: and its connection ends."""
+
+    def __init__(self, status: int, told: dict[str, JsonValue], *, close: bool = False) -> None:
+        super().__init__(status)
+        self.status, self.told, self.close = status, told, close
+
+
+class Disconnected(Exception):
+    """The caller went away before its request was read."""
+
+
+def header_pairs(request: Request) -> list[tuple[str, str]]:
+    """Give the headers as a call's metadata: (lower-case name, value) pairs."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
+
+
+async def context_of(request: Request, key: str | None = None) -> Mapping[str, JsonValue]:
+    """Read the context out of a request for one flag or (without key) for all. Raises Refused or Disconnected.
+
+    As in flagd an empty body is none, and a context that is no object counts as empty.
+    """
+    body = await _body_of(request.receive)
+    try:
+        parsed = strict_loads(body.decode()) if body.strip() else None
+    except (NotJson, UnicodeDecodeError):
+        raise _invalid_context(_INVALID_CONTEXT, key) from None
+    if parsed is not None and not isinstance(parsed, dict):
+        raise _invalid_context(_INVALID_CONTEXT, key)
+    context = (parsed or {}).get("context")
+    if not isinstance(context, dict):
+        return {}
+    if problem := json_values.problem(context):
+        raise _invalid_context(f"{_INVALID_CONTEXT}: {problem}", key)
+    if len(body) > MAX_CONTEXT_BYTES and len(compact(context).encode()) > MAX_CONTEXT_BYTES:
+        raise _invalid_context(f"The context is over {MAX_CONTEXT_BYTES} bytes", key)
+    return context
+
+
+def min_revision(request: Request, headers: list[tuple[str, str]]) -> int:
+    """Give the revision that the answer must contain: the caller's token, or the event's that made it ask.
+
+    Raises InvalidRequest.
+    """
+    try:
+        told = validation.etag_revision(request.query_params.get(CONFIG_ETAG, "")) or 0
+    except InvalidRequest:
+        told = 0  # not of this server
+    return max(min_revision_of(headers), told if told in _REVISIONS else 0)
+
+
+def has_already(request: Request, etag: str, config_etag: str) -> bool:
+    """Whether the caller has this answer. One that an event sent for another configuration is never told so."""
+    query = request.query_params
+    if query.get(CONFIG_ETAG, config_etag) != config_etag or CONFIG_LAST_MODIFIED in query:
+        return False
+    given = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    return etag in given or "*" in given
+
+
+async def _body_of(receive: Receive) -> bytes:
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size <= MAX_BODY_BYTES:
+                    chunks.append(chunk)
+                elif size > MAX_READ_BYTES:
+                    break
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise Refused(408, {"errorDetails": "request body too slow"}, close=True) from None
+    if size > MAX_BODY_BYTES:
+        raise Refused(413, {"errorDetails": "request body too large"}, close=size > MAX_READ_BYTES)
+    return b"".join(chunks)
+
+
+def _invalid_context(details: str, key: str | None) -> Refused:
+    return Refused(400, failure("INVALID_CONTEXT", details, key))

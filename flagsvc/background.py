@@ -1,0 +1,57 @@
+"""Work beside the calls: named tasks that end together, loops that survive failures, and backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class BackgroundTasks:
+    """The running tasks of one owner."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task; waits for nothing."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Cancel all tasks and wait for their end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def repeat(step: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]], failed: str) -> None:
+    """Run a step for ever, with a pause after each. A failure is logged as the event `failed`, and the loop goes on."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception(failed, detail="It is tried again.")
+        await pause()
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what caused an error, short enough for a log line. Not for callers: they get no words of a driver."""
+    return repr(error.__cause__ or error)[:300]
+
+
+def backoff_s(failures: int, min_s: float, max_s: float) -> float:
+    """Return how many seconds to wait after so many failures in a row: up to twice as long after each, with jitter."""
+    most_s = min(max_s, min_s * 2 ** min(failures, 30))  # after an hour of failures 2**n would not fit a float
+    return random.uniform(min_s, max(min_s, most_s))  # noqa: S311  jitter is no secret

@@ -1,0 +1,267 @@
+"""Commands that call a running server."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from flagsvc.api.common.values import from_value
+from flagsvc.api.flag_service.flag_messages import received
+from flagsvc.cli import arguments, render, wait_for
+from flagsvc.cli.explain import explanation_fields, print_explanation
+from flagsvc.core.model import Flag
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+
+Stub = pb_grpc.FlagServiceStub
+
+
+def with_stub(args: argparse.Namespace, work: Callable[[Stub], int]) -> int:
+    """Run a command against the server; a failed call becomes a message and exit status 1."""
+    with grpc.insecure_channel(args.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        try:
+            return work(pb_grpc.FlagServiceStub(channel))
+        except grpc.RpcError as error:
+            _complain(error, args.address)
+            return 1
+
+
+def evaluate(args: argparse.Namespace, stub: Stub) -> int:
+    """Evaluate one flag; exit status 1 when it has an error code."""
+    kind = types.ValueType.Value(f"VALUE_TYPE_{args.type.upper()}") if args.type else types.VALUE_TYPE_UNSPECIFIED
+    request = pb.EvaluateFlagRequest(
+        flag_key=args.key,
+        flag_set=args.flag_set,
+        context=arguments.context(args),
+        expected_type=kind,
+        explain=args.explain,
+        min_revision=args.min_revision,
+    )
+    response = stub.EvaluateFlag(request, timeout=args.timeout)
+    found = response.evaluation
+    has_value = found.value.WhichOneof("kind") is not None
+    shown = {
+        "flagKey": found.flag_key,
+        "value": from_value(found.value, "value") if has_value else None,
+        "variant": found.variant or None,
+        "reason": types.Reason.Name(found.reason).removeprefix("REASON_"),
+        "errorCode": types.ErrorCode.Name(found.error_code).removeprefix("ERROR_CODE_") if found.error_code else None,
+        "revision": found.revision,
+        "source": types.DefinitionSource.Name(found.source).removeprefix("DEFINITION_SOURCE_"),
+        "ageMs": found.age_ms,
+    }
+    if args.json:
+        explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
+        render.print_json({**shown, **explained})
+    else:
+        told = {**shown, "value": render.text(shown["value"]) if has_value else "(none: the caller's default stands)"}
+        render.print_fields({**told, "error": found.error_message, "enabled": found.enabled})
+        if args.explain:
+            print_explanation(found.flag_key, response.explanation)
+    return 1 if found.error_code else 0
+
+
+def toggle(args: argparse.Namespace, stub: Stub) -> int:
+    """Switch a flag on or off."""
+    request = pb.ToggleFlagRequest(
+        flag_key=args.key,
+        flag_set=args.flag_set,
+        enabled=args.state == "on",
+        etag=args.etag,
+        actor=args.actor,
+        reason=args.reason,
+        **wait_for.wanted(args),
+    )
+    return _show_change(args, stub.ToggleFlag(request, timeout=wait_for.deadline_s(args)))
+
+
+def get(args: argparse.Namespace, stub: Stub) -> int:
+    """Show one definition."""
+    request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision)
+    _show(args, render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
+    return 0
+
+
+def list_flags(args: argparse.Namespace, stub: Stub) -> int:
+    """Show a whole set, page by page."""
+    flags: list[Flag] = []
+    token = ""
+    while True:
+        request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=1_000, page_token=token)
+        page = stub.ListFlags(request, timeout=args.timeout)
+        flags += map(received, page.flags)
+        token = page.next_page_token
+        if not token:
+            break
+    if args.json:
+        render.print_json([render.flag_fields(flag) for flag in flags])
+        return 0
+    rows = ((f.key, f.status.value, f.name, f.category, f.revision, f.updated_at) for f in flags)
+    hint = f"no flags in set {args.flag_set!r}; make one with: flagsvc create KEY"
+    render.print_table(("key", "status", "name", "category", "revision", "updated"), rows, hint)
+    return 0
+
+
+def create(args: argparse.Namespace, stub: Stub) -> int:
+    """Create a flag from KEY and FIELD=VALUE arguments."""
+    flag, _ = arguments.assigned(args)
+    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.wanted(args))
+    return _show_change(args, stub.CreateFlag(request, timeout=wait_for.deadline_s(args)))
+
+
+def set_fields(args: argparse.Namespace, stub: Stub) -> int:
+    """Change the named fields of a flag."""
+    flag, fields = arguments.assigned(args)
+    flag.etag = args.etag
+    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.wanted(args))
+    request.update_mask.paths.extend(fields)
+    return _show_change(args, stub.UpdateFlag(request, timeout=wait_for.deadline_s(args)))
+
+
+def delete(args: argparse.Namespace, stub: Stub) -> int:
+    """Delete a flag."""
+    request = pb.DeleteFlagRequest(
+        flag_key=args.key,
+        flag_set=args.flag_set,
+        etag=args.etag,
+        actor=args.actor,
+        reason=args.reason,
+        **wait_for.wanted(args),
+    )
+    response = stub.DeleteFlag(request, timeout=wait_for.deadline_s(args))
+    if args.json:
+        told = {"flagKey": args.key, "revision": response.revision}
+        render.print_json({**told, "spread": wait_for.as_json(response.spread)})
+    else:
+        print(f"deleted {args.key} (revision {response.revision}); its history stays: flagsvc history {args.key}")
+    return wait_for.tell(args, response.spread)
+
+
+def history(args: argparse.Namespace, stub: Stub) -> int:
+    """Show a flag's changes, newest first."""
+    request = pb.ListFlagHistoryRequest(flag_key=args.key, flag_set=args.flag_set, page_size=args.limit)
+    entries = [
+        {
+            "at": entry.created_at.ToDatetime(tzinfo=UTC),
+            "action": entry.action,
+            "previousValue": from_value(entry.previous_value, "p") if entry.HasField("previous_value") else None,
+            "newValue": from_value(entry.new_value, "n") if entry.HasField("new_value") else None,
+            "actor": entry.actor,
+            "reason": entry.reason,
+            "revision": entry.revision,
+        }
+        for entry in stub.ListFlagHistory(request, timeout=args.timeout).entries
+    ]
+    if args.json:
+        render.print_json(entries)
+    else:
+        rows = (tuple(entry.values()) for entry in entries)
+        heads = ("at", "action", "before", "after", "actor", "reason", "revision")
+        render.print_table(heads, rows, f"no history of {args.key!r}")
+    return 0
+
+
+def watch(args: argparse.Namespace, stub: Stub) -> int:
+    """Print a set and then every change, until interrupted; reconnects and resumes by itself."""
+    resume, pause = 0, 0.2
+    while True:
+        try:
+            request = pb.WatchFlagsRequest(flag_set=args.flag_set, resume_revision=resume)
+            for message in stub.WatchFlags(request):
+                resume, pause = message.resume_revision or resume, 0.2
+                _show_event(args, message)
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                raise
+            print(f"no flagsvc at {args.address}; trying again", file=sys.stderr)
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter is no secret
+        pause = min(pause * 2, 10.0)
+
+
+def health(args: argparse.Namespace) -> int:
+    """Ask grpc.health.v1; exit status 0 only for SERVING."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  only this command needs it
+
+    with grpc.insecure_channel(args.address) as channel:
+        try:
+            request = health_pb2.HealthCheckRequest(service=args.service)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
+        except grpc.RpcError as error:
+            _complain(error, args.address)
+            return 1
+    state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    if args.json:
+        render.print_json({"service": args.service, "status": state})
+    else:
+        print(state)
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _show_change(
+    args: argparse.Namespace, response: pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
+) -> int:
+    """Show the flag as stored, and how far the change has spread where that was asked for."""
+    told = {"spread": wait_for.as_json(response.spread)} if args.json else {}
+    _show(args, {**render.flag_fields(received(response.flag)), **told})
+    return wait_for.tell(args, response.spread)
+
+
+def _show(args: argparse.Namespace, fields: dict[str, Any]) -> None:
+    if args.json:
+        render.print_json(fields)
+    else:
+        render.print_fields(fields)
+
+
+def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> None:
+    match message.WhichOneof("event"):
+        case "snapshot":
+            flags = [received(flag) for flag in message.snapshot.flags]
+            if args.json:
+                told: dict[str, Any] = {"type": "snapshot", "flags": [render.flag_fields(flag) for flag in flags]}
+                render.print_json({**told, "resumeRevision": message.resume_revision})
+            else:
+                print(f"snapshot: {len(flags)} flags at revision {message.resume_revision}", flush=True)
+        case "change":
+            change = message.change
+            flag = received(change.flag) if change.HasField("flag") else None
+            if args.json:
+                told = {"type": "change", "flagKey": change.flag_key, "revision": change.revision}
+                render.print_json({**told, "flag": render.flag_fields(flag) if flag else None})
+            else:
+                state = flag.status.value if flag else "deleted"
+                now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+                print(f"{now}  {change.flag_key}  {state}  revision {change.revision}", flush=True)
+
+
+def _complain(error: grpc.RpcError, address: str) -> None:
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.UNAVAILABLE and not _info(error):
+        print(f"error: no flagsvc at {address}; start one with: flagsvc serve", file=sys.stderr)
+        return
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        print(f"error: {address} did not answer in time; try a larger --timeout", file=sys.stderr)
+        return
+    reason = _info(error)
+    print(f"error: {details}" + (f" ({reason})" if reason else f" ({code.name})"), file=sys.stderr)
+
+
+def _info(error: grpc.RpcError) -> str:
+    """Give the ErrorInfo's reason, empty without one."""
+    trailers: Any = error.trailing_metadata() or ()
+    for name, value in trailers:
+        if name == "grpc-status-details-bin":
+            info = error_details_pb2.ErrorInfo()
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""

@@ -1,0 +1,284 @@
+"""Keeps the near cache equal to the store: loads it, applies changes as they are announced, and verifies it by polls.
+
+Changes arrive over two channels, each within milliseconds and each sufficient alone: announcements through the shared
+cache, and the store's own change stream, whoever made the change. Either may drop messages, so a periodic poll of the
+revision counters verifies the near cache up to the change stream's last checkpoint. If the stream is down, the poll
+does a full reload. A replica that cannot reach the store takes the proof from a peer's heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+
+import structlog
+
+from flagsvc.background import BackgroundTasks, cause_of, repeat
+from flagsvc.core.errors import StoreUnavailable
+from flagsvc.ports import (
+    NEVER,
+    Announced,
+    CacheEvent,
+    ChangeFeed,
+    ChangesUnsupported,
+    Checkpoint,
+    FlagCache,
+    FlagStore,
+    Heartbeat,
+    StoreContents,
+    StoreEvent,
+    Subscribed,
+    UnversionedChange,
+)
+from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.replication.revision_assigner import RevisionAssigner
+from flagsvc.replication.stream_progress import StreamProgress
+from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.view.near_cache import NearCache
+
+STREAM_START_S = 0.3
+"""How long the first load waits for the change stream, so that no change falls between the two."""
+LOAD_SHARE = 5
+"""Where the whole store is read again and again, that takes at most one part in this many of the time."""
+
+log = structlog.get_logger(__name__)
+
+
+class FeedKind(StrEnum):
+    """How this replica learns of changes that another program makes in the store."""
+
+    STREAM = "stream"
+    POLLING = "polling"
+    NONE = "none"
+
+
+class Follower:
+    """Background work of one replica.
+
+    `loaded` is set once the store was read, `tried` once that was attempted. `loads` counts full loads.
+    """
+
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        *,
+        heartbeats: Heartbeats,
+        lease: CacheLease,
+        progress: StreamProgress,
+        timing: Timing,
+    ) -> None:
+        self._near, self._store, self._cache = near, store, cache
+        self._heartbeats, self._lease, self._progress, self._timing = heartbeats, lease, progress, timing
+        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress)
+        self._tasks = BackgroundTasks()
+        self._wake = asyncio.Event()
+        self._streaming = asyncio.Event()
+        self._opened = False
+        self._announcement_at = NEVER
+        self._polled_at = NEVER
+        self._load_s = 0.0
+        self.feed_kind = FeedKind.NONE if store.feed is None else FeedKind.STREAM
+        self.loaded, self.tried = asyncio.Event(), asyncio.Event()
+        self.store_up = True
+        self.loads = 0
+        self.announcements_received = 0
+
+    @property
+    def subscription_up(self) -> bool:
+        """Whether announcements reach this replica now."""
+        return time.monotonic() - self._announcement_at < SUBSCRIPTION_TIMEOUT_S
+
+    @property
+    def feed_up(self) -> bool:
+        """Whether changes of other programs arrive now in the way that `feed_kind` says."""
+        if self.feed_kind is FeedKind.STREAM:
+            return time.monotonic() - self._progress.checkpoint < SUBSCRIPTION_TIMEOUT_S
+        return self.store_up
+
+    def start(self) -> None:
+        """Begin to follow; waits for nothing."""
+        self._tasks.start(repeat(self._poll, self._until_next_poll, "poll_failed"), "follower")
+        if self._store.feed is not None:
+            self._tasks.start(self._consume_changes(self._store.feed), "change-stream")
+        if self._cache is not None:
+            self._tasks.start(self._consume_announcements(self._cache), "subscriber")
+
+    async def close(self) -> None:
+        """Stop everything."""
+        await asyncio.gather(self._tasks.close(), self.revision_assigner.close())
+
+    async def load_all(self) -> StoreContents:
+        """Read the whole store, and hold it where there is room. Raises StoreUnavailable."""
+        asked_at = time.monotonic()
+        contents = await self._store.load()
+        self.loads += 1
+        self._load_s = time.monotonic() - asked_at
+        if not self._near.partial.is_needed:
+            contents = await self._with_missing(contents)
+            for change in self._near.merge(contents, asked_at, time.monotonic()):
+                self._assign_revision(change)
+            self._polled_at = max(self._polled_at, asked_at)
+            self.loaded.set()
+        return contents
+
+    async def _poll(self) -> None:
+        """Verify the view once, and record whether the store could be asked."""
+        try:
+            await self._verify_view()
+            self.store_up = True
+        except StoreUnavailable as error:
+            if self.store_up:
+                log.warning("store_unavailable", error=str(error), cause=cause_of(error))
+            self.store_up = False
+        finally:
+            self.tried.set()
+
+    async def _until_next_poll(self) -> None:
+        """Wait until the next poll is due, or until there is a reason to poll earlier."""
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self._pause_s())
+
+    async def _verify_view(self) -> None:
+        """Compare the store's revision counters with what is applied, or load everything where that is not enough."""
+        if not self._opened:
+            await self._open()
+        asked_at = time.monotonic()
+        if self._must_load(asked_at):
+            await self._load()
+            return
+        revisions = await self._store.revisions()
+        others_write = self._store.feed is not None or self._cache is not None
+        if others_write and not self._near.changelogs.reach(revisions):
+            await asyncio.sleep(self._timing.gap_wait_s)  # the change is probably in transit: then no load is needed
+        if not self._near.changelogs.reach(revisions):
+            await self._load()
+            return
+        self._polled_at = asked_at
+        self._mark_verified()
+        if self._lease.is_holder and self._store.feed is not None:
+            await self._store.feed.save_resume_token()
+
+    async def _open(self) -> None:
+        await self._store.open()
+        self._opened = True
+        if self._store.feed is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._streaming.wait(), STREAM_START_S)
+
+    def _must_load(self, now: float) -> bool:
+        """Whether the counters alone cannot show that nothing was missed."""
+        return (
+            not (self._near.complete or self._near.partial.is_needed)
+            or self._near.restored
+            or not self.loaded.is_set()
+            or (self._store.feed is not None and self._polled_at < self._progress.unbroken_since < math.inf)
+            or now - self._near.changelogs.gap_since() >= self._timing.gap_wait_s
+            or now - self._progress.checkpoint > self._timing.silent_stream_s
+        )
+
+    async def _load(self) -> None:
+        if not self._near.partial.is_needed:
+            await self.load_all()
+            return
+        asked_at = time.monotonic()
+        self._near.mark_gap(await self._store.revisions(), asked_at)
+        self._polled_at = asked_at
+        self.loaded.set()
+
+    async def _with_missing(self, contents: StoreContents) -> StoreContents:
+        """Look up once more what was not found: deleted after the counters were read, it has a later revision."""
+        missing = self._near.missing({flag.id for flag in contents.flags})
+        entries = await asyncio.gather(*map(self._store.get, missing))
+        found = [entry.flag for entry in entries if entry.flag is not None]
+        absent = {entry.id: entry.revision for entry in entries if entry.flag is None}
+        return StoreContents([*contents.flags, *found], contents.revisions, absent)
+
+    def _mark_verified(self) -> None:
+        """The view equals the store as of the last poll; of unversioned changes, as far as the stream has delivered."""
+        if not self.revision_assigner and (
+            self._store.feed is None or self._polled_at >= self._progress.unbroken_since
+        ):
+            self._near.mark_verified(min(self._polled_at, self._progress.checkpoint))
+
+    def _pause_s(self) -> float:
+        """Return the seconds until the next poll."""
+        if not self.store_up:
+            return self._timing.poll_retry_s
+        least_s = min(self._store.poll_interval_s, self._timing.poll_every_s)
+        if self.feed_kind is FeedKind.POLLING or (self.feed_kind is FeedKind.STREAM and not self.feed_up):
+            return max(least_s, LOAD_SHARE * self._load_s)
+        return self._timing.poll_every_s if self.subscription_up or self.feed_kind is FeedKind.STREAM else least_s
+
+    async def _consume_announcements(self, cache: FlagCache) -> None:
+        async for event in cache.events():
+            self._announcement_at = time.monotonic()
+            self._handle_cache_event(event)
+
+    def _handle_cache_event(self, event: CacheEvent) -> None:
+        match event:
+            case Subscribed():
+                self._wake.set()
+            case Announced(reply=reply):
+                self.announcements_received += 1
+                self._apply_change(event)
+                if reply:
+                    self._heartbeats.reply_soon()
+            case Heartbeat(revisions=revisions):
+                self._near.mark_verified(self._heartbeats.receive(event, self._announcement_at))
+                if not self._near.changelogs.reach(revisions):
+                    asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_unless_reached, revisions)
+
+    def _poll_unless_reached(self, revisions: Mapping[str, int]) -> None:
+        if not self._near.changelogs.reach(revisions):
+            self._wake.set()
+
+    async def _consume_changes(self, feed: ChangeFeed) -> None:
+        try:
+            async for event in feed.changes():
+                self._handle_store_event(event)
+        except ChangesUnsupported:
+            self.feed_kind = FeedKind.POLLING
+            self._streaming.set()
+            log.warning(
+                "change_stream_unsupported",
+                load_every_s=min(self._store.poll_interval_s, self._timing.poll_every_s),
+                detail="The whole store is read again and again instead.",
+            )
+
+    def _handle_store_event(self, event: StoreEvent) -> None:
+        match event:
+            case Subscribed():
+                self._streaming.set()
+                self._progress.restart(time.monotonic())
+                if self.loaded.is_set():
+                    self._wake.set()
+            case Announced():
+                self._apply_change(event)
+            case UnversionedChange():
+                self._assign_revision(event)
+            case Checkpoint(as_of):
+                if not self.revision_assigner:  # a change without a revision is not applied yet
+                    self._progress.checkpoint = as_of
+                    self._mark_verified()
+
+    def _apply_change(self, event: Announced) -> None:
+        self.revision_assigner.note_deletion(event.entry)
+        self._near.apply_change(event.entry, time.monotonic(), event_revision=event.event_revision)
+        if self._near.changelogs.gap_since() != math.inf:
+            asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_for_gap)
+
+    def _poll_for_gap(self) -> None:
+        if time.monotonic() - self._near.changelogs.gap_since() >= self._timing.gap_wait_s:
+            self._wake.set()
+
+    def _assign_revision(self, change: UnversionedChange) -> None:
+        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None:
+            self.revision_assigner.add(change, self._store.feed)  # without a stream there are no transactions either

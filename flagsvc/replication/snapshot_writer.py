@@ -1,0 +1,115 @@
+"""Saves the last good contents: soon after a change, and now and then, so that their time says how good they are.
+
+Only a view that is whole and verified is saved: what may be stale must not pass for the last good contents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from flagsvc.ports import Saved, Snapshot
+from flagsvc.view.near_cache import NearCache
+
+CHECK_EVERY_S = 0.5
+"""Seconds between two checks whether something is to be saved."""
+MIN_SAVE_INTERVAL_S = 5.0
+MAX_SAVE_INTERVAL_S = 60.0
+"""Seconds after which unchanged contents are saved again."""
+
+State = tuple[int, Mapping[str, int]]
+"""What differs whenever the contents may: the number of replacements, and each set's revision."""
+
+log = structlog.get_logger(__name__)
+
+
+class SnapshotWriter:
+    """Background task that saves what the near cache holds. `clock` returns aware UTC."""
+
+    def __init__(
+        self, near: NearCache, snapshot: Snapshot, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._near, self._snapshot, self._clock = near, snapshot, clock
+        self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._tried_at = float("-inf")
+        self._saved_state: State | None = None
+        self._logged: set[object] = set()
+        self.saved_at: datetime | None = None
+        """As of when this replica saved last; None before that."""
+        self.writes = 0
+        self.failures = 0
+
+    def start(self) -> None:
+        """Begin; waits for nothing."""
+        self._task = asyncio.create_task(self._run(), name="snapshots")
+
+    async def close(self) -> None:
+        """Wait for a running save, and save what has changed since, if the view is still good."""
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            since = time.monotonic() - self._tried_at
+            if since >= (MIN_SAVE_INTERVAL_S if self._has_changed() else MAX_SAVE_INTERVAL_S):
+                await self._save()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), CHECK_EVERY_S)
+        if self._has_changed():
+            await self._save()
+
+    def _has_changed(self) -> bool:
+        return self._saved_state != self._state()
+
+    def _state(self) -> State:
+        return self._near.replacements, self._near.changelogs.watermarks()
+
+    async def _save(self) -> None:
+        """Save the view if it is good. Never raises."""
+        now, verified_at = time.monotonic(), self._near.verified_at
+        if not self._near.complete or now - verified_at > self._near.staleness_bound_s:
+            return
+        self._tried_at = now
+        state = self._state()
+        try:
+            saved = Saved(self._near.contents(), self._clock() - timedelta(seconds=now - verified_at))
+            written = await asyncio.to_thread(self._snapshot.write, saved)
+        except Exception as error:  # noqa: BLE001  logged and counted; whatever it was, the next save is tried
+            self._failed(error)
+        else:
+            self._saved_state = state  # when it was not written, what is there has this and more
+            self._succeeded(saved, written=written)
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self._saved_state = None
+        kind = error.errno if isinstance(error, OSError) else type(error)
+        if kind not in self._logged:  # once for each kind of failure, until a save succeeds
+            self._logged.add(kind)
+            log.warning(
+                "snapshot_not_saved",
+                cause=str(error),
+                last_saved_at=self.saved_at.isoformat() if self.saved_at else None,
+                detail="A start without the stores would use the snapshot before.",
+                exc_info=None if isinstance(error, OSError) else error,
+            )
+
+    def _succeeded(self, saved: Saved, *, written: bool) -> None:
+        if self._logged:
+            self._logged.clear()
+            log.info("snapshots_resumed")
+        if written:
+            self.writes += 1
+            self.saved_at = saved.saved_at
+
+
+async def read(snapshot: Snapshot) -> Saved | None:
+    """Read what was saved, in a thread."""
+    return await asyncio.to_thread(snapshot.read)

@@ -1,0 +1,1 @@
+"""What answers evaluations and makes changes."""

@@ -1,0 +1,143 @@
+"""Answers "what is this flag?" and evaluates it: from the near cache without asking, else by a lookup.
+
+While the near cache is complete and fresh an answer costs no I/O, unknown keys included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from flagsvc.core.errors import FlagNotFound, StoreUnavailable
+from flagsvc.core.evaluation import (
+    NOT_FOUND,
+    NOT_READY,
+    Explanation,
+    Outcome,
+    Reason,
+    ValueType,
+    check_type,
+    explain,
+)
+from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
+from flagsvc.core.targeting import FRACTIONAL_VERSION
+from flagsvc.ports import FlagCache, FlagStore
+from flagsvc.replication.follower import Follower
+from flagsvc.serving.lookup import Answer, Lookup, LookupStats
+from flagsvc.view.entries import Source
+from flagsvc.view.near_cache import NearCache
+
+
+class Evaluation(NamedTuple):
+    """An outcome with where its definition came from."""
+
+    flag_id: FlagId
+    outcome: Outcome
+    flag: Flag | None
+    revision: int
+    source: Source
+    age_s: float
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether an answer without a value has none because the flag is disabled; the reason STALE hides that."""
+        reason, flag = self.outcome.reason, self.flag
+        return reason is Reason.DISABLED or (
+            reason is Reason.STALE and flag is not None and flag.status != Status.ENABLED
+        )
+
+
+class Reader:
+    """The read side of one replica.
+
+    `min_revision`, where it can be given: the answer contains every change of the flag set up to it, or
+    RevisionUnavailable is raised.
+    """
+
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        follower: Follower,
+        *,
+        fractional_version: int = FRACTIONAL_VERSION,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
+        self._store, self._lookup = store, Lookup(near, store, cache, follower)
+        self._fractional_version, self._clock = fractional_version, clock
+
+    @property
+    def stats(self) -> LookupStats:
+        """Lookups by the tier that answered."""
+        return self._lookup.stats
+
+    async def evaluate(
+        self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
+    ) -> Evaluation:
+        """Evaluate one flag; never raises for a flag that is unknown, broken or out of reach."""
+        answer = self._lookup.cached(flag_id, min_revision)
+        if answer is None:
+            answer = await self._lookup.get(flag_id, min_revision)
+        return _evaluated(flag_id, answer, context, self._clock(), wanted)
+
+    async def explain(
+        self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
+    ) -> tuple[Evaluation, Explanation]:
+        """Evaluate one flag and tell how the outcome came about."""
+        evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
+        if evaluation.flag is None:
+            return evaluation, Explanation(evaluation.outcome.message, {}, ())
+        _, explanation = explain(evaluation.flag, context, self._clock(), self._fractional_version)
+        return evaluation, explanation
+
+    async def evaluate_all(
+        self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
+    ) -> list[Evaluation]:
+        """Evaluate several flags of a set for one context; without keys all of them, in list order."""
+        if keys:
+            ids = [FlagId(flag_set, key) for key in keys]
+            answers = await self._lookup.get_many(ids, min_revision)
+        else:
+            answers = await self._lookup.get_all(flag_set, min_revision)
+            ids = [answer.entry.id for answer in answers]
+        now = self._clock()
+        return [_evaluated(i, answer, context, now) for i, answer in zip(ids, answers, strict=True)]
+
+    async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
+        """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
+        [answer] = await self._lookup.get_many([flag_id], min_revision)
+        if answer.held is None:
+            raise StoreUnavailable
+        if answer.held.entry.flag is None:
+            raise FlagNotFound(flag_id.key)
+        return answer.held.entry.flag, answer
+
+    async def flags(self, flag_set: str) -> list[Flag]:
+        """Give a whole set in list order; reads the store only when the near cache cannot answer."""
+        return [answer.entry.flag for answer in await self._lookup.get_all(flag_set) if answer.entry.flag is not None]
+
+    async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+        """Read a flag's newest changes."""
+        return await self._store.history(flag_id, limit)
+
+    async def close(self) -> None:
+        """Cancel reads under way."""
+        await self._lookup.close()
+
+
+def _evaluated(
+    flag_id: FlagId, answer: Answer, context: Attributes, now: float, wanted: ValueType | None = None
+) -> Evaluation:
+    if answer.held is None:
+        return Evaluation(flag_id, NOT_READY, None, 0, answer.source, 0.0)
+    entry, prepared = answer.held.entry, answer.held.prepared
+    outcome = prepared.fixed or prepared.evaluate(context, now)
+    if wanted is not None:
+        outcome = check_type(outcome, wanted)
+    if answer.stale and outcome.error_code is None and outcome is not NOT_FOUND:
+        outcome = replace(outcome, reason=Reason.STALE)
+    return Evaluation(flag_id, outcome, entry.flag, entry.revision, answer.source, answer.age_s)

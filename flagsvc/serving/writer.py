@@ -1,0 +1,116 @@
+"""Changes flags: in the store (with history, atomically), then here, then in the shared cache, then everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flagsvc.core.changes import Decide
+from flagsvc.core.model import FlagId
+from flagsvc.ports import Entry, FlagCache, FlagStore
+from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.replication.publish import WriteLevel, publish_change
+from flagsvc.view.near_cache import NearCache
+
+T = TypeVar("T")
+RETRY_DELAY_S = 0.1
+"""Time between two attempts to reach the shared cache, for a caller who waits for that."""
+
+
+@dataclass(slots=True)
+class WriteStats:
+    """Outcomes of writes, for metrics."""
+
+    stored: int = 0
+    announced: int = 0
+    not_announced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WaitFor:
+    """How far a change has to spread before its writer is answered, and how many seconds that may take."""
+
+    level: WriteLevel | None = None
+    """None: CACHED if the first attempt succeeds."""
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """A stored change and how far it has spread; replicas by name."""
+
+    entry: Entry
+    reached: WriteLevel
+    applied_by: tuple[str, ...] = ()
+    lagging: tuple[str, ...] = ()
+
+
+class Writer:
+    """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
+
+    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, heartbeats: Heartbeats) -> None:
+        self._near, self._store, self._cache, self._heartbeats = near, store, cache, heartbeats
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.stats = WriteStats()
+
+    async def write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor | None = None) -> WriteResult | None:
+        """Store what `decide` decides and publish it; None when there was nothing to do.
+
+        A cache that cannot be reached does not fail the write: replicas then see it within the staleness bound.
+        A caller who leaves does not stop a write half way.
+        """
+        return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor())))
+
+    async def close(self) -> None:
+        """Let running writes finish."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not warn about a caller who left
+
+    async def _write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor) -> WriteResult | None:
+        as_of = time.monotonic()
+        until = as_of + wait_for.timeout_s
+        entry = await self._store.write(flag_id, decide)
+        if entry is None:
+            return None
+        self.stats.stored += 1
+        # This replica first: whoever is answered reads the own write here, also when the cache is away.
+        self._near.apply_change(entry, time.monotonic(), as_of=as_of)
+        own = (self._heartbeats.name,)
+        if self._cache is None:
+            # A store of one process has no other replicas. With one for many, they cannot be heard without a cache.
+            return WriteResult(entry, WriteLevel.APPLIED if self._store.feed is None else WriteLevel.STORED, own)
+        publishing = self._started(self._publish(entry, as_of, wait_for, until))
+        if wait_for.level is WriteLevel.STORED:
+            return WriteResult(entry, WriteLevel.STORED, own)
+        reached = await publishing
+        if wait_for.level is not WriteLevel.APPLIED:
+            return WriteResult(entry, reached, own)
+        acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        if acks.known and not acks.lagging and reached is WriteLevel.CACHED:
+            reached = WriteLevel.APPLIED
+        return WriteResult(entry, reached, acks.applied, acks.lagging)
+
+    async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
+        """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""
+        while True:
+            reached = await publish_change(self._cache, entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
+            must_not_retry = wait_for.level in (None, WriteLevel.STORED) or time.monotonic() + RETRY_DELAY_S > until
+            if reached is WriteLevel.CACHED or must_not_retry:
+                break
+            await asyncio.sleep(RETRY_DELAY_S)
+        self.stats.announced += reached is WriteLevel.CACHED
+        self.stats.not_announced += reached is not WriteLevel.CACHED
+        return reached

@@ -1,0 +1,164 @@
+"""The order of each flag set's changes: how far they are applied, what changed recently, and who listens."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from flagsvc.ports import Entry
+
+LOG_LENGTH = 1_000
+"""Changes kept per flag set for watchers that resume."""
+RECENT_S = 120.0
+"""How long a changed key is remembered for clients that were disconnected for a moment."""
+
+
+class ChangeKind(StrEnum):
+    """What a change did, in flagd's words: `write` for a flag that did not exist."""
+
+    WRITE = "write"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+Listener = Callable[[Entry, int, ChangeKind], None]
+"""Called with each applied change, the revision to resume from after it, and its kind. Must not block or raise."""
+
+
+@dataclass(slots=True)
+class Changelog:
+    """One flag set's changes. Times are `time.monotonic()` seconds of the caller."""
+
+    loaded: bool = False
+    watermark: int = 0
+    """Every change up to this revision is applied."""
+    ahead: set[int] = field(default_factory=set)
+    """Applied revisions beyond a gap."""
+    gap_since: float = math.inf
+    """When the oldest open gap was noticed; infinite without one."""
+    log_starts_after: int = 0
+    """The log has every change after this revision."""
+    log: deque[Entry] = field(default_factory=deque)
+    recent_changes: OrderedDict[str, tuple[float, ChangeKind]] = field(default_factory=OrderedDict)
+    """When and how each key changed last, the latest last."""
+    listeners: set[Listener] = field(default_factory=set)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is known and nobody listens."""
+        return not (self.listeners or self.watermark or self.log or self.recent_changes)
+
+    def advance(self, revision: int, now: float) -> None:
+        """Record that the change of this revision is applied."""
+        if revision > self.watermark:
+            self.ahead.add(revision)
+        self._close_gap(now)
+
+    def jump(self, revision: int, now: float) -> None:
+        """Record that everything up to this revision is applied, or can no longer be told apart."""
+        if not self.loaded:
+            self.loaded, self.log_starts_after = True, max(revision, self.watermark)
+            self.log.clear()
+        self.watermark = max(self.watermark, revision)
+        self.ahead = {r for r in self.ahead if r > self.watermark}
+        self._close_gap(now)
+
+    def forget(self) -> None:
+        """Start over: the store counts differently from what was known."""
+        self.loaded, self.watermark, self.gap_since = False, 0, math.inf
+        self.ahead.clear()
+
+    def append(self, entry: Entry, kind: ChangeKind, now: float) -> None:
+        """Write a change into the log and notify all listeners."""
+        self.remember(entry.id.key, kind, now)
+        self.log.append(entry)
+        if len(self.log) > LOG_LENGTH:
+            self.log_starts_after = max(self.log_starts_after, self.log.popleft().revision)
+        for listener in tuple(self.listeners):
+            listener(entry, self.watermark, kind)
+
+    def remember(self, key: str, kind: ChangeKind, at: float) -> None:
+        """Record that a key changed, and forget changes that are no longer recent."""
+        self.recent_changes[key] = (at, kind)
+        self.recent_changes.move_to_end(key)
+        while at - next(iter(self.recent_changes.values()))[0] > RECENT_S:
+            self.recent_changes.popitem(last=False)
+
+    def since(self, revision: int) -> Iterator[Entry] | None:
+        """Return the changes after a revision in order; None when they are no longer known."""
+        if revision < self.log_starts_after:
+            return None
+        return iter(sorted((e for e in self.log if e.revision > revision), key=lambda e: e.revision))
+
+    def _close_gap(self, now: float) -> None:
+        """Move the watermark over what is applied without a gap; record when a gap opened."""
+        while self.watermark + 1 in self.ahead:
+            self.watermark += 1
+            self.ahead.remove(self.watermark)
+        if not self.ahead:
+            self.gap_since = math.inf
+        elif self.gap_since == math.inf:
+            self.gap_since = now
+
+
+class Changelogs:
+    """The changelogs of all flag sets, each made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._of_set: dict[str, Changelog] = {}
+
+    def of(self, flag_set: str) -> Changelog:
+        """Return the set's changelog."""
+        return self._of_set.setdefault(flag_set, Changelog())
+
+    def listen(self, flag_set: str, listener: Listener) -> None:
+        """Notify the listener of every change of the set from now on."""
+        self.of(flag_set).listeners.add(listener)
+
+    def unlisten(self, flag_set: str, listener: Listener) -> None:
+        """Stop notifying it."""
+        changelog = self.of(flag_set)
+        changelog.listeners.discard(listener)
+        if changelog.idle:
+            del self._of_set[flag_set]
+
+    def since(self, flag_set: str, revision: int) -> Iterator[Entry] | None:
+        """Return the set's changes after a revision in order; None when they are no longer known."""
+        return self.of(flag_set).since(revision)
+
+    def recent_changes(self, flag_set: str, now: float) -> dict[str, ChangeKind]:
+        """Return the keys of a set that changed recently, or may have before this replica knew the set."""
+        changelog = self._of_set.get(flag_set)
+        if changelog is None:
+            return {}
+        return {key: kind for key, (at, kind) in changelog.recent_changes.items() if now - at <= RECENT_S}
+
+    def watermark(self, flag_set: str) -> int:
+        """Return the revision up to which every change of the set is applied: the one to resume from."""
+        changelog = self._of_set.get(flag_set)
+        return changelog.watermark if changelog else 0
+
+    def watermarks(self) -> dict[str, int]:
+        """Return every set's watermark."""
+        return {name: changelog.watermark for name, changelog in self._of_set.items()}
+
+    def reach(self, revisions: Mapping[str, int]) -> bool:
+        """Whether every change up to these revisions is applied."""
+        return all(self.watermark(name) >= revision for name, revision in revisions.items())
+
+    def jump(self, revisions: Mapping[str, int], now: float) -> None:
+        """Record that everything up to these revisions is applied."""
+        for name, revision in revisions.items():
+            self.of(name).jump(revision, now)
+
+    def forget(self) -> None:
+        """Start over in every set."""
+        for changelog in self._of_set.values():
+            changelog.forget()
+
+    def gap_since(self) -> float:
+        """Return when the oldest gap in any set's revisions was noticed; infinite without one."""
+        return min((changelog.gap_since for changelog in self._of_set.values()), default=math.inf)

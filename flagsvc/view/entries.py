@@ -1,0 +1,73 @@
+"""One entry of the near cache: what is known of a flag, since when, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
+from flagsvc.core.model import Flag
+from flagsvc.ports import Entry
+
+Prepare = Callable[[Flag], Prepared]
+
+
+class Source(StrEnum):
+    """The tier that a definition was read from."""
+
+    NEAR = "near"
+    CACHE = "cache"
+    STORE = "store"
+    SNAPSHOT = "snapshot"
+
+
+class CacheEntry:
+    """One held entry. Its rule is compiled at the first evaluation: most flags of a large set are never asked for.
+
+    `verified_at`: the entry is not older than the store was at this moment. `received_at`: when it arrived here.
+    Both are `time.monotonic()` seconds.
+    """
+
+    __slots__ = ("_prepare", "_prepared", "entry", "origin", "received_at", "verified_at")
+
+    def __init__(
+        self,
+        entry: Entry,
+        verified_at: float,
+        received_at: float,
+        prepare: Prepare = prepare,
+        origin: Source = Source.NEAR,
+    ) -> None:
+        self.entry = entry
+        self.verified_at, self.received_at = verified_at, received_at
+        self.origin = origin
+        self._prepare = prepare
+        self._prepared: Prepared | None = None if entry.flag else NO_FLAG
+
+    @property
+    def prepared(self) -> Prepared:
+        """The compiled definition."""
+        if self._prepared is None:
+            self._prepared = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
+        return self._prepared
+
+    def is_replaced_by(self, entry: Entry, as_of: float) -> bool:
+        """Whether an entry read as of a moment is newer: by its revision, or by its content at an equal revision.
+
+        Two reads of an equal revision that overlapped in time may be in either order, so the held one stays.
+        """
+        if entry.revision != self.entry.revision:
+            return entry.revision > self.entry.revision
+        return entry.flag != self.entry.flag and not self.may_be_newer_than(as_of)
+
+    def may_be_newer_than(self, as_of: float) -> bool:
+        """Whether this entry came from a read that ended after the moment."""
+        return as_of <= max(self.received_at, self.verified_at)
+
+    def verify(self, entry: Entry, as_of: float) -> None:
+        """Raise `verified_at` where a read found what is held."""
+        same = entry.revision == self.entry.revision and (
+            not self.may_be_newer_than(as_of) or entry.flag == self.entry.flag
+        )
+        if same and as_of >= self.verified_at:
+            self.verified_at, self.origin = as_of, Source.NEAR

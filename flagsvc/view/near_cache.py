@@ -1,0 +1,277 @@
+"""The near cache: every flag that this replica holds in memory. It never returns to an older revision.
+
+`verified_at` is the moment as of which the whole view was known to equal the store's. An entry is answered without
+asking anybody only while that moment, or the entry's own, lies within the staleness bound; that a channel seems alive
+is never enough. Moments are `time.monotonic()` seconds of the caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+
+from flagsvc.core.evaluation import prepare
+from flagsvc.core.model import Flag, FlagId, list_order
+from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
+from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
+from flagsvc.view.entries import CacheEntry, Prepare, Source
+from flagsvc.view.partial_view import PartialView
+from flagsvc.view.reconcile import Diff, View, missing, reconcile
+
+TOMBSTONE_S = 60.0
+"""How long a deletion is remembered: longer than any read of a store can take (`replication.timing` checks it)."""
+
+
+class NearCache:
+    """Held entries of all flag sets, at most `limit`. `complete`: it holds every flag of the store."""
+
+    def __init__(
+        self,
+        limit: int,
+        staleness_bound_s: float,
+        prepare: Prepare = prepare,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.limit = limit
+        self._prepare, self._wall_clock = prepare, wall_clock
+        self.staleness_bound_s = staleness_bound_s
+        self.complete = False
+        self.full_loads = 0
+        """How often it became complete: more than once when flags had to be evicted in between."""
+        self.restored = False
+        """What is held comes from a snapshot; the store was not read yet."""
+        self.verified_at = NEVER
+        self.replacements = 0
+        """How often a held entry was replaced."""
+        self.changelogs = Changelogs()
+        self.partial = PartialView(is_needed=limit == 0)
+        self._held: OrderedDict[FlagId, CacheEntry] = OrderedDict()
+        self._when_complete: list[Callable[[], None]] = []
+        self._when_changed: list[Callable[[Entry], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, flag_id: FlagId) -> CacheEntry | None:
+        """Return what is held of a flag, fresh or not."""
+        held = self._held.get(flag_id)
+        if held is not None and not self.complete:
+            self._held.move_to_end(flag_id)  # the least recently used entry is evicted first
+        return held
+
+    def high_water_mark(self, flag_id: FlagId) -> int:
+        """Return the newest revision that was ever answered of a flag: no later answer may be older."""
+        held = self._held.get(flag_id)
+        return held.entry.revision if held is not None else self.partial.high_water_marks.of(flag_id)
+
+    def verified_at_of(self, held: CacheEntry | None) -> float:
+        """Return when an entry was last known to be the store's; for None, when the flag was known not to exist."""
+        return self.verified_at if held is None else self.partial.verified_at(held.verified_at, self.verified_at)
+
+    def is_fresh(self, verified_at: float, now: float) -> bool:
+        """Whether something verified at this moment may be answered without asking."""
+        return now - verified_at <= self.staleness_bound_s
+
+    def mark_verified(self, as_of: float) -> None:
+        """Record that the whole view equals what the store was at that moment, or is newer."""
+        self.verified_at = max(self.verified_at, as_of)
+
+    def contains(self, flag_set: str, revision: int) -> bool:
+        """Whether every change of the set up to this revision is held."""
+        return self.complete and self.changelogs.watermark(flag_set) >= revision
+
+    def apply_read(self, entry: Entry, as_of: float, now: float) -> CacheEntry:
+        """Hold what was read unless a newer entry is held. Return what is held then.
+
+        `as_of`: the entry is not older than the store was at this moment.
+        """
+        held = self._held.get(entry.id)
+        if held is None:
+            if self.complete and as_of <= self.verified_at and self._is_past(entry):
+                return CacheEntry(Entry.absent(entry.id), self.verified_at, now)  # deleted as of the view
+            if entry.revision < self.high_water_mark(entry.id):
+                return CacheEntry(entry, NEVER, now, self._prepare)  # not held; the caller compares the mark
+        if held is None or held.is_replaced_by(entry, as_of):
+            return self._replace(held, entry, as_of, now, announced=False)
+        held.verify(entry, as_of)
+        return held
+
+    def note_served(self, flags: Iterable[Flag], as_of: float, now: float) -> None:
+        """Record what is answered although there is no room to hold it all."""
+        for flag in flags:
+            if flag.id in self._held:
+                self.apply_read(Entry.of(flag), as_of, now)
+            else:
+                self.partial.high_water_marks.raise_to(flag.id, flag.revision)
+
+    def apply_change(self, entry: Entry, now: float, *, as_of: float = NEVER, event_revision: int = 0) -> None:
+        """Apply an announced change, which moves the set's watermark.
+
+        An announcement does not verify freshness: it may have been delayed in transit. `event_revision`: the revision
+        of the announced change where the entry is already newer; 0: the entry's own.
+        """
+        changelog, held = self.changelogs.of(entry.id.flag_set), self._held.get(entry.id)
+        deleted_since = held is None and self._is_past(entry)
+        if entry.revision > changelog.watermark:
+            as_of = max(as_of, self.partial.gap_free_since)  # newer than everything from before the gap
+        if event_revision or entry.revision:
+            changelog.advance(event_revision or entry.revision, now)
+        if deleted_since:
+            return
+        if held.is_replaced_by(entry, as_of) if held is not None else entry.revision >= self.high_water_mark(entry.id):
+            self._replace(held, entry, as_of, now, announced=True)
+
+    def force_replace(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
+        """Hold what was read from the store although its revision is smaller, if `revision` is still held."""
+        held = self._held.get(entry.id)
+        if held is not None and held.entry.revision == revision > entry.revision:
+            self._replace(held, entry, as_of, now, announced=True)
+
+    def missing(self, found: set[FlagId]) -> list[FlagId]:
+        """Return the held flags that are not among those found."""
+        return missing(self._held, found)
+
+    def merge(self, contents: StoreContents, asked_at: float, now: float) -> list[UnversionedChange]:
+        """Hold everything that the store has, and drop what it no longer has.
+
+        `asked_at`, `now`: when the load began and ended. Return what changed without a new revision, as far as that
+        can be seen from what was held before.
+        """
+        if len(contents.flags) > self.limit:
+            self.complete, self.partial.is_needed = False, True
+            self.mark_gap(contents.revisions, asked_at)
+            return []
+        watermarks = self.changelogs.watermarks() if self.complete else None
+        becomes_complete = not self.complete or self.restored
+        if becomes_complete:
+            self._prepare_full_load(contents, asked_at)
+        view = View(self._held, watermarks, self.verified_at, self.restored, self.high_water_mark)
+        diff = reconcile(view, contents, asked_at)
+        self._apply(diff, asked_at, now)
+        self.complete, self.partial.is_needed, self.restored = True, False, False
+        self.partial.gap_free_since = NEVER
+        if diff.is_whole:
+            self.mark_verified(asked_at)
+        self.changelogs.jump(contents.revisions, asked_at)
+        self._forget_tombstones({flag.id for flag in contents.flags})
+        if becomes_complete:
+            for notify in self._when_complete:
+                notify()
+        return diff.unversioned
+
+    def restore(self, contents: StoreContents, age_s: float, now: float) -> None:
+        """Hold a snapshot's contents until a store can be read. They are never fresh, whatever their age."""
+        if self.complete or len(contents.flags) > self.limit:
+            return
+        as_of = now - max(age_s, self.staleness_bound_s + 1.0)
+        for flag in contents.flags:
+            if flag.id not in self._held:
+                self._held[flag.id] = CacheEntry(Entry.of(flag), as_of, as_of, self._prepare, Source.SNAPSHOT)
+        self.changelogs.jump(contents.revisions, as_of)
+        self.complete = self.restored = True
+        self.mark_verified(as_of)
+
+    def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
+        """Record that changes up to these revisions may have been missed: older entries count by their own age."""
+        self.partial.mark_gap(asked_at)
+        self.mark_verified(asked_at)
+        self.changelogs.jump(revisions, asked_at)
+
+    def contents(self) -> StoreContents:
+        """Return everything that is held, as one moment's state."""
+        flags = [held.entry.flag for held in self._held.values() if held.entry.flag is not None]
+        return StoreContents(flags, self.changelogs.watermarks())
+
+    def ids(self) -> list[FlagId]:
+        """Return the ids of everything that is held, deleted flags too."""
+        return list(self._held)
+
+    def of_set(self, flag_set: str) -> list[CacheEntry]:
+        """Return what is held of the flags of a set, in list order."""
+        held = [(list_order(h.entry.flag), h) for i, h in self._held.items() if i.flag_set == flag_set and h.entry.flag]
+        return [each for _, each in sorted(held, key=lambda pair: pair[0])]
+
+    def when_complete(self, notify: Callable[[], None]) -> None:
+        """Call this whenever the cache has become complete: `recent_changes` then knows what changed before."""
+        self._when_complete.append(notify)
+
+    def when_changed(self, notify: Callable[[Entry], None]) -> None:
+        """Call this with every change of every set that is applied. It must not block or raise."""
+        self._when_changed.append(notify)
+
+    def _is_past(self, entry: Entry) -> bool:
+        return entry.revision <= self.changelogs.watermark(entry.id.flag_set)
+
+    def _apply(self, diff: Diff, asked_at: float, now: float) -> None:
+        for entry in diff.changed:
+            self._replace(self._held.get(entry.id), entry, asked_at, now, announced=False)
+        for entry in diff.confirmed:
+            if (held := self._held.get(entry.id)) is not None:
+                held.verify(entry, asked_at)
+
+    def _replace(
+        self, old: CacheEntry | None, entry: Entry, as_of: float, now: float, *, announced: bool
+    ) -> CacheEntry:
+        kind = self._kind(old, entry, announced=announced)
+        held = CacheEntry(entry, as_of, now, self._prepare)
+        if entry.flag is not None or entry.revision or not self.complete:
+            self._hold(held)
+        else:
+            self._held.pop(entry.id, None)  # a complete cache knows that what it does not hold does not exist
+        if announced or self.complete:
+            for notify in self._when_changed:
+                notify(entry)
+        if kind is not None:
+            self.replacements += 1
+            self.changelogs.of(entry.id.flag_set).append(entry, kind, now)
+        return held
+
+    def _hold(self, held: CacheEntry) -> None:
+        self._held[held.entry.id] = held
+        self._held.move_to_end(held.entry.id)
+        self.partial.high_water_marks.drop(held.entry.id)
+        while len(self._held) > self.limit:
+            flag_id, evicted = self._held.popitem(last=False)
+            self.complete = self.complete and evicted.entry.flag is None
+            self.partial.high_water_marks.raise_to(flag_id, evicted.entry.revision)
+
+    def _kind(self, old: CacheEntry | None, entry: Entry, *, announced: bool) -> ChangeKind | None:
+        """Return what an entry changes; None for news to this cache alone, such as its first load or a miss."""
+        if old is None and not self.complete:
+            return (ChangeKind.UPDATE if entry.flag else ChangeKind.DELETE) if announced else None
+        existed = old is not None and old.entry.flag is not None
+        if entry.flag is None:
+            return ChangeKind.DELETE if existed else None
+        return ChangeKind.UPDATE if existed else ChangeKind.WRITE
+
+    def _prepare_full_load(self, contents: StoreContents, asked_at: float) -> None:
+        """Make room for a load that completes the view: what was known before may be of another time, or partial."""
+        self._remember_recent(contents.flags, asked_at)
+        if self.restored:
+            self._drop_newer_than_store(contents)
+        self.partial.gaps += self.full_loads > 0  # nobody was notified of what changed while a flag was not held
+        self.full_loads += 1
+
+    def _remember_recent(self, flags: Iterable[Flag], now: float) -> None:
+        """Remember what changed shortly before the load: clients may have missed it. So may flags without a time."""
+        horizon = self._wall_clock() - RECENT_S
+        for flag in flags:
+            if flag.updated_at is None or flag.updated_at.timestamp() >= horizon:
+                self.changelogs.of(flag.flag_set).remember(flag.key, ChangeKind.UPDATE, now)
+
+    def _drop_newer_than_store(self, contents: StoreContents) -> None:
+        """Let the store win over a snapshot that is newer: the store was restored from a backup since."""
+        for flag in contents.flags:
+            held, counter = self._held.get(flag.id), contents.revisions.get(flag.flag_set, 0)
+            snapshot_revision = held.entry.revision if held is not None and held.origin is Source.SNAPSHOT else 0
+            if snapshot_revision > max(flag.revision, counter):
+                del self._held[flag.id]
+        self.changelogs.forget()
+
+    def _forget_tombstones(self, found: set[FlagId]) -> None:
+        """Forget deletions that no late reader can undo any more: a complete cache answers unknown keys by itself."""
+        for flag_id in [i for i, h in self._held.items() if i not in found and h.entry.flag is None]:
+            held = self._held[flag_id]
+            if held.entry.revision == 0 or held.received_at < self.verified_at - TOMBSTONE_S:
+                del self._held[flag_id]

@@ -1,0 +1,111 @@
+"""Compares a full load of the store with what is held: what to replace, and what changed without a new revision.
+
+Pure: `NearCache.merge` applies the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flagsvc.core.model import Flag, FlagId
+from flagsvc.ports import Entry, StoreContents, UnversionedChange
+from flagsvc.view.entries import CacheEntry, Source
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is held before the load is taken.
+
+    `watermarks`: per flag set, the revision up to which all changes are applied; None while not every flag is held.
+    `verified_at`: as of when the whole view is right. `restored`: it comes from a snapshot.
+    """
+
+    held: Mapping[FlagId, CacheEntry]
+    watermarks: Mapping[str, int] | None
+    verified_at: float
+    restored: bool
+    high_water_mark: Callable[[FlagId], int]
+
+
+@dataclass(slots=True)
+class Diff:
+    """What a load changes. `changed`: entries to hold, in the order of their revisions, then deletions.
+
+    `confirmed`: entries found as they are held. `unversioned`: changes that need a revision, as far as that can be
+    seen. `is_whole`: the view is the store's as of the load once `changed` is applied.
+    """
+
+    changed: list[Entry] = field(default_factory=list)
+    confirmed: list[Entry] = field(default_factory=list)
+    unversioned: list[UnversionedChange] = field(default_factory=list)
+    is_whole: bool = True
+
+
+def reconcile(view: View, contents: StoreContents, asked_at: float) -> Diff:
+    """Return what the contents, which the store was asked for at this moment, change in the view."""
+    diff = Diff(unversioned=_ambiguous(view.held, contents.flags, asked_at))
+    diff.is_whole = not diff.unversioned
+    for flag in sorted(contents.flags, key=lambda f: f.revision):
+        _compare(diff, view, flag, asked_at)
+    for flag_id in missing(view.held, {flag.id for flag in contents.flags}):
+        _delete(diff, view.held[flag_id], contents, asked_at)
+    return diff
+
+
+def missing(held: Mapping[FlagId, CacheEntry], found: set[FlagId]) -> list[FlagId]:
+    """Return the held flags that are not among those found."""
+    return [flag_id for flag_id, old in held.items() if flag_id not in found and old.entry.flag is not None]
+
+
+def _ambiguous(held: Mapping[FlagId, CacheEntry], flags: Iterable[Flag], asked_at: float) -> list[UnversionedChange]:
+    """Return flags that cannot be taken before they have a larger revision than the held entry.
+
+    With a smaller one, another program inserted the flag after a deletion that may have been missed.
+    With an equal one, another program changed it, and it is unknown which of the two contents is newer.
+    """
+    pairs = ((flag, held.get(flag.id)) for flag in flags)
+    return [
+        UnversionedChange(flag.id, old.entry.revision)
+        for flag, old in pairs
+        if old is not None
+        if (old.entry.revision > flag.revision and (old.received_at < asked_at or old.origin is Source.SNAPSHOT))
+        or (old.entry.revision == flag.revision and old.may_be_newer_than(asked_at) and old.entry.flag != flag)
+    ]
+
+
+def _compare(diff: Diff, view: View, flag: Flag, asked_at: float) -> None:
+    old, entry = view.held.get(flag.id), Entry.of(flag)
+    if old is None:
+        applied = (view.watermarks or {}).get(flag.flag_set, 0)
+        deleted_since = view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied
+        if deleted_since or flag.revision < view.high_water_mark(flag.id):
+            return
+    elif not old.is_replaced_by(entry, asked_at):
+        diff.confirmed.append(entry)
+        return
+    diff.changed.append(entry)
+    if _is_unversioned(view, old, flag):
+        diff.unversioned.append(UnversionedChange(flag.id, flag.revision))
+
+
+def _is_unversioned(view: View, old: CacheEntry | None, flag: Flag) -> bool:
+    """Whether another program made this change: its revision was already applied with another content."""
+    if view.watermarks is None:
+        return False
+    same_revision = old.entry.revision == flag.revision if old is not None else not view.restored
+    return same_revision and flag.revision <= view.watermarks.get(flag.flag_set, 0)
+
+
+def _delete(diff: Diff, old: CacheEntry, contents: StoreContents, asked_at: float) -> None:
+    """Remove what the store no longer has, and report it: another program may have deleted it without a revision."""
+    flag_id, revision = old.entry.id, old.entry.revision
+    absent_at = contents.absent.get(flag_id, contents.revisions.get(flag_id.flag_set, 0))
+    if revision > absent_at and old.received_at >= asked_at:
+        return  # it was made after the load
+    diff.unversioned.append(UnversionedChange(flag_id, revision, gone=True))
+    absent = Entry.absent(flag_id, max(absent_at, revision))
+    if old.is_replaced_by(absent, asked_at):
+        diff.changed.append(absent)
+    else:
+        diff.is_whole = False
