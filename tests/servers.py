@@ -15,7 +15,7 @@ import time
 from collections import deque
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pymongo
 import redis
@@ -190,7 +190,7 @@ class _Server:
     def pause(self) -> None:
         """Freeze: connections stay open and nothing answers."""
         if self._process:
-            self._process.send_signal(signal.SIGSTOP)
+            freeze(self._process)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -284,6 +284,12 @@ class RedisServer(_Server):
             return False
         finally:
             client.close()
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Stop a child's threads; returns when all have stopped, which takes its time on a busy machine."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def ended_with_parent() -> list[str]:
