@@ -22,19 +22,19 @@ def die(*_: object) -> None:
 
 def arm(step: str) -> None:
     """Die when that step is done; a write is in these steps, in this order."""
-    change, news, put, announce = MongoStore.change, NearCache.news, RedisCache.put, RedisCache.announce
+    write, apply_change, put, announce = MongoStore.write, NearCache.apply_change, RedisCache.put, RedisCache.announce
     writing = False
 
     async def changed(self: MongoStore, *args: Any) -> Any:
         nonlocal writing
-        entry = await change(self, *args)
+        entry = await write(self, *args)
         writing = True
         if step == "committed":
             die()
         return entry
 
     def applied(self: NearCache, *args: Any, **options: Any) -> None:
-        news(self, *args, **options)
+        apply_change(self, *args, **options)
         if writing and step == "applied here":
             die()
 
@@ -52,7 +52,7 @@ def arm(step: str) -> None:
 
     for owner, name, work in (
         (MongoStore, "write", changed),
-        (NearCache, "news", applied),
+        (NearCache, "apply_change", applied),
         (RedisCache, "put", cached),
         (RedisCache, "announce", announced),
     ):

@@ -264,7 +264,7 @@ async def test_a_change_of_json_type_alone_is_a_change(tmp_path: Path) -> None:
 
 async def test_a_file_store_has_no_writes_no_history_and_needs_its_files(tmp_path: Path) -> None:
     store = FileStore(f"file:{tmp_path}/none.json")
-    for ask in (store.open, store.ping, store.load, store.revisions):
+    for ask in (store.open, store.load, store.revisions):
         with pytest.raises(StoreUnavailable):
             await ask()
     with pytest.raises(WritesUnsupported, match="edit the files"):

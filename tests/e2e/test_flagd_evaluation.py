@@ -303,12 +303,12 @@ async def test_calls_are_counted_by_service_and_evaluations_by_reason(client: Cl
 
 async def test_past_the_bound_values_are_stale_and_nothing_else_is(mongod: Mongod) -> None:
     url = mongod.database_url("stale")
-    async with replica(store_url=url, staleness_bound_s=0.5, store_timeout_s=0.3) as (client, server):
+    async with replica(store_url=url, staleness_bound_s=1.0, store_timeout_s=0.3) as (client, server):
         await until_serving(client)
         await create(client, *FLAGS)
         mongod.kill()
         await until(lambda: not server.replica.follower.store_up)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.1)
         v1, v2, _ = (Evaluator(version, client.channel) for version in VERSIONS)
         found = await v2.resolve("Boolean", "boolean")
         assert (found["value"], found["reason"]) == (True, "STALE")

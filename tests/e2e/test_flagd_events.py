@@ -15,7 +15,6 @@ import pytest
 
 from flagsvc.api.flagd import event_streams as flagd_events
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.view import near_cache as near
 from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
 from tests.providers.cases import flag
 from tests.replicas import Client, replica, until, until_serving
@@ -66,7 +65,7 @@ async def test_what_changed_lately_is_told_to_those_who_come_back(
 ) -> None:
     for key in ("old", "gone", "changed"):
         await client.create(key)
-    monkeypatch.setattr(near, "RECENT_S", 0.5)
+    monkeypatch.setattr("flagsvc.view.changelog.RECENT_S", 0.5)
     await asyncio.sleep(0.6)
     evaluator = Evaluator("v2", client.channel)
     quiet = evaluator.events()

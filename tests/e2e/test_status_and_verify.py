@@ -123,7 +123,7 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
 
 def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(three: list[Process]) -> None:
     address = three[0].address
-    status = good_json(run_until(address, "status", "--json", good=has_a_keeper))
+    status = good_json(run_until(address, "status", "--json", good=has_a_lease_holder))
     names = [name_of(process, status) for process in three]
     assert status["answeredBy"] == names[0]
     assert (status["complete"], status["problems"]) == (True, [])
@@ -139,7 +139,7 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     assert table.returncode == 0, table.stderr
     rows = {row.split()[0]: row for row in table.stdout.splitlines()}
     assert [name for name, row in rows.items() if "answers" in row] == [names[0]]
-    assert len([row for row in rows.values() if "keeper" in row]) == 1
+    assert len([row for row in rows.values() if "cache lease" in row]) == 1
     assert all("stream" in rows[name] and "heard" in rows[name] for name in names)
 
     three[2].pause()
@@ -160,8 +160,8 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     assert "applied by 2 replicas" in done.stdout
 
 
-def has_a_keeper(done: Done) -> bool:
-    return knows_three(done) and any(replica["keeper"] for replica in json.loads(done.stdout)["replicas"])
+def has_a_lease_holder(done: Done) -> bool:
+    return knows_three(done) and any(replica["holdsCacheLease"] for replica in json.loads(done.stdout)["replicas"])
 
 
 def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
@@ -261,7 +261,7 @@ def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
 
 async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
-    async with cache_at(redis_clean_url, keeps=True) as cache, replica(**stores) as (client, server):
+    async with cache_at(redis_clean_url, is_holder=True) as cache, replica(**stores) as (client, server):
 
         async def verify(*arguments: str) -> Done:
             return await asyncio.to_thread(run, f"127.0.0.1:{server.port}", "verify", *arguments)

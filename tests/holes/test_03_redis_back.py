@@ -79,18 +79,19 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
         late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
         await until_serving(late.client)
-        vouching = [Gate(each.replica.cache, "acquire_lease", is_held) for each in (*replicas, late)]
+        acquiring = [Gate(each.replica.cache, "acquire_lease", is_held) for each in (*replicas, late)]
         await asyncio.to_thread(server.start)
-        await until(lambda: any(gate.reached.is_set() for gate in vouching) and late.replica.cache_is_up())
+        await until(lambda: any(gate.reached.is_set() for gate in acquiring) and late.replica.cache_is_up())
         asking.append(Asking(late, "b"))  # for which nobody asked before, and so put nothing right
         stack.push_async_callback(asking[-1].stop)
         await until(lambda: len(asking[-1].answers) > 1)
-        for gate in vouching:
+        for gate in acquiring:
             gate.open()
         await until_lease_held([*replicas, late])
         for each in asking:
             await each.end()
-        with Cached(server.url) as cached:  # what is held is put right after it was vouched that nothing is
+        assert (await late.client.evaluate("a")).revision == new  # this fills an entry that nobody has certified
+        with Cached(server.url) as cached:
             await until(lambda: (entry := cached.entry("a")) is None or entry.revision == new)
     *before, after = asking
     for each in before:
@@ -99,9 +100,9 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
 
 
 async def served_nothing_young_but_old(database_url: str, server: RedisServer) -> None:
-    """Put a dump back so quickly that the word in it, of the replica that vouches still, has not run out.
+    """Restore a dump so quickly that the lease record in it has not run out; its writer still holds the lease.
 
-    That replica notices nothing of it: it is held meanwhile.
+    That replica notices nothing of it: it is held up meanwhile.
     """
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
@@ -114,20 +115,18 @@ async def served_nothing_young_but_old(database_url: str, server: RedisServer) -
             held = (cache_key(FlagId("default", "a")), LEASE_KEY)
             dumped = [(key, cached.redis.dump(key)) for key in held]
             new = (await replicas[0].client.toggle("a", True)).revision
-            keeping = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
-            gate, acquired_before = (
-                Gate(keeping.cache, "renew_lease", is_held),
-                keeping.cache_lease.acquired,
-            )
+            holder = next(each.replica for each in replicas if each.replica.cache_lease.is_holder)
+            gate = Gate(holder.cache, "renew_lease", is_held)
             await gate.until_reached()
             for key, text in dumped:
                 cached.redis.restore(key, 5_000, text, replace=True)
         save(server)
         server.kill()
         await asyncio.to_thread(server.start)
-        await until(lambda: keeping.cache.available)
+        await until(lambda: holder.cache.available)
         gate.open()
-        await until(lambda: keeping.cache_lease.acquired > acquired_before, 5)
+        with Cached(server.url) as cached:  # put again by the next renewal, or when the lease is acquired again
+            await until(lambda: (entry := cached.entry("a")) is not None and entry.revision == new, 5)
         async with running(NONE, **settings) as (late,):
             assert (await late.client.evaluate("a")).revision == new
         for each in asking:

@@ -60,7 +60,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
             assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
-            assert len(each.replica.reader._lookup._flights) == 0
+            assert len(each.replica.reader._lookup._reads) == 0
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
 

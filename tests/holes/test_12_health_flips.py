@@ -38,7 +38,7 @@ async def test_12_health_goes_both_ways_as_often_as_its_stores_do(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     with Proxies(mongo_database_url, redis_clean_url) as between:
-        settings = {**between.urls, "staleness_bound_s": 0.6, "store_timeout_s": 0.4, "cache_timeout_s": 0.5}
+        settings = {**between.urls, "staleness_bound_s": 1.0, "store_timeout_s": 0.4, "cache_timeout_s": 0.5}
         async with running(NEAR, NONE, **settings) as (whole, bare):
             for replica in (whole, bare):
                 for service in ("store", "cache"):
