@@ -9,7 +9,7 @@ WORKERS ?= $(if $(TEST_REDIS_URL),0,4)
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check stubs languages check format lock clean
+.PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -21,7 +21,7 @@ $(VENV)/.run: locks/run.txt pyproject.toml
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: locks/dev.txt $(VENV)/.run
+$(VENV)/.dev: locks/dev.txt clients/python/pyproject.toml $(VENV)/.run
 	@echo "installing the tools for tests into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python $(PIP) --require-hashes -r locks/dev.txt
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e clients/python
@@ -87,7 +87,7 @@ fuzz: .venv-fuzz/.done  ## rules and flag files from random bytes, FUZZ_SECONDS 
 	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_rules.py .fuzz/rules -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
 	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_files.py .fuzz/files -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
 
-check: $(VENV)/.dev protos-check  ## linters, types, layers, contract
+check: $(VENV)/.dev protos-check sync-client-check  ## linters, types, layers, contract, generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -108,6 +108,12 @@ protos: .venv-protos/.done  ## generate the stubs of server and Python client fr
 
 protos-check: .venv-protos/.done
 	.venv-protos/bin/python protos/generate.py --check
+
+sync-client: $(VENV)/.dev  ## generate the synchronous Python client from the asyncio one
+	$(BIN)/python clients/python/generate_sync.py
+
+sync-client-check: $(VENV)/.dev
+	$(BIN)/python clients/python/generate_sync.py --check
 
 stubs: .venv-protos/.done $(TYPESCRIPT)/node_modules/.installed  ## stubs into clients/stubs; LANGUAGES=go,java,typescript,python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .venv-protos/bin/python clients/stubs.py $(LANGUAGES)

@@ -1,1 +1,1 @@
-"""What the README claims, measured."""
+"""Measurements behind the figures in README.md."""

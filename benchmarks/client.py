@@ -1,4 +1,4 @@
-"""The Python client against its budgets: local evaluation, a call's own cost, its import, a thousand local clients."""
+"""Measures the Python client against its budgets: local evaluation, calls, import, and a thousand local clients."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ PARTS: dict[str, Callable[[str], list[Figure]]] = {
     "local": client_cost.local,
     "network": client_cost.network,
     "import": lambda _: client_cost.importing(),
-    "fleet": lambda target: client_fleet.spreading(target, PROGRESS.print),
+    "fleet": lambda target: client_fleet.propagation(target, PROGRESS.print),
 }
 
 
 def main() -> None:
-    """Measure, print the table; of a whole run, write the picture."""
+    """Measure and print the table; after a complete run, write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=list(PARTS), help="measure one part; nothing is written")
+    parser.add_argument("--only", choices=list(PARTS), help="measure one part, and write no files")
     args = parser.parse_args()
     console = Console(width=120)
-    about = f"grpcio {grpc.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs"
-    console.print(about)
+    versions = f"grpcio {grpc.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs"
+    console.print(versions)
     figures: dict[str, list[Figure]] = {}
     with serving() as target:
         for name in [args.only] if args.only else PARTS:
@@ -54,7 +54,7 @@ def main() -> None:
         return
     OUT.mkdir(parents=True, exist_ok=True)
     values = {name: {figure.name: figure.values for figure in part} for name, part in figures.items()}
-    record = {"command": "python -m benchmarks.client", "versions": about, "figures": values}
+    record = {"command": "python -m benchmarks.client", "versions": versions, "figures": values}
     (OUT / "client.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(figures, OUT / "client.png")
     console.print(f"written: {OUT / 'client.png'} and client.json")
@@ -62,7 +62,7 @@ def main() -> None:
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Serve an embedded store with both flags, in a process of its own; gives the target."""
+    """Serve an embedded store with both flags in a separate process; yield the target."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("flagsvc"), "serve", "--store", f"sqlite:///{folder}/flags.db"]
@@ -86,23 +86,23 @@ def _fill(target: str) -> None:
 
 
 def _table(figures: dict[str, list[Figure]]) -> Table:
-    table = Table(title="the Python client, median of the rounds (least to most)")
+    table = Table(title="the Python client, median of the rounds (min to max)")
     table.add_column("")
     for column in ("measured", "budget", ""):
         table.add_column(column, justify="right")
     for part in figures.values():
         for figure in part:
             budget = "-" if figure.budget is None else f"{figure.budget:g} {figure.unit}"
-            verdict = "" if figure.budget is None else ("kept" if figure.kept else "MISSED")
+            verdict = "" if figure.budget is None else ("met" if figure.met else "MISSED")
             table.add_row(figure.name, _cell(figure), budget, verdict)
         table.add_section()
     return table
 
 
 def _cell(figure: Figure) -> str:
-    digits = 2 if figure.middle < 10 else 0
+    digits = 2 if figure.median < 10 else 0
     low, high = min(figure.values), max(figure.values)
-    return f"{figure.middle:,.{digits}f} {figure.unit} ({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{figure.median:,.{digits}f} {figure.unit} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 if __name__ == "__main__":

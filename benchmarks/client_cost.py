@@ -1,4 +1,4 @@
-"""What the Python client costs its process: an evaluation in it, a call over the network, its import."""
+"""What the Python client costs its process: local evaluation, network calls, import."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with open("/proc/self/status") as status:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured figure: a value a round, and what it must not exceed (median). None: only for comparison."""
+    """One figure: a value per round, and the budget of the median. Budget None: only for comparison."""
 
     name: str
     unit: str
@@ -46,18 +46,18 @@ class Figure:
     budget: float | None = None
 
     @property
-    def middle(self) -> float:
+    def median(self) -> float:
         """Median of the rounds."""
         return statistics.median(self.values)
 
     @property
-    def kept(self) -> bool:
-        """Whether the budget holds."""
-        return self.budget is None or self.middle <= self.budget
+    def met(self) -> bool:
+        """Whether the median is within the budget."""
+        return self.budget is None or self.median <= self.budget
 
 
 def local(target: str, rounds: int = 15, number: int = 5_000) -> list[Figure]:
-    """Microseconds an evaluation of a three-condition rule, beside the bare engine, in turns."""
+    """Microseconds per evaluation of a three-condition rule, alternating with the bare engine."""
     flag = Flag(key=RULE_KEY, status=Status.ENABLED, variants=VARIANTS, default_variant="on", targeting=RULE)
     prepared = prepare(flag)
     attributes = {name: value for name, value in CONTEXT.items() if name != "targetingKey"}
@@ -81,7 +81,7 @@ def local(target: str, rounds: int = 15, number: int = 5_000) -> list[Figure]:
 
 
 def network(target: str, rounds: int = 25) -> list[Figure]:
-    """Microseconds of this process's CPU a call: `is_enabled` beside a bare stub call with a ready-made request."""
+    """CPU microseconds of this process per call: `is_enabled`, compared with a bare stub call of a prebuilt request."""
     request = pb.EvaluateFlagRequest(flag_key=SWITCH_KEY)
     return [*_network_sync(target, request, rounds), *asyncio.run(_network_aio(target, request, rounds))]
 
@@ -93,10 +93,10 @@ def _network_sync(target: str, request: pb.EvaluateFlagRequest, rounds: int) -> 
         def bare_call() -> bool:
             return bool(bare(request, timeout=0.5).evaluation.enabled)
 
-        def own_call() -> bool:
+        def client_call() -> bool:
             return client.is_enabled(SWITCH_KEY)
 
-        return _compared("sync", [(_cpu_us(bare_call), _cpu_us(own_call)) for _ in range(rounds + 1)][1:])
+        return _compared("sync", [(_cpu_us(bare_call), _cpu_us(client_call)) for _ in range(rounds + 1)][1:])
 
 
 async def _network_aio(target: str, request: pb.EvaluateFlagRequest, rounds: int) -> list[Figure]:
@@ -106,10 +106,10 @@ async def _network_aio(target: str, request: pb.EvaluateFlagRequest, rounds: int
         async def bare_call() -> bool:
             return bool((await bare(request, timeout=0.5)).evaluation.enabled)
 
-        async def own_call() -> bool:
+        async def client_call() -> bool:
             return await client.is_enabled(SWITCH_KEY)
 
-        pairs = [(await _cpu_us_aio(bare_call), await _cpu_us_aio(own_call)) for _ in range(rounds + 1)]
+        pairs = [(await _cpu_us_aio(bare_call), await _cpu_us_aio(client_call)) for _ in range(rounds + 1)]
         return _compared("asyncio", pairs[1:])
 
 
@@ -135,7 +135,7 @@ async def _cpu_us_aio(call: Callable[[], Awaitable[bool]]) -> float:
 
 
 def importing(rounds: int = 7) -> list[Figure]:
-    """Milliseconds and resident megabytes of an import in a fresh process, beside `import grpc`."""
+    """Milliseconds and resident megabytes of an import in a fresh process, compared with `import grpc`."""
     found: dict[str, list[tuple[float, float]]] = {"grpc": [], "flagsvc_client": [], "flagsvc_client.aio": []}
     for _ in range(rounds):
         for module, values in found.items():

@@ -1,6 +1,6 @@
-"""A thousand local clients on one server: how long a toggle takes until every one of them answers with it.
+"""A thousand local clients of one server: the time from a toggle until every client answers with the new value.
 
-Run as a program it is one process of clients, told what to wait for by lines on its standard input.
+Run as a program, it is one process of clients; lines on its standard input say which value to wait for.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from benchmarks.client_cost import SWITCH_KEY, Figure
 
 CLIENTS, PROCESSES = 1_000, 2
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-"""Without it, the channels of one process share one connection."""
+"""Gives each channel its own connection; by default the channels of a process share one."""
 BUDGET_MS = 500.0
 CONNECT_TIMEOUT_S = 60
 
 
-def spreading(target: str, say: Callable[[str], None], toggles: int = 10) -> list[Figure]:
-    """Milliseconds from the start of a toggle's call to the last client's answer with it; one figure a toggle."""
+def propagation(target: str, log: Callable[[str], None], toggles: int = 10) -> list[Figure]:
+    """Milliseconds from the start of a toggle call until the last client answers with the new value, per toggle."""
     with ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(target))
         toggle = pb_grpc.FlagServiceStub(channel).ToggleFlag
-        say(f"starting {CLIENTS:,} local clients in {PROCESSES} processes, each with a connection of its own")
+        log(f"starting {CLIENTS:,} local clients in {PROCESSES} processes, each with its own connection")
         fleets = [stack.enter_context(_fleet(target, CLIENTS // PROCESSES)) for _ in range(PROCESSES)]
         for fleet in fleets:
-            assert _answer(fleet) == "ready"
+            assert _read_line(fleet) == "ready"
         first, last, called = [], [], []
         for number in range(toggles):
-            say(f"toggle {number + 1} of {toggles}")
+            log(f"toggle {number + 1} of {toggles}")
             wanted = number % 2 == 1
             for fleet in fleets:
-                _tell(fleet, "on" if wanted else "off")
+                _write_line(fleet, "on" if wanted else "off")
             for fleet in fleets:
-                assert _answer(fleet) == "waiting"
+                assert _read_line(fleet) == "waiting"
             started = time.monotonic()
             toggle(pb.ToggleFlagRequest(flag_key=SWITCH_KEY, enabled=wanted), timeout=10)
             called.append((time.monotonic() - started) * 1e3)
-            moments = [tuple(map(float, _answer(fleet).split())) for fleet in fleets]
+            moments = [tuple(map(float, _read_line(fleet).split())) for fleet in fleets]
             first.append((min(early for early, _ in moments) - started) * 1e3)
             last.append((max(late for _, late in moments) - started) * 1e3)
     return [
@@ -69,21 +69,21 @@ def _fleet(target: str, clients: int) -> Iterator[subprocess.Popen[str]]:
             process.terminate()
 
 
-def _tell(fleet: subprocess.Popen[str], line: str) -> None:
+def _write_line(fleet: subprocess.Popen[str], line: str) -> None:
     assert fleet.stdin
     fleet.stdin.write(line + "\n")
     fleet.stdin.flush()
 
 
-def _answer(fleet: subprocess.Popen[str]) -> str:
+def _read_line(fleet: subprocess.Popen[str]) -> str:
     assert fleet.stdout
     line = fleet.stdout.readline().strip()
-    assert line, "a process of clients ended before it answered"
+    assert line, "a process of clients ended without a response"
     return line
 
 
 class Fleet:
-    """The clients of one process; notes when each first answers what is waited for."""
+    """The clients of one process; records when each first answers with the expected value."""
 
     def __init__(self, target: str, clients: int) -> None:
         self._changed = [asyncio.Event() for _ in range(clients)]
@@ -101,7 +101,7 @@ class Fleet:
         return wake
 
     async def serve(self) -> None:
-        """Answer the lines on standard input until they end."""
+        """Process the lines of standard input until it ends."""
         ready = await asyncio.gather(*(client.wait_ready(CONNECT_TIMEOUT_S) for client in self._clients))
         assert all(ready), f"{ready.count(False)} clients are not ready after {CONNECT_TIMEOUT_S} s"
         print("ready", flush=True)
@@ -124,7 +124,7 @@ class Fleet:
 
 
 async def main() -> None:
-    """Be one process of clients: TARGET NUMBER."""
+    """Run one process of clients; arguments: TARGET NUMBER."""
     await Fleet(sys.argv[1], int(sys.argv[2])).serve()
 
 

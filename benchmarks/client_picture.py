@@ -1,4 +1,4 @@
-"""Draws what benchmarks.client measured."""
+"""Draws the figures of benchmarks.client."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ _TITLES = {
     ("import", "MB"): "resident memory after it,\nmegabytes",
     ("fleet", "ms"): "a toggle reaches 1,000 local clients,\nmilliseconds (log)",
 }
-_OWN, _BESIDE, _BUDGET = "#3b7dd8", "#9a9a9a", "#c2504b"
+_MEASURED, _COMPARISON, _BUDGET = "#3b7dd8", "#9a9a9a", "#c2504b"
 
 
 def draw(figures: dict[str, list[Figure]], path: Path) -> None:
-    """Write the picture: a panel a kind of figure, medians as bars, the rounds' spread and the budgets as lines."""
+    """Write the picture: one panel per kind of figure, medians as bars; minimum, maximum and budget as lines."""
     drawing, axes = plt.subplots(2, 3, figsize=(16, 6.5), layout="constrained")
     panels = list(axes.flat)
     for panel, ((part, unit), title) in zip(panels, _TITLES.items(), strict=False):
         _panel(panel, [figure for figure in figures[part] if figure.unit == unit], title, log=part == "fleet")
     for panel in panels[len(_TITLES) :]:
         panel.set_axis_off()
-    drawing.suptitle("The Python client (bars: median of rounds; black: spread; red: budget; grey: without a budget)")
+    drawing.suptitle(
+        "The Python client (bars: median of rounds; black: min to max; red: budget; grey: without a budget)"
+    )
     drawing.savefig(path, dpi=110)
     plt.close(drawing)
 
 
 def _panel(panel: Axes, figures: list[Figure], title: str, *, log: bool) -> None:
-    middles = [figure.middle for figure in figures]
-    spread = [[f.middle - min(f.values) for f in figures], [max(f.values) - f.middle for f in figures]]
-    colours = [_BESIDE if figure.budget is None else _OWN for figure in figures]
-    panel.barh(range(len(figures)), middles, 0.6, xerr=spread, capsize=3, color=colours)
+    medians = [figure.median for figure in figures]
+    spread = [[f.median - min(f.values) for f in figures], [max(f.values) - f.median for f in figures]]
+    colours = [_COMPARISON if figure.budget is None else _MEASURED for figure in figures]
+    panel.barh(range(len(figures)), medians, 0.6, xerr=spread, capsize=3, color=colours)
     for place, figure in enumerate(figures):
-        panel.annotate(f"{figure.middle:,.3g}", (max(figure.values), place), (5, -3), textcoords="offset points")
+        panel.annotate(f"{figure.median:,.3g}", (max(figure.values), place), (5, -3), textcoords="offset points")
         if figure.budget is not None:
             panel.plot([figure.budget] * 2, [place - 0.4, place + 0.4], color=_BUDGET, linewidth=2)
     panel.set_yticks(range(len(figures)), [figure.name for figure in figures], fontsize=9)

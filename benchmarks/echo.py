@@ -1,4 +1,4 @@
-"""A bare grpc.aio server that answers every EvaluateFlag with one prebuilt message: what the transport alone costs."""
+"""A bare grpc.aio server that answers every EvaluateFlag with one prebuilt message: the cost of the transport alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 
 class Echo(pb_grpc.FlagServiceServicer):
-    """Answers without looking."""
+    """Answers without reading the request."""
 
     def __init__(self) -> None:
         evaluation = pb.FlagEvaluation(
@@ -28,11 +28,11 @@ class Echo(pb_grpc.FlagServiceServicer):
             enabled=True,
             status=types.FLAG_STATUS_ENABLED,
         )
-        self._answer = pb.EvaluateFlagResponse(evaluation=evaluation)
+        self._response = pb.EvaluateFlagResponse(evaluation=evaluation)
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Any) -> pb.EvaluateFlagResponse:  # noqa: ARG002, N802
-        """Give the one answer."""
-        return self._answer
+        """Return the prebuilt response."""
+        return self._response
 
 
 async def serve(port: int) -> None:

@@ -1,4 +1,4 @@
-"""Draws what benchmarks.engine measured."""
+"""Draws the figures of benchmarks.engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 
 def draw(figures: dict[str, tuple[float, float]], path: Path) -> None:
-    """Write the picture: two bars a rule, microseconds on a logarithmic axis."""
+    """Write the picture: two bars per rule, microseconds on a logarithmic axis."""
     drawing, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     places = range(len(figures))
     for offset, (label, colour, index) in ((0.2, ("flagsvc", "#3b7dd8", 0)), (-0.2, ("flagd-core", "#b07a4a", 1))):
@@ -21,8 +21,8 @@ def draw(figures: dict[str, tuple[float, float]], path: Path) -> None:
     axes.set_yticks(list(places), list(figures))
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("microseconds an evaluation (log), median of rounds")
-    axes.set_title("The same rules and contexts in both engines, one process, in turns")
+    axes.set_xlabel("microseconds per evaluation (log), median of rounds")
+    axes.set_title("The same rules and contexts in both engines, alternating in one process")
     axes.margins(x=0.12)
     axes.legend(loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Load on one server: as much as it takes, or at a steady pace; and what it costs the server and MongoDB."""
+"""Load on one server, at capacity or at a steady rate, and what it costs the server and MongoDB."""
 
 from __future__ import annotations
 
@@ -44,29 +44,29 @@ class Measured:
 
     @property
     def per_second(self) -> float:
-        """Evaluations a second."""
+        """Evaluations per second."""
         return self.evaluations / self.seconds
 
     @property
     def cpu_us(self) -> float:
-        """Server CPU for one evaluation, microseconds."""
+        """Server CPU per evaluation, in microseconds."""
         return self.cpu_s / self.evaluations * 1e6
 
 
 def key(number: int) -> str:
-    """Name the flags so that all requests have one size."""
+    """Return a flag's key; all keys have the same length, so that all requests have the same size."""
     return f"flag-{number:04}"
 
 
 def zipf_keys(count: int, seed: int = 1, exponent: float = 1.1) -> list[str]:
-    """Give a sequence of keys in which the n-th most popular comes up in proportion to n^-exponent."""
+    """Return random keys in which the n-th most popular occurs in proportion to n^-exponent."""
     weights = np.arange(1, FLAGS + 1, dtype=float) ** -exponent
     numbers = np.random.default_rng(seed).choice(FLAGS, size=count, p=weights / weights.sum())
     return [key(int(number)) for number in numbers]
 
 
 async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measured:
-    """Keep 64 calls under way."""
+    """Keep 64 calls in flight."""
     requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(50_000)]
     waits: list[float] = []
     async with _stub(target) as stub, _toggling(stub, on=toggles):
@@ -87,7 +87,7 @@ async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measure
 
 
 async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -> Measured:
-    """Send calls at a steady pace; each wait counts from when the call was due, so that a stall is not hidden."""
+    """Send calls at a steady rate; latency counts from when a call was due, so that a stall is not hidden."""
     requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(int(rate * seconds), seed=2)]
     waits: list[float] = []
     async with _stub(target) as stub, _toggling(stub, on=toggles):
@@ -109,15 +109,15 @@ async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -
 
 
 async def _until(due: float) -> None:
-    """Wait to the moment: timers of the loop are a millisecond coarse, so the last two are waited in small steps."""
+    """Wait precisely: the loop's timers have a resolution of 1 ms, so the last 2 ms are waited in small steps."""
     if (pause := due - time.perf_counter() - 0.002) > 0:
         await asyncio.sleep(pause)
-    while time.perf_counter() < due:  # noqa: ASYNC110  the finest step that there is
+    while time.perf_counter() < due:  # noqa: ASYNC110  the smallest possible step
         await asyncio.sleep(0)
 
 
 async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
-    """Keep 8 batch calls of `size` keys under way; each key counts as an evaluation."""
+    """Keep 8 batch calls of `size` keys in flight; each key counts as an evaluation."""
     keys = zipf_keys(50_000)
     requests = [pb.BatchEvaluateFlagsRequest(flag_keys=keys[n : n + size]) for n in range(0, len(keys), size)]
     waits: list[float] = []
@@ -137,7 +137,7 @@ async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
 
 
 def lookups(target: Target) -> dict[str, float]:
-    """Read the server's own count of lookups by tier."""
+    """Read the server's counters of lookups by tier."""
     with urllib.request.urlopen(f"http://127.0.0.1:{target.management_port}/metrics", timeout=5) as page:
         text = page.read().decode()
     return {m[1]: float(m[2]) for m in re.finditer(r'flagsvc_lookups_total\{tier="(\w+)"\} (\S+)', text)}
@@ -155,7 +155,7 @@ async def _warm(stub: pb_grpc.FlagServiceAsyncStub, requests: list[pb.EvaluateFl
 
 @asynccontextmanager
 async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, *, on: bool) -> AsyncIterator[None]:
-    """Switch the most popular flag once a second meanwhile."""
+    """Switch the most popular flag once a second in the background."""
 
     async def toggle() -> None:
         state = False
@@ -174,6 +174,6 @@ async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, *, on: bool) -> AsyncIte
 
 
 def cpu_s(pid: int) -> float:
-    """Give the CPU that a process has used, in seconds."""
+    """Return the CPU time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

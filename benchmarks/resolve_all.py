@@ -1,4 +1,4 @@
-"""flagd's ResolveAll of 1,000 flags with three-condition rules, over the wire: what a call costs the server."""
+"""flagd's ResolveAll over the network, with 1,000 flags of three conditions each: the cost of a call for the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS = 200
 
 
 def measure(rule: Any, attributes: dict[str, Any]) -> tuple[float, float]:
-    """Give the server's CPU and the median wait of a call, both in milliseconds."""
+    """Return the server's CPU time and the median latency of a call, both in milliseconds."""
     definition = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "on", "targeting": rule}
     document = {"flags": {f"flag-{number:04}": definition for number in range(FLAGS)}}
     port = free_port()
@@ -37,13 +37,13 @@ def measure(rule: Any, attributes: dict[str, Any]) -> tuple[float, float]:
         server = subprocess.Popen(command, env={k: v for k, v in os.environ.items() if not k.startswith("FLAGSVC_")})
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                return _asked(pb_grpc.ServiceStub(channel), server.pid, attributes)
+                return _call(pb_grpc.ServiceStub(channel), server.pid, attributes)
         finally:
             server.terminate()
             server.wait()
 
 
-def _asked(stub: Any, pid: int, attributes: dict[str, Any]) -> tuple[float, float]:
+def _call(stub: Any, pid: int, attributes: dict[str, Any]) -> tuple[float, float]:
     request = pb.ResolveAllRequest()
     request.context.update(attributes)
     deadline = time.monotonic() + 20

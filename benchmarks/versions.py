@@ -1,4 +1,4 @@
-"""Another checkout beside this one: what a unary evaluation from the near cache costs the server, in turns.
+"""Compares this checkout with another: the server's cost of a unary evaluation from the near cache, alternating.
 
 python -m benchmarks.versions OTHER_CHECKOUT, such as one made by: git worktree add ../before COMMIT
 """
@@ -60,7 +60,7 @@ def _server(name: str, folder: Path, stack: ExitStack) -> Iterator[Target]:
     command = [sys.executable, "-c", MAIN, "serve", "--store", store.database_url("bench"), "--cache", cache.url]
     command += ["--host", "127.0.0.1", "--port", str(port), "--management-port", str(management)]
     command += ["--sync-port", "-1", "--log-level", "error"]
-    if (folder / "flagsvc" / "ofrep").is_dir():  # an older checkout does not know the port
+    if any((folder / "flagsvc" / package).is_dir() for package in ("ofrep", "api/ofrep")):  # older: no such option
         command += ["--ofrep-port", "-1"]
     with process(command, {**os.environ, "PYTHONPATH": str(folder.resolve())}) as pid:
         yield Target(name, port, pid, management)

@@ -1,8 +1,9 @@
-"""A batch job that asks a flag for each of 20,000 users in its own process: no network call for any of them.
+"""A batch job that evaluates a flag for each of 20,000 users in its own process, without a network call per user.
 
 In one terminal: `make run`. In another: `.venv/bin/python examples/batch_job.py [--target 127.0.0.1:8013]`.
-It creates the flag `example-rollout`, half of the paying users and nobody else, and ends by itself. Change the rule
-and run it again: who was chosen stays chosen, because the choice hangs on the user's id.
+It creates the flag `example-rollout`, which is on for half of the paying users, evaluates it, and exits.
+Raise the share with `flagsvc set` and run it again: the users who had it keep it, because the choice depends on the
+user's id.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ HALF_OF_THE_PAYING = {"if": [{"==": [{"var": "plan"}, "paid"]}, {"fractional": [
 
 
 def create_the_flag(client: FlagClient) -> None:
-    """Create the flag, unless an earlier run has."""
+    """Create the flag, unless an earlier run has created it."""
     try:
         client.create(Flag(key=FLAG, status=Status.ENABLED, targeting=json.dumps(HALF_OF_THE_PAYING)))
     except FlagServiceError as error:
         if error.reason != "FLAG_ALREADY_EXISTS":
-            sys.exit(f"no flag created ({error}): start the server with `make run`, or name another with --target")
+            sys.exit(f"cannot create the flag ({error}): start the server with `make run`, or set --target")
 
 
 def main(target: str) -> None:
-    """Ask for every user, and tell who got what and why."""
+    """Evaluate the flag for every user, and print the result by plan and reason."""
     with FlagClient(target, local=True, actor="batch_job.py") as client:
         create_the_flag(client)
         if not client.wait_ready(5):
-            sys.exit(f"no flags from {target}")
+            sys.exit(f"no flags received from {target}")
         outcomes: Counter[tuple[str, bool, str]] = Counter()
         started = time.perf_counter()
         for number in range(1, USERS + 1):
@@ -47,10 +48,12 @@ def main(target: str) -> None:
         each = (time.perf_counter() - started) / USERS * 1e6
         for (plan, value, reason), count in sorted(outcomes.items()):
             print(f"{plan}: {'on' if value else 'off'} for {count:,} ({reason})")
-        print(f"{each:.1f} microseconds each")
+        print(f"{each:.1f} microseconds per evaluation")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="a batch job with local evaluation")
-    parser.add_argument("--target", default="127.0.0.1:8013", help="the flag server; default: that of `make run`")
+    parser.add_argument(
+        "--target", default="127.0.0.1:8013", help="address of the flag server; default: that of `make run`"
+    )
     main(parser.parse_args().target)

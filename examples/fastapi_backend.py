@@ -1,8 +1,8 @@
-"""A FastAPI backend: a route that is served only while a flag is on, and one that answers by a flag's value.
+"""A FastAPI backend: one route that is served only while a flag is on, and one that returns a flag's value.
 
 In one terminal: `make run`. In another: `.venv/bin/python examples/fastapi_backend.py [--target 127.0.0.1:8013]`.
 In a third: `curl -i localhost:8080/checkout`, then `.venv/bin/flagsvc toggle checkout-v2 off`, and curl again.
-Ctrl-C ends it. Needs `pip install fastapi uvicorn "flagsvc-client[local]"`.
+Ctrl-C stops it. Needs `pip install fastapi uvicorn "flagsvc-client[local]"`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from starlette.requests import HTTPConnection
 
 
 def who(request: HTTPConnection) -> dict[str, str]:
-    """Give the evaluation context; a real backend takes it from what has been authenticated."""
+    """Return the evaluation context; a real backend takes it from the authenticated user."""
     return {"targetingKey": request.headers.get("x-user", "anonymous")}
 
 
 def backend(target: str) -> FastAPI:
-    """Give the application, with one client for its whole life."""
+    """Return the application, with one client for its lifetime."""
     flags = FlagClient(target, local=True, actor="fastapi_backend.py")
 
     @asynccontextmanager
@@ -47,8 +47,10 @@ def backend(target: str) -> FastAPI:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="a FastAPI backend behind flags")
-    parser.add_argument("--target", default="127.0.0.1:8013", help="the flag server; default: that of `make run`")
-    parser.add_argument("--port", type=int, default=8080, help="where to serve; default: 8080")
+    parser = argparse.ArgumentParser(description="a FastAPI backend with feature flags")
+    parser.add_argument(
+        "--target", default="127.0.0.1:8013", help="address of the flag server; default: that of `make run`"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="HTTP port; default: 8080")
     options = parser.parse_args()
     uvicorn.run(backend(options.target), host="127.0.0.1", port=options.port)

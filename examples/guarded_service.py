@@ -1,7 +1,7 @@
-"""A gRPC service that is served only while a flag is on, and a caller who sees it go off and on again.
+"""A gRPC service that is served only while a flag is on, and a caller that sees the flag go off and on again.
 
 In one terminal: `make run`. In another: `.venv/bin/python examples/guarded_service.py [--target 127.0.0.1:8013]`.
-It switches the flag `checkout-v2` itself, leaves it on, and ends.
+It switches the flag `checkout-v2` itself, leaves it on, and exits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METHOD = "/shop.Checkout/Pay"
 
 
 async def pay(request: bytes, _: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    """Knows nothing of flags: the guard stands before it."""
+    """Handle a call; the guard checks the flag before the handler runs."""
     return b"paid " + request
 
 
@@ -34,11 +34,11 @@ async def call(channel: grpc.aio.Channel) -> str:
 
 
 async def main(target: str) -> None:
-    """Serve, call, switch off, call, switch on, call."""
+    """Serve, and call the service with the flag on, off and on."""
     async with FlagClient(target, local=True, actor="guarded_service.py") as flags:
         if not await flags.wait_ready(5):
-            sys.exit(f"no flags from {target}: start the server with `make run`, or name another one with --target")
-        # The guard: one line for the whole service. Its local client answers without a network call.
+            sys.exit(f"no flags received from {target}: start the server with `make run`, or set --target")
+        # The guard covers the whole service with one line. Its client evaluates locally, without a network call.
         server = grpc.aio.server(interceptors=[FlagGuard(flags, {"/shop.Checkout/*": FLAG})])
         handler = grpc.method_handlers_generic_handler(
             "shop.Checkout", {"Pay": grpc.unary_unary_rpc_method_handler(pay)}
@@ -58,5 +58,7 @@ async def main(target: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="a guarded gRPC service and a caller")
-    parser.add_argument("--target", default="127.0.0.1:8013", help="the flag server; default: that of `make run`")
+    parser.add_argument(
+        "--target", default="127.0.0.1:8013", help="address of the flag server; default: that of `make run`"
+    )
     asyncio.run(main(parser.parse_args().target))

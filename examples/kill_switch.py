@@ -1,7 +1,7 @@
-"""A worker that stops at once when its flag goes off: it watches the flags' stream, and asks nobody while it works.
+"""A worker that stops as soon as its flag goes off: it watches the flags and makes no calls while it works.
 
 In one terminal: `make run`. In another: `.venv/bin/python examples/kill_switch.py [--target 127.0.0.1:8013]`.
-In a third: `.venv/bin/flagsvc toggle checkout-v2 off`. Ctrl-C ends it too.
+In a third: `.venv/bin/flagsvc toggle checkout-v2 off`. Ctrl-C stops it too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ async def work() -> None:
             print(f"step {step}", flush=True)
             await asyncio.sleep(0.5)
     finally:
-        print(f"stopped after step {step}: put things in order here", flush=True)
+        print(f"stopped after step {step}: clean up here", flush=True)
 
 
 async def until_off(flags: FlagClient) -> None:
-    """Return when the flag is off. The watch resumes by itself, should the server go away and come back."""
+    """Return when the flag is off. The watch resumes automatically after the server was unreachable."""
     async for message in flags.watch():
         revision = 0
         if isinstance(message, Change):
@@ -41,7 +41,7 @@ async def until_off(flags: FlagClient) -> None:
 
 
 async def main(target: str) -> None:
-    """Work while the flag is on. While nobody can tell, the default stands: go on."""
+    """Work while the flag is on, and also while the server is unreachable: the default is True."""
     async with FlagClient(target, actor="kill_switch.py") as flags:
         worker = asyncio.create_task(work())
         try:
@@ -55,6 +55,8 @@ async def main(target: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="a worker with a kill switch")
-    parser.add_argument("--target", default="127.0.0.1:8013", help="the flag server; default: that of `make run`")
+    parser.add_argument(
+        "--target", default="127.0.0.1:8013", help="address of the flag server; default: that of `make run`"
+    )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main(parser.parse_args().target))

@@ -1,8 +1,9 @@
-"""A replica behind its transport: startup, serve, shutdown."""
+"""A replica behind its ports: startup, serving and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Iterator
 from itertools import chain
@@ -14,18 +15,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
-from flagsvc.api.common.interceptors import Guard
+from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
-from flagsvc.api.flagd.event_streams import Events
+from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.api.ofrep.http import HttpServer
+from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
-from flagsvc.health import Health, ManagementServer
+from flagsvc.health import Health
+from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings, origins, pairs, redacted
 from flagsvc.signals import STOP, exit_at_once_on
@@ -35,19 +37,19 @@ log = structlog.get_logger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 GC_THRESHOLDS = (50_000, 20, 20)
-"""Compiling ten thousand rules makes millions of objects that stay: looking through them often would stall calls."""
+"""Compiled rules are millions of long-lived objects; the default thresholds would scan them often and stall calls."""
 
 
 class Server:
-    """One replica with its ports. `start` waits for no store; `stop` is the reverse of it."""
+    """One replica with its ports. A port is 0 in the settings to let the system choose one, and -1 to leave it out."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
         self._watches = Watches(replica.near, replica.reader)
-        self._events = Events(replica.near, settings.connection_age_s)
         self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
         age_s = settings.connection_age_s
+        self._event_streams = EventStreams(replica.near, age_s)
         self._sync = FlagdSync(replica.near, replica.reader, self._contexts, replica.prepare, age_s)
         self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
@@ -63,19 +65,15 @@ class Server:
         self.ofrep_port = 0
 
     async def start(self) -> None:
-        """Listen and begin to follow the store. Raises OSError when a port is taken."""
+        """Bind every port, start the replica, then accept calls. Raises OSError if a port cannot be bound.
+
+        It does not wait for the store: until flags are loaded, health reports that the server is not ready.
+        """
+        # Health has a state before the first probe can arrive.
         await self._health.start()
-        self.port = self._bind(self.settings.port)
-        if self.settings.sync_port >= 0:
-            self.sync_port = self._bind(self.settings.sync_port)
-        if self.settings.ofrep_port >= 0:
-            self._http = HttpServer(self._ofrep.app, self.settings.host, self.settings.ofrep_port)
-            self.ofrep_port = self._http.port
-        if self.settings.management_port >= 0:
-            self._management = ManagementServer(
-                self.settings.host, self.settings.management_port, self._health, self._metrics.page
-            )
-            self.management_port = self._management.port
+        # Every port is bound before the replica starts, so a port in use has no other effects.
+        self._bind_ports()
+        # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
         self._health_task = asyncio.create_task(self._health.run(), name="health")
         await self._grpc.start()
@@ -92,25 +90,57 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Not ready, wait for balancers to notice, refuse new calls, let calls and streams end, close the stores."""
+        """Shut down in an order that cuts off no call, unless one lasts longer than `grace_s`."""
         log.info("stopping", drain_s=self.settings.drain_s, grace_s=self.settings.grace_s)
+        # Not ready first: load balancers need time to notice before calls are refused.
         await self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
+        # Streams do not end by themselves, and admission would wait for them for the whole grace period.
         self._watches.close()
-        self._events.close()
+        self._event_streams.close()
         self._sync.close()
         self._ofrep.streams.close()
+        # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s)
+        # The transports after the calls, which they would cut off.
         await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
         if self._health_task is not None:
             self._health_task.cancel()
+        # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
+        # Probes and metrics are served to the end.
         if self._management is not None:
             self._management.close()
         log.info("stopped")
 
+    def _bind_ports(self) -> None:
+        settings = self.settings
+        self.port = self._bind_grpc(settings.port)
+        if settings.sync_port >= 0:
+            self.sync_port = self._bind_grpc(settings.sync_port)
+        if settings.ofrep_port >= 0:
+            with _bind_errors(settings.host, settings.ofrep_port):
+                self._http = HttpServer(self._ofrep.app, settings.host, settings.ofrep_port)
+            self.ofrep_port = self._http.port
+        if settings.management_port >= 0:
+            with _bind_errors(settings.host, settings.management_port):
+                self._management = ManagementServer(
+                    settings.host, settings.management_port, self._health, self._metrics.page
+                )
+            self.management_port = self._management.port
+
+    def _bind_grpc(self, port: int) -> int:
+        host = self.settings.host
+        with _bind_errors(host, port):
+            try:
+                return self._grpc.add_insecure_port(_address(host, port))
+            except RuntimeError:
+                # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
+                listening_socket(host, port).close()
+                raise OSError("gRPC cannot bind it") from None
+
     def _build_grpc(self) -> grpc.aio.Server:
-        """Make the transport; the only place that knows which one it is."""
+        """Build the gRPC server with its services. Nothing else knows which transport it is."""
         age_ms = int(self.settings.connection_age_s * 1000)
         options = [
             ("grpc.so_reuseport", 0),
@@ -121,18 +151,18 @@ class Server:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.max_ping_strikes", 0),  # flagd's Python provider pings as often as it can by default
-            # Past these, calls that wait are cut off as CANCELLED; before that the guard sheds, and says so.
+            ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
+            # Beyond these limits gRPC cancels waiting calls. Admission refuses calls earlier, with an error.
             ("grpc.server.max_pending_requests", 20_000),
             ("grpc.server.max_pending_requests_hard_limit", 50_000),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        server = grpc.aio.server(interceptors=(Guard(self._metrics, self._admission),), options=options)
+        server = grpc.aio.server(interceptors=(CallInterceptor(self._metrics, self._admission),), options=options)
         replica, evaluated = self.replica, self._metrics.evaluated
         service = FlagService(replica, self._watches, self._contexts, evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
-        FlagdEvaluation(replica.reader, self._events, self._contexts, evaluated).add_to(server)
+        FlagdEvaluation(replica.reader, self._event_streams, self._contexts, evaluated).add_to(server)
         self._sync.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
@@ -151,18 +181,27 @@ class Server:
             origins=origins(settings.cors_origins),
         )
 
-    def _bind(self, port: int) -> int:
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        try:
-            return self._grpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            raise OSError(f"port {port} on {host} cannot be listened on: is it taken?") from None
-
     def _samples(self) -> Iterator[Sample]:
-        yield Sample("flagsvc_watch_streams", "Watch streams now.", self._watches.active)
-        yield Sample("flagsvc_event_streams", "Streams of flagd's events now.", self._events.active)
-        yield Sample("flagsvc_ofrep_streams", "Event streams of OFREP now.", self._ofrep.streams.active)
-        yield Sample("flagsvc_sync_streams", "Streams of flagd's sync now.", self._sync.active)
+        yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
+        yield Sample(
+            "flagsvc_event_streams", "Open event streams of flagd's evaluation services.", self._event_streams.active
+        )
+        yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
+        yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
+
+
+@contextlib.contextmanager
+def _bind_errors(host: str, port: int) -> Iterator[None]:
+    """Add the address to an OSError from binding it: `cannot listen on 0.0.0.0:8013: address already in use`."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise OSError(f"cannot listen on {_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def run(settings: Settings) -> int:
@@ -172,7 +211,7 @@ async def run(settings: Settings) -> int:
     try:
         await server.start()
     except OSError as error:
-        log.error("cannot start", error=str(error))  # noqa: TRY400  the text says it all
+        log.error("start_failed", error=str(error))  # noqa: TRY400  the text is complete without a traceback
         return 1
     await _stop_requested()
     await server.stop()

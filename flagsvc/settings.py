@@ -1,4 +1,4 @@
-"""Every FLAGSVC_* name, its type, default and bound. Nothing else reads the environment."""
+"""Every FLAGSVC_* setting with its type, default and range. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
-"""Names that only the command line's client side reads."""
+"""Names that only the client commands of the command line read."""
 STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
@@ -20,7 +20,7 @@ CACHE_SCHEMES = ("redis", "rediss")
 
 
 class SettingsError(ValueError):
-    """A setting is unknown or wrong; the text names it and says what would be right."""
+    """A setting is unknown or invalid; the text names it and says what is valid."""
 
 
 def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
@@ -29,63 +29,89 @@ def _setting(default: Any, about: str, low: float | None = None, high: float | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The server's settings; each is FLAGSVC_ and its name in capitals, and FLAGSVC_..._FILE reads it from a file."""
+    """The server's settings. `store_url` is FLAGSVC_STORE_URL, or the contents of the file FLAGSVC_STORE_URL_FILE."""
 
     store_url: str = _setting(
         "sqlite:///flagsvc.db",
-        "where flags are kept: mongodb://..., sqlite:///FILE or file:FLAGS.json",
+        "Flag store: mongodb://..., sqlite:///FILE or file:FLAGS.json.",
         url="store",
     )
-    cache_url: str = _setting("none", "the shared cache: redis://..., rediss://... or none", url="cache")
-    host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104  probes and peers come from outside
-    port: int = _setting(8013, "gRPC port", 0, 65535)
-    management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1: none", -1, 65535)
-    sync_port: int = _setting(8015, "second gRPC port, where flagd's in-process providers look; -1: none", -1, 65535)
-    ofrep_port: int = _setting(8016, "HTTP port of OpenFeature's remote evaluation protocol; -1: none", -1, 65535)
+    cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache")
+    host: str = _setting("0.0.0.0", "Address that every port listens on.")  # noqa: S104  probes and peers come from outside
+    port: int = _setting(8013, "gRPC port.", 0, 65535)
+    management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
+    sync_port: int = _setting(
+        8015, "Second gRPC port, the default of flagd's in-process providers; -1 turns it off.", -1, 65535
+    )
+    ofrep_port: int = _setting(
+        8016, "HTTP port of the OpenFeature Remote Evaluation Protocol; -1 turns it off.", -1, 65535
+    )
     cors_origins: str = _setting(
         "",
-        "origins whose web pages may call that port: https://app.example,https://b.example, or * for all; empty: none",
+        "Origins whose web pages may call the OFREP port (CORS): https://app.example,https://b.example, or * for all.",
         origins=True,
         option="--cors-origin",
     )
-    log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
-    log_format: str = _setting("auto", "auto is console on a terminal, else json", choices=("auto", "json", "console"))
-    reflection: bool = _setting(True, "gRPC server reflection")
+    log_level: str = _setting(
+        "info",
+        "Minimum level of log lines: debug, info, warning or error.",
+        choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = _setting(
+        "auto",
+        "Format of log lines: json, console, or auto for console on a terminal and json elsewhere.",
+        choices=("auto", "json", "console"),
+    )
+    reflection: bool = _setting(True, "Whether gRPC server reflection is served.")
     context_values: str = _setting(
         "",
-        "context fields that every evaluation gets, over the caller's: plan=pro,region=eu",
+        "Context fields added to every evaluation; they override the caller's: plan=pro,region=eu.",
         pairs="NAME=VALUE",
         option="--context-value",
     )
     context_from_headers: str = _setting(
         "",
-        "context fields read from a call's headers, over all others: X-User-Id=userId",
+        "Context fields read from a call's headers; they override all others: X-User-Id=userId.",
         pairs="HEADER=NAME",
         option="--context-from-header",
     )
-    fractional_version: int = _setting(3, "how `fractional` hashes: 3, or 2 as flagd's daemon 0.16 does", 2, 3)
-    staleness_bound_s: float = _setting(5.0, "seconds after which nothing is served unasked without news", 0.5, 300)
-    near_cache_entries: int = _setting(100_000, "most flags held in memory; 0: no near cache", 0, 10_000_000)
-    cache_ttl_s: float = _setting(300.0, "seconds an entry lives in the shared cache, give or take jitter", 1, 86_400)
-    cache_ttl_jitter: float = _setting(0.1, "share by which that time varies", 0, 0.9)
-    negative_ttl_s: float = _setting(5.0, "seconds an unknown key is remembered in the shared cache", 0.1, 300)
-    cache_timeout_s: float = _setting(0.05, "most seconds that the shared cache may cost a call", 0.001, 5)
-    store_timeout_s: float = _setting(2.0, "most seconds that one store operation may take", 0.05, 60)
-    store_connections: int = _setting(50, "most connections to MongoDB", 1, 1_000)
-    snapshot_file: str = _setting(
-        "", "file on this replica's disk for the last good contents, for a start with the stores gone; empty: none"
+    fractional_version: int = _setting(3, "Hash version of `fractional`: 3, or 2 to match flagd's daemon 0.16.", 2, 3)
+    staleness_bound_s: float = _setting(
+        5.0, "Maximum age in seconds of a cached flag before it must be re-verified against Redis or MongoDB.", 0.5, 300
     )
-    snapshot_max_age_s: float = _setting(604_800.0, "seconds after which a snapshot is not used any more", 1, 1e9)
-    verify_interval_s: float = _setting(600.0, "seconds between two comparisons of cache and store; 0: never", 0, 1e6)
-    max_calls: int = _setting(2_000, "unary calls served at once; more are refused", 1, 100_000)
-    max_streams: int = _setting(2_000, "streams served at once; more are refused", 1, 100_000)
-    drain_s: float = _setting(1.0, "seconds between not-ready and refusing calls at a stop", 0, 300)
-    grace_s: float = _setting(10.0, "seconds that calls under way have to finish at a stop", 0, 300)
-    connection_age_s: float = _setting(1_800.0, "seconds after which a client is asked to reconnect", 1, 1_000_000)
+    near_cache_entries: int = _setting(
+        100_000, "Maximum number of flags held in memory; 0 turns the near cache off.", 0, 10_000_000
+    )
+    cache_ttl_s: float = _setting(
+        300.0, "Seconds that an entry lives in the shared cache, plus or minus the jitter.", 1, 86_400
+    )
+    cache_ttl_jitter: float = _setting(0.1, "Jitter of that time, as a fraction of it.", 0, 0.9)
+    negative_ttl_s: float = _setting(5.0, "Seconds that an unknown key is remembered in the shared cache.", 0.1, 300)
+    cache_timeout_s: float = _setting(0.05, "Timeout in seconds of a request to the shared cache.", 0.001, 5)
+    store_timeout_s: float = _setting(2.0, "Timeout in seconds of one store operation.", 0.05, 60)
+    store_connections: int = _setting(50, "Maximum number of connections to MongoDB.", 1, 1_000)
+    snapshot_file: str = _setting(
+        "",
+        "File for the last known flags, which a start uses while no store can be reached; empty turns snapshots off.",
+    )
+    snapshot_max_age_s: float = _setting(604_800.0, "Maximum age in seconds of a snapshot that a start uses.", 1, 1e9)
+    verify_interval_s: float = _setting(
+        600.0, "Seconds between two comparisons of the shared cache with the store; 0 turns them off.", 0, 1e6
+    )
+    max_calls: int = _setting(2_000, "Maximum number of concurrent unary calls; further ones are refused.", 1, 100_000)
+    max_streams: int = _setting(2_000, "Maximum number of concurrent streams; further ones are refused.", 1, 100_000)
+    drain_s: float = _setting(1.0, "Seconds at shutdown between reporting not ready and refusing calls.", 0, 300)
+    grace_s: float = _setting(10.0, "Seconds at shutdown that calls in progress have to finish.", 0, 300)
+    connection_age_s: float = _setting(
+        1_800.0,
+        "Seconds after which a connection or stream is closed, so that clients spread over new replicas.",
+        1,
+        1_000_000,
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:
-        """Read FLAGSVC_* names, then the overrides. Raises SettingsError for an unknown name or a wrong value."""
+        """Read FLAGSVC_* from `environ`; `overrides`, by field name, take precedence. Raises SettingsError."""
         values: dict[str, Any] = {}
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name, text in sorted(environ.items()):
@@ -96,7 +122,9 @@ class Settings:
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-                hint = f"; did you mean {bare[close[0]]}?" if close else f"; known are {', '.join(sorted(known))}"
+                hint = (
+                    f"; did you mean {bare[close[0]]}?" if close else f"; the settings are {', '.join(sorted(known))}"
+                )
                 raise SettingsError(f"unknown setting {name}{hint}")
             values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
         for key, value in (overrides or {}).items():
@@ -110,7 +138,7 @@ def _from_file(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name}: the file {path!r} cannot be read: {type(error).__name__}") from None
+        raise SettingsError(f"{name}: cannot read the file {path!r}: {type(error).__name__}") from None
 
 
 def _parsed(name: str, text: str, spec: Any) -> object:
@@ -142,7 +170,7 @@ def _parsed(name: str, text: str, spec: Any) -> object:
 
 
 def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]:
-    """Read `a=b,c=d`. Raises SettingsError for a part of another form, a name twice, or a header of no call."""
+    """Parse `a=b,c=d`. Raises SettingsError for a part of another form, a repeated name or an invalid header name."""
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():
         left, equals, right = part.partition("=")
@@ -152,15 +180,15 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
         if form == "HEADER=NAME":
             left, right = left.lower(), right.strip()
             if not _HEADER.fullmatch(left) or left.endswith("-bin"):
-                raise SettingsError(f"{name} has {left[:80]!r}; it must be a header's name with a text in it")
+                raise SettingsError(f"{name} has {left[:80]!r}; it must be the name of a header with a text value")
         if left in found:
-            raise SettingsError(f"{name} has {left[:80]!r} twice; it must stand once")
+            raise SettingsError(f"{name} has {left[:80]!r} twice; it must appear once")
         found[left] = right
     return found
 
 
 def origins(text: str, name: str = "") -> tuple[str, ...]:
-    """Read origins with commas between. Raises SettingsError for what no browser would send as one."""
+    """Parse comma-separated origins. Raises SettingsError for one that no browser sends."""
     found = tuple(part.strip() for part in text.split(",")) if text else ()
     for origin in found:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -171,7 +199,7 @@ def origins(text: str, name: str = "") -> tuple[str, ...]:
 
 
 def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
-    """Give the URL back if its scheme and host are right; the text of an error never shows credentials."""
+    """Return the URL if its scheme and host are valid. Raises SettingsError, whose text never shows credentials."""
     if url == "none" and schemes is CACHE_SCHEMES:
         return url
     if schemes is STORE_SCHEMES and "file:" in url and _names_files(name, url):
@@ -190,19 +218,21 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
             parts = urlsplit(url.split(",", maxsplit=1)[0])
             host, _port = parts.hostname, parts.port
         except ValueError:
-            raise SettingsError(f"{name} has a port that is no number; it must be {scheme}://HOST:PORT/...") from None
+            raise SettingsError(
+                f"{name} has a port that is not a number; it must be {scheme}://HOST:PORT/..."
+            ) from None
         if not host:
             raise SettingsError(f"{name} has no host; it must be {scheme}://HOST:PORT/...")
     return url
 
 
 def _names_files(name: str, url: str) -> bool:
-    """Whether this names files, one or several with commas between. Raises SettingsError for a wrong list."""
+    """Whether the URL is `file:`, one file or a comma-separated list. Raises SettingsError for an invalid list."""
     parts = url.split(",")
     files = [part for part in parts if part.startswith("file:")]
     others = [part for part in parts if part.partition("://")[0] in STORE_SCHEMES and part not in files]
     if files and others:
-        raise SettingsError(f"{name} names files and another store; only file: may be given several times")
+        raise SettingsError(f"{name} names files and another store; only file: may be repeated")
     if not url.startswith("file:"):
         return False
     if not all(part.removeprefix("file://").removeprefix("file:") for part in parts):
@@ -211,7 +241,7 @@ def _names_files(name: str, url: str) -> bool:
 
 
 def redacted(url: str) -> str:
-    """Show a URL without its credentials and query."""
+    """Return a URL without its credentials and query, for logs."""
     scheme, _, rest = url.partition("://")
     place = rest.split("?")[0].rsplit("@", 1)[-1]
     return f"{scheme}://{place}" if rest else url

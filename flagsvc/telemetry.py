@@ -1,6 +1,6 @@
-"""Logs and metrics. The rest of the code calls hooks or keeps plain counts; only this file knows Prometheus.
+"""Logs and metrics. Other modules call hooks or keep plain counts; only this one uses Prometheus.
 
-No label takes a targeting key; flag keys are labels only up to a bound, then `other`.
+A targeting key is never a label. Flag keys are labels up to MAX_KEY_LABELS flags; further flags count as `other`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
 from flagsvc.serving.reader import Evaluation
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the creation time of each counter is of no use
 
 MAX_KEY_LABELS = 1_000
 _OTHER = FlagId("other", "other")
@@ -29,7 +29,7 @@ _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 
 
 class Sample(NamedTuple):
-    """One plain count; names on _total are counters."""
+    """One value of a metric: a counter if its name ends in `_total`, else a gauge. `about` is the help text."""
 
     name: str
     about: str
@@ -38,9 +38,9 @@ class Sample(NamedTuple):
 
 
 def configure_logging(level: str, style: str) -> None:
-    """Log to standard error: JSON lines, or columns for people on a terminal."""
+    """Log to standard error. `style`: `json`, `console`, or `auto` for console on a terminal and JSON elsewhere."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    plain = structlog.dev.plain_traceback  # locals may hold what must not stand in a log
+    plain = structlog.dev.plain_traceback  # local variables may hold secrets
     renderer = (
         structlog.dev.ConsoleRenderer(exception_formatter=plain) if console else structlog.processors.JSONRenderer()
     )
@@ -59,7 +59,7 @@ def configure_logging(level: str, style: str) -> None:
 
 
 class Metrics:
-    """The replica's metrics, on a registry of its own."""
+    """The server's metrics, in a registry of their own. `samples` returns the current values of plain counts."""
 
     def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
         self.registry = CollectorRegistry()
@@ -67,7 +67,7 @@ class Metrics:
         self._flags: Counter[FlagId] = Counter()
         self._calls = Histogram(
             "flagsvc_call_seconds",
-            "Handling time of calls.",
+            "Seconds from a call's start to its end, by method and status code.",
             ("method", "code"),
             buckets=_BUCKETS,
             registry=self.registry,
@@ -84,38 +84,38 @@ class Metrics:
             self._flags[evaluation.flag_id if known else _OTHER] += 1
 
     def called(self, method: str, code: str, seconds: float) -> None:
-        """Record one finished call."""
+        """Record one finished call: its method, its status code and how long it took."""
         timer = self._timers.get((method, code))
         if timer is None:
             timer = self._timers[method, code] = self._calls.labels(method, code)
         timer.observe(seconds)
 
     def page(self) -> bytes:
-        """Give the metrics in Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _evaluation_samples(self) -> Iterator[Sample]:
         for (reason, code), count in self._reasons.items():
             labels = {"reason": reason.value, "error_code": code.value if code else ""}
-            yield Sample("flagsvc_evaluations_total", "Evaluations by reason.", count, labels)
-        about = f"Evaluations by flag, for the first {MAX_KEY_LABELS} flags seen; the rest is 'other'."
+            yield Sample("flagsvc_evaluations_total", "Evaluations by reason and error code.", count, labels)
+        about = f"Evaluations by flag, for the first {MAX_KEY_LABELS} flags evaluated; further flags count as 'other'."
         for flag_id, count in self._flags.items():
             labels = {"flag_set": flag_id.flag_set, "flag_key": flag_id.key}
             yield Sample("flagsvc_flag_evaluations_total", about, count, labels)
 
 
 class _Samples(Collector):
-    """Reads the plain counts of the parts when Prometheus asks."""
+    """Collects the samples when Prometheus scrapes."""
 
     def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
         self._samples = samples
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is known before the parts run."""
+        """Return no metrics: their names are known only when samples are collected."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Give one family per name."""
+        """Return one metric family for each name."""
         families: dict[str, Metric] = {}
         for name, about, value, labels in self._samples():
             kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-SHARE = float(os.environ.get("FLAGSVC_TEST_SHARE", "1"))
+SHARE = float(os.environ.get("TEST_SHARE", "1"))
 
 
 def examples(wanted: int) -> int:

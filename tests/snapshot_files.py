@@ -1,7 +1,7 @@
-"""Snapshots for tests, and a process that writes them until its disk is full or it is killed, and says what is left.
+"""Snapshots for tests, and a process that writes them until it is killed or its disk is full.
 
-python -m tests.snapshot_files killed PATH TIMES    a line of JSON after each kill
-python -m tests.snapshot_files full PATH BYTES      no file can be larger; the error
+python -m tests.snapshot_files killed PATH TIMES    kills a writer TIMES times; prints a line of JSON after each
+python -m tests.snapshot_files full PATH BYTES      limits the file size to BYTES; prints the error
 """
 
 from __future__ import annotations
@@ -30,46 +30,47 @@ STORE = "mongodb://store/flags"
 NOW = datetime(2026, 11, 25, 12, 0, 0, 5, tzinfo=UTC)
 FLAGS = 40
 _WORDS = "some more of it " * 4_000
-_LONGEST_LIFE_S = 0.06
+_MAX_LIFETIME_S = 0.06
 
 
 def at(path: Path, *, store: str = STORE, max_age_s: float = 60.0) -> SnapshotFile:
-    """Give a snapshot file whose clock stands still."""
+    """Return a snapshot file whose clock always shows NOW."""
     return SnapshotFile(path, store, max_age_s, lambda: NOW)
 
 
 def saved(revision: int = 1, *, name: str = "", when: datetime = NOW, **revisions: int) -> Saved:
-    """Give contents of one flag; `revisions` are those of other sets."""
+    """Return contents with one flag. `revisions` are those of other flag sets."""
     flag = Flag(key="a", name=name, revision=revision)
     return Saved(StoreContents([flag], {"default": revision, **revisions}), when)
 
 
 def large(revision: int) -> Saved:
-    """Give contents of a few megabytes in which every flag has this revision: a mixture would show."""
+    """Return contents of a few megabytes. All flags have the same revision, so that a mixture would be noticed."""
     held = [Flag(key=f"flag-{number}", config=_WORDS, revision=revision) for number in range(FLAGS)]
     return Saved(StoreContents(held, {"default": revision}), NOW)
 
 
 class Near:
-    """What a replica holds: one flag, confirmed now."""
+    """A replica's view: one flag, verified now."""
 
     def __init__(self) -> None:
-        self.complete, self.staleness_bound_s, self.changes, self.revision = True, 5.0, 0, 1
+        self.complete, self.staleness_bound_s, self.replacements, self.revision = True, 5.0, 0, 1
+        self.changelogs = self  # `watermarks` is the only method that the snapshot writer uses of them.
         self.verified_at = time.monotonic()
 
-    def revisions(self) -> dict[str, int]:
+    def watermarks(self) -> dict[str, int]:
         return {"default": self.revision}
 
     def contents(self) -> StoreContents:
-        return saved(self.revision, name=f"change {self.changes}").contents
+        return saved(self.revision, name=f"change {self.replacements}").contents
 
 
 @dataclass
 class Kept:
-    """A snapshot in memory; a save begins, and ends when `open` is set, or fails."""
+    """A snapshot in memory. A save ends when `open` is set, and fails if `error` is set."""
 
     open: threading.Event = field(default_factory=threading.Event)
-    begun: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
     all: list[Saved] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     error: Exception | None = None
@@ -79,7 +80,7 @@ class Kept:
         return self.all[-1] if self.all else None
 
     def write(self, offered: Saved) -> bool:
-        self.acquired.set()
+        self.started.set()
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error
@@ -90,19 +91,19 @@ class Kept:
 
 
 def outcomes(mode: str, path: Path, number: int) -> list[dict[str, int]]:
-    """Run this file as a process, and give what it says."""
+    """Run this file as a process, and return its output."""
     command = [sys.executable, "-m", "tests.snapshot_files", mode, str(path), str(number)]
     folder = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=100)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _write_for_ever(path: Path, revision: int, told: int) -> NoReturn:
-    signal.alarm(10)  # should nobody be left to kill it
+def _write_forever(path: Path, revision: int, acknowledged: int) -> NoReturn:
+    signal.alarm(10)  # In case nobody is left to kill it.
     while True:
         revision += 1
         at(path).write(large(revision))
-        os.write(told, revision.to_bytes(8))
+        os.write(acknowledged, revision.to_bytes(8))
 
 
 def _await_file(path: Path) -> None:
@@ -117,26 +118,27 @@ def _killed(path: Path, times: int) -> None:
     for turn in range(times):
         if turn % 2:
             temporary.unlink(missing_ok=True)
-        heard, told = os.pipe()
+        reading, writing = os.pipe()
         writer = os.fork()
         if writer == 0:
-            _write_for_ever(path, found, told)
-        os.close(told)
+            _write_forever(path, found, writing)
+        os.close(writing)
         if turn % 2:
             _await_file(temporary)
             time.sleep(chance.choice((0.0, 0.0005, 0.005, 0.01)) * chance.random())
         else:
-            time.sleep(chance.uniform(0.0, _LONGEST_LIFE_S))
+            time.sleep(chance.uniform(0.0, _MAX_LIFETIME_S))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
-        with os.fdopen(heard, "rb") as pipe:
+        with os.fdopen(reading, "rb") as pipe:
             stored = int.from_bytes(pipe.read()[-8:]) or found
         midway = bool(turn % 2) and temporary.exists()
         saved = at(path).read()
         revisions = {flag.revision for flag in saved.contents.flags} if saved else set()
         found = max(revisions, default=0)
-        told_of = {"stored": stored, "found": found, "kinds": len(revisions), "midway": midway}
-        print(json.dumps(told_of | {"flags": len(saved.contents.flags) if saved else 0}), flush=True)  # noqa: T201
+        flags = len(saved.contents.flags) if saved else 0
+        result = {"stored": stored, "found": found, "kinds": len(revisions), "midway": midway, "flags": flags}
+        print(json.dumps(result), flush=True)  # noqa: T201
 
 
 def _full(path: Path, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Stores and caches by URL."""
+"""Creates the store, cache and snapshot that URLs and settings name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def store_for(url: str, settings: Settings | None = None) -> FlagStore:
-    """Make the store that the URL names; it is not opened. Raises SettingsError for a wrong URL."""
+    """Create the store that the URL names, without opening it. Raises SettingsError for an invalid URL."""
     settings = settings or Settings()
     checked_url("--store", url, STORE_SCHEMES)
     if url.startswith("sqlite:"):
-        from flagsvc.adapters.sqlite import SqliteStore  # noqa: PLC0415  a driver is loaded only where it is used
+        from flagsvc.adapters.sqlite import SqliteStore  # noqa: PLC0415  a driver is imported only if it is used
 
         return SqliteStore(url)
     if url.startswith("file:"):
@@ -30,7 +30,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
     if settings.staleness_bound_s < MIN_MONGODB_BOUND_S:
         raise SettingsError(
             f"FLAGSVC_STALENESS_BOUND_S is {settings.staleness_bound_s:g}; with MongoDB it has to be at least"
-            f" {MIN_MONGODB_BOUND_S:g}: its answers and a pause of the process do not fit into a shorter bound"
+            f" {MIN_MONGODB_BOUND_S:g} s: its answers and a pause of the process do not fit into a shorter bound"
         )
     timing = Timing.of_bound(settings.staleness_bound_s)
     try:
@@ -46,12 +46,12 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
 
 
 def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
-    """Make the cache that the URL names, None for `none`. Raises SettingsError for a wrong URL."""
+    """Create the cache that the URL names; None for `none`. Raises SettingsError for an invalid URL."""
     settings = settings or Settings()
     if checked_url("--cache", url, CACHE_SCHEMES) == "none":
         return None
     if settings.store_url.startswith("file:"):
-        raise SettingsError("--cache with --store file: is of no use: every replica reads the files; leave --cache out")
+        raise SettingsError("--cache has no effect with --store file: (every replica reads the files); omit --cache")
     from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
     return RedisCache(
@@ -65,7 +65,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
 
 
 def snapshot_for(settings: Settings) -> Snapshot | None:
-    """Make the snapshot that the settings name, None when they name none."""
+    """Create the snapshot that the settings name; None if they name none."""
     if not settings.snapshot_file:
         return None
     from flagsvc.adapters.snapshot.file import SnapshotFile  # noqa: PLC0415

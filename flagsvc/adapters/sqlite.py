@@ -1,6 +1,6 @@
-"""The embedded store: one SQLite file, no server. The only file that knows sqlite3.
+"""The embedded store: one SQLite file, no server. Only this file uses sqlite3.
 
-Several processes may use one file; a running server sees another's change by the revision counters.
+Several processes may use one file. A running server detects other processes' changes by polling the revision counters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 
 
 class SqliteStore:
-    """A FlagStore in the file that `sqlite:///FILE` names. One thread does all the work, in order."""
+    """A FlagStore in the file named by a URL such as `sqlite:///FILE`. One thread runs all operations, in order."""
 
     poll_interval_s = 1.0
     feed = None
@@ -48,7 +48,7 @@ class SqliteStore:
         self.reads = 0
 
     async def open(self) -> None:
-        """Open the file, made if need be. Raises StoreUnavailable naming the file when it cannot be used."""
+        """Open the file, or create it. Raises StoreUnavailable naming the file if it cannot be used."""
         await self._run(self._open)
 
     async def close(self) -> None:
@@ -57,25 +57,25 @@ class SqliteStore:
         self._thread.shutdown()
 
     async def get(self, flag_id: FlagId) -> Entry:
-        """Read one flag; for one that is not there its set's revision, as of the same moment."""
+        """Read one flag or, if it is absent, its set's revision, in one transaction."""
         self.reads += 1
         return await self._run(lambda db: _entry(db, flag_id))
 
     async def load(self) -> StoreContents:
-        """Read everything, as of one moment."""
+        """Read everything, in one transaction."""
         self.reads += 1
         return await self._run(_load)
 
     async def revisions(self) -> Mapping[str, int]:
-        """Read the newest revision of each set."""
+        """Read the newest revision of each flag set."""
         return await self._run(_revisions)
 
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
-        """Decide and store in one transaction."""
+        """Decide and store a change with its history entry, in one transaction."""
         return await self._run(lambda db: _change(db, flag_id, decide))
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-        """Read a flag's newest changes."""
+        """Read a flag's changes, newest first."""
         return await self._run(lambda db: _history(db, flag_id, limit))
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -87,7 +87,7 @@ class SqliteStore:
             except sqlite3.Error as error:
                 raise StoreUnavailable from error
 
-        # Shielded: a caller who leaves must not lose track of a write that goes on in the thread.
+        # Shielded: if the caller is cancelled, the write continues in the thread and must be awaited.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
 
     def _open(self, _: object) -> None:
@@ -136,7 +136,7 @@ def _entry(db: sqlite3.Connection, flag_id: FlagId) -> Entry:
 
 
 def _flag(flag_set: str, key: str, revision: int, document: object) -> Flag:
-    """Give a row's flag; one that cannot be read spoils itself alone."""
+    """Return a row's flag. A malformed row gets a `problem` and does not affect other flags."""
     try:
         return loads(document)  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, RecursionError):

@@ -1,1 +1,1 @@
-"""gRPC: handlers that unpack, call once, pack; and the one map from domain errors to google.rpc.Status."""
+"""The protocols: each handler unpacks a request, calls the domain once and packs the response."""

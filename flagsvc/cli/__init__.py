@@ -1,1 +1,1 @@
-"""The command line: serve, and everything an operator asks a running server or a store."""
+"""The command line: `serve`, and the commands that operators run against a server or a store."""

@@ -1,4 +1,4 @@
-"""Arguments of the command line as contexts and flags."""
+"""Turns command-line arguments into evaluation contexts and flags."""
 
 from __future__ import annotations
 
@@ -18,60 +18,59 @@ _TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "d
 _TEXT_FIELDS |= {"expires_at", "targeting"}
 
 
-def context(args: argparse.Namespace) -> types.EvaluationContext:
+def read_context(args: argparse.Namespace) -> types.EvaluationContext:
     """Read --context, --attribute and --targeting-key. Raises UsageError."""
-    attributes = _json(args.context, "--context") if args.context else {}
+    attributes = _parse_json(args.context, "--context") if args.context else {}
     if not isinstance(attributes, dict):
         raise UsageError("--context must be a JSON object")
     for pair in args.attribute:
-        name, value = _pair(pair, "--attribute")
-        attributes[name] = _lenient(value)
+        name, value = _split_pair(pair, "NAME=VALUE")
+        attributes[name] = _json_or_text(value)
     key = args.targeting_key or attributes.pop("targetingKey", "")
     return types.EvaluationContext(
         targeting_key=str(key), attributes={name: to_value(value) for name, value in attributes.items()}
     )
 
 
-def assigned(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
-    """Read FIELD=VALUE arguments into a flag and the names of its set fields."""
+def read_flag(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
+    """Read FIELD=VALUE arguments into a flag and the names of the fields given. Raises UsageError."""
     document: dict[str, Any] = {"key": args.key, "flagSet": args.flag_set}
     fields = []
     for pair in args.fields:
-        name, value = _pair(pair, "FIELD=VALUE")
+        name, value = _split_pair(pair, "FIELD=VALUE")
         field = _FIELDS.get(name)
         if field is None:
             known = ", ".join(STORED_NAMES[f] for f in WRITABLE)
-            raise UsageError(f"unknown field {name!r}; known are {known}")
+            raise UsageError(f"unknown field {name!r}; known fields: {known}")
         fields.append(field)
         stored = STORED_NAMES[field]
         if value != "":
-            document[stored] = value if field in _TEXT_FIELDS else _json(value, name)
+            document[stored] = value if field in _TEXT_FIELDS else _parse_json(value, name)
     document = times_from_json(document)
     if "expiresAt" in document and document["expiresAt"] is None:
         raise UsageError("expiresAt must be a time such as 2030-01-31T12:00:00Z, or empty")
     flag = from_document(document)
     if flag.problem:
-        wrong = flag.problem.partition(": ")[2]
-        raise UsageError(f"wrong value for {wrong}; see: flagsvc set --help")
-    message = flag_to_message(flag)
-    return message, fields
+        fields_in_error = flag.problem.partition(": ")[2]
+        raise UsageError(f"invalid value for {fields_in_error}; see: flagsvc set --help")
+    return flag_to_message(flag), fields
 
 
-def _pair(text: str, what: str) -> tuple[str, str]:
+def _split_pair(text: str, what: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"{text!r} must be {what} with an equals sign, such as name=value")
+        raise UsageError(f"{text!r} must be {what}: a name, an equals sign and a value")
     return name, value
 
 
-def _json(text: str, what: str) -> Any:
+def _parse_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{what} is no JSON at character {error.pos + 1}: {text[:60]!r}") from None
+        raise UsageError(f"{what} is not valid JSON at character {error.pos + 1}: {text[:60]!r}") from None
 
 
-def _lenient(text: str) -> Any:
+def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""What an import would change, told to people and to programs."""
+"""What an import would change, for people and for programs: the output of `import --dry-run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_SET, Change, Flag, FlagId
 
 _WIDTH = 100
-"""Characters shown of each side of a changed field; they begin shortly before the first difference."""
+"""Characters shown of each side of a changed field, from shortly before the first difference."""
 _BEFORE = 30
 _BY_NAME = frozenset({"variants", "metadata", "evaluators"})
 _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
@@ -20,7 +20,7 @@ _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 @dataclass(slots=True)
 class Differences:
-    """Planned changes, as `count` is told of them."""
+    """Planned changes, collected with `count`."""
 
     created: list[tuple[FlagId, Flag | None]] = field(default_factory=list)
     updated: list[tuple[FlagId, dict[str, dict[str, Any]]]] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Differences:
     unchanged: int = 0
 
     def count(self, flag_id: FlagId, change: Change | None) -> None:
-        """Take in one planned change."""
+        """Add one planned change; None: the flag is already so."""
         if change is None:
             self.unchanged += 1
         elif change.after is None:
@@ -39,7 +39,7 @@ class Differences:
             self.updated.append((flag_id, _fields(change)))
 
     def as_json(self) -> dict[str, Any]:
-        """Give all of it for programs."""
+        """Return everything as JSON."""
         return {
             "dryRun": True,
             "flags": len(self.created) + len(self.updated) + self.unchanged,
@@ -49,9 +49,9 @@ class Differences:
             "unchanged": self.unchanged,
         }
 
-    def show(self) -> None:
-        """Print all of it for people, in colour on a terminal."""
-        from rich.console import Console  # noqa: PLC0415  slow to import, and --help needs it not
+    def print(self) -> None:
+        """Print everything for people, in colour on a terminal."""
+        from rich.console import Console  # noqa: PLC0415  slow to import, and not needed for --help
         from rich.text import Text  # noqa: PLC0415
 
         console = Console(file=sys.stdout, soft_wrap=True)
@@ -59,16 +59,16 @@ class Differences:
             console.print(Text(line, style=_COLOURS.get(line[:1], "")), soft_wrap=True)
 
     def lines(self) -> list[str]:
-        """Give what people read."""
-        told = []
+        """Return the lines that people read."""
+        lines = []
         for flag_id, flag in self.created:
-            told.append(f"+ {_shown(flag_id)}: {flag.status if flag else ''}")
+            lines.append(f"+ {_shown(flag_id)}: {flag.status if flag else ''}")
         for flag_id, fields in self.updated:
-            told.append(f"~ {_shown(flag_id)}")
-            told += [f"    {name}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
-        told += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
+            lines.append(f"~ {_shown(flag_id)}")
+            lines += [f"    {name}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
+        lines += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
         summary = f"{len(self.created)} created, {len(self.updated)} updated, {len(self.deleted)} deleted"
-        return [*told, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
+        return [*lines, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
 
 
 def _fields(change: Change) -> dict[str, dict[str, Any]]:
@@ -78,7 +78,7 @@ def _fields(change: Change) -> dict[str, dict[str, Any]]:
 
 
 def _leaves(fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    """Give each changed field with both its sides; of those that have parts by name, the changed parts."""
+    """Yield each changed field with its old and new value; of a field with named parts, the changed parts."""
     for name, each in fields.items():
         if name not in _BY_NAME:
             yield name, each["before"], each["after"]

@@ -1,4 +1,4 @@
-"""Shows how an evaluation came about: a tree for people, JSON for programs."""
+"""Shows how an evaluation reached its result: as a tree for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 
 def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:
-    """Give the explanation as JSON, its steps nested as they were taken."""
+    """Return the explanation as JSON, with its steps nested in the order of evaluation."""
     root: list[dict[str, Any]] = []
     above: list[list[dict[str, Any]]] = [root]
     for step in explanation.steps:
@@ -30,8 +30,8 @@ def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:
 
 
 def print_explanation(title: str, explanation: pb.Explanation) -> None:
-    """Print the summary, what was read of the context, and the steps as a tree."""
-    from rich.console import Console  # noqa: PLC0415  slow to import, and only this needs it
+    """Print the summary, the context fields that were read, and the steps as a tree."""
+    from rich.console import Console  # noqa: PLC0415  slow to import, and only used here
     from rich.text import Text  # noqa: PLC0415
     from rich.tree import Tree  # noqa: PLC0415
 
@@ -39,21 +39,21 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
     tree = Tree(Text(title))
     tree.add(Text(fields["summary"]))
     if fields["contextRead"]:
-        read = tree.add(Text("read of the context"))
+        read = tree.add(Text("context fields read"))
         for name, value in fields["contextRead"].items():
-            read.add(Text(f"{name} = {_value(value)}" if value is not None else f"{name} is not there"))
+            read.add(Text(f"{name} = {_value(value)}" if value is not None else f"{name} is missing"))
     if fields["steps"]:
-        _grow(tree.add(Text("rule")), fields["steps"], Text)
+        _add_steps(tree.add(Text("rule")), fields["steps"], Text)
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = max(console.width, 200)
     console.print(tree)
 
 
-def _grow(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
+def _add_steps(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
     for step in steps:
         label = _label(step)
-        _grow(branch.add(styled(label)), step["steps"], styled)
+        _add_steps(branch.add(styled(label)), step["steps"], styled)
 
 
 def _label(step: dict[str, Any]) -> str:

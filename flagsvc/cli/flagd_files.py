@@ -1,4 +1,4 @@
-"""flagd's files on the command line: recognised, checked, told about, and written."""
+"""flagd files on the command line: recognises, validates, reads and writes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import is_yaml
-from flagsvc.cli.mongoexport import checked_lines
+from flagsvc.cli.input_files import BadFile, read_bytes
+from flagsvc.cli.mongoexport import check_mongoexport
 from flagsvc.cli.render import print_json
-from flagsvc.cli.store_changes import BadFile, read_bytes
 from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag
 
@@ -21,19 +21,19 @@ _BEGINS_LIKE_FLAGD = re.compile(r'\s*\{\s*(?:"(?:flags|\$schema|\$evaluators|met
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Check files and print everything that is wrong with them; 1 when something is."""
-    good = True
+    """Check files and print every problem; return 1 if there are any."""
+    valid = True
     for path in args.files:
         try:
             found = _checked(path)
         except BadFile as error:
             found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
-        good = good and not found.violations
+        valid = valid and not found.violations
         if args.json:
             print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
         else:
-            _tell(path, found)
-    return 0 if good else 1
+            _print_report(path, found)
+    return 0 if valid else 1
 
 
 def read_flagd(path: str, raw: bytes, flag_set: str | None) -> list[Flag]:
@@ -47,7 +47,7 @@ def read_flagd(path: str, raw: bytes, flag_set: str | None) -> list[Flag]:
 
 
 def is_flagd(path: str, raw: bytes) -> bool:
-    """Whether a file is flagd's rather than mongoexport lines, by its name or else by what it holds."""
+    """Whether a file is a flagd file, not mongoexport lines: by its name, else by its content."""
     if is_yaml(path):
         return True
     text = raw.decode("utf-8-sig", errors="replace")
@@ -72,25 +72,25 @@ def _checked(path: str) -> CheckedFile:
     raw = read_bytes(path)
     if is_flagd(path, raw) or not raw.strip():
         return checked(path, raw)
-    flags, problems = checked_lines(raw)
-    if problems and not flags and not is_lines(raw):
+    flags, problems = check_mongoexport(raw)
+    if problems and not flags and not _names_keys(raw):
         return checked(path, raw)
     return CheckedFile(flags, [Located(line, "$", text) for line, text in problems])
 
 
-def is_lines(raw: bytes) -> bool:
-    """Whether a text that is no flagd file looks like documents of flags: each names its key."""
+def _names_keys(raw: bytes) -> bool:
+    """Whether a text that is not a flagd file looks like flag documents: each has a key."""
     return b'"key"' in raw or b'"_id"' in raw
 
 
-def _tell(path: str, found: CheckedFile) -> None:
+def _print_report(path: str, found: CheckedFile) -> None:
     for violation in found.violations:
         print(f"{path}:{violation}")
     for note in found.notes:
         print(_note(path, note))
     if not found.violations:
         count = len(found.flags)
-        print(f"{path}: {count} flag{'s are' if count != 1 else ' is'} good")
+        print(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid")
 
 
 def _note(path: str, note: Located) -> str:

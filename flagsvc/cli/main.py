@@ -1,4 +1,4 @@
-"""The `flagsvc` command: runs one and turns what goes wrong into a text and an exit status."""
+"""Entry point of the `flagsvc` command: runs one command and turns failures into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from flagsvc.cli.parser import parser
+from flagsvc.cli.parser import build_parser
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.errors import FlagsvcError
 from flagsvc.settings import SettingsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives its exit status.
+    """Run one command and return its exit status.
 
-    0 good, 1 the command failed, 2 wrong usage or settings, 3 stored, but not spread in time as far as was asked for.
+    0: success. 1: the command failed. 2: wrong usage or settings. 3: the change is stored, but did not reach the
+    level of --wait-for in time.
     """
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         status: int = args.run(args)
     except (SettingsError, UsageError) as error:

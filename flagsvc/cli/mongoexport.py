@@ -1,4 +1,4 @@
-"""The existing system's documents: mongoexport lines, canonical or relaxed Extended JSON, and one array of them."""
+"""Reads and writes mongoexport files: documents in canonical or relaxed Extended JSON, one per line or one array."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from bson import json_util
 from bson.errors import BSONError
 
-from flagsvc.cli.store_changes import BadFile
+from flagsvc.cli.input_files import BadFile
 from flagsvc.core.documents import from_document, to_document
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import STORED_NAMES, Flag
@@ -19,19 +19,19 @@ from flagsvc.core.validation import validated
 
 NEWLINE = b"\n"
 Problems = list[tuple[int, str]]
-"""Line, from 1, and what is wrong there."""
+"""Pairs of a line number, from 1, and the problem there."""
 
 
-def read_flags(path: str, raw: bytes, flag_set: str | None = None) -> list[Flag]:
-    """Read and check every document. Raises BadFile naming line and field of every problem."""
-    flags, problems = checked_lines(raw, flag_set)
+def read_mongoexport(path: str, raw: bytes, flag_set: str | None = None) -> list[Flag]:
+    """Read and check every document. Raises BadFile with the line and field of every problem."""
+    flags, problems = check_mongoexport(raw, flag_set)
     if problems:
         raise BadFile.of(path, [f"line {number}: {text}" for number, text in problems])
     return flags
 
 
-def checked_lines(raw: bytes, flag_set: str | None = None) -> tuple[list[Flag], Problems]:
-    """Read every document; give the good ones and what is wrong with the others."""
+def check_mongoexport(raw: bytes, flag_set: str | None = None) -> tuple[list[Flag], Problems]:
+    """Read every document; return the valid flags and the problems of the others."""
     problems: Problems = []
     flags: dict[tuple[str, str], Flag] = {}
     lines: dict[tuple[str, str], int] = {}
@@ -46,7 +46,7 @@ def checked_lines(raw: bytes, flag_set: str | None = None) -> tuple[list[Flag], 
 
 
 def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give each document with its line; a JSON array is read too, its elements counted as lines."""
+    """Yield each document with its line; of a JSON array, each element with its position."""
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,25 +81,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for name, value in pairs:
         if name in seen:
-            raise ValueError(f"field {name!r} stands twice")
+            raise ValueError(f"field {name!r} appears twice")
         seen[name] = value
     return seen
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _checked(number: int, document: dict[str, Any], flag_set: str | None, problems: Problems) -> Flag | None:
     document.pop("_id", None)
-    plain = {name: _plain(value) for name, value in document.items()}
+    try:
+        plain = {name: _plain(value) for name, value in document.items()}
+    except RecursionError:
+        problems.append((number, "nested too deep"))
+        return None
     if "key" not in plain:
         problems.append((number, "key: missing; every flag needs one"))
         return None
     flag = from_document(plain)
     if flag.problem:
-        wrong = flag.problem.partition(": ")[2].split(", ")
-        problems += [(number, f"{name}: {plain[name]!r}; it must be {_wanted(name)}") for name in wrong]
+        names = flag.problem.partition(": ")[2].split(", ")
+        problems += [(number, f"{name}: {plain[name]!r}; it must be {_expected(name)}") for name in names]
         return None
     flag = replace(flag, name=flag.name or flag.key, flag_set=flag_set or flag.flag_set)
     try:
@@ -112,18 +116,18 @@ def _checked(number: int, document: dict[str, Any], flag_set: str | None, proble
         return None
 
 
-def _wanted(name: str) -> str:
+def _expected(name: str) -> str:
     if name == "status":
         return "ENABLED, DISABLED, BETA or DEPRECATED"
     if name in ("sortOrder", "revision"):
-        return "a whole number"
+        return "an integer"
     if name in ("variants", "metadata"):
         return "an object"
-    return "a date" if name.endswith("At") else "a text"
+    return "a date" if name.endswith("At") else "a string"
 
 
 def _plain(value: Any) -> Any:
-    """Give an Extended JSON value as plain Python; whole numbers become int."""
+    """Return an Extended JSON value as plain Python, with 64-bit integers as int."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -133,6 +137,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def line_of(flag: Flag) -> str:
-    """Give a flag as a line of relaxed Extended JSON, without its end."""
+def to_line(flag: Flag) -> str:
+    """Return a flag as a line of relaxed Extended JSON, without the line end."""
     return json_util.dumps(to_document(flag), json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Output: tables for people, JSON for programs."""
+"""Prints results: as tables for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flagsvc.core.model import Flag
 
 
 def print_json(value: object) -> None:
-    """Print one JSON value, flushed, so that a program reading a stream sees it at once."""
+    """Print one JSON value and flush, so that a program that reads the stream sees it immediately."""
     print(json.dumps(json_safe(value), ensure_ascii=False), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """Print rows under headings; `empty` says what it means that there are none."""
-    from rich.console import Console  # noqa: PLC0415  slow to import, and --help needs it not
+    """Print rows under headings, or the text `empty` if there are none."""
+    from rich.console import Console  # noqa: PLC0415  slow to import, and not needed for --help
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -41,12 +41,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print one thing as a table of its fields."""
-    print_table(("field", "value"), ((k, v) for k, v in fields.items() if v not in (None, "", {})), "nothing")
+    """Print one object as a table of its fields."""
+    print_table(("field", "value"), ((k, v) for k, v in fields.items() if v not in (None, "", {})), "no fields")
 
 
 def text(value: Any) -> str:
-    """Show a cell: texts as they are, times short, the rest as JSON."""
+    """Return the text of a cell: strings unchanged, times in short form, everything else as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, datetime):
@@ -57,16 +57,16 @@ def text(value: Any) -> str:
 
 
 def flag_fields(flag: Flag) -> dict[str, Any]:
-    """Give a flag's fields under their stored names, with its set, revision and etag; rules as the JSON they are."""
+    """Return a flag's fields under their stored names, with set, revision and etag; rules as parsed JSON."""
     fields = {"flagSet": flag.flag_set, **to_document(flag), "revision": flag.revision, "etag": flag.etag}
     if flag.targeting is not None:
-        fields["targeting"] = _rule(flag.targeting)
+        fields["targeting"] = _parsed_rule(flag.targeting)
     if flag.evaluators:
-        fields["evaluators"] = {name: _rule(rule) for name, rule in flag.evaluators.items()}
+        fields["evaluators"] = {name: _parsed_rule(rule) for name, rule in flag.evaluators.items()}
     return fields
 
 
-def _rule(rule: str) -> Any:
+def _parsed_rule(rule: str) -> Any:
     try:
         return strict_loads(rule)
     except NotJson:

@@ -1,4 +1,4 @@
-"""How each command is run: what it needs is imported only then, so that `--help` and `health` are quick."""
+"""Runs each command; imports what it needs only then, so that `--help` and `health` start quickly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 
+Command = Callable[[argparse.Namespace], int]
 _SERVE_OPTIONS = (
     *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
     *("ofrep_port", "cors_origins", "context_values", "context_from_headers", "fractional_version"),
@@ -16,9 +17,9 @@ _SERVE_OPTIONS = (
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal. One that comes before the server has started ends the process at once."""
+    """Serve until a signal arrives. A signal before the server has started ends the process immediately."""
     exit_at_once_on(*STOP)
-    import asyncio  # noqa: PLC0415  what serving needs is loaded when serving
+    import asyncio  # noqa: PLC0415  only `serve` needs it
 
     import uvloop  # noqa: PLC0415
 
@@ -33,8 +34,8 @@ def serve(args: argparse.Namespace) -> int:
         return runner.run(run(settings))
 
 
-def transfer(name: str) -> Callable[[argparse.Namespace], int]:
-    """Give what runs a command on a store by its URL."""
+def on_store(name: str) -> Command:
+    """Return the function that runs a command of `transfer` on a store."""
 
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import transfer  # noqa: PLC0415
@@ -42,45 +43,33 @@ def transfer(name: str) -> Callable[[argparse.Namespace], int]:
         settings = Settings.from_env(os.environ)
         args.store = args.store or settings.store_url
         args.cache = getattr(args, "cache", None) or settings.cache_url
-        command: Callable[[argparse.Namespace], int] = getattr(transfer, name)
+        command: Command = getattr(transfer, name)
         return command(args)
 
     return run
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Check files."""
+    """Check flag files."""
     from flagsvc.cli import flagd_files  # noqa: PLC0415
 
     return flagd_files.validate(args)
 
 
-def call(name: str) -> Callable[[argparse.Namespace], int]:
-    """Give what runs a command on a running server."""
-
-    def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import service_commands  # noqa: PLC0415
-
-        command = getattr(service_commands, name)
-        return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
-
-    return run
-
-
-def replicas(name: str) -> Callable[[argparse.Namespace], int]:
-    """Give what runs a command about all replicas, or what they share."""
+def on_server(name: str) -> Command:
+    """Return the function that runs a command of `service_commands` or `replica_commands` against a server."""
 
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
 
-        command = getattr(replica_commands, name)
+        command = getattr(replica_commands if name in ("status", "verify") else service_commands, name)
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run
 
 
 def health(args: argparse.Namespace) -> int:
-    """Ask a running server whether it serves."""
+    """Check the health of a server."""
     from flagsvc.cli import service_commands  # noqa: PLC0415
 
     return service_commands.health(args)

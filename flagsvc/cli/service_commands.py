@@ -1,4 +1,4 @@
-"""Commands that call a running server."""
+"""Commands that call a running server: evaluations, reads, writes, watch and health."""
 
 from __future__ import annotations
 
@@ -25,49 +25,50 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 Stub = pb_grpc.FlagServiceStub
 
 
-def with_stub(args: argparse.Namespace, work: Callable[[Stub], int]) -> int:
+def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
     with grpc.insecure_channel(args.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
         try:
-            return work(pb_grpc.FlagServiceStub(channel))
+            return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
-            _complain(error, args.address)
+            _print_error(error, args.address)
             return 1
 
 
 def evaluate(args: argparse.Namespace, stub: Stub) -> int:
-    """Evaluate one flag; exit status 1 when it has an error code."""
-    kind = types.ValueType.Value(f"VALUE_TYPE_{args.type.upper()}") if args.type else types.VALUE_TYPE_UNSPECIFIED
+    """Evaluate one flag; exit status 1 if the result has an error code."""
+    expected = types.ValueType.Value(f"VALUE_TYPE_{args.type.upper()}") if args.type else types.VALUE_TYPE_UNSPECIFIED
     request = pb.EvaluateFlagRequest(
         flag_key=args.key,
         flag_set=args.flag_set,
-        context=arguments.context(args),
-        expected_type=kind,
+        context=arguments.read_context(args),
+        expected_type=expected,
         explain=args.explain,
         min_revision=args.min_revision,
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
-    found = response.evaluation
-    has_value = found.value.WhichOneof("kind") is not None
-    shown = {
-        "flagKey": found.flag_key,
-        "value": from_value(found.value, "value") if has_value else None,
-        "variant": found.variant or None,
-        "reason": types.Reason.Name(found.reason).removeprefix("REASON_"),
-        "errorCode": types.ErrorCode.Name(found.error_code).removeprefix("ERROR_CODE_") if found.error_code else None,
-        "revision": found.revision,
-        "source": types.DefinitionSource.Name(found.source).removeprefix("DEFINITION_SOURCE_"),
-        "ageMs": found.age_ms,
+    evaluation, code = response.evaluation, response.evaluation.error_code
+    has_value = evaluation.value.WhichOneof("kind") is not None
+    fields = {
+        "flagKey": evaluation.flag_key,
+        "value": from_value(evaluation.value, "value") if has_value else None,
+        "variant": evaluation.variant or None,
+        "reason": types.Reason.Name(evaluation.reason).removeprefix("REASON_"),
+        "errorCode": types.ErrorCode.Name(code).removeprefix("ERROR_CODE_") if code else None,
+        "revision": evaluation.revision,
+        "source": types.DefinitionSource.Name(evaluation.source).removeprefix("DEFINITION_SOURCE_"),
+        "ageMs": evaluation.age_ms,
     }
     if args.json:
         explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
-        render.print_json({**shown, **explained})
+        render.print_json({**fields, **explained})
     else:
-        told = {**shown, "value": render.text(shown["value"]) if has_value else "(none: the caller's default stands)"}
-        render.print_fields({**told, "error": found.error_message, "enabled": found.enabled})
+        value = render.text(fields["value"]) if has_value else "(none: the caller's default applies)"
+        more = {"error": evaluation.error_message, "enabled": evaluation.enabled}
+        render.print_fields({**fields, "value": value, **more})
         if args.explain:
-            print_explanation(found.flag_key, response.explanation)
-    return 1 if found.error_code else 0
+            print_explanation(evaluation.flag_key, response.explanation)
+    return 1 if code else 0
 
 
 def toggle(args: argparse.Namespace, stub: Stub) -> int:
@@ -79,50 +80,50 @@ def toggle(args: argparse.Namespace, stub: Stub) -> int:
         etag=args.etag,
         actor=args.actor,
         reason=args.reason,
-        **wait_for.wanted(args),
+        **wait_for.request_fields(args),
     )
     return _show_change(args, stub.ToggleFlag(request, timeout=wait_for.deadline_s(args)))
 
 
 def get(args: argparse.Namespace, stub: Stub) -> int:
-    """Show one definition."""
+    """Show the definition of a flag."""
     request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision)
     _show(args, render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
     return 0
 
 
 def list_flags(args: argparse.Namespace, stub: Stub) -> int:
-    """Show a whole set, page by page."""
+    """List the flags of a set, reading page by page."""
     flags: list[Flag] = []
-    token = ""
+    page_token = ""
     while True:
-        request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=1_000, page_token=token)
+        request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=1_000, page_token=page_token)
         page = stub.ListFlags(request, timeout=args.timeout)
         flags += map(received, page.flags)
-        token = page.next_page_token
-        if not token:
+        page_token = page.next_page_token
+        if not page_token:
             break
     if args.json:
         render.print_json([render.flag_fields(flag) for flag in flags])
         return 0
     rows = ((f.key, f.status.value, f.name, f.category, f.revision, f.updated_at) for f in flags)
-    hint = f"no flags in set {args.flag_set!r}; make one with: flagsvc create KEY"
+    hint = f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY"
     render.print_table(("key", "status", "name", "category", "revision", "updated"), rows, hint)
     return 0
 
 
 def create(args: argparse.Namespace, stub: Stub) -> int:
     """Create a flag from KEY and FIELD=VALUE arguments."""
-    flag, _ = arguments.assigned(args)
-    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.wanted(args))
+    flag, _ = arguments.read_flag(args)
+    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.request_fields(args))
     return _show_change(args, stub.CreateFlag(request, timeout=wait_for.deadline_s(args)))
 
 
 def set_fields(args: argparse.Namespace, stub: Stub) -> int:
     """Change the named fields of a flag."""
-    flag, fields = arguments.assigned(args)
+    flag, fields = arguments.read_flag(args)
     flag.etag = args.etag
-    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.wanted(args))
+    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.request_fields(args))
     request.update_mask.paths.extend(fields)
     return _show_change(args, stub.UpdateFlag(request, timeout=wait_for.deadline_s(args)))
 
@@ -135,15 +136,15 @@ def delete(args: argparse.Namespace, stub: Stub) -> int:
         etag=args.etag,
         actor=args.actor,
         reason=args.reason,
-        **wait_for.wanted(args),
+        **wait_for.request_fields(args),
     )
     response = stub.DeleteFlag(request, timeout=wait_for.deadline_s(args))
     if args.json:
-        told = {"flagKey": args.key, "revision": response.revision}
-        render.print_json({**told, "spread": wait_for.as_json(response.spread)})
+        spread = wait_for.spread_fields(response.spread)
+        render.print_json({"flagKey": args.key, "revision": response.revision, "spread": spread})
     else:
-        print(f"deleted {args.key} (revision {response.revision}); its history stays: flagsvc history {args.key}")
-    return wait_for.tell(args, response.spread)
+        print(f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}")
+    return wait_for.report_spread(args, response.spread)
 
 
 def history(args: argparse.Namespace, stub: Stub) -> int:
@@ -166,12 +167,12 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
     else:
         rows = (tuple(entry.values()) for entry in entries)
         heads = ("at", "action", "before", "after", "actor", "reason", "revision")
-        render.print_table(heads, rows, f"no history of {args.key!r}")
+        render.print_table(heads, rows, f"no history for {args.key!r}")
     return 0
 
 
 def watch(args: argparse.Namespace, stub: Stub) -> int:
-    """Print a set and then every change, until interrupted; reconnects and resumes by itself."""
+    """Print a set and then every change until interrupted; reconnects and resumes automatically."""
     resume, pause = 0, 0.2
     while True:
         try:
@@ -182,37 +183,37 @@ def watch(args: argparse.Namespace, stub: Stub) -> int:
         except grpc.RpcError as error:
             if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
                 raise
-            print(f"no flagsvc at {args.address}; trying again", file=sys.stderr)
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter is no secret
+            print(f"connection to {args.address} lost; reconnecting", file=sys.stderr)
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter needs no cryptographic randomness
         pause = min(pause * 2, 10.0)
 
 
 def health(args: argparse.Namespace) -> int:
-    """Ask grpc.health.v1; exit status 0 only for SERVING."""
+    """Call grpc.health.v1; exit status 0 only for SERVING."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  only this command needs it
 
     with grpc.insecure_channel(args.address) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=args.service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
         except grpc.RpcError as error:
-            _complain(error, args.address)
+            _print_error(error, args.address)
             return 1
-    state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    state = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     if args.json:
         render.print_json({"service": args.service, "status": state})
     else:
         print(state)
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+    return 0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
 def _show_change(
     args: argparse.Namespace, response: pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 ) -> int:
-    """Show the flag as stored, and how far the change has spread where that was asked for."""
-    told = {"spread": wait_for.as_json(response.spread)} if args.json else {}
-    _show(args, {**render.flag_fields(received(response.flag)), **told})
-    return wait_for.tell(args, response.spread)
+    """Show the stored flag, and report the level that the change has reached."""
+    spread = {"spread": wait_for.spread_fields(response.spread)} if args.json else {}
+    _show(args, {**render.flag_fields(received(response.flag)), **spread})
+    return wait_for.report_spread(args, response.spread)
 
 
 def _show(args: argparse.Namespace, fields: dict[str, Any]) -> None:
@@ -227,36 +228,35 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
         case "snapshot":
             flags = [received(flag) for flag in message.snapshot.flags]
             if args.json:
-                told: dict[str, Any] = {"type": "snapshot", "flags": [render.flag_fields(flag) for flag in flags]}
-                render.print_json({**told, "resumeRevision": message.resume_revision})
+                payload: dict[str, Any] = {"type": "snapshot", "flags": [render.flag_fields(flag) for flag in flags]}
+                render.print_json({**payload, "resumeRevision": message.resume_revision})
             else:
                 print(f"snapshot: {len(flags)} flags at revision {message.resume_revision}", flush=True)
         case "change":
             change = message.change
             flag = received(change.flag) if change.HasField("flag") else None
             if args.json:
-                told = {"type": "change", "flagKey": change.flag_key, "revision": change.revision}
-                render.print_json({**told, "flag": render.flag_fields(flag) if flag else None})
+                payload = {"type": "change", "flagKey": change.flag_key, "revision": change.revision}
+                render.print_json({**payload, "flag": render.flag_fields(flag) if flag else None})
             else:
                 state = flag.status.value if flag else "deleted"
                 now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
                 print(f"{now}  {change.flag_key}  {state}  revision {change.revision}", flush=True)
 
 
-def _complain(error: grpc.RpcError, address: str) -> None:
-    code, details = error.code(), error.details()
-    if code is grpc.StatusCode.UNAVAILABLE and not _info(error):
-        print(f"error: no flagsvc at {address}; start one with: flagsvc serve", file=sys.stderr)
+def _print_error(error: grpc.RpcError, address: str) -> None:
+    code, details, reason = error.code(), error.details(), _error_reason(error)
+    if code is grpc.StatusCode.UNAVAILABLE and not reason:
+        print(f"error: no server is reachable at {address}; start one with: flagsvc serve", file=sys.stderr)
         return
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        print(f"error: {address} did not answer in time; try a larger --timeout", file=sys.stderr)
+        print(f"error: {address} did not respond in time; try a larger --timeout", file=sys.stderr)
         return
-    reason = _info(error)
     print(f"error: {details}" + (f" ({reason})" if reason else f" ({code.name})"), file=sys.stderr)
 
 
-def _info(error: grpc.RpcError) -> str:
-    """Give the ErrorInfo's reason, empty without one."""
+def _error_reason(error: grpc.RpcError) -> str:
+    """Return the reason of the ErrorInfo detail, empty if there is none."""
     trailers: Any = error.trailing_metadata() or ()
     for name, value in trailers:
         if name == "grpc-status-details-bin":

@@ -1,43 +1,28 @@
-"""What imports and exports do with a store: read it, and carry out a plan of changes."""
+"""Reads a store for an export, and plans, previews and makes the changes of an import."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from flagsvc.core.changes import Author, Decide, delete
-from flagsvc.core.errors import FlagsvcError
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.publish import publish_change
 
-_MAX_SHOWN = 20
 
-
-class BadFile(FlagsvcError):
-    """The file cannot be imported; the text has a line for each problem."""
-
-    @classmethod
-    def of(cls, path: str, problems: Sequence[str]) -> Self:
-        """Tell the first problems, and how many more there are."""
-        more = len(problems) - _MAX_SHOWN
-        rest = [f"and {more} more"] if more > 0 else []
-        return cls("\n".join([f"{path}: nothing was imported", *problems[:_MAX_SHOWN], *rest]))
-
-
-class Planned(NamedTuple):
-    """A change to make, decided when the flag's current state is known."""
+class PlannedChange(NamedTuple):
+    """A change to make; `decide` derives it from the flag's current state."""
 
     flag_id: FlagId
     decide: Decide
 
 
 @dataclass(slots=True)
-class Result:
-    """What an import did."""
+class ImportResult:
+    """How many flags an import created, updated, left unchanged and deleted."""
 
     created: int = 0
     updated: int = 0
@@ -46,11 +31,11 @@ class Result:
 
     @property
     def total(self) -> int:
-        """Flags in the file."""
+        """Number of flags in the file."""
         return self.created + self.updated + self.unchanged
 
     def count(self, flag_id: FlagId, change: Change | None) -> None:
-        """Count one planned change by what became of it."""
+        """Count one planned change by its effect; None: the flag was already so."""
         del flag_id
         if change is None:
             self.unchanged += 1
@@ -62,16 +47,8 @@ class Result:
             self.updated += 1
 
 
-def read_bytes(path: str) -> bytes:
-    """Read a file, or standard input for `-`. Raises BadFile."""
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read: {error.strerror}") from None
-
-
-async def flags_of(store: FlagStore) -> list[Flag]:
-    """Open a store, read all its flags, and close it."""
+async def load_flags(store: FlagStore) -> list[Flag]:
+    """Open a store, read all flags, and close it."""
     await store.open()
     try:
         return list((await store.load()).flags)
@@ -79,37 +56,41 @@ async def flags_of(store: FlagStore) -> list[Flag]:
         await store.close()
 
 
-def prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[Planned]:
-    """Plan to delete what is stored but not kept, in the sets that the kept flags are of."""
+def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[PlannedChange]:
+    """Plan to delete the stored flags that are not in `kept`, in the flag sets that `kept` mentions."""
     ids = set(kept)
     sets = {flag_id.flag_set for flag_id in ids}
-    gone = [flag.id for flag in stored if flag.flag_set in sets and flag.id not in ids]
-    return [Planned(flag_id, _delete(flag_id, author)) for flag_id in gone]
+    surplus = [flag.id for flag in stored if flag.flag_set in sets and flag.id not in ids]
+    return [PlannedChange(flag_id, _delete(flag_id, author)) for flag_id in surplus]
 
 
-def preview(planned: Iterable[Planned], stored: Iterable[Flag], seen: Callable[[FlagId, Change | None], None]) -> None:
-    """Tell what each planned change would do, in the plan's order."""
+def preview(
+    planned: Iterable[PlannedChange], stored: Iterable[Flag], record: Callable[[FlagId, Change | None], None]
+) -> None:
+    """Call `record` with what each planned change would do, in the plan's order."""
     current = {flag.id: flag for flag in stored}
     for flag_id, decide in planned:
-        seen(flag_id, decide(current.get(flag_id)))
+        record(flag_id, decide(current.get(flag_id)))
 
 
-async def carry_out(
-    planned: Sequence[Planned],
+async def make_changes(
+    planned: Sequence[PlannedChange],
     store: FlagStore,
     cache: FlagCache | None,
-    seen: Callable[[FlagId, Change | None], None],
+    record: Callable[[FlagId, Change | None], None],
 ) -> None:
-    """Make each change in an open store, and let the shared cache and every replica know."""
+    """Make each change in an open store, update the shared cache, and announce the change to the replicas."""
     for flag_id, decide in _progress(planned):
-        made: list[Change | None] = []
+        decisions: list[Change | None] = []
 
-        def decided(current: Flag | None, decide: Decide = decide, made: list[Change | None] = made) -> Change | None:
-            made[:] = [decide(current)]  # a store that lost a race decides once more
-            return made[0]
+        def decide_and_note(
+            current: Flag | None, decide: Decide = decide, decisions: list[Change | None] = decisions
+        ) -> Change | None:
+            decisions[:] = [decide(current)]  # a store decides again after a conflict with another writer
+            return decisions[0]
 
-        entry = await store.write(flag_id, decided)
-        seen(flag_id, made[0] if made else None)
+        entry = await store.write(flag_id, decide_and_note)
+        record(flag_id, decisions[0] if decisions else None)
         if entry is not None:
             await publish_change(cache, entry)
 
@@ -121,11 +102,11 @@ def _delete(flag_id: FlagId, author: Author) -> Decide:
     return decide
 
 
-def _progress(planned: Sequence[Planned]) -> Iterator[Planned]:
+def _progress(planned: Sequence[PlannedChange]) -> Iterator[PlannedChange]:
     if not sys.stderr.isatty():
         yield from planned
         return
-    from rich.console import Console  # noqa: PLC0415  only a terminal needs it
+    from rich.console import Console  # noqa: PLC0415  only used on a terminal
     from rich.progress import track  # noqa: PLC0415
 
     yield from track(planned, "importing", console=Console(stderr=True))

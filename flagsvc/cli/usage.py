@@ -1,5 +1,5 @@
-"""Wrong usage of the command line."""
+"""The error of wrong command-line usage."""
 
 
 class UsageError(ValueError):
-    """An argument is wrong; the text says what would be right."""
+    """An argument is wrong; the text says what is expected."""

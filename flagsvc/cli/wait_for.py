@@ -1,4 +1,4 @@
-"""How far a change has spread: what a write asks for, and what it tells of it."""
+"""Reads --wait-for into a write request, and reports the level that the change has reached."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from flagsvc.cli.usage import UsageError
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 NOT_REACHED = 3
-"""Exit status of a write that is stored and did not spread as far as was asked for in time."""
+"""Exit status of a write that is stored but did not reach the level of --wait-for in time."""
 _LEVELS = {
     "stored": pb.WRITE_LEVEL_STORED,
     "cached": pb.WRITE_LEVEL_CACHED,
     "applied": pb.WRITE_LEVEL_APPLIED,
 }
-_STORED_ALL_THE_SAME = "the change IS stored"
+_IS_STORED = "the change IS stored"
 
 
-class Waiting(TypedDict, total=False):
-    """The fields of a write's request that say what to wait for."""
+class WaitFields(TypedDict, total=False):
+    """The fields of a write request that say what to wait for."""
 
     wait_for: pb.WriteLevel.ValueType
     wait_timeout: Duration
 
 
-def wanted(args: argparse.Namespace) -> Waiting:
+def request_fields(args: argparse.Namespace) -> WaitFields:
     """Read --wait-for and --wait-timeout. Raises UsageError."""
     if args.wait_for is None:
         if args.wait_timeout is not None:
@@ -43,13 +43,13 @@ def wanted(args: argparse.Namespace) -> Waiting:
 
 
 def deadline_s(args: argparse.Namespace) -> float:
-    """Give a write as long as any other call, and what it is to wait for on top of that."""
+    """Return the deadline of a write: the time-out of any call, plus the time to wait for the level."""
     timeout: float = args.timeout
     return timeout + (_wait_s(args) if args.wait_for else 0.0)
 
 
-def as_json(spread: pb.WriteSpread) -> dict[str, Any]:
-    """Give it for programs."""
+def spread_fields(spread: pb.WriteSpread) -> dict[str, Any]:
+    """Return the reached level as JSON."""
     return {
         "revision": spread.revision,
         "reached": pb.WriteLevel.Name(spread.reached).removeprefix("WRITE_LEVEL_"),
@@ -58,15 +58,15 @@ def as_json(spread: pb.WriteSpread) -> dict[str, Any]:
     }
 
 
-def tell(args: argparse.Namespace, spread: pb.WriteSpread) -> int:
-    """Say how far a change has spread, to whom it asked; gives the exit status."""
+def report_spread(args: argparse.Namespace, spread: pb.WriteSpread) -> int:
+    """Print the reached level if --wait-for was given; return the exit status."""
     if args.wait_for is None:
         return 0
     if spread.reached < _LEVELS[args.wait_for]:
         missed = (
             f"not {'applied everywhere' if args.wait_for == 'applied' else args.wait_for} after {_wait_s(args):g} s"
         )
-        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; {_STORED_ALL_THE_SAME}", file=sys.stderr)
+        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; {_IS_STORED}", file=sys.stderr)
         return NOT_REACHED
     if not args.json:
         print(f"revision {spread.revision}: {_reached(args.wait_for, spread)}")
@@ -81,19 +81,19 @@ def _reached(level: str, spread: pb.WriteSpread) -> str:
 
 
 def _so_far(level: str, spread: pb.WriteSpread) -> str:
-    others = "other replicas see it by themselves within their staleness bound"
+    others = "other replicas will see it within their staleness bound"
     if level != "applied":
-        return f"the shared cache cannot be reached, or there is none; {others}"
-    applied = f"applied by {', '.join(spread.applied_by) or 'no replica that is known'}"
+        return f"the shared cache is unreachable or not configured; {others}"
+    applied = f"applied by {', '.join(spread.applied_by) or 'no known replica'}"
     if not spread.lagging:
-        return f"{applied}; who else lives is not known without the shared cache; {others}"
-    return f"{applied}; lagging: {', '.join(spread.lagging)} ({_promise(spread.lagging)})"
+        return f"{applied}; without the shared cache other live replicas are unknown; {others}"
+    return f"{applied}; lagging: {', '.join(spread.lagging)} ({_when_seen(spread.lagging)})"
 
 
-def _promise(lagging: Sequence[str]) -> str:
+def _when_seen(lagging: Sequence[str]) -> str:
     if len(lagging) == 1:
-        return "it answers with the change by itself within its staleness bound"
-    return "they answer with the change by themselves within their staleness bounds"
+        return "it will see the change within its staleness bound"
+    return "they will see the change within their staleness bounds"
 
 
 def _wait_s(args: argparse.Namespace) -> float:

@@ -1,1 +1,1 @@
-"""What a flag is and what it evaluates to: pure functions over frozen data, no I/O, clock, proto or asyncio."""
+"""The flag model and its evaluation: pure functions over frozen data, without I/O, clock, protobuf or asyncio."""

@@ -1,6 +1,6 @@
-"""What each kind of write does to a flag: pure decisions that a store carries out inside its transaction.
+"""The writes: each is a pure decision function that a store runs inside its transaction.
 
-Shapes of history (action, previous, new) are the existing system's for toggle and config; others follow their pattern.
+History entries (action, previous, new) of toggles and config updates are the existing system's; others are similar.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
 from .validation import validated
 
 Decide = Callable[[Flag | None], Change | None]
-"""Given the current flag, the change to store; None: nothing to do. Raises a domain error to refuse."""
+"""From the current flag (None: absent) to the change to store (None: no change). Raises FlagsvcError to reject it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who changes a flag, why, and when (aware UTC)."""
+    """Who makes a change, why, and when (aware UTC)."""
 
     at: datetime
     actor: str = ANONYMOUS
@@ -29,7 +29,7 @@ class Author:
 
 
 def create(flag: Flag, author: Author) -> Decide:
-    """Store a new flag; FlagExists when the key is taken."""
+    """Create a flag. Raises InvalidRequest; the decision raises FlagExists."""
     blank = replace(flag, name=flag.name or flag.key, created_at=author.at, enabled_at=None, disabled_at=None)
     fresh = validated(_stamped(blank, author, moved=flag.status is Status.ENABLED))
 
@@ -42,7 +42,10 @@ def create(flag: Flag, author: Author) -> Decide:
 
 
 def toggle(key: str, enabled: bool, expected: int | None, author: Author) -> Decide:
-    """Switch to the wanted state. As in the existing system, the same state again still moves times and history."""
+    """Enable or disable a flag. The decision raises FlagNotFound or RevisionConflict.
+
+    As in the existing system, setting the current status again still updates the times and adds a history entry.
+    """
 
     def decide(current: Flag | None) -> Change:
         before = _expected(key, current, expected)
@@ -55,7 +58,7 @@ def toggle(key: str, enabled: bool, expected: int | None, author: Author) -> Dec
 
 
 def update(wanted: Flag, fields: list[str], expected: int | None, author: Author) -> Decide:
-    """Give the named fields the wanted flag's values."""
+    """Copy the named fields from `wanted`. The decision raises FlagNotFound, RevisionConflict or InvalidRequest."""
 
     def decide(current: Flag | None) -> Change:
         before = _expected(wanted.key, current, expected)
@@ -71,7 +74,7 @@ def update(wanted: Flag, fields: list[str], expected: int | None, author: Author
 
 
 def delete(key: str, expected: int | None, author: Author) -> Decide:
-    """Delete the flag; its history stays."""
+    """Delete a flag and keep its history. The decision raises FlagNotFound or RevisionConflict."""
 
     def decide(current: Flag | None) -> Change:
         return _change(_expected(key, current, expected), None, Action.DELETED, author)
@@ -80,7 +83,7 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
 
 
 def put(flag: Flag, author: Author) -> Decide:
-    """Import a whole flag, times included; nothing to do when the stored one already says the same."""
+    """Import a whole flag, including its times. The decision is None if the stored flag is already equal."""
 
     def decide(current: Flag | None) -> Change | None:
         after = replace(flag, revision=current.revision if current else 0)
@@ -105,7 +108,7 @@ def _expected(key: str, current: Flag | None, expected: int | None) -> Flag:
 
 
 def _stamped(flag: Flag, author: Author, *, moved: bool) -> Flag:
-    """Set updatedAt and, where the status moved, enabledAt or disabledAt; the other one is kept."""
+    """Set updatedAt and, if the status changed, the matching one of enabledAt and disabledAt."""
     flag = replace(flag, updated_at=author.at)
     if moved and flag.status is Status.ENABLED:
         return replace(flag, enabled_at=author.at)

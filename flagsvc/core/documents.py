@@ -1,7 +1,7 @@
-"""A flag as a document under the existing system's field names, and back; and the JSON form that caches hold.
+"""Flags as documents with the existing system's field names, and as JSON text for caches, SQLite and snapshots.
 
-Reading is lenient: a field of the wrong type makes the flag's `problem`, never an exception, so that one broken
-document cannot take its neighbours down.
+Reading is lenient: a field of the wrong type is recorded in the flag's `problem` and never raises, so that one
+malformed document does not affect other flags.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OBJECTS = frozenset({"variants", "metadata", "evaluators"})
 
 
 def to_document(flag: Flag) -> dict[str, Any]:
-    """Give the fields that are set, under their stored names; times stay datetimes. Without `revision`."""
+    """Return the fields that are set, except `revision`, under their stored names. Times stay datetimes."""
     document: dict[str, Any] = {}
     for field, name in STORED_NAMES.items():
         value = getattr(flag, field)
@@ -35,7 +35,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
 
 
 def from_document(document: Mapping[str, Any]) -> Flag:
-    """Read a document whose values are plain JSON, with datetimes for times."""
+    """Read a document whose values are JSON, with datetimes for times. Never raises: see `Flag.problem`."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field, name in STORED_NAMES.items():
@@ -54,7 +54,7 @@ def from_document(document: Mapping[str, Any]) -> Flag:
 
 
 def _read(name: str, raw: JsonValue) -> Any:
-    """Give the field's value, or None when it is of the wrong type."""
+    """Return the field's value; None if it has the wrong type."""
     if name in _TIMES:
         return raw if isinstance(raw, datetime) else None
     if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
@@ -82,14 +82,14 @@ def _evaluators(raw: JsonValue) -> dict[str, str] | None:
 
 
 def _rule_text(raw: JsonValue) -> str | None:
-    """Give a rule as text; another writer may have stored it as an object."""
+    """Return a rule as text. Other programs may have stored it as an object."""
     if isinstance(raw, dict):
         return json_values.compact(raw) if json_values.problem(raw) is None else None
     return raw if isinstance(raw, str) else None
 
 
 def dumps(flag: Flag) -> str:
-    """Give the flag as one line of JSON; times as ISO 8601 in UTC. Why it cannot be evaluated goes with it."""
+    """Return the flag as one line of JSON, including its `problem`. Times are ISO 8601 in UTC."""
     document = to_document(flag) | {"revision": flag.revision}
     if flag.problem:
         document["problem"] = flag.problem
@@ -97,7 +97,7 @@ def dumps(flag: Flag) -> str:
 
 
 def loads(text: str | bytes) -> Flag:
-    """Read what `dumps` wrote."""
+    """Read what `dumps` wrote. Raises ValueError, TypeError or AttributeError for other texts."""
     document = json.loads(text)
     flag = from_document(times_from_json(document))
     problem = document.get("problem")
@@ -105,13 +105,13 @@ def loads(text: str | bytes) -> Flag:
 
 
 def times_from_json(document: dict[str, Any]) -> dict[str, Any]:
-    """Give the document with its ISO 8601 times as aware datetimes."""
+    """Return the document with its ISO 8601 times as aware datetimes."""
     times = {n: _time_from_json(v) for n, v in document.items() if n in _TIMES and isinstance(v, str)}
     return {**document, **times}
 
 
 def json_safe(value: Any) -> JsonValue:
-    """Give a value of a document (history may hold times) as plain JSON."""
+    """Return a document's value as JSON. Times, which history may contain, become ISO 8601 text."""
     if isinstance(value, dict):
         return {k: json_safe(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -1,19 +1,19 @@
-"""Everything that can go wrong, as the domain sees it; `rpc.status` is the one place that maps it to gRPC.
+"""The domain's error types. `api.common.failures` is the only place that maps them to gRPC statuses.
 
 FlagsvcError
-├── InvalidRequest      a field is wrong: says which, what it was, what would be right
+├── InvalidRequest      one or more fields are invalid; names each, its value and what is valid
 ├── FlagNotFound
 ├── FlagExists
-├── RevisionConflict    the caller meant another revision than the current one
+├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
-├── RevisionUnavailable the caller wants a revision that cannot be had now; safe to retry
-├── CacheUnavailable    the shared cache cannot be reached, where it is what the call is about
-├── CacheMissing        the same, but there is none
-├── WritesUnsupported   the store cannot keep a change and its history together
-├── EvaluationFailed    an evaluation has no outcome, and the protocol tells that by a status
-├── Overloaded          try again later
-├── Stopping            this replica goes away; ask another
-└── StreamEnded         a stream has lasted as long as one may; connect again
+├── RevisionUnavailable no reachable source has the revision that the caller requires; safe to retry
+├── CacheUnavailable    the call needs the shared cache, which cannot be reached
+├── CacheMissing        the call needs a shared cache, and none is configured
+├── WritesUnsupported   the store cannot store a change and its history entry atomically
+├── EvaluationFailed    an evaluation failed, and the protocol reports that as a status
+├── Overloaded          the server is at its limit; retry later
+├── Stopping            this replica is shutting down; retry on another
+└── StreamEnded         the stream reached its maximum duration; reconnect
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from dataclasses import dataclass
 
 
 class FlagsvcError(Exception):
-    """Base of every error that a caller may see; the message never carries addresses or driver texts."""
+    """Base class of all errors that a caller may see. Messages never contain addresses or driver messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One wrong field: its path, what it held (shortened) and what would be right; or all of that in `found`."""
+    """One invalid field: its path, its value (shortened) and what is valid. Without `wanted`, `found` says it all."""
 
     field: str
     found: str
     wanted: str = ""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the violation as one line."""
         if not self.wanted:
             return f"{self.field}: {self.found}"
         return f"{self.field} is {self.found}; it must be {self.wanted}"
 
 
 class InvalidRequest(FlagsvcError):
-    """One or more fields are wrong; nothing was changed."""
+    """One or more fields are invalid. Nothing was changed."""
 
     def __init__(self, violations: list[Violation], reason: str = "INVALID_FLAG") -> None:
         super().__init__("; ".join(str(v) for v in violations))
@@ -50,19 +50,19 @@ class InvalidRequest(FlagsvcError):
 
 
 def invalid(field: str, found: object, wanted: str, reason: str = "INVALID_ARGUMENT") -> InvalidRequest:
-    """One wrong field as an error; `found` is shown with at most 80 characters."""
-    return InvalidRequest([Violation(field, shown(found), wanted)], reason)
+    """Return an error for one invalid field. `found` is shortened to 80 characters."""
+    return InvalidRequest([Violation(field, short_repr(found), wanted)], reason)
 
 
-def shown(value: object) -> str:
-    """Show a value in an error text: repr, control characters escaped, at most 80 characters."""
+def short_repr(value: object) -> str:
+    """Return a value's repr for an error message: control characters escaped, cut after 80 characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     limit = 80
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 class FlagNotFound(FlagsvcError):
-    """No such flag in this set. The text is the existing system's."""
+    """The flag set has no flag with this key. The message is the existing system's."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag with key "{key}" not found')
@@ -70,7 +70,7 @@ class FlagNotFound(FlagsvcError):
 
 
 class FlagExists(FlagsvcError):
-    """The key is taken."""
+    """The flag set already has a flag with this key."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag with key "{key}" already exists')
@@ -78,53 +78,53 @@ class FlagExists(FlagsvcError):
 
 
 class RevisionConflict(FlagsvcError):
-    """The flag is no longer at the revision the caller meant."""
+    """The flag's current revision is not the one that the caller expected."""
 
-    def __init__(self, key: str, meant: int, current: int) -> None:
+    def __init__(self, key: str, expected: int, current: int) -> None:
         super().__init__(
-            f'Feature flag "{key}" is at etag "{current}", not "{meant}": read it again, then repeat the change'
+            f'Feature flag "{key}" is at etag "{current}", not "{expected}": read it again, then repeat the change'
         )
-        self.key, self.meant, self.current = key, meant, current
+        self.key, self.expected, self.current = key, expected, current
 
 
 class StoreUnavailable(FlagsvcError):
-    """The store cannot be reached or did not answer in time; nothing was changed as far as is known."""
+    """The store cannot be reached or did not answer in time. No change is known to have been stored."""
 
     def __init__(self, message: str = "the flag store cannot be reached; try again") -> None:
         super().__init__(message)
 
 
 class RevisionUnavailable(FlagsvcError):
-    """Nothing that can be reached has the revision that the caller insists on."""
+    """No reachable source has the revision that the caller requires."""
 
     def __init__(self, flag_set: str, revision: int) -> None:
         super().__init__(
-            f'revision {revision} of flag set "{flag_set}" cannot be had now: no source that has it can be reached,'
-            " or there is no such revision; try again"
+            f'revision {revision} of flag set "{flag_set}" is not available: it does not exist,'
+            " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision
 
 
 class CacheUnavailable(FlagsvcError):
-    """The shared cache does not answer; nothing was changed as far as is known."""
+    """The shared cache does not respond. No change is known to have been made."""
 
     def __init__(self) -> None:
         super().__init__("the shared cache cannot be reached; try again")
 
 
 class CacheMissing(FlagsvcError):
-    """There is no shared cache."""
+    """No shared cache is configured."""
 
     def __init__(self) -> None:
         super().__init__("this server has no shared cache: start it with --cache redis://HOST:PORT")
 
 
 class WritesUnsupported(FlagsvcError):
-    """The store has no transactions, so a change could be stored without its history."""
+    """The store has no transactions, so a change could be stored without its history entry."""
 
 
 class EvaluationFailed(FlagsvcError):
-    """An evaluation gave an OpenFeature error code, to a caller whose protocol has statuses for them."""
+    """An evaluation ended with an OpenFeature error code, and the caller's protocol maps these to statuses."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -132,18 +132,18 @@ class EvaluationFailed(FlagsvcError):
 
 
 class Overloaded(FlagsvcError):
-    """The server has as many calls as it can serve; try again later."""
+    """The server has as many calls as it can serve. Retry later."""
 
 
 class Stopping(FlagsvcError):
-    """The server takes no more calls; another replica will."""
+    """The server is shutting down and accepts no more calls."""
 
     def __init__(self) -> None:
-        super().__init__("this server is stopping; try again, another replica will answer")
+        super().__init__("this server is shutting down; retry, another replica will answer")
 
 
 class StreamEnded(FlagsvcError):
-    """A stream has lasted as long as one may, so that clients spread over replicas that came later."""
+    """The stream reached its maximum duration. Reconnecting spreads clients over replicas that were added later."""
 
     def __init__(self) -> None:
-        super().__init__("this stream has lasted as long as one may; connect again")
+        super().__init__("this stream reached its maximum duration; reconnect")

@@ -1,6 +1,6 @@
-"""What a flag evaluates to, in flagd's order: disabled, static, targeting, default, then the type check.
+"""Evaluation of a flag in flagd's order: disabled, static, targeting, default, then the type check.
 
-A definition is prepared once, when it is first needed; evaluating a prepared one reads no JSON.
+A definition is prepared once, when it is first needed. Evaluating a prepared definition parses no JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from . import json_values
-from .errors import shown
+from .errors import short_repr
 from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
 from .targeting import (
@@ -26,7 +26,7 @@ from .targeting import (
 
 
 class Reason(StrEnum):
-    """OpenFeature's reasons that the engine itself gives."""
+    """The OpenFeature reasons that flagsvc returns."""
 
     STATIC = "STATIC"
     DEFAULT = "DEFAULT"
@@ -37,7 +37,7 @@ class Reason(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """OpenFeature's error codes that an evaluation can have."""
+    """The OpenFeature error codes that an evaluation can return."""
 
     FLAG_NOT_FOUND = "FLAG_NOT_FOUND"
     TYPE_MISMATCH = "TYPE_MISMATCH"
@@ -47,7 +47,7 @@ class ErrorCode(StrEnum):
 
 
 class ValueType(StrEnum):
-    """The type that a caller needs."""
+    """The value type that a caller requests."""
 
     BOOLEAN = "boolean"
     STRING = "string"
@@ -58,7 +58,7 @@ class ValueType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an evaluation gave. `variant` None: no value, the caller's own default stands."""
+    """The result of an evaluation. Without a variant there is no value, and the caller's own default applies."""
 
     reason: Reason
     variant: str | None = None
@@ -72,12 +72,12 @@ NOT_FOUND = Outcome(Reason.ERROR, error_code=ErrorCode.FLAG_NOT_FOUND, message="
 NOT_READY = Outcome(
     Reason.ERROR,
     error_code=ErrorCode.PROVIDER_NOT_READY,
-    message="The flag's definition could not be read yet; try again",
+    message="The flag's definition has not been loaded yet; retry",
 )
 
 
 class Prepared:
-    """A definition ready to be evaluated. `fixed`: what it gives for every context; None when it has targeting."""
+    """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting."""
 
     __slots__ = ("_matches", "_rule", "_unmatched", "fixed")
 
@@ -93,7 +93,7 @@ class Prepared:
         self._matches = {n: Outcome(Reason.TARGETING_MATCH, n, value) for n, value in named if value is not None}
 
     def evaluate(self, context: Attributes, now: float) -> Outcome:
-        """Evaluate for a context at a time in seconds since 1970."""
+        """Evaluate for a context. `now` is the time in seconds since 1970, for `$flagd.timestamp`. Never raises."""
         if self._rule is None:
             return self.fixed or DISABLED
         try:
@@ -103,7 +103,7 @@ class Prepared:
         return self.outcome_of(chosen)
 
     def outcome_of(self, chosen: JsonValue) -> Outcome:
-        """Give the outcome for what the rule chose: a variant's name, or null for the default."""
+        """Return the outcome for a rule's result: the name of a variant, or None for the default variant."""
         if chosen.__class__ is str and chosen in self._matches:
             return self._matches[chosen]
         if chosen is None:
@@ -111,15 +111,16 @@ class Prepared:
         name = variant_name(chosen)
         if name in self._matches:
             return self._matches[name]
-        return _general(f"The targeting rule chose {shown(brief(chosen))}, which is none of the flag's variants")
+        text = short_repr(brief(chosen))
+        return _general(f"The targeting rule chose {text}, which is not one of the flag's variants")
 
 
 NO_FLAG = Prepared(NOT_FOUND)
-_LONGEST_EMPTY = 100
+_MAX_EMPTY_CHARS = 100
 
 
 def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepared:
-    """Compile what there is to compile. A definition that cannot be understood is PARSE_ERROR for its flag alone."""
+    """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
     if flag.problem:
         return Prepared(_parse_error(flag.problem))
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
@@ -130,19 +131,19 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
     try:
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
     except WrongRule as error:
-        return Prepared(_parse_error(f"The targeting rule cannot be understood: {problem_text(error.problems[0])}"))
+        return Prepared(_parse_error(f"The targeting rule is invalid: {problem_text(error.problems[0])}"))
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
     return Prepared(None, rule, variants, unmatched)
 
 
 def has_targeting(flag: Flag) -> bool:
-    """Whether there is a rule at all; as in flagd an empty one is none, and so is null."""
+    """Whether the flag has a targeting rule. As in flagd, an empty rule and null count as none."""
     text = flag.targeting
-    return text is not None and (len(text) > _LONGEST_EMPTY or "".join(text.split()) not in ("", "{}", "null"))
+    return text is not None and (len(text) > _MAX_EMPTY_CHARS or "".join(text.split()) not in ("", "{}", "null"))
 
 
 def variant_name(chosen: JsonValue) -> str | None:
-    """Give the variant that a rule's result names: true is "true", 1 and 1.0 are "1"; None for lists and objects."""
+    """Return the variant name for a rule's result: true is "true", 1 and 1.0 are "1"; None for lists and objects."""
     match chosen:
         case str():
             return chosen
@@ -157,14 +158,14 @@ def variant_name(chosen: JsonValue) -> str | None:
 
 
 def problem_text(problem: RuleProblem) -> str:
-    """Say in one line what is wrong with a rule, and where."""
+    """Return one line that says where a rule is wrong, and why."""
     path = json_path(problem.path)
-    place = f"evaluator {problem.evaluator!r}, {path}" if problem.evaluator is not None else path
-    return f"{place}: {problem.message}"
+    location = f"evaluator {problem.evaluator!r}, {path}" if problem.evaluator is not None else path
+    return f"{location}: {problem.message}"
 
 
 def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
-    """Turn an outcome whose value is of another type into TYPE_MISMATCH; a whole number serves as a float."""
+    """Return the outcome, or TYPE_MISMATCH if its value is not of the wanted type. An integer is valid as a float."""
     if wanted is None or outcome.variant is None:
         return outcome
     kind = json_values.kind(outcome.value)
@@ -178,7 +179,7 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How an outcome came about. `read`: the context's fields that the rule asked for, null for those not there."""
+    """How an outcome came about. `read` has the context fields that the rule read; null for absent ones."""
 
     summary: str
     read: Mapping[str, JsonValue]
@@ -188,32 +189,32 @@ class Explanation:
 def explain(
     flag: Flag, context: Attributes, now: float, fractional_version: int = FRACTIONAL_VERSION
 ) -> tuple[Outcome, Explanation]:
-    """Evaluate once more, step by step; for people, it compiles the rule anew."""
+    """Evaluate step by step, for people to read. Slow: it compiles the rule again, with tracing."""
     prepared = prepare(flag, fractional_version)
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(_summary_of_fixed(flag, prepared.fixed), {}, ())
     version = fractional_version
     rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
-    recorded = _Recorded(context)
-    result, steps = rule.explain(recorded, now)
+    recording = _RecordingContext(context)
+    result, steps = rule.explain(recording, now)
     if isinstance(result, RuleError):
         outcome = _general(f"The targeting rule has no result for this context: {result}")
         summary = outcome.message
     else:
         outcome = prepared.outcome_of(result)
         summary = _summary(flag, result, outcome)
-    return outcome, Explanation(summary, recorded.read, tuple(steps))
+    return outcome, Explanation(summary, recording.read, tuple(steps))
 
 
 def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
     if outcome.error_code is not None:
         return outcome.message
     if outcome is not DISABLED:
-        named = f"variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
-        return f"The flag has no targeting: {named} for everybody"
+        variant = f"variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
+        return f"The flag has no targeting: {variant} for everybody"
     if flag.status is Status.BETA:
-        return "The flag is BETA without targeting: nobody has it"
-    return f"The flag is {flag.status}: no value, the caller's own default stands"
+        return "The flag is BETA and has no targeting: disabled for everybody"
+    return f"The flag is {flag.status}: no value, the caller's own default applies"
 
 
 def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
@@ -222,13 +223,13 @@ def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
     if result is not None:
         return f"The targeting rule chose variant {outcome.variant!r}"
     if flag.status is Status.BETA:
-        return "The targeting rule matched nothing and the flag is BETA: as if disabled"
-    named = f"the default variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
-    return f"The targeting rule matched nothing: {named}"
+        return "The targeting rule did not match and the flag is BETA: as if disabled"
+    variant = f"the default variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
+    return f"The targeting rule did not match: {variant}"
 
 
-class _Recorded(Mapping[str, JsonValue]):
-    """A context that remembers what was asked of it."""
+class _RecordingContext(Mapping[str, JsonValue]):
+    """A context that records which fields are read."""
 
     def __init__(self, context: Attributes) -> None:
         self._context = context
@@ -250,7 +251,7 @@ def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> O
     if variant is None:
         return Outcome(Reason.DEFAULT)
     if variants.get(variant) is None:
-        return _general(f"The default variant {shown(variant)} is none of the flag's variants")
+        return _general(f"The default variant {short_repr(variant)} is not one of the flag's variants")
     return Outcome(reason, variant, variants[variant])
 
 

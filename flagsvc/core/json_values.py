@@ -1,4 +1,4 @@
-"""Plain JSON values: strict equality, bounds, and one-line problems for wrong ones."""
+"""JSON values: strict equality, limits, strict parsing, and paths into them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .model import JsonValue
 
 Path = tuple[str | int, ...]
-"""Where something stands in a JSON value: names of fields and indexes of elements."""
+"""A location in a JSON value: field names and element indexes, from the root."""
 
 _KINDS: dict[type, str] = {
     type(None): "null",
@@ -24,12 +24,12 @@ _KINDS: dict[type, str] = {
     dict: "object",
 }
 MAX_DEPTH = 24
-"""An object costs three levels of a protobuf message, whose parsers stop at a hundred."""
+"""Protobuf parsers stop at 100 nested messages, and a google.protobuf.Struct nests three for each JSON object."""
 INT64 = range(-(2**63), 2**63)
 
 
 def same(a: JsonValue, b: JsonValue) -> bool:
-    """Equal in value and in JSON type: 1, 1.0 and true are three different values."""
+    """Whether two values are equal in value and in JSON type: 1, 1.0 and true are three different values."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
     if isinstance(a, list) and isinstance(b, list):
@@ -38,18 +38,18 @@ def same(a: JsonValue, b: JsonValue) -> bool:
 
 
 def kind(value: JsonValue) -> str:
-    """Name the JSON type; whole numbers are `integer`, others `float`."""
-    named = _KINDS.get(value.__class__)
-    if named is not None:
-        return named
+    """Return the name of the JSON type. An int is `integer`, a float is `float`."""
+    name = _KINDS.get(value.__class__)
+    if name is not None:
+        return name
     return next((kind for of, kind in _KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
-HALF = "half a surrogate pair, which no text can hold"
+LONE_SURROGATE = "a lone surrogate, which UTF-8 cannot encode"
 
 
 def is_text(value: str) -> bool:
-    """Whether a text can be written down as UTF-8."""
+    """Whether UTF-8 can encode the string: it cannot encode lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -58,23 +58,23 @@ def is_text(value: str) -> bool:
 
 
 def problem(value: JsonValue, depth: int = 0) -> str | None:
-    """Say what makes this not a storable JSON value, or None."""
+    """Return why this is not a JSON value that can be stored; None if it is one."""
     if depth > MAX_DEPTH:
         return f"nested more than {MAX_DEPTH} deep"
     match value:
         case None | bool():
             return None
         case str():
-            return None if is_text(value) else HALF
+            return None if is_text(value) else LONE_SURROGATE
         case int():
-            return None if value in INT64 else "a whole number outside -2^63 to 2^63-1"
+            return None if value in INT64 else "an integer outside -2^63 to 2^63-1"
         case float():
             return None if math.isfinite(value) else "NaN or infinite"
         case list():
             return next((p for v in value if (p := problem(v, depth + 1))), None)
         case dict():
-            if (named := _names_problem(value)) is not None:
-                return named
+            if (name_problem := _names_problem(value)) is not None:
+                return name_problem
             return next((p for v in value.values() if (p := problem(v, depth + 1))), None)
         case _:
             return f"a {type(value).__name__}, which JSON does not have"
@@ -82,18 +82,18 @@ def problem(value: JsonValue, depth: int = 0) -> str | None:
 
 def _names_problem(fields: dict[Any, JsonValue]) -> str | None:
     if any(not isinstance(name, str) for name in fields):
-        return "an object with a field name that is no text"
+        return "an object with a field name that is not a string"
     if any("\0" in name for name in fields):
-        return "an object with a field name that holds a NUL character"
-    return None if all(map(is_text, fields)) else f"an object with a field name that holds {HALF}"
+        return "an object with a field name that contains a NUL character"
+    return None if all(map(is_text, fields)) else f"an object with a field name that contains {LONE_SURROGATE}"
 
 
 def json_path(path: Path) -> str:
-    """Show a path as JSONPath (RFC 9535), such as `$.flags["my-flag"].targeting.if[0]`."""
-    return "$" + "".join(_shown_step(step) for step in path)
+    """Return a path as JSONPath (RFC 9535), such as `$.flags["my-flag"].targeting.if[0]`."""
+    return "$" + "".join(map(_step_text, path))
 
 
-def _shown_step(step: str | int) -> str:
+def _step_text(step: str | int) -> str:
     if isinstance(step, int):
         return f"[{step}]"
     return f".{step}" if _PLAIN_NAME.fullmatch(step) else f"[{json.dumps(step, ensure_ascii=False)}]"
@@ -103,7 +103,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class NotJson(ValueError):
-    """A text is not JSON; `line` and `column` count from 1, 0 where they are not known."""
+    """A text is not JSON. `line` and `column` count from 1; 0 where they are not known."""
 
     def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
         super().__init__(message)
@@ -111,26 +111,26 @@ class NotJson(ValueError):
 
 
 def strict_loads(text: str) -> JsonValue:
-    """Read JSON that every reader understands alike. Raises NotJson, also for a field that stands twice and for NaN."""
+    """Parse JSON that all parsers read alike. Raises NotJson, also for duplicate fields, NaN and lone surrogates."""
     try:
         value = _STRICT.decode(text)
         if _SURROGATE.search(text):
             compact(value).encode()
     except UnicodeEncodeError:
-        raise NotJson("half of a surrogate pair stands alone, which no UTF-8 can hold") from None
+        raise NotJson(f"it contains {LONE_SURROGATE}") from None
     except json.JSONDecodeError as error:
         raise NotJson(error.msg, error.lineno, error.colno) from None
     except RecursionError:
-        raise NotJson("nested too deep") from None
+        raise NotJson("nested too deeply") from None
     except NotJson:
         raise
     except ValueError:
-        raise NotJson(f"a whole number of more than {sys.get_int_max_str_digits()} digits") from None
+        raise NotJson(f"an integer of more than {sys.get_int_max_str_digits()} digits") from None
     return value
 
 
 def compact(value: JsonValue) -> str:
-    """Write JSON without spaces, its fields in their order."""
+    """Return JSON text without spaces, fields in their order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -138,19 +138,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise NotJson(f"the field {json.dumps(twice)} stands twice in one object")
+        duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise NotJson(f"duplicate field {json.dumps(duplicate)} in one object")
     return fields
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise NotJson(f"{name} is no JSON number")
+    raise NotJson(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise NotJson(f"{text[:40]} is beyond what a number can hold")
+        raise NotJson(f"{text[:40]} is out of range for a 64-bit float")
     return value
 
 

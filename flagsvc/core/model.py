@@ -1,4 +1,4 @@
-"""A flag, its identity and its history, as frozen data."""
+"""Flags, their identity and their history, as frozen data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 JsonValue = Any
-"""null, bool, int, float, str, list or dict of these; integers stay int."""
+"""A JSON value: None, bool, int, float, str, or a list or dict of these. Integers stay int."""
 
 Attributes = Mapping[str, JsonValue]
-"""An evaluation context: its fields, `targetingKey` among them. Only read, and mostly by `get`, so it may be lazy."""
+"""An evaluation context: its fields, including `targetingKey`. It is only read, mostly by `get`, so it may be lazy."""
 
 DEFAULT_SET = "default"
 SWITCH_VARIANTS: Mapping[str, JsonValue] = {"on": True, "off": False}
@@ -20,14 +20,14 @@ ANONYMOUS = "anonymous"
 
 
 class FlagId(NamedTuple):
-    """Identity of a flag: nothing is ever looked up by key alone."""
+    """A flag's identity. A key alone is never looked up, so that flag sets stay apart."""
 
     flag_set: str
     key: str
 
 
 class Status(StrEnum):
-    """The existing system's four states; only ENABLED is on for everybody."""
+    """The existing system's four states. Only ENABLED is on for everybody."""
 
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A definition. Times are aware UTC datetimes; `revision` 0 means that flagsvc never wrote it."""
+    """A flag's definition. Times are aware UTC datetimes. Revision 0 means that flagsvc has not written the flag."""
 
     key: str
     flag_set: str = DEFAULT_SET
@@ -56,29 +56,29 @@ class Flag:
     variants: Mapping[str, JsonValue] = field(default_factory=dict)
     default_variant: str | None = None
     targeting: str | None = None
-    """The rule as JSON text: BSON has no room for names such as `$ref`, and texts keep numbers and order."""
+    """The targeting rule as JSON text, because BSON restricts names such as `$ref` and text keeps numbers and order."""
     evaluators: Mapping[str, str] = field(default_factory=dict)
-    """Rules that the targeting refers to, as JSON texts by name: a definition is whole in itself."""
+    """Rules that the targeting refers to by `$ref`, as JSON text by name. A definition refers to nothing outside it."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     revision: int = 0
     owner: str | None = None
     expires_at: datetime | None = None
     problem: str = ""
-    """Why a stored document cannot be evaluated (PARSE_ERROR); never written."""
+    """Why the stored document cannot be evaluated (PARSE_ERROR). Never stored itself."""
 
     @property
     def id(self) -> FlagId:
-        """(flag set, key)."""
+        """The flag's identity: flag set and key."""
         return FlagId(self.flag_set, self.key)
 
     @property
     def effective_variants(self) -> Mapping[str, JsonValue]:
-        """What it can evaluate to, by name; without variants it is a plain switch."""
+        """Values by variant name. A flag without variants is a plain switch: {on: true, off: false}."""
         return self.variants or SWITCH_VARIANTS
 
     @property
     def effective_default(self) -> str | None:
-        """The variant for whom targeting does not match: of a plain switch `on`; None where there is none."""
+        """The variant where targeting does not match, `on` for a plain switch. None if there is no default variant."""
         return self.default_variant or (None if self.variants else "on")
 
     @property
@@ -88,7 +88,7 @@ class Flag:
 
 
 def list_order(flag: Flag) -> tuple[int, str]:
-    """Sort key of lists: by sort order, then key."""
+    """Return the sort key of flag lists: sort order, then key."""
     return flag.sort_order, flag.key
 
 
@@ -116,7 +116,7 @@ STORED_NAMES: Mapping[str, str] = {
     "owner": "owner",
     "expires_at": "expiresAt",
 }
-"""Field of `Flag` -> its name in a document, fixed by the existing system's collection."""
+"""Field of `Flag` -> its name in a MongoDB document. The existing system's collection fixes these names."""
 
 WRITABLE = (
     "name",
@@ -135,11 +135,11 @@ WRITABLE = (
     "owner",
     "expires_at",
 )
-"""Fields that an update may name, in document order."""
+"""Fields that an update may change, in document order."""
 
 
 class Action(StrEnum):
-    """What a history entry says was done; the first three are the existing system's."""
+    """The kinds of changes in a flag's history. The first three are the existing system's."""
 
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
@@ -150,9 +150,9 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A decided write: what the flag was, what it becomes (None: deleted), and what the history says of it.
+    """A change to be stored: the flag before and after it (None: absent), and its history entry.
 
-    `previous` and `new` hold the changed fields under their stored names; None where there was nothing.
+    `previous` and `new` hold the changed fields under their stored names; None where there was no flag.
     """
 
     before: Flag | None
@@ -167,7 +167,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """One stored change; `action` is free text because other writers exist."""
+    """One stored change. `action` is free text because other programs write history entries too."""
 
     key: str
     action: str

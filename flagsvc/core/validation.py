@@ -1,4 +1,4 @@
-"""What a flag, a key or an actor may be; every limit stands here and in the protos' comments, nowhere else."""
+"""Validation of flags, keys and texts. All limits are defined here; only the protos' comments repeat them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from . import json_values
-from .errors import InvalidRequest, Violation, invalid, shown
+from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
 from .model import DEFAULT_SET, Flag, FlagId, JsonValue
@@ -29,40 +29,40 @@ SORT_ORDERS = range(-(2**31), 2**31)
 _ETAG = re.compile(r'"?(\d{1,19})"?')
 
 
-@lru_cache(maxsize=8_192)  # the same few keys come with every call
+@lru_cache(maxsize=8_192)  # Calls repeat the same few keys.
 def flag_id(flag_set: str, key: str, field: str = "flag_key") -> FlagId:
-    """Check an identity; an empty flag set is `default`. Raises InvalidRequest naming `field`."""
+    """Return a checked identity. An empty flag set means `default`. Raises InvalidRequest naming `field`."""
     if problem := _key_problem(key):
         raise invalid(field, key, problem, "INVALID_FLAG_KEY")
     return FlagId(set_name(flag_set), key)
 
 
 def set_name(flag_set: str) -> str:
-    """Check a flag set's name; empty means `default`."""
+    """Return a checked flag set name. An empty one means `default`. Raises InvalidRequest."""
     if flag_set and (problem := _key_problem(flag_set)):
         raise invalid("flag_set", flag_set, problem, "INVALID_FLAG_SET")
     return flag_set or DEFAULT_SET
 
 
 def text(field: str, value: str, limit: int = MAX_KEY) -> str:
-    """Check a free text such as an actor or a reason."""
+    """Return a checked text such as an actor or a reason. `limit` is in characters. Raises InvalidRequest."""
     if len(value) > limit or "\0" in value:
-        raise invalid(field, value, f"a text of at most {limit} characters without NUL")
+        raise invalid(field, value, f"at most {limit} characters without NUL")
     return value
 
 
 def etag_revision(etag: str) -> int | None:
-    """Read the revision out of an etag; None when there is no etag."""
+    """Return the revision in an etag; None for an empty etag. Raises InvalidRequest."""
     if not etag:
         return None
     match = _ETAG.fullmatch(etag)
     if match is None:
-        raise invalid("etag", etag, 'an etag as a flag carries it, such as "7" in quotes', "INVALID_ETAG")
+        raise invalid("etag", etag, 'a flag\'s etag, such as "7" in quotes', "INVALID_ETAG")
     return int(match[1])
 
 
 def validated(flag: Flag) -> Flag:
-    """Give the flag, its rules compact, if it may be stored; else raise InvalidRequest with every violation."""
+    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid."""
     rules, rule_violations = _rules(flag)
     found = [
         *_text_violations(flag),
@@ -72,7 +72,7 @@ def validated(flag: Flag) -> Flag:
         *rule_violations,
     ]
     if flag.sort_order not in SORT_ORDERS:
-        found.append(Violation("flag.sort_order", shown(flag.sort_order), "-2^31 to 2^31-1"))
+        found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
     if found:
         raise InvalidRequest(found)
     return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
@@ -87,16 +87,16 @@ def _key_problem(key: str) -> str | None:
 def _text_violations(flag: Flag) -> list[Violation]:
     found = []
     if problem := _key_problem(flag.key):
-        found.append(Violation("flag.key", shown(flag.key), problem))
+        found.append(Violation("flag.key", short_repr(flag.key), problem))
     if problem := _key_problem(flag.flag_set):
-        found.append(Violation("flag.flag_set", shown(flag.flag_set), problem))
+        found.append(Violation("flag.flag_set", short_repr(flag.flag_set), problem))
     limits = {"name": MAX_KEY, "description": MAX_DESCRIPTION, "category": MAX_KEY}
     limits |= {"icon": MAX_KEY, "badge": MAX_KEY, "owner": MAX_KEY}
     for field, limit in limits.items():
         value: str | None = getattr(flag, field)
         if value is not None and (len(value) > limit or "\0" in value or not json_values.is_text(value)):
-            wanted = f"at most {limit} characters without NUL and halves of surrogate pairs"
-            found.append(Violation(f"flag.{field}", shown(value), wanted))
+            wanted = f"at most {limit} characters without NUL and lone surrogates"
+            found.append(Violation(f"flag.{field}", short_repr(value), wanted))
     return found
 
 
@@ -104,9 +104,9 @@ def _config_violations(config: JsonValue) -> list[Violation]:
     if config is None:
         return []
     if not isinstance(config, dict):
-        return [Violation("flag.config", shown(config), "an object")]
+        return [Violation("flag.config", short_repr(config), "an object")]
     if problem := json_values.problem(config):
-        return [Violation("flag.config", problem, "plain JSON")]
+        return [Violation("flag.config", problem, "valid JSON")]
     size = len(json.dumps(config, ensure_ascii=False).encode())
     if size > MAX_CONFIG_BYTES:
         return [Violation("flag.config", f"{size} bytes of JSON", f"at most {MAX_CONFIG_BYTES}")]
@@ -121,46 +121,46 @@ def _variant_violations(flag: Flag) -> list[Violation]:
     for name, value in variants.items():
         field = f"flag.variants[{name}]"
         if problem := _key_problem(name):
-            found.append(Violation(field, shown(name), f"named with {problem}"))
+            found.append(Violation(field, short_repr(name), f"named with {problem}"))
         elif problem := json_values.problem(value):
-            found.append(Violation(field, problem, "plain JSON"))
+            found.append(Violation(field, problem, "valid JSON"))
         elif variant_kind(value) is None:
-            found.append(Violation(field, shown(value), "a boolean, string, number or object"))
+            found.append(Violation(field, short_repr(value), "a boolean, string, number or object"))
     first = next(iter(variants.values()), None)
     for name, value in variants.items():
         if variant_kind(first) and variant_kind(value) and variant_kind(value) != variant_kind(first):
             wanted = f"a {variant_kind(first)} like the flag's first variant"
-            found.append(Violation(f"flag.variants[{name}]", shown(value), wanted))
+            found.append(Violation(f"flag.variants[{name}]", short_repr(value), wanted))
     names = list(variants) or ["on", "off"]
     if flag.default_variant is not None and flag.default_variant not in names:
         wanted = f"one of the flag's variants: {', '.join(names[:10])}"
-        found.append(Violation("flag.default_variant", shown(flag.default_variant), wanted))
+        found.append(Violation("flag.default_variant", short_repr(flag.default_variant), wanted))
     return found
 
 
 def variant_kind(value: JsonValue) -> str | None:
-    """Name the type that all of a flag's variants share; None for what no variant may be."""
+    """Return the type that all variants of a flag must share; None for a value that no variant may have."""
     kinds = {"boolean": "boolean", "string": "string", "integer": "number", "float": "number", "object": "object"}
     return kinds.get(json_values.kind(value))
 
 
 def _metadata_violations(metadata: object) -> list[Violation]:
     if not isinstance(metadata, dict):
-        return [Violation("flag.metadata", shown(metadata), "an object")]
+        return [Violation("flag.metadata", short_repr(metadata), "an object")]
     found = []
     if len(metadata) > MAX_METADATA:
         found.append(Violation("flag.metadata", f"{len(metadata)} fields", f"at most {MAX_METADATA}"))
     for name, value in metadata.items():
         kind = json_values.kind(value)
         if kind not in ("boolean", "string", "integer", "float") or json_values.problem(value):
-            found.append(Violation(f"flag.metadata[{name}]", shown(value), "a string, finite number or boolean"))
+            found.append(Violation(f"flag.metadata[{name}]", short_repr(value), "a string, finite number or boolean"))
         if not name or len(name) > MAX_KEY or "\0" in name or not json_values.is_text(name):
-            found.append(Violation(f"flag.metadata[{name}]", shown(name), f"named with 1 to {MAX_KEY} characters"))
+            found.append(Violation(f"flag.metadata[{name}]", short_repr(name), f"named with 1 to {MAX_KEY} characters"))
     return found
 
 
 def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
-    """Give the rule texts in their compact form, the targeting's under None, and what is wrong with them."""
+    """Return the rules as compact JSON by evaluator name, the targeting under None; and all violations in them."""
     texts: dict[Any, str] = dict(flag.evaluators)
     if has_targeting(flag):
         texts[None] = flag.targeting or ""
@@ -176,7 +176,7 @@ def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
             rules[name] = strict_loads(text)
         except NotJson as error:
             where = f" at line {error.line}, column {error.column}" if error.line else ""
-            found.append(Violation(rule_field(name), shown(text), f"JSON; {error}{where}"))
+            found.append(Violation(rule_field(name), short_repr(text), f"JSON; {error}{where}"))
     if found:
         return {}, found
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
@@ -187,7 +187,7 @@ def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
 
 
 def rule_field(evaluator: str | None) -> str:
-    """Name the field that holds a rule: the targeting itself, or an evaluator."""
+    """Return the name of the field that holds a rule: the targeting (None) or an evaluator."""
     return "flag.targeting" if evaluator is None else f"flag.evaluators[{evaluator}]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import grpc
 import pytest
 from flagsvc_client import ErrorCode, FlagServiceError, Status
-from flagsvc_client.calls import REPEATED_AFTER_S, _Troubles
+from flagsvc_client.failure_log import REPEAT_AFTER_S, FailureLog
+from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 
 from tests.client.forms import FORMS, asked
-from tests.replicas import replica
+from tests.replicas import replica, until
 
 
 @pytest.fixture(params=FORMS)
@@ -63,6 +65,43 @@ async def test_a_cancelled_caller_stays_cancelled() -> None:
             await asking
 
 
+@pytest.mark.parametrize("local", [False, True], ids=["watch", "local"])
+async def test_a_silent_stream_is_opened_again(form: str, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"flagsvc_client.transport.{form}.IDLE_TIMEOUT_S", 0.3)
+    snapshot = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7).SerializeToString()
+    requests: list[pb.WatchFlagsRequest] = []
+
+    async def silent(request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        requests.append(pb.WatchFlagsRequest.FromString(request))
+        yield snapshot
+        await asyncio.sleep(30)
+
+    async with answering(WatchFlags=silent) as target, asked(form, target, local=local) as client:
+        if local:
+            assert await client.wait_ready()
+            await until(lambda: len(requests) > 2)
+        else:
+            events = client.watched()
+            for _ in range(3):
+                await asyncio.wait_for(anext(events), 10)
+            await events.aclose()
+        assert [request.resume_revision for request in requests[:3]] == [0, 7, 7]
+
+
+async def test_a_client_closes_while_messages_arrive(form: str) -> None:
+    message = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7).SerializeToString()
+
+    async def flood(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        while True:
+            yield message
+
+    async with answering(WatchFlags=flood) as target:
+        for _ in range(30):
+            async with asked(form, target, local=True) as client:
+                assert await client.wait_ready()
+                await asyncio.wait_for(client.close(), 10)
+
+
 async def test_details_of_a_failure_that_cannot_be_read_are_left_out(form: str) -> None:
     info = b"\x0a\x28type.googleapis.com/google.rpc.ErrorInfo\x12\x02\xff\xff"
     trailer = (("grpc-status-details-bin", b"\x08\x0d\x1a" + bytes([len(info)]) + info),)
@@ -105,21 +144,27 @@ async def test_a_toggle_whose_answer_is_lost_is_not_sent_again(form: str, tmp_pa
 
 
 def test_many_unknown_keys_do_not_fill_the_log_nor_hide_other_troubles(caplog: pytest.LogCaptureFixture) -> None:
-    troubles = _Troubles()
+    failures = FailureLog()
     with caplog.at_level(logging.WARNING, "flagsvc_client"):
         for number in range(2_000):
-            troubles.tell(f"FLAG_NOT_FOUND {number}", "flag", "no")
+            failures.warn("evaluation_failed", f"FLAG_NOT_FOUND {number}", "flag", "no")
         assert len(caplog.records) < 200
-        troubles.tell("UNAVAILABLE", "flag", "down")
+        failures.warn("evaluation_failed", "UNAVAILABLE", "flag", "down")
         assert "UNAVAILABLE" in caplog.records[-1].getMessage()
-    assert REPEATED_AFTER_S > 1
+        assert {record.event for record in caplog.records} == {"evaluation_failed"}
+    assert REPEAT_AFTER_S > 1
 
 
 @contextlib.asynccontextmanager
 async def answering(**handlers: Any) -> AsyncIterator[str]:
     """A server with handlers of bytes by method name; gives its target."""
     server = grpc.aio.server()
-    made = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
+    made = {
+        name: grpc.unary_stream_rpc_method_handler(handler)
+        if inspect.isasyncgenfunction(handler)
+        else grpc.unary_unary_rpc_method_handler(handler)
+        for name, handler in handlers.items()
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("flagsvc.v1.FlagService", made),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

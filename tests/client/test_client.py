@@ -162,13 +162,13 @@ async def test_bad_input_names_the_field(client: Asked) -> None:
 
 
 async def test_lists_are_read_to_their_end(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagsvc_client.calls.PAGE", 3)
+    monkeypatch.setattr(f"flagsvc_client.{client.form}.PAGE_SIZE", 3)
     assert len(await client.flags()) == 8
 
 
 async def test_own_writes_are_asked_for(client: Asked) -> None:
     written = await client.toggle("on", False)
-    assert client.client._session.evaluation("on", None, 0, 0).min_revision == written.revision
+    assert client.client._session.evaluate_request("on", None, 0, 0).min_revision == written.revision
     assert await client.is_enabled("on") is False
 
 
@@ -186,7 +186,7 @@ async def test_watch(client: Asked) -> None:
 
 
 async def test_errors_are_raised_where_that_is_asked_for(client: Asked) -> None:
-    target = client.client._target
+    target = client.client._transport._target
     async with asked(client.form, target, raise_errors=True) as strict:
         assert await strict.is_enabled("on")
         with pytest.raises(FlagServiceError) as unknown:

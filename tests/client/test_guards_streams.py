@@ -277,7 +277,7 @@ async def test_a_caller_who_cancels_ends_his_stream_and_the_watch_ends_with_the_
 
 def watches() -> int:
     """Watches that guards run now."""
-    return sum("Streams._follow" in repr(task) for task in asyncio.all_tasks())
+    return sum("Streams._watch_flags" in repr(task) for task in asyncio.all_tasks())
 
 
 @pytest.mark.parametrize("on_trouble", ["close", "open"])

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from flagsvc_client import ErrorCode, Flag, FlagClient, Reason, Source, Status
-from flagsvc_client.events import ClientEvent, Events
-from flagsvc_client.following import Following
-from flagsvc_client.local import LocalFlags
+from flagsvc_client.client_events import ClientEvent, Events
+from flagsvc_client.local.flag_set import LocalFlagSet
+from flagsvc_client.local.updater import LocalUpdater
 
 from tests.client.forms import FORMS, asked
 from tests.faults.proxy import Proxy
@@ -159,12 +159,12 @@ def test_a_snapshot_that_cannot_be_used_is_told_and_ignored(
     broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "flags.snapshot"
-    writer = Following("default", LocalFlags(30.0), _no_events(), file)
-    writer.local.replace([Flag(key="a", status=Status.ENABLED, revision=1)], 1)
+    writer = LocalUpdater("default", LocalFlagSet(30.0), _no_events(), file)
+    writer.flags.replace([Flag(key="a", status=Status.ENABLED, revision=1)], 1)
     writer._unsaved = True
     writer.save()
     text, flag_set = file.read_text(), "default"
-    assert Following("default", LocalFlags(30.0), _no_events(), file).local.complete
+    assert LocalUpdater("default", LocalFlagSet(30.0), _no_events(), file).flags.complete
     match broken:
         case "cut":
             file.write_text(text[:-20])
@@ -177,14 +177,14 @@ def test_a_snapshot_that_cannot_be_used_is_told_and_ignored(
         case "other set":
             flag_set = "other"
     caplog.clear()
-    reader = Following(flag_set, LocalFlags(30.0), _no_events(), file)
-    assert not reader.local.complete
+    reader = LocalUpdater(flag_set, LocalFlagSet(30.0), _no_events(), file)
+    assert not reader.flags.complete
     assert len(caplog.records) == 1
     assert "is ignored" in caplog.text
 
 
 def test_a_server_that_is_behind_brings_nothing_back() -> None:
-    local = LocalFlags(30.0)
+    local = LocalFlagSet(30.0)
     local.replace([flag("a", 5), flag("b", 2)], 5)
     assert local.change("b", None, 6, 6) == {"b"}
     assert local.replace([flag("a", 3), flag("b", 2), flag("c", 4)], 4) == frozenset(), "c was deleted since"
@@ -198,8 +198,8 @@ def test_a_server_that_is_behind_brings_nothing_back() -> None:
     assert local.replace([flag("a", 5)], 8) == {"c"}, "what is gone as of a later revision is gone"
 
 
-def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_anew() -> None:
-    local = LocalFlags(30.0)
+def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_again() -> None:
+    local = LocalFlagSet(30.0)
     local.restore([flag("a", 50), flag("b", 40)], 50, 1.0)
     assert local.replace([Flag(key="a", revision=3)], 3) == {"a", "b"}
     assert local.details("a", None, default=True).reason is Reason.DISABLED
@@ -208,7 +208,7 @@ def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_anew() ->
 
 
 def test_what_a_caller_does_to_a_value_is_the_callers_alone() -> None:
-    local, value = LocalFlags(30.0), {"n": 1}
+    local, value = LocalFlagSet(30.0), {"n": 1}
     held = Flag(
         key="o", status=Status.ENABLED, revision=1, variants={"x": value}, default_variant="x", metadata={"m": 1}
     )
@@ -221,15 +221,16 @@ def test_what_a_caller_does_to_a_value_is_the_callers_alone() -> None:
 
 
 def test_what_is_unknown_is_not_taken_for_known() -> None:
-    local = LocalFlags(30.0)
+    local = LocalFlagSet(30.0)
     assert local.details("a", None, default=False).error_code is ErrorCode.PROVIDER_NOT_READY
     local.replace([flag("a", 5)], 5)
-    assert local.details("a", None, default=False, least=5).value is True
-    assert local.details("a", None, default=False, least=6) is None
+    assert local.details("a", None, default=False, min_revision=5).value is True
+    assert local.details("a", None, default=False, min_revision=6) is None
 
 
 async def test_a_stream_that_is_stalled_is_cut_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagsvc_client.following.IDLE_TIMEOUT_S", 0.5)
+    for form in FORMS:
+        monkeypatch.setattr(f"flagsvc_client.transport.{form}.IDLE_TIMEOUT_S", 0.5)
     async with served(tmp_path, "a") as (direct, target):
         proxy = Proxy(int(target.rpartition(":")[2]), label="flagsvc")
         await proxy.start()
@@ -253,24 +254,24 @@ async def test_a_listener_that_fails_disturbs_nobody(tmp_path: Path, caplog: pyt
     async with served(tmp_path, "a") as (_, target), asked("sync", target, local=True, on_event=_fails) as local:
         assert await local.wait_ready()
         assert await local.is_enabled("a")
-    assert "a listener failed on ready" in caplog.text
+    assert "a listener failed on event ready" in caplog.text
 
 
 async def test_ten_thousand_flags(tmp_path: Path) -> None:
     flags = [Flag(key=f"flag-{n}", status=Status.ENABLED, targeting=THREE, revision=n + 1) for n in range(10_000)]
-    local = LocalFlags(30.0)
+    local = LocalFlagSet(30.0)
     began = time.perf_counter()
     local.replace(flags, 10_000)
     replaced = time.perf_counter() - began
-    following = Following("default", local, _no_events(), tmp_path / "snapshot")
-    following._unsaved = True
+    updater = LocalUpdater("default", local, _no_events(), tmp_path / "snapshot")
+    updater._unsaved = True
     began = time.perf_counter()
-    following.save()
+    updater.save()
     saved = time.perf_counter() - began
     began = time.perf_counter()
-    again = Following("default", LocalFlags(30.0), _no_events(), tmp_path / "snapshot")
+    again = LocalUpdater("default", LocalFlagSet(30.0), _no_events(), tmp_path / "snapshot")
     read = time.perf_counter() - began
-    assert len(again.local.keys()) == 10_000
+    assert len(again.flags.keys()) == 10_000
     print(f"10,000 flags: taken in {replaced * 1000:.0f} ms, saved in {saved * 1000:.0f}, read in {read * 1000:.0f}")
 
 
@@ -278,12 +279,12 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     real = builtins.__import__
 
     def without(name: str, *args: Any, **named: Any) -> Any:
-        if name in ("mmh3", "flagsvc_client.following"):
+        if name in ("mmh3", "flagsvc_client.local.updater"):
             raise ModuleNotFoundError(f"No module named {name!r}", name="mmh3")
         return real(name, *args, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "flagsvc_client.following", raising=False)
+    monkeypatch.delitem(sys.modules, "flagsvc_client.local.updater", raising=False)
     with pytest.raises(ImportError, match=r"needs mmh3: pip install 'flagsvc-client\[local\]'"):
         FlagClient("127.0.0.1:1", local=True)
 
@@ -308,15 +309,15 @@ def _no_events() -> Any:
 async def test_a_message_that_cannot_be_taken_is_told_and_the_watch_goes_on(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take, failed = Following.took, []
+    apply, failed = LocalUpdater.apply, []
 
-    def took(self: Following, message: Any) -> None:
+    def failing(self: LocalUpdater, message: Any) -> None:
         if message.HasField("change") and not failed:
             failed.append(message)
             raise KeyError("a field of tomorrow")
-        take(self, message)
+        apply(self, message)
 
-    monkeypatch.setattr(Following, "took", took)
+    monkeypatch.setattr(LocalUpdater, "apply", failing)
     async with served(tmp_path, "a") as (direct, target), asked(form, target, local=True) as client:
         await client.wait_ready(10)
         await direct.toggle("a", False)

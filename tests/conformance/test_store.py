@@ -1,4 +1,4 @@
-"""What every store must do, whatever it is made of: one suite for SQLite and for MongoDB on both of its drivers."""
+"""The conformance suite of all stores: SQLite, and MongoDB with both of its drivers."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ async def test_a_toggle_moves_status_times_and_history(store: FlagStore) -> None
     assert found is not None
     assert (found.status, found.enabled_at) == (Status.DISABLED, on.flag.enabled_at)
     assert found.config == {"n": 1}
-    told = [(e.action, e.previous, e.new, e.revision, e.reason) for e in await store.history(CHAT, 3)]
-    assert told == [
+    newest = [(e.action, e.previous, e.new, e.revision, e.reason) for e in await store.history(CHAT, 3)]
+    assert newest == [
         ("DISABLED", {"status": "DISABLED"}, {"status": "DISABLED"}, again.revision, "because"),
         ("DISABLED", {"status": "ENABLED"}, {"status": "DISABLED"}, off.revision, "because"),
         ("ENABLED", {"status": "DISABLED"}, {"status": "ENABLED"}, on.revision, "because"),
@@ -213,7 +213,7 @@ async def test_a_write_that_meant_another_revision_is_refused(store: FlagStore) 
     assert len(await store.history(CHAT, 50)) == 2
 
 
-async def test_what_is_not_there_has_the_revision_of_its_set(store: FlagStore) -> None:
+async def test_an_absent_flag_has_the_revision_of_its_set(store: FlagStore) -> None:
     assert await store.get(CHAT) == Entry.absent(CHAT)
     other = await create(store, Flag(key="other"))
     assert await store.get(CHAT) == Entry.absent(CHAT, other.revision)
@@ -225,7 +225,7 @@ async def test_what_is_not_there_has_the_revision_of_its_set(store: FlagStore) -
 
 
 async def test_many_flags_read_at_once_are_each_what_they_are(store: FlagStore) -> None:
-    """Of two sets that have keys in common, with some that are not there among them."""
+    """Flags of two sets with the same keys, some of them absent."""
     made = [await create(store, Flag(key=f"flag-{n}", flag_set=("default", "staging")[n % 2])) for n in range(6)]
     ids = [FlagId(flag_set, f"flag-{n}") for n in range(300) for flag_set in ("default", "staging")]
     there = {entry.id: entry for entry in made}
@@ -309,7 +309,7 @@ async def test_a_decision_that_raises_leaves_nothing_behind(store: FlagStore) ->
     assert (await toggle(store, True, 1)).revision == made.revision + 1
 
 
-async def test_a_caller_who_leaves_stops_no_write_half_way(store: FlagStore) -> None:
+async def test_a_cancelled_caller_does_not_interrupt_a_write(store: FlagStore) -> None:
     await create(store, Flag(key="chat"))
     for n in range(20):
         task = asyncio.create_task(toggle(store, True, n + 1))

@@ -63,7 +63,7 @@ def test_a_flags_life(server: Process) -> None:
     assert run(server.address, "get", "life").returncode == 1
 
 
-def test_a_write_tells_how_far_it_has_spread(server: Process) -> None:
+def test_a_write_reports_how_far_it_has_spread(server: Process) -> None:
     made = json.loads(output(server, "create", "spread", "--json"))
     assert (made["key"], made["spread"]["reached"], made["spread"]["lagging"]) == ("spread", "APPLIED", [])
     assert made["spread"]["revision"] == made["revision"]
@@ -109,7 +109,7 @@ def test_context_arguments(server: Process) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "expected"),
     [
         (("get", "nope"), 1, "not found (FLAG_NOT_FOUND)"),
         (("evaluate", ""), 1, "flag_key"),
@@ -117,7 +117,7 @@ def test_context_arguments(server: Process) -> None:
         (("create", "x", "status"), 2, "equals sign"),
         (("create", "x", "stauts=ENABLED"), 2, "unknown field 'stauts'"),
         (("create", "x", "status=ON"), 2, "status"),
-        (("create", "x", "config={"), 2, "config is no JSON at character 2"),
+        (("create", "x", "config={"), 2, "config is not valid JSON at character 2"),
         (("create", "x", "config=7"), 1, "flag.config"),
         (("evaluate", "x", "--context", "[]"), 2, "JSON object"),
         (("set", "nope"), 2, "required"),
@@ -135,12 +135,12 @@ def test_context_arguments(server: Process) -> None:
         (("toggle", "nope", "on", "--wait-for", "applied", "--wait-timeout", "inf"), 2, "cannot be used"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
-    server: Process, arguments: tuple[str, ...], status: int, told: str
+def test_mistakes_are_reported_without_a_traceback(
+    server: Process, arguments: tuple[str, ...], status: int, expected: str
 ) -> None:
     done = run(server.address, *arguments)
     assert done.returncode == status, done.stderr
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -169,10 +169,10 @@ def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None
             deadline = time.monotonic() + 30
             while run(first.address, "toggle", "a", "on").returncode:
                 assert time.monotonic() < deadline
-            told = json.loads(watch.stdout.readline())
-            # Where it comes back only after the toggle, a server that was not there tells all that it has.
-            flag = told["flags"][0] if told["type"] == "snapshot" else told["flag"]
-            assert (flag["key"], flag["status"]) == ("a", "ENABLED"), told
+            payload = json.loads(watch.stdout.readline())
+            # Where it comes back only after the toggle, the restarted server sends a snapshot.
+            flag = payload["flags"][0] if payload["type"] == "snapshot" else payload["flag"]
+            assert (flag["key"], flag["status"]) == ("a", "ENABLED"), payload
         watch.send_signal(2)
         assert watch.wait(30) == 0
 

@@ -157,7 +157,7 @@ def test_a_broken_file_at_the_start_is_not_ready_until_it_is_right(tmp_path: Pat
         assert process.process
         assert process.process.stderr
         told = ""
-        while "cannot be used" not in told:
+        while "flag_file_rejected" not in told:
             told += process.process.stderr.readline()
         assert str(path) in told
         assert "$.flags.a.variants" in told
@@ -195,7 +195,7 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
     [
         (("--store", "file:"), "empty file name"),
         (("--store", "file:a.json,"), "empty file name"),
-        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be given several times"),
+        (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be repeated"),
         (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache with --store file:"),
     ],
 )

@@ -178,11 +178,11 @@ async def test_a_header_selects_the_set_and_metadata_says_so(each: Evaluator) ->
 
 
 async def test_a_selector_by_another_key_is_refused(client: Client) -> None:
-    told = (CODES.INVALID_ARGUMENT, 'invalid selector key "key", valid keys: "flagSetId", "source"')
+    expected = (CODES.INVALID_ARGUMENT, 'invalid selector key "key", valid keys: "flagSetId", "source"')
     v1, headers = Evaluator("v1", client.channel), selecting("key=x")
-    assert await refused(v1.resolve("Boolean", "boolean", headers=headers)) == told
-    assert await refused(v1.resolve_all(headers=headers)) == told
-    assert await refused(v1.events(headers).call.read()) == told
+    assert await refused(v1.resolve("Boolean", "boolean", headers=headers)) == expected
+    assert await refused(v1.resolve_all(headers=headers)) == expected
+    assert await refused(v1.events(headers).call.read()) == expected
 
 
 async def test_the_server_adds_to_the_context_and_wins(client: Client) -> None:
@@ -274,8 +274,8 @@ async def test_what_the_store_has_broken_fails_alone(mongo_database_url: str) ->
     async with replica(store_url=mongo_database_url) as (client, _):
         await until_serving(client)
         v1 = Evaluator("v1", client.channel)
-        told = (CODES.DATA_LOSS, "Error parsing input or configuration")
-        assert await refused(v1.resolve("Boolean", "rule")) == told
+        expected = (CODES.DATA_LOSS, "Error parsing input or configuration")
+        assert await refused(v1.resolve("Boolean", "rule")) == expected
         assert await refused(v1.resolve("String", "default")) == (CODES.INTERNAL, "General error")
         assert (await refused(v1.resolve("Object", "list")))[0] is CODES.INVALID_ARGUMENT
         flags = (await v1.resolve_all())["flags"]

@@ -1,4 +1,4 @@
-"""Which sets an event stream without a selector tells of: what its own connection's evaluations select, no others."""
+"""Which sets an event stream without a selector covers: those that its own connection's evaluations select."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ async def test_a_reader_who_is_away_finds_each_key_once(client: Client, monkeypa
 
 
 async def ended(events: Events) -> grpc.StatusCode:
-    """Give the status that a stream ends with, which must be soon."""
+    """Return the status of a stream that must end soon."""
     async with asyncio.timeout(5):
         with contextlib.suppress(grpc.aio.AioRpcError):
             assert await events.call.read() is grpc.aio.EOF
@@ -146,10 +146,10 @@ async def test_a_stop_ends_streams_so_that_clients_come_again(store_url: str) ->
         evaluator = Evaluator("v2", client.channel)
         events = evaluator.events()
         assert await events.next() == ("provider_ready", {})
-        assert server._events.active == 1
-        server._events.close()
+        assert server._event_streams.active == 1
+        server._event_streams.close()
         assert await ended(events) is grpc.StatusCode.UNAVAILABLE
-        await until(lambda: server._events.active == 0)
+        await until(lambda: server._event_streams.active == 0)
         late = evaluator.events()
         assert await late.next() == ("provider_ready", {})
         assert await ended(late) is grpc.StatusCode.UNAVAILABLE
@@ -160,7 +160,7 @@ async def test_a_stream_ends_with_the_age_of_connections(store_url: str) -> None
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
-        await until(lambda: server._events.active == 0, 3)
+        await until(lambda: server._event_streams.active == 0, 3)
         assert await ended(events) is grpc.StatusCode.UNAVAILABLE
 
 
@@ -171,8 +171,8 @@ async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
         assert await events.next() == ("provider_ready", {})
         assert any(state.listeners for state in server.replica.near.changelogs._of_set.values())
         events.call.cancel()
-        await until(lambda: server._events.active == 0)
-        assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
+        await until(lambda: server._event_streams.active == 0)
+        assert not any(state.listeners for state in server.replica.near._sets.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:

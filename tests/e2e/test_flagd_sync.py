@@ -128,9 +128,9 @@ async def test_the_header_selects_before_the_field(served: tuple[Client, Server]
 
 async def test_a_selector_by_another_key_is_refused(served: tuple[Client, Server]) -> None:
     client, _ = served
-    told = (grpc.StatusCode.INVALID_ARGUMENT, 'invalid selector key "key", valid keys: "flagSetId", "source"')
-    assert await refused(opened(client, selector="key=x").read()) == told
-    assert await refused(stub(client).FetchAllFlags(sync.FetchAllFlagsRequest(), metadata=selecting("key="))) == told
+    refusal = (grpc.StatusCode.INVALID_ARGUMENT, 'invalid selector key "key", valid keys: "flagSetId", "source"')
+    assert await refused(opened(client, selector="key=x").read()) == refusal
+    assert await refused(stub(client).FetchAllFlags(sync.FetchAllFlagsRequest(), metadata=selecting("key="))) == refusal
 
 
 async def test_the_configured_context_comes_with_every_set(served: tuple[Client, Server]) -> None:
@@ -270,9 +270,9 @@ async def test_a_broken_flag_does_not_spoil_the_set(
         assert core.resolve_boolean_value("good", False, None).value is True
         assert core.resolve_boolean_value("rule", False, None).reason == "DISABLED"
         call.cancel()
-        await until(lambda: not server._sync._sets)
+        await until(lambda: not server._sync._payloads)
         assert await next_flags(opened(client)) == flags
-    assert capsys.readouterr().out.count("a broken flag is handed out as disabled") == 5
+    assert capsys.readouterr().out.count("flag_synced_as_disabled") == 5
 
 
 async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Server]) -> None:
@@ -289,8 +289,8 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
             assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     await until(lambda: server._sync.active == 0)
-    assert server._sync._sets == {}
-    assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
+    assert server._sync._payloads == {}
+    assert not any(state.listeners for state in server.replica.near._sets.values())
 
 
 async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(

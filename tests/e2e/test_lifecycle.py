@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import time
 import urllib.error
@@ -60,7 +61,7 @@ async def test_a_stop_under_load_fails_no_accepted_call_and_ends_streams(store: 
         callers = [asyncio.create_task(caller()) for _ in range(32)]
         await asyncio.sleep(0.5)
         server.terminate()
-        told = time.monotonic()
+        stopped_at = time.monotonic()
         await until_serving(client, serving=False, seconds=2)
         not_ready_at = time.monotonic()
         assert await client.serving("liveness")
@@ -72,25 +73,34 @@ async def test_a_stop_under_load_fails_no_accepted_call_and_ends_streams(store: 
         await asyncio.wait_for(asyncio.gather(*callers), 6)
         assert server.process
         assert await asyncio.to_thread(server.process.wait, 10) == 0
-        assert time.monotonic() - told < 0.5 + 5
+        assert time.monotonic() - stopped_at < 0.5 + 5
         assert failed == []
         assert answered > 100
-        assert min(refused_at) > not_ready_at, "calls were refused before health said so"
+        assert min(refused_at) > not_ready_at, "calls were refused before health reported not ready"
         await client.channel.close()
 
 
-async def test_a_second_server_on_a_taken_port_fails_loudly(store: str) -> None:
-    with Process("--store", store) as server:
-        client = Client(server.address)
-        await until_serving(client)
-        command = [FLAGSVC, "serve", "--store", store, "--host", "127.0.0.1", "--port", str(server.port)]
-        second = await asyncio.to_thread(
-            subprocess.run, [*command, "--management-port", "-1"], capture_output=True, text=True, timeout=10
-        )
-        assert second.returncode == 1
-        assert f"port {server.port}" in second.stderr
-        assert "Traceback" not in second.stderr
-        await client.channel.close()
+@pytest.mark.parametrize("option", ["--port", "--sync-port", "--ofrep-port", "--management-port"])
+async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Process("--store", store, "--log-format", "json", option, str(port)) as server:
+            assert server.process
+            _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
+            assert server.process.returncode == 1
+    failure = json.loads(errors.splitlines()[-1])
+    assert failure["event"] == "start_failed"
+    assert failure["error"] == f"cannot listen on 127.0.0.1:{port}: address already in use"
+    assert "Traceback" not in errors
+
+
+async def test_an_address_of_another_host_ends_the_start_with_the_reason(store: str) -> None:
+    with Process("--store", store, "--log-format", "json", "--host", "203.0.113.1") as server:
+        assert server.process
+        _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
+        assert server.process.returncode == 1
+    failure = json.loads(errors.splitlines()[-1])
+    assert failure["error"] == f"cannot listen on 203.0.113.1:{server.port}: cannot assign requested address"
 
 
 async def test_start_to_serving(store: str) -> None:
@@ -137,7 +147,7 @@ async def test_reflection_names_the_services(store: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("arguments", "environment", "text"),
     [
         ((), {"FLAGSVC_STORE_ULR": "x"}, "did you mean FLAGSVC_STORE_URL"),
         (("--store", "mongo://db"), {}, "did you mean mongodb://"),
@@ -147,22 +157,24 @@ async def test_reflection_names_the_services(store: str) -> None:
         (("--context-value", "a=1", "--context-value", "b"), {}, "--context-value has 'b'"),
         ((), {"FLAGSVC_PORT": "eighty"}, "FLAGSVC_PORT"),
         ((), {"FLAGSVC_STALENESS_BOUND_S": "0"}, "0.5 to 300"),
-        ((), {"FLAGSVC_CACHE_URL_FILE": "/nowhere"}, "cannot be read"),
+        ((), {"FLAGSVC_CACHE_URL_FILE": "/nowhere"}, "cannot read the file"),
     ],
 )
-async def test_wrong_settings_stop_the_start(
-    arguments: tuple[str, ...], environment: dict[str, str], told: str
+async def test_invalid_settings_stop_the_start(
+    arguments: tuple[str, ...], environment: dict[str, str], text: str
 ) -> None:
     with Process(*arguments, **environment) as server:
         assert server.process
         _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
         assert server.process.returncode == 2
-        assert told in errors
+        assert text in errors
         assert "Traceback" not in errors
         assert "hunter2" not in errors
 
 
-async def test_what_is_not_the_domains_leaks_nothing_and_is_logged(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_outside_the_domain_leaks_nothing_and_is_logged(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def broken(*_: object) -> None:
         raise ValueError("mongodb://user:hunter2@10.1.2.3/")
 
@@ -174,6 +186,7 @@ async def test_what_is_not_the_domains_leaks_nothing_and_is_logged(store: str, m
         assert caught.value.code() is grpc.StatusCode.INTERNAL
         assert "hunter2" not in repr(caught.value)
         assert "request id" in str(caught.value.details())
+        assert str(caught.value.details()).rpartition(" ")[2] in capsys.readouterr().out
 
 
 async def test_an_overloaded_server_refuses_and_stays_healthy(store: str) -> None:

@@ -94,7 +94,7 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
     assert 2 <= time.monotonic() - began < 10
     assert done.stderr == (
         f"error: not applied everywhere after 2 s: applied by {', '.join(sorted(names[:2]))}; lagging: {names[2]}"
-        " (it answers with the change by itself within its staleness bound); the change IS stored\n"
+        " (it will see the change within its staleness bound); the change IS stored\n"
     )
     assert "DISABLED" in done.stdout
     assert "applied by" not in done.stdout
@@ -104,11 +104,11 @@ def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(thre
 
     done = run(three[1].address, "set", "kill-switch", "status=BETA", *APPLIED, "--json")
     assert done.returncode == 3
-    told = json.loads(done.stdout)
+    payload = json.loads(done.stdout)
     spread = {"revision": 4, "reached": "CACHED", "appliedBy": sorted(names[:2]), "lagging": [names[2]]}
-    assert (told["status"], told["spread"]) == ("BETA", spread)
-    told = good_json(run(three[1].address, "toggle", "kill-switch", "on", "--wait-for", "cached", "--json"))
-    assert told["spread"]["reached"] == "CACHED", "the paused one holds up only who waits for it"
+    assert (payload["status"], payload["spread"]) == ("BETA", spread)
+    payload = good_json(run(three[1].address, "toggle", "kill-switch", "on", "--wait-for", "cached", "--json"))
+    assert payload["spread"]["reached"] == "CACHED", "the paused one holds up only who waits for it"
 
     three[2].resume()
     done = run(three[0].address, "toggle", "kill-switch", "off", *APPLIED)
@@ -128,19 +128,28 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     assert status["answeredBy"] == names[0]
     assert (status["complete"], status["problems"]) == (True, [])
     assert [r["replica"] for r in status["replicas"]] == sorted(names)
-    for told in status["replicas"]:
-        assert told["revisions"] == {"default": 1}
-        assert (told["ready"], told["storeUp"], told["cacheUp"], told["channelHeard"], told["lag"]) == (*[True] * 4, 0)
-        assert (told["changeFeed"], told["changeFeedUp"], told["flags"]) == ("STREAM", True, 1)
-        assert 0 <= told["viewAgeMs"] <= told["stalenessBoundMs"] == 5000
-        assert told["reportedMsAgo"] < 3000
+    for payload in status["replicas"]:
+        assert payload["revisions"] == {"default": 1}
+        assert (
+            payload["ready"],
+            payload["storeUp"],
+            payload["cacheUp"],
+            payload["subscriptionUp"],
+            payload["lag"],
+        ) == (
+            *[True] * 4,
+            0,
+        )
+        assert (payload["changeFeed"], payload["changeFeedUp"], payload["flags"]) == ("STREAM", True, 1)
+        assert 0 <= payload["viewAgeMs"] <= payload["stalenessBoundMs"] == 5000
+        assert payload["reportedMsAgo"] < 3000
 
     table = run_until(address, "status", good=lambda done: all(name in done.stdout for name in names))
     assert table.returncode == 0, table.stderr
     rows = {row.split()[0]: row for row in table.stdout.splitlines()}
     assert [name for name, row in rows.items() if "answers" in row] == [names[0]]
     assert len([row for row in rows.values() if "cache lease" in row]) == 1
-    assert all("stream" in rows[name] and "heard" in rows[name] for name in names)
+    assert all(re.search(r" up +up +up +stream ", rows[name]) for name in names), "store, cache, subscription, feed"
 
     three[2].pause()
     assert run(address, "toggle", "kill-switch", "off").returncode == 0
@@ -180,12 +189,12 @@ def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         try:
-            told = [run(three[1].address, "status", "--json") for _ in range(4)]
+            results = [run(three[1].address, "status", "--json") for _ in range(4)]
         finally:
             done.set()
         assert writing.result() > 50
-    assert [(each.returncode, each.stderr) for each in told] == [(0, "")] * 4
-    assert any(r["lag"] for each in told for r in json.loads(each.stdout)["replicas"]), "else this shows nothing"
+    assert [(each.returncode, each.stderr) for each in results] == [(0, "")] * 4
+    assert any(r["lag"] for each in results for r in json.loads(each.stdout)["replicas"]), "else this shows nothing"
 
 
 def test_status_of_a_store_that_comes_and_goes() -> None:
@@ -193,20 +202,20 @@ def test_status_of_a_store_that_comes_and_goes() -> None:
         mongod.stop()
         options = ("--store", mongod.database_url("status"), "--cache", "none")
         with Process(*options, FLAGSVC_STALENESS_BOUND_S="1") as process:
-            told = "is not ready: the store does not answer it; see that it runs"
-            done = run_until(process.address, "status", good=lambda done: told in done.stderr)
+            expected = "is not ready: it cannot reach the store; check that the store is running"
+            done = run_until(process.address, "status", good=lambda done: expected in done.stderr)
             assert done.returncode == 1
-            assert "never read" in done.stdout
+            assert "never verified" in done.stdout
             mongod.start()
             run_until(process.address, "status", good=lambda done: done.returncode == 0)
             mongod.kill()
             done = run_until(
                 process.address, "status", good=lambda done: done.returncode == 1 and "  down  " in done.stdout
             )
-            assert re.search(r"its view of the store is \d+\.\d s old, and its bound is 1 s", done.stderr)
+            assert re.search(r"its view of the store is \d+\.\d s old \(staleness bound 1 s\)", done.stderr)
 
 
-def test_status_tells_the_bound_of_polling() -> None:
+def test_status_shows_the_bound_of_polling() -> None:
     with Mongod(replica_set=False) as mongod:
         options = ("--store", mongod.database_url("status"), "--cache", "none")
         with Process(*options, FLAGSVC_STALENESS_BOUND_S="2") as process:
@@ -215,21 +224,21 @@ def test_status_tells_the_bound_of_polling() -> None:
             assert done.returncode == 0
 
 
-def test_status_without_the_shared_cache_says_that_there_may_be_more(
+def test_status_without_the_shared_cache_says_that_it_may_be_incomplete(
     mongo_database_url: str, redis_server: RedisServer
 ) -> None:
     with Process("--store", mongo_database_url, "--cache", redis_server.url) as process:
         done = run_until(process.address, "status", good=lambda done: done.returncode == 0)
-        assert "there may be more" not in done.stdout
+        assert "may be incomplete" not in done.stdout
         redis_server.kill()
-        done = run_until(process.address, "status", good=lambda done: "there may be more" in done.stdout)
+        done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stdout)
         assert done.returncode == 0, "it can answer"
         assert good_json(run(process.address, "status", "--json"))["complete"] is False
         done = run(process.address, "create", "a", "--wait-for", "cached", "--wait-timeout", "0.2")
         assert done.returncode == 3
-        assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache cannot be reached")
+        assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache is unreachable")
         assert done.stderr.endswith("the change IS stored\n")
-        assert run(process.address, "toggle", "a", "on").returncode == 0, "who did not ask is not told"
+        assert run(process.address, "toggle", "a", "on").returncode == 0, "without --wait-for nothing is reported"
         done = run(process.address, "verify")
         assert done.returncode == 1
         assert "the shared cache cannot be reached; try again (CACHE_UNAVAILABLE)" in done.stderr
@@ -238,7 +247,7 @@ def test_status_without_the_shared_cache_says_that_there_may_be_more(
 
 @asynccontextmanager
 async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
-    """`is_holder`: hold the lease, so that no replica does and puts by itself what has just changed once more."""
+    """`is_holder`: take the cache lease, so that no replica holds it and puts recent changes again by itself."""
     cache = RedisCache(url, timeout_s=1.0)
     await cache.open()
     try:
@@ -259,7 +268,7 @@ def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
     return Entry.of(Flag(key=key, flag_set=flag_set, status=Status.ENABLED, revision=revision))
 
 
-async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
+async def test_verify_reports_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
     async with cache_at(redis_clean_url, is_holder=True) as cache, replica(**stores) as (client, server):
 
@@ -271,7 +280,7 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
         current = await client.toggle("older", True)
         done = await verify()
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "3 cached entries compared to the store: 0 wrong, 0 repaired\n"
+        assert done.stdout == "3 cached entries compared with the store: 0 different, 0 repaired\n"
 
         await plant(cache, entry("older", 1), entry("newer", 99), entry("ghost", 1), entry("ghost", 5, "staging"))
         done = await verify()
@@ -281,10 +290,10 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
         assert re.search(r" 2 +99 +newer than the store +no", rows["newer", "default"])
         assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
         assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
-        assert "5 cached entries compared to the store: 4 wrong, 0 repaired\n" in done.stdout
-        assert "Restart every replica too" in done.stdout
-        told = "error: 4 entries are not what the store has; put it right with: flagsvc verify --repair\n"
-        assert done.stderr == told
+        assert "5 cached entries compared with the store: 4 different, 0 repaired\n" in done.stdout
+        assert "also restart every replica" in done.stdout
+        expected = "error: 4 entries differ from the store; repair with: flagsvc verify --repair\n"
+        assert done.stderr == expected
 
         done = await verify("--json")
         assert done.returncode == 1
@@ -302,7 +311,7 @@ async def test_verify_tells_what_is_wrong_and_repairs_it(mongo_database_url: str
 
         done = await verify("--repair")
         assert (done.returncode, done.stderr) == (0, "")
-        assert "5 cached entries compared to the store: 4 wrong, 4 repaired\n" in done.stdout
+        assert "5 cached entries compared with the store: 4 different, 4 repaired\n" in done.stdout
         assert all(row.rstrip().endswith("yes") for row in done.stdout.splitlines()[1:5])
         done = await verify("--json")
         assert (done.returncode, json.loads(done.stdout)["drifted"]) == (0, 0)

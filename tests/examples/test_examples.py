@@ -134,7 +134,7 @@ def test_a_kill_switch(target: str, flags: FlagClient) -> None:
         rest = worker.stdout.read().splitlines()
         assert worker.wait(20) == 0
         assert rest[-2] == "checkout-v2 is off"
-        assert re.fullmatch(r"stopped after step \d+: put things in order here", rest[-1])
+        assert re.fullmatch(r"stopped after step \d+: clean up here", rest[-1])
 
 
 @pytest.mark.parametrize("name", ["guarded_service.py", "batch_job.py"])

@@ -1,6 +1,6 @@
-"""Coverage-guided: flag files from bytes, as JSON and as YAML; anything may be refused, nothing may crash or hang.
+"""Coverage-guided fuzzing of flag files, JSON and YAML: any file may be refused, but none may crash or hang the reader.
 
-What is read without a violation is written again and read to the same flags.
+A file without violations is written again, and must be read back to the same flags.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ with atheris.instrument_imports(include=["flagsvc", "yaml"]):
 
 from tests.property.rules import KINDS, Maker
 
-LONGEST = 4_096
+MAX_BYTES = 4_096
 
 
 def one(data: bytes) -> None:
-    """Fail on any exception, and where a file does not say the same once it has been written."""
+    """Fail on any exception, and if a file that was read and written has other flags."""
     name, raw = ("flags.yaml", data[1:]) if data[:1] == b"y" else ("flags.json", data[1:])
     text = parse(name, raw)
     if not text.parsed:
-        assert text.problems, "what is not parsed says why"
+        assert text.problems, "a text that cannot be parsed must have a problem"
         return
     found = read(text.document)
     for place in (*found.violations, *found.notes, *text.problems, *text.notes):
@@ -49,7 +49,7 @@ def one(data: bytes) -> None:
 
 
 def seeds(folder: Path) -> None:
-    """Write small files to start from."""
+    """Write the initial corpus of small files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(200):
         [case] = Maker(f"files/{number}").cases(1)
@@ -77,8 +77,8 @@ $evaluators:
 
 if __name__ == "__main__":
     corpus = Path(sys.argv[1])
-    if not corpus.is_file():  # a file is a finding to be tried again
+    if not corpus.is_file():  # A file is a finding to be reproduced.
         seeds(corpus)
     dictionary = Path(__file__).with_name("files.dict")
-    atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"], one)
+    atheris.Setup([*sys.argv, f"-dict={dictionary}", f"-max_len={MAX_BYTES}", "-timeout=20", "-rss_limit_mb=1500"], one)
     atheris.Fuzz()

@@ -1,6 +1,6 @@
-"""Coverage-guided: a rule and a context from bytes, compiled and evaluated, the same as in flagd's Python engine.
+"""Coverage-guided fuzzing of rules and contexts: results must be the same as those of flagd's Python engine.
 
-The bytes are two JSON texts with a line feed between them. `make fuzz` runs this in an environment of its own.
+The bytes are two JSON texts separated by a line feed. `make fuzz` runs this in a separate environment.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ with atheris.instrument_imports(include=["flagsvc", "json_logic", "openfeature.c
 
 from tests.property.rules import KINDS, Case, Maker
 
-LONGEST = 4_096
+MAX_BYTES = 4_096
 BYTES_SHARE = 0.3
 CONTEXT_SHARE = 0.6
 
 
 def one(data: bytes) -> None:
-    """Fail on any exception that is not a refusal, and on any difference that is no documented choice."""
+    """Fail on any exception that is not a refusal, and on any difference that is not a documented choice."""
     try:
         rule_text, _, context_text = data.decode().partition("\n")
     except UnicodeDecodeError:
@@ -50,7 +50,7 @@ def one(data: bytes) -> None:
     except RuleError as error:
         result = None
         if "more than" in str(error):
-            return  # the oracle, without bounds, may take for ever
+            return  # The oracle has no limits, and may take forever.
     flag = Flag(key="flag", status=Status.ENABLED, variants=KINDS["string"], targeting=rule_text)
     explanation_to_message(explain(flag, context, 1.0)[1])
     if not isinstance(rule, dict) or len(rule) != 1 or too_big(result):
@@ -61,7 +61,7 @@ def one(data: bytes) -> None:
 
 
 def mutated(data: bytes, limit: int, seed: int) -> bytes:
-    """Change bytes, or put a generated part into the rule: most changes of bytes leave no JSON."""
+    """Change bytes, or replace a part of the rule by a generated one: most byte changes result in invalid JSON."""
     random = Random(seed)
     if random.random() < BYTES_SHARE:
         return atheris.Mutate(data, limit)
@@ -77,7 +77,7 @@ def mutated(data: bytes, limit: int, seed: int) -> bytes:
 
 
 def too_big(value: object) -> bool:
-    """Whether comparing it would take for ever: lists that hold each other twice."""
+    """Whether comparing the value would take forever, as with lists that contain each other twice."""
     try:
         Run({}, 0.0).charge(value)
     except RuleError:
@@ -86,7 +86,7 @@ def too_big(value: object) -> bool:
 
 
 def seeds(folder: Path) -> None:
-    """Write rules of the property test's generator to start from."""
+    """Write the initial corpus, from the property tests' generator."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(500):
         [case] = Maker(f"fuzz/{number}").cases(1)
@@ -96,10 +96,10 @@ def seeds(folder: Path) -> None:
 
 if __name__ == "__main__":
     corpus = Path(sys.argv[1])
-    if not corpus.is_file():  # a file is a finding to be tried again
+    if not corpus.is_file():  # A file is a finding to be reproduced.
         seeds(corpus)
     dictionary = Path(__file__).with_name("rules.dict")
-    options = [*sys.argv, f"-dict={dictionary}", f"-max_len={LONGEST}", "-timeout=20", "-rss_limit_mb=1500"]
+    options = [*sys.argv, f"-dict={dictionary}", f"-max_len={MAX_BYTES}", "-timeout=20", "-rss_limit_mb=1500"]
     atheris.Setup(options, one, custom_mutator=mutated)
     with silence():
         atheris.Fuzz()

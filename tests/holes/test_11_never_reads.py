@@ -45,12 +45,13 @@ async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
             await one.client.create(key, status=ENABLED, metadata={"weight": to_value(WEIGHT)})
         streams = [watch(one.client), sync(one.client), events(one.client)]
         server = one.server
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (1, 1, 1))
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (1, 1, 1))
         waits = []
         for number in range(CHANGES_BEFORE + CHANGES):
             if number == CHANGES_BEFORE:
                 deaf, leaving = Deaf(one.server.port), Deaf(one.server.port)
-                await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (3, 3, 3))
+                streams_open = server._watches, server._sync, server._event_streams
+                await until(lambda: [each.active for each in streams_open] == [3, 3, 3])  # noqa: B023
             began = time.monotonic()
             flag = await one.client.toggle("a", number % 2 == 1)
             assert (await one.client.evaluate("a")).revision == flag.revision
@@ -61,12 +62,12 @@ async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
         await until(lambda: streams[1].states[-1] == "ENABLED" and "a" in streams[2].keys)
 
         await leaving.client.channel.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (2, 2, 2), 2)
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (2, 2, 2), 2)
         await late_reader(deaf, flag.revision)
         await deaf.client.channel.close()
         for stream in streams:
             await stream.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._events.active) == (0, 0, 0), 2)
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (0, 0, 0), 2)
 
 
 async def late_reader(deaf: Deaf, newest: int) -> None:

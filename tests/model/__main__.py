@@ -25,20 +25,20 @@ def main() -> int:
     arguments.add_argument("--large", action="store_true", help="search the larger worlds (a quarter of an hour)")
     arguments.add_argument("--trace", metavar="HOLE", help="show the counterexample of one hole")
     arguments.add_argument("--page", action="store_true", help="write what is seen into docs/model.md")
-    told = arguments.parse_args()
-    if told.page:
+    options = arguments.parse_args()
+    if options.page:
         page.write()
         return 0
-    if told.trace:
-        return _trace(told.trace)
+    if options.trace:
+        return _trace(options.trace)
     print(f"{'world':28} {'states':>10} {'steps':>10} {'depth':>5} {'ends':>6} {'seconds':>7}")
-    if told.large:
+    if options.large:
         results = [_show(setup.name, search(setup)) for setup in LARGE]
         results.append(_show(f"{EVERYTHING.name}, at random", wander(EVERYTHING, WALKS, STEPS, SEED)))
     else:
         results = [_show(setup.name, search(setup)) for setup in QUICK]
     good = not any(result.broken for result in results)
-    if not told.large:
+    if not options.large:
         print(f"\n{'hole':40} {'breaks':6} {'trace':>5} {'states':>8}")
         for hole in HOLES:
             result = search(hole.world)

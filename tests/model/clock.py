@@ -1,28 +1,28 @@
-"""A tick: everything that is remembered of a moment becomes one tick older."""
+"""A tick: every remembered moment becomes one tick older."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-from tests.model.state import NEVER, STEPS, Beat, Commit, Mark, Replica, Setup, Shared, State
+from tests.model.state import NEVER, STEPS, Commit, Heartbeat, LeaseRecord, Replica, Setup, Shared, State
 
 
 def passed(setup: Setup, s: State) -> State:
-    """Let a tick pass. A lease does not outlast it."""
+    """Let a tick pass."""
     return s._replace(
         store=_store(setup, s.store),
         replicas=(_replica(setup, s.replicas[0]), _replica(setup, s.replicas[1])),
         writers=_callers(setup, s.writers),
         readers=_callers(setup, s.readers),
         flight=s.flight and s.flight._replace(as_of=_older(setup, s.flight.as_of)),
-        shared=_shared(setup, s.shared)._replace(lease=False),
-        saved=_shared(setup, s.saved)._replace(lease=False),
+        shared=_shared(setup, s.shared),
+        saved=_shared(setup, s.saved),
     )
 
 
 def _older(setup: Setup, at: int) -> int:
-    """What is older than everything that asks for an age needs no exact one; the store's state then still counts."""
+    """Return a moment one tick older; beyond the bound only the store's state at that moment is kept."""
     at -= STEPS
     oldest = -(setup.bound + 1) * STEPS
     if at >= oldest + STEPS:
@@ -45,22 +45,34 @@ def _replica(setup: Setup, r: Replica) -> Replica:
     return r._replace(
         held_as_of=_older(setup, r.held_as_of),
         as_of=_older(setup, r.as_of),
-        heard=_older(setup, r.heard),
-        told_until=_older(setup, r.told_until),
-        look=r.look and r.look._replace(asked=_older(setup, r.look.asked)),
-        keeping=r.keeping and r.keeping._replace(as_of=_older(setup, r.keeping.as_of)),
-        mark=_mark(setup, r.mark),
-        inbox=tuple(m._replace(as_of=_older(setup, m.as_of)) if isinstance(m, Beat) else m for m in r.inbox),
+        heard_at=_older(setup, r.heard_at),
+        checkpoint=_older(setup, r.checkpoint),
+        stream_since=_older(setup, r.stream_since),
+        poll=r.poll and r.poll._replace(asked=_older(setup, r.poll.asked)),
+        renewal=r.renewal and r.renewal._replace(as_of=_older(setup, r.renewal.as_of)),
+        record=_record(setup, r.record),
+        inbox=tuple(_message(setup, m) for m in r.inbox),
     )
+
+
+def _message(setup: Setup, message: Any) -> Any:
+    if not isinstance(message, Heartbeat):
+        return message
+    as_of = message.as_of
+    if "a heartbeat counts from when it was sent" not in setup.without:
+        as_of = _older(setup, as_of)
+    return message._replace(as_of=as_of, stream_since=_older(setup, message.stream_since))
 
 
 @lru_cache(100_000)
 def _shared(setup: Setup, shared: Shared) -> Shared:
-    return shared._replace(as_of=_older(setup, shared.as_of), mark=_mark(setup, shared.mark))
+    return shared._replace(as_of=_older(setup, shared.as_of), record=_record(setup, shared.record))
 
 
-def _mark(setup: Setup, mark: Mark | None) -> Mark | None:
-    """A mark whose time is over is gone."""
-    if mark is None or -((mark.upto - STEPS) // STEPS) > setup.lasts:
+def _record(setup: Setup, record: LeaseRecord | None) -> LeaseRecord | None:
+    """An expired record is gone."""
+    if record is None or -((record.verified_until - STEPS) // STEPS) > setup.lease_ticks:
         return None
-    return mark._replace(since=_older(setup, mark.since), upto=mark.upto - STEPS)
+    return record._replace(
+        verified_from=_older(setup, record.verified_from), verified_until=record.verified_until - STEPS
+    )

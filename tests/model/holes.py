@@ -1,4 +1,4 @@
-"""Protections taken out, one hole each: the search must find what each closes, or show that it is not needed."""
+"""Holes: protections taken out. The search must find what each is for, or show that it is not needed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from tests.model.setups import (
     FLAGS,
     FOREIGN,
     FOREIGN_TWICE,
-    KEEPERS,
+    HOLDERS,
     NOTHING_HELD,
     PEERS,
+    PEERS_IN_TIME,
+    PEERS_RESTARTED,
     READS,
     THERE,
     TRUST,
@@ -25,7 +27,7 @@ from tests.model.state import Left, Setup, Writer
 
 @dataclass(frozen=True)
 class Hole:
-    """What is taken out of which world. `breaks`: what must be found; empty where nothing must, for others protect."""
+    """What is taken out of which world. `breaks`: what must be found; empty where nothing breaks."""
 
     name: str
     setup: Setup
@@ -42,57 +44,69 @@ _CALM = replace(VIEW, left=Left())
 _REMOTE = replace(VIEW, writers=((Writer(THERE), Writer(THERE)),), left=Left(lost=1))
 _EVICTED = replace(ENTRIES, left=Left(evictions=1))
 _TWO_WRITES = replace(_EVICTED, writers=TWO)
-_BEATS = replace(_CALM, writers=((Writer(THERE),),), beats=(THERE,), followed=(0, 1), slow_looks=False)
+_HEARTBEATS = replace(_CALM, writers=((Writer(THERE),),), heartbeats=(THERE,), followed=(0, 1), slow_polls=False)
+_GAP = replace(PEERS, left=Left(foreign=1, others=2, lost=2))
 
 KNOWN = (
-    Hole("delete on toggle, trust for a while", TRUST, ("toggles put", "marks"), "P3"),
-    Hole("unconditional SET in Redis", _TWO_WRITES, ("cache takes only newer",), "mark"),
+    Hole("delete on toggle, trust for a while", TRUST, ("toggles put", "lease records"), "P3"),
+    Hole("unconditional SET in Redis", _TWO_WRITES, ("cache takes only newer",), "lease"),
     Hole("unconditional near cache", _CALM, ("near takes only newer",), "P5"),
     Hole("announcement before the commit", VIEW, ("announcements follow commits",), "truth"),
-    Hole("late put after an eviction", _TWO_WRITES, ("late puts", "fences"), "mark"),
-    Hole("mark renewed without comparing", DUMPS, ("marks are compared",), "mark"),
-    Hole("mark renewed without putting again", KEEPERS, ("changes are put again",), "mark"),
-    Hole("mark by the time of renewal", KEEPERS, ("a word counts from its view",), "mark"),
-    Hole("view by the moment of the answer", _CALM, ("a look counts from when it was asked",), "P3"),
-    Hole("view by beats that are heard", _BEATS, ("looks",), "P3"),
-    Hole("Redis trusted without a mark", TRUST, ("marks",), "P3"),
-    Hole("joined a lookup from before the write", NOTHING_HELD, ("floors",), "P1"),
+    Hole("late put after an eviction", _TWO_WRITES, ("late puts",), "lease"),
+    Hole("lease renewed without comparing", DUMPS, ("lease records are compared",), "lease"),
+    Hole("lease renewed without putting changes again", HOLDERS, ("changes are put again",), "lease"),
+    Hole("lease by the time of renewal", HOLDERS, ("a renewal counts from its view",), "lease"),
+    Hole("view by the moment of the answer", _CALM, ("a poll counts from when it was asked",), "P3"),
+    Hole("any heartbeat counted as proof", _HEARTBEATS, ("proof by polls",), "P3"),
+    Hole("Redis trusted without a lease record", TRUST, ("lease records",), "P3"),
+    Hole("joined a lookup from before the write", NOTHING_HELD, ("high-water marks",), "P1"),
 )
-"""What other systems did, or this one nearly."""
+"""Mistakes of other systems, and near mistakes of this one."""
 
 FOUND = (
     Hole("announcement counted as proof", VIEW, ("announcements prove nothing",), "P3"),
     Hole("watermark over a gap", FLAGS, ("gaps",), "end"),
     Hole("load that reads the counters last", _REMOTE, ("a load reads counters first",), "P3"),
     Hole("load from a replaced primary", replace(VIEW, left=Left(old_reads=1)), (), "P3"),
-    Hole("news from before the view", DELETES, ("news from before the view",), "P5"),
-    Hole("answer of a lookup that news overtook", replace(READS, cache=True), ("answers are what is held",), "P4"),
-    Hole("look without the stream's word", FOREIGN, ("the stream's word",), "P3"),
-    Hole("confirmed while a number is pending", FOREIGN, ("pending numbers",), "P3"),
-    Hole("second foreign change forgotten", FOREIGN_TWICE, ("a foreign change during numbering",), "end"),
-    Hole("peer's word for what has no number", PEERS, ("a peer's word covers numbered changes",), "P3"),
+    Hole("announcement from before the view", DELETES, ("announcements from before the view",), "P5"),
+    Hole("lookup overtaken by an announcement", replace(READS, cache=True), ("answers are what is held",), "P4"),
+    Hole("poll past the checkpoint", FOREIGN, ("polls reach as far as the checkpoint",), "P3"),
+    Hole("checkpoint past a pending change", FOREIGN, ("pending changes hold back the checkpoint",), "P3"),
+    Hole("second foreign change forgotten", FOREIGN_TWICE, ("a foreign change while one is pending",), "end"),
+    Hole("overtaken foreign change not applied", PEERS, ("what overtook a change is applied at once",), "claim"),
+    Hole("heartbeat past the checkpoint", PEERS, ("a heartbeat reaches as far as the checkpoint",), "claim"),
+    Hole("heartbeat before the watermark covers a change", PEERS, ("pending until the watermark covers it",), "claim"),
+    Hole("heartbeat over a gap", _GAP, ("a heartbeat waits for gaps",), "claim"),
+    Hole("foreign change that a load found gets no revision", PEERS, ("what a load finds gets a revision",), "claim"),
+    Hole("proof by a peer that has more", PEERS, ("a peer's revisions are all here",), "claim"),
+    Hole("proof by a peer that started later", PEERS_RESTARTED, ("a peer's stream goes back to the view",), "claim"),
+    Hole("heartbeat counted from its arrival", PEERS_IN_TIME, ("a heartbeat counts from when it was sent",), "P3"),
+    Hole("proof capped by the own checkpoint", PEERS_IN_TIME, ("a peer's proof needs no stream here",), "end"),
     Hole("equal revisions by arrival", FOREIGN, ("equal revisions",), "P3"),
     Hole(
-        "word goes on over a gap in the view",
+        "lease kept over a gap in the view",
         replace(ENTRIES, left=Left()),
-        ("a gap in the view ends a word", "toggles put"),
-        "mark",
+        ("a gap in the view ends the lease", "toggles put"),
+        "lease",
     ),
-    Hole("vouching anew forgets", KEEPERS, ("a beginning forgets nothing",), "mark"),
-    Hole("change put again only once", _EVICTED, ("until a word covers them",), "mark"),
+    Hole("acquiring forgets what is to be put", HOLDERS, ("acquiring forgets nothing",), "lease"),
+    Hole("change put again only once", _EVICTED, ("until a renewal covers them",), "lease"),
     Hole(
-        "late put over what is unproven", replace(ENTRIES, writers=TWO), ("unproven entries keep nothing out",), "mark"
+        "late put over an uncertified entry",
+        replace(ENTRIES, writers=TWO),
+        ("uncertified entries keep nothing out",),
+        "lease",
     ),
-    Hole("put and vouch apart", DUMPS, ("put and vouch are one",), "mark"),
-    Hole("same mark twice", DUMPS, ("every word has its own nonce", "until a word covers them"), "mark"),
+    Hole("put and renewal apart", DUMPS, ("put and renewal are one",), "lease"),
+    Hole("same lease record twice", DUMPS, ("until a renewal covers them",), "lease"),
 )
-"""What building the model has shown to be needed as well."""
+"""What only the model has shown to be needed."""
 
 NEEDLESS = (
-    Hole("delete on toggle, with marks", TRUST, ("toggles put",), ""),
-    Hole("no fences", _EVICTED, ("fences",), ""),
-    Hole("delete on toggle, with a keeper", replace(ENTRIES, left=Left()), ("toggles put",), ""),
-    Hole("nonce of the beginning only", DUMPS, ("every word has its own nonce",), ""),
+    Hole("delete on toggle, with lease records", TRUST, ("toggles put",), ""),
+    Hole("delete on toggle, with a lease holder", replace(ENTRIES, left=Left()), ("toggles put",), ""),
+    Hole("no nonce at all", DUMPS, ("each lease has its own nonce",), ""),
+    Hole("heartbeat while a change is pending", PEERS, ("a heartbeat waits for pending changes",), ""),
 )
 """Without these alone nothing breaks."""
 

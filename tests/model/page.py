@@ -15,12 +15,12 @@ _HOLES = "| without | breaks | the shortest way there |\n|---|---|---|\n"
 
 
 def world_row(setup: Setup, result: Result) -> str:
-    """Give the row of one world."""
+    """Return the row of one world."""
     return f"| {setup.name} | {setup.about} | {result.states:,} | {result.steps:,} | {result.depth} |"
 
 
 def hole_row(hole: Hole, result: Result) -> str:
-    """Give the row of one hole."""
+    """Return the row of one hole."""
     kind, _, text = result.broken.partition(": ")
     way = " · ".join(step.removeprefix("--- ") for step in result.trace)
     return f"| {hole.name} | {kind} | {way} ⇒ {text} |" if kind else f"| {hole.name} | | nothing breaks |"

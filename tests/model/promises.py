@@ -1,28 +1,23 @@
-"""What must hold: promises P1, P3, P4 and P5 at every answer, and what a mark in Redis says, at every state."""
+"""What must hold: promises P1, P3, P4 and P5 at every answer, and what the lease record certifies, at every state."""
 
 from __future__ import annotations
 
-from tests.model.near import content, is_fresh
-from tests.model.shared import alive
+from tests.model.near_cache import content, is_fresh
+from tests.model.shared_cache import alive
 from tests.model.state import NEVER, STEPS, Reader, Setup, State, age, newest, revision, with_replica
 
 
 def due(setup: Setup, s: State) -> int:
-    """Give the content that an answer which begins now must not lack: all that is older than the bound."""
+    """Return the content that an answer which begins now must not lack: the newest that is older than the bound."""
     for entry in range(len(s.store) - 1, 0, -1):
         commit = s.store[entry]
-        if commit.flag == 0 and commit.kind != "number" and -commit.tick > setup.bound:
+        if commit.flag == 0 and commit.kind != "assigned" and -commit.tick > setup.bound:
             return entry
     return 0
 
 
-def lacks(s: State, entry: int, needed: int) -> bool:
-    """Whether a content is older than another: by revision, and where that is the same by the order of commits."""
-    return entry < needed
-
-
 def watched(setup: Setup, s: State) -> State:
-    """Let somebody ask every replica at this moment: the answer is what it holds, as STALE where that is not fresh."""
+    """Ask every replica at this moment: it answers what it holds, as STALE where that is not fresh."""
     if not setup.holds:
         return s
     must = due(setup, s)
@@ -40,7 +35,7 @@ def watched(setup: Setup, s: State) -> State:
 
 
 def judged(s: State, entry: int, reader: Reader, *, stale: bool = False) -> str:
-    """Say which promise an answer breaks."""
+    """Return which promise an answer breaks."""
     if entry >= len(s.store):
         return f"truth: content {entry} is answered, and the store has none such"
     if revision(s, entry) < reader.token:
@@ -54,42 +49,51 @@ def judged(s: State, entry: int, reader: Reader, *, stale: bool = False) -> str:
     return ""
 
 
-def vouching(setup: Setup, s: State) -> str:
-    """Say whether a mark vouches for an entry that is older than the store was."""
-    mark, shared = alive(setup, s, s.shared.mark), s.shared
-    if mark is None or not shared.entry or shared.as_of < mark.since:
+def certified(setup: Setup, s: State) -> str:
+    """Return whether the lease record certifies an entry that is older than the store was."""
+    record, shared = alive(setup, s, s.shared.record), s.shared
+    if record is None or not shared.entry or shared.as_of < record.verified_from:
         return ""
-    if shared.entry < _changed_by(s, mark.upto % STEPS):
-        return f"mark: content {shared.entry} is vouched for as of content {mark.upto % STEPS}"
+    if shared.entry < _changed_by(s, record.verified_until % STEPS):
+        return f"lease: content {shared.entry} is certified as of content {record.verified_until % STEPS}"
     return ""
 
 
 def claims(setup: Setup, s: State) -> str:
-    """Say what is older than the moment as of which it is said to be the store's."""
+    """Return what is older than the moment as of which it claims to be the store's."""
     for i in setup.followed if setup.holds else ():
         r = s.replicas[i]
         as_of = max(r.as_of if r.loaded else 0, r.held_as_of if r.held[0] else 0)
         if content(s, r) < _changed_by(s, as_of % STEPS):
-            return f"claim: replica {i} has content {content(s, r)} and says as of content {as_of % STEPS}"
+            return f"claim: replica {i} has content {content(s, r)} and claims as of content {as_of % STEPS}"
     if s.flight and s.flight.entry and s.flight.entry < _changed_by(s, s.flight.as_of % STEPS):
         return f"claim: content {s.flight.entry} is taken as of content {s.flight.as_of % STEPS}"
     if s.shared.entry and s.shared.as_of > NEVER and s.shared.entry < _changed_by(s, s.shared.as_of % STEPS):
-        return f"claim: Redis has content {s.shared.entry} and says as of content {s.shared.as_of % STEPS}"
+        return f"claim: Redis has content {s.shared.entry} and claims as of content {s.shared.as_of % STEPS}"
     return ""
 
 
 def _changed_by(s: State, there: int) -> int:
-    """Give the content that the flag had when the store had so many."""
-    while s.store[there].kind == "number" or s.store[there].flag:
+    """Return the content that the flag had when the store had so many."""
+    while s.store[there].kind == "assigned" or s.store[there].flag:
         there -= 1
     return there
 
 
 def agreement(setup: Setup, s: State) -> str:
-    """Say who differs from the store when nothing is left to do."""
+    """Return who differs from the store when nothing is left to do."""
     there = newest(s)
-    for i in set(setup.followed) & set(setup.looks):
+    for i in setup.followed:
         r = s.replicas[i]
-        if r.up and (content(s, r) != there or age(r.as_of) > 0):
+        if r.up and _can_be_sure(setup, s, i) and (content(s, r) != there or age(r.as_of) > 0):
             return f"end: replica {i} has content {content(s, r)} as of {age(r.as_of)} ticks ago, the store has {there}"
     return ""
+
+
+def _can_be_sure(setup: Setup, s: State, i: int) -> bool:
+    """Whether a replica reads the store, or has a peer that does and whose stream goes back to this replica's view."""
+    r, peer = s.replicas[i], s.replicas[1 - i]
+    if i in setup.polls and not r.cut_off:
+        return True
+    has_all = r.loaded and r.watermark >= peer.watermark
+    return has_all and peer.up and 1 - i in setup.heartbeats and peer.stream_since <= r.as_of

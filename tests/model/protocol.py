@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from tests.model import faults, following, readers, shared, writers
-from tests.model.promises import agreement, claims, vouching, watched
-from tests.model.state import NEVER, Commit, Mark, Reader, Replica, Setup, Shared, State
+from tests.model import faults, following, readers, shared_cache, writers
+from tests.model.promises import agreement, certified, claims, watched
+from tests.model.state import NEVER, Commit, LeaseRecord, Reader, Replica, Setup, Shared, State
 
 Step = tuple[str, State]
 END = "nothing is left to do"
 BEFORE = -9
-"""When what was there at first was made: long ago."""
+"""The tick of the first content: long ago."""
 
 
 def initial(setup: Setup) -> Iterator[State]:
-    """Give the states in which everybody knows the first content; one for each way to place who takes part."""
+    """Return the states in which every replica has the first content; one for each placement of who takes part."""
     flags = 1 + max((writer.flag for writing in setup.writers for writer in writing), default=0)
     store = (Commit(0, BEFORE), *(Commit(1 + flag, BEFORE, flag=flag) for flag in range(flags)))
     start = len(store) - 1
@@ -24,28 +24,29 @@ def initial(setup: Setup) -> Iterator[State]:
     knowing = Replica(
         held=tuple(range(1, flags + 1)) if setup.holds else (1,),
         loaded=setup.holds,
-        known=flags,
+        watermark=flags,
         as_of=now,
-        told=start,
-        told_until=now if setup.stream else NEVER,
-        heard=0 if "looks" in setup.without else NEVER,
+        streamed=start,
+        checkpoint=now if setup.stream else NEVER,
+        stream_since=now if setup.stream else NEVER,
+        heard_at=0 if "proof by polls" in setup.without else NEVER,
     )
     callers = tuple(Reader() for _ in range(setup.readers))
-    for writing, at, holder in product(setup.writers, setup.reads_at, setup.keepers or (0,)):
+    for writing, at, holder in product(setup.writers, setup.reads_at, setup.holders or (0,)):
         replicas = [knowing if i in setup.followed else Replica() for i in (0, 1)]
         redis = Shared()
         if setup.cache:
-            mark = Mark(holder, 0, now, now)
-            redis = Shared(entry=1, as_of=now, mark=mark)
-            replicas[holder] = replicas[holder]._replace(mark=mark)
+            record = LeaseRecord(holder, 0, now, now)
+            redis = Shared(entry=1, as_of=now, record=record)
+            replicas[holder] = replicas[holder]._replace(record=record)
         yield State(store, tuple(replicas), writing, callers, setup.left, shared=redis, reads_at=at)
 
 
 def successors(setup: Setup, s: State) -> list[Step]:
-    """Give every step that can come next, with what it breaks. Where only faults are left, everybody must agree."""
+    """Return every step that can come next, with what it breaks. Where only faults are left, all must agree."""
     done = [*writers.steps(setup, s), *readers.steps(setup, s), *following.steps(setup, s), *faults.repairs(setup, s)]
-    if setup.keepers:
-        done += shared.steps(setup, s)
+    if setup.holders:
+        done += shared_cache.steps(setup, s)
     steps = [(label, _checked(setup, after)) for label, after in (*done, *faults.steps(setup, s))]
     if not done:
         steps.append((END, s._replace(broken=agreement(setup, s))))
@@ -55,7 +56,7 @@ def successors(setup: Setup, s: State) -> list[Step]:
 def _checked(setup: Setup, s: State) -> State:
     if s.broken:
         return s
-    if setup.cache and (broken := vouching(setup, s)):
+    if setup.cache and (broken := certified(setup, s)):
         return s._replace(broken=broken)
     if setup.exact and (broken := claims(setup, s)):
         return s._replace(broken=broken)

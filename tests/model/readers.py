@@ -1,12 +1,12 @@
-"""Reads of the model: lookups, which callers share, and the callers who wait for them."""
+"""Reads of the model: lookups, which callers share, and the callers that wait for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tests.model import promises
-from tests.model.near import contains, content, is_fresh, take
-from tests.model.shared import put, vouched_as_of
+from tests.model.near_cache import contains, content, is_fresh, take
+from tests.model.shared_cache import put, redis_as_of
 from tests.model.state import (
     NEVER,
     Flight,
@@ -45,7 +45,7 @@ def _fly(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
         yield _lands(setup, s, flight)
     elif flight.step == "fill":
         after = _done(setup, flight)
-        filled = put(setup, s, flight.entry, flight.as_of, fenced=flight.fence)
+        filled = put(setup, s, flight.entry, flight.as_of)
         yield f"the lookup puts content {flight.entry}", filled._replace(flight=after)
         if s.left.lost:
             yield "the lookup does not reach Redis", lost(s)._replace(flight=after)
@@ -53,29 +53,27 @@ def _fly(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
             yield f"the lookup puts content {flight.entry}, not knowing Redis's clock", unproven._replace(flight=after)
     else:
         readers = tuple(_given(setup, reader, flight) for reader in s.readers)
-        yield "the lookup gives what it found", s._replace(flight=None, readers=readers)
+        yield "the lookup returns what it found", s._replace(flight=None, readers=readers)
 
 
 def _fetch(setup: Setup, s: State) -> Iterator[Step]:
-    """Ask Redis. Where no time passes, what it says may always be too old as well."""
-    shared, as_of = s.shared, vouched_as_of(setup, s)
+    """Ask Redis. In worlds without ticks its entry may always be too old as well."""
+    shared, as_of = s.shared, redis_as_of(setup, s)
     young = shared.entry and age(as_of) <= setup.bound
     if young and revision(s, shared.entry) >= revision(s, s.replicas[s.reads_at].held[0]):
         flight = Flight("take", shared.entry, as_of)
-        yield f"the lookup finds content {shared.entry} in Redis, young enough", s._replace(flight=flight)
+        yield f"the lookup finds content {shared.entry} in Redis, fresh enough", s._replace(flight=flight)
     elif young:
         yield "the lookup finds in Redis what is older than was held", s._replace(flight=Flight("read"))
     if not (young and setup.timed):
-        unlucky = "" if not shared.lease else ", but no lease"
-        leased = s._replace(shared=shared._replace(lease=True), flight=Flight("read", fence=not shared.lease))
-        yield f"the lookup finds nothing to trust in Redis{unlucky}", leased
+        yield "the lookup finds nothing fresh enough in Redis", s._replace(flight=Flight("read"))
     if s.left.lost:
         yield "the lookup does not reach Redis", lost(s)._replace(flight=Flight("read"))
 
 
 def _ask(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
     r, entry = s.replicas[s.reads_at], newest(s)
-    found = Flight("land", entry, moment(setup, s), flight.fence)
+    found = Flight("land", entry, moment(setup, s))
     yield f"the lookup reads content {entry} from the store", s._replace(flight=found)
     if s.left.lost:
         known = Flight("give", result=content(s, r) if setup.holds else 0, stale=not is_fresh(setup, s, r))
@@ -83,20 +81,20 @@ def _ask(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
 
 
 def _lands(setup: Setup, s: State, flight: Flight) -> Step:
-    """Take what was found into the near cache; what is held then is the result. What Redis gave is not put there."""
+    """Apply what was found to the near cache; what is held then is the result. Redis's own entry is not put back."""
     i = s.reads_at
     r = take(setup, s, s.replicas[i], flight.entry, flight.as_of) if i in setup.followed else s.replicas[i]
     result = content(s, r) if setup.holds else flight.entry
     landed = flight._replace(step="fill", result=result, stale=age(flight.as_of) > setup.bound)
     after = landed if flight.step == "land" and setup.cache else _done(setup, landed)
-    return f"the lookup takes content {flight.entry}", with_replica(s, i, r)._replace(flight=after)
+    return f"the lookup applies content {flight.entry}", with_replica(s, i, r)._replace(flight=after)
 
 
 def _done(setup: Setup, flight: Flight) -> Flight | None:
-    """Give what is still to be given to callers: the result, where they do not take what is held then."""
+    """Return what is left to do: to return the result, where callers do not take what is held then."""
     if setup.lookups:
         return None
-    return Flight("give") if _answers_what_is_held(setup) else flight._replace(step="give", entry=0, fence=False)
+    return Flight("give") if _answers_what_is_held(setup) else flight._replace(step="give", entry=0)
 
 
 def _answers_what_is_held(setup: Setup) -> bool:
@@ -161,11 +159,11 @@ def _finish(setup: Setup, s: State, k: int, name: str, reader: Reader) -> Iterat
     alone = reader._replace(step="alone", entry=0, as_of=NEVER, stale=False)
     if reader.token and revision(s, entry) < reader.token and not contains(s, r, reader.token):
         yield f"{name} got content {entry} and wants revision {reader.token}", _reads(s, k, alone)
-    elif revision(s, entry) < revision(s, reader.floor) and "floors" not in setup.without:
+    elif revision(s, entry) < revision(s, reader.high_water) and "high-water marks" not in setup.without:
         yield f"{name} got content {entry}, older than was held when it began", _reads(s, k, alone)
     else:
-        told = " as STALE" if stale else ""
-        yield f"{name} answers content {entry}{told}", _answer(s, k, reader, entry, stale=stale)
+        reason = " as STALE" if stale else ""
+        yield f"{name} answers content {entry}{reason}", _answer(s, k, reader, entry, stale=stale)
 
 
 def _answer(s: State, k: int, reader: Reader, entry: int, *, stale: bool) -> State:

@@ -69,26 +69,27 @@ def wander(setup: Setup, walks: int, length: int, seed: int) -> Result:
     seen: set[int] = set()
     steps = ends = 0
     for _ in range(walks):
-        state, told = dice.choice(starts), []
+        state, labels = dice.choice(starts), []
         for _ in range(length):
             label, state = dice.choice(successors(setup, state))
             steps += 1
             ends += label == END
-            told.append(label)
+            labels.append(label)
             seen.add(hash(state))
             if state.broken:
-                return Result(len(seen), steps, len(told), ends, time.monotonic() - began, state.broken, tuple(told))
+                seconds = time.monotonic() - began
+                return Result(len(seen), steps, len(labels), ends, seconds, state.broken, tuple(labels))
     return Result(len(seen), steps, length, ends, time.monotonic() - began, whole=False)
 
 
 def _trace(setup: Setup, before: dict[int, int], last: State) -> tuple[str, ...]:
-    """Walk the way to a state once more, forwards, and tell its steps."""
+    """Walk the way to a state once more, forwards, and return its steps."""
     way = [hash(last)]
     while way[-1] in before and before[way[-1]]:
         way.append(before[way[-1]])
     state = next(s for s in initial(setup) if hash(s) == way[-1])
-    told = []
+    labels = []
     for there in reversed(way[:-1]):
         label, state = next(step for step in successors(setup, state) if hash(step[1]) == there)
-        told.append(label)
-    return tuple(told)
+        labels.append(label)
+    return tuple(labels)

@@ -1,7 +1,7 @@
 """Which worlds are searched. Each has the parts that bear on one another, and the faults that can meet them.
 
-A replica's view depends on no other replica's, and what stands in Redis on no near cache but the keeper's: so `view` to
-`peers` watch one replica closely, `keepers` to `dumps` watch Redis, and `reads` to `nothing held` the callers.
+A replica's view depends on others only through heartbeats, and Redis on no near cache but the lease holder's. So `view`
+to `foreign twice` watch one replica, `peers` two, `holders` to `dumps` Redis, `reads` to `nothing held` the callers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VIEW = Setup(
     "view",
     writers=EVERYWHERE,
     left=Left(crashes=1, lost=1),
-    about="two writes, looks and loads in steps; a kill, a lost message",
+    about="two writes, polls and loads in steps; a kill, a lost message",
 )
 FLAGS = Setup(
     "two flags",
@@ -41,7 +41,7 @@ FOREIGN = Setup(
     stream=(HERE,),
     bound=1,
     left=Left(foreign=1),
-    about="a write and a foreign change, the stream, numbering",
+    about="a write and a foreign change, which the stream reports and which gets a revision",
 )
 FOREIGN_TWICE = replace(
     FOREIGN, name="foreign twice", writers=((),), left=Left(foreign=2), about="two foreign changes of one flag"
@@ -50,17 +50,33 @@ PEERS = replace(
     FOREIGN,
     name="peers",
     writers=((),),
-    beats=(THERE,),
+    stream=(THERE,),
+    heartbeats=(THERE,),
     followed=(0, 1),
-    looks=(THERE,),
-    slow_looks=False,
-    about="a foreign change; one replica has only beats and the stream",
+    polls=(THERE,),
+    exact=True,
+    timed=False,
+    left=Left(foreign=1, others=1, lost=1),
+    about="one replica has only heartbeats and announcements; a foreign change, a third replica, a lost message",
+)
+PEERS_RESTARTED = replace(
+    PEERS,
+    name="peer restarted",
+    left=Left(foreign=1, crashes=1, breaks=1),
+    about="the same; the peer is killed, or its stream misses a change",
+)
+PEERS_IN_TIME = replace(
+    PEERS,
+    name="peers in time",
+    timed=True,
+    left=Left(foreign=1),
+    about="the same with ticks: the view stays young",
 )
 READS = Setup(
     "reads",
     writers=TWO,
     readers=1,
-    slow_looks=False,
+    slow_polls=False,
     tokens=True,
     bound=1,
     about="two writes, a caller with or without a token",
@@ -71,27 +87,27 @@ TRUST = replace(
     writers=ONE,
     tokens=False,
     cache=True,
-    looks=(),
+    polls=(),
     left=Left(lost=1, evictions=1),
-    about="a write, lookups in Redis without a keeper; an eviction, a lost message",
+    about="a write, lookups in Redis without a lease holder; an eviction, a lost message",
 )
 
-_UNTIMED = Setup("", writers=ONE, cache=True, slow_looks=False, channel=False, exact=True, timed=False)
-KEEPERS = replace(
+_UNTIMED = Setup("", writers=ONE, cache=True, slow_polls=False, channel=False, exact=True, timed=False)
+HOLDERS = replace(
     _UNTIMED,
-    name="keepers",
+    name="holders",
     writers=ONE[:1],
     followed=(0, 1),
-    keepers=(0, 1),
+    holders=(0, 1),
     left=Left(lost=1),
-    about="a write, two keepers; a lost message, the mark may run out at any time",
+    about="a write, two replicas that want the lease, which may expire at any time; a lost message",
 )
-KEEPER_KILLED = replace(KEEPERS, name="keeper killed", left=Left(crashes=1), about="the same; a kill instead")
+HOLDER_KILLED = replace(HOLDERS, name="holder killed", left=Left(crashes=1), about="the same; a kill instead")
 ENTRIES = replace(
     _UNTIMED,
     name="entries",
     followed=(THERE,),
-    keepers=(THERE,),
+    holders=(THERE,),
     lookups=True,
     left=Left(evictions=1, lost=1),
     about="a write, lookups that fill late; an eviction, a lost message",
@@ -101,7 +117,7 @@ DUMPS = replace(
     name="dumps",
     lookups=False,
     left=Left(losses=1, saves=1),
-    about="a write; Redis saves its memory once and is put back to it, or emptied",
+    about="a write; Redis saves a dump once and is restored from it, or emptied",
 )
 NOTHING_HELD = replace(
     _UNTIMED,
@@ -109,7 +125,7 @@ NOTHING_HELD = replace(
     writers=ONE[1:],
     readers=2,
     holds=False,
-    looks=(),
+    polls=(),
     left=Left(lost=1),
     about="a near cache that may hold nothing, two callers of one lookup; a lost message",
 )
@@ -121,8 +137,10 @@ QUICK = (
     FOREIGN,
     FOREIGN_TWICE,
     PEERS,
-    KEEPERS,
-    KEEPER_KILLED,
+    PEERS_RESTARTED,
+    PEERS_IN_TIME,
+    HOLDERS,
+    HOLDER_KILLED,
     ENTRIES,
     DUMPS,
     READS,
@@ -136,12 +154,18 @@ LARGE = (
     replace(DELETES, name="delete and create, lost", bound=2, left=Left(forgets=1, lost=1)),
     replace(FOREIGN, name="foreign, slower", bound=2, writers=ONE),
     replace(FOREIGN_TWICE, name="foreign twice and a write", writers=((Writer(THERE),),)),
-    replace(PEERS, name="two peers", beats=(0, 1), stream=(0, 1), bound=2),
+    replace(PEERS, name="peers, all faults", left=Left(foreign=1, others=1, lost=1, crashes=1, breaks=1)),
+    replace(PEERS, name="peers, foreign twice", left=Left(foreign=2, others=1)),
+    replace(PEERS_IN_TIME, name="peers in time, killed", left=Left(foreign=1, crashes=1)),
+    replace(PEERS_IN_TIME, name="peers in time, another", left=Left(foreign=1, others=1)),
+    replace(PEERS, name="both hear, one polls", stream=(0, 1), left=Left(foreign=1, lost=1)),
+    replace(PEERS, name="cut off at any time", polls=(0, 1), stream=(0, 1), left=Left(foreign=1, cuts=1)),
+    replace(PEERS_IN_TIME, name="two peers", heartbeats=(0, 1), polls=(0, 1), stream=(0, 1), left=Left(foreign=1)),
     replace(READS, name="reads, lost", bound=2, left=Left(lost=1)),
     replace(READS, name="reads, killed", left=Left(crashes=1)),
-    replace(KEEPERS, name="keepers and all", left=Left(crashes=1, lost=1, evictions=1)),
-    replace(KEEPERS, name="keepers, two writes", writers=TWO),
-    replace(KEEPERS, name="keepers, dumps", left=Left(losses=1, saves=1)),
+    replace(HOLDERS, name="holders and all", left=Left(crashes=1, lost=1, evictions=1)),
+    replace(HOLDERS, name="holders, two writes", writers=TWO),
+    replace(HOLDERS, name="holders, dumps", left=Left(losses=1, saves=1)),
     replace(ENTRIES, name="entries, two writes", writers=TWO),
     replace(ENTRIES, name="entries, dumps", left=Left(losses=1, saves=1, evictions=1)),
     replace(DUMPS, name="dumps, two writes", writers=TWO),
@@ -155,8 +179,8 @@ EVERYTHING = Setup(
     readers=1,
     reads_at=(0, 1),
     followed=(0, 1),
-    keepers=(0, 1),
-    beats=(0, 1),
+    holders=(0, 1),
+    heartbeats=(0, 1),
     cache=True,
     tokens=True,
     exact=True,

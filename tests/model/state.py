@@ -1,8 +1,8 @@
-"""What the model's world consists of. Everything is a tuple, so that a state can be hashed and compared.
+"""The state of the model. Everything is a tuple, so that a state can be hashed and compared.
 
 A content is the number of the commit that made it: 0 is none, 1 is what was there before. A moment is how many ticks
-ago it was (negative) and, where that matters, how many contents the store had then, in one number. Time has no end:
-with a tick everything that is remembered of a moment becomes a tick older, down to an age that is old in any case.
+ago it was (negative) and, in exact worlds, how many contents the store had then, in one number. Time has no end: with
+each tick every remembered moment becomes one tick older, down to an age that counts as old in any case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEVER = -10 * STEPS
 
 
 class Commit(NamedTuple):
-    """One content of one flag. `kind`: write, delete, foreign (keeps the revision) or number (only gives one)."""
+    """One content of one flag. `kind`: write, delete, foreign (keeps the revision) or assigned (only a revision)."""
 
     revision: int
     tick: int
@@ -23,67 +23,77 @@ class Commit(NamedTuple):
     flag: int = 0
 
 
-class Beat(NamedTuple):
-    """A peer's word: it has every change up to this revision, and its view is the store's as of then."""
+class Heartbeat(NamedTuple):
+    """A replica's proof for others: who has applied every change up to `watermark` has the store's state as of `as_of`.
 
-    known: int
+    `stream_since`: the sender's change stream has missed nothing since then.
+    """
+
+    watermark: int
     as_of: int
+    stream_since: int
 
 
-class Look(NamedTuple):
-    """What a follower has asked the store and not yet taken: its counter, or (contents not empty) everything."""
+class Poll(NamedTuple):
+    """What a follower has read from the store and not yet applied: the counter, or (`contents` not empty) all flags."""
 
     asked: int
     counter: int
     contents: tuple[int, ...] = ()
 
 
-class Keeping(NamedTuple):
-    """A keeper's word under way. `step`: vouch, put, or both as one."""
+class Renewal(NamedTuple):
+    """A holder's call to Redis under way. `step`: acquire, fill, renew, put, or both (put and renew as one)."""
 
     step: str
     as_of: int
     entry: int
 
 
-class Numbering(NamedTuple):
-    """A replica gives a foreign change a revision. `entry` once it has; `again`: the next one that came meanwhile."""
+class Unversioned(NamedTuple):
+    """A foreign change that needs a revision. `entry` once it has one; `again`: another one came meanwhile."""
 
     revision: int
     entry: int = 0
     again: int = 0
 
 
-class Mark(NamedTuple):
-    """What vouches for the shared cache: all that was put as of `since` or later is the store's as of `upto`."""
+class LeaseRecord(NamedTuple):
+    """The lease record in Redis: entries put as of `verified_from` or later are the store's as of `verified_until`."""
 
     holder: int
     nonce: int
-    since: int
-    upto: int
+    verified_from: int
+    verified_until: int
 
 
 class Replica(NamedTuple):
-    """One replica's memory: near cache, inbox of the channel, follower, keeper, stream, and what it has promised."""
+    """One replica's memory: near cache, channel, follower, cache lease, change stream, and what it has answered.
+
+    `to_put`: what it must put into Redis again; `reload`: its stream missed something, so it must read all flags.
+    """
 
     up: bool = True
     held: tuple[int, ...] = (0,)
     held_as_of: int = NEVER
     loaded: bool = False
-    known: int = 0
+    watermark: int = 0
     ahead: tuple[int, ...] = ()
     as_of: int = NEVER
     shown: int = 0
     owed: int = 0
     inbox: tuple[Any, ...] = ()
-    heard: int = NEVER
-    look: Look | None = None
-    mark: Mark | None = None
-    unput: int = 0
-    keeping: Keeping | None = None
-    told: int = 0
-    told_until: int = NEVER
-    numbering: Numbering | None = None
+    heard_at: int = NEVER
+    poll: Poll | None = None
+    record: LeaseRecord | None = None
+    to_put: int = 0
+    renewal: Renewal | None = None
+    streamed: int = 0
+    checkpoint: int = NEVER
+    stream_since: int = NEVER
+    reload: bool = False
+    cut_off: bool = False
+    unversioned: Unversioned | None = None
 
 
 class Writer(NamedTuple):
@@ -98,24 +108,23 @@ class Writer(NamedTuple):
 
 
 class Flight(NamedTuple):
-    """A lookup that callers share: ask the shared cache, read the store, land in the near cache, fill, give."""
+    """A lookup that callers share: ask Redis, read the store, apply to the near cache, fill Redis, return."""
 
     step: str
     entry: int = 0
     as_of: int = NEVER
-    fence: bool = False
     result: int = 0
     stale: bool = False
 
 
 class Reader(NamedTuple):
-    """One caller. What it must not miss was fixed when it began: `due` by age, `owed` by writes, `shown` by answers."""
+    """One caller. What it must not miss is fixed when it begins: `due` by age, `owed` by writes, `shown` by answers."""
 
     step: str = "idle"
     due: int = 0
     owed: int = 0
     shown: int = 0
-    floor: int = 0
+    high_water: int = 0
     token: int = 0
     entry: int = 0
     as_of: int = NEVER
@@ -127,8 +136,7 @@ class Shared(NamedTuple):
 
     entry: int = 0
     as_of: int = NEVER
-    lease: bool = False
-    mark: Mark | None = None
+    record: LeaseRecord | None = None
 
 
 class Left(NamedTuple):
@@ -142,6 +150,9 @@ class Left(NamedTuple):
     foreign: int = 0
     forgets: int = 0
     old_reads: int = 0
+    others: int = 0
+    breaks: int = 0
+    cuts: int = 0
 
 
 NO_FAULTS = Left()
@@ -165,38 +176,46 @@ class State(NamedTuple):
 
 PROTECTIONS = frozenset(
     {
-        "a beginning forgets nothing",
-        "a foreign change during numbering",
-        "a gap in the view ends a word",
+        "acquiring forgets nothing",
+        "each lease has its own nonce",
+        "a foreign change while one is pending",
+        "a gap in the view ends the lease",
         "a load reads counters first",
-        "a look counts from when it was asked",
-        "a peer's word covers numbered changes",
-        "a word counts from its view",
+        "a poll counts from when it was asked",
+        "a heartbeat counts from when it was sent",
+        "a heartbeat reaches as far as the checkpoint",
+        "a heartbeat waits for pending changes",
+        "a heartbeat waits for gaps",
+        "a peer's revisions are all here",
+        "a peer's stream goes back to the view",
+        "a peer's proof needs no stream here",
+        "a renewal counts from its view",
         "announcements follow commits",
         "announcements prove nothing",
         "answers are what is held",
         "cache takes only newer",
         "changes are put again",
         "equal revisions",
-        "every word has its own nonce",
-        "fences",
-        "floors",
+        "high-water marks",
         "gaps",
         "late puts",
-        "looks",
-        "marks",
-        "marks are compared",
+        "proof by polls",
+        "lease records",
+        "lease records are compared",
         "near takes only newer",
-        "news from before the view",
-        "pending numbers",
-        "put and vouch are one",
-        "the stream's word",
+        "announcements from before the view",
+        "pending changes hold back the checkpoint",
+        "pending until the watermark covers it",
+        "put and renewal are one",
+        "polls reach as far as the checkpoint",
         "toggles put",
-        "unproven entries keep nothing out",
-        "until a word covers them",
+        "uncertified entries keep nothing out",
+        "until a renewal covers them",
+        "what a load finds gets a revision",
+        "what overtook a change is applied at once",
     }
 )
-"""What can be taken out, one by one, to see what it is for."""
+"""What can be taken out, one at a time, to see what it is for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,20 +226,20 @@ class Setup:
     writers: tuple[tuple[Writer, ...], ...]
     left: Left = NO_FAULTS
     bound: int = 2
-    lasts: int = 1
+    lease_ticks: int = 1
     readers: int = 0
     reads_at: tuple[int, ...] = (1,)
     followed: tuple[int, ...] = (1,)
-    looks: tuple[int, ...] = (0, 1)
-    keepers: tuple[int, ...] = ()
+    polls: tuple[int, ...] = (0, 1)
+    holders: tuple[int, ...] = ()
     lookups: bool = False
     holds: bool = True
     channel: bool = True
-    beats: tuple[int, ...] = ()
+    heartbeats: tuple[int, ...] = ()
     cache: bool = False
     stream: tuple[int, ...] = ()
     tokens: bool = False
-    slow_looks: bool = True
+    slow_polls: bool = True
     slow_writers: bool = False
     exact: bool = False
     timed: bool = True
@@ -233,22 +252,22 @@ class Setup:
 
 
 def moment(setup: Setup, s: State) -> int:
-    """Give this moment."""
+    """Return this moment."""
     return len(s.store) - 1 if setup.exact else 0
 
 
 def age(as_of: int) -> int:
-    """Give how many ticks ago a moment was."""
+    """Return how many ticks ago a moment was."""
     return -(as_of // STEPS)
 
 
 def counter(s: State) -> int:
-    """Give the newest revision."""
+    """Return the newest revision."""
     return s.store[-1].revision
 
 
 def newest(s: State, flag: int = 0) -> int:
-    """Give the content that the store has of a flag."""
+    """Return the content that the store has of a flag."""
     content = len(s.store) - 1
     while s.store[content].flag != flag:
         content -= 1
@@ -256,16 +275,16 @@ def newest(s: State, flag: int = 0) -> int:
 
 
 def revision(s: State, content: int) -> int:
-    """Give a content's revision; one that was announced and never stored has the number it was told with."""
+    """Return a content's revision; one that was announced but never stored is its own revision."""
     return s.store[content].revision if content < len(s.store) else content
 
 
 def lost(s: State) -> State:
-    """Give the state after a message, or an attempt to reach somebody, was lost."""
+    """Return the state after a message or a call was lost."""
     return s._replace(left=s.left._replace(lost=s.left.lost - 1))
 
 
 def with_replica(s: State, i: int, replica: Replica) -> State:
-    """Give the state with one replica replaced."""
+    """Return the state with one replica replaced."""
     first, second = s.replicas
     return s._replace(replicas=(replica, second) if i == 0 else (first, replica))

@@ -1,12 +1,12 @@
-"""Writes of the model: store, then this replica, then Redis, then the channel; each a step, each may be the last."""
+"""Writes of the model: store, this replica, Redis, channel; each is a step of its own and may be the last."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tests.model.following import announced
-from tests.model.near import take
-from tests.model.shared import put
+from tests.model.near_cache import take
+from tests.model.shared_cache import put
 from tests.model.state import (
     NEVER,
     Commit,
@@ -33,8 +33,8 @@ def steps(setup: Setup, s: State) -> Iterator[Step]:
 
 def _write(setup: Setup, s: State, k: int, w: Writer) -> Iterator[Step]:
     if w.step == "begin" and "announcements follow commits" in setup.without:
-        told = announced(setup, s, w.replica, len(s.store))
-        yield f"writer {k} announces content {len(s.store)}", _wrote(told, k, w._replace(step="commit"))
+        sent = announced(setup, s, w.replica, len(s.store))
+        yield f"writer {k} announces content {len(s.store)}", _wrote(sent, k, w._replace(step="commit"))
     elif w.step == "begin" and setup.slow_writers:
         began = w._replace(step="commit", as_of=moment(setup, s))
         yield f"writer {k} begins on replica {w.replica}", _wrote(s, k, began)
@@ -49,23 +49,23 @@ def _write(setup: Setup, s: State, k: int, w: Writer) -> Iterator[Step]:
             yield f"writer {k} does not reach Redis", _wrote(lost(s), k, after)
     elif w.step == "announce":
         done = w._replace(step="done", as_of=NEVER, entry=0)
-        told = s if "announcements follow commits" in setup.without else announced(setup, s, w.replica, w.entry)
-        yield f"writer {k} announces content {w.entry}", _wrote(told, k, done)
+        sent = s if "announcements follow commits" in setup.without else announced(setup, s, w.replica, w.entry)
+        yield f"writer {k} announces content {w.entry}", _wrote(sent, k, done)
 
 
 def _commits(setup: Setup, s: State, k: int, w: Writer) -> Step:
-    """A write that began at the moment of its commit has the latest `as_of` that is true, and so claims the most."""
+    """A write that begins at its commit has the latest true `as_of`, and so claims the most."""
     as_of = moment(setup, s) if w.step == "begin" else w.as_of
     entry = len(s.store)
     stored = s._replace(store=(*s.store, Commit(counter(s) + 1, 0, w.kind, w.flag)))
-    told = f"writer {k} commits content {entry} ({w.kind})"
+    label = f"writer {k} commits content {entry} ({w.kind})"
     if "toggles put" in setup.without:
-        return f"{told}; every cache drops the flag", _dropped(_wrote(stored, k, w._replace(step="done")))
-    return told, _wrote(stored, k, w._replace(step="apply", as_of=as_of, entry=entry))
+        return f"{label}; every cache drops the flag", _dropped(_wrote(stored, k, w._replace(step="done")))
+    return label, _wrote(stored, k, w._replace(step="apply", as_of=as_of, entry=entry))
 
 
 def _applies(setup: Setup, s: State, k: int, w: Writer) -> Step:
-    """From here on the caller may be answered; that it is told later changes nothing for the others."""
+    """From here on the caller may be answered; an answer later changes nothing for the others."""
     r = s.replicas[w.replica]
     if w.replica in setup.followed:
         r = take(setup, s, r, w.entry, w.as_of, news=True)
@@ -84,7 +84,7 @@ def _dropped(s: State) -> State:
 
 
 def _may_commit(s: State, k: int, w: Writer) -> bool:
-    """Of writers that differ only in their names the first commits first; a flag is created when it is not there."""
+    """Of writers that differ only in their names the first commits first; only a missing flag is created."""
     if any(_alike(other, w) and other.step in ("begin", "commit") for other in s.writers[:k]):
         return False
     there = s.store[newest(s, w.flag)].kind != "delete"

@@ -1,4 +1,4 @@
-"""All flags of a set over OFREP: the list, the ETag and 304, where changes are told."""
+"""All flags of a set over OFREP: the list, the ETag and 304, and the announced event stream."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def test_all_flags_are_there_each_as_it_is_told_alone(asked: Asked) -> Non
         keys = {case.key for case in CASES if case.error != "FLAG_NOT_FOUND"}
         assert keys <= flags.keys()
         assert "only-a" not in flags
-        for key, told in flags.items():
-            assert (await asked.one(key.replace("/", "%2F").replace("?", "%3F"), context)).json() == told
+        for key, found in flags.items():
+            assert (await asked.one(key.replace("/", "%2F").replace("?", "%3F"), context)).json() == found
     assert flags["chosen"]["errorCode"] == "GENERAL", "an error stands in the list"
     assert flags["disabled"] == {"key": "disabled", "reason": "DISABLED", "variant": ""}
 
@@ -34,9 +34,9 @@ async def test_a_trailing_slash_is_the_same(few: Asked) -> None:
 
 async def test_metadata_of_all_is_the_selector(asked: Asked) -> None:
     assert "metadata" not in (await asked.all()).json()
-    told = (await asked.all(Flagd_Selector="flagSetId=tenant-a")).json()
-    assert told["metadata"] == {"flagSetId": "tenant-a"}
-    assert {each["key"]: each["metadata"] for each in told["flags"]} == {
+    found = (await asked.all(Flagd_Selector="flagSetId=tenant-a")).json()
+    assert found["metadata"] == {"flagSetId": "tenant-a"}
+    assert {each["key"]: each["metadata"] for each in found["flags"]} == {
         "boolean": {"flagSetId": "tenant-a"},
         "only-a": {"flagSetId": "tenant-a", "tier": "gold"},
     }

@@ -1,4 +1,4 @@
-"""The HTTP server: its port, connections, bounds, pages of other origins, load, and what callers are told of faults."""
+"""The HTTP server: its port, connections, bounds, CORS, load and errors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_body_that_does_not_come_is_408(few: Asked, monkeypatch: pytest.
 
 async def test_who_does_not_take_its_answers_is_cut_off(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WRITE_S", 0.3)
-    before = few.server._admission._free[False]
+    before = few.server._admission.in_progress
 
     async def ask_without_end(writer: asyncio.StreamWriter) -> None:
         while True:
@@ -115,36 +115,36 @@ async def test_who_does_not_take_its_answers_is_cut_off(few: Asked, monkeypatch:
     async with connected(few) as (_, writer):
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(ask_without_end(writer), 20)
-    assert few.server._admission._free[False] == before
+    assert few.server._admission.in_progress == before
 
 
 async def test_a_caller_that_leaves_in_the_middle_costs_nothing(few: Asked) -> None:
     admission = few.server._admission
-    before = dict(admission._free)
+    before = admission.in_progress
     for sent in (HEAD + b"Content-Length: 10\r\n\r\n{", HEAD + b"Content-Length: 0\r\n\r\n"):
         async with connected(few) as (_, writer):
             writer.write(sent)
             await writer.drain()
             await asyncio.sleep(0.05)
-    await until(lambda: admission._free == before)
+    await until(lambda: admission.in_progress == before)
 
 
-async def test_too_many_calls_are_told_to_come_again(tmp_path: Path) -> None:
+async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> None:
     async with asking(tmp_path / "flags.db", FEW, max_calls=1, max_streams=1) as asked:
         async with connected(asked) as (_, writer):
             writer.write(HEAD + b"Content-Length: 10\r\n\r\n{")
-            await until(lambda: asked.server._admission._free[False] == 0)
+            await until(lambda: asked.server._admission.in_progress == (1, 0))
             for refused in (await asked.one("switch"), await asked.all()):
                 assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-                assert "try again" in refused.json()["errorDetails"]
-        await until(lambda: asked.server._admission._free[False] == 1)
+                assert "retry later" in refused.json()["errorDetails"]
+        await until(lambda: asked.server._admission.in_progress == (0, 0))
         assert (await asked.one("switch")).status_code == 200
         async with asked.events() as stream:
             await stream.opened()
             refused = await asked.http.get("/ofrep/v1/sse")
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert (await asked.one("switch")).status_code == 200, "streams and calls are counted apart"
-        await until(lambda: asked.server._admission._free[True] == 1)
+        await until(lambda: asked.server._admission.in_progress == (0, 0))
         async with asked.events() as stream:
             assert stream.response.status_code == 200
 
@@ -157,7 +157,7 @@ async def test_while_it_stops_callers_are_sent_elsewhere(few: Asked) -> None:
     assert "another replica" in found.json()["errorDetails"]
 
 
-async def test_a_fault_tells_nothing_but_a_number(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_shows_only_a_request_id(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object, **__: object) -> None:
         raise ValueError("mongodb://user:secret@host")
 

@@ -29,7 +29,7 @@ async def test_answers_are_flagservices(asked: Asked, flag_set: str) -> None:
     for context in CONTEXTS:
         expected = await of_flag_service(asked, context, flag_set)
         found = (await asked.all(context, Flagd_Selector=f"flagSetId={flag_set}")).json()["flags"]
-        assert {each["key"]: told(each) for each in found} == expected
+        assert {each["key"]: summary(each) for each in found} == expected
         reasons |= {answer[0] for answer in expected.values()}
     if flag_set == "default":
         assert reasons == {"STATIC", "TARGETING_MATCH", "DEFAULT", "DISABLED", "GENERAL"}
@@ -52,7 +52,7 @@ def of(evaluation: Any) -> tuple[Any, ...]:
     return reason, evaluation.variant, value
 
 
-def told(answer: dict[str, Any]) -> tuple[Any, ...]:
+def summary(answer: dict[str, Any]) -> tuple[Any, ...]:
     if "errorCode" in answer:
         return (answer["errorCode"],)
     return answer["reason"], answer["variant"], answer.get("value")

@@ -109,9 +109,9 @@ async def test_a_body_is_read_or_refused(asked: Asked, row: str) -> None:
     if status == 200:
         assert found.json()["variant"] == variant
     else:
-        told = found.json()
-        assert (told["key"], told["errorCode"]) == ("by-country", "INVALID_CONTEXT")
-        assert told["errorDetails"].startswith("Provider context is not valid")
+        answer = found.json()
+        assert (answer["key"], answer["errorCode"]) == ("by-country", "INVALID_CONTEXT")
+        assert answer["errorDetails"].startswith("Provider context is not valid")
 
 
 async def test_a_context_of_the_largest_size_counts_and_one_over_it_is_refused(asked: Asked) -> None:
@@ -124,7 +124,7 @@ async def test_a_context_of_the_largest_size_counts_and_one_over_it_is_refused(a
 
 
 async def chunks(size: int) -> AsyncIterator[bytes]:
-    """A body whose length is not told before."""
+    """A body without a Content-Length."""
     for _ in range(0, size, 50_000):
         yield b" " * 50_000
 

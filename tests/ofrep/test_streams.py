@@ -1,4 +1,4 @@
-"""OFREP's event streams: what is told, when, to whom, and how they end."""
+"""OFREP's event streams: which events are sent, when and to whom, and how streams end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.api.ofrep import streams
+from flagsvc.api.ofrep import sse_streams
 from tests.ofrep.asking import EVENTS_PATH, FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.providers.servers import serving
@@ -33,10 +33,10 @@ async def test_changes_at_once_are_told_at_once(few: Asked) -> None:
             await few.set_default("color", "red" if number % 2 else "blue")
         await few.grpc.toggle("switch", enabled=False)
         latest = f'"{few.server.replica.near.changelogs.watermark("default")}"'
-        told = [await stream.event()]
-        while told[-1]["etag"] != latest:
-            told.append(await stream.event())
-        assert len(told) < 41
+        seen = [await stream.event()]
+        while seen[-1]["etag"] != latest:
+            seen.append(await stream.event())
+        assert len(seen) < 41
         await stream.nothing()
 
 
@@ -87,7 +87,7 @@ async def test_who_comes_first_hears_of_what_changed_shortly_before(few: Asked) 
 
 
 async def test_silence_is_kept_alive(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(sse_streams, "KEEP_ALIVE_S", 0.1)
     async with few.events({"selector": "flagSetId=quiet"}) as stream:
         await stream.opened()
         async with asyncio.timeout(5):
@@ -106,9 +106,9 @@ async def test_a_stream_ends_at_its_age(tmp_path: Path) -> None:
 def test_a_stop_ends_streams_at_once(tmp_path: Path) -> None:
     with serving(tmp_path / "flags.db", FEW, "--log-level", "error") as (process, _):
         url = f"http://127.0.0.1:{process.ofrep_port}"
-        with httpx.Client(base_url=url, timeout=10) as idle, httpx.stream("GET", url + EVENTS_PATH, timeout=10) as told:
+        with httpx.Client(base_url=url, timeout=10) as idle, httpx.stream("GET", url + EVENTS_PATH, timeout=10) as sse:
             assert idle.post(FLAGS_PATH).status_code == 200
-            lines = told.iter_lines()
+            lines = sse.iter_lines()
             while not next(lines).startswith("data:"):
                 pass
             time.sleep(0.1)  # it waits for the next change

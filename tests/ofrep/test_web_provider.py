@@ -1,4 +1,4 @@
-"""The unmodified OFREP provider for the web (npm) against `flagsvc serve`: all flags at once, told of changes."""
+"""The unmodified OFREP provider for the web (npm) against `flagsvc serve`: all flags at once, and refetches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine beside openfeature-flagd-core 2.0.0: where they differ, and which differences are choices."""
+"""Compares the engine with openfeature-flagd-core 2.0.0. Each difference is a documented choice or a defect."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ DEFAULTS: dict[ValueType, Any] = {
     ValueType.OBJECT: {"callers": 1},
 }
 Result = tuple[str, Any]
-"""`value` and the rule's result, or `error` and nothing: no result for this context."""
+"""`value` and the rule's result, or `error` and its message if there is no result for this context."""
 
 
 class Quiet(io.TextIOBase):
-    """Takes what the oracle's `log` operator prints."""
+    """Discards what the oracle's `log` operator prints."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -44,7 +44,7 @@ class Quiet(io.TextIOBase):
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the oracle from logging and printing, which is most of its time."""
+    """Suppress the oracle's logging and printing, which take most of its time."""
     logger = logging.getLogger("openfeature.contrib")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -103,7 +103,7 @@ class Pair:
             return "ERROR", None, None, "PARSE_ERROR"
         except TypeMismatchError:
             return "ERROR", None, None, "TYPE_MISMATCH"
-        except Exception:  # noqa: BLE001  whatever else gets out of the oracle is a GENERAL error to its caller
+        except Exception:  # noqa: BLE001  any other exception of the oracle is a GENERAL error to its caller
             return "ERROR", None, None, "GENERAL"
         value = found.value if found.variant is not None else None
         return str(found.reason), found.variant, value, None
@@ -117,12 +117,12 @@ def openfeature_context(context: dict[str, Any]) -> EvaluationContext:
 def outcome_of(evaluate: Callable[[], Any]) -> Result:
     try:
         return "value", evaluate()
-    except Exception as error:  # noqa: BLE001  the oracle lets arithmetic errors and others out
+    except Exception as error:  # noqa: BLE001  the oracle does not catch arithmetic errors and others
         return "error", repr(error)
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal in value and type; NaN equals NaN, and 0.0 does not equal -0.0."""
+    """Whether two values are equal in value and type. NaN equals NaN, and 0.0 does not equal -0.0."""
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
@@ -137,35 +137,36 @@ def same(a: Any, b: Any) -> bool:
 def same_result(a: Result, b: Result) -> bool:
     try:
         return a[0] == b[0] and (a[0] == "error" or same(a[1], b[1]))
-    except RecursionError:  # a reduce whose body gives its whole data ties the oracle's in a knot
+    except RecursionError:  # A reduce whose body returns its data makes the oracle's result contain itself.
         return False
 
 
 # ---- the documented choices
 
 
-REFUSED = ("unknown operator", " arguments; it must have ", "a weight is ", "a share is ", "fractional has no variants")
-REFUSED += ("is no comparison of versions", "is no semantic version", "is no evaluator", "the weights add up to")
+REFUSED = ("unknown operator", " arguments; it must have ", "the weight is ", "the share is ")
+REFUSED += ("fractional has no variants", "the sum of the weights exceeds", "unknown evaluator")
+REFUSED += ("is not a version comparison", "is not a semantic version")
 
 
 def documented(pair: Pair, case: Case, ours: Result, theirs: Result) -> str | None:
-    """Name the choice by which a rule's result differs from the oracle's; None for a defect."""
-    # A bound was reached; the oracle has none.
+    """Return the name of the choice that explains a difference from the oracle's result; None for a defect."""
+    # A limit was exceeded; the oracle has none.
     if ours[0] == "error" and "more than" in ours[1]:
         return "bounds"
-    # An infinite index or length: the oracle raises OverflowError where ours takes it for "beyond the end".
+    # An infinite index or length: the oracle raises OverflowError; ours treats it as beyond the end.
     if theirs[0] == "error" and "OverflowError('cannot convert float infinity" in theirs[1]:
         return "infinite index"
-    # The default of var is evaluated only where it is needed; the oracle's fails even where it is not.
+    # Ours evaluates the default of var only if it is needed; the oracle always does, and may fail.
     if theirs[0] == "error" and default_is_a_rule(case.rule, case.evaluators):
         return "default of var"
-    # The third argument of reduce is a rule like any other argument; the oracle takes it as it stands.
+    # The third argument of reduce is a rule like any other argument; the oracle does not evaluate it.
     if reduce_start_is_a_rule(case.rule, case.evaluators):
         return "start of reduce"
-    # The body of a reduce gives its whole data: the oracle changes that very object in the next turn.
+    # The body of a reduce returns its whole data: the oracle modifies that object in the next iteration.
     if reduce_gives_its_data(case.rule, case.evaluators):
         return "data of reduce"
-    # Evaluate with the oracle's own interpreter once more, its operators and data changed by our choices alone.
+    # Evaluate again with the oracle's interpreter, with only our choices applied to its operators and data.
     return "choices of operators" if same_result(ours, with_our_choices(pair, case)) else None
 
 
@@ -173,11 +174,11 @@ def with_our_choices(pair: Pair, case: Case) -> Result:
     root = {**case.context, "$flagd": {"flagKey": case.flag_key, "timestamp": int(time.time())}}
 
     def fractional(_data: Any, *args: Any) -> Any:
-        # Whole floats are whole weights: over gRPC every number of a context is a float.
-        # Inside a loop the context's targeting key and the flag's key are hashed, not the element's fields.
+        # Integral floats are valid weights: over gRPC all numbers of a context are floats.
+        # Inside a loop the context's targeting key and the flag key are hashed, not the element's fields.
         return custom_ops.fractional(root, *(whole_weight(share) for share in args))
 
-    # The whole context (`var ""`) has a targetingKey only where the caller sent one.
+    # The whole context (`var ""`) has a targetingKey only if the caller sent one.
     return outcome_of(lambda: jsonLogic(pair.oracle_rule, root, {**OPERATORS, "fractional": fractional}))
 
 
@@ -190,14 +191,14 @@ def whole_weight(share: Any) -> Any:
 def documented_resolution(
     case: Case, wanted: ValueType, ours: tuple[Any, ...], theirs: tuple[Any, ...], raw: Any
 ) -> str | None:
-    """Name the choice by which a resolution differs although the rule's results are the same; None for a defect."""
-    # The oracle's float accessor takes true and false; flagd itself does not.
+    """Return the choice that explains a different resolution of the same rule result; None for a defect."""
+    # The oracle's float accessor accepts true and false; flagd itself does not.
     if wanted is ValueType.FLOAT and case.kind == "boolean" and ours[3] == "TYPE_MISMATCH":
         return "boolean as float"
-    # An evaluator that is {} gives {}, which names no variant; the oracle takes a rule of it alone for no rule.
+    # An evaluator {} evaluates to {}, which names no variant; the oracle treats a rule of only it as no rule.
     if isinstance(raw, dict) and not raw and "$ref" in case.rule:
         return "reference to nothing"
-    # 1.0 names the variant "1", as 1 does: over gRPC every number of a context is a float.
+    # 1.0 names the variant "1", as 1 does: over gRPC all numbers of a context are floats.
     if isinstance(raw, float) and raw.is_integer():
         return "whole float names a variant"
     return None
@@ -224,7 +225,7 @@ def reduce_gives_its_data(rule: Any, evaluators: dict[str, Any]) -> bool:
 
 
 def calls(name: str, rule: Any) -> Iterator[list[Any]]:
-    """Give the arguments of every call of an operator."""
+    """Yield the arguments of every call of an operator."""
     if isinstance(rule, list):
         for item in rule:
             yield from calls(name, item)
@@ -245,18 +246,18 @@ def has_operator(rule: Any) -> bool:
 
 
 def difference(case: Case, pair: Pair | None = None, seen: Counter[str] | None = None) -> str | None:
-    """Say how the engines differ on a case; None where they agree or the difference is a choice."""
+    """Describe how the engines differ on a case; None if they agree or the difference is a choice."""
     found = _difference(case, pair or Pair(case), seen if seen is not None else Counter())
-    # The oracle reads the clock itself: a difference because a second has passed does not come again.
+    # The oracle reads the clock itself: a difference because a second has passed does not occur again.
     return found and _difference(case, pair or Pair(case), Counter())
 
 
 def _difference(case: Case, pair: Pair, seen: Counter[str]) -> str | None:
     if pair.refusal:
-        # A rule that is wrong is refused as a whole, the oracle notices only what it reaches.
+        # An invalid rule is refused as a whole; the oracle notices only the parts that it evaluates.
         seen["refused"] += 1
-        fitting = any(part in pair.refusal for part in REFUSED)
-        return None if fitting else f"refused: {pair.refusal}"
+        expected = any(part in pair.refusal for part in REFUSED)
+        return None if expected else f"refused: {pair.refusal}"
     now = time.time()
     ours, theirs = pair.ours(case.context, now), pair.theirs(case.context)
     seen[ours[0]] += 1
@@ -279,10 +280,10 @@ def _difference(case: Case, pair: Pair, seen: Counter[str]) -> str | None:
 
 
 def shrunk(case: Case) -> Case:
-    """Give a small case that still differs."""
+    """Return a small case that still differs."""
     for _ in range(200):
         for candidate in smaller(case):
-            with contextlib.suppress(Exception):  # what is smaller may be no flag any more
+            with contextlib.suppress(Exception):  # A smaller case may no longer be a valid flag.
                 if difference(candidate):
                     case = candidate
                     break

@@ -1,4 +1,4 @@
-"""Random targeting rules, flags and contexts from a seeded generator; and smaller ones of a given case."""
+"""A seeded generator of random targeting rules, flags and contexts, and the reduction of a case to smaller ones."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A flag with targeting and a context for it. `evaluators`: later ones may be referred to by earlier ones."""
+    """A flag with targeting, and a context. Each evaluator may refer to later ones."""
 
     flag_key: str
     rule: Any
@@ -159,7 +159,7 @@ class Case:
 
 
 class Maker:
-    """Makes cases; the same seed makes the same ones."""
+    """Generates cases. The same seed generates the same cases."""
 
     def __init__(self, seed: int | str) -> None:
         self.random = Random(seed)
@@ -168,7 +168,7 @@ class Maker:
         self._variants: tuple[str, ...] = ("on", "off")
 
     def cases(self, contexts: int) -> list[Case]:
-        """Give one flag with several contexts."""
+        """Return one flag with several contexts."""
         pick = self.random
         kind = pick.choice(tuple(KINDS))
         self._variants = tuple(KINDS[kind])
@@ -176,14 +176,14 @@ class Maker:
         self.broken = pick.random() < 0.04
         rule = self._root()
         if self.broken:
-            rule = self._spoilt(rule)
+            rule = self._invalid(rule)
         default = pick.choice((*self._variants, *self._variants, None, "", "no-such"))
         state = "DISABLED" if pick.random() < 0.02 else "ENABLED"
         made = Case(pick.choice(FLAG_KEYS), rule, evaluators, kind, default, state, {})
         return [replace(made, context=self.context()) for _ in range(contexts)]
 
     def grafted(self, rule: Any) -> Any:
-        """Give a rule with one of its parts made anew."""
+        """Return a rule with one of its parts replaced by a new one."""
         pick = self.random
         if isinstance(rule, list) and rule and pick.random() < 0.8:
             index = pick.randrange(len(rule))
@@ -194,7 +194,7 @@ class Maker:
         return self.rule(2, root=pick.random() < 0.6)
 
     def context(self) -> dict[str, Any]:
-        """Give a context; a third has no usable targeting key."""
+        """Return a context. A third of them have no usable targeting key."""
         pick = self.random
         fields: dict[str, Any] = {}
         for name in pick.sample(FIELDS[:-1], pick.randrange(len(FIELDS))):
@@ -221,7 +221,7 @@ class Maker:
                 return self.value(1)
 
     def value(self, depth: int) -> Any:
-        """Give any JSON value."""
+        """Return a random JSON value."""
         pick = self.random
         match pick.randrange(10 if depth else 7):
             case 0:
@@ -241,7 +241,7 @@ class Maker:
         return self.random.choice(TEXTS)
 
     def _evaluators(self) -> dict[str, Any]:
-        """Give rules to refer to: the oracle replaces texts by regular expression, which plain ASCII survives."""
+        """Return evaluators. The oracle replaces references by regular expression, which backslashes would break."""
         found: dict[str, Any] = {}
         self._names = []
         if self.random.random() < 0.25:
@@ -270,7 +270,7 @@ class Maker:
         return None if chance < 0.8 else self._fractional(1, root=True) if chance < 0.9 else self.rule(1)
 
     def rule(self, depth: int, *, root: bool = True, operator: bool = False) -> Any:
-        """Give a rule or, less deep down, a literal. `root`: its data is the context."""
+        """Return a rule of the given depth, or a literal. `root`: its data is the context."""
         pick = self.random
         if not operator and (depth <= 0 or pick.random() < 0.25):
             return self._leaf(root)
@@ -319,7 +319,7 @@ class Maker:
         return {name: self._arguments(depth, root, count)}
 
     def _comparison(self, _depth: int, root: bool) -> Any:
-        """Compare a field with a constant of a fitting kind, as most rules do."""
+        """Compare a field with a constant, as most rules do."""
         pick = self.random
         name = pick.choice(("==", "!=", "===", "!==", "<", "<=", ">", ">="))
         constant = self._text() if pick.random() < 0.5 else pick.choice(NUMBERS)
@@ -427,8 +427,8 @@ class Maker:
     def _variable(self, _depth: int, root: bool) -> Any:
         return self._var(root)
 
-    def _spoilt(self, rule: Any) -> Any:
-        """Make a rule wrong somewhere: another number of arguments, an unknown operator, a bad weight."""
+    def _invalid(self, rule: Any) -> Any:
+        """Return a rule with a mistake: a wrong number of arguments, an unknown operator, or an invalid weight."""
         rule = copy.deepcopy(rule)
         nodes = [node for node in operators(rule) if isinstance(next(iter(node.values())), list)]
         if not nodes:
@@ -490,7 +490,7 @@ _MAKERS = (
 
 
 def _literal(value: Any) -> Any:
-    """Give a literal without objects of one field: a rule would take them for operators."""
+    """Return a literal without objects of one field, which a rule would treat as operators."""
     if isinstance(value, list):
         return [_literal(item) for item in value]
     if isinstance(value, dict):
@@ -499,7 +499,7 @@ def _literal(value: Any) -> Any:
 
 
 def operators(rule: Any) -> Iterator[dict[str, Any]]:
-    """Give every call of an operator in a rule."""
+    """Yield every operator call in a rule."""
     if isinstance(rule, list):
         for item in rule:
             yield from operators(item)
@@ -509,7 +509,7 @@ def operators(rule: Any) -> Iterator[dict[str, Any]]:
 
 
 def smaller(case: Case) -> Iterator[Case]:
-    """Give cases that are simpler by one step."""
+    """Yield the cases that are one step simpler."""
     for name in case.evaluators:
         yield replace(case, evaluators={n: r for n, r in case.evaluators.items() if n != name})
     for name in case.context:
@@ -526,7 +526,7 @@ def smaller(case: Case) -> Iterator[Case]:
 
 
 def _reduced(value: Any) -> Iterator[Any]:
-    """Give the parts of a value, then the value with one part reduced or left out."""
+    """Yield the parts of a value, then the value with one part reduced or removed."""
     if isinstance(value, dict):
         yield from value.values()
         for key, item in value.items():

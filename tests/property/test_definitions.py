@@ -1,4 +1,4 @@
-"""Definitions of any kind: refused or stored, then evaluated, explained and sent; nothing else may happen."""
+"""Arbitrary definitions are either refused, or stored, evaluated, explained and sent without an exception."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ fuzzed = settings(max_examples=examples(400), deadline=None, suppress_health_che
 
 
 def written_flag(seed: int) -> Flag:
-    """Give a flag such as people write: most of them may be stored."""
+    """Return a flag such as people write. Most of them are valid."""
     [case] = Maker(seed).cases(1)
     return Flag(
         key=case.flag_key,
@@ -101,7 +101,7 @@ definitions = flags | st.integers(0, 10**9).map(written_flag)
 
 
 def use(flag: Flag, context: dict[str, Any]) -> None:
-    """Do with a flag all that a server does when it is asked."""
+    """Do with a flag all that a server does to answer calls."""
     started = time.thread_time()
     for version in (2, 3):
         prepared = prepare(flag, version)
@@ -140,7 +140,7 @@ def test_a_definition_is_refused_with_fields_or_can_be_stored_sent_and_evaluated
     assert json.dumps(flag_parts(again), sort_keys=True) == json.dumps(flag_parts(stored), sort_keys=True)
     prepared = prepare(again)
     outcome = prepared.fixed or prepared.evaluate(context, NOW)
-    assert outcome.error_code is not ErrorCode.PARSE_ERROR, "what was checked can be understood"
+    assert outcome.error_code is not ErrorCode.PARSE_ERROR, "a validated definition can be compiled"
     evaluation_to_message(Evaluation(FlagId(again.flag_set, again.key), outcome, again, 1, Source.NEAR, 0.0))
 
 
@@ -180,5 +180,5 @@ def test_rules_that_people_could_have_written_survive_the_way_to_the_store(seed:
     for context in (received, direct):
         first, second = prepare(stored), prepare(flag_from_message(flag_to_message(stored)))
         sent, stayed = (first.fixed or first.evaluate(context, NOW)), (second.fixed or second.evaluate(direct, NOW))
-        assert replace(sent, message="") == replace(stayed, message=""), "a message may show fields in another order"
+        assert replace(sent, message="") == replace(stayed, message=""), "a message may list fields in another order"
     use(stored, direct)

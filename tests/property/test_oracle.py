@@ -1,7 +1,6 @@
-"""The engine against openfeature-flagd-core 2.0.0: the same results, apart from the choices named in `oracle`.
+"""The engine against openfeature-flagd-core 2.0.0, the oracle: equal results, except for the choices named in `oracle`.
 
-ORACLE_CASES sets how many cases are compared, ORACLE_SEED where the generator starts. `make test-long`
-compares 200,000.
+ORACLE_CASES is the number of cases compared, 200,000 in `make test-long`; ORACLE_SEED is the generator's seed.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ def test_rules_give_what_the_oracle_gives(capsys: pytest.CaptureFixture[str]) ->
             pair = Pair(cases[0])
             for case in cases:
                 if difference(case, pair, seen):
-                    least = shrunk(case)
-                    pytest.fail(f"seed {SEED}/{flags}: {difference(least)}\n{least}")
+                    smallest = shrunk(case)
+                    pytest.fail(f"seed {SEED}/{flags}: {difference(smallest)}\n{smallest}")
                 compared += 1
             met.update(name for call in operators(cases[0].rule) for name in call)
             flags += 1
     with capsys.disabled():
         print(f"\n{compared} cases, {flags} rules, {time.perf_counter() - started:.0f} s: {dict(seen.most_common())}")  # noqa: T201
-    assert all(met[name] > flags / 200 for name in FORMS), "every operator must be met often enough"
-    assert seen["refused"] < compared * 0.1, "most rules must be right"
-    assert seen["TARGETING_MATCH"] > compared * 0.3, "and choose a variant often enough"
+    assert all(met[name] > flags / 200 for name in FORMS), "every operator must occur often enough"
+    assert seen["refused"] < compared * 0.1, "most rules must be valid"
+    assert seen["TARGETING_MATCH"] > compared * 0.3, "rules must choose a variant often enough"

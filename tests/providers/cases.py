@@ -30,7 +30,7 @@ def flag(
     metadata: dict[str, Any] | None = None,
     flag_set: str = "",
 ) -> types.Flag:
-    """Give a flag to create."""
+    """Return a flag to create."""
     return types.Flag(
         key=key,
         flag_set=flag_set,

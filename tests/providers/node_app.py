@@ -82,15 +82,15 @@ class NodeApp:
         assert self._process.stdout
         for line in self._process.stdout:
             try:
-                told = json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                told = {"failed": line.strip()}
-            if "id" in told:
-                self._answers.pop(told["id"]).put(told)
-            elif "event" in told:
-                self.events.add(Seen(told["event"], tuple(told["flags"]), int(told["at"])))
+                message = {"failed": line.strip()}
+            if "id" in message:
+                self._answers.pop(message["id"]).put(message)
+            elif "event" in message:
+                self.events.add(Seen(message["event"], tuple(message["flags"]), int(message["at"])))
             else:
-                self.events.add(Seen(f"FAILED: {told['failed']}", (), 0))
+                self.events.add(Seen(f"FAILED: {message['failed']}", (), 0))
 
     def ask(self, case: Case) -> dict[str, Any]:
         """Put a case's question."""

@@ -20,7 +20,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.replicas import Process
 
 DEFAULT_PORTS = (8013, 8015)
-"""Where flagd's providers look without being told: RPC and in process."""
+"""Default ports of flagd's providers: RPC and in process."""
 
 
 class Operator:

@@ -56,5 +56,5 @@ def test_a_toggle_is_seen_by_each_provider_within_100_ms_at_p99(tmp_path: Path) 
 
 
 def at(samples: list[float], share: float) -> float:
-    """Give the value that this share of the samples does not exceed."""
+    """Return the value that this share of the samples does not exceed."""
     return sorted(samples)[min(len(samples) - 1, int(share * len(samples)))]

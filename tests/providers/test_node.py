@@ -116,7 +116,7 @@ def test_a_change_in_the_selected_set_ends_what_is_cached_of_it(tmp_path: Path) 
         NodeApp(port=process.port, selector="flagSetId=tenant-a") as app,
     ):
         assert app.evaluate("string", "color", "-")["reason"] == "STATIC"
-        app.events.until(CHANGED, flag="color")  # the flag is new: the stream tells of what may have been missed
+        app.events.until(CHANGED, flag="color")  # the flag is new: the stream begins with possibly missed changes
         assert [app.evaluate("string", "color", "-")["reason"] for _ in range(2)] == ["STATIC", "CACHED"]
         mark = app.events.mark()
         operator.set_default("color", "red", flag_set="tenant-a")

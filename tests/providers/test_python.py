@@ -163,8 +163,8 @@ def test_a_change_in_another_flag_set_is_not_told(tmp_path: Path, in_process: bo
         tenant.events.until(CHANGED, flag="color", since=marks[1])
         assert (app.value("color"), tenant.value("color")) == ("#00f", "#f00")
         time.sleep(0.2)
-        told = [seen for seen in app.events.since(marks[0]) if seen.event == CHANGED and "color" in seen.flags]
-        assert told == []
+        late = [seen for seen in app.events.since(marks[0]) if seen.event == CHANGED and "color" in seen.flags]
+        assert late == []
 
 
 def test_a_change_made_while_the_server_was_away_is_seen(tmp_path: Path, in_process: bool) -> None:

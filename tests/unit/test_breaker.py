@@ -8,7 +8,7 @@ from flagsvc.adapters.redis.breaker import Breaker
 def test_a_failure_opens_it_and_late_successes_do_not_close_it() -> None:
     breaker = Breaker()
     assert breaker.failed()
-    assert not breaker.failed(), "opened once, told once"
+    assert not breaker.failed(), "only the failure that opens it is reported"
     breaker.succeeded()
     assert breaker.is_open
     breaker.close()

@@ -16,7 +16,7 @@ def table() -> str:
     rows = ["| name | default | what it is |", "|---|---|---|"]
     for field in fields(Settings):
         low, high = field.metadata["low"], field.metadata["high"]
-        about = field.metadata["about"] + (f" ({low:g} to {high:g})" if low is not None else "")
+        about = field.metadata["about"] + (f" Range: {low:.10g} to {high:.10g}." if low is not None else "")
         default = f"`{field.default}`" if field.default != "" else ""
         rows.append(f"| `{PREFIX}{field.name.upper()}` | {default} | {about} |")
     return "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""What a definition evaluates to, in flagd's order; and what an explanation tells of it."""
+"""The evaluation of a definition, in flagd's order, and its explanation."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def explained(of: Flag, context: Mapping[str, Any] | None = None) -> Explanation
 def test_a_flag_that_is_off_has_no_value_whatever_else_it_holds(status: Status, targeting: Any) -> None:
     off = flag(targeting, status, variants=COLOURS, default_variant="no-such")
     assert outcome(off, {"plan": "pro"}) is DISABLED
-    assert check_type(outcome(off), ValueType.INTEGER) is DISABLED, "and no type to be wrong"
+    assert check_type(outcome(off), ValueType.INTEGER) is DISABLED, "without a value there is no type mismatch"
 
 
 @pytest.mark.parametrize("targeting", [None, "", "{}", " {} ", "null"])
 def test_without_targeting_the_default_is_static(targeting: str | None) -> None:
     assert outcome(flag(targeting)) == Outcome(Reason.STATIC, "on", True)
     assert outcome(flag(targeting, variants=COLOURS, default_variant="red")) == Outcome(Reason.STATIC, "red", "#f00")
-    assert prepare(flag(targeting)).fixed is not None, "it is prepared once for every context"
+    assert prepare(flag(targeting)).fixed is not None, "the outcome is the same for every context"
 
 
 def test_targeting_that_names_a_variant_is_a_match() -> None:
@@ -88,7 +88,7 @@ def test_a_default_that_is_none_of_the_variants_is_an_error_only_where_it_is_nee
 def test_targeting_that_names_no_variant_is_an_error(chosen: Any) -> None:
     found = outcome(flag({"if": [True, chosen]}, variants=COLOURS, default_variant="red"))
     assert (found.reason, found.error_code, found.value) == (Reason.ERROR, ErrorCode.GENERAL, None)
-    assert "none of the flag's variants" in found.message
+    assert "not one of the flag's variants" in found.message
 
 
 def test_a_rule_without_a_result_is_an_error() -> None:
@@ -130,12 +130,12 @@ def test_a_beta_flag_without_targeting_is_on_for_nobody() -> None:
     assert outcome(flag(status=Status.BETA)) is DISABLED
 
 
-def test_a_beta_flag_tells_of_its_wrong_rule() -> None:
+def test_a_beta_flag_with_a_wrong_rule_is_an_error() -> None:
     assert outcome(flag("{", Status.BETA)).error_code is ErrorCode.PARSE_ERROR
     assert outcome(flag({"if": [True, "blue"]}, Status.BETA)).error_code is ErrorCode.GENERAL
 
 
-# ---- what a result names
+# ---- results and variant names
 
 
 @pytest.mark.parametrize(
@@ -229,27 +229,27 @@ def test_a_split_by_a_field_does_not_read_the_targeting_key() -> None:
     ("of", "context", "summary"),
     [
         (flag(MATCH), {"plan": "pro"}, "The targeting rule chose variant 'on'"),
-        (flag(MATCH), {}, "The targeting rule matched nothing: the default variant 'on'"),
+        (flag(MATCH), {}, "The targeting rule did not match: the default variant 'on'"),
         (
             flag({"if": [False, "red"]}, variants=COLOURS),
             {},
-            "The targeting rule matched nothing: no default variant",
+            "The targeting rule did not match: no default variant",
         ),
-        (flag(MATCH, Status.BETA), {}, "The targeting rule matched nothing and the flag is BETA: as if disabled"),
-        (flag(status=Status.BETA), {}, "The flag is BETA without targeting: nobody has it"),
+        (flag(MATCH, Status.BETA), {}, "The targeting rule did not match and the flag is BETA: as if disabled"),
+        (flag(status=Status.BETA), {}, "The flag is BETA and has no targeting: disabled for everybody"),
         (flag(), {}, "The flag has no targeting: variant 'on' for everybody"),
         (flag(variants=COLOURS), {}, "The flag has no targeting: no default variant for everybody"),
-        (flag(MATCH, Status.DISABLED), {}, "The flag is DISABLED: no value, the caller's own default stands"),
-        (flag(status=Status.DEPRECATED), {}, "The flag is DEPRECATED: no value, the caller's own default stands"),
+        (flag(MATCH, Status.DISABLED), {}, "The flag is DISABLED: no value, the caller's own default applies"),
+        (flag(status=Status.DEPRECATED), {}, "The flag is DEPRECATED: no value, the caller's own default applies"),
         (
             flag({"if": [{"%": [1, 0]}, "on"]}),
             {},
-            "The targeting rule has no result for this context: remainder of a division by zero",
+            "The targeting rule has no result for this context: remainder of division by zero",
         ),
         (
             flag({"if": [True, "blue"]}),
             {},
-            "The targeting rule chose 'blue', which is none of the flag's variants",
+            "The targeting rule chose 'blue', which is not one of the flag's variants",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A flag as flagd's JSON: exactly the fields that providers take, and nothing that one could reject."""
+"""A flag as flagd's JSON: exactly the fields that providers accept, and nothing that one could reject."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ ON = Status.ENABLED
 
 
 def definition(flag: Flag) -> dict[str, Any]:
-    return told(flag)[0]
+    return definition_and_problem(flag)[0]
 
 
-def told(flag: Flag) -> tuple[dict[str, Any], str]:
-    """The definition of a flag, and what is wrong with it."""
+def definition_and_problem(flag: Flag) -> tuple[dict[str, Any], str]:
     text, problem = definition_of(flag, prepare(flag))
     found: dict[str, dict[str, Any]] = json.loads(f"{{{text}}}")
     assert list(found) == [flag.key]
@@ -42,7 +41,7 @@ def test_everything_that_a_flag_has_and_nothing_else() -> None:
         key='quote " and ü',
         flag_set="mobile",
         status=ON,
-        description="not told",
+        description="not sent",
         owner="nobody",
         variants={"a": 1, "b": 2.5},
         default_variant="b",
@@ -114,9 +113,9 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", BROKEN)
-def test_a_broken_flag_is_disabled_and_said_to_be(row: str) -> None:
+def test_a_broken_flag_is_disabled_and_reported(row: str) -> None:
     fields = {"variants": COLORS, "default_variant": "red", **BROKEN[row]}
-    found, problem = told(Flag(key="a", status=ON, **fields))
+    found, problem = definition_and_problem(Flag(key="a", status=ON, **fields))
     assert problem
     assert found["state"] == "DISABLED"
     assert "targeting" not in found
@@ -128,18 +127,19 @@ def test_a_rule_that_grows_beyond_bounds_is_not_handed_out() -> None:
     long = json.dumps({"in": [{"var": "x"}, ["y" * 1_000] * 100]})
     rule = json.dumps({"if": [{"or": [{"$ref": "long"}] * 50}, "red"]})
     flag = Flag(key="a", status=ON, variants=COLORS, targeting=rule, evaluators={"long": long})
-    found, problem = told(flag)
+    found, problem = definition_and_problem(flag)
     assert "too large" in problem or "more than" in problem
     assert (found["state"], "targeting" in found) == ("DISABLED", False)
 
 
 def test_a_disabled_flag_that_is_broken_is_no_harm() -> None:
-    found, problem = told(Flag(key="a", status=Status.DISABLED, variants=COLORS, targeting='{"if": ['))
+    broken = Flag(key="a", status=Status.DISABLED, variants=COLORS, targeting='{"if": [')
+    found, problem = definition_and_problem(broken)
     assert problem
     assert found == {"state": "DISABLED", "defaultVariant": "", "variants": COLORS, "source": "default"}
 
 
-def test_half_a_surrogate_pair_does_not_spoil_the_message() -> None:
+def test_a_lone_surrogate_does_not_break_the_message() -> None:
     text, _ = definition_of(flag := Flag(key="a", status=ON, variants={"x": "\ud800ü"}), prepare(flag))
     assert json.loads(f"{{{text.encode().decode()}}}")["a"]["variants"] == {"x": "\ud800ü"}
 

@@ -1,4 +1,4 @@
-"""flagd's configuration into flags and back: what flagd reads is what comes back, and nothing else is touched."""
+"""flagd's configuration read into flags and written again: nothing is lost, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_switches_and_statuses_as_flagd_knows_them(flag: Flag, state: str, defau
     assert found["variants"] == {"on": True, "off": False}
     assert ("targeting" in found) is (flag.targeting == RULE)
     again = good(written(flag))[0]
-    assert put_definition(again, LATER)(flag) is None, "what was exported must import without a change"
+    assert put_definition(again, LATER)(flag) is None, "an export must import without a change"
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ EVALUATORS = ["e0", "e1", "e2", "e3"]
 
 @st.composite
 def conditions(draw: Any, below: int) -> Any:
-    """A condition that may refer to the evaluators below a number, so that none refers to itself."""
+    """A condition that refers only to evaluators before the given index, so that none refers to itself."""
     leaf = st.sampled_from([{"==": [{"var": "plan"}, "pro"]}, {"var": ["x", 1]}, {"in": ["a", ["a", "b"]]}])
     refs = [{"$ref": name} for name in EVALUATORS[:below]]
     part = leaf | st.sampled_from(refs) if refs else leaf

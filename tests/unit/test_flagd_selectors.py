@@ -1,4 +1,4 @@
-"""flagd's selectors: which set they mean, and which are refused."""
+"""flagd's selectors: the flag set that each selects, and those that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flagsvc.api.common.selectors import InvalidSelector, selector_of
 )
 def test_a_selector_names_a_set(text: str, flag_set: str, metadata: dict[str, str]) -> None:
     assert selector_of((("flagd-selector", text),)) == (flag_set, metadata)
-    assert selector_of((), text) == (flag_set, metadata), "in a request's field the same"
+    assert selector_of((), text) == (flag_set, metadata), "the same in a request's field"
 
 
 def test_the_header_comes_before_the_field_unless_it_is_empty() -> None:

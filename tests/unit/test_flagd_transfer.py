@@ -1,4 +1,4 @@
-"""flagd's files on the command line: import, export, validate, as people and programs see them."""
+"""flagd's files on the command line: import, export and validate, for people and for programs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def run(store: str, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: object, status: int = 0) -> str:
         found = main([str(each) for each in arguments])
-        told = capsys.readouterr()
-        assert found == status, told
-        assert "Traceback" not in told.err
-        return told.out if status == 0 or arguments[0] == "validate" else told.err
+        captured = capsys.readouterr()
+        assert found == status, captured
+        assert "Traceback" not in captured.err
+        return captured.out if status == 0 or arguments[0] == "validate" else captured.err
 
     return call
 
@@ -137,8 +137,8 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(run: Any, tmp_path: P
     flags |= {"a": definition(state="DISABLED", variants={"on": True, "off": False, "x": True}), "new": definition()}
     del flags["c"]
     file(path, flags, metadata={"team": "app"})
-    told = run("import", path, "--dry-run", "--prune")
-    assert told.splitlines()[:8] == [
+    output = run("import", path, "--dry-run", "--prune")
+    assert output.splitlines()[:8] == [
         "+ new: ENABLED",
         "~ a",
         "    status: ENABLED -> DISABLED",
@@ -148,12 +148,12 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(run: Any, tmp_path: P
         f"    targeting: {compact(before)} -> {compact(rule)}",
         "    metadata.team: web -> app",
     ]
-    [shown] = re.findall(r"~ d\n    targeting: (.*)\n", told)
+    [shown] = re.findall(r"~ d\n    targeting: (.*)\n", output)
     assert len(shown) < 250
     assert "user40@example.com" in shown.partition(" -> ")[0]
     assert "another@example.com" in shown.partition(" -> ")[2]
-    assert "- c" in told.splitlines()
-    assert told.endswith("1 created, 3 updated, 1 deleted, 0 unchanged; nothing was written (--dry-run)\n")
+    assert "- c" in output.splitlines()
+    assert output.endswith("1 created, 3 updated, 1 deleted, 0 unchanged; nothing was written (--dry-run)\n")
     found = json.loads(run("import", path, "--dry-run", "--prune", "--json"))
     assert (found["dryRun"], found["flags"], found["unchanged"]) == (True, 4, 0)
     assert found["created"] == [{"flagSet": "default", "flagKey": "new"}]
@@ -166,9 +166,9 @@ def test_a_dry_run_of_mongoexport_lines_shows_the_difference_too(run: Any, tmp_p
     run("import", LINES)
     changed = tmp_path / "x.ndjson"
     changed.write_text(LINES.read_text().replace('"Support Chat"', '"Chat"'))
-    told = run("import", changed, "--dry-run").splitlines()
-    assert told[:2] == ["~ support-chat", "    name: Support Chat -> Chat"]
-    assert told[-1].startswith("0 created, 1 updated, 0 deleted, 7 unchanged")
+    output = run("import", changed, "--dry-run").splitlines()
+    assert output[:2] == ["~ support-chat", "    name: Support Chat -> Chat"]
+    assert output[-1].startswith("0 created, 1 updated, 0 deleted, 7 unchanged")
 
 
 def test_prune_deletes_only_in_the_files_sets_and_keeps_history(run: Any, store: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_prune_deletes_only_in_the_files_sets_and_keeps_history(run: Any, store:
 
 def test_prune_with_an_empty_file_is_refused(run: Any, tmp_path: Path) -> None:
     run("import", file(tmp_path / "x.json", {"a": definition()}))
-    assert "it has no flags, so --prune would delete all" in run(
+    assert "the file has no flags, so --prune is refused" in run(
         "import", file(tmp_path / "y.json", {}), "--prune", status=1
     )
     assert "0 flags: 0 created" in run("import", tmp_path / "y.json")
@@ -200,15 +200,15 @@ def test_a_bad_file_is_refused_whole_with_lines_and_paths(run: Any, tmp_path: Pa
     path = file(
         tmp_path / "x.json", {"a": definition(), "b": definition(state="ON"), "c": definition(defaultVariant="z")}
     )
-    told = run("import", path, status=1)
-    assert f"{path}: nothing was imported" in told
-    assert f"{path}:12: $.flags.b.state: 'ON'; it must be" in told
-    assert "$.flags.c.defaultVariant: 'z'; it must be one of the flag's variants: on, off" in told
+    output = run("import", path, status=1)
+    assert f"{path}: nothing was imported" in output
+    assert f"{path}:12: $.flags.b.state: 'ON'; it must be" in output
+    assert "$.flags.c.defaultVariant: 'z'; it must be one of the flag's variants: on, off" in output
     assert json.loads(run("export", "--format", "flagd"))["flags"] == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("x.json", '{"flags": {', "not JSON"),
         ("x.txt", '{\n  "$schema": "x",\n  "flags": {"a": 1}\n}', "$.flags.a"),
@@ -218,16 +218,18 @@ def test_a_bad_file_is_refused_whole_with_lines_and_paths(run: Any, tmp_path: Pa
         ("x.yaml", "key: a\n", "$.flags: missing"),
     ],
 )
-def test_what_kind_of_file_it_is_is_recognised(run: Any, tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_what_kind_of_file_it_is_is_recognised(
+    run: Any, tmp_path: Path, name: str, content: str, expected: str
+) -> None:
     (tmp_path / name).write_text(content)
-    assert told in run("import", tmp_path / name, status=1)
+    assert expected in run("import", tmp_path / name, status=1)
 
 
-def test_validate_says_that_good_files_are_good(run: Any, tmp_path: Path) -> None:
+def test_validate_says_that_valid_files_are_valid(run: Any, tmp_path: Path) -> None:
     shutil.copy(FLAGD[1], tmp_path / "x.json")
     assert run("validate", tmp_path / "x.json", LINES).splitlines() == [
-        f"{tmp_path}/x.json: 9 flags are good",
-        f"{LINES}: 8 flags are good",
+        f"{tmp_path}/x.json: 9 flags are valid",
+        f"{LINES}: 8 flags are valid",
     ]
 
 
@@ -241,10 +243,10 @@ def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) 
     assert run("validate", bad, lines, tmp_path / "none", FLAGD[0], status=1).splitlines() == [
         f'{bad}:3: $.flags.a.state: \'ON\'; it must be "ENABLED" or "DISABLED"',
         f"{bad}:5: $.flags.a.variants: empty; it must be {wanted}",
-        f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known are {known}",
+        f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known properties: {known}",
         f"{lines}:2: $: status: 'ON'; it must be ENABLED, DISABLED, BETA or DEPRECATED",
         f"{tmp_path}/none:0: $: cannot be read: No such file or directory",
-        f"{FLAGD[0]}: 1 flag is good",
+        f"{FLAGD[0]}: 1 flag is valid",
     ]
 
 

@@ -52,8 +52,8 @@ def test_canonical_extended_json_is_the_same(store: str, tmp_path: Path, capsys:
     for text in (relaxed, canonical):
         (tmp_path / "f.ndjson").write_text(text)
         assert main(["import", str(tmp_path / "f.ndjson"), "--store", store, "--json"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(t["created"], t["unchanged"]) for t in told] == [(1, 0), (0, 1)]
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(t["created"], t["unchanged"]) for t in results] == [(1, 0), (0, 1)]
 
 
 def test_export_and_import_are_inverse(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,15 +73,15 @@ def test_export_and_import_are_inverse(store: str, tmp_path: Path, capsys: pytes
 BAD = {
     "not json": ("{", "line 2: not a JSON document"),
     "array line": ("[1]", "line 2: a list; it must be an object"),
-    "duplicate field": ('{"key": "a", "key": "b"}', "line 2: not a JSON document: field 'key' stands twice"),
+    "duplicate field": ('{"key": "a", "key": "b"}', "line 2: not a JSON document: field 'key' appears twice"),
     "no key": ('{"name": "x"}', "line 2: key: missing"),
     "empty key": ('{"key": ""}', "line 2: key: ''"),
     "long key": (f'{{"key": "{"k" * 256}"}}', "line 2: key: "),
     "control character": ('{"key": "a\\nb"}', "line 2: key: "),
-    "number as name": ('{"key": "a", "name": 7}', "line 2: name: 7; it must be a text"),
+    "number as name": ('{"key": "a", "name": 7}', "line 2: name: 7; it must be a string"),
     "unknown status": ('{"key": "a", "status": "ON"}', "line 2: status: 'ON'; it must be ENABLED, DISABLED"),
     "status list": ('{"key": "a", "status": ["ENABLED"]}', "line 2: status: "),
-    "broken order": ('{"key": "a", "sortOrder": 1.5}', "line 2: sortOrder: 1.5; it must be a whole number"),
+    "broken order": ('{"key": "a", "sortOrder": 1.5}', "line 2: sortOrder: 1.5; it must be an integer"),
     "infinite order": ('{"key": "a", "sortOrder": {"$numberDouble": "Infinity"}}', "line 2: sortOrder: "),
     "huge order": ('{"key": "a", "sortOrder": 99999999999}', "line 2: sortOrder: "),
     "date as text": ('{"key": "a", "createdAt": "soon"}', "line 2: createdAt: 'soon'; it must be a date"),
@@ -92,19 +92,20 @@ BAD = {
     "wrong default": ('{"key": "a", "defaultVariant": "x"}', "line 2: defaultVariant: 'x'"),
     "same key twice": (GOOD, "line 2: key: 'good' is also on line 1"),
     "too deep": ('{"key": "a", "config": ' + '{"x":' * 2000 + "1" + "}" * 2000 + "}", "line 2: "),
+    "deep": ('{"key": "a", "config": ' + '{"x":' * 600 + "1" + "}" * 600 + "}", "line 2: "),
     "bad oid": ('{"key": "a", "_id": {"$oid": "zz"}}', "line 2: not a JSON document"),
 }
 
 
-@pytest.mark.parametrize(("line", "told"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("line", "expected"), BAD.values(), ids=BAD)
 def test_a_bad_file_is_refused_whole(
-    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
 ) -> None:
     file = tmp_path / "bad.ndjson"
     file.write_text(f"{GOOD}\n{line}\n")
     assert main(["import", str(file), "--store", store]) == 1
     errors = capsys.readouterr().err
-    assert told in errors
+    assert expected in errors
     assert "Traceback" not in errors
     assert rows(store) == 0
 
@@ -118,7 +119,7 @@ def test_not_utf8_and_not_there(store: str, tmp_path: Path, capsys: pytest.Captu
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_every_problem_is_told_at_once(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_is_reported_at_once(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.ndjson"
     file.write_text('{"key": "a", "status": "ON", "sortOrder": "x"}\n{"key": "b", "name": 1}\n')
     assert main(["import", str(file), "--store", store]) == 1
@@ -133,7 +134,7 @@ def test_a_json_array_is_read_too(store: str, tmp_path: Path, capsys: pytest.Cap
     assert "1 created" in capsys.readouterr().out
 
 
-def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(EIGHT), "--store", f"sqlite:///{tmp_path}/no/such/folder.db"]) == 1
     assert "cannot be used as a store" in capsys.readouterr().err
     (tmp_path / "text.db").write_text("this is no database, however long it may be" * 100)

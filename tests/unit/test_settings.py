@@ -1,4 +1,4 @@
-"""Settings: every wrong one is told by name with what would be right, and no secret is shown."""
+"""Settings: an error names the setting and what is valid, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "text"),
     [
         ("FLAGSVC_STORE_ULR", "x", "did you mean FLAGSVC_STORE_URL?"),
-        ("FLAGSVC_QQQQ", "x", "known are FLAGSVC_CACHE_TIMEOUT_S"),
+        ("FLAGSVC_QQQQ", "x", "the settings are FLAGSVC_CACHE_TIMEOUT_S"),
         ("FLAGSVC_PORT", "70000", "0 to 65535"),
         ("FLAGSVC_PORT", "1.5", "must be a number"),
         ("FLAGSVC_GRACE_S", "nan", "must be from 0 to 300"),
@@ -36,8 +36,8 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_STORE_URL", "sqlite://x.db", "three slashes"),
         ("FLAGSVC_STORE_URL", "", "begins with ''"),
         ("FLAGSVC_CACHE_URL", "rediss//x", "redis://..., rediss://... or none"),
-        ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is no number"),
-        ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot be read"),
+        ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is not a number"),
+        ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot read the file"),
         ("FLAGSVC_SYNC_PORT", "-2", "must be from -1 to 65535"),
         ("FLAGSVC_OFREP_PORT", "65536", "must be from -1 to 65535"),
         ("FLAGSVC_CORS_ORIGINS", "https://a.example,b.example", "'b.example'; it must be * or an origin such as"),
@@ -49,15 +49,15 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_CONTEXT_VALUES", "=x", "'=x'; each part"),
         ("FLAGSVC_CONTEXT_VALUES", "a=1,a=2", "'a' twice"),
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=", "must be HEADER=NAME"),
-        ("FLAGSVC_CONTEXT_FROM_HEADERS", "X User=user", "must be a header's name"),
-        ("FLAGSVC_CONTEXT_FROM_HEADERS", "x-user-bin=user", "must be a header's name with a text in it"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "X User=user", "must be the name of a header"),
+        ("FLAGSVC_CONTEXT_FROM_HEADERS", "x-user-bin=user", "must be the name of a header with a text value"),
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=a,x-user=b", "'x-user' twice"),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(name: str, value: str, told: str) -> None:
+def test_an_invalid_setting_is_named(name: str, value: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({name: value})
-    assert told in str(caught.value)
+    assert text in str(caught.value)
     assert name.removesuffix("_FILE") in str(caught.value)
     assert "hunter2" not in str(caught.value)
 

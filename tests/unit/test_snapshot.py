@@ -1,4 +1,4 @@
-"""A snapshot's file: what is read is what was saved, or nothing with a reason; never older over newer."""
+"""Reading a snapshot file: what is read is what was saved, or nothing with the cause in the log."""
 
 from __future__ import annotations
 
@@ -45,13 +45,12 @@ WHOLE = Flag(
 )
 
 
-def why(file: SnapshotFile) -> str:
-    """Give the reason that the one line in the log has for not using the file."""
+def rejection(file: SnapshotFile) -> str:
+    """Return the cause that the log has for not using the file."""
     with capture_logs() as lines:
         assert file.read() is None
-    assert [line["log_level"] for line in lines] == ["warning"]
-    assert "starting without it" in lines[0]["event"]
-    return str(lines[0]["why"])
+    assert [(line["log_level"], line["event"]) for line in lines] == [("warning", "snapshot_unusable")]
+    return str(lines[0]["cause"])
 
 
 def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
@@ -70,10 +69,10 @@ def test_a_store_without_flags_can_be_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["s", "nowhere/s"])
-def test_no_file_is_no_reason_to_worry(tmp_path: Path, path: str) -> None:
+def test_a_missing_file_is_not_a_warning(tmp_path: Path, path: str) -> None:
     with capture_logs() as lines:
         assert at(tmp_path / path).read() is None
-    assert [line["log_level"] for line in lines] == ["info"]
+    assert [(line["log_level"], line["event"]) for line in lines] == [("info", "snapshot_not_found")]
 
 
 def test_no_changed_byte_and_no_missing_end_goes_unnoticed(tmp_path: Path) -> None:
@@ -88,25 +87,25 @@ def test_no_changed_byte_and_no_missing_end_goes_unnoticed(tmp_path: Path) -> No
         assert at(path).read() is None, place
     for more in (b"x", b"\n", b'{"key":"b","revision":3}\n', b"\x00" * 100):
         path.write_bytes(good + more)
-        assert "bytes" in why(at(path))
+        assert "bytes" in rejection(at(path))
 
 
-def forged(path: Path, lines: bytes, **told: object) -> None:
-    """Write a file whose checksum is right, whatever it says."""
+def forge(path: Path, lines: bytes, **fields: object) -> None:
+    """Write a file with a valid checksum over any header and lines."""
     count = lines.count(b"\n")
-    header = {"format": 1, "store": STORE, "savedAt": NOW.isoformat(), "revisions": {}, "flags": count} | told
+    header = {"format": 1, "store": STORE, "savedAt": NOW.isoformat(), "revisions": {}, "flags": count} | fields
     header["bytes"] = len(lines)
     checksum = hashlib.sha256(json.dumps(header).encode() + lines).hexdigest()
     path.write_bytes(json.dumps(header | {"sha256": checksum}).encode() + b"\n" + lines)
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("fields", "cause"),
     [
-        ({"format": 2}, "it has format 2, and this version reads format 1"),
+        ({"format": 2}, "it has format 2; this version reads format 1"),
         ({"format": None}, "it has format None"),
-        ({"store": "mongodb://other/flags"}, "it is of another store, mongodb://other/flags"),
-        ({"savedAt": (NOW - timedelta(seconds=61)).isoformat()}, "it is 61 s old, and at most 60 s are allowed"),
+        ({"store": "mongodb://other/flags"}, "it belongs to another store, mongodb://other/flags"),
+        ({"savedAt": (NOW - timedelta(seconds=61)).isoformat()}, "it is 61 s old; the maximum is 60 s"),
         ({"savedAt": "yesterday"}, "its header is malformed"),
         ({"savedAt": 7}, "its header is malformed"),
         ({"revisions": [1]}, "its header is malformed"),
@@ -114,33 +113,33 @@ def forged(path: Path, lines: bytes, **told: object) -> None:
         ({"flags": 2}, "it should have 2 flags, and has 1"),
     ],
 )
-def test_a_header_that_does_not_fit(tmp_path: Path, told: dict[str, object], reason: str) -> None:
+def test_a_header_that_does_not_fit(tmp_path: Path, fields: dict[str, object], cause: str) -> None:
     flag = b'{"key":"a","revision":3}\n'
-    forged(tmp_path / "s", flag)
+    forge(tmp_path / "s", flag)
     assert at(tmp_path / "s").read() == Saved(StoreContents([Flag(key="a", revision=3)], {}), NOW)
-    forged(tmp_path / "s", flag, **told)
-    assert reason in why(at(tmp_path / "s"))
+    forge(tmp_path / "s", flag, **fields)
+    assert cause in rejection(at(tmp_path / "s"))
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b"7", b"null", b"", b"[" * 5_000, b"\xff", b'{"key":'])
-def test_a_flag_that_is_none(tmp_path: Path, line: bytes) -> None:
-    forged(tmp_path / "s", b'{"key":"a"}\n' + line + b"\n")
-    assert "flag 2 is malformed" in why(at(tmp_path / "s"))
+def test_a_malformed_flag(tmp_path: Path, line: bytes) -> None:
+    forge(tmp_path / "s", b'{"key":"a"}\n' + line + b"\n")
+    assert "flag 2 is malformed" in rejection(at(tmp_path / "s"))
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"{}", b"[]", b"7", b"null", b'"x"', b"[" * 5_000, b"\xff\xfe", b"{\n}"])
-def test_a_file_that_is_something_else(tmp_path: Path, text: bytes) -> None:
+def test_a_file_that_is_not_a_snapshot(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "s").write_bytes(text)
-    assert why(at(tmp_path / "s"))
-    assert at(tmp_path / "s").write(saved(1)), "what cannot be used is replaced"
+    assert rejection(at(tmp_path / "s"))
+    assert at(tmp_path / "s").write(saved(1)), "an unusable file is replaced"
     assert at(tmp_path / "s").read() == saved(1)
 
 
-def test_a_time_to_come_counts_as_now(tmp_path: Path) -> None:
+def test_a_time_in_the_future_counts_as_now(tmp_path: Path) -> None:
     ahead = saved(1, when=NOW + timedelta(days=1))
     at(tmp_path / "s").write(ahead)
     assert at(tmp_path / "s").read() == ahead
-    assert at(tmp_path / "s").write(saved(1)), "a clock that was wrong once does not keep others out"
+    assert at(tmp_path / "s").write(saved(1)), "a clock that was wrong once does not block later snapshots"
 
 
 @pytest.mark.parametrize(
@@ -149,15 +148,15 @@ def test_a_time_to_come_counts_as_now(tmp_path: Path) -> None:
         (lambda path: path.symlink_to(path.with_name("real")), "a link"),
         (lambda path: path.symlink_to("/nowhere"), "a link"),
         (lambda path: path.mkdir(), "a directory"),
-        (os.mkfifo, "something else"),
+        (os.mkfifo, "a special file"),
     ],
 )
-def test_what_is_no_regular_file_stays_as_it_is(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
+def test_a_file_that_is_not_regular_is_not_changed(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
     at(tmp_path / "real").write(saved(1))
     make(tmp_path / "s")
     with pytest.raises(OSError, match=f"it is {kind}"):
         at(tmp_path / "s").write(saved(2))
-    assert f"it is {kind}" in why(at(tmp_path / "s"))
+    assert f"it is {kind}" in rejection(at(tmp_path / "s"))
     assert at(tmp_path / "real").read() == saved(1)
     assert {path.name for path in tmp_path.iterdir()} == {"real", "real.lock", "s"}
 
@@ -165,12 +164,12 @@ def test_what_is_no_regular_file_stays_as_it_is(tmp_path: Path, make: Callable[[
 def test_a_device_is_refused() -> None:
     with pytest.raises(OSError, match="it is a device"):
         at(Path("/dev/null")).write(saved(1))
-    assert "it is a device" in why(at(Path("/dev/zero")))
+    assert "it is a device" in rejection(at(Path("/dev/zero")))
 
 
 def test_rendering_leaves_room_for_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(snapshot_format.time, "sleep", pauses.append)
     flags = [replace(WHOLE, revision=number) for number in range(3_000)]
-    snapshot_format.rendered(STORE, Saved(StoreContents(flags, {}), NOW))
-    assert len(pauses) > 5, "three thousand flags take far longer than a turn"
+    snapshot_format.render(STORE, Saved(StoreContents(flags, {}), NOW))
+    assert len(pauses) > 5, "three thousand flags take far longer than a slice"

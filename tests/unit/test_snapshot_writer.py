@@ -112,7 +112,7 @@ async def test_the_end_waits_for_a_save_under_way(kept: Kept) -> None:
     kept.open.clear()
     saving = SnapshotWriter(Near(), kept)  # type: ignore[arg-type]
     saving.start()
-    await asyncio.to_thread(kept.acquired.wait, 10)
+    await asyncio.to_thread(kept.started.wait, 10)
     closing = asyncio.create_task(saving.close())
     impatient = asyncio.create_task(saving.close())
     await asyncio.sleep(0.02)
@@ -138,14 +138,14 @@ async def test_a_failure_is_told_once_counted_and_tried_again(kept: Kept, monkey
             for number, kept.error in enumerate(errors):
                 failures = saving.failures
                 await until(lambda failures=failures: saving.failures >= failures + 3)
-                assert [line["why"] for line in lines][number:] == [str(kept.error)]
+                assert [line["cause"] for line in lines][number:] == [str(kept.error)]
             assert saving.writes == 0
             kept.error = None
             await until(lambda: saving.writes)
             assert lines[-1]["event"] == "snapshots are saved again"
             near.replacements, kept.error, failures = 1, errors[0], saving.failures
             await until(lambda: saving.failures > failures)
-            assert lines[-1]["why"] == str(errors[0]), "it had worked in between"
+            assert lines[-1]["cause"] == str(errors[0]), "it had worked in between"
     assert [line["log_level"] for line in lines] == ["warning"] * 3 + ["info", "warning"]
 
 
@@ -166,11 +166,11 @@ async def test_what_another_has_saved_since_counts_as_saved(kept: Kept, monkeypa
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
     kept.newer = True
     async with running(Near(), kept) as saving:
-        await asyncio.to_thread(kept.acquired.wait, 10)
+        await asyncio.to_thread(kept.started.wait, 10)
         await asyncio.sleep(0.02)
-        kept.acquired.clear()
+        kept.started.clear()
         await asyncio.sleep(0.05)
-        assert not kept.acquired.is_set()
+        assert not kept.started.is_set()
         assert (saving.writes, saving.failures, saving.saved_at) == (0, 0, None), "its time is not this replica's"
 
 

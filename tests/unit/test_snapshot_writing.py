@@ -1,4 +1,4 @@
-"""Writing a snapshot: never older over newer, whole or not at all, whatever happens on the way."""
+"""Writing a snapshot: it is atomic, and an older one never replaces a newer one, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_never_older_over_newer(tmp_path: Path, there: Saved, offered: Saved, re
     assert at(tmp_path / "s").read() == (offered if replaces else there)
 
 
-def test_a_store_that_was_put_back_gets_its_snapshot_again(tmp_path: Path) -> None:
+def test_the_snapshot_of_a_restored_store_is_written(tmp_path: Path) -> None:
     file = at(tmp_path / "s", max_age_s=1e6)
     file.write(saved(9, when=NOW - timedelta(minutes=11)))
-    assert file.write(saved(3, when=NOW)), "no revision that was stored goes back but by a restored store"
+    assert file.write(saved(3, when=NOW)), "revisions go back only if the store was restored"
     assert file.read() == saved(3, when=NOW)
 
 
-def test_what_is_of_no_use_is_never_newer(tmp_path: Path) -> None:
+def test_an_unusable_snapshot_is_never_newer(tmp_path: Path) -> None:
     at(tmp_path / "s", store="mongodb://other/flags").write(saved(9))
     assert at(tmp_path / "s").write(saved(1))
     at(tmp_path / "s").write(saved(9, when=NOW - timedelta(seconds=61)))
@@ -58,7 +58,7 @@ def test_what_is_of_no_use_is_never_newer(tmp_path: Path) -> None:
 
 
 def test_of_many_writers_the_newest_wins(tmp_path: Path) -> None:
-    """Each has a lock of its own, as processes have."""
+    """Each writer has its own lock, as separate processes have."""
     start = threading.Barrier(8)
 
     def write(first: int) -> None:
@@ -79,8 +79,8 @@ def test_of_many_writers_the_newest_wins(tmp_path: Path) -> None:
     assert at(tmp_path / "s").read() == saved(199)
 
 
-def test_a_lock_that_nobody_frees_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "LOCK_PATIENCE_S", 0.05)
+def test_a_lock_that_is_never_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "LOCK_TIMEOUT_S", 0.05)
     with snapshot._locked(tmp_path / "s.lock"), pytest.raises(TimeoutError, match=r"another process.*s\.lock"):
         at(tmp_path / "s").write(saved(1))
     assert at(tmp_path / "s").write(saved(1))
@@ -88,7 +88,7 @@ def test_a_lock_that_nobody_frees_is_an_error(tmp_path: Path, monkeypatch: pytes
 
 @contextlib.contextmanager
 def unprivileged(directory: Path) -> Iterator[None]:
-    """Be no superuser for a moment, who may write everywhere, in a directory of one's own."""
+    """Act as an unprivileged user who owns the directory: a superuser may write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -115,11 +115,11 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
         Path("s").chmod(0)
         with capture_logs() as lines:
             assert at(Path("s")).read() is None
-        assert lines[0]["why"] == "Permission denied"
+        assert lines[0]["cause"] == "Permission denied"
 
 
 @pytest.mark.parametrize("limit", [0, 1, 1_000, 65_536, 2_000_000])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_leaves_the_old_snapshot(tmp_path: Path, limit: int) -> None:
     at(tmp_path / "s").write(saved(1))
     assert outcomes("full", tmp_path / "s", limit) == [{"errno": errno.EFBIG}]
     assert at(tmp_path / "s").read() == saved(1)
@@ -132,8 +132,8 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     begun = next(number for number, kill in enumerate(kills) if kill["found"])
     assert not any(kill["stored"] for kill in kills[:begun])
     for kill in kills[begun:]:
-        assert kill["found"] - kill["stored"] in (0, 1), "what was told to be stored, or what was on its way"
-        assert (kill["kinds"], kill["flags"]) == (1, FLAGS), "of one piece"
-    assert sum(kill["midway"] for kill in kills) > 5, "some were killed while they wrote"
-    assert at(tmp_path / "s").write(saved(1_000_000)), "what a killed process left is in nobody's way"
+        assert kill["found"] - kill["stored"] in (0, 1), "the last acknowledged snapshot, or the one in progress"
+        assert (kill["kinds"], kill["flags"]) == (1, FLAGS), "not a mixture"
+    assert sum(kill["midway"] for kill in kills) > 5, "some were killed while writing"
+    assert at(tmp_path / "s").write(saved(1_000_000)), "what a killed process left does not block others"
     assert {path.name for path in tmp_path.iterdir()} == {"s", "s.lock"}

@@ -1,4 +1,4 @@
-"""What rules mean, operator by operator; each row of docs/targeting.md's table of choices has its test here."""
+"""The meaning of rules, operator by operator. Each row of the choices in docs/targeting.md has its test here."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def var(name: Any) -> dict[str, Any]:
     return {"var": name}
 
 
-class Asked(Mapping[str, Any]):
-    """A context that remembers which fields it was asked for."""
+class RecordingContext(Mapping[str, Any]):
+    """A context that records which fields are read."""
 
     def __init__(self, **fields: Any) -> None:
         self.fields, self.names = fields, []
@@ -36,7 +36,7 @@ class Asked(Mapping[str, Any]):
         return self.fields.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
-        raise AssertionError("nobody needs all fields")
+        raise AssertionError("no rule here needs all fields")
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -47,7 +47,7 @@ class Asked(Mapping[str, Any]):
 
 def test_only_fields_that_decide_are_asked_for() -> None:
     rule = {"if": [{"and": [{"==": [var("a"), 1]}, {"==": [var("b"), 2]}]}, var("c"), {"or": [var("d"), var("e")]}]}
-    context = Asked(a=0, b=2, c=3, d=4, e=5)
+    context = RecordingContext(a=0, b=2, c=3, d=4, e=5)
     assert result(rule, context) == 4
     assert context.names == ["a", "d"]
 
@@ -66,7 +66,7 @@ def test_only_fields_that_decide_are_asked_for() -> None:
     ],
 )
 def test_a_rule_asks_for_the_fields_that_it_names(rule: Any, names: list[str]) -> None:
-    context = Asked(l=[{"x": 1}])
+    context = RecordingContext(l=[{"x": 1}])
     result(rule, context)
     assert set(context.names) == set(names)
 
@@ -232,7 +232,7 @@ def test_a_default_stands_for_what_is_missing_or_null() -> None:
     assert result(var(["x", 7]), {"x": None}) == 7
     assert result(var(["x", 7]), {"x": 0}) == 0
     assert result(var(["o.k", 7]), {"o": {}}) == 7
-    assert result(var(["gone", {"/": [1, 0]}]), {"gone": 1}) == 1, "and is evaluated only then"
+    assert result(var(["gone", {"/": [1, 0]}]), {"gone": 1}) == 1, "the default is evaluated only if it is needed"
 
 
 def test_the_whole_data_has_no_default() -> None:
@@ -351,7 +351,7 @@ def test_steps_over_lists_are_bounded() -> None:
 
 
 def test_texts_and_lists_are_bounded() -> None:
-    with pytest.raises(RuleError, match="a text of more than 65536 characters"):
+    with pytest.raises(RuleError, match="a string of more than 65536 characters"):
         result({"cat": [var("t")] * 2}, {"t": "x" * 32_769})
     assert len(result({"cat": [var("t")] * 2}, {"t": "x" * 32_768})) == 65_536
     with pytest.raises(RuleError, match="a list of more than 10000 elements"):
@@ -367,7 +367,7 @@ def steps(rule: Any, context: dict[str, Any], **evaluators: Any) -> list[tuple[A
     return [(".".join(map(str, step.path)), step.depth, step.result, step.note) for step in taken]
 
 
-def test_steps_tell_what_each_operator_gave_in_the_order_taken() -> None:
+def test_steps_have_each_operators_result_in_the_order_of_evaluation() -> None:
     rule = {"if": [{"and": [{"==": [var("a"), 1]}, {"$ref": "e"}]}, "on", {"cat": ["never"]}]}
     assert steps(rule, {"a": 1}, e={"!": [var("b")]}) == [
         ("if", 0, "on", ""),
@@ -391,19 +391,17 @@ def test_a_step_without_a_result_says_why() -> None:
     assert taken[1] == ("if.0./", 1, None, "division by zero")
 
 
-def test_a_split_tells_bucket_and_hash_or_what_is_missing() -> None:
+def test_a_splits_step_has_bucket_and_hash_or_what_is_missing() -> None:
     rule = {"fractional": [["a", 1], ["b", 1]]}
     [split] = steps(rule, {"targetingKey": "u"})
     assert split[3].startswith("bucket ")
     assert ", hash 0x" in split[3]
     assert steps(rule, {})[0][3] == "no split: nothing to hash"
-    assert (
-        steps({"fractional": [["a", {"+": [0.5]}]]}, {"targetingKey": "u"})[0][3] == "no split: the weights make none"
-    )
+    assert steps({"fractional": [["a", {"+": [0.5]}]]}, {"targetingKey": "u"})[0][3] == "no split: invalid weights"
 
 
 def test_steps_are_bounded_in_number_and_size() -> None:
     taken = steps({"map": [var("l"), {"cat": [var(""), "x" * 300]}]}, {"l": ["y"] * 5_000})
     assert len(taken) == MAX_STEPS
     assert taken[0][2] == "a list of 5000 elements"
-    assert taken[2][2] == "a text of 301 characters"
+    assert taken[2][2] == "a string of 301 characters"

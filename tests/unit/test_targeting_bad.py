@@ -1,4 +1,4 @@
-"""Wrong rules are refused with their place, hostile ones end soon: neither hangs nor breaks the server."""
+"""Invalid rules are refused with their path, and hostile rules end soon: neither hangs nor breaks the server."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def refusal(wrong: Flag) -> str:
     return texts[0]
 
 
-# Targeting text -> where the refusal says that it is wrong, and why.
+# Targeting text, and the path and the reason in the refusal.
 WRONG = {
-    "a 1,000 levels deep rule": (nested("!", 1_000), "flag.targeting", "nested too deep"),
+    "a 30,000 levels deep rule": (nested("!", 30_000), "flag.targeting", "nested too deeply"),
     "a 101 levels deep rule": (nested("!", 101), '["!"][0]["!"]', "nested more than 100 deep"),
-    "a list 100,000 levels deep": ("[" * 100_000 + "]" * 100_000, "flag.targeting", "nested too deep"),
+    "a list 100,000 levels deep": ("[" * 100_000 + "]" * 100_000, "flag.targeting", "nested too deeply"),
     "a literal 30 levels deep": (
         '{"!":[{"x":1,"y":' + "[" * 30 + "]" * 30 + "}]}",
         'flag.targeting["!"][0]',
@@ -56,22 +56,22 @@ WRONG = {
     "a 10 MB text": (json.dumps({"cat": ["a" * 10_000_000]}), "flag.targeting", "at most 262144"),
     "a 10 MB list": (json.dumps({"in": [1, [0] * 3_500_000]}), "flag.targeting", "at most 262144"),
     "more parts than 10,000": (json.dumps({"and": [{"!": [1]}] * 15_000}), "flag.targeting.and[9999]", "10000 parts"),
-    "NaN": ('{"+":[NaN]}', "flag.targeting", "NaN is no JSON number"),
-    "infinity": ('{"+":[-Infinity]}', "flag.targeting", "-Infinity is no JSON number"),
-    "a number beyond doubles": ('{"+":[1e400]}', "flag.targeting", "1e400 is beyond"),
+    "NaN": ('{"+":[NaN]}', "flag.targeting", "NaN is not a JSON number"),
+    "infinity": ('{"+":[-Infinity]}', "flag.targeting", "-Infinity is not a JSON number"),
+    "a number beyond doubles": ('{"+":[1e400]}', "flag.targeting", "1e400 is out of range for a 64-bit float"),
     "a number beyond int64": ('{"+":[9223372036854775808]}', 'flag.targeting["+"][0]', "-2^63 to 2^63-1"),
     "such a number in a list": ('{"in":[{"var":"x"},[9223372036854775808]]}', "flag.targeting.in[1][0]", "-2^63 to"),
     "a number of 5,000 digits": ('{"+":[' + "9" * 5_000 + "]}", "flag.targeting", "digits"),
-    "a field twice": ('{"if":[true,"on"],"if":[true,"off"]}', "flag.targeting", 'the field "if" stands twice'),
-    "a field twice inside": ('{"in":[1,[{"a":1,"b":2,"a":3}]]}', "flag.targeting", 'the field "a" stands twice'),
-    "half a surrogate pair": ('{"!":["\\ud800"]}', "flag.targeting", "surrogate pair"),
-    "half of one as it is": ('{"!":["\ud800"]}', "flag.targeting", "surrogate pair"),
+    "a field twice": ('{"if":[true,"on"],"if":[true,"off"]}', "flag.targeting", 'duplicate field "if" in one object'),
+    "a field twice inside": ('{"in":[1,[{"a":1,"b":2,"a":3}]]}', "flag.targeting", 'duplicate field "a" in one object'),
+    "an escaped lone surrogate": ('{"!":["\\ud800"]}', "flag.targeting", "a lone surrogate"),
+    "a lone surrogate": ('{"!":["\ud800"]}', "flag.targeting", "a lone surrogate"),
     "no JSON": ("{", "flag.targeting", "line 1, column 2"),
     "two values": ('{"!":[1]} 2', "flag.targeting", "line 1, column 11"),
     "a byte order mark": ('\ufeff{"!":[1]}', "flag.targeting", "line 1, column 1"),
     "a list for a rule": ('["on"]', "flag.targeting", "it must be an object"),
     "a text for a rule": ('"on"', "flag.targeting", "it must be an object"),
-    "an object that is no rule": ('{"if":[true,"on"],"or":[]}', "flag.targeting", "none of the flag's variants"),
+    "an object that is no rule": ('{"if":[true,"on"],"or":[]}', "flag.targeting", "not one of the flag's variants"),
     "an unknown operator": (
         '{"if":[{"and":[true,{"foo":1}]},"on"]}',
         "flag.targeting.if[0].and[1].foo",
@@ -80,26 +80,26 @@ WRONG = {
     "too few arguments": ('{"if":[{"==":[1]},"on"]}', 'flag.targeting.if[0]["=="]', "has 1 arguments; it must have 2"),
     "too many arguments": ('{"if":[{"!":[1,2]},"on"]}', 'flag.targeting.if[0]["!"]', "has 2 arguments; it must have 1"),
     "an if of nothing": ('{"if":[]}', "flag.targeting.if", "if has 0 arguments; it must have at least 1"),
-    "a negative weight": ('{"fractional":[["on",-1],["off",1]]}', "flag.targeting.fractional[0][1]", "a weight is -1"),
+    "a negative weight": ('{"fractional":[["on",-1],["off",1]]}', "flag.targeting.fractional[0][1]", "weight is -1"),
     "a weight as text": (
         '{"fractional":[["on",1],["off","50"]]}',
         "flag.targeting.fractional[1][1]",
-        'a weight is "50"',
+        'the weight is "50"',
     ),
-    "a weight of null": ('{"fractional":[["on",null]]}', "flag.targeting.fractional[0][1]", "a weight is null"),
-    "a weight of true": ('{"fractional":[["on",true]]}', "flag.targeting.fractional[0][1]", "a weight is true"),
-    "half a weight": ('{"fractional":[["on",0.5]]}', "flag.targeting.fractional[0][1]", "a weight is 0.5"),
+    "a weight of null": ('{"fractional":[["on",null]]}', "flag.targeting.fractional[0][1]", "the weight is null"),
+    "a weight of true": ('{"fractional":[["on",true]]}', "flag.targeting.fractional[0][1]", "the weight is true"),
+    "half a weight": ('{"fractional":[["on",0.5]]}', "flag.targeting.fractional[0][1]", "the weight is 0.5"),
     "weights beyond int32": (
         '{"fractional":[["on",2147483647],["off",1]]}',
         "flag.targeting.fractional",
-        "more than 2147483647",
+        "exceeds 2147483647",
     ),
-    "an endless weight": ('{"fractional":[["on",1e300]]}', "flag.targeting.fractional", "more than 2147483647"),
-    "a share of three": ('{"fractional":[["on",1,2]]}', "flag.targeting.fractional[0]", 'a share is ["on",1,2]'),
-    "an empty share": ('{"fractional":[[]]}', "flag.targeting.fractional[0]", "a share is []"),
+    "an endless weight": ('{"fractional":[["on",1e300]]}', "flag.targeting.fractional", "exceeds 2147483647"),
+    "a share of three": ('{"fractional":[["on",1,2]]}', "flag.targeting.fractional[0]", 'the share is ["on",1,2]'),
+    "an empty share": ('{"fractional":[[]]}', "flag.targeting.fractional[0]", "the share is []"),
     "a split of nothing": ('{"fractional":["on"]}', "flag.targeting.fractional", "has no variants"),
-    "an unresolved $ref": ('{"if":[{"$ref":"gone"},"on"]}', 'flag.targeting.if[0]["$ref"]', '"gone" is no evaluator'),
-    "a $ref to a list": ('{"$ref":["a"]}', 'flag.targeting["$ref"]', '["a"] is no evaluator'),
+    "an unresolved $ref": ('{"if":[{"$ref":"gone"},"on"]}', 'flag.targeting.if[0]["$ref"]', 'unknown evaluator "gone"'),
+    "a $ref to a list": ('{"$ref":["a"]}', 'flag.targeting["$ref"]', 'unknown evaluator ["a"]'),
     "an unknown comparison of versions": (
         '{"sem_ver":["1","=>","2"]}',
         "flag.targeting.sem_ver[1]",
@@ -108,14 +108,18 @@ WRONG = {
     "a comparison that is no text": (
         '{"sem_ver":["1",null,"2"]}',
         "flag.targeting.sem_ver[1]",
-        "null is no comparison",
+        "null is not a version comparison",
     ),
-    "no version": ('{"sem_ver":[{"var":"x"},">","x.y"]}', "flag.targeting.sem_ver[2]", '"x.y" is no semantic version'),
-    "a variant that is not there": ('{"if":[true,"blue"]}', "flag.targeting.if[1]", "they are off, on"),
+    "no version": (
+        '{"sem_ver":[{"var":"x"},">","x.y"]}',
+        "flag.targeting.sem_ver[2]",
+        '"x.y" is not a semantic version',
+    ),
+    "a variant that is not there": ('{"if":[true,"blue"]}', "flag.targeting.if[1]", "the flag's variants: off, on"),
     "a split to one that is not there": (
         '{"fractional":[["blue"]]}',
         "flag.targeting.fractional[0][0]",
-        "they are off, on",
+        "the flag's variants: off, on",
     ),
 }
 
@@ -133,7 +137,7 @@ def test_a_wrong_rule_is_refused_where_it_is_wrong(name: str) -> None:
 def test_a_wrong_evaluator_is_refused_by_its_name(name: str) -> None:
     targeting, place, why = WRONG[name]
     if name in ("a list for a rule", "a text for a rule"):
-        return  # an evaluator may be part of a rule, a list of countries for one
+        return  # An evaluator may be a part of a rule, for example a list of countries.
     message = refusal(flag('{"$ref":"e"}', {"e": targeting}))
     if "at most 262144" not in why:
         assert "flag.evaluators[e]" in message
@@ -164,7 +168,7 @@ def test_circular_evaluators_are_refused_with_the_circle() -> None:
     assert "refers to itself: a -> b -> c -> a" in message
 
 
-def test_every_wrong_part_is_told_up_to_twenty() -> None:
+def test_up_to_twenty_wrong_parts_are_reported() -> None:
     message = refusal(flag(json.dumps({"and": [{"foo": 1}, {"==": [1]}, {"bar": 2}]})))
     assert all(place in message for place in ("and[0].foo", 'and[1]["=="]', "and[2].bar"))
     assert refusal(flag(json.dumps({"and": [{"foo": 1}] * 10_000}))).count("unknown operator") == 20
@@ -208,7 +212,7 @@ def zeros(count: int) -> list[int]:
 
 
 def doubled(times: int, leaf: Any) -> dict[str, Any]:
-    """Each turn gives a list with the last result twice: little memory, 2^times elements to walk through."""
+    """Return a rule whose result nests lists: each iteration doubles it, in little memory but with 2^times elements."""
     return {"reduce": [zeros(times), [ACC, ACC], leaf]}
 
 
@@ -358,7 +362,7 @@ def test_a_hostile_rule_ends_soon(name: str) -> None:
         try:
             compiled.evaluate(context, 1.0)
         except RuleError as error:
-            assert len(str(error)) < 200  # noqa: PT017  either end is fine, a long message is not
+            assert len(str(error)) < 200  # noqa: PT017  it may succeed or fail, but not with a long message
 
     assert cost(evaluate) < EVALUATION
     tracemalloc.start()

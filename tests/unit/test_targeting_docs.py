@@ -1,4 +1,4 @@
-"""docs/targeting.md says what the engine does: operators, their arguments, bounds, and the tests of its choices."""
+"""docs/targeting.md agrees with the engine: operators, their arguments, limits, and the tests of the choices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENT = (ROOT / "docs" / "targeting.md").read_text()
 
 
 def rows() -> dict[str, str]:
-    """Give each operator's arguments as the document's tables have them."""
+    """Return each operator's arguments according to the document's tables."""
     found = {}
     for line in DOCUMENT.partition("## Bounds")[0].splitlines():
         names, _, rest = line.removeprefix("| ").partition(" | ")
@@ -32,12 +32,12 @@ def test_every_operator_is_documented_and_none_else() -> None:
 
 def test_the_documented_numbers_of_arguments_are_those_that_are_checked() -> None:
     for name, operator in operators.OPERATORS.items():
-        said = rows()[name].partition(":")[0].removesuffix(" texts")
-        if operator.most == sys.maxsize:
-            wanted = "any" if operator.least == 0 else f"{operator.least} or more"
+        documented = rows()[name].partition(":")[0].removesuffix(" texts")
+        if operator.max_args == sys.maxsize:
+            actual = "any" if operator.min_args == 0 else f"{operator.min_args} or more"
         else:
-            wanted = " or ".join(str(count) for count in sorted({operator.least, operator.most}))
-        assert said == wanted, name
+            actual = " or ".join(str(count) for count in sorted({operator.min_args, operator.max_args}))
+        assert documented == actual, name
 
 
 def test_the_documented_bounds_are_those_that_hold() -> None:

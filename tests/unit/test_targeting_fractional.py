@@ -1,4 +1,4 @@
-"""Who falls to which variant: hashes and buckets as flagd has them, in both versions, for ever."""
+"""Fractional splits: hashes and buckets are those of flagd in both versions, and never change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VECTORS = [(version, number) for version, vectors in VERSIONS.items() for number
 
 
 def case_of(vector: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the rule and the context of a vector; one without a seed is the shorthand."""
+    """Return the rule and the context of a vector. One without a seed is the shorthand form."""
     context = {} if vector["targetingKey"] is None else {"targetingKey": vector["targetingKey"]}
     if "seed" not in vector:
         return {"fractional": vector["shares"]}, context

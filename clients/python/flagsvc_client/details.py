@@ -1,4 +1,4 @@
-"""What is asked and answered: evaluation contexts and evaluation details, in OpenFeature's words."""
+"""Evaluation contexts and evaluation details, in OpenFeature's terms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGETING_KEY = "targetingKey"
 
 
 class Reason(StrEnum):
-    """Why an evaluation has its value. UNKNOWN also for a reason that this release does not know."""
+    """Why an evaluation has its value. UNKNOWN also stands for a reason added by a newer release."""
 
     STATIC = "STATIC"
     DEFAULT = "DEFAULT"
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """What went wrong. GENERAL also for a code that this release does not know."""
+    """What went wrong. GENERAL also stands for a code added by a newer release."""
 
     FLAG_NOT_FOUND = "FLAG_NOT_FOUND"
     TYPE_MISMATCH = "TYPE_MISMATCH"
@@ -42,7 +42,7 @@ class ErrorCode(StrEnum):
 
 
 class Source(StrEnum):
-    """Where the definition came from. LOCAL: this process's own copy. NONE: nowhere, the answer is an error."""
+    """Where the definition came from. LOCAL: this process's own copy. NONE: there is none, the evaluation failed."""
 
     NONE = "NONE"
     LOCAL = "LOCAL"
@@ -54,22 +54,22 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """For whom a flag is evaluated: who it is, such as a user's id, and further facts."""
+    """For whom a flag is evaluated: `targeting_key` identifies the subject, such as a user's id."""
 
     targeting_key: str = ""
     attributes: Mapping[str, JsonValue] = field(default_factory=lambda: NOTHING)
 
 
 Context = EvaluationContext | Mapping[str, JsonValue] | None
-"""A context as callers may give it: as such, as one mapping with `targetingKey` in it, or none."""
+"""A context as callers may pass it: an EvaluationContext, a mapping with `targetingKey` in it, or None."""
 
 
 class EvaluationDetails(NamedTuple, Generic[T]):
-    """What a flag evaluated to. `value` is the caller's default where the flag has none or could not be evaluated.
+    """What a flag evaluated to. `value` is the caller's default if the flag has no value or could not be evaluated.
 
-    `variant` None: the default stands. `error_code` None: no error. `status`: the flag's, such as "BETA"; empty when
-    unknown. `enabled`: status is ENABLED and the flag's value is true. `age_ms`: since the definition was last known to
-    be the store's. `revision` 0: unknown.
+    `variant` None: the value is the caller's default. `error_code` None: no error. `status`: the flag's, such as
+    "BETA"; empty if unknown. `enabled`: the status is ENABLED and the flag's value is true. `revision` 0: unknown.
+    `age_ms`: time since the definition was last verified against the store.
     """
 
     flag_key: str

@@ -1,4 +1,4 @@
-"""Failed calls, with the details that the server tells (google.rpc), and the same for guards to send."""
+"""Failed calls with the details that the server sends (google.rpc), and the same details for guards to send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPE_URL = "type.googleapis.com/google.rpc."
 
 
 class Violation(NamedTuple):
-    """A field that is wrong, and what would be right. `reason` is for programs, such as INVALID_FLAG."""
+    """An invalid field, and what would be valid. `reason` is for programs, such as INVALID_FLAG."""
 
     field: str
     description: str
@@ -27,9 +27,9 @@ class Violation(NamedTuple):
 class FlagServiceError(Exception):
     """A call that failed.
 
-    `code`: gRPC's. `reason`: for programs, such as FLAG_VERSION_CONFLICT; empty when not told. `metadata`: what the
-    message speaks of, by name. `violations`: fields that are wrong. `retry_after_s`: seconds after which it may go
-    better; None when not told.
+    `code`: gRPC's. `reason`: for programs, such as FLAG_VERSION_CONFLICT; empty if the server sent none. `metadata`:
+    the values in the message by name, such as the flag's key. `violations`: invalid fields. `retry_after_s`: seconds
+    after which a retry may succeed; None if the server sent none.
     """
 
     def __init__(
@@ -48,27 +48,42 @@ class FlagServiceError(Exception):
         self.violations, self.retry_after_s = violations, retry_after_s
 
 
+def failure_of(error: Exception) -> FlagServiceError:
+    """Return the failure for whatever a transport raised."""
+    if isinstance(error, grpc.RpcError):
+        return of_rpc_error(error)
+    if isinstance(error, TimeoutError):
+        return FlagServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "no message from the server for too long")
+    return client_unusable(str(error))
+
+
+def client_unusable(why: str) -> FlagServiceError:
+    """Return the failure of a client that cannot send anything."""
+    return FlagServiceError(grpc.StatusCode.UNAVAILABLE, f"this client cannot be used: {why}", "CLIENT_UNUSABLE")
+
+
 def of_rpc_error(error: grpc.RpcError) -> FlagServiceError:
-    """Read what a failed call tells; details that cannot be read are left out."""
+    """Return a failed call with its details; those that cannot be read are left out."""
     call: Any = error
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for detail in _details(call.trailing_metadata() or ()):
         with contextlib.suppress(DecodeError):
-            told |= _read(detail)
-    return FlagServiceError(call.code(), call.details() or "", **told)
+            fields |= _fields(detail)
+    return FlagServiceError(call.code(), call.details() or "", **fields)
 
 
 def status_trailer(
     code: grpc.StatusCode, message: str, reason: str, metadata: Mapping[str, str]
 ) -> tuple[tuple[str, bytes], ...]:
-    """Give the trailing metadata that tells a refusal with its reason, as the server does."""
+    """Return the trailing metadata for a refusal with its reason, as the server sends it."""
     status = pb.Status(code=code.value[0], message=message)
     info = pb.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))
     status.details.add(type_url=f"{_TYPE_URL}ErrorInfo", value=info.SerializeToString())
     return ((TRAILER, status.SerializeToString()),)
 
 
-def _read(detail: Any) -> dict[str, Any]:
+def _fields(detail: Any) -> dict[str, Any]:
+    """Return what one detail adds to a FlagServiceError."""
     name = detail.type_url.removeprefix(_TYPE_URL)
     if name == "ErrorInfo":
         info = pb.ErrorInfo.FromString(detail.value)

@@ -1,6 +1,6 @@
-"""OpenFeature's provider: FlagsvcProvider asks the service, or answers from this process's own copy.
+"""The OpenFeature provider: FlagsvcProvider asks the service, or evaluates from a local copy of the flag set.
 
-Needs the extra: `pip install "flagsvc-client[openfeature]"`.
+It needs the extra: `pip install "flagsvc-client[openfeature]"`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Re
 from openfeature.provider import AbstractProvider, Metadata
 
 from . import FlagClient, aio
+from .client_events import ClientEvent
 from .details import ErrorCode as OwnErrorCode
 from .details import EvaluationContext, EvaluationDetails, JsonValue
-from .events import ClientEvent
 
 READY_TIMEOUT_S = 5.0
 _EVENTS = {
@@ -44,12 +44,12 @@ T = TypeVar("T")
 
 
 class FlagsvcProvider(AbstractProvider):
-    """Resolves the flags of one set; the options are FlagClient's. Any number of providers may stand side by side.
+    """Resolves the flags of one set; the options are FlagClient's. A process may have any number of providers.
 
-    Over the network, READY and ERROR tell whether the last evaluation was answered. With `local`, READY, STALE, ERROR
-    and CONFIGURATION_CHANGED tell of the copy that this process keeps, and neither form of evaluation makes a call.
-    Setting the provider waits for the first answer: `timeout_s` over the network, `ready_timeout_s` with `local`.
-    Flag metadata are the flag's own and `flagSetId`, `version` (its revision) and `flagsvc.source`, unless it has them.
+    Over the network, READY and ERROR report whether the server answered the last evaluation. With `local`, READY,
+    STALE, ERROR and CONFIGURATION_CHANGED report the state of the local copy, and no evaluation makes a call.
+    Setting the provider waits for the server: up to `timeout_s` over the network, `ready_timeout_s` with `local`.
+    The metadata is the flag's own, plus `flagSetId`, `version` (the revision) and `flagsvc.source` unless it has them.
     """
 
     def __init__(
@@ -83,31 +83,31 @@ class FlagsvcProvider(AbstractProvider):
         self._client: FlagClient | None = None
         self._aio_clients: dict[asyncio.AbstractEventLoop, aio.FlagClient] = {}
         self._lock = threading.RLock()
-        self._telling = False
+        self._emits_events = False
         self._answered = True
 
     def get_metadata(self) -> Metadata:
-        """Name the provider."""
+        """Return the provider's name."""
         return Metadata(name="flagsvc")
 
     def initialize(self, evaluation_context: openfeature_context.EvaluationContext) -> None:  # noqa: ARG002
-        """Start, and wait a bounded time for the first answer. Raises ProviderNotReadyError; it goes on trying."""
+        """Start, and wait a bounded time for the server. Raises ProviderNotReadyError, but continues to connect."""
         self.shutdown()
         client = FlagClient(self._target, **self._settings, **(self._local_settings if self._local else {}))
         self._client = client
         ready = client.wait_ready(self._ready_timeout_s) if self._local else _answers(client)
         with self._lock:
-            self._telling = True
+            self._emits_events = True
             self._answered = ready or (self._local and client.ready)
             if not self._answered:
-                raise ProviderNotReadyError(f"No flags from {self._target} yet; it goes on trying")
+                raise ProviderNotReadyError(f"No flags from {self._target} yet; still connecting")
 
     def shutdown(self) -> None:
-        """End every stream and connection; an event loop's own ones in that loop."""
+        """Close all clients, each asyncio client in its own event loop."""
         with self._lock:
             client, self._client = self._client, None
             aio_clients, self._aio_clients = self._aio_clients, {}
-            self._telling = False
+            self._emits_events = False
         if client is not None:
             client.close()
         for loop, aio_client in aio_clients.items():
@@ -116,65 +116,65 @@ class FlagsvcProvider(AbstractProvider):
     def resolve_boolean_details(
         self, flag_key: str, default_value: bool, evaluation_context: Context = None
     ) -> FlagResolutionDetails[bool]:
-        """Evaluate a flag whose values are true and false."""
+        """Evaluate a boolean flag."""
         return self._resolve(flag_key, default_value, False, evaluation_context)
 
     def resolve_string_details(
         self, flag_key: str, default_value: str, evaluation_context: Context = None
     ) -> FlagResolutionDetails[str]:
-        """Evaluate a flag whose values are texts."""
+        """Evaluate a string flag."""
         return self._resolve(flag_key, default_value, "", evaluation_context)
 
     def resolve_integer_details(
         self, flag_key: str, default_value: int, evaluation_context: Context = None
     ) -> FlagResolutionDetails[int]:
-        """Evaluate a flag whose values are whole numbers."""
+        """Evaluate an integer flag."""
         return self._resolve(flag_key, default_value, 0, evaluation_context)
 
     def resolve_float_details(
         self, flag_key: str, default_value: float, evaluation_context: Context = None
     ) -> FlagResolutionDetails[float]:
-        """Evaluate a flag whose values are numbers; whole ones are widened, and so is the default."""
+        """Evaluate a number flag; whole numbers are converted to float, and so is the default."""
         return self._resolve(flag_key, _widened(default_value), 0.0, evaluation_context)
 
     def resolve_object_details(
         self, flag_key: str, default_value: Object, evaluation_context: Context = None
     ) -> FlagResolutionDetails[Object]:
-        """Evaluate a flag whose values are objects."""
+        """Evaluate an object flag."""
         return self._resolve(flag_key, default_value, {}, evaluation_context)
 
     async def resolve_boolean_details_async(
         self, flag_key: str, default_value: bool, evaluation_context: Context = None
     ) -> FlagResolutionDetails[bool]:
-        """Evaluate a flag whose values are true and false."""
+        """Evaluate a boolean flag."""
         return await self._resolve_async(flag_key, default_value, False, evaluation_context)
 
     async def resolve_string_details_async(
         self, flag_key: str, default_value: str, evaluation_context: Context = None
     ) -> FlagResolutionDetails[str]:
-        """Evaluate a flag whose values are texts."""
+        """Evaluate a string flag."""
         return await self._resolve_async(flag_key, default_value, "", evaluation_context)
 
     async def resolve_integer_details_async(
         self, flag_key: str, default_value: int, evaluation_context: Context = None
     ) -> FlagResolutionDetails[int]:
-        """Evaluate a flag whose values are whole numbers."""
+        """Evaluate an integer flag."""
         return await self._resolve_async(flag_key, default_value, 0, evaluation_context)
 
     async def resolve_float_details_async(
         self, flag_key: str, default_value: float, evaluation_context: Context = None
     ) -> FlagResolutionDetails[float]:
-        """Evaluate a flag whose values are numbers; whole ones are widened, and so is the default."""
+        """Evaluate a number flag; whole numbers are converted to float, and so is the default."""
         return await self._resolve_async(flag_key, _widened(default_value), 0.0, evaluation_context)
 
     async def resolve_object_details_async(
         self, flag_key: str, default_value: Object, evaluation_context: Context = None
     ) -> FlagResolutionDetails[Object]:
-        """Evaluate a flag whose values are objects."""
+        """Evaluate an object flag."""
         return await self._resolve_async(flag_key, default_value, {}, evaluation_context)
 
     def _resolve(self, key: str, default: T, kind: JsonValue, context: Context) -> FlagResolutionDetails[T]:
-        """Evaluate; `kind` is some value of the type that is asked for."""
+        """Evaluate; `kind` is any value of the expected type."""
         _check_default(key, default, kind.__class__)
         details = self._running().details(key, _own_context(context), default=kind)
         return self._resolution(default, details)
@@ -193,7 +193,7 @@ class FlagsvcProvider(AbstractProvider):
         return client
 
     def _aio_client(self) -> aio.FlagClient:
-        """Give the running loop's client: grpc's asyncio channels belong to one loop."""
+        """Return the running loop's client: an asyncio channel of grpc belongs to one loop."""
         loop = asyncio.get_running_loop()
         found = self._aio_clients.get(loop)
         if found is None:
@@ -206,7 +206,7 @@ class FlagsvcProvider(AbstractProvider):
 
     def _resolution(self, default: T, details: EvaluationDetails[JsonValue]) -> FlagResolutionDetails[T]:
         if not self._local:
-            self._tell_whether_answered(details.error_code is not OwnErrorCode.PROVIDER_NOT_READY, details)
+            self._emit_if_changed(details.error_code is not OwnErrorCode.PROVIDER_NOT_READY, details)
         return FlagResolutionDetails(
             value=default if details.variant is None else details.value,
             error_code=None if details.error_code is None else ErrorCode(details.error_code),
@@ -222,21 +222,21 @@ class FlagsvcProvider(AbstractProvider):
         own = {"flagSetId": self._flag_set, "version": str(details.revision), "flagsvc.source": details.source.value}
         return own | details.flag_metadata  # type: ignore[operator,no-any-return]
 
-    def _tell_whether_answered(self, answered: bool, details: EvaluationDetails[JsonValue]) -> None:
+    def _emit_if_changed(self, answered: bool, details: EvaluationDetails[JsonValue]) -> None:
         if answered is self._answered:
             return
         with self._lock:
             if answered is not self._answered:
                 self._answered = answered
-                self._tell(ClientEvent("ready" if answered else "error", frozenset(), details.error_message))
+                self._emit(ClientEvent("ready" if answered else "error", frozenset(), details.error_message))
 
     def _on_client_event(self, event: ClientEvent) -> None:
         with self._lock:
-            self._tell(event)
+            self._emit(event)
 
-    def _tell(self, event: ClientEvent) -> None:
-        """Hand an event on, except while setting up: what is so then, the SDK tells when `initialize` returns."""
-        if not self._telling:
+    def _emit(self, event: ClientEvent) -> None:
+        """Emit an event, except during set-up: the SDK emits that state itself when `initialize` returns."""
+        if not self._emits_events:
             return
         changed = sorted(event.keys) if event.kind == "changed" else None
         error_code = ErrorCode.PROVIDER_NOT_READY if event.kind == "error" else None
@@ -245,12 +245,12 @@ class FlagsvcProvider(AbstractProvider):
 
 
 def _answers(client: FlagClient) -> bool:
-    """Whether the service answers an evaluation, of whatever flag."""
+    """Whether the service answers an evaluation; the flag does not matter."""
     return client.details("openfeature", default=False).error_code is not OwnErrorCode.PROVIDER_NOT_READY
 
 
 def _close_in(loop: asyncio.AbstractEventLoop, client: aio.FlagClient) -> None:
-    """Close a client in its own loop; one whose loop does not run any more goes with its last reference."""
+    """Close a client in its own loop. If that has stopped, the client ends with its last reference."""
 
     def close() -> None:
         closing.append(loop.create_task(client.close()))
@@ -277,7 +277,7 @@ def _own_context(context: Context) -> EvaluationContext | None:
 
 
 def _json(value: object, path: str) -> JsonValue:
-    """Give an attribute as JSON has it: times as ISO 8601 texts. Raises InvalidContextError."""
+    """Return an attribute as JSON; a datetime as ISO 8601 text. Raises InvalidContextError."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -289,4 +289,4 @@ def _json(value: object, path: str) -> JsonValue:
             return [_json(item, f"{path}[{number}]") for number, item in enumerate(value)]
         case _:
             kind = value.__class__.__name__
-            raise InvalidContextError(f"The context's attribute {path} is of type {kind}, which JSON does not have")
+            raise InvalidContextError(f"The context's attribute {path} is of type {kind}; JSON has no such type")

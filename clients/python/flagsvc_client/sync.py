@@ -1,54 +1,48 @@
-"""The synchronous client, for any thread. Each method asks `calls` for the request and for what the answer says."""
+"""The client for threads. Generated from aio.py by `make sync-client`; do not edit."""
 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from contextlib import closing
+from typing import Any, Self, TypeVar
 
 import grpc
 
-from flagsvc_client import calls
 from flagsvc_client._engine.model import Flag
-from flagsvc_client.calls import HistoryEntry, Number, Seconds, WriteLevel, Written
-from flagsvc_client.channel import channel_options, checked_target, forks, open_channel
+from flagsvc_client.client_events import ClientEvent, State
+from flagsvc_client.default_values import ANY_TYPE, as_float, check_default, expected_type
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
 from flagsvc_client.errors import FlagServiceError
-from flagsvc_client.events import ClientEvent, State
-from flagsvc_client.flags import flag_of
-from flagsvc_client.locally import STALENESS_BOUND_S, following_of
+from flagsvc_client.local import STALENESS_BOUND_S, open_local
+from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult, history_entry_of
+from flagsvc_client.session import CALL_TIMEOUT_S, PAGE_SIZE, Session
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
-from flagsvc_client.watching import Backoff, Watched, cut_when_silent, watched
-
-if TYPE_CHECKING:
-    from flagsvc_client.following import SyncFollower
+from flagsvc_client.transport.backoff import Backoff
+from flagsvc_client.transport.channel import channel_options, checked_target
+from flagsvc_client.transport.sync import Event, Transport, wait_for
+from flagsvc_client.watch_events import WatchEvent, watch_event_of
+from flagsvc_client.wire_flags import flag_of
 
 T = TypeVar("T")
-# grpc says ValueError for a channel that was closed.
-_TROUBLE = (grpc.RpcError, FlagServiceError, ValueError)
-
-
-class _Connection(NamedTuple):
-    """A channel belongs to the process that it was made in."""
-
-    forks: int
-    channel: grpc.Channel
-    stub: Any
+Number = float
+Seconds = float
+Timeout = float | None
+"""Seconds. These aliases exist because `float` is a method inside the class."""
+CLOCK_INTERVAL_S = 0.25
 
 
 class FlagClient:
-    """Feature flags for any number of threads. Waits for nothing when it is made, connects when it is first used.
+    """Feature flags for any number of threads. The constructor does not block; the first call connects.
 
-    `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: of each call. `raise_errors`: an
-    evaluation that fails raises FlagServiceError; else the caller's default stands. `actor`: who writes, for the
-    history. `options`: further gRPC channel options.
+    `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.
+    `raise_errors`: raise FlagServiceError when an evaluation fails; otherwise return the caller's default. `actor`:
+    the author of writes, for the history. `options`: further gRPC channel options.
 
-    `local`: hold the flag set and evaluate here, without a call; `snapshot_file` keeps the last known set for the next
-    start, answers are STALE when the server was not heard for `staleness_bound_s` seconds, `on_event` hears of it.
+    `local`: keep a copy of the flag set in this process and evaluate from it, without a call. `snapshot_file`: saves
+    the copy for the next start. `staleness_bound_s`: seconds without a message from the server after which answers
+    are STALE. `on_event`: receives the local copy's events.
     """
 
     def __init__(
@@ -56,7 +50,7 @@ class FlagClient:
         target: str,
         *,
         flag_set: str = "default",
-        timeout_s: Seconds = calls.TIMEOUT_S,
+        timeout_s: Seconds = CALL_TIMEOUT_S,
         raise_errors: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         actor: str = "",
@@ -66,14 +60,11 @@ class FlagClient:
         on_event: Callable[[ClientEvent], None] | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._target, self._credentials = checked_target(target), credentials
-        self._options = channel_options(options)
-        self._session = calls.Session(flag_set, timeout_s, actor, raise_errors=raise_errors)
-        self._connection: _Connection | None = None
-        self._connecting, self._closing = threading.Lock(), threading.Event()
-        self._following = following_of(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
-        self._follower: SyncFollower | None = None
-        self._follow()
+        self._session = Session(flag_set, timeout_s, actor, raise_errors=raise_errors)
+        self._transport = Transport(checked_target(target), credentials, channel_options(options), timeout_s)
+        self._local = open_local(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
+        self._is_updating = False
+        self._start_updating()
 
     def is_enabled(
         self,
@@ -82,94 +73,69 @@ class FlagClient:
         default: bool = False,
         *,
         min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        timeout_s: Timeout = None,
     ) -> bool:
-        """Whether the flag is ENABLED and true for this context; the default where that cannot be found out.
+        """Whether the flag is ENABLED and true for this context; the default if that cannot be determined.
 
-        An unknown flag is off, as the existing system has it.
+        An unknown flag is off, as in the existing system.
         """
-        calls.check_default(default, bool)
+        check_default(default, bool)
         session = self._session
         try:
-            if (held := self._locally(key, context, None, min_revision)) is not None:
-                return session.enabled(session.checked(held), default)
-            request = session.evaluation(key, context, calls.ANY_TYPE, min_revision)
-            response = self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s)
-        except _TROUBLE as error:
+            if (local := self._evaluate_locally(key, context, None, min_revision)) is not None:
+                return session.is_enabled(session.checked(local), default)
+            request = session.evaluate_request(key, context, ANY_TYPE, min_revision)
+            response = self._transport.call("EvaluateFlag", request, timeout_s)
+        except FlagServiceError as error:
             return session.failed(key, default, error).value
         found = response.evaluation
-        return session.enabled(session.answered(found, default), default) if found.error_code else found.enabled
+        return session.is_enabled(session.details_of(found, default), default) if found.error_code else found.enabled
 
     def details(
-        self, key: str, context: Context = None, *, default: T, min_revision: int = 0, timeout_s: Seconds | None = None
+        self, key: str, context: Context = None, *, default: T, min_revision: int = 0, timeout_s: Timeout = None
     ) -> EvaluationDetails[T]:
-        """Evaluate a flag that has values of the default's type, and tell how the value came about."""
-        wanted, session = calls.wanted_type(default), self._session
+        """Evaluate a flag whose values have the default's type; the result says how the value came about."""
+        value_type, session = expected_type(default), self._session
         try:
-            if (held := self._locally(key, context, default, min_revision)) is not None:
-                return session.checked(held)
-            request = session.evaluation(key, context, wanted, min_revision)
-            response = self._stub.EvaluateFlag(request, timeout=timeout_s or session.timeout_s)
-        except _TROUBLE as error:
+            if (local := self._evaluate_locally(key, context, default, min_revision)) is not None:
+                return session.checked(local)
+            request = session.evaluate_request(key, context, value_type, min_revision)
+            response = self._transport.call("EvaluateFlag", request, timeout_s)
+        except FlagServiceError as error:
             return session.failed(key, default, error)
-        return session.answered(response.evaluation, default)
+        return session.details_of(response.evaluation, default)
 
     def boolean(
-        self,
-        key: str,
-        context: Context = None,
-        *,
-        default: bool,
-        min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        self, key: str, context: Context = None, *, default: bool, min_revision: int = 0, timeout_s: Timeout = None
     ) -> bool:
-        """Evaluate a flag of booleans."""
-        calls.check_default(default, bool)
+        """Evaluate a boolean flag."""
+        check_default(default, bool)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
     def string(
-        self,
-        key: str,
-        context: Context = None,
-        *,
-        default: str,
-        min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        self, key: str, context: Context = None, *, default: str, min_revision: int = 0, timeout_s: Timeout = None
     ) -> str:
-        """Evaluate a flag of texts."""
-        calls.check_default(default, str)
+        """Evaluate a string flag."""
+        check_default(default, str)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
     def integer(
-        self,
-        key: str,
-        context: Context = None,
-        *,
-        default: int,
-        min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        self, key: str, context: Context = None, *, default: int, min_revision: int = 0, timeout_s: Timeout = None
     ) -> int:
-        """Evaluate a flag of whole numbers."""
-        calls.check_default(default, int)
+        """Evaluate an integer flag."""
+        check_default(default, int)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
     def float(
-        self,
-        key: str,
-        context: Context = None,
-        *,
-        default: Number,
-        min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        self, key: str, context: Context = None, *, default: Number, min_revision: int = 0, timeout_s: Timeout = None
     ) -> Number:
-        """Evaluate a flag of numbers."""
-        calls.check_default(default, float)
-        found = self.details(
-            key, context, default=calls.as_float(default), min_revision=min_revision, timeout_s=timeout_s
-        )
+        """Evaluate a number flag; whole numbers are converted to float."""
+        check_default(default, float)
+        number = as_float(default)
+        found = self.details(key, context, default=number, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
     def object(
@@ -179,41 +145,37 @@ class FlagClient:
         *,
         default: Mapping[str, JsonValue],
         min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        timeout_s: Timeout = None,
     ) -> Mapping[str, JsonValue]:
-        """Evaluate a flag of objects."""
-        calls.check_default(default, dict)
+        """Evaluate an object flag."""
+        check_default(default, dict)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
     def batch(
-        self,
-        keys: Iterable[str] = (),
-        context: Context = None,
-        *,
-        min_revision: int = 0,
-        timeout_s: Seconds | None = None,
+        self, keys: Iterable[str] = (), context: Context = None, *, min_revision: int = 0, timeout_s: Timeout = None
     ) -> dict[str, EvaluationDetails[JsonValue]]:
-        """Evaluate several flags for one context, or all of the set; a flag without a value has None."""
+        """Evaluate several flags for one context; without keys all flags of the set. No value: None."""
         keys, session = list(keys), self._session
         try:
-            if (held := self._batch_locally(keys, context, min_revision)) is not None:
-                return {key: session.checked(details) for key, details in held.items()}
-            request = session.batch(keys, context, min_revision)
-            response = self._stub.BatchEvaluateFlags(request, timeout=timeout_s or session.timeout_s)
-        except _TROUBLE as error:
-            return {key: session.failed(key, None, error) for key in keys} or session.failed_batch(error)
-        return {found.flag_key: session.answered(found, None) for found in response.evaluations}
+            if (local := self._batch_locally(keys, context, min_revision)) is not None:
+                return {key: session.checked(details) for key, details in local.items()}
+            request = session.batch_request(keys, context, min_revision)
+            response = self._transport.call("BatchEvaluateFlags", request, timeout_s)
+        except FlagServiceError as error:
+            return session.failed_batch(keys, error)
+        return {found.flag_key: session.details_of(found, None) for found in response.evaluations}
 
     def flag(self, key: str) -> Flag:
-        """Read one definition. Raises FlagServiceError, NOT_FOUND where there is none."""
-        return flag_of((self._call("GetFlag", self._session.reading(key))).flag)
+        """Read one definition. Raises FlagServiceError, NOT_FOUND if there is none."""
+        response = self._transport.call("GetFlag", self._session.get_request(key))
+        return flag_of(response.flag)
 
     def flags(self) -> list[Flag]:
-        """Read all definitions of the set by sort order, then key. Raises FlagServiceError."""
-        request, flags = pb.ListFlagsRequest(flag_set=self._session.flag_set, page_size=calls.PAGE), list[Flag]()
+        """Read all definitions of the set, ordered by sort order, then key. Raises FlagServiceError."""
+        request, flags = pb.ListFlagsRequest(flag_set=self._session.flag_set, page_size=PAGE_SIZE), list[Flag]()
         while True:
-            page = self._call("ListFlags", request)
+            page = self._transport.call("ListFlags", request)
             flags += map(flag_of, page.flags)
             if not page.next_page_token:
                 return flags
@@ -222,13 +184,14 @@ class FlagClient:
     def history(self, key: str, limit: int = 50) -> list[HistoryEntry]:
         """Read a flag's newest changes, newest first. Raises FlagServiceError."""
         request = pb.ListFlagHistoryRequest(flag_key=key, flag_set=self._session.flag_set, page_size=limit)
-        return [calls.history_of(entry) for entry in (self._call("ListFlagHistory", request)).entries]
+        response = self._transport.call("ListFlagHistory", request)
+        return [history_entry_of(entry) for entry in response.entries]
 
     def create(
-        self, flag: Flag, *, reason: str = "", wait_for: WriteLevel | None = None, wait_timeout_s: Seconds | None = None
-    ) -> Written:
-        """Create a flag; its set is the client's. Raises FlagServiceError."""
-        request = self._session.creation(flag)
+        self, flag: Flag, *, reason: str = "", wait_for: WriteLevel | None = None, wait_timeout_s: Timeout = None
+    ) -> WriteResult:
+        """Create a flag in the client's flag set. Raises FlagServiceError."""
+        request = self._session.create_request(flag)
         return self._write("CreateFlag", request, reason, wait_for, wait_timeout_s)
 
     def update(
@@ -239,10 +202,10 @@ class FlagClient:
         etag: str = "",
         reason: str = "",
         wait_for: WriteLevel | None = None,
-        wait_timeout_s: Seconds | None = None,
-    ) -> Written:
-        """Change the named fields to what they are in `flag`. Raises FlagServiceError, ABORTED for an older etag."""
-        request = self._session.updating(flag, fields, etag)
+        wait_timeout_s: Timeout = None,
+    ) -> WriteResult:
+        """Set the named fields to their values in `flag`. Raises FlagServiceError, ABORTED if the etag is outdated."""
+        request = self._session.update_request(flag, fields, etag)
         return self._write("UpdateFlag", request, reason, wait_for, wait_timeout_s)
 
     def toggle(
@@ -253,8 +216,8 @@ class FlagClient:
         etag: str = "",
         reason: str = "",
         wait_for: WriteLevel | None = None,
-        wait_timeout_s: Seconds | None = None,
-    ) -> Written:
+        wait_timeout_s: Timeout = None,
+    ) -> WriteResult:
         """Switch a flag on or off. Raises FlagServiceError."""
         request = pb.ToggleFlagRequest(flag_key=key, flag_set=self._session.flag_set, enabled=enabled, etag=etag)
         return self._write("ToggleFlag", request, reason, wait_for, wait_timeout_s)
@@ -266,73 +229,62 @@ class FlagClient:
         etag: str = "",
         reason: str = "",
         wait_for: WriteLevel | None = None,
-        wait_timeout_s: Seconds | None = None,
-    ) -> Written:
+        wait_timeout_s: Timeout = None,
+    ) -> WriteResult:
         """Delete a flag; its history stays. Raises FlagServiceError."""
         request = pb.DeleteFlagRequest(flag_key=key, flag_set=self._session.flag_set, etag=etag)
         return self._write("DeleteFlag", request, reason, wait_for, wait_timeout_s)
 
     @property
     def state(self) -> State:
-        """How a local client stands; one that asks the server for everything is always ready."""
-        return self._following.events.state if self._following is not None else "ready"
+        """The state of the local copy; always "ready" without one."""
+        return self._local.events.state if self._local is not None else "ready"
 
     @property
     def ready(self) -> bool:
         """Whether answers are up to date."""
         return self.state == "ready"
 
-    def listen(self, told: Callable[[ClientEvent], None]) -> Callable[[], None]:
-        """Tell of a local client's events; gives what takes that back."""
-        return self._following.events.listen(told) if self._following is not None else lambda: None
+    def listen(self, listener: Callable[[ClientEvent], None]) -> Callable[[], None]:
+        """Call `listener` for each event of the local copy; returns a function that removes it."""
+        return self._local.events.listen(listener) if self._local is not None else lambda: None
 
     def wait_ready(self, timeout_s: Seconds = 5.0) -> bool:
-        """Wait until answers are up to date; gives whether they are."""
-        became = threading.Event()
-        with self._listening(lambda _: became.set() if self.ready else None):
+        """Wait until answers are up to date; returns whether they are."""
+        self._start_updating()
+        became_ready = Event()
+        remove_listener = self.listen(lambda _: became_ready.set() if self.ready else None)
+        try:
             if not self.ready:
-                became.wait(timeout_s)
+                wait_for(became_ready, timeout_s)
+        finally:
+            remove_listener()
         return self.ready
 
-    def watch(self) -> Iterator[Watched]:
-        """Follow the set for ever: a snapshot, then changes. A stream that breaks, ends or falls silent is resumed."""
-        backoff, resume = Backoff(), 0
-        while not self._closing.is_set():
-            try:
-                for message in self._streamed(resume):
-                    backoff.worked()
-                    resume = message.resume_revision or resume
-                    if (event := watched(message)) is not None:
-                        yield event
-            except _TROUBLE as error:
-                if not self._closing.is_set():
-                    self._session.interrupted(error)
-            self._closing.wait(backoff.pause_s())
+    def watch(self) -> Iterator[WatchEvent]:
+        """Follow the flag set until the client is closed: a snapshot, then changes.
 
-    def _streamed(self, resume: int) -> Iterator[pb.WatchFlagsResponse]:
-        """Give one stream's messages; one that is silent for too long is cut."""
-        stream = self._stub.WatchFlags(self._session.watching(resume))
-        heard = threading.Event()
-        cutter = threading.Thread(target=cut_when_silent, args=(stream, heard), name="flagsvc", daemon=True)
-        cutter.start()
-        try:
-            for message in stream:
-                heard.set()
-                yield message
-        finally:
-            stream.cancel()
-            heard.set()
-            cutter.join()
+        A stream that breaks, ends or falls silent is opened again, and resumes where it was.
+        """
+        backoff, resume_revision = Backoff(), 0
+        while not self._transport.closed:
+            try:
+                with closing(self._transport.messages(self._session.watch_request(resume_revision))) as messages:
+                    for message in messages:
+                        backoff.reset()
+                        resume_revision = message.resume_revision or resume_revision
+                        if (event := watch_event_of(message)) is not None:
+                            yield event
+            except FlagServiceError as error:
+                if not self._transport.closed:
+                    self._session.watch_interrupted(error)
+            self._transport.sleep(backoff.next_delay_s())
 
     def close(self) -> None:
-        """Let go of the connection and end its watches; the client cannot be used any more."""
-        self._closing.set()
-        if self._follower is not None:
-            self._follower.close()
-        with self._connecting:
-            connection, self._connection = self._connection, None
-        if connection is not None and connection.forks == forks():
-            connection.channel.close()
+        """Close the connection and end all calls and watches. A closed client cannot be used again."""
+        self._transport.close()
+        if self._local is not None:
+            self._transport.run_blocking(self._local.save)
 
     def __enter__(self) -> Self:
         return self
@@ -340,69 +292,66 @@ class FlagClient:
     def __exit__(self, *_: builtins.object) -> None:
         self.close()
 
-    @property
-    def _stub(self) -> Any:
-        """The channel's stub. Raises FlagServiceError where the client cannot be used."""
-        connection = self._connection
-        if connection is None:
-            connection = self._connect()
-        elif connection.forks != forks():
-            raise calls.unusable("it was used in the parent of this process: make one in the child")
-        return connection.stub
-
-    def _connect(self) -> _Connection:
-        with self._connecting:
-            if self._closing.is_set():
-                raise calls.unusable("it is closed")
-            if self._connection is None:
-                channel = open_channel(grpc, self._target, self._credentials, self._options)
-                self._connection = _Connection(forks(), channel, pb_grpc.FlagServiceStub(channel))
-            return self._connection
-
-    @contextlib.contextmanager
-    def _listening(self, told: Callable[[ClientEvent], None]) -> Iterator[None]:
-        forget = self.listen(told)
-        try:
-            yield
-        finally:
-            forget()
-
-    def _locally(self, key: str, context: Context, default: T, min_revision: int) -> EvaluationDetails[T] | None:
-        """Evaluate here; None where that cannot be."""
-        if self._following is None:
+    def _evaluate_locally(
+        self, key: str, context: Context, default: T, min_revision: int
+    ) -> EvaluationDetails[T] | None:
+        """Evaluate from the local copy; None if there is none, or it may not have the revision yet."""
+        if self._local is None:
             return None
-        return self._following.local.details(key, context, default, min_revision)
+        if not self._is_updating:
+            self._start_updating()
+        return self._local.flags.details(key, context, default, min_revision)
 
     def _batch_locally(
         self, keys: Iterable[str], context: Context, min_revision: int
     ) -> dict[str, EvaluationDetails[JsonValue]] | None:
-        """Evaluate several here; None where that cannot be."""
-        if self._following is None:
+        """Evaluate all from the local copy; None if one of them cannot be."""
+        if self._local is None:
             return None
-        keys = keys or self._following.local.keys()
-        return calls.all_of({key: self._locally(key, context, None, min_revision) for key in keys})
+        found = {
+            key: self._evaluate_locally(key, context, None, min_revision) for key in keys or self._local.flags.keys()
+        }
+        known = {key: details for key, details in found.items() if details is not None}
+        return known if len(known) == len(found) else None
 
-    def _follow(self) -> None:
-        """Begin to follow the set, if that is to be and is not done."""
-        if self._follower is None and self._following is not None and not self._closing.is_set():
-            from flagsvc_client.following import SyncFollower  # noqa: PLC0415  an extra
+    def _start_updating(self) -> None:
+        """Keep the local copy up to date from now on, if there is one and its tasks can be started."""
+        if self._local is not None and not self._is_updating and not self._transport.closed:
+            self._is_updating = self._transport.start(self._update_loop, self._clock_loop)
 
-            self._follower = SyncFollower(self._following, self._watch_stream)
+    def _update_loop(self) -> None:
+        """Apply the watch stream to the local copy. Any exception must be survived, else the copy would stay old."""
+        local, backoff = self._local, Backoff()
+        while local is not None and not self._transport.closed:
+            error: Exception | None = None
+            try:
+                request = self._session.watch_request(local.resume_revision)
+                with closing(self._transport.messages(request)) as messages:
+                    for message in messages:
+                        local.apply(message)
+                        backoff.reset()
+            except Exception as caught:  # noqa: BLE001  see above
+                error = caught
+            if not self._transport.closed:
+                local.stream_ended(error)
+                self._transport.sleep(backoff.next_delay_s())
 
-    def _watch_stream(self, resume: int) -> Any:
-        return self._stub.WatchFlags(self._session.watching(resume))
-
-    def _call(self, method: str, request: Any, timeout_s: Seconds | None = None) -> Any:
-        try:
-            return getattr(self._stub, method)(request, timeout=timeout_s or self._session.timeout_s)
-        except _TROUBLE as error:
-            raise calls.error_of(error) from None
+    def _clock_loop(self) -> None:
+        """Report when the local copy becomes stale, and save it from time to time."""
+        local = self._local
+        while local is not None and not self._transport.closed:
+            self._transport.sleep(CLOCK_INTERVAL_S)
+            local.check_age()
+            if local.save_is_due():
+                self._transport.run_blocking(local.save)
 
     def _write(
-        self, method: str, request: Any, reason: str, wait_for: WriteLevel | None, wait_timeout_s: Seconds | None
-    ) -> Written:
-        told = self._session.told(request, reason, wait_for, wait_timeout_s)
-        written = self._session.wrote(self._call(method, told, self._session.write_timeout_s(wait_timeout_s)))
-        if self._following is not None:
-            self._following.wrote(calls.key_of(request), written.flag, written.revision)
-        return written
+        self, method: str, request: Any, reason: str, wait_for: WriteLevel | None, wait_timeout_s: Timeout
+    ) -> WriteResult:
+        session = self._session
+        session.complete_write_request(request, reason, wait_for, wait_timeout_s)
+        response = self._transport.call(method, request, session.write_timeout_s(wait_timeout_s))
+        result = session.write_result(response)
+        if self._local is not None:
+            self._local.apply_own_write(request, result)
+        return result

@@ -1,1 +1,1 @@
-"""flagd's files: their texts with the line of everything, checked, and served as a store."""
+"""flagd's flag files: parsing with line numbers, validation, and a read-only store that serves them."""

@@ -1,4 +1,4 @@
-"""flagd's files, JSON or YAML: their bytes checked and read into flags, every finding with its line."""
+"""Reads and validates flagd's files, JSON or YAML, and reports every finding with its line."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from flagsvc.core.flagd.reading import Finding
 from flagsvc.core.json_values import Path, json_path
 from flagsvc.core.model import Flag
 
-_WITHIN_A_FLAG = 3
-"""Steps of a path to one of a flag's fields: when a text has a problem inside of it, nothing else is said of it."""
-_LONGEST_STEP = 100
+_FIELD_STEPS = 3
+"""Path steps to a flag's field. If the text has a problem within a field, other findings on the field are dropped."""
+_MAX_STEP_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Located:
-    """A finding: its line from 1, its JSONPath, and what is wrong there or ignored."""
+    """A finding with its line (from 1) and its JSONPath."""
 
     line: int
     path: str
     text: str
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the finding as one line."""
         return f"{self.line}: {self.path}: {self.text}"
 
 
 @dataclass(slots=True)
 class CheckedFile:
-    """What a file holds, and all that is to be said about it, in the order of its lines."""
+    """The flags of a file, and all findings in the order of their lines."""
 
     flags: list[Flag] = field(default_factory=list)
     violations: list[Located] = field(default_factory=list)
@@ -39,23 +39,23 @@ class CheckedFile:
 
 
 def checked(name: str, raw: bytes, flag_set: str | None = None) -> CheckedFile:
-    """Read and check a file's bytes; its name says whether it is YAML. `flag_set` overrules the sets it names."""
+    """Read and validate a file, YAML or JSON by its name. `flag_set` takes precedence over the sets that it names."""
     text = parse(name, raw)
     if not text.parsed:
         return CheckedFile(violations=_located(text, text.problems))
     content = reading.read(text.document, flag_set)
-    told = {problem.path[:length] for problem in text.problems for length in range(_WITHIN_A_FLAG, len(problem.path))}
-    told |= {problem.path for problem in text.problems}
-    violations = text.problems + [each for each in content.violations if each.path not in told]
+    reported = {problem.path[:length] for problem in text.problems for length in range(_FIELD_STEPS, len(problem.path))}
+    reported |= {problem.path for problem in text.problems}
+    violations = text.problems + [each for each in content.violations if each.path not in reported]
     return CheckedFile(content.flags, _located(text, violations), _located(text, text.notes + content.notes))
 
 
 def _located(text: FlagText, findings: list[Finding]) -> list[Located]:
-    return sorted(Located(text.lines(each.path), _shown(each.path), each.text) for each in findings)
+    return sorted(Located(text.lines(each.path), _path_text(each.path), each.text) for each in findings)
 
 
-def _shown(path: Path) -> str:
-    """Show a path, very long names cut, and what no output can encode escaped."""
-    longest = _LONGEST_STEP
-    short = tuple(f"{s[:longest]}..." if isinstance(s, str) and len(s) > longest else s for s in path)
+def _path_text(path: Path) -> str:
+    """Return a path as text, with long names cut and lone surrogates escaped."""
+    limit = _MAX_STEP_CHARS
+    short = tuple(f"{s[:limit]}..." if isinstance(s, str) and len(s) > limit else s for s in path)
     return json_path(short).encode("utf-8", "backslashreplace").decode()

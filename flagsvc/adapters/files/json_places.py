@@ -1,4 +1,4 @@
-"""Where places of a JSON text stand: looked up only when something is to be told about them."""
+"""Line numbers of paths in a JSON text. They are looked up only for findings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from flagsvc.core.json_values import Path
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_SIGN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]')
-_TOLD_STEPS = 3
-"""Steps told of a place that is nested too deep: enough to name the flag and its field."""
+_SYMBOL = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]')
+_REPORTED_STEPS = 3
+"""Path steps reported for a value that is nested too deeply: enough to name the flag and its field."""
 _scan = json.JSONDecoder(parse_int=len).raw_decode
 
 Children = dict[str | int, tuple[int, int]]
-"""Step -> where it begins (an object's field: with its name) and where its value begins."""
+"""Path step -> offsets at which it begins (for a field: its name) and at which its value begins."""
 
 
 class JsonPlaces:
-    """Looks places up in a text that is JSON. Values that are not on the way are skipped at the decoder's speed."""
+    """Finds the lines of paths in valid JSON text. Values off the path are skipped at the JSON decoder's speed."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -28,7 +28,7 @@ class JsonPlaces:
         self._children: dict[int, Children] = {}
 
     def line(self, path: Path) -> int:
-        """Give the line, from 1, at which a place begins, or the nearest one around it."""
+        """Return the line, from 1, at which a path's value begins; for a path without value, its nearest parent's."""
         begin = value = self._skip(0)
         for step in path:
             if value not in self._children:
@@ -46,14 +46,14 @@ class JsonPlaces:
         return match.end() if match else position
 
     def _walk(self, position: int) -> Iterator[tuple[str | int, tuple[int, int]]]:
-        """Give the elements of the array or object at a position; of a field that stands twice the last one counts."""
-        opened = self._text[position : position + 1]
-        if opened not in ("{", "["):
+        """Yield the children of the array or object at a position."""
+        bracket = self._text[position : position + 1]
+        if bracket not in ("{", "["):
             return
         position, index = self._skip(position + 1), 0
         while self._text[position] not in "]}":
             begin, step = position, index
-            if opened == "{":
+            if bracket == "{":
                 step, position = _scan(self._text, position)
                 position = self._skip(self._skip(position) + 1)
             yield step, (begin, position)
@@ -64,24 +64,24 @@ class JsonPlaces:
 
 
 def too_deep(text: str, limit: int) -> tuple[Path, int]:
-    """Give the first steps to what is nested deeper than the limit, and the line where it goes beyond."""
+    """Return the first path steps and the line at which a text exceeds the nesting limit."""
     steps: list[str | int] = []
-    kinds: list[str] = []
-    named = False
-    for match in _SIGN.finditer(text):
-        sign = match[0]
-        if sign in "{[":
-            kinds.append(sign)
-            if len(kinds) > limit:
-                return tuple(steps[:_TOLD_STEPS]), text.count("\n", 0, match.start()) + 1
-            steps.append(0 if sign == "[" else "")
-            named = False
-        elif sign in "]}":
-            del kinds[-1:], steps[-1:]
-        elif sign == ",":
-            if kinds and kinds[-1] == "[":
+    brackets: list[str] = []
+    has_name = False
+    for match in _SYMBOL.finditer(text):
+        symbol = match[0]
+        if symbol in "{[":
+            brackets.append(symbol)
+            if len(brackets) > limit:
+                return tuple(steps[:_REPORTED_STEPS]), text.count("\n", 0, match.start()) + 1
+            steps.append(0 if symbol == "[" else "")
+            has_name = False
+        elif symbol in "]}":
+            del brackets[-1:], steps[-1:]
+        elif symbol == ",":
+            if brackets and brackets[-1] == "[":
                 steps[-1] = int(steps[-1]) + 1
-            named = False
-        elif kinds and kinds[-1] == "{" and not named:
-            steps[-1], named = json.loads(sign, strict=False), True
+            has_name = False
+        elif brackets and brackets[-1] == "{" and not has_name:
+            steps[-1], has_name = json.loads(symbol, strict=False), True
     return (), 1

@@ -1,4 +1,4 @@
-"""JSON texts as values; duplicates, NaN and the like are listed with their places, not guessed."""
+"""Parses JSON text strictly: duplicate fields, NaN, lone surrogates and the like are reported with their paths."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LONGEST_NUMBER = 400
+_MAX_NUMBER_CHARS = 400
 _LONG_NUMBER = re.compile(r"\d{400}")
 
 
 def parse_json(text: str) -> FlagText:
-    """Parse strict JSON."""
+    """Parse strict JSON. Never raises: see `FlagText.problems`."""
     places = JsonPlaces(text)
-    reading = _Reading()
+    hooks = _Hooks()
     try:
         document = json.JSONDecoder(
-            object_pairs_hook=reading.fields,
-            parse_int=reading.whole if _LONG_NUMBER.search(text) else None,
-            parse_float=reading.number,
-            parse_constant=reading.constant,
+            object_pairs_hook=hooks.fields,
+            parse_int=hooks.integer if _LONG_NUMBER.search(text) else None,
+            parse_float=hooks.number,
+            parse_constant=hooks.constant,
         ).decode(text)
     except json.JSONDecodeError as error:
         return unreadable(error.lineno, f"not JSON: {error.msg} at column {error.colno}")
     except RecursionError:
         return _too_deep(text)
-    problems = _deep_problems(document, doubtful=reading.doubtful or _ESCAPED_SURROGATE.search(text) is not None)
-    if problems is None:
+    if _is_too_deep(document):
         return _too_deep(text)
-    return FlagText(document, parsed=True, problems=problems, lines=places.line)
+    suspicious = hooks.suspicious or _ESCAPED_SURROGATE.search(text) is not None
+    return FlagText(document, parsed=True, problems=_problems(document) if suspicious else [], lines=places.line)
 
 
 def _too_deep(text: str) -> FlagText:
@@ -44,72 +44,71 @@ def _too_deep(text: str) -> FlagText:
     return unreadable(line, f"nested more than {MAX_DEPTH} deep", path)
 
 
-class _Twice(dict[str, Any]):
-    """An object in which fields stood twice."""
+class _WithDuplicates(dict[str, Any]):
+    """An object with duplicate fields."""
 
     names: list[str]
 
 
-class _Reading:
-    """What the decoder is told to do; `doubtful` once something is to be looked for in the whole document."""
+class _Hooks:
+    """The JSON decoder's hooks. They set `suspicious` if the document must be searched for problems."""
 
     def __init__(self) -> None:
-        self.doubtful = False
+        self.suspicious = False
 
     def fields(self, pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
         found = dict(pairs)
         if len(found) == len(pairs):
             return found
-        self.doubtful = True
-        twice, seen = _Twice(found), set[str]()
-        twice.names = list(dict.fromkeys(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
-        return twice
+        self.suspicious = True
+        marked, seen = _WithDuplicates(found), set[str]()
+        marked.names = list(dict.fromkeys(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+        return marked
 
-    def whole(self, text: str) -> JsonValue:
-        return int(text) if len(text) < _LONGEST_NUMBER else self.constant(text)
+    def integer(self, text: str) -> JsonValue:
+        return int(text) if len(text) < _MAX_NUMBER_CHARS else self.constant(text)
 
     def number(self, text: str) -> float:
         value = float(text)
         return value if math.isfinite(value) else self.constant(text)
 
     def constant(self, _text: str) -> float:
-        self.doubtful = True
+        self.suspicious = True
         return math.nan
 
 
-def _deep_problems(document: JsonValue, *, doubtful: bool) -> list[Finding] | None:
-    """Give what is wrong inside of a document that was decoded; None when it is nested too deep to be looked at."""
+def _is_too_deep(document: JsonValue) -> bool:
     level: list[Any] = [[document]]
     for _ in range(MAX_DEPTH + 1):
         inner = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
         level = [item for item in inner if isinstance(item, (dict, list))]
         if not level:
-            return _findings(document) if doubtful else []
-    return None
+            return False
+    return True
 
 
-def _findings(document: JsonValue) -> list[Finding]:
+def _problems(document: JsonValue) -> list[Finding]:
     found: list[Finding] = []
-    waiting: list[tuple[JsonValue, Path]] = [(document, ())]
-    while waiting:
-        part, path = waiting.pop()
+    pending: list[tuple[JsonValue, Path]] = [(document, ())]
+    while pending:
+        part, path = pending.pop()
         if isinstance(part, dict):
-            if isinstance(part, _Twice):
-                found += [Finding((*path, name), _TWICE) for name in part.names]
-            found += [Finding((*path, name), _HALF) for name in part if _is_half(name)]
-            waiting += [(value, (*path, name)) for name, value in reversed(part.items())]
+            if isinstance(part, _WithDuplicates):
+                found += [Finding((*path, name), _DUPLICATE) for name in part.names]
+            found += [Finding((*path, name), _LONE_SURROGATE) for name in part if _has_surrogate(name)]
+            pending += [(value, (*path, name)) for name, value in reversed(part.items())]
         elif isinstance(part, list):
-            waiting += [(value, (*path, index)) for index, value in reversed([*enumerate(part)])]
-        elif isinstance(part, str) and _is_half(part):
-            found.append(Finding(path, _HALF))
+            pending += [(value, (*path, index)) for index, value in reversed([*enumerate(part)])]
+        elif isinstance(part, str) and _has_surrogate(part):
+            found.append(Finding(path, _LONE_SURROGATE))
         elif isinstance(part, float) and not math.isfinite(part):
-            found.append(Finding(path, "no number that JSON has (NaN, or beyond what a number can hold)"))
+            found.append(Finding(path, "not a JSON number: NaN, infinite or out of range"))
     return found
 
 
-_TWICE = "this field stands twice in one object; keep one"
-_HALF = "a half of a surrogate pair; write the character itself or both halves"
+_DUPLICATE = "duplicate field in one object; keep one"
+_LONE_SURROGATE = "a lone surrogate; write the character itself, or both surrogates"
 
 
-def _is_half(text: str) -> bool:
+def _has_surrogate(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""A file's bytes as a value with the line of each place: JSON, or YAML where the file's name says so."""
+"""Parses a file's bytes, as YAML or JSON by the file's name, into a value with line numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEWLINE = b"\n"
 
 
 def parse(name: str, raw: bytes) -> FlagText:
-    """Parse a text, as YAML where the file's name says so, else as JSON."""
+    """Parse a file's bytes, as YAML if its name ends in .yaml or .yml, else as JSON. Never raises."""
     if len(raw) > MAX_BYTES:
         return unreadable(1, f"{len(raw)} bytes; it must be at most {MAX_BYTES}")
     try:
@@ -19,12 +19,12 @@ def parse(name: str, raw: bytes) -> FlagText:
         line = raw.count(NEWLINE, 0, error.start) + 1
         return unreadable(line, f"the byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
     if is_yaml(name):
-        from flagsvc.adapters.files.yaml_text import parse_yaml  # noqa: PLC0415  only YAML needs its parser
+        from flagsvc.adapters.files.yaml_text import parse_yaml  # noqa: PLC0415  imported only for YAML files
 
         return parse_yaml(text)
     return parse_json(text)
 
 
 def is_yaml(name: str) -> bool:
-    """Whether a file's name says that it is YAML."""
+    """Whether a file's name ends in .yaml or .yml."""
     return name.lower().endswith((".yaml", ".yml"))

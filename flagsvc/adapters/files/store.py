@@ -1,7 +1,7 @@
-"""A store of flagd's files: read only, followed while it is served, and never worse than what it last read.
+"""A read-only store of flagd's files. It follows their changes, and keeps the last valid content of a broken file.
 
-Without a set every flag of every file counts, and later files win; besides, each `flagSetId` and each file's name as
-it was given are sets of their own, for flagd's selectors.
+The default flag set has all flags of all files; later files win. In addition, each `flagSetId` and each file's name, as
+given, is a flag set, for flagd's selectors.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents
 
 SETTLE_S = 0.05
-"""A file is read once it has not changed for so long: one that is written in place is half written for a while."""
+"""A file is read once it has not changed for this long, because a file written in place is incomplete at first."""
 _MAX_SETTLING_S = 1.0
 _MAX_LOGGED = 20
 
 Stamp = tuple[int, ...]
-"""What changes whenever a file's content may have: times in ns, size, inode. Empty while there is no file."""
+"""A file's times in ns, size, inode and device. Changes whenever the content may have changed. Empty without a file."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _File:
-    """One file as it was last looked at; `flags` are those of its last good content."""
+    """One file as of the last poll. `flags` are those of its last valid content; None before there is one."""
 
     source: str
     path: Path
     stamp: Stamp = ()
-    looked_at: bool = False
+    polled: bool = False
     digest: bytes = b""
     flags: list[Flag] | None = None
     changed_at: datetime | None = None
 
 
 @dataclass(slots=True)
-class _Held:
-    """What all files hold together."""
+class _Contents:
+    """The flags of all files, and the revision of each flag set."""
 
     flags: dict[FlagId, Flag] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
 
 
 class FileStore:
-    """A FlagStore of the files that `file:A.json,B.yaml` names."""
+    """A FlagStore that serves the files named by a URL such as `file:A.json,B.yaml`."""
 
     poll_interval_s = 0.2
     feed = None
@@ -69,92 +69,92 @@ class FileStore:
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
         self._files = [_File(source, Path(source)) for source in dict.fromkeys(sources)]
-        self._held: _Held | None = None
+        self._contents: _Contents | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
         self.reads = 0
 
     async def open(self) -> None:
-        """Read the files. Raises StoreUnavailable while one of them cannot be used."""
+        """Read the files. Raises StoreUnavailable until each of them has had a valid content."""
         await self._current()
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop the reading thread."""
         self._thread.shutdown()
 
     async def get(self, flag_id: FlagId) -> Entry:
-        """Give one flag as the files hold it now."""
-        held = await self._current()
-        flag = held.flags.get(flag_id)
-        return Entry.of(flag) if flag else Entry.absent(flag_id, held.revisions.get(flag_id.flag_set, 0))
+        """Return one flag as the files define it now."""
+        contents = await self._current()
+        flag = contents.flags.get(flag_id)
+        return Entry.of(flag) if flag else Entry.absent(flag_id, contents.revisions.get(flag_id.flag_set, 0))
 
     async def load(self) -> StoreContents:
-        """Give everything as the files hold it now."""
-        held = await self._current()
-        return StoreContents(list(held.flags.values()), dict(held.revisions))
+        """Return all flags as the files define them now."""
+        contents = await self._current()
+        return StoreContents(list(contents.flags.values()), dict(contents.revisions))
 
     async def revisions(self) -> Mapping[str, int]:
-        """Look at the files, and give the newest revision of each set."""
+        """Poll the files, and return the newest revision of each set."""
         return dict((await self._current()).revisions)
 
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
-        """Refuse: the files are edited instead."""
+        """Raise WritesUnsupported: flagsvc only reads the files."""
         del flag_id, decide
-        raise WritesUnsupported("flags are served from files, which are read only here; edit the files instead")
+        raise WritesUnsupported("flags are served from files, which are read-only here; edit the files instead")
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-        """Give nothing: files have no history."""
+        """Return no entries: files have no history."""
         del flag_id, limit
         return []
 
-    async def _current(self) -> _Held:
-        """Look at the files away from the loop; one thread does it all, so looks never overtake each other."""
+    async def _current(self) -> _Contents:
+        """Poll the files outside the event loop. A single thread does it, so that polls never overtake each other."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._poll)
 
-    def _poll(self) -> _Held:
-        """Read again what changed. Raises StoreUnavailable when a file never was good."""
-        changed = [file for file in self._files if not file.looked_at or _stamp(file.path) != file.stamp]
-        if changed or self._held is None:
+    def _poll(self) -> _Contents:
+        """Reload changed files. Raises StoreUnavailable if a file never had a valid content."""
+        changed = [file for file in self._files if not file.polled or _stamp(file.path) != file.stamp]
+        if changed or self._contents is None:
             self.reads += 1
-            self._held = self._read(changed, self._held or _Held())
-        return self._held
+            self._contents = self._reload(changed, self._contents or _Contents())
+        return self._contents
 
-    def _read(self, changed: Sequence[_File], held: _Held) -> _Held:
+    def _reload(self, changed: Sequence[_File], contents: _Contents) -> _Contents:
         for file in changed:
-            _take(file)
-        if unread := [file.source for file in self._files if file.flags is None]:
-            log.debug("no good content yet", files=unread)
+            _reload_file(file)
+        if invalid := [file.source for file in self._files if file.flags is None]:
+            log.debug("flag_files_not_valid_yet", files=invalid)
             raise StoreUnavailable
         newest = max((file.changed_at for file in self._files if file.changed_at), default=datetime.now(UTC))
-        return _renewed(held, _of_all(self._files), int(newest.timestamp() * 1_000))
+        return _next_contents(contents, _all_flags(self._files), int(newest.timestamp() * 1_000))
 
 
-def _take(file: _File) -> None:
-    """Read a file that may have changed; a broken one keeps its last good content and is told once."""
+def _reload_file(file: _File) -> None:
+    """Read a file that may have changed. An invalid one keeps its last valid content, and is logged once."""
     try:
-        stamp, raw = _settled(file.path)
+        stamp, raw = _read_settled(file.path)
     except OSError as error:
         raw, stamp = f"cannot be read: {error.strerror}".encode(), ()
     digest = hashlib.sha256(raw).digest()
-    file.stamp, file.looked_at = stamp, True
+    file.stamp, file.polled = stamp, True
     if digest == file.digest:
         return
     file.digest = digest
     if not stamp:
-        log.error("flag file cannot be used", file=file.source, why=raw.decode(), serving=_serving(file))
+        log.error("flag_file_rejected", file=file.source, cause=raw.decode(), serving=_serving(file))
         return
     content = checked(file.source, raw)
-    _tell(file, content)
+    _log_findings(file, content)
     if not content.violations:
         file.flags = content.flags
-        file.changed_at = datetime.fromtimestamp(max(stamp[:2]) / 1e9, UTC)  # a copy may keep its older time
+        file.changed_at = datetime.fromtimestamp(max(stamp[:2]) / 1e9, UTC)  # A copied file may keep an older mtime.
 
 
-def _settled(path: Path) -> tuple[Stamp, bytes]:
-    """Read a file's bytes while nobody writes it, with their stamp. Raises OSError."""
+def _read_settled(path: Path) -> tuple[Stamp, bytes]:
+    """Return a file's stamp and bytes, read while nobody writes to it. Raises OSError."""
     give_up_at = time.monotonic() + _MAX_SETTLING_S
     while True:
         found = path.stat()
-        if not S_ISREG(found.st_mode):  # a pipe would be waited for without end
+        if not S_ISREG(found.st_mode):  # Reading a pipe could block forever.
             raise OSError(errno.EINVAL, "not a regular file")
         if found.st_size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"over {MAX_BYTES} bytes")
@@ -177,45 +177,47 @@ def _stamp_of(found: os.stat_result) -> Stamp:
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
-def _tell(file: _File, content: CheckedFile) -> None:
+def _log_findings(file: _File, content: CheckedFile) -> None:
     for note in content.notes[:_MAX_LOGGED]:
-        log.warning("flag file", file=file.source, line=note.line, path=note.path, note=note.text)
+        log.warning("flag_file_note", file=file.source, line=note.line, path=note.path, note=note.text)
     for violation in content.violations[:_MAX_LOGGED]:
-        log.error("flag file", file=file.source, line=violation.line, path=violation.path, wrong=violation.text)
+        log.error(
+            "flag_file_violation", file=file.source, line=violation.line, path=violation.path, cause=violation.text
+        )
     if content.violations:
         count = len(content.violations)
-        log.error("flag file cannot be used", file=file.source, violations=count, serving=_serving(file))
+        log.error("flag_file_rejected", file=file.source, violations=count, serving=_serving(file))
 
 
 def _serving(file: _File) -> str:
-    return "its last good content" if file.flags is not None else "nothing until it is right"
+    return "the last valid content" if file.flags is not None else "nothing until the file is valid"
 
 
-def _of_all(files: Sequence[_File]) -> dict[FlagId, Flag]:
-    """Give every flag under each set that it can be asked for by; later files win."""
+def _all_flags(files: Sequence[_File]) -> dict[FlagId, Flag]:
+    """Return every flag under each flag set that it belongs to. Later files win."""
     found: dict[FlagId, Flag] = {}
     for file in files:
         for flag in file.flags or ():
-            flag = replace(flag, updated_at=file.changed_at)  # noqa: PLW2901  the same flag, stamped
+            flag = replace(flag, updated_at=file.changed_at)  # noqa: PLW2901  the same flag, with its time
             for flag_set in dict.fromkeys((DEFAULT_SET, flag.flag_set, file.source)):
                 placed = replace(flag, flag_set=flag_set)
                 found[placed.id] = placed
     return found
 
 
-def _renewed(held: _Held, found: Mapping[FlagId, Flag], written_ms: int) -> _Held:
-    """Give what is held now: flags that did not change as they were, the others with their set's next revision.
+def _next_contents(old: _Contents, found: Mapping[FlagId, Flag], written_ms: int) -> _Contents:
+    """Return the new contents: unchanged flags keep their revision, changed ones get their set's next revision.
 
-    All changes of one look share a revision, which is at least the time in ms of the newest file: so a server that
-    starts again with the same files gives none that is older.
+    All changes of one poll share a revision. It is at least the newest file's time in ms since 1970, so that revisions
+    do not go back when the server restarts with the same files.
     """
-    kept = {flag_id: held.flags[flag_id] for flag_id in found if _unchanged(held.flags.get(flag_id), found[flag_id])}
-    moved = _sets(found.keys() - kept.keys()) | _sets(held.flags.keys() - found.keys())
-    revisions = {**held.revisions}
-    for name in moved:
-        revisions[name] = max(held.revisions.get(name, 0) + 1, written_ms)
-    fresh = {i: kept.get(i) or replace(flag, revision=revisions[i.flag_set]) for i, flag in found.items()}
-    return _Held(fresh, revisions)
+    kept = {flag_id: old.flags[flag_id] for flag_id in found if _unchanged(old.flags.get(flag_id), found[flag_id])}
+    changed_sets = _sets(found.keys() - kept.keys()) | _sets(old.flags.keys() - found.keys())
+    revisions = {**old.revisions}
+    for name in changed_sets:
+        revisions[name] = max(old.revisions.get(name, 0) + 1, written_ms)
+    flags = {i: kept.get(i) or replace(flag, revision=revisions[i.flag_set]) for i, flag in found.items()}
+    return _Contents(flags, revisions)
 
 
 def _sets(ids: Iterable[FlagId]) -> set[str]:
@@ -223,7 +225,7 @@ def _sets(ids: Iterable[FlagId]) -> set[str]:
 
 
 def _unchanged(old: Flag | None, new: Flag) -> bool:
-    """Whether a definition says the same, JSON types included."""
+    """Whether two definitions are equal, including JSON types."""
     if old is None or replace(old, revision=0, updated_at=new.updated_at) != new:
         return False
     return same(dict(old.variants), dict(new.variants)) and same(dict(old.metadata), dict(new.metadata))

@@ -1,4 +1,4 @@
-"""A parsed text of flags: its value, what is wrong with it, and the line of each place."""
+"""A parsed flag file: its value, its problems, and the lines of paths."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
 MAX_DEPTH = 200
-"""Rules may be 100 deep; a text is refused where it goes far beyond all that could be right in it."""
+"""Maximum nesting of a file. Rules may be nested 100 deep; nothing valid comes near this limit."""
 
 
 @dataclass(slots=True)
 class FlagText:
-    """A parsed text. `problems` makes its document unfit for use, though the rest of it may be looked at still."""
+    """A parsed text. With `problems` its document must not be used, but it may still be validated."""
 
     document: JsonValue = None
     parsed: bool = False
-    """Whether there is a document at all."""
+    """Whether the text could be parsed into a document."""
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     lines: Callable[[Path], int] = lambda _path: 1
-    """Gives the line, from 1, of a place; of the nearest one around it for something that is not there."""
+    """Returns the line, from 1, of a path's value; for a path without value, its nearest parent's."""
 
 
 def unreadable(line: int, text: str, path: Path = ()) -> FlagText:
-    """Make a text without a document: one problem on one line says why."""
+    """Return a text without a document, with the one problem that says why."""
     return FlagText(problems=[Finding(path, text)], lines=lambda _path: line)

@@ -1,4 +1,4 @@
-"""Reads of single things, put together: while some are under way, those that come next become one read."""
+"""Combines reads of single keys: while reads are in progress, the next keys are collected into one read."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ T = TypeVar("T")
 
 
 class BatchLoader(Generic[K, T]):
-    """Calls `read` with the keys that are waited for: at most `under_way` calls at a time, of at most `most` keys.
+    """Calls `read` with the requested keys: at most `max_reads` calls at a time, with at most `max_keys` keys each.
 
-    What `read` gives has every key that it was called with; what it raises, all who wait for these keys get.
+    `read` must return all keys that it was called with. If it raises, all callers waiting for these keys get the error.
     """
 
-    def __init__(self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]], *, under_way: int, most: int) -> None:
-        self._read, self._under_way, self._most = read, under_way, most
+    def __init__(
+        self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]], *, max_reads: int, max_keys: int
+    ) -> None:
+        self._read, self._max_reads, self._max_keys = read, max_reads, max_keys
         self._waiting: dict[K, asyncio.Future[T]] = {}
         self._reads: set[asyncio.Task[list[T]]] = set()
 
     async def get(self, key: K) -> T:
-        """Give what a read that begins after this call finds; who leaves takes it from nobody."""
+        """Return the value from a read that starts after this call. Cancelling one caller does not affect others."""
         future = self._waiting.get(key)
         if future is None:
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
@@ -30,7 +32,7 @@ class BatchLoader(Generic[K, T]):
         return await asyncio.shield(future)
 
     async def close(self) -> None:
-        """Cancel what is under way, and all who wait."""
+        """Cancel all reads in progress and all waiting callers."""
         for future in self._waiting.values():
             future.cancel()
         self._waiting.clear()
@@ -40,14 +42,14 @@ class BatchLoader(Generic[K, T]):
         await asyncio.gather(*reads, return_exceptions=True)
 
     def _begin(self) -> None:
-        if not self._waiting or len(self._reads) >= self._under_way:
+        if not self._waiting or len(self._reads) >= self._max_reads:
             return
-        taken = {key: self._waiting.pop(key) for key in list(self._waiting)[: self._most]}
-        task = asyncio.create_task(self._found(list(taken)))
+        batch = {key: self._waiting.pop(key) for key in list(self._waiting)[: self._max_keys]}
+        task = asyncio.create_task(self._values(list(batch)))
         self._reads.add(task)
-        task.add_done_callback(lambda done: self._ended(done, taken.values()))
+        task.add_done_callback(lambda done: self._ended(done, batch.values()))
 
-    async def _found(self, keys: Sequence[K]) -> list[T]:
+    async def _values(self, keys: Sequence[K]) -> list[T]:
         found = await self._read(keys)
         return [found[key] for key in keys]
 
@@ -60,7 +62,7 @@ class BatchLoader(Generic[K, T]):
         elif (error := read.exception()) is not None:
             for future in waiting:
                 future.set_exception(error)
-                future.exception()  # whoever waits has it; with nobody left it must not be warned about
+                future.exception()  # Marks it as retrieved: without waiting callers, asyncio would log a warning.
         else:
             for future, result in zip(waiting, read.result(), strict=True):
                 future.set_result(result)

@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flagsvc.adapters.mongo.events import Events, StreamEnded
-from flagsvc.adapters.mongo.transactions import closed, session_of
+from flagsvc.adapters.mongo.transactions import close_client, session_of
 from flagsvc.background import backoff_s
 from flagsvc.ports import NEVER, ChangesUnsupported, Checkpoint, StoreEvent, Subscribed
 
@@ -149,7 +149,7 @@ class ChangeStream:
     async def close(self) -> None:
         """Release the connection."""
         self._closed = True
-        await closed(self._client)
+        await close_client(self._client)
 
     async def save_resume_point(self) -> None:
         """Save the resume point if it has moved. Its loss costs a later process a full load."""

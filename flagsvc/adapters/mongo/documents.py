@@ -1,4 +1,4 @@
-"""Flags, history and audit as BSON documents of the existing system's collections, and back. Knows no client."""
+"""Flags, history entries and audit logs as BSON documents of the existing system's collections. Uses no client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagsvc.core import json_values
 from flagsvc.core.documents import from_document, json_safe, to_document
 from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Action, Change, Flag, FlagId, HistoryEntry, JsonValue
 
-# A date that Python cannot hold, or a text that is no UTF-8, spoils its own flag and not the reading of all others.
+# A date out of Python's range, or a string that is not UTF-8, must not break the reading of other flags.
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,
     tzinfo=UTC,
@@ -29,16 +29,16 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 _TIMES = frozenset(name for name in STORED_NAMES.values() if name.endswith("At"))
 _NEVER_UNSET = frozenset({"createdAt", "updatedAt"})
 _EXTENDED = json_util.RELAXED_JSON_OPTIONS
-_MAX_REVISION = 2**62  # so that the counter can go on from it
+_MAX_REVISION = 2**62  # Leaves room for the counter, an int64, to continue from it.
 
 
 def in_set(flag_set: str) -> dict[str, Any]:
-    """Give the condition for a flag set; the existing system's documents name none and belong to the default set."""
+    """Return the query for a flag set. The existing system's documents lack `flagSet`: they are in the default one."""
     return {"flagSet": {"$in": [None, DEFAULT_SET]} if flag_set == DEFAULT_SET else flag_set}
 
 
-def among(ids: Sequence[FlagId]) -> dict[str, Any]:
-    """Give the condition for these flags."""
+def with_ids(ids: Sequence[FlagId]) -> dict[str, Any]:
+    """Return the query for these flags."""
     keys: dict[str, list[str]] = {}
     for flag_id in ids:
         keys.setdefault(flag_id.flag_set, []).append(flag_id.key)
@@ -46,43 +46,40 @@ def among(ids: Sequence[FlagId]) -> dict[str, Any]:
 
 
 def deletions(flag_id: FlagId, after: int) -> dict[str, Any]:
-    """Give the condition for history rows of a flag's deletions by flagsvc with a larger revision than `after`."""
+    """Return the query for history entries of a flag's deletions by flagsvc with a revision greater than `after`."""
     deleted = {"featureKey": flag_id.key, "action": Action.DELETED.value, "revision": {"$gt": after}}
     return deleted | in_set(flag_id.flag_set)
 
 
-def numbered(flag_set: str) -> dict[str, Any]:
-    """Give the condition for flags of a set that have a revision."""
+def with_revision(flag_set: str) -> dict[str, Any]:
+    """Return the query for a set's flags that have a valid revision."""
     return {"revision": {"$type": ["int", "long", "double"], "$gt": 0, "$lte": _MAX_REVISION}} | in_set(flag_set)
 
 
 def identifiable(raw: Mapping[str, Any]) -> bool:
-    """Whether the document has an identity at all; one without could only be mistaken for another flag."""
+    """Whether the document has a valid key and flag set. Without them it could be mistaken for another flag."""
     return isinstance(raw.get("key"), str) and isinstance(raw.get("flagSet"), str | None)
 
 
 def identity(document_id: object) -> bytes:
-    """Give a document's `_id`, of whatever type, as what can be looked up."""
+    """Return a document's `_id`, of any BSON type, as a hashable value."""
     return bson.encode({"_id": document_id})
 
 
 def revision_of(raw: Mapping[str, Any] | None) -> int:
-    """Give the revision that a document has; 0 for none, and for one that is no such number."""
+    """Return a document's revision; 0 if it has none or an invalid one."""
     revision: Any = (raw or {}).get("revision")
     whole = isinstance(revision, int) or (isinstance(revision, float) and revision.is_integer())
     return int(revision) if whole and not isinstance(revision, bool) and 0 < revision <= _MAX_REVISION else 0
 
 
 def counters(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Read each set's counter."""
+    """Return the revision counter of each flag set."""
     return {row["_id"]: revision_of(row) for row in rows if isinstance(row["_id"], str)}
 
 
 def to_flag(raw: Mapping[str, Any]) -> Flag:
-    """Read a flag's document; whatever is wrong with it becomes the flag's `problem`.
-
-    A revision that the counter could not go on from counts as none.
-    """
+    """Read a flag's document. Never raises: see `Flag.problem`. A revision that is too large is read as 0."""
     try:
         flag = from_document(_plain_document(raw))
         return flag if 0 <= flag.revision <= _MAX_REVISION else replace(flag, revision=0)
@@ -91,41 +88,43 @@ def to_flag(raw: Mapping[str, Any]) -> Flag:
         return Flag(key=raw["key"], flag_set=raw.get("flagSet") or DEFAULT_SET, problem=problem)
 
 
-def outcome(
+def updated(
     change: Change, raw: Mapping[str, Any] | None, flag: Flag | None, revision: int
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Give the document as the next read will find it (None: deleted) and the edit that makes it out of `raw`.
+    """Return the document after the change (None: deleted), and the MongoDB update that makes it from `raw`.
 
-    The edit holds no field whose value did not change, so that BSON types, nulls and unknown fields survive.
+    The update has only fields whose values change, so that BSON types, nulls and unknown fields are preserved.
     """
     if change.after is None:
         return None, {}
     if raw is None or flag is None:
         return _as_stored(_new_document(change.after, change.at, revision)), {}
     old, new = to_document(flag), to_document(change.after)
-    fields = {n: _grafted(n, raw.get(n), v) for n, v in new.items() if n not in old or not json_values.same(old[n], v)}
-    for name in change.new or {}:  # a malformed value reads as if it were the default: named is enough to replace it
+    fields = {n: _to_bson(n, raw.get(n), v) for n, v in new.items() if n not in old or not json_values.same(old[n], v)}
+    for name in (
+        change.new or {}
+    ):  # A malformed value is read as the default, so it must be replaced even by the default.
         if name in new and name not in _TIMES and not json_values.same(plain(raw.get(name)), new[name]):
-            fields[name] = graft(raw.get(name), new[name])
+            fields[name] = merged_bson(raw.get(name), new[name])
     fields["revision"] = revision
-    gone = [name for name in old if name not in new and name not in _NEVER_UNSET]
-    edit: dict[str, Any] = {"$set": fields} | ({"$unset": dict.fromkeys(gone, "")} if gone else {})
-    return _as_stored({name: value for name, value in raw.items() if name not in gone} | fields), edit
+    removed = [name for name in old if name not in new and name not in _NEVER_UNSET]
+    update: dict[str, Any] = {"$set": fields} | ({"$unset": dict.fromkeys(removed, "")} if removed else {})
+    return _as_stored({name: value for name, value in raw.items() if name not in removed} | fields), update
 
 
 def _new_document(flag: Flag, at: datetime, revision: int) -> dict[str, Any]:
-    """Give the document of a flag that was not there; times that the existing system requires are never missing."""
-    fields = {name: _grafted(name, None, value) for name, value in to_document(flag).items()}
+    """Return a new flag's document. It always has the times that the existing system requires."""
+    fields = {name: _to_bson(name, None, value) for name, value in to_document(flag).items()}
     return {"_id": ObjectId(), "createdAt": at, "updatedAt": at} | fields | {"revision": revision}
 
 
 def _as_stored(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the document as BSON holds it: with milliseconds only."""
+    """Return the document as BSON stores it: times have only milliseconds."""
     return bson.decode(bson.encode(raw), codec_options=CODEC)
 
 
 def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any]:
-    """Give the history row in the existing system's shape, with what flagsvc adds."""
+    """Return the history entry in the existing system's format, with flagsvc's additional fields."""
     document = {
         "featureKey": flag.key,
         "action": change.action.value,
@@ -141,33 +140,33 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
 
 
 def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str, Any]:
-    """Give the audit row; toggles and config changes have the existing system's actions and metadata."""
+    """Return the audit log entry. Toggles and config updates have the existing system's actions and metadata."""
     previous, new = change.previous or {}, change.new or {}
-    named = {"featureKey": flag.key, "featureName": flag.name}
+    names = {"featureKey": flag.key, "featureName": flag.name}
     if change.action in (Action.ENABLED, Action.DISABLED):
         action = "TOGGLE_FEATURE"
-        told = {"oldStatus": previous.get("status"), "newStatus": new.get("status"), "action": change.action.value}
+        values = {"oldStatus": previous.get("status"), "newStatus": new.get("status"), "action": change.action.value}
     elif change.action is Action.UPDATED and set(previous) == {"config"}:
         action = "UPDATE_FEATURE_CONFIG"
-        told = {"oldConfig": previous.get("config"), "newConfig": new.get("config")}
+        values = {"oldConfig": previous.get("config"), "newConfig": new.get("config")}
     else:
         verbs = {Action.CREATED: "CREATE", Action.DELETED: "DELETE"}
         action = f"{verbs.get(change.action, 'UPDATE')}_FEATURE"
-        told = {"previousValue": change.previous, "newValue": change.new}
+        values = {"previousValue": change.previous, "newValue": change.new}
     return {
         "action": action,
         "resourceType": "FEATURE_FLAG",
         "resourceId": resource_id,
         "userId": _user_id(change.actor),
-        "metadata": named | told | _set_field(flag),
+        "metadata": names | values | _set_field(flag),
         "timestamp": change.at,
     }
 
 
 def history_entries(rows: list[dict[str, Any]]) -> list[HistoryEntry]:
-    """Read rows that are newest first by time; those with a revision stand in its order among themselves.
+    """Read history documents, given newest first by time. Those with a revision are ordered by revision.
 
-    The clocks of several writers may disagree, their revisions never do. Rows of the old service have none.
+    The writers' clocks may disagree, but revisions do not. Entries of the existing system have no revision.
     """
     entries = [_history_entry(row) for row in rows]
     ordered = iter(sorted((e for e in entries if e.revision), key=lambda e: e.revision, reverse=True))
@@ -201,12 +200,12 @@ def _set_field(flag: Flag) -> dict[str, str]:
 
 
 def _plain_document(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the document as plain JSON, its own times as datetimes."""
+    """Return the document as JSON, except that its time fields are datetimes."""
     return {n: v if n in _TIMES and isinstance(v, datetime) else plain(v) for n, v in raw.items()}
 
 
 def plain(value: Any) -> JsonValue:
-    """Give a BSON value as plain JSON; what JSON lacks becomes relaxed extended JSON, such as {"$date": ...}."""
+    """Return a BSON value as JSON. Types that JSON lacks become relaxed Extended JSON, such as {"$date": ...}."""
     match value:
         case None | bool() | str():
             return value
@@ -222,12 +221,12 @@ def plain(value: Any) -> JsonValue:
             return json.loads(json_util.dumps(value, json_options=_EXTENDED))
 
 
-def _grafted(name: str, stored: Any, wanted: Any) -> Any:
-    return wanted if name in _TIMES else graft(stored, wanted)
+def _to_bson(name: str, stored: Any, wanted: Any) -> Any:
+    return wanted if name in _TIMES else merged_bson(stored, wanted)
 
 
-def graft(stored: Any, wanted: JsonValue) -> Any:
-    """Give the wanted JSON as BSON, keeping the stored value of every part that says the same."""
+def merged_bson(stored: Any, wanted: JsonValue) -> Any:
+    """Return the wanted JSON as BSON. Parts that are equal to the stored ones keep their stored BSON type."""
     if json_values.same(plain(stored), wanted):
         return stored
     match wanted:
@@ -236,10 +235,10 @@ def graft(stored: Any, wanted: JsonValue) -> Any:
             if typed is not None:
                 return typed
             old = stored if isinstance(stored, dict) else {}
-            return {name: graft(old.get(name), part) for name, part in wanted.items()}
+            return {name: merged_bson(old.get(name), part) for name, part in wanted.items()}
         case list():
             parts = stored[: len(wanted)] if isinstance(stored, list) else []
-            return [graft(part, new) for part, new in zip_longest(parts, wanted)]
+            return [merged_bson(part, new) for part, new in zip_longest(parts, wanted)]
         case int() if isinstance(stored, Int64) and not isinstance(wanted, bool):
             return Int64(wanted)
         case _:
@@ -247,7 +246,7 @@ def graft(stored: Any, wanted: JsonValue) -> Any:
 
 
 def _typed(wanted: dict[str, Any]) -> Any:
-    """Give the BSON value that reads as exactly this object; None where it is just an object."""
+    """Return the BSON value whose Extended JSON is exactly this object; None if it is an ordinary object."""
     if not any(name.startswith("$") for name in wanted):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Ends transactions whose process was killed: MongoDB would keep their locks for a minute, in the way of all."""
+"""Ends transactions whose process was killed. MongoDB would hold their locks for a minute, blocking other writers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
 APP_NAME = "flagsvc"
-"""What our connections say of themselves, before the name that the URL may give."""
+"""The application name of flagsvc's connections in MongoDB. A name in the URL is appended to it."""
 
 log = structlog.get_logger(__name__)
 
 
 async def end_orphans(client: Any, idle_s: float) -> int:
-    """End transactions of any flagsvc in which nothing happened for longer than one of ours can take; gives how many.
+    """End flagsvc transactions, of any process, that have been idle longer than one can take. Return their number.
 
-    A process that was only frozen finds its transaction gone, and does it once more.
+    If the process was merely paused, its transaction fails and is repeated. Never raises a driver error.
     """
     idle = {
         "type": "idleSession",
         "transaction.timeInactiveMicros": {"$gt": int(idle_s * 1e6)},
-        "appName": {"$regex": f"^{APP_NAME}(:|$)"},  # nobody else's are ended
+        "appName": {"$regex": f"^{APP_NAME}(:|$)"},  # Transactions of other programs are left alone.
     }
     try:
         admin = client.admin.with_options(read_concern=ReadConcern("local"))
@@ -31,8 +31,8 @@ async def end_orphans(client: Any, idle_s: float) -> int:
         if sessions:
             await client.admin.command("killSessions", sessions)
     except (PyMongoError, KeyError) as error:
-        log.debug("transactions left open were not looked for", error=type(error).__name__)
+        log.debug("orphaned_transactions_check_failed", error=type(error).__name__)
         return 0
     if sessions:
-        log.warning("ended transactions that their writers left open", transactions=len(sessions))
+        log.warning("orphaned_transactions_ended", transactions=len(sessions))
     return len(sessions)

@@ -1,4 +1,4 @@
-"""How MongoDB is connected to, and which collections and indexes have to be there."""
+"""MongoDB client options, and the collections and indexes that flagsvc needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
 
 BUILD_S = 60.0
-"""The most that building takes: an index over years of history."""
-_APP_NAME_BYTES = 128 - len("-tail")  # MongoDB's bound
+"""Timeout for building an index, which may cover years of history."""
+_APP_NAME_BYTES = 128 - len("-tail")  # MongoDB's limit
 _NAMESPACE_EXISTS = 48
 
 
 def client_options(url: str, timeout_s: float, pool_size: int) -> dict[str, Any]:
-    """Give the options of the client that reads and writes: every operation is bounded as a whole."""
+    """Return the options of the client that reads and writes. `timeoutMS` bounds each operation as a whole."""
     milliseconds = int(timeout_s * 1000)
     return {
         "appname": _app_name(url),
@@ -36,13 +36,13 @@ def client_options(url: str, timeout_s: float, pool_size: int) -> dict[str, Any]
 
 
 def change_stream_options(url: str) -> dict[str, Any]:
-    """Give the options of the client that waits for changes: a server that says nothing for 2.5 s is gone."""
+    """Return the options of the change stream's client. A server that is silent for 2.5 s is considered down."""
     return {
         "appname": _app_name(url) + "-tail",
         "connect": False,
         "minPoolSize": 0,
         "maxPoolSize": 2,
-        "timeoutMS": None,  # it would count the time that is meant to be waited
+        "timeoutMS": None,  # It would include the time spent waiting for changes.
         "socketTimeoutMS": 2_500,
         "serverSelectionTimeoutMS": 2_000,
         "connectTimeoutMS": 2_000,
@@ -53,7 +53,7 @@ def change_stream_options(url: str) -> dict[str, Any]:
 
 
 async def prepare(database: Any) -> None:
-    """Create what is missing of collections and indexes; those of the existing system are taken as they are."""
+    """Create missing collections and indexes. Those of the existing system are used unchanged."""
     for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
         await _create_collection(database, name)
     flags, history = database["feature_flags"], database["feature_flag_history"]
@@ -65,7 +65,7 @@ async def prepare(database: Any) -> None:
 
 
 async def index_keys(collection: Any) -> dict[tuple[str, ...], bool]:
-    """Give the field names of each index and whether it is unique; its name depends on who made it."""
+    """Return each index's field names and whether it is unique. Index names depend on the program that created them."""
     indexes = (await collection.index_information()).values()
     return {tuple(name for name, _ in index["key"]): bool(index.get("unique")) for index in indexes}
 
@@ -76,7 +76,7 @@ async def _create_collection(database: Any, name: str) -> None:
     except CollectionInvalid:
         return
     except OperationFailure as error:
-        if error.code != _NAMESPACE_EXISTS:  # another replica was quicker
+        if error.code != _NAMESPACE_EXISTS:  # Another replica has created it in the meantime.
             raise
 
 
@@ -86,7 +86,7 @@ async def _create_index(collection: Any, key: list[tuple[str, int]], **options: 
 
 
 def _app_name(url: str) -> str:
-    """Give the name that connections have in MongoDB: ours, by which our transactions are known, and the URL's own."""
+    """Return the application name: flagsvc's, by which `orphans` finds its transactions, and the URL's."""
     options = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2])}
     name = f"{APP_NAME}:{options['appname']}" if options.get("appname") else APP_NAME
     return name.encode()[:_APP_NAME_BYTES].decode(errors="ignore")

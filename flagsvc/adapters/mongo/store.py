@@ -23,7 +23,7 @@ from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.batch_loader import BatchLoader
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
-from flagsvc.adapters.mongo.transactions import Transactions, closed, session_of
+from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
@@ -70,7 +70,7 @@ class MongoStore:
         self._history = self._database["feature_flag_history"]
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
-        self._gets = BatchLoader(self._get, under_way=_GETS, most=_KEYS)
+        self._gets = BatchLoader(self._get, max_reads=_GETS, max_keys=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
@@ -88,7 +88,7 @@ class MongoStore:
         """Let changes that are under way end, then release the connections."""
         await self._transactions.close()
         await self._gets.close()
-        await asyncio.gather(closed(self._client), self._change_stream.close())
+        await asyncio.gather(close_client(self._client), self._change_stream.close())
 
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, together with others that are read at this time."""
@@ -179,7 +179,7 @@ class MongoStore:
 
     async def _found(self, ids: Sequence[FlagId], session: Any = None) -> dict[FlagId, Entry]:
         self.reads += 1
-        cursor = self._flags.find(documents.among(ids), session=session, batch_size=len(ids) + 1)  # in one reply
+        cursor = self._flags.find(documents.with_ids(ids), session=session, batch_size=len(ids) + 1)  # in one reply
         flags = [documents.to_flag(raw) async for raw in cursor]
         return {flag.id: Entry.of(flag) for flag in reversed(flags)}
 
@@ -192,7 +192,7 @@ class MongoStore:
         if change is None or subject is None:
             return None
         revision = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
-        stored, edit = documents.outcome(change, raw, flag, revision)
+        stored, edit = documents.updated(change, raw, flag, revision)
         resource = (stored or raw or {}).get("_id")
         await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
         await self._audit.insert_one(documents.audit_document(change, subject, resource), session=session)
@@ -271,7 +271,7 @@ class MongoStore:
         if before is not None:
             return max(int(before["revision"]), floor) + 1
         self.reads += 1
-        numbered = documents.numbered(flag_set)
+        numbered = documents.with_revision(flag_set)
         newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
         revision = max(int(newest["revision"]) if newest else 0, floor) + 1
         await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": revision}}, session=session)

@@ -1,12 +1,12 @@
-"""A circuit breaker: one failure opens it for everybody, and only a probe in the background closes it again."""
+"""A circuit breaker: one failure opens it for all callers, and only a background probe closes it again."""
 
 from __future__ import annotations
 
 
 class Breaker:
-    """Closed: calls go through. Open: none does, so a dead server costs nobody anything.
+    """Closed: calls are allowed. Open: no calls, so that a server that is down costs callers no time.
 
-    Callers say how each call went; they never probe. `failures` in a row open it.
+    Callers report the result of each call, but never probe. `failures` failed calls in a row open it.
     """
 
     def __init__(self, failures: int = 1) -> None:
@@ -16,12 +16,12 @@ class Breaker:
         self.opened = 0
 
     def succeeded(self) -> None:
-        """A call went well. While open this says nothing: it may have been sent before the trouble began."""
+        """Report a successful call. It is ignored while open: it may have been sent before the failures began."""
         if not self.is_open:
             self._failed = 0
 
     def failed(self) -> bool:
-        """A call failed; True when this opened the breaker."""
+        """Report a failed call. Return whether it opened the breaker."""
         if self.is_open:
             return False
         self._failed += 1
@@ -32,6 +32,6 @@ class Breaker:
         return True
 
     def close(self) -> None:
-        """A probe went well."""
+        """Report a successful probe."""
         self.is_open = False
         self._failed = 0

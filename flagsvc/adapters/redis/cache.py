@@ -25,7 +25,7 @@ from flagsvc.adapters.redis import messages, scripts
 from flagsvc.adapters.redis.breaker import Breaker
 from flagsvc.adapters.redis.clock import RedisClock, to_ms
 from flagsvc.adapters.redis.scripts import CHANNEL, cache_key, fill_key
-from flagsvc.adapters.redis.timeouts import heard_timeout
+from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
@@ -227,7 +227,7 @@ class RedisCache:
         async with self._client.pipeline(transaction=False) as pipe:
             self._add_puts(pipe, entries, stamp, fills, force)
             answers = await pipe.execute()
-        self._clock.heard(answers[-1][0], sent_at, time.monotonic())
+        self._clock.observe(answers[-1][0], sent_at, time.monotonic())
         return all(accepted for _, accepted in answers)
 
     def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fills: bool, force: bool) -> None:
@@ -258,7 +258,7 @@ class RedisCache:
             self._add_puts(pipe, entries, stamp, fills=False, force=False)
             pipe.eval(scripts.LEASE, 1, scripts.LEASE_KEY, *args)
             *puts, answer = await pipe.execute()
-        self._clock.heard(answer[0], sent_at, time.monotonic())
+        self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer if all(accepted for _, accepted in puts) else None
 
     async def _keep_heartbeat(self, replica: str, text: str, expires_s: float) -> bool:
@@ -270,18 +270,18 @@ class RedisCache:
         """Run one script, and learn the server's time from its answer."""
         sent_at = time.monotonic()
         answer: Any = await self._scripts[script](keys=keys, args=args)
-        self._clock.heard(answer[0], sent_at, time.monotonic())
+        self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer
 
     async def _stamp(self, as_of: float) -> int:
         if not self._clock.known:
             await self._bounded(partial(self._ask_clock, self._client), None)
-        return self._clock.stamp(as_of)
+        return self._clock.to_server_ms(as_of)
 
     async def _ask_clock(self, client: aioredis.Redis) -> None:
         sent_at = time.monotonic()
         seconds, micros = await client.time()
-        self._clock.heard(seconds * 1_000_000 + micros, sent_at, time.monotonic())
+        self._clock.observe(seconds * 1_000_000 + micros, sent_at, time.monotonic())
 
     def _ttl(self, entry: Entry, fills: bool) -> float:
         if entry.flag is None:
@@ -295,7 +295,7 @@ class RedisCache:
             return otherwise
         sent = False
         try:
-            async with heard_timeout(self._timeout_s + (entries - 1) * PUT_ALLOWANCE_S), self._free:
+            async with stall_tolerant_timeout(self._timeout_s + (entries - 1) * PUT_ALLOWANCE_S), self._free:
                 if self._breaker.is_open:
                     return otherwise
                 sent = True

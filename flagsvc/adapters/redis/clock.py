@@ -1,57 +1,57 @@
-"""The clock of a Redis server, as one replica knows it from the answers it gets."""
+"""An estimate of the Redis server's clock, from the times in its replies."""
 
 from __future__ import annotations
 
 from flagsvc.ports import NEVER
 
-DRIFT = 0.001
-"""By how much two clocks may differ in speed."""
-STAMPS = 64
-LONGEST_S = 1e9
+MAX_DRIFT = 0.001
+"""The maximum relative difference between the speeds of two clocks."""
+MAX_REMEMBERED = 64
+MAX_DURATION_S = 1e9
 
 
 class RedisClock:
-    """What it shows is never later than the truth, and as near to it as the quickest answer was.
+    """Estimates the server's time. The estimate is never too late, and as close as the fastest reply allows.
 
-    Moments are seconds of `time.monotonic()`; no wall clock of this machine is asked.
+    Moments are in seconds of `time.monotonic()`. The wall clock of this machine is not used.
     """
 
     def __init__(self) -> None:
         self._offset_ms: float | None = None
-        self._heard_at = 0.0
-        self._stamps: dict[float, int] = {}
+        self._observed_at = 0.0
+        self._remembered: dict[float, int] = {}
 
     @property
     def known(self) -> bool:
-        """Whether it ever was heard."""
+        """Whether the server's time has been observed."""
         return self._offset_ms is not None
 
-    def heard(self, micros: int, sent_at: float, received_at: float) -> None:
-        """Take what the server's clock showed at some moment between the two."""
+    def observe(self, micros: int, sent_at: float, received_at: float) -> None:
+        """Record the server's time in µs since 1970, read at some moment between the two."""
         lowest, highest = micros / 1000 - received_at * 1000, micros / 1000 - sent_at * 1000
         offset = lowest
         if self._offset_ms is not None:
-            kept = self._offset_ms - DRIFT * (received_at - self._heard_at) * 1000
-            if kept <= highest:
-                offset = max(lowest, kept)
-            else:  # The clock went back, or this is another server.
-                self._stamps.clear()
-        self._offset_ms, self._heard_at = offset, received_at
+            previous = self._offset_ms - MAX_DRIFT * (received_at - self._observed_at) * 1000
+            if previous <= highest:
+                offset = max(lowest, previous)
+            else:  # The server's clock was set back, or this is another server.
+                self._remembered.clear()
+        self._offset_ms, self._observed_at = offset, received_at
 
-    def stamp(self, moment: float) -> int:
-        """Give the moment in the server's ms, 0 for NEVER and while the clock is unknown.
+    def to_server_ms(self, moment: float) -> int:
+        """Return the server's time in ms at a moment; 0 for NEVER, and while the server's time is unknown.
 
-        The same moment gets the same stamp: what is put as of a moment counts where vouching begins with that moment.
+        Equal moments return equal times: an entry put as of the moment at which a lease begins is under that lease.
         """
         if moment == NEVER or self._offset_ms is None:
             return 0
-        stamp = self._stamps.pop(moment, None) or int(self._offset_ms + moment * 1000)
-        self._stamps[moment] = stamp
-        if len(self._stamps) > STAMPS:
-            del self._stamps[next(iter(self._stamps))]
-        return stamp
+        server_ms = self._remembered.pop(moment, None) or int(self._offset_ms + moment * 1000)
+        self._remembered[moment] = server_ms
+        if len(self._remembered) > MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        return server_ms
 
 
 def to_ms(seconds: float) -> int:
-    """Give a length of time, infinite ones too, as Redis takes it."""
-    return int(min(seconds, LONGEST_S) * 1000)
+    """Return a duration, which may be infinite, in the ms that Redis accepts."""
+    return int(min(seconds, MAX_DURATION_S) * 1000)

@@ -1,4 +1,4 @@
-"""A time-out that blames the other side only for time in which this process could have heard it."""
+"""A timeout that does not count time in which this process's event loop was stalled."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SLICES = 5
 
 
 @asynccontextmanager
-async def heard_timeout(seconds: float) -> AsyncIterator[None]:
-    """`asyncio.timeout`, but time in which the event loop did not run counts as little. Raises TimeoutError.
+async def stall_tolerant_timeout(seconds: float) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, but stalls of the event loop hardly count. Raises TimeoutError.
 
-    A container out of its CPU quota stands still for 100 ms at a time, and a large batch holds the loop: whoever had
-    answered meanwhile is not to be called dead. So the time-out is a number of slices, each begun when the one before
-    was noticed to be over; one that a standstill prolonged still counts as one.
+    A container that exceeds its CPU quota stalls for 100 ms at a time, and a large batch blocks the loop. A server that
+    replied meanwhile must not be considered down. So the timeout consists of slices, each started when the loop notices
+    that the previous one has ended: a slice that a stall prolonged still counts as one.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.Handle | None = None

@@ -1,7 +1,7 @@
-"""The last good contents in a file, which is replaced as a whole or not at all.
+"""The snapshot file with the last known contents. It is replaced atomically.
 
-Replicas may share it. They take turns by a lock on a file beside it: the snapshot itself is another file after each
-turn, and a directory cannot be locked on every file system.
+Several replicas may share it. They lock a separate file next to it, because replacing the snapshot replaces its inode,
+and not every file system can lock a directory.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import IO
 
 import structlog
 
-from flagsvc.adapters.snapshot.format import Header, Unusable, flags_of, rendered, verified
+from flagsvc.adapters.snapshot.format import Header, Unusable, flags_of, render, verify
 from flagsvc.ports import Saved, StoreContents
 
-LOCK_PATIENCE_S = 5.0
-"""How long another replica may hold the lock; a save takes a fraction of a second."""
-PUT_BACK_S = 600.0
-"""More than the clocks of two replicas may differ."""
+LOCK_TIMEOUT_S = 5.0
+"""Time to wait for the lock. A save takes a fraction of a second."""
+MAX_CLOCK_SKEW_S = 600.0
+"""An upper bound for the difference between two replicas' clocks."""
 _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 log = structlog.get_logger(__name__)
 
 
 class SnapshotFile:
-    """A Snapshot in a regular file that its owner alone can read.
+    """A Snapshot in a regular file that only its owner can read.
 
-    `store_name`: the store's URL without credentials; another store's snapshot is not used. `clock` gives aware UTC.
+    `store_name` is the store's URL without credentials; another store's snapshot is not used. `clock` is in aware UTC.
     """
 
     def __init__(self, path: Path, store_name: str, max_age_s: float, clock: Callable[[], datetime]) -> None:
@@ -42,61 +42,61 @@ class SnapshotFile:
         self._max_age_s, self._clock = max_age_s, clock
 
     def read(self) -> Saved | None:
-        """Give what was saved; None, with a line in the log, when there is nothing that can be used."""
+        """Return the saved contents. If there are none that can be used, log why and return None."""
         try:
             with _opened(self._path) as file:
                 header = self._usable(file)
                 return Saved(StoreContents(list(flags_of(file, header)), header.revisions), header.saved_at)
         except FileNotFoundError:
-            log.info("there is no snapshot yet", file=str(self._path))
+            log.info("snapshot_not_found", file=str(self._path))
         except (OSError, Unusable) as error:
-            log.warning("snapshot cannot be used; starting without it", file=str(self._path), why=_why(error))
+            log.warning("snapshot_unusable", file=str(self._path), cause=_cause(error))
         return None
 
     def write(self, saved: Saved) -> bool:
-        """Replace what is there, atomically; False when that is newer. Raises OSError."""
-        _refuse_special(self._path)
-        with _locked(_beside(self._path, ".lock")):
-            there = self._there()
-            if there is not None and self._is_newer(there, saved):
+        """Replace the snapshot atomically. Return False, and keep it, if it is newer. Raises OSError."""
+        _check_regular(self._path)
+        with _locked(_sibling(self._path, ".lock")):
+            current = self._current()
+            if current is not None and self._is_newer(current, saved):
                 return False
             self._replace(saved)
         return True
 
-    def _there(self) -> Header | None:
+    def _current(self) -> Header | None:
         try:
             with _opened(self._path) as file:
                 return self._usable(file)
         except FileNotFoundError:
             return None
         except (OSError, Unusable) as error:
-            log.info("a snapshot that cannot be used is replaced", file=str(self._path), why=_why(error))
+            log.info("unusable_snapshot_replaced", file=str(self._path), cause=_cause(error))
             return None
 
     def _usable(self, file: IO[bytes]) -> Header:
-        """Check a whole file, and leave it at its first flag. Raises Unusable."""
-        header = verified(file)
+        """Verify a whole file, and leave it positioned at its first flag. Raises Unusable."""
+        header = verify(file)
         if header.store != self._store_name:
-            raise Unusable(f"it is of another store, {header.store}")
+            raise Unusable(f"it belongs to another store, {header.store}")
         age_s = (self._clock() - header.saved_at).total_seconds()
         if age_s > self._max_age_s:
-            raise Unusable(f"it is {age_s:.0f} s old, and at most {self._max_age_s:.0f} s are allowed")
+            raise Unusable(f"it is {age_s:.0f} s old; the maximum is {self._max_age_s:.0f} s")
         return header
 
-    def _is_newer(self, there: Header, saved: Saved) -> bool:
+    def _is_newer(self, current: Header, saved: Saved) -> bool:
         ours = saved.contents.revisions
-        if there.revisions == ours:
-            return saved.saved_at < there.saved_at <= self._clock()  # a time to come is a wrong clock's
-        ahead = any(revision > ours.get(name, 0) for name, revision in there.revisions.items())
-        if ahead and (saved.saved_at - there.saved_at).total_seconds() > PUT_BACK_S:
-            log.warning("the store was put back to an earlier state; so is its snapshot", file=str(self._path))
+        if current.revisions == ours:
+            return saved.saved_at < current.saved_at <= self._clock()  # A time in the future is from a wrong clock.
+        ahead = any(revision > ours.get(name, 0) for name, revision in current.revisions.items())
+        if ahead and (saved.saved_at - current.saved_at).total_seconds() > MAX_CLOCK_SKEW_S:
+            log.warning("store_restored", file=str(self._path), detail="The older store replaces the snapshot.")
             return False
         return ahead
 
     def _replace(self, saved: Saved) -> None:
-        header, flags = rendered(self._store_name, saved)
-        temporary = _beside(self._path, ".new")
-        temporary.unlink(missing_ok=True)  # of a process that was killed: who has the lock is alone with it
+        header, flags = render(self._store_name, saved)
+        temporary = _sibling(self._path, ".new")
+        temporary.unlink(missing_ok=True)  # Left by a killed process: the lock excludes all others.
         try:
             with open(temporary, "xb", opener=_private) as file:
                 file.write(header)
@@ -108,16 +108,16 @@ class SnapshotFile:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        _settle(self._path.parent)
+        _sync_directory(self._path.parent)
 
 
 def _opened(path: Path) -> IO[bytes]:
     """Open a regular file for reading. Raises OSError."""
-    _refuse_special(path)
-    return open(path, "rb", opener=_unfollowed)
+    _check_regular(path)
+    return open(path, "rb", opener=_no_follow)
 
 
-def _unfollowed(name: str, flags: int) -> int:
+def _no_follow(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW)
 
 
@@ -125,19 +125,19 @@ def _private(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _refuse_special(path: Path) -> None:
-    """Raise OSError for what is there but is no regular file: replacing it would surprise."""
+def _check_regular(path: Path) -> None:
+    """Raise OSError if the path exists but is not a regular file, which must not be replaced."""
     with contextlib.suppress(FileNotFoundError):
         kind = stat.S_IFMT(path.lstat().st_mode)
         if kind != stat.S_IFREG:
-            text = f"it is {_KINDS.get(kind, 'something else')}, and a snapshot is a regular file"
+            text = f"it is {_KINDS.get(kind, 'a special file')}; a snapshot must be a regular file"
             raise OSError(errno.EINVAL, text, str(path))
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep others out meanwhile; the system frees the lock of a process that dies. Raises OSError."""
-    give_up_at = time.monotonic() + LOCK_PATIENCE_S
+    """Hold an exclusive lock on a file. The system releases it if the process dies. Raises OSError."""
+    give_up_at = time.monotonic() + LOCK_TIMEOUT_S
     with open(path, "ab", opener=_private) as file:
         while True:
             try:
@@ -145,18 +145,18 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > give_up_at:
-                    text = f"another process has held it for {LOCK_PATIENCE_S:g} s"
+                    text = f"another process has held the lock for {LOCK_TIMEOUT_S:g} s"
                     raise TimeoutError(errno.ETIMEDOUT, text, str(path)) from None
                 time.sleep(0.01)
         yield
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _settle(directory: Path) -> None:
-    """Make a rename outlive a power cut."""
+def _sync_directory(directory: Path) -> None:
+    """Flush a directory to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -164,5 +164,5 @@ def _settle(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _why(error: OSError | Unusable) -> str:
+def _cause(error: OSError | Unusable) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -1,7 +1,6 @@
-"""A snapshot's text: a header on the first line, then a flag on each, all under one checksum.
+"""The format of a snapshot: a header on the first line, then one flag per line.
 
-The header's `sha256` is over the header without it and over all that follows, so a changed revision or time is seen as
-well as a changed flag.
+The header's field `sha256` covers its other fields and all lines after it, so that any changed byte is detected.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from flagsvc.core.model import Flag
 from flagsvc.ports import Saved
 
 FORMAT = 1
-TURN_S = 0.001
-"""Flags are rendered in turns of this length; evaluations have the interpreter in between."""
-_LONGEST_HEADER = 16 * 1024 * 1024
-_PIECE = 1024 * 1024
+SLICE_S = 0.001
+"""Rendering pauses after each slice of this length, so that evaluations can run in between."""
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 class Unusable(Exception):
-    """A file is no snapshot that can be used here; the message says why."""
+    """A file is not a snapshot that can be used here. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first line says. `saved_at` is aware UTC; `flags` is how many follow."""
+    """The first line of a snapshot. `saved_at` is aware UTC; `flags` is the number of flags."""
 
     store: str
     saved_at: datetime
@@ -41,10 +40,10 @@ class Header:
     flags: int
 
 
-def rendered(store: str, saved: Saved) -> tuple[bytes, bytearray]:
-    """Give the header's line and those of the flags. Raises OSError for more flag sets than a header has room for."""
+def render(store: str, saved: Saved) -> tuple[bytes, bytearray]:
+    """Return the header line and the flags' lines. Raises OSError if there are too many flag sets for a header."""
     body = _lines(saved.contents.flags)
-    told = {
+    fields = {
         "format": FORMAT,
         "store": store,
         "savedAt": saved.saved_at.astimezone(UTC).isoformat(),
@@ -52,34 +51,34 @@ def rendered(store: str, saved: Saved) -> tuple[bytes, bytearray]:
         "flags": len(saved.contents.flags),
         "bytes": len(body),
     }
-    line = f"{json.dumps(told | {'sha256': _checksum(told, [body])})}\n".encode()
-    if len(line) > _LONGEST_HEADER:
+    line = f"{json.dumps(fields | {'sha256': _checksum(fields, [body])})}\n".encode()
+    if len(line) > _MAX_HEADER_BYTES:
         raise OSError(errno.EFBIG, f"{len(saved.contents.revisions)} flag sets are too many for a snapshot")
     return line, body
 
 
-def verified(file: IO[bytes]) -> Header:
-    """Check a whole file, and leave it at its first flag. Raises Unusable."""
-    line = file.readline(_LONGEST_HEADER)
+def verify(file: IO[bytes]) -> Header:
+    """Verify a whole file, and leave it positioned at its first flag. Raises Unusable."""
+    line = file.readline(_MAX_HEADER_BYTES)
     begin = file.tell()
     try:
-        told = json.loads(line)
-        checksum = told.pop("sha256", None)
+        fields = json.loads(line)
+        checksum = fields.pop("sha256", None)
     except (ValueError, AttributeError, TypeError, RecursionError):
-        raise Unusable("it does not begin as a snapshot does") from None
-    if told.get("format") != FORMAT:
-        raise Unusable(f"it has format {told.get('format')}, and this version reads format {FORMAT}")
+        raise Unusable("it has no snapshot header") from None
+    if fields.get("format") != FORMAT:
+        raise Unusable(f"it has format {fields.get('format')}; this version reads format {FORMAT}")
     size = os.fstat(file.fileno()).st_size - begin
-    if size != told.get("bytes"):
-        raise Unusable(f"it should have {told.get('bytes')} bytes of flags, and has {size}")
-    if _checksum(told, iter(lambda: file.read(_PIECE), b"")) != checksum:
+    if size != fields.get("bytes"):
+        raise Unusable(f"it should have {fields.get('bytes')} bytes of flags, and has {size}")
+    if _checksum(fields, iter(lambda: file.read(_CHUNK_BYTES), b"")) != checksum:
         raise Unusable("its checksum is wrong")
     file.seek(begin)
-    return _header(told)
+    return _header(fields)
 
 
 def flags_of(file: IO[bytes], header: Header) -> Iterator[Flag]:
-    """Read the flags of a file that was checked. Raises Unusable."""
+    """Yield the flags of a verified file. Raises Unusable."""
     count = 0
     for line in file:
         count += 1
@@ -92,28 +91,28 @@ def flags_of(file: IO[bytes], header: Header) -> Iterator[Flag]:
         raise Unusable(f"it should have {header.flags} flags, and has {count}")
 
 
-def _header(told: Mapping[str, Any]) -> Header:
+def _header(fields: Mapping[str, Any]) -> Header:
     try:
-        saved_at = datetime.fromisoformat(told["savedAt"]).astimezone(UTC)
-        revisions = {str(name): int(revision) for name, revision in told["revisions"].items()}
-        return Header(str(told["store"]), saved_at, revisions, int(told["flags"]))
+        saved_at = datetime.fromisoformat(fields["savedAt"]).astimezone(UTC)
+        revisions = {str(name): int(revision) for name, revision in fields["revisions"].items()}
+        return Header(str(fields["store"]), saved_at, revisions, int(fields["flags"]))
     except (KeyError, AttributeError, TypeError, ValueError):
         raise Unusable("its header is malformed") from None
 
 
-def _checksum(told: Mapping[str, Any], pieces: Iterable[bytes | bytearray]) -> str:
-    digest = hashlib.sha256(json.dumps(told).encode())
-    for piece in pieces:
-        digest.update(piece)
+def _checksum(fields: Mapping[str, Any], chunks: Iterable[bytes | bytearray]) -> str:
+    digest = hashlib.sha256(json.dumps(fields).encode())
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()
 
 
 def _lines(flags: Iterable[Flag]) -> bytearray:
     lines = bytearray()
-    turn_ends_at = time.monotonic() + TURN_S
+    pause_at = time.monotonic() + SLICE_S
     for flag in flags:
         lines += f"{dumps(flag)}\n".encode()
-        if time.monotonic() > turn_ends_at:
-            time.sleep(TURN_S)
-            turn_ends_at = time.monotonic() + TURN_S
+        if time.monotonic() > pause_at:
+            time.sleep(SLICE_S)
+            pause_at = time.monotonic() + SLICE_S
     return lines

@@ -1,1 +1,1 @@
-"""What every protocol needs: admission, failures, contexts, selectors, values."""
+"""What every protocol uses: admission, error mapping, evaluation contexts, selectors and values."""

@@ -1,10 +1,11 @@
-"""Which calls may begin: so many at once, over whichever protocol they come, and none while the server stops."""
+"""Limits on concurrent calls and streams, shared by every protocol, and the refusal of new ones during shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 from flagsvc.core.errors import Overloaded, Stopping
 
@@ -12,36 +13,62 @@ LINGER_S = 0.1
 LINGER_MAX_S = 1.0
 
 
+class _Slots:
+    """A limited counter as a context manager. One instance serves all calls, so that a call allocates nothing."""
+
+    __slots__ = ("_limit", "_what", "taken")
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._limit, self._what = limit, what
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        if self.taken >= self._limit:
+            raise Overloaded(f"the server is at its limit of {self._limit} concurrent {self._what}; retry later")
+        self.taken += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.taken -= 1
+
+
 class Admission:
-    """Counts unary calls and streams apart; who was let in with `enter` must `leave`."""
+    """Admits unary calls (`with admission.call():`) and streams (`with admission.stream():`), each to its own limit."""
 
     def __init__(self, max_calls: int, max_streams: int) -> None:
-        self._free = {False: max_calls, True: max_streams}
-        self._limits = dict(self._free)
+        self._calls = _Slots(max_calls, "calls")
+        self._streams = _Slots(max_streams, "streams")
         self._stopping = False
         self._refused_at = 0.0
 
-    def enter(self, stream: bool) -> None:
-        """Let a call in. Raises Overloaded or Stopping."""
-        if self._stopping:
-            self._refused_at = time.monotonic()
-            raise Stopping
-        if self._free[stream] <= 0:
-            raise Overloaded(
-                f"the server already serves as many {'streams' if stream else 'calls'} as it can; try again"
-            )
-        self._free[stream] -= 1
+    @property
+    def in_progress(self) -> tuple[int, int]:
+        """Number of calls and number of streams in progress."""
+        return self._calls.taken, self._streams.taken
 
-    def leave(self, stream: bool) -> None:
-        """Note that a call ended."""
-        self._free[stream] += 1
+    def call(self) -> _Slots:
+        """Admit a unary call for the length of a `with` block. Raises Overloaded or Stopping."""
+        if self._stopping:
+            self._refuse()
+        return self._calls
+
+    def stream(self) -> _Slots:
+        """Admit a stream for the length of a `with` block. Raises Overloaded or Stopping."""
+        if self._stopping:
+            self._refuse()
+        return self._streams
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, so that none is cut off, and wait for those under way; at most `grace_s`."""
+        """Refuse new calls, and wait at most `grace_s` seconds for the calls and streams in progress."""
         self._stopping = True
-        await _until(lambda: self._free == self._limits, grace_s)
-        # A call that comes in while the transport stops would be cut off: let the callers notice first.
+        await _until(lambda: self.in_progress == (0, 0), grace_s)
+        # A call that arrives while the transport closes would be cut off. Wait until callers have stopped calling.
         await _until(lambda: time.monotonic() - self._refused_at > LINGER_S, LINGER_MAX_S)
+
+    def _refuse(self) -> None:
+        self._refused_at = time.monotonic()
+        raise Stopping
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The revision that an answer must contain, where a protocol has no field for it: a header of the call."""
+"""Consistency tokens as a header, for protocols that have no `min_revision` field."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MAX_DIGITS = 18
 
 
 def min_revision_of(metadata: Metadata) -> int:
-    """Read a call's token, 0 without one. Raises InvalidRequest."""
+    """Return the revision that a call's answer must contain; 0 without a token. Raises InvalidRequest."""
     for name, value in metadata or ():
         if name == HEADER and value:
             if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
-                raise invalid(HEADER, value, "a revision that a write answered, a whole number")
+                raise invalid(HEADER, value, "a revision from a write's response, a whole number")
             return int(value)
     return 0

@@ -1,6 +1,6 @@
-"""Evaluation contexts from the wire: read field by field, when a rule asks, with what the server itself adds.
+"""Evaluation contexts from requests, converted field by field when a rule reads them, plus the server's own fields.
 
-What is added wins over what a caller sends, as in flagd: headers over configured values over the request.
+The server's fields override the caller's, as in flagd: headers override configured values, which override the request.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flagsvc.api.common.values import from_value
+from flagsvc.api.common.values import from_struct_value, from_value
 from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES
@@ -17,11 +17,10 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 TARGETING_KEY = "targetingKey"
 Metadata = Iterable[Any] | None
 """A call's metadata: (lower-case name, value) pairs."""
-_EXACT = 2.0**63
 
 
-class View(Mapping[str, JsonValue]):
-    """A context's fields, each converted when it is first asked for. `known` has what is converted already."""
+class LazyContext(Mapping[str, JsonValue]):
+    """A context's fields, each converted when it is first read; `known` holds the converted ones."""
 
     __slots__ = ("_convert", "_fields", "_known")
 
@@ -31,7 +30,7 @@ class View(Mapping[str, JsonValue]):
         self._fields, self._convert, self._known = fields, convert, known
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Give a field, or the default."""
+        """Return a field's value, or the default without such a field."""
         known = self._known
         if name in known:
             return known[name]
@@ -54,7 +53,10 @@ class View(Mapping[str, JsonValue]):
 
 
 class Contexts:
-    """Makes contexts of requests. `values`: configured fields; `headers`: fields by lower-case header name."""
+    """Reads evaluation contexts from requests.
+
+    `values`: fields that every context gets; `headers`: names of the fields that are read from headers, by header.
+    """
 
     def __init__(self, values: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
         self.values = dict(values or {})
@@ -62,25 +64,25 @@ class Contexts:
         self._adds = bool(self.values or self._headers)
 
     def of_message(self, message: types.EvaluationContext, metadata: Callable[[], Metadata]) -> Attributes:
-        """Read FlagService's context. Raises InvalidRequest for one over the limit.
+        """Read FlagService's context. Raises InvalidRequest when it is larger than MAX_CONTEXT_BYTES.
 
-        The call's metadata, which costs a copy, are asked for only where headers are configured.
+        `metadata` is called only if headers are configured, because gRPC copies the metadata.
         """
         size = message.ByteSize()
         if not size and not self._adds:
             return {}
         _check_size(size)
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
-        return View(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
+        return LazyContext(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
-        """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed for one over the limit."""
+        """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed if larger than MAX_CONTEXT_BYTES."""
         if message.ByteSize() > MAX_CONTEXT_BYTES:
             raise EvaluationFailed("INVALID_CONTEXT")
-        return View(message.fields, _from_struct, self._added({}, metadata if with_headers else None))
+        return LazyContext(message.fields, _from_struct, self._added({}, metadata if with_headers else None))
 
     def of_json(self, fields: Mapping[str, JsonValue], metadata: Metadata) -> Attributes:
-        """Read OFREP's context, whose size its reader has checked."""
+        """Read OFREP's context; the caller has checked its size."""
         return self._added(dict(fields), metadata)
 
     def _added(self, known: dict[str, JsonValue], metadata: Metadata) -> dict[str, JsonValue]:
@@ -102,22 +104,4 @@ def _from_message(name: str, message: types.Value) -> JsonValue:
 
 
 def _from_struct(_name: str, message: Any) -> JsonValue:
-    return struct_value(message)
-
-
-def struct_value(message: Any) -> JsonValue:
-    """Give a google.protobuf.Value as JSON; its whole numbers, which come as doubles, become whole."""
-    match message.WhichOneof("kind"):
-        case "string_value":
-            return message.string_value
-        case "number_value":
-            number = message.number_value
-            return int(number) if number.is_integer() and abs(number) < _EXACT else number
-        case "bool_value":
-            return message.bool_value
-        case "struct_value":
-            return {name: struct_value(value) for name, value in message.struct_value.fields.items()}
-        case "list_value":
-            return [struct_value(value) for value in message.list_value.values]
-        case _:
-            return None
+    return from_struct_value(message)

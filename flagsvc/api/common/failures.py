@@ -1,11 +1,13 @@
-"""The one map from domain errors to gRPC statuses, with google.rpc details. Nothing internal passes it."""
+"""The only map from errors to gRPC statuses with google.rpc details. It never lets internal texts through."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
+import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -16,6 +18,7 @@ from flagsvc.core.errors import (
     EvaluationFailed,
     FlagExists,
     FlagNotFound,
+    FlagsvcError,
     InvalidRequest,
     Overloaded,
     RevisionConflict,
@@ -27,6 +30,8 @@ from flagsvc.core.errors import (
 )
 from flagsvc.core.validation import MAX_CONTEXT_BYTES
 
+log = structlog.get_logger(__name__)
+
 DOMAIN = "flagsvc"
 EVALUATION_STATUSES = {
     "FLAG_NOT_FOUND": (grpc.StatusCode.NOT_FOUND, "Flag not found"),
@@ -36,12 +41,15 @@ EVALUATION_STATUSES = {
     "GENERAL": (grpc.StatusCode.INTERNAL, "General error"),
     "INVALID_CONTEXT": (grpc.StatusCode.RESOURCE_EXHAUSTED, f"The context is over {MAX_CONTEXT_BYTES} bytes"),
 }
-"""flagd's statuses and texts; but GENERAL is not UNKNOWN, which providers would call again in vain."""
+"""flagd's status and text for each OpenFeature error code.
+
+GENERAL is INTERNAL here. flagd answers UNKNOWN, which providers retry to no effect.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A gRPC status: code, text and google.rpc details."""
+    """A gRPC status: its code, the text for the caller, and the google.rpc details."""
 
     code: grpc.StatusCode
     message: str
@@ -50,7 +58,7 @@ class Failure:
     details: tuple[Message, ...] = ()
 
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
-        """Give the trailing metadata that carries the details."""
+        """Return the trailing metadata with the details, `grpc-status-details-bin`."""
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         for detail in (info, *self.details):
@@ -60,30 +68,42 @@ class Failure:
         return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
-def failure_of(error: Exception) -> Failure:  # noqa: C901, PLR0912  a table
-    """Map an error; whatever is not the domain's becomes a fixed text."""
+def failure_for(method: str, error: Exception) -> Failure:
+    """Return what the caller of `method` gets for an error.
+
+    An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
+    """
+    failure = _failure(error)
+    if isinstance(error, FlagsvcError):
+        return failure
+    request_id = uuid.uuid4().hex[:12]
+    log.error("call_failed", method=method, request_id=request_id, exc_info=error)
+    return replace(failure, message=f"{failure.message}; request id {request_id}")
+
+
+def _failure(error: Exception) -> Failure:  # noqa: C901, PLR0912  a table
     text = str(error)
     match error:
         case InvalidRequest(violations=violations, reason=reason):
-            bad = error_details_pb2.BadRequest()
+            bad_request = error_details_pb2.BadRequest()
             for v in violations:
-                bad.field_violations.add(field=v.field, description=str(v), reason=reason)
-            names = {"field": violations[0].field} if violations else {}
-            return Failure(grpc.StatusCode.INVALID_ARGUMENT, text, reason, names, (bad,))
+                bad_request.field_violations.add(field=v.field, description=str(v), reason=reason)
+            metadata = {"field": violations[0].field} if violations else {}
+            return Failure(grpc.StatusCode.INVALID_ARGUMENT, text, reason, metadata, (bad_request,))
         case FlagNotFound(key=key):
-            named = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
-            return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (named,))
+            resource = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
+            return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (resource,))
         case FlagExists(key=key):
             return Failure(grpc.StatusCode.ALREADY_EXISTS, text, "FLAG_ALREADY_EXISTS", {"flagKey": key})
         case RevisionConflict(key=key, current=current):
-            told = {"flagKey": key, "currentEtag": f'"{current}"'}
-            return Failure(grpc.StatusCode.ABORTED, text, "FLAG_VERSION_CONFLICT", told)
+            metadata = {"flagKey": key, "currentEtag": f'"{current}"'}
+            return Failure(grpc.StatusCode.ABORTED, text, "FLAG_VERSION_CONFLICT", metadata)
         case StoreUnavailable():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "STORE_UNAVAILABLE", details=(_retry_after(1),))
         case RevisionUnavailable(flag_set=flag_set, revision=revision):
-            told = {"flagSet": flag_set, "revision": str(revision)}
+            metadata = {"flagSet": flag_set, "revision": str(revision)}
             details = (_retry_after(1),)
-            return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", told, details)
+            return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", metadata, details)
         case CacheUnavailable():
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "CACHE_UNAVAILABLE", details=(_retry_after(1),))
         case CacheMissing():

@@ -1,30 +1,26 @@
-"""What surrounds every call: admission, the error map, and the measure. Outermost, so that nothing passes it."""
+"""The interceptor around every gRPC call: admission, error mapping and metrics. Outermost, so nothing bypasses it."""
 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
-import structlog
 
 from flagsvc.api.common.admission import Admission
-from flagsvc.api.common.failures import Failure, failure_of
-from flagsvc.core.errors import FlagsvcError, invalid
+from flagsvc.api.common.failures import failure_for
+from flagsvc.core.errors import invalid
 from flagsvc.telemetry import Metrics
 
-log = structlog.get_logger(__name__)
 _OWN = "/flagsvc.v1.FlagService/"
 _EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """Asks for admission, maps errors and counts calls. Probes are never refused."""
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Admits calls, maps their errors and measures them. Health checks and reflection are never refused."""
 
     def __init__(self, metrics: Metrics, admission: Admission) -> None:
         self._metrics, self._admission = metrics, admission
@@ -35,7 +31,7 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap a method's handler once, in a handler of the same kind."""
+        """Return the wrapped handler of a method: made once, of the same kind. Only responses may stream."""
         method = handler_call_details.method
         if method in self._wrapped:
             return self._wrapped[method]
@@ -45,13 +41,13 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler.unary_unary is not None:
             wrapped = grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary),
-                _or_unreadable(handler.request_deserializer),
+                _parse_or_unreadable(handler.request_deserializer),
                 handler.response_serializer,
             )
         elif handler.unary_stream is not None:
             wrapped = grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),
-                _or_unreadable(handler.request_deserializer),
+                _parse_or_unreadable(handler.request_deserializer),
                 handler.response_serializer,
             )
         else:
@@ -62,84 +58,68 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         name = _label(method)
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def intercepted(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                self._admission.enter(False)
-                try:
-                    _check(request)
+                with self._admission.call():
+                    _check_readable(request)
                     return await call(request, context)
-                finally:
-                    self._admission.leave(False)
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # noqa: BLE001  the map decides what may be told
-                failure = told(method, error)
+            except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
+                failure = failure_for(method, error)
                 code = failure.code
                 await context.abort(code, failure.message, failure.trailers())
             finally:
                 self._metrics.called(name, code.name, time.perf_counter() - started)
 
-        return guarded
+        return intercepted
 
     def _stream(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         name = _label(method)
 
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def intercepted(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                self._admission.enter(True)
-                try:
-                    _check(request)
+                with self._admission.stream():
+                    _check_readable(request)
                     async for message in call(request, context):
                         yield message
-                finally:
-                    self._admission.leave(True)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                failure = told(method, error)
+                failure = failure_for(method, error)
                 await context.abort(failure.code, failure.message, failure.trailers())
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
-        return guarded
+        return intercepted
 
 
 class _Unreadable:
-    """Stands for a request whose bytes are no message; the transport would tell the caller the parser's own words."""
+    """A request whose bytes cannot be parsed. The transport itself would send the parser's own text to the caller."""
 
 
-def _or_unreadable(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+def _parse_or_unreadable(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     if parse is None:
         return None
 
     def parsed(data: bytes) -> Any:
         try:
             return parse(data)
-        except Exception:  # noqa: BLE001  whatever the parser says is not for the caller
+        except Exception:  # noqa: BLE001  no text of the parser reaches the caller
             return _Unreadable()
 
     return parsed
 
 
-def _check(request: Any) -> None:
+def _check_readable(request: Any) -> None:
     if isinstance(request, _Unreadable):
-        wanted = "a message of the method's type, its texts UTF-8, nested less than 100 levels (a list takes two)"
+        wanted = "a message of the method's type, strings in UTF-8, nested less than 100 levels (a list takes two)"
         raise invalid("request", "bytes that cannot be parsed", wanted, "INVALID_REQUEST")
 
 
 def _label(method: str) -> str:
-    """Give the name for metrics: FlagService's calls by their own, those of other services with the service's."""
+    """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")
-
-
-def told(method: str, error: Exception) -> Failure:
-    """Give what the caller is told; what is not the domain's goes to the log under an id that the caller can name."""
-    failure = failure_of(error)
-    if isinstance(error, FlagsvcError):
-        return failure
-    request_id = uuid.uuid4().hex[:12]
-    log.error("call failed", method=method, request_id=request_id, exc_info=error)
-    return replace(failure, message=f"{failure.message}; request id {request_id}")

@@ -1,4 +1,4 @@
-"""Server reflection for every service, whichever descriptor pool its messages live in."""
+"""gRPC server reflection for all services, including those whose messages have a descriptor pool of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 
 def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
-    """Describe the services of these files, and reflection itself."""
+    """Serve reflection for the services of these files and for reflection itself."""
     pool, names = DescriptorPool(), []
     for file in (*files, reflection_pb2.DESCRIPTOR):
         _add(file, pool)

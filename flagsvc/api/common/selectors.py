@@ -1,4 +1,4 @@
-"""flagd's selector: which flag set a call means, and what of it the answer's metadata repeats."""
+"""flagd's selector: the flag set of a call, and the metadata that repeats the selector in the response."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SHOWN = 80
 
 
 class Selector(NamedTuple):
-    """The flag set that is meant, and the selector as a field of metadata (empty for none)."""
+    """The selected flag set, and the selector as response metadata (empty without one)."""
 
     flag_set: str
     metadata: Mapping[str, str]
 
 
 class InvalidSelector(InvalidRequest):
-    """A selector names a key that there is not; the text is flagd's."""
+    """A selector with an unknown key; the text is flagd's."""
 
     def __init__(self, key: str) -> None:
         valid = ", ".join(f'"{known}"' for known in KEYS)
@@ -35,16 +35,16 @@ class InvalidSelector(InvalidRequest):
 
 
 def selector_of(metadata: Metadata, body: str = "") -> Selector:
-    """Read the selector of a call: its header, else the field of its request. Raises InvalidSelector."""
+    """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
     for name, value in metadata or ():
         if name == HEADER and value:
-            return parsed(value)
-    return parsed(body)
+            return parse_selector(value)
+    return parse_selector(body)
 
 
-@lru_cache(maxsize=1_024)  # the same few come with every call
-def parsed(text: str) -> Selector:
-    """Read `flagSetId=X`, `source=X` or a bare X; without a value it is the default set. Raises InvalidSelector."""
+@lru_cache(maxsize=1_024)  # callers repeat a few selectors
+def parse_selector(text: str) -> Selector:
+    """Parse `flagSetId=X`, `source=X` or `X`; without X it is the default set. Raises InvalidSelector."""
     key, equals, value = text.partition("=")
     if not equals:
         key, value = "source", text

@@ -1,15 +1,19 @@
-"""JSON values to and from the wire; integers stay integers."""
+"""JSON values to and from protobuf messages. Integers stay integers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.errors import invalid
 from flagsvc.core.model import JsonValue
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
+_MAX_WHOLE = 2.0**63
+
 
 def to_value(value: JsonValue) -> types.Value:
-    """Pack a JSON value. Raises TypeError for what JSON does not have."""
+    """Pack a JSON value. Raises TypeError for a value that JSON does not have."""
     match value:
         case None:
             return types.Value(null_value=types.NULL_VALUE_UNSPECIFIED)
@@ -31,9 +35,9 @@ def to_value(value: JsonValue) -> types.Value:
 
 
 def from_value(message: types.Value, field: str, depth: int = 0) -> JsonValue:
-    """Unpack a JSON value. Raises InvalidRequest naming `field` for an unset one or one nested too deep."""
+    """Unpack a JSON value. Raises InvalidRequest, naming `field`, if it is unset or nested too deep."""
     if depth > json_values.MAX_DEPTH:
-        raise invalid(field, "deeper", f"nested at most {json_values.MAX_DEPTH} deep")
+        raise invalid(field, "nested deeper", f"nested at most {json_values.MAX_DEPTH} deep")
     match message.WhichOneof("kind"):
         case None:
             raise invalid(field, "unset", "a value")
@@ -46,3 +50,21 @@ def from_value(message: types.Value, field: str, depth: int = 0) -> JsonValue:
             return {name: from_value(fields[name], f"{field}.{name}", depth + 1) for name in sorted(fields)}
         case kind:
             return getattr(message, kind)
+
+
+def from_struct_value(message: Any) -> JsonValue:
+    """Unpack a google.protobuf.Value. A whole number, which arrives as a double, becomes an integer."""
+    match message.WhichOneof("kind"):
+        case "string_value":
+            return message.string_value
+        case "number_value":
+            number = message.number_value
+            return int(number) if number.is_integer() and abs(number) < _MAX_WHOLE else number
+        case "bool_value":
+            return message.bool_value
+        case "struct_value":
+            return {name: from_struct_value(value) for name, value in message.struct_value.fields.items()}
+        case "list_value":
+            return [from_struct_value(value) for value in message.list_value.values]
+        case _:
+            return None

@@ -1,4 +1,4 @@
-"""A flag's definition to and from the wire."""
+"""A flag's definition to and from protobuf messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPTIONAL_TEXTS = ("description", "icon", "badge", "owner")
 
 
 def flag_to_message(flag: Flag) -> types.Flag:
-    """Pack a flag with its etag."""
+    """Pack a flag, with its etag."""
     message = types.Flag(
         key=flag.key,
         flag_set=flag.flag_set,
@@ -47,7 +47,7 @@ def flag_to_message(flag: Flag) -> types.Flag:
 
 
 def flag_from_message(message: types.Flag) -> Flag:
-    """Unpack what a caller may write; output-only fields are ignored. Raises InvalidRequest naming the field."""
+    """Unpack the fields a caller may write; output-only ones are ignored. Raises InvalidRequest, naming the field."""
     return Flag(
         key=message.key,
         flag_set=message.flag_set or DEFAULT_SET,
@@ -70,7 +70,7 @@ def flag_from_message(message: types.Flag) -> Flag:
 
 
 def received(message: types.Flag) -> Flag:
-    """Unpack a flag that a server sent, output-only fields included."""
+    """Unpack a flag from a server's response, with its output-only fields."""
     return replace(
         flag_from_message(message),
         revision=message.revision,
@@ -90,7 +90,7 @@ def _status(number: int) -> Status:
     if number == types.FLAG_STATUS_UNSPECIFIED:
         return Status.DISABLED
     if number not in types.FlagStatus.values():
-        raise invalid("flag.status", number, "one of FlagStatus's values")
+        raise invalid("flag.status", number, "a value of FlagStatus")
     return Status(types.FlagStatus.Name(types.FlagStatus.ValueType(number)).removeprefix("FLAG_STATUS_"))
 
 

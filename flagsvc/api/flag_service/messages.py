@@ -1,4 +1,4 @@
-"""Domain to wire: evaluations and history. Flags and values have files of their own."""
+"""Options of requests from messages; evaluations, explanations, history and write results to messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from flagsvc.api.common.values import to_value
 from flagsvc.core import json_values
-from flagsvc.core.errors import invalid, shown
+from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
 from flagsvc.core.model import HistoryEntry, Status
@@ -25,6 +25,7 @@ SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
     Source.SNAPSHOT: types.DEFINITION_SOURCE_SNAPSHOT,
 }
 MAX_STEPS = 10_000
+"""Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
 _LEVELS: Mapping[WriteLevel, pb.WriteLevel.ValueType] = {
     level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel
@@ -63,24 +64,25 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
     return message
 
 
-def wanted_type(value: int) -> ValueType | None:
-    """Read the type that a caller needs; None for any."""
+def expected_type(value: int) -> ValueType | None:
+    """Return the value type that the caller expects; None for any. Raises InvalidRequest."""
     if value == types.VALUE_TYPE_UNSPECIFIED:
         return None
     if value not in _TYPES:
-        raise invalid("expected_type", value, "one of ValueType's values")
+        raise invalid("expected_type", value, "a value of ValueType")
     return _TYPES[value]
 
 
 def explanation_to_message(explanation: Explanation) -> pb.Explanation:
-    """Pack how an outcome came about."""
+    """Pack an explanation, up to MAX_STEPS steps."""
     message = pb.Explanation(summary=explanation.summary)
     for name, value in explanation.read.items():
         message.context_read[name].CopyFrom(to_value(value))
     for step in explanation.steps[:MAX_STEPS]:
-        place = json_path(step.path)
-        result = to_value(step.result if json_values.problem(step.result) is None else shown(step.result))
-        message.steps.add(path=place, operator=step.operator, result=result, note=step.note, depth=step.depth)
+        result = to_value(step.result if json_values.problem(step.result) is None else short_repr(step.result))
+        message.steps.add(
+            path=json_path(step.path), operator=step.operator, result=result, note=step.note, depth=step.depth
+        )
     return message
 
 
@@ -102,17 +104,17 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
 
 
 def min_revision(value: int) -> int:
-    """Read the revision that an answer must contain. Raises InvalidRequest."""
+    """Return the consistency token: the revision that the response must contain. Raises InvalidRequest."""
     if value < 0:
-        raise invalid("min_revision", value, "0 (not asked for) or a revision that a write answered")
+        raise invalid("min_revision", value, "0 (no token) or a revision from a write's response")
     return value
 
 
-def wait_of(request: Any) -> WaitFor:
-    """Read how far a write is to spread before its answer. Raises InvalidRequest."""
+def wait_for(request: Any) -> WaitFor:
+    """Return the level a write waits for before its response, and for how long. Raises InvalidRequest."""
     levels = {number: level for level, number in _LEVELS.items()}
     if request.wait_for and request.wait_for not in levels:
-        raise invalid("wait_for", request.wait_for, "one of WriteLevel's values")
+        raise invalid("wait_for", request.wait_for, "a value of WriteLevel")
     if not request.HasField("wait_timeout"):
         return WaitFor(levels.get(request.wait_for))
     seconds = request.wait_timeout.seconds + request.wait_timeout.nanos / 1e9
@@ -122,7 +124,7 @@ def wait_of(request: Any) -> WaitFor:
 
 
 def spread_to_message(written: WriteResult) -> pb.WriteSpread:
-    """Pack how far a write has spread."""
+    """Pack the level that a write reached, with the replicas that have applied it and those that lag."""
     return pb.WriteSpread(
         revision=written.entry.revision,
         reached=_LEVELS[written.reached],

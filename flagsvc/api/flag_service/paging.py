@@ -1,4 +1,4 @@
-"""Page sizes and tokens. A token is opaque, and good only for the listing it came from."""
+"""Page sizes and page tokens. A page token is opaque and valid only for the listing it came from."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ MAX_PAGE = 1_000
 _DIGEST = 6
 
 
-def page_size(asked: int, default: int) -> int:
-    """Give the size to use: 0 is the default, too large is the maximum. Raises InvalidRequest when negative."""
-    if asked < 0:
-        raise invalid("page_size", asked, f"0 (meaning {default}) to {MAX_PAGE}", "INVALID_PAGE_SIZE")
-    return min(asked or default, MAX_PAGE)
+def page_size(requested: int, default: int) -> int:
+    """Return the size to use: the default for 0, at most MAX_PAGE. Raises InvalidRequest if negative."""
+    if requested < 0:
+        raise invalid("page_size", requested, f"0 (meaning {default}) to {MAX_PAGE}", "INVALID_PAGE_SIZE")
+    return min(requested or default, MAX_PAGE)
 
 
-def to_token(listing: str, position: tuple[int, str]) -> str:
-    """Make a token that continues a listing after the position (sort order, key)."""
+def to_page_token(listing: str, position: tuple[int, str]) -> str:
+    """Return a token that continues a listing after the position (sort order, key)."""
     body = json.dumps(position, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_seal(listing, body) + body).decode().rstrip("=")
 
 
-def from_token(listing: str, token: str) -> tuple[int, str] | None:
-    """Read a token; None for the first page. Raises InvalidRequest for one from elsewhere."""
+def from_page_token(listing: str, token: str) -> tuple[int, str] | None:
+    """Return a token's position, None for the first page. Raises InvalidRequest unless it is of this listing."""
     if not token:
         return None
     try:
@@ -35,7 +35,7 @@ def from_token(listing: str, token: str) -> tuple[int, str] | None:
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) <= _DIGEST or raw[:_DIGEST] != _seal(listing, raw[_DIGEST:]):
-        raise invalid("page_token", token, "the next_page_token of the page before, unchanged", "INVALID_PAGE_TOKEN")
+        raise invalid("page_token", token, "the unchanged next_page_token of the previous page", "INVALID_PAGE_TOKEN")
     order, key = json.loads(raw[_DIGEST:])
     return order, key
 

@@ -1,4 +1,4 @@
-"""How replicas stand, and what a comparison of cache and store found, as messages."""
+"""Replica statuses and cache audit reports to messages."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def status_to_message(
     return message
 
 
-def verified_to_message(found: AuditReport) -> pb.VerifyCacheResponse:
-    """Pack what a comparison found."""
+def audit_report_to_message(found: AuditReport) -> pb.VerifyCacheResponse:
+    """Pack the result of comparing the cache with the store."""
     message = pb.VerifyCacheResponse(
         checked=found.checked, drifted=found.drifted, repaired=found.repaired, missing=found.missing
     )
@@ -66,16 +66,16 @@ def verified_to_message(found: AuditReport) -> pb.VerifyCacheResponse:
     return message
 
 
-def _newest(told: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _newest(reported: Iterable[Mapping[str, int]]) -> dict[str, int]:
     newest: dict[str, int] = {}
-    for revisions in told:
+    for revisions in reported:
         for flag_set, revision in revisions.items():
             newest[flag_set] = max(revision, newest.get(flag_set, 0))
     return newest
 
 
 def _lag(revisions: Mapping[str, int], newest: Mapping[str, int]) -> int:
-    """Revisions of a set are told without gaps, so the differences are counts of changes."""
+    """Return how many changes are missing. A set's revisions have no gaps, so a difference is a number of changes."""
     return sum(revision - revisions.get(flag_set, 0) for flag_set, revision in newest.items())
 
 

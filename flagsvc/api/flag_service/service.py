@@ -1,4 +1,4 @@
-"""FlagService: each handler unpacks, calls once, packs. Errors are the interceptor's."""
+"""flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
-from flagsvc.api.flag_service.replica_messages import status_to_message, verified_to_message
+from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.core import changes, validation
 from flagsvc.core.changes import Author, Decide
@@ -28,7 +28,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Parts(Protocol):
-    """What the service needs of a replica."""
+    """The parts of a replica that the service calls."""
 
     reader: Reader
     writer: Writer
@@ -42,26 +42,24 @@ class FlagService(pb_grpc.FlagServiceServicer):
     def __init__(
         self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
     ) -> None:
-        self._reader, self._writer, self._heartbeats, self._drift = (
-            parts.reader,
-            parts.writer,
-            parts.heartbeats,
-            parts.cache_auditor,
-        )
+        self._reader, self._writer = parts.reader, parts.writer
+        self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
-        wanted, least = messages.wanted_type(request.expected_type), messages.min_revision(request.min_revision)
+        expected = messages.expected_type(request.expected_type)
+        min_revision = messages.min_revision(request.min_revision)
         if request.explain:
-            evaluation, explanation = await self._reader.explain(flag_id, attributes, wanted, least)
-            explained = messages.explanation_to_message(explanation)
+            evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
+            explanation = messages.explanation_to_message(explained)
         else:
-            evaluation, explained = await self._reader.evaluate(flag_id, attributes, wanted, least), None
+            evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
+            explanation = None
         self._evaluated(evaluation)
-        return pb.EvaluateFlagResponse(evaluation=messages.evaluation_to_message(evaluation), explanation=explained)
+        return pb.EvaluateFlagResponse(evaluation=messages.evaluation_to_message(evaluation), explanation=explanation)
 
     async def BatchEvaluateFlags(
         self, request: pb.BatchEvaluateFlagsRequest, context: Context
@@ -70,31 +68,29 @@ class FlagService(pb_grpc.FlagServiceServicer):
         attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
-        flag_set, least = validation.set_name(request.flag_set), messages.min_revision(request.min_revision)
+        flag_set = validation.set_name(request.flag_set)
+        min_revision = messages.min_revision(request.min_revision)
         response = pb.BatchEvaluateFlagsResponse()
-        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, least):
+        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision):
             self._evaluated(evaluation)
             response.evaluations.append(messages.evaluation_to_message(evaluation))
         return response
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
-        """Read one definition."""
-        flag_id, least = (
-            validation.flag_id(request.flag_set, request.flag_key),
-            messages.min_revision(request.min_revision),
-        )
-        flag, answer = await self._reader.get(flag_id, least)
+        """Return one flag's definition."""
+        flag_id = validation.flag_id(request.flag_set, request.flag_key)
+        flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
         return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms)
 
     async def ListFlags(self, request: pb.ListFlagsRequest, context: Context) -> pb.ListFlagsResponse:
-        """List a set in pages."""
+        """List a flag set in pages."""
         flag_set = validation.set_name(request.flag_set)
         size = paging.page_size(request.page_size, default=100)
-        after = paging.from_token(flag_set, request.page_token)
+        after = paging.from_page_token(flag_set, request.page_token)
         flags = [f for f in await self._reader.flags(flag_set) if after is None or (f.sort_order, f.key) > after]
         page = flags[:size]
-        token = paging.to_token(flag_set, (page[-1].sort_order, page[-1].key)) if len(flags) > size else ""
+        token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if len(flags) > size else ""
         return pb.ListFlagsResponse(flags=map(flag_to_message, page), next_page_token=token)
 
     async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
@@ -102,23 +98,23 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag = flag_from_message(request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         written = await self._write(request, flag_id, changes.create(flag, _author(request)))
-        return pb.CreateFlagResponse(**_told(written))
+        return pb.CreateFlagResponse(**_flag_and_spread(written))
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
-        """Change the named fields."""
+        """Change the fields in the mask."""
         fields = _masked(list(request.update_mask.paths))
         flag = flag_from_message(request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, _author(request))
-        return pb.UpdateFlagResponse(**_told(await self._write(request, flag_id, decide)))
+        return pb.UpdateFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> pb.ToggleFlagResponse:
-        """Switch to the wanted state."""
+        """Switch a flag to the requested state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
-        return pb.ToggleFlagResponse(**_told(await self._write(request, flag_id, decide)))
+        return pb.ToggleFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -134,29 +130,29 @@ class FlagService(pb_grpc.FlagServiceServicer):
         return pb.ListFlagHistoryResponse(entries=map(messages.history_to_message, entries))
 
     async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[pb.WatchFlagsResponse]:
-        """Stream a set: snapshot, then changes."""
+        """Stream a flag set: a snapshot, then each change."""
         async for message in self._watches.stream(validation.set_name(request.flag_set), request.resume_revision):
             yield message
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
-        """Tell how all replicas stand."""
+        """Report the status of every known replica."""
         heartbeats, complete = await self._heartbeats.statuses()
         return status_to_message(heartbeats, answered_by=self._heartbeats.name, complete=complete)
 
     async def VerifyCache(self, request: pb.VerifyCacheRequest, context: Context) -> pb.VerifyCacheResponse:
         """Compare the shared cache with the store."""
-        return verified_to_message(await self._drift.verify(repair=request.repair))
+        return audit_report_to_message(await self._cache_auditor.verify(repair=request.repair))
 
     async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> WriteResult:
-        written = await self._writer.write(flag_id, decide, messages.wait_of(request))
-        assert written is not None  # noqa: S101  only imports decide to do nothing
+        written = await self._writer.write(flag_id, decide, messages.wait_for(request))
+        assert written is not None  # noqa: S101  only an import decides to write nothing
         return written
 
 
-def _told(written: WriteResult) -> dict[str, Any]:
-    """Give what the response to a write has."""
+def _flag_and_spread(written: WriteResult) -> dict[str, Any]:
+    """Return the fields of a write's response."""
     flag = written.entry.flag
-    assert flag is not None  # noqa: S101  only a deletion has none
+    assert flag is not None  # noqa: S101  only a deletion has no flag
     return {"flag": flag_to_message(flag), "spread": messages.spread_to_message(written)}
 
 
@@ -166,7 +162,7 @@ def _author(request: Any) -> Author:
 
 
 def _masked(paths: list[str]) -> list[str]:
-    """Give the fields that a mask names. Raises InvalidRequest for none, or one that cannot be written."""
+    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
     wanted = f"* or fields among {', '.join(WRITABLE)}"
     if paths == ["*"]:
         return list(WRITABLE)

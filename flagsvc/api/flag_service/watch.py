@@ -1,4 +1,4 @@
-"""Watch streams: each has a queue of its own, so that one which does not read holds up nobody."""
+"""Watch streams. Each has its own bounded queue, so a client that does not read delays no other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
 
 HEARTBEAT_S = 10.0
+"""Seconds without a message after which a heartbeat is sent."""
 QUEUE_LENGTH = 1_024
+"""Changes that wait for one client; with more, it gets a new snapshot instead."""
 
 
 class Watches:
-    """All watch streams of one replica; `close` ends them cleanly."""
+    """All watch streams of one replica."""
 
     def __init__(self, near: NearCache, reader: Reader) -> None:
         self._near, self._reader = near, reader
@@ -25,11 +27,11 @@ class Watches:
         self.active = 0
 
     def close(self) -> None:
-        """Let every stream end with OK after what it has queued."""
+        """End every stream with OK once its queue is sent."""
         self._closing.set()
 
     async def stream(self, flag_set: str, resume: int) -> AsyncIterator[pb.WatchFlagsResponse]:
-        """Give a snapshot (or what came after `resume`), then every change in the order it was applied here."""
+        """Yield a snapshot, or the changes after the revision `resume`, then each change in the order applied here."""
         queue: asyncio.Queue[tuple[Entry, int]] = asyncio.Queue(QUEUE_LENGTH)
         overflowed = False
 
@@ -47,7 +49,7 @@ class Watches:
                 yield message
             while True:
                 if overflowed:
-                    # The reader was too slow: the newest state replaces what it missed.
+                    # The client reads too slowly: a snapshot replaces the changes that did not fit into its queue.
                     while not queue.empty():
                         queue.get_nowait()
                     overflowed = False
@@ -61,7 +63,7 @@ class Watches:
             self._near.changelogs.unlisten(flag_set, listener)
 
     async def _next(self, queue: asyncio.Queue[tuple[Entry, int]]) -> tuple[Entry, int] | pb.WatchFlagsResponse | None:
-        """Give the next change, a heartbeat after silence, or None at the end."""
+        """Return the next change, a heartbeat after HEARTBEAT_S without one, or None at the end."""
         if not queue.empty():
             return queue.get_nowait()
         getting = asyncio.ensure_future(queue.get())

@@ -1,1 +1,1 @@
-"""flagd's protocols: its evaluation services with their events, and its sync service."""
+"""flagd's protocols: its evaluation services with their event streams, and its sync service."""

@@ -1,4 +1,7 @@
-"""A flag as a definition in flagd's JSON, for providers that evaluate by themselves: nothing that one could reject."""
+"""A flag as a definition in flagd's JSON, for providers that evaluate in process.
+
+A provider that rejects one definition rejects the whole set, so a flag that it could not read is sent as disabled.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import Flag, JsonValue
 
 MAX_INLINED_BYTES = 1_048_576
-"""Most that a rule may grow to with what it refers to."""
+"""Maximum size of a rule, in characters of JSON, after its references are inlined."""
 
 
 class Definition(NamedTuple):
-    """One member of `flags` as JSON text, and why it is told as disabled although it may not be (else empty)."""
+    """One member of `flags` as JSON text, and the problem for which it is sent as disabled (empty without one)."""
 
     text: str
     problem: str
 
 
 def definition_of(flag: Flag, prepared: Prepared) -> Definition:
-    """Give a flag's definition. A broken one is DISABLED and without rule, so that callers keep their defaults."""
+    """Return a flag's definition. A broken flag is DISABLED and has no rule, so callers use their defaults."""
     known = definition(flag)
     variants, default = known["variants"], known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None
@@ -31,48 +34,48 @@ def definition_of(flag: Flag, prepared: Prepared) -> Definition:
         try:
             targeting = _targeting(flag)
         except (NotJson, NotInlined) as error:
-            problem = f"The targeting rule cannot be handed out: {error}"
+            problem = f"The targeting rule cannot be exported: {error}"
     fields: dict[str, JsonValue] = {
         "state": "DISABLED" if problem else known["state"],
         "defaultVariant": default if default in variants else "",
         "variants": variants,
         "source": flag.flag_set,
     }
-    named = metadata_of(flag) | dict(flag.metadata)
-    if metadata := {n: v for n, v in named.items() if n and isinstance(v, str | int | float)}:
+    all_metadata = metadata_of(flag) | dict(flag.metadata)
+    if metadata := {n: v for n, v in all_metadata.items() if n and isinstance(v, str | int | float)}:
         fields["metadata"] = metadata
     text = f"{compact(flag.key)}:{compact(fields)[:-1]}"
     text += "}" if targeting is None else f',"targeting":{targeting}}}'
-    # Half a surrogate pair has no UTF-8 but is JSON when escaped.
+    # An unpaired surrogate cannot be encoded as UTF-8, but its escaped form is valid JSON.
     return Definition(text.encode(errors="backslashreplace").decode(), problem)
 
 
 def _problem(flag: Flag, prepared: Prepared) -> str:
-    """Say what is wrong with a flag; empty when it can be evaluated."""
+    """Return why a flag cannot be evaluated; empty if it can."""
     if flag.problem or (prepared.fixed is not None and prepared.fixed.error_code is not None):
         return flag.problem or (prepared.fixed.message if prepared.fixed else "")
     if flag.default_variant and flag.default_variant not in flag.effective_variants:
-        return "The default variant is none of the flag's variants"
+        return "The default variant is not one of the flag's variants"
     return ""
 
 
 def _targeting(flag: Flag) -> str:
-    """Give the rule as JSON with what it refers to in it. Raises NotJson or NotInlined."""
+    """Return the rule as JSON with its references inlined. Raises NotJson or NotInlined."""
     rule = strict_loads(flag.targeting or "")
     if not flag.evaluators:
         return compact(rule)
     evaluators = {name: strict_loads(text) for name, text in flag.evaluators.items()}
-    if _inlined_size(rule, evaluators, {}) > MAX_INLINED_BYTES:  # told before anything of that size is made
-        raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with what it refers to")
+    if _inlined_size(rule, evaluators, {}) > MAX_INLINED_BYTES:  # checked before anything that large is built
+        raise NotInlined(f"more than {MAX_INLINED_BYTES} characters with its references inlined")
     return compact(inlined(rule, evaluators))
 
 
 def _inlined_size(rule: JsonValue, evaluators: Mapping[str, JsonValue], known: dict[str, int]) -> int:
-    """Give about how many characters a rule has with what it refers to in it; `known` has those of evaluators."""
+    """Return about how many characters a rule has with its references inlined; `known` holds evaluators' sizes."""
     size = len(compact(rule))
     for name, _ in refs(rule):
         if name in evaluators and name not in known:
-            known[name] = 0  # a circle is told when it is inlined
+            known[name] = 0  # inlining reports a circular reference
             known[name] = _inlined_size(evaluators[name], evaluators, known)
         size += known.get(name, 0)
     return size

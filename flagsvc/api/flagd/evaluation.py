@@ -1,4 +1,4 @@
-"""flagd's evaluation services, all three versions from one place: what differs between them is the table PROTOCOLS."""
+"""flagd's evaluation services. One implementation serves all three versions; the table PROTOCOLS has what differs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.selectors import Selector, selector_of
-from flagsvc.api.flagd.event_streams import Events
+from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import EvaluationFailed, InvalidRequest
@@ -28,10 +28,10 @@ Handler = Callable[[Any, Context], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """One version: its messages, and where it differs. A value that is not there is zero, or unset where v2 has it.
+    """One version of the service. A missing value is zero in its messages; in v2's it is unset.
 
-    `without_default`: the reason told for a flag that has no default variant when nothing else was chosen;
-    None: the flag counts as not found.
+    `without_default`: reason of an evaluation that chose no variant because the flag has no default variant;
+    None if this version answers FLAG_NOT_FOUND instead.
     """
 
     service: str
@@ -39,7 +39,7 @@ class Protocol:
     without_default: str | None
     resolves_all: bool = True
     reads_headers: bool = True
-    tells_metadata_of_all: bool = True
+    has_metadata_in_all: bool = True
 
 
 PROTOCOLS = (
@@ -50,7 +50,7 @@ PROTOCOLS = (
         messages=schema,
         without_default="FALLBACK",
         reads_headers=False,
-        tells_metadata_of_all=False,
+        has_metadata_in_all=False,
     ),
 )
 FILES = tuple(protocol.messages.DESCRIPTOR for protocol in PROTOCOLS)
@@ -72,45 +72,46 @@ _ZEROS = {"bool_value": False, "string_value": "", "double_value": 0.0, "object_
 
 
 class FlagdEvaluation:
-    """Serves every version of flagd's evaluation from a reader and the event streams."""
+    """Serves every version of flagd's evaluation service."""
 
     def __init__(
-        self, reader: Reader, events: Events, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self, reader: Reader, event_streams: EventStreams, contexts: Contexts, evaluated: Callable[[Evaluation], None]
     ) -> None:
-        self._reader, self._events, self._contexts, self._evaluated = reader, events, contexts, evaluated
+        self._reader, self._event_streams = reader, event_streams
+        self._contexts, self._evaluated = contexts, evaluated
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the services."""
         server.add_generic_rpc_handlers(tuple(map(self._service, PROTOCOLS)))
 
     def _service(self, protocol: Protocol) -> grpc.GenericRpcHandler:
-        calls = {f"Resolve{name}": self._resolver(protocol, name, wanted) for name, wanted in TYPES.items()}
+        calls = {f"Resolve{name}": self._resolver(protocol, name, value_type) for name, value_type in TYPES.items()}
         if protocol.resolves_all:
             calls["ResolveAll"] = self._all_resolver(protocol)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(call, *_codec(protocol, name)) for name, call in calls.items()
         }
-        events = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol), *_codec(protocol, "EventStream"))
-        return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": events})
+        stream = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol), *_codec(protocol, "EventStream"))
+        return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
-    def _resolver(self, protocol: Protocol, name: str, wanted: ValueType) -> Handler:
-        """Make the call for one type. A whole number serves as a float; a float, also 10.0, never as an integer."""
+    def _resolver(self, protocol: Protocol, name: str, value_type: ValueType) -> Handler:
+        """Return the handler for one value type. An integer is also a float; a float, even 10.0, is not an integer."""
         response_type = getattr(protocol.messages, f"Resolve{name}Response")
 
         async def resolve(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
-            flag_id, least = _flag_id(selector, request.flag_key), min_revision_of(metadata)
-            evaluation = await self._reader.evaluate(flag_id, attributes, wanted, least)
+            flag_id = _flag_id(selector, request.flag_key)
+            evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
             if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
-                self._events.may_cache(context.peer(), selector.flag_set)
+                self._event_streams.may_cache(context.peer(), selector.flag_set)
             response = response_type(reason=_reason(evaluation, protocol))
             outcome = evaluation.outcome
             if outcome.variant is not None:
                 response.variant = outcome.variant
-                if wanted is ValueType.OBJECT:
+                if value_type is ValueType.OBJECT:
                     put_fields(response.value, outcome.value)
                 else:
                     response.value = outcome.value
@@ -122,26 +123,26 @@ class FlagdEvaluation:
         return resolve
 
     def _all_resolver(self, protocol: Protocol) -> Handler:
-        """Make the call for a whole set: one context, one pass."""
-        response_type, tells_metadata = protocol.messages.ResolveAllResponse, protocol.tells_metadata_of_all
+        """Return the handler that evaluates a whole flag set for one context."""
+        response_type, has_metadata = protocol.messages.ResolveAllResponse, protocol.has_metadata_in_all
 
         async def resolve_all(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
-            view = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
             response = response_type()
-            least = min_revision_of(metadata)
-            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(view), least):
+            min_revision = min_revision_of(metadata)
+            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):
                 self._evaluated(evaluation)
-                field = _listed_as(evaluation)
+                field = _value_field(evaluation)
                 if field is None:
                     continue
                 message = response.flags[evaluation.flag_id.key]
                 _put_any(message, field, evaluation)
-                if tells_metadata and evaluation.flag is not None:
+                if has_metadata and evaluation.flag is not None:
                     put_fields(message.metadata, selector.metadata)
                     put_fields(message.metadata, evaluation.flag.metadata)
-            if tells_metadata:
+            if has_metadata:
                 put_fields(response.metadata, selector.metadata)
             return response
 
@@ -151,7 +152,7 @@ class FlagdEvaluation:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
             selector = selector_of(context.invocation_metadata())
             response_type = protocol.messages.EventStreamResponse
-            async for message in self._events.stream(
+            async for message in self._event_streams.stream(
                 selector.flag_set, response_type, peer=context.peer(), selects=bool(selector.metadata)
             ):
                 yield message
@@ -167,14 +168,14 @@ def _codec(protocol: Protocol, name: str) -> tuple[Any, Any]:
 def _flag_id(selector: Selector, key: str) -> FlagId:
     try:
         return validation.flag_id(selector.flag_set, key)
-    except InvalidRequest:  # no flag can have that name; INVALID_ARGUMENT would be read as a wrong type
+    except InvalidRequest:  # no flag can have that key; providers take INVALID_ARGUMENT for a type mismatch
         raise EvaluationFailed(ErrorCode.FLAG_NOT_FOUND) from None
 
 
 def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
-    """Give the reason to tell. Raises EvaluationFailed for what flagd answers with a status.
+    """Return the reason to send. Raises EvaluationFailed if flagd answers with a failed call.
 
-    An answer without a value is never STALE: only DISABLED and DEFAULT make a caller use its own default.
+    Without a value the reason is never STALE: only DISABLED and DEFAULT make a provider use the caller's default.
     """
     outcome = evaluation.outcome
     if outcome.error_code is not None:
@@ -188,10 +189,10 @@ def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
     return protocol.without_default
 
 
-def _listed_as(evaluation: Evaluation) -> str | None:
-    """Name the field that holds a flag's value among all flags; None for a flag that is left out as flagd does.
+def _value_field(evaluation: Evaluation) -> str | None:
+    """Return the name of ResolveAll's field for a flag's value; None for a flag that flagd leaves out.
 
-    Left out is what has no default variant unless it is disabled, and what fits none of the fields.
+    flagd leaves out a flag without a default variant, unless it is disabled, and a value that no field can hold.
     """
     flag, outcome = evaluation.flag, evaluation.outcome
     if flag is None:

@@ -1,4 +1,4 @@
-"""JSON values into google.protobuf.Struct of flagd's messages, which live in a descriptor pool of their own."""
+"""JSON values to the google.protobuf.Struct of flagd's messages, which have a descriptor pool of their own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from flagsvc.core.model import JsonValue
 
 
 def put_fields(struct: Any, values: Mapping[str, JsonValue]) -> None:
-    """Set fields of a Struct, which is then set itself, also without any."""
+    """Set fields of a Struct. The Struct itself becomes set even without fields."""
     struct.SetInParent()
     fields = struct.fields
     for name, value in values.items():
-        put(fields[name], value)
+        put_value(fields[name], value)
 
 
-def put(message: Any, value: JsonValue) -> None:
-    """Set a Value. Raises TypeError for what JSON does not have."""
+def put_value(message: Any, value: JsonValue) -> None:
+    """Set a google.protobuf.Value. Raises TypeError for a value that JSON does not have."""
     match value:
         case str():
             message.string_value = value
@@ -32,6 +32,6 @@ def put(message: Any, value: JsonValue) -> None:
         case list():
             message.list_value.SetInParent()
             for item in value:
-                put(message.list_value.values.add(), item)
+                put_value(message.list_value.values.add(), item)
         case _:
             raise TypeError(f"{type(value).__name__} is not JSON")

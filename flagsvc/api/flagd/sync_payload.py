@@ -1,4 +1,4 @@
-"""A flag set as flagd's sync message: made once per change, from definitions that are rendered once each."""
+"""A flag set as flagd's sync message, built once per change from definitions that are rendered once each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
 
 TURN_S = 0.005
-"""How long definitions are rendered before other calls get their turn."""
+"""Seconds of rendering after which the event loop runs other tasks."""
 
 
 class Payload:
-    """One set's message for all its streams. `version` counts changes; `users` are the streams and calls that need it.
+    """One set's message for all its streams. `version` counts changes; `users` counts the streams and calls using it.
 
-    `render` gives a flag's definition as a member of a JSON object.
+    `render` returns a flag's definition as a member of a JSON object.
     """
 
     def __init__(
@@ -40,30 +40,30 @@ class Payload:
         self._changed: set[str] = set()
         self._built, self._message = -1, b""
         self._lock = asyncio.Lock()
-        self._apply_change = asyncio.Event()
+        self._woken = asyncio.Event()
         self.version = 0
         self.users = 0
 
     def note(self, entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
-        """Take a change: it is rendered when somebody asks."""
+        """Note a change; it is rendered when the next message is built."""
         self.version += 1
         self._changed.add(entry.id.key)
         self.wake()
 
     def wake(self) -> None:
-        """Let those who wait for a change look."""
-        self._apply_change.set()
-        self._apply_change = asyncio.Event()
+        """End every wait for a change."""
+        self._woken.set()
+        self._woken = asyncio.Event()
 
-    async def change(self, seconds: float) -> None:
-        """Wait for a change (or for being woken), at most this long."""
-        news = self._apply_change
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait at most `seconds` for a change or for `wake`."""
+        woken = self._woken
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await news.wait()
+                await woken.wait()
 
     async def newest(self) -> tuple[int, bytes]:
-        """Give the newest version and its message. Raises StoreUnavailable when the set cannot be known."""
+        """Return the newest version and its message. Raises StoreUnavailable if the set cannot be read."""
         if self._built != self.version:
             async with self._lock:
                 if self._built != self.version:
@@ -73,29 +73,29 @@ class Payload:
     async def _build(self) -> None:
         version = self.version
         if self._definitions is None or not self._near.complete or self._loads_seen != self._near.full_loads:
-            definitions = await self._all()
+            definitions = await self._render_all()
         else:
-            definitions = await self._updated(self._definitions)
+            definitions = await self._render_changed(self._definitions)
         text = f'{{"flags":{{{",".join(definitions.values())}}}}}'
         message = pb.SyncFlagsResponse(flag_configuration=text)
         put_fields(message.sync_context, self._context_values)
         self._message, self._built = message.SerializeToString(), version
 
-    async def _all(self) -> dict[str, str]:
-        """Render the whole set. What changes meanwhile is noted, and rendered again."""
+    async def _render_all(self) -> dict[str, str]:
+        """Render the whole set. Flags that change meanwhile are noted and rendered again next time."""
         self._definitions, self._loads_seen = None, self._near.full_loads
         self._changed.clear()
         definitions: dict[str, str] = {}
-        turn = _Turn()
+        time_slice = _TimeSlice()
         for flag in await self._reader.flags(self._flag_set):
             definitions[flag.key] = self._render(flag)
-            await turn.over()
+            await time_slice.end_if_used()
         self._definitions = definitions
         return definitions
 
-    async def _updated(self, definitions: dict[str, str]) -> dict[str, str]:
-        """Render what changed; a key leaves the changed ones only in the same step, so that none is lost."""
-        turn = _Turn()
+    async def _render_changed(self, definitions: dict[str, str]) -> dict[str, str]:
+        """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
+        time_slice = _TimeSlice()
         for key in tuple(self._changed):
             self._changed.discard(key)
             held = self._near.get(FlagId(self._flag_set, key))
@@ -103,18 +103,18 @@ class Payload:
                 definitions.pop(key, None)
             else:
                 definitions[key] = self._render(held.entry.flag)
-            await turn.over()
+            await time_slice.end_if_used()
         return definitions
 
 
-class _Turn:
-    """Lets other calls have theirs when this one has lasted."""
+class _TimeSlice:
+    """A time slice of the event loop."""
 
     def __init__(self) -> None:
         self._began_at = time.monotonic()
 
-    async def over(self) -> None:
-        """Give way, if it is time."""
+    async def end_if_used(self) -> None:
+        """Let other tasks run if the time slice is used up."""
         if time.monotonic() - self._began_at > TURN_S:
             await asyncio.sleep(0)
             self._began_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""OFREP's calls as an ASGI application: unpack, ask the reader once, pack."""
+"""OFREP as an ASGI application. Each handler unpacks, calls the reader once and packs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.selectors import HEADER, Selector, selector_of
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Refused, context_of, has_already, header_pairs, min_revision
-from flagsvc.api.ofrep.responses import answer, bulk, encoded, status_of, unknown
-from flagsvc.api.ofrep.streams import Streams, config_etag
+from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
+from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
@@ -29,14 +29,15 @@ from flagsvc.view.near_cache import NearCache
 FLAGS = "/ofrep/v1/evaluate/flags"
 EVENTS = "/ofrep/v1/sse"
 SELECTOR = "selector"
-"""Browsers' event streams have no headers: their selector is in the query."""
+"""Query parameter with the selector of an event stream, because browsers cannot set headers on one."""
 INACTIVITY_S = 120
-"""How long a client in the background keeps its event stream."""
+"""Seconds that a client in the background keeps its event stream open."""
 PREFLIGHT_AGE_S = 600
+"""Seconds that a browser may cache the answer to a preflight request."""
 
 
 class Ofrep:
-    """OFREP over one reader; `app` serves it, `close` ends its event streams."""
+    """OFREP over one reader: `app` is the ASGI application, `streams` are its event streams."""
 
     def __init__(
         self,
@@ -49,9 +50,9 @@ class Ofrep:
         age_s: float,
         origins: Sequence[str] = (),
     ) -> None:
-        """`age_s`: how long an event stream lasts; `origins`: whose pages may call, `*` for all."""
+        """`age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all."""
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
-        self.streams = Streams(near, age_s)
+        self.streams = SseStreams(near, age_s)
         one = UnaryCall("ofrep/Evaluate", self._evaluate, admission, metrics)
         whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, admission, metrics)
         routes = [
@@ -76,28 +77,28 @@ class Ofrep:
         key, headers = request.path_params["key"], header_pairs(request)
         selector = selector_of(headers)
         context = self._contexts.of_json(await context_of(request, key), headers)
-        flag_id, least = _flag_id(selector, key), min_revision(request, headers)
-        evaluation = await self._reader.evaluate(flag_id, context, min_revision=least)
+        flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
+        evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
-        return json_response(status_of(evaluation), answer(evaluation, selector.metadata))
+        return json_response(status_of(evaluation), evaluation_body(evaluation, selector.metadata))
 
     async def _evaluate_all(self, request: Request) -> Response:
-        """Evaluate a whole set: one context, one pass. The ETag is of the answer, so it covers all that shaped it."""
+        """Evaluate a whole set for one context. The ETag is a hash of the response's body."""
         headers = header_pairs(request)
         selector = selector_of(headers)
         context = self._contexts.of_json(await context_of(request), headers)
-        least, current = min_revision(request, headers), config_etag(self._near, selector.flag_set)
-        evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, least)
+        min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
+        evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
         for evaluation in evaluations:
             self._metrics.evaluated(evaluation)
-        body = encoded(bulk(evaluations, selector.metadata, [_stream_of(selector)]))
+        body = encode(bulk_body(evaluations, selector.metadata, [_event_stream_of(selector)]))
         etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-        if has_already(request, etag, current):
+        if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
         return Response(body, 200, {"etag": etag}, "application/json")
 
     async def _events(self, request: Request, send: Send) -> None:
-        """Tell of changes of a set."""
+        """Stream the changes of a set."""
         headers = [(HEADER, request.query_params.get(SELECTOR, "")), *header_pairs(request)]
         flag_set = selector_of(headers).flag_set
         await self.streams.serve(flag_set, request.headers.get("last-event-id", ""), request.receive, send)
@@ -106,17 +107,17 @@ class Ofrep:
 def _flag_id(selector: Selector, key: str) -> FlagId:
     try:
         return validation.flag_id(selector.flag_set, key)
-    except InvalidRequest:  # no flag can have that name
-        raise Refused(404, unknown(key)) from None
+    except InvalidRequest:  # no flag can have that key
+        raise Refused(404, not_found_body(key)) from None
 
 
-def _stream_of(selector: Selector) -> JsonValue:
-    """Say where the changes of a set are told, at the origin that the caller asked."""
+def _event_stream_of(selector: Selector) -> JsonValue:
+    """Return the description of the set's event stream; its URI is relative to the origin of the request."""
     query = [(SELECTOR, f"{name}={value}") for name, value in selector.metadata.items()]
     uri = f"{EVENTS}?{urlencode(query)}" if query else EVENTS
     return {"type": "sse", "endpoint": {"requestUri": uri}, "inactivityDelaySec": INACTIVITY_S}
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    told = {"errorDetails": f"nothing is served here; try POST {FLAGS}"}
-    await json_response(404, told)(scope, receive, send)
+    body = {"errorDetails": f"unknown path or method; try POST {FLAGS}"}
+    await json_response(404, body)(scope, receive, send)

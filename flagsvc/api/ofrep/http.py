@@ -1,4 +1,4 @@
-"""The HTTP server in this process's event loop: uvicorn, with bounds on callers that are slow or never speak."""
+"""The HTTP server: uvicorn in this event loop, with time limits on clients that are slow or silent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S = 10.0
-"""Time that a request's head may take."""
+"""Seconds in which a request's head must arrive."""
 WRITE_S = 60.0
-"""Time in which a caller must have taken what waits for it."""
+"""Seconds in which a client must read a response that waits to be sent."""
 KEEP_ALIVE_S = 75
-"""Time that a connection is kept without a request: longer than balancers keep theirs, who would meet a closed one."""
+"""Seconds that an idle connection stays open. Load balancers time out sooner, so they never reuse a closed one."""
 STOP_S = 1
-"""Time that answers under way have once nothing new is let in."""
+"""Seconds for responses in progress to finish after the server stops accepting requests."""
 BACKLOG = 2_048
+"""Connections that wait to be accepted."""
 
 
 class HttpServer:
-    """Serves an application on a port, which is taken at once. Raises OSError when it is taken already."""
+    """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._socket = _listening(host, port)
+        self._socket = listening_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
@@ -48,13 +49,13 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Start to accept requests."""
         self._task = asyncio.create_task(self._server.serve([self._socket]), name="ofrep")
-        while not self._server.started and not self._task.done():  # noqa: ASYNC110  uvicorn tells it no other way
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0)
 
     async def stop(self) -> None:
-        """Close every connection, the idle ones at once."""
+        """Close every connection: idle ones at once, the others after at most STOP_S."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
@@ -64,12 +65,12 @@ class HttpServer:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process."""
+        """Leave signal handling to the process."""
         yield
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's protocol, which by itself waits for ever for a request's head and for its answer to be taken."""
+    """uvicorn's protocol with time limits: by itself it waits for ever for a request's head and for a slow reader."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -97,12 +98,12 @@ class _Protocol(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
-            self.transport.abort()  # the answer was never taken
+            self.transport.abort()  # the client never read the response
         else:
             super().timeout_keep_alive_handler()
 
     def _watch_head(self) -> None:
-        """Bound the time of a head from its first byte, that of the first one from the connection's beginning."""
+        """Limit the time of a request's head from its first byte, and of the first head from the connection's start."""
         if self.conn.their_state is not h11.IDLE:
             self._end_head_timer()
         elif self._head_timer is None:
@@ -119,13 +120,11 @@ class _Protocol(H11Protocol):
             self._write_timer = None
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that listens on the address. Raises OSError if the address cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError:
-        raise OSError(f"port {port} on {host} cannot be listened on: is it taken?") from None
-    # asyncio sees no TCP in a socket made like this; an answer's second packet would wait 40 ms for an acknowledgement.
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    # asyncio sets TCP_NODELAY only on sockets that it made. Without it a second packet waits 40 ms for an ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

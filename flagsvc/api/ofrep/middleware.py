@@ -1,4 +1,4 @@
-"""What surrounds every call of OFREP, as rpc.interceptors is around gRPC's: admission, error map and measure."""
+"""What surrounds every OFREP call: admission, error mapping and metrics, as `CallInterceptor` does for gRPC."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.admission import Admission
-from flagsvc.api.common.interceptors import told
+from flagsvc.api.common.failures import failure_for
 from flagsvc.api.ofrep.requests import Disconnected, Refused
-from flagsvc.api.ofrep.responses import encoded, failure
+from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import InvalidRequest, Stopping
 from flagsvc.core.model import JsonValue
 from flagsvc.telemetry import Metrics
@@ -24,13 +24,13 @@ STATUSES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
-"""HTTP's status for gRPC's of the same error; 500 for all others."""
-LATER = {429, 503}
-"""Statuses of requests that are safe to repeat a moment later."""
+"""HTTP status for each gRPC status of an error; 500 for all others."""
+RETRYABLE = {429, 503}
+"""HTTP statuses of requests that are safe to repeat after a second."""
 
 
 class UnaryCall:
-    """An ASGI application that answers each request once."""
+    """An ASGI application whose handler returns one response."""
 
     def __init__(
         self, name: str, call: Callable[[Request], Awaitable[Response]], admission: Admission, metrics: Metrics
@@ -38,27 +38,29 @@ class UnaryCall:
         self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; a caller that went away before its request was read gets nothing."""
-        started, request, code = time.perf_counter(), Request(scope, receive), "DISCONNECTED"
+        """Answer one request; a client that disconnected before its request was read gets no response."""
+        started, code = time.perf_counter(), "DISCONNECTED"
         try:
-            try:
-                self._admission.enter(False)
-                try:
-                    response = await self._call(request)
-                finally:
-                    self._admission.leave(False)
-            except Disconnected:
-                return
-            except Exception as error:  # noqa: BLE001  the map decides what may be told
-                response = failed(self._name, request, error)
+            response = await self._response(Request(scope, receive))
             code = str(response.status_code)
             await response(scope, receive, send)
+        except Disconnected:
+            return
         finally:
             self._metrics.called(self._name, code, time.perf_counter() - started)
 
+    async def _response(self, request: Request) -> Response:
+        try:
+            with self._admission.call():
+                return await self._call(request)
+        except Disconnected:
+            raise
+        except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
+            return failed(self._name, request, error)
+
 
 class StreamCall:
-    """An ASGI application whose answers are streams, which `call` sends itself."""
+    """An ASGI application whose handler sends its response, a stream, itself."""
 
     def __init__(
         self, name: str, call: Callable[[Request, Send], Awaitable[None]], admission: Admission, metrics: Metrics
@@ -66,14 +68,11 @@ class StreamCall:
         self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a stream, or with an error before there is one."""
+        """Answer one request with a stream, or with an error if the stream cannot start."""
         started, request = time.perf_counter(), Request(scope, receive)
         try:
-            self._admission.enter(True)
-            try:
+            with self._admission.stream():
                 await self._call(request, send)
-            finally:
-                self._admission.leave(True)
         except Exception as error:  # noqa: BLE001  as above
             await failed(self._name, request, error)(scope, receive, send)
         finally:
@@ -81,18 +80,17 @@ class StreamCall:
 
 
 def json_response(status: int, value: JsonValue, *, close: bool = False) -> Response:
-    """Give an answer of JSON; `close`: the connection ends with it."""
-    headers = {"retry-after": "1"} if status in LATER else {}
-    return Response(encoded(value), status, headers | ({"connection": "close"} if close else {}), "application/json")
+    """Return a JSON response; with `close` the connection ends after it."""
+    headers = {"retry-after": "1"} if status in RETRYABLE else {}
+    return Response(encode(value), status, headers | ({"connection": "close"} if close else {}), "application/json")
 
 
 def failed(name: str, request: Request, error: Exception) -> Response:
-    """Give the answer for an error; nothing internal passes."""
+    """Return the response for an error, without internal texts."""
     if isinstance(error, Refused):
-        return json_response(error.status, error.told, close=error.close)
+        return json_response(error.status, error.body, close=error.close)
     if isinstance(error, InvalidRequest):
-        return json_response(400, failure("GENERAL", str(error), request.path_params.get("key")))
-    known = told(name, error)
-    return json_response(
-        STATUSES.get(known.code, 500), {"errorDetails": known.message}, close=isinstance(error, Stopping)
-    )
+        return json_response(400, error_body("GENERAL", str(error), request.path_params.get("key")))
+    failure = failure_for(name, error)
+    status, body = STATUSES.get(failure.code, 500), {"errorDetails": failure.message}
+    return json_response(status, body, close=isinstance(error, Stopping))

@@ -1,4 +1,4 @@
-"""What OFREP's requests say: bodies with their bounds, contexts, and what the caller has already."""
+"""Parts of OFREP's requests: limited bodies, contexts, consistency tokens and ETags."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.types import Receive
 
-from flagsvc.api.common.consistency_tokens import min_revision_of
-from flagsvc.api.ofrep.responses import failure
+from flagsvc.api.common import consistency_tokens
+from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import NotJson, compact, strict_loads
@@ -18,9 +18,9 @@ from flagsvc.core.validation import MAX_CONTEXT_BYTES
 
 MAX_BODY_BYTES = 1_000_000
 MAX_READ_BYTES = 10_000_000
-"""A body over the limit is read to its end so that the answer arrives, but not beyond this."""
+"""A larger body is still read, up to this size, because a client that is sending does not read the response."""
 BODY_S = 10.0
-"""Time that a body may take."""
+"""Seconds in which a body must arrive."""
 CONFIG_ETAG = "flagConfigEtag"
 CONFIG_LAST_MODIFIED = "flagConfigLastModified"
 _INVALID_CONTEXT = "Provider context is not valid"
@@ -28,26 +28,27 @@ _REVISIONS = range(10**18)
 
 
 class Refused(Exception):
-    """A request that is answered with an error before anything is evaluated; `close`: and its connection ends."""
+    """A request that gets an error response before any evaluation; `close`: its connection ends after it."""
 
-    def __init__(self, status: int, told: dict[str, JsonValue], *, close: bool = False) -> None:
+    def __init__(self, status: int, body: dict[str, JsonValue], *, close: bool = False) -> None:
         super().__init__(status)
-        self.status, self.told, self.close = status, told, close
+        self.status, self.body, self.close = status, body, close
 
 
 class Disconnected(Exception):
-    """The caller went away before its request was read."""
+    """The client disconnected before its request was read."""
 
 
 def header_pairs(request: Request) -> list[tuple[str, str]]:
-    """Give the headers as a call's metadata: (lower-case name, value) pairs."""
+    """Return the headers as a call's metadata: (lower-case name, value) pairs."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
 
 
 async def context_of(request: Request, key: str | None = None) -> Mapping[str, JsonValue]:
-    """Read the context out of a request for one flag or (without key) for all. Raises Refused or Disconnected.
+    """Return the evaluation context of a request for one flag or, without `key`, for all.
 
-    As in flagd an empty body is none, and a context that is no object counts as empty.
+    As in flagd, an empty body is accepted, and a context that is not an object counts as empty.
+    Raises Refused or Disconnected.
     """
     body = await _body_of(request.receive)
     try:
@@ -66,20 +67,20 @@ async def context_of(request: Request, key: str | None = None) -> Mapping[str, J
     return context
 
 
-def min_revision(request: Request, headers: list[tuple[str, str]]) -> int:
-    """Give the revision that the answer must contain: the caller's token, or the event's that made it ask.
+def min_revision_of(request: Request, headers: list[tuple[str, str]]) -> int:
+    """Return the revision that the response must contain: that of the caller's consistency token or of an event.
 
-    Raises InvalidRequest.
+    An event that makes a client refetch names a revision, which the client sends back. Raises InvalidRequest.
     """
     try:
-        told = validation.etag_revision(request.query_params.get(CONFIG_ETAG, "")) or 0
+        announced = validation.etag_revision(request.query_params.get(CONFIG_ETAG, "")) or 0
     except InvalidRequest:
-        told = 0  # not of this server
-    return max(min_revision_of(headers), told if told in _REVISIONS else 0)
+        announced = 0  # another server's
+    return max(consistency_tokens.min_revision_of(headers), announced if announced in _REVISIONS else 0)
 
 
-def has_already(request: Request, etag: str, config_etag: str) -> bool:
-    """Whether the caller has this answer. One that an event sent for another configuration is never told so."""
+def has_current(request: Request, etag: str, config_etag: str) -> bool:
+    """Whether the client already has this response; never if an event announced another configuration to it."""
     query = request.query_params
     if query.get(CONFIG_ETAG, config_etag) != config_etag or CONFIG_LAST_MODIFIED in query:
         return False
@@ -111,4 +112,4 @@ async def _body_of(receive: Receive) -> bytes:
 
 
 def _invalid_context(details: str, key: str | None) -> Refused:
-    return Refused(400, failure("INVALID_CONTEXT", details, key))
+    return Refused(400, error_body("INVALID_CONTEXT", details, key))

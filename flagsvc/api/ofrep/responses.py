@@ -1,4 +1,4 @@
-"""Evaluations as OFREP's JSON. Texts of errors are flagd's; nothing of a rule is told."""
+"""Evaluations as OFREP's JSON. Error texts are flagd's and reveal nothing of a rule."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ from flagsvc.core.model import Flag, JsonValue
 from flagsvc.serving.reader import Evaluation
 
 STATUSES = {ErrorCode.FLAG_NOT_FOUND: 404, ErrorCode.PROVIDER_NOT_READY: 503}
-"""HTTP's status for an error code; 400 for all others."""
+"""HTTP status for each error code of an evaluation; 400 for all others."""
 _DETAILS = {
     ErrorCode.FLAG_NOT_FOUND: "flag `{}` does not exist",
     ErrorCode.PARSE_ERROR: "error parsing the flag `{}`",
-    ErrorCode.PROVIDER_NOT_READY: "the flag `{}` cannot be read yet; try again",
+    ErrorCode.PROVIDER_NOT_READY: "the flag `{}` cannot be read yet; retry",
 }
 _OTHER_DETAILS = "error processing the flag for evaluation"
 
 
 def status_of(evaluation: Evaluation) -> int:
-    """Give HTTP's status for the answer to a single evaluation."""
+    """Return the HTTP status of a single evaluation."""
     code = evaluation.outcome.error_code
     return 200 if code is None else STATUSES.get(code, 400)
 
 
-def answer(evaluation: Evaluation, selected: Mapping[str, str]) -> dict[str, JsonValue]:
-    """Give one evaluation. Without a value the caller's default stands; `selected`: the selector as metadata."""
+def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return one evaluation's JSON. `selected`: the selector as metadata. Without a value a client uses its default."""
     outcome, flag, key = evaluation.outcome, evaluation.flag, evaluation.flag_id.key
     if outcome.error_code is not None:
-        return failure(outcome.error_code, _DETAILS.get(outcome.error_code, _OTHER_DETAILS).format(key), key)
-    told: dict[str, JsonValue] = {"key": key, "reason": outcome.reason}
+        return error_body(outcome.error_code, _DETAILS.get(outcome.error_code, _OTHER_DETAILS).format(key), key)
+    body: dict[str, JsonValue] = {"key": key, "reason": outcome.reason}
     if outcome.variant is not None:
-        told |= {"variant": outcome.variant, "value": _typed(outcome.value, flag)}
+        body |= {"variant": outcome.variant, "value": _typed(outcome.value, flag)}
     else:
-        # The Python provider cannot do without a variant, and only these reasons mean the caller's default.
+        # The Python provider requires a variant, and only these reasons make a client use its own default.
         reason = Reason.DISABLED if evaluation.is_disabled else Reason.DEFAULT
-        told |= {"reason": reason, "variant": ""}
+        body |= {"reason": reason, "variant": ""}
     if metadata := {**selected, **(flag.metadata if flag else {})}:
-        told["metadata"] = metadata
-    return told
+        body["metadata"] = metadata
+    return body
 
 
-def bulk(
-    evaluations: Iterable[Evaluation], selected: Mapping[str, str], streams: list[JsonValue]
+def bulk_body(
+    evaluations: Iterable[Evaluation], selected: Mapping[str, str], event_streams: list[JsonValue]
 ) -> dict[str, JsonValue]:
-    """Give all flags of a set, with where their changes are told."""
-    told: dict[str, Any] = {"flags": [answer(evaluation, selected) for evaluation in evaluations]}
+    """Return the JSON of all flags of a set, with the event streams that announce their changes."""
+    body: dict[str, Any] = {"flags": [evaluation_body(evaluation, selected) for evaluation in evaluations]}
     if selected:
-        told["metadata"] = dict(selected)
-    return {**told, "eventStreams": streams}
+        body["metadata"] = dict(selected)
+    return {**body, "eventStreams": event_streams}
 
 
-def unknown(key: str) -> dict[str, JsonValue]:
-    """Give the error for a flag that there is not."""
-    return failure(ErrorCode.FLAG_NOT_FOUND, _DETAILS[ErrorCode.FLAG_NOT_FOUND].format(key), key)
+def not_found_body(key: str) -> dict[str, JsonValue]:
+    """Return the error for a flag that does not exist."""
+    return error_body(ErrorCode.FLAG_NOT_FOUND, _DETAILS[ErrorCode.FLAG_NOT_FOUND].format(key), key)
 
 
-def failure(code: str, details: str, key: str | None = None) -> dict[str, JsonValue]:
-    """Give an error, of a flag where one was asked for."""
-    named = {} if key is None else {"key": key}
-    return {**named, "errorCode": code, "errorDetails": details}
+def error_body(code: str, details: str, key: str | None = None) -> dict[str, JsonValue]:
+    """Return an error's JSON, with the flag's key if the request was for one flag."""
+    flag = {} if key is None else {"key": key}
+    return {**flag, "errorCode": code, "errorDetails": details}
 
 
-def encoded(value: JsonValue) -> bytes:
-    """Write JSON; half a surrogate pair has no UTF-8 but is JSON when escaped."""
+def encode(value: JsonValue) -> bytes:
+    """Encode as JSON in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, is escaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 def _typed(value: JsonValue, flag: Flag | None) -> JsonValue:
-    """Write a whole number of a flag that has fractions with a point: callers tell types apart by it."""
+    """Return a whole number as a float if the flag has fractional variants: clients infer the type from the JSON."""
     if value.__class__ is int and flag is not None:
         return float(value) if any(other.__class__ is float for other in flag.effective_variants.values()) else value
     return value

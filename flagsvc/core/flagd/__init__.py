@@ -1,1 +1,1 @@
-"""flagd's flag configuration: read into flags, written from them, merged into stored ones."""
+"""flagd's flag configuration: reading it into flags, writing it from flags, merging it into stored flags."""

@@ -1,4 +1,4 @@
-"""A flag of a flagd file put into a store: what such a file does not know of the stored flag stays as it is."""
+"""Import of flags from a flagd file: fields that flagd's format lacks keep their stored values."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ _FIELDS = {
     "targeting": ("targeting", "evaluators"),
     "metadata": ("metadata",),
 }
-"""What flagd knows of a flag -> the fields that it stands for."""
-_ALL = [field for fields in _FIELDS.values() for field in fields]
+"""Property of a flag in flagd's format -> the fields of `Flag` that it determines."""
+_ALL_FIELDS = [field for fields in _FIELDS.values() for field in fields]
 
 
 def put_definition(flag: Flag, author: Author) -> Decide:
-    """Create the flag, or give the stored one what the file says; nothing to do when it means the same already."""
+    """Create the flag, or update the stored one to the file's definition; no change if both already mean the same."""
 
     def decide(current: Flag | None) -> Change | None:
         if current is None:
             return create(flag, author)(None)
         wanted = merged(current, flag)
-        fields = [f for f in _ALL if current.problem or not same(getattr(current, f), getattr(wanted, f))]
+        fields = [f for f in _ALL_FIELDS if current.problem or not same(getattr(current, f), getattr(wanted, f))]
         return update(wanted, fields, None, author)(current) if fields else None
 
     return decide
 
 
 def merged(stored: Flag, wanted: Flag) -> Flag:
-    """Give the stored flag with what the file says otherwise than an export of it would have said.
+    """Return the stored flag, changed where the file differs from what an export of the stored flag would contain.
 
-    So BETA, DEPRECATED and plain switches survive an export and an import. A file that has no description keeps the
-    stored one.
+    So BETA, DEPRECATED and plain switches survive an export and re-import. Without a description in the file, the
+    stored one is kept.
     """
     if wanted.description is None:
         wanted = replace(wanted, description=stored.description)
-    meant = _meaning(wanted)
-    said = _meaning(stored)
-    if said is not None:
-        fields = [f for known, names in _FIELDS.items() if not same(said.get(known), _of(meant, known)) for f in names]
+    new = _exported(wanted)
+    old = _exported(stored)
+    if old is not None:
+        fields = [f for name, fields in _FIELDS.items() if not same(old.get(name), _get(new, name)) for f in fields]
         candidate = replace(stored, **{field: getattr(wanted, field) for field in fields})
-        if same(_meaning(candidate), meant):
+        if same(_exported(candidate), new):
             return candidate
-    return replace(stored, problem="", **{field: getattr(wanted, field) for field in _ALL})
+    return replace(stored, problem="", **{field: getattr(wanted, field) for field in _ALL_FIELDS})
 
 
-def _of(meaning: dict[str, Any] | None, known: str) -> Any:
-    return None if meaning is None else meaning.get(known)
+def _get(exported: dict[str, Any] | None, name: str) -> Any:
+    return None if exported is None else exported.get(name)
 
 
-def _meaning(flag: Flag) -> dict[str, Any] | None:
-    """Give all that flagd knows of a flag, its rule whole; None for a flag that flagd cannot read."""
+def _exported(flag: Flag) -> dict[str, Any] | None:
+    """Return the flag in flagd's format, its rule with all references inlined; None if flagd cannot read it."""
     try:
         rules = rules_of(flag)
         rule = inlined(rules.rule, rules.evaluators)

@@ -1,11 +1,11 @@
-"""flagd's flag configuration, as parsed JSON, read into flags; everything that is wrong with it is listed."""
+"""Reads flagd's flag configuration, as parsed JSON, into flags, and collects all violations in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import InvalidRequest, Violation, shown
+from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import variant_name
 from ..json_values import Path, compact, kind
 from ..model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
@@ -14,16 +14,16 @@ from ..validation import validated
 from .references import refs
 
 SET_NAME = "flagSetId"
-"""Field of the metadata that names a flag's set."""
+"""The metadata field that names a flag's set, as in flagd."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
-_SHOWN_STEPS = 12
-"""A path into a very deep rule is cut here."""
+_MAX_PATH_STEPS = 12
+"""Reported paths into deeply nested rules are cut after this many steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a place of the file: what is wrong there and what would be right, or what is ignored."""
+    """A violation (what is wrong, and what is valid) or a note (what is ignored) at a path in the file."""
 
     path: Path
     text: str
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(slots=True)
 class FlagFile:
-    """What a file holds. With violations, `flags` has those that are good."""
+    """The content of a file. If it has violations, `flags` has only the valid flags."""
 
     flags: list[Flag] = field(default_factory=list)
     violations: list[Finding] = field(default_factory=list)
@@ -39,12 +39,12 @@ class FlagFile:
 
 
 def read(document: JsonValue, flag_set: str | None = None) -> FlagFile:
-    """Read and check a whole configuration; `flag_set` overrules the sets that the file names."""
-    return _Reading(flag_set).read(document)
+    """Read and validate a whole configuration. `flag_set` takes precedence over the sets that the file names."""
+    return _Reader(flag_set).read(document)
 
 
-class _Reading:
-    """One pass over one file."""
+class _Reader:
+    """Reads one file."""
 
     def __init__(self, flag_set: str | None) -> None:
         self._flag_set = flag_set
@@ -59,18 +59,18 @@ class _Reading:
         if not isinstance(document, dict):
             self._wrong((), f"{_a(document)}; it must be an object with a field `flags`")
             return self._result
-        self._ignored((), document, _FILE_FIELDS)
+        self._note_unknown((), document, _FILE_FIELDS)
         self._evaluators = self._object(("$evaluators",), document, {})
         self._metadata = self._file_metadata(self._object(("metadata",), document, {}))
-        places: dict[FlagId, Path] = {}
+        paths: dict[FlagId, Path] = {}
         for key, definition, path in self._definitions(document):
             flag = self._flag(key, definition, path)
             if flag is None:
                 continue
-            if flag.id in places:
-                self._wrong(path, f"the flag {shown(key)} stands twice in one set; keep one")
+            if flag.id in paths:
+                self._wrong(path, f"duplicate flag {short_repr(key)} in one set; keep one")
                 continue
-            places[flag.id] = path
+            paths[flag.id] = path
             self._result.flags.append(flag)
         self._unused_evaluators()
         return self._result
@@ -94,14 +94,14 @@ class _Reading:
     def _key(self, item: JsonValue, index: int) -> str | None:
         key = item.get("key") if isinstance(item, dict) else None
         if isinstance(item, dict) and not isinstance(key, str):
-            found = shown(key) if "key" in item else "missing"
+            found = short_repr(key) if "key" in item else "missing"
             self._wrong(("flags", index, "key"), f"{found}; every flag of an array must have its key as a string")
         return key if isinstance(key, str) else None
 
     def _flag(self, key: str, definition: dict[str, JsonValue], path: Path) -> Flag | None:
-        """Give the flag if all is right with it."""
+        """Return the flag if it is valid."""
         before = len(self._result.violations)
-        self._ignored(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
+        self._note_unknown(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
         metadata = {**self._metadata, **self._object((*path, "metadata"), definition, {})}
         flag_set = self._set_of(metadata, path)
         rule = self._targeting(definition, path)
@@ -121,14 +121,14 @@ class _Reading:
         try:
             good = validated(flag)
         except InvalidRequest as error:
-            self._blame(error.violations, flag, rule, path)
+            self._report(error.violations, flag, rule, path)
             return None
         return good if len(self._result.violations) == before else None
 
     def _status(self, definition: Mapping[str, JsonValue], path: Path) -> Status:
         state = definition.get("state")
         if state not in ("ENABLED", "DISABLED"):
-            found = shown(state) if "state" in definition else "missing"
+            found = short_repr(state) if "state" in definition else "missing"
             self._wrong((*path, "state"), f'{found}; it must be "ENABLED" or "DISABLED"')
             return Status.DISABLED
         return Status(state)
@@ -147,92 +147,92 @@ class _Reading:
         if isinstance(default, bool):
             default = variant_name(default)
         if default is not None and not isinstance(default, str):
-            self._wrong((*path, "defaultVariant"), f"{shown(default)}; it must be the name of a variant, or null")
+            self._wrong((*path, "defaultVariant"), f"{short_repr(default)}; it must be the name of a variant, or null")
             return None
         variants = definition.get("variants")
         if not default or not isinstance(variants, dict) or not variants:
-            return None  # without variants, that is what is told
+            return None  # Missing variants are reported already.
         return default
 
     def _description(self, definition: Mapping[str, JsonValue], path: Path) -> str | None:
         description = definition.get("description")
         if description is not None and not isinstance(description, str):
-            self._wrong((*path, "description"), f"{shown(description)}; it must be a string")
+            self._wrong((*path, "description"), f"{short_repr(description)}; it must be a string")
             return None
         return description
 
     def _targeting(self, definition: Mapping[str, JsonValue], path: Path) -> JsonValue:
-        """Give the rule, None where there is none."""
+        """Return the rule; None if there is none."""
         return self._object((*path, "targeting"), definition, {}, 'an object: a rule such as {"if": [...]}') or None
 
     def _set_of(self, metadata: dict[str, JsonValue], path: Path) -> str:
-        """Give the flag's set and make its metadata say the same."""
-        named_set = metadata.get(SET_NAME, "")
-        if not isinstance(named_set, str):
-            self._wrong((*path, "metadata", SET_NAME), f"{shown(named_set)}; it must be a string")
+        """Return the flag's set, and make its metadata agree with it."""
+        declared = metadata.get(SET_NAME, "")
+        if not isinstance(declared, str):
+            self._wrong((*path, "metadata", SET_NAME), f"{short_repr(declared)}; it must be a string")
             return DEFAULT_SET
         if self._flag_set is None:
-            return named_set or DEFAULT_SET
+            return declared or DEFAULT_SET
         if SET_NAME in metadata and self._flag_set != DEFAULT_SET:
             metadata[SET_NAME] = self._flag_set
-        elif named_set != self._flag_set:
+        elif declared != self._flag_set:
             metadata.pop(SET_NAME, None)
         return self._flag_set
 
     def _file_metadata(self, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Check what every flag gets once; give what is good of it."""
+        """Validate the file's metadata, which every flag inherits, once. Return the valid fields."""
         good = dict(metadata)
         if SET_NAME in good and not isinstance(good[SET_NAME], str):
-            self._wrong(("metadata", SET_NAME), f"{shown(good.pop(SET_NAME))}; it must be a string")
+            self._wrong(("metadata", SET_NAME), f"{short_repr(good.pop(SET_NAME))}; it must be a string")
         try:
             validated(Flag(key="any", metadata=good))
         except InvalidRequest as error:
             for violation in error.violations:
-                place = _place(violation.field, ())
-                self._wrong(place, _told(violation))
-                good.pop(str(place[-1]), None)
+                location = _path_of(violation.field, ())
+                self._wrong(location, _text_of(violation))
+                good.pop(str(location[-1]), None)
         return good
 
     def _references(self, rule: JsonValue, path: Path) -> list[str]:
-        """Give the names of the evaluators that a rule refers to, directly or through others."""
+        """Return the names of the evaluators that a rule refers to, directly or through other evaluators."""
         used: dict[str, None] = {}
-        waiting = [(rule, path)]
-        while waiting:
-            part, place = waiting.pop()
-            for name, where in refs(part):
+        pending = [(rule, path)]
+        while pending:
+            part, base = pending.pop()
+            for name, inner in refs(part):
                 if name not in self._evaluators:
                     known = ", ".join(sorted(self._evaluators)[:20]) or "none"
-                    self._unresolved.add((*place, *where))
-                    self._wrong((*place, *where), f"{shown(name)} is no evaluator; known are {known}")
+                    self._unresolved.add((*base, *inner))
+                    self._wrong((*base, *inner), f"unknown evaluator {short_repr(name)}; known evaluators: {known}")
                 elif name not in used:
                     used[name] = None
-                    waiting.append((self._evaluators[name], ("$evaluators", name)))
+                    pending.append((self._evaluators[name], ("$evaluators", name)))
         self._used.update(used)
         return list(used)
 
     def _unused_evaluators(self) -> None:
         unused = [name for name in self._evaluators if name not in self._used]
         for name in unused:
-            self._result.notes.append(Finding(("$evaluators", name), "no flag uses this evaluator; it is not kept"))
+            self._result.notes.append(Finding(("$evaluators", name), "unused evaluator, ignored"))
             self._references(self._evaluators[name], ("$evaluators", name))
         if unused:
-            self._blame_rules(None, "", self._evaluators, {}, ())
+            self._report_rules(None, "", self._evaluators, {}, ())
 
-    def _blame(self, violations: list[Violation], flag: Flag, rule: JsonValue, path: Path) -> None:
-        """Say what is wrong with a flag, in the file's words and at the file's places."""
+    def _report(self, violations: list[Violation], flag: Flag, rule: JsonValue, path: Path) -> None:
+        """Report a flag's violations at their paths in the file, with the file's field names."""
         in_rules = [v for v in violations if v.field.startswith(("flag.targeting", "flag.evaluators"))]
         for violation in violations:
             if violation not in in_rules:
-                self._wrong(_place(violation.field, path), _told(violation))
+                self._wrong(_path_of(violation.field, path), _text_of(violation))
         if not in_rules:
             return
-        if in_rules[0].wanted:  # a bound on the whole, not a place in a rule
-            self._wrong((*path, "targeting"), _told(in_rules[0]))
+        if in_rules[0].wanted:  # A limit on all rules together: it has no path within a rule.
+            self._wrong((*path, "targeting"), _text_of(in_rules[0]))
             return
         evaluators = {name: self._evaluators[name] for name in flag.evaluators}
-        self._blame_rules(rule, flag.key, evaluators, flag.variants, path)
+        self._report_rules(rule, flag.key, evaluators, flag.variants, path)
 
-    def _blame_rules(
+    def _report_rules(
         self,
         rule: JsonValue,
         key: str,
@@ -242,9 +242,9 @@ class _Reading:
     ) -> None:
         for problem in problems_of(rule, key, evaluators, variants, variant_name):
             base = (*path, "targeting") if problem.evaluator is None else ("$evaluators", problem.evaluator)
-            place = (*base, *problem.path)
-            if place not in self._unresolved:  # those are told already, with all names that the file has
-                self._wrong(place, problem.message)
+            location = (*base, *problem.path)
+            if location not in self._unresolved:  # Reported already, with all evaluators of the file.
+                self._wrong(location, problem.message)
 
     def _object(
         self, path: Path, parent: Mapping[str, JsonValue], default: dict[str, JsonValue], wanted: str = "an object"
@@ -257,30 +257,30 @@ class _Reading:
             return default
         return value
 
-    def _ignored(self, path: Path, fields: Mapping[str, JsonValue], known: frozenset[str]) -> None:
+    def _note_unknown(self, path: Path, fields: Mapping[str, JsonValue], known: frozenset[str]) -> None:
         for name in fields.keys() - known:
-            text = f"unknown property, ignored; known are {', '.join(sorted(known))}"
+            text = f"unknown property, ignored; known properties: {', '.join(sorted(known))}"
             self._result.notes.append(Finding((*path, name), text))
 
     def _wrong(self, path: Path, text: str) -> None:
-        finding = Finding(path[:_SHOWN_STEPS], text)
+        finding = Finding(path[:_MAX_PATH_STEPS], text)
         if (finding.path, text) not in self._seen:
             self._seen.add((finding.path, text))
             self._result.violations.append(finding)
 
 
 def _a(value: JsonValue) -> str:
-    """Name a value's type with its article."""
+    """Return the name of a value's type with its article."""
     name = kind(value)
-    return "nothing" if name == "null" else f"an {name}" if name[0] in "aeiou" else f"a {name}"
+    return name if name == "null" else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _place(violated: str, path: Path) -> Path:
-    """Give the place in the file for a field as `validated` names it, such as `flag.variants[on]`."""
+def _path_of(violated: str, path: Path) -> Path:
+    """Return the path in the file of a field as `validated` names it, such as `flag.variants[on]`."""
     name, _, rest = violated.removeprefix("flag.").partition("[")
     steps = {"key": (), "flag_set": ("metadata", SET_NAME), "default_variant": ("defaultVariant",)}
     return (*path, *steps.get(name, (name,)), *((rest[:-1],) if rest else ()))
 
 
-def _told(violation: Violation) -> str:
+def _text_of(violation: Violation) -> str:
     return f"{violation.found}; it must be {violation.wanted}" if violation.wanted else violation.found

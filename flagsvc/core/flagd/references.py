@@ -1,4 +1,4 @@
-"""References between targeting rules: where `$ref`s stand, and rules with the referred ones put in their place."""
+"""References from targeting rules to evaluators: finding each `$ref`, and inlining what it refers to."""
 
 from __future__ import annotations
 
@@ -8,68 +8,68 @@ from ..json_values import Path
 from ..model import JsonValue
 
 MAX_INLINED = 1_000_000
-"""Parts that a rule may have once everything it refers to stands in it; more cannot be compiled anyway."""
+"""Maximum number of parts of an inlined rule. The compiler's own limit is far lower."""
 MAX_LEVELS = 300
-"""Levels of nesting that it may have; more cannot be compiled either, and Python's own limit differs by version."""
+"""Maximum nesting of an inlined rule. The compiler has a lower limit; Python's own limit depends on its version."""
 
 
 class NotInlined(ValueError):
-    """A rule refers to itself, or becomes too large."""
+    """A rule's references cannot be inlined: it refers to itself, or becomes too large."""
 
 
 def refs(rule: JsonValue) -> Iterator[tuple[str, Path]]:
-    """Give every evaluator's name that a rule refers to with the place of its `$ref`, in the rule's order."""
-    waiting: list[tuple[JsonValue, Path]] = [(rule, ())]
-    while waiting:
-        part, path = waiting.pop()
+    """Yield the evaluator name and the path of each `$ref` in a rule, in the rule's order."""
+    pending: list[tuple[JsonValue, Path]] = [(rule, ())]
+    while pending:
+        part, path = pending.pop()
         if isinstance(part, dict):
             name = referred(part)
             if name is not None:
                 yield name, (*path, "$ref")
-            elif len(part) == 1:  # an object of several fields is a value, not a rule
-                waiting += [(value, (*path, step)) for step, value in part.items()]
+            elif len(part) == 1:  # An object of several fields is a literal, not an operator.
+                pending += [(value, (*path, step)) for step, value in part.items()]
         elif isinstance(part, list):
             inner = [(item, (*path, index)) for index, item in enumerate(part) if isinstance(item, (dict, list))]
-            waiting += reversed(inner)
+            pending += reversed(inner)
 
 
 def referred(part: JsonValue) -> str | None:
-    """Give the evaluator's name if this part is a reference."""
+    """Return the evaluator's name if this part is a reference, else None."""
     if isinstance(part, dict) and len(part) == 1 and isinstance(part.get("$ref"), str):
         return str(part["$ref"])
     return None
 
 
 def inlined(rule: JsonValue, evaluators: Mapping[str, JsonValue], keep: frozenset[str] = frozenset()) -> JsonValue:
-    """Give the rule with its references replaced by what they refer to, but for those to keep. Raises NotInlined."""
-    return _Inlining(evaluators, keep).of(rule, 0)
+    """Return the rule with all references, except those in `keep`, replaced by the evaluators. Raises NotInlined."""
+    return _Inliner(evaluators, keep).inline(rule, 0)
 
 
-class _Inlining:
+class _Inliner:
     def __init__(self, evaluators: Mapping[str, JsonValue], keep: frozenset[str]) -> None:
         self._evaluators, self._keep = evaluators, keep
-        self._inside: list[str] = []
+        self._open: list[str] = []
         self._parts = 0
 
-    def of(self, part: JsonValue, level: int) -> JsonValue:
+    def inline(self, part: JsonValue, level: int) -> JsonValue:
         self._parts += 1
         if self._parts > MAX_INLINED:
-            raise NotInlined(f"more than {MAX_INLINED} parts with what it refers to")
+            raise NotInlined(f"more than {MAX_INLINED} parts with its evaluators inlined")
         if level > MAX_LEVELS:
-            raise NotInlined("nested too deep")
+            raise NotInlined("nested too deeply")
         if isinstance(part, list):
-            return [self.of(item, level + 1) for item in part]
+            return [self.inline(item, level + 1) for item in part]
         if not isinstance(part, dict) or len(part) != 1:
             return part
         name = referred(part)
         if name is None:
-            return {step: self.of(value, level + 1) for step, value in part.items()}
+            return {step: self.inline(value, level + 1) for step, value in part.items()}
         if name in self._keep or name not in self._evaluators:
             return part
-        if name in self._inside:
+        if name in self._open:
             raise NotInlined(f"{name!r} refers to itself")
-        self._inside.append(name)
+        self._open.append(name)
         try:
-            return self.of(self._evaluators[name], level + 1)
+            return self.inline(self._evaluators[name], level + 1)
         finally:
-            self._inside.pop()
+            self._open.pop()

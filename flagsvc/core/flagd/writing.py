@@ -1,4 +1,4 @@
-"""Flags written as flagd's flag configuration, so that reading it back gives flags of the same meaning."""
+"""Writes flags as flagd's flag configuration. Reading it back results in flags that evaluate the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import InvalidRequest, Violation, shown
+from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import has_targeting
 from ..json_values import NotJson, compact, strict_loads
 from ..model import DEFAULT_SET, Flag, JsonValue, Status
@@ -18,20 +18,20 @@ SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 
 
 class Rules(NamedTuple):
-    """A flag's rule (None: it has none) and the evaluators that it uses, parsed."""
+    """A flag's parsed targeting rule (None: it has none) and the evaluators that it uses."""
 
     rule: JsonValue
     evaluators: Mapping[str, JsonValue]
 
 
 def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
-    """Give the configuration of one set's flags. Raises InvalidRequest for those that no flagd could read."""
+    """Return the configuration of one set's flags. Raises InvalidRequest naming the flags that flagd could not read."""
     rules, broken = {}, []
     for flag in flags:
         try:
             rules[flag.key] = rules_of(flag)
         except (NotJson, NotInlined) as error:
-            broken.append(Violation(f"flag {shown(flag.key)}", f"a definition that flagd cannot read: {error}"))
+            broken.append(Violation(f"flag {short_repr(flag.key)}", f"a definition that flagd cannot read: {error}"))
     if broken:
         raise InvalidRequest(broken)
     shared = _shared_evaluators(rules.values())
@@ -51,62 +51,62 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
 
 
 def definition(flag: Flag) -> dict[str, Any]:
-    """Give what flagd knows of a flag, but for its rule and metadata."""
+    """Return a flag in flagd's format, without targeting and metadata."""
     state, default = flag.status, flag.effective_default
     if state is Status.BETA and has_targeting(flag):
-        state, default = Status.ENABLED, None  # on only where targeting matches
-    known: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
+        state, default = Status.ENABLED, None  # BETA is on only where targeting matches.
+    fields: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
     if flag.description is not None:
-        known["description"] = flag.description
-    known["variants"] = dict(flag.effective_variants)
+        fields["description"] = flag.description
+    fields["variants"] = dict(flag.effective_variants)
     if default is not None:
-        known["defaultVariant"] = default
-    return known
+        fields["defaultVariant"] = default
+    return fields
 
 
 def metadata_of(flag: Flag) -> dict[str, JsonValue]:
-    """Give a flag's metadata, in which flagd looks for its set."""
+    """Return a flag's metadata with its set's name, which flagd reads there, unless it is the default set."""
     others = {name: value for name, value in flag.metadata.items() if name != SET_NAME}
     return others if flag.flag_set == DEFAULT_SET else {SET_NAME: flag.flag_set, **others}
 
 
 def rules_of(flag: Flag) -> Rules:
-    """Parse a flag's rules. Raises NotJson or NotInlined when they are not what may be stored."""
+    """Return a flag's parsed rules. Raises NotJson or NotInlined for rules that would not pass validation."""
     if flag.problem:
         raise NotJson(flag.problem)
     if not has_targeting(flag):
         return Rules(None, {})
     rule = strict_loads(flag.targeting or "")
     used: dict[str, JsonValue] = {}
-    waiting = [rule]
-    while waiting:
-        for name, _ in refs(waiting.pop()):
+    pending = [rule]
+    while pending:
+        for name, _ in refs(pending.pop()):
             if name not in flag.evaluators:
-                raise NotInlined(f"its targeting refers to {name!r}, which is none of its evaluators")
+                raise NotInlined(f"its targeting refers to the unknown evaluator {name!r}")
             if name not in used:
                 used[name] = strict_loads(flag.evaluators[name])
-                waiting.append(used[name])
+                pending.append(used[name])
     inlined(rule, used)
     return Rules(rule, used)
 
 
 def _with_rule(flag: Flag, rules: Rules, shared: Mapping[str, JsonValue], used: dict[str, JsonValue]) -> dict[str, Any]:
-    """Give a flag's definition; evaluators that its rule still refers to are noted in `used`."""
+    """Return a flag's definition with targeting. Evaluators that the rule still refers to are added to `used`."""
     written = definition(flag)
     if rules.rule is None:
         return written
     written["targeting"] = inlined(rules.rule, rules.evaluators, _kept(rules.evaluators, shared))
-    waiting = [written["targeting"]]
-    while waiting:
-        for name, _ in refs(waiting.pop()):
+    pending = [written["targeting"]]
+    while pending:
+        for name, _ in refs(pending.pop()):
             if name not in used:
                 used[name] = shared[name]
-                waiting.append(shared[name])
+                pending.append(shared[name])
     return written
 
 
 def _shared_evaluators(all_rules: Any) -> dict[str, JsonValue]:
-    """Give each evaluator's rule; where flags hold different ones under one name, the one that most of them hold."""
+    """Return one rule for each evaluator name: where flags have different rules under one name, the most common."""
     texts: dict[str, Counter[str]] = {}
     rules: dict[tuple[str, str], JsonValue] = {}
     for each in all_rules:
@@ -118,21 +118,21 @@ def _shared_evaluators(all_rules: Any) -> dict[str, JsonValue]:
 
 
 def _kept(evaluators: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> frozenset[str]:
-    """Give the evaluators of a flag that mean the same in the file: they and all that they refer to."""
+    """Return the names of a flag's evaluators that are the same as the shared ones, as are all they refer to."""
     kept = {name for name, rule in evaluators.items() if _canonical(rule) == _canonical(shared[name])}
-    while lost := {name for name in kept if any(other not in kept for other, _ in refs(evaluators[name]))}:
-        kept -= lost
+    while differing := {name for name in kept if any(other not in kept for other, _ in refs(evaluators[name]))}:
+        kept -= differing
     return frozenset(kept)
 
 
 def _hoisted(flags: Sequence[Flag], flag_set: str) -> dict[str, JsonValue]:
-    """Give the metadata that every flag has, each with its most common value."""
+    """Return the metadata fields that all flags have, each with its most common value."""
     common: dict[str, JsonValue] = {} if flag_set == DEFAULT_SET else {SET_NAME: flag_set}
-    every = [metadata_of(flag) for flag in flags]
-    for name in every[0] if every else ():
-        if name not in common and all(name in each for each in every):
-            counted = Counter(compact(each[name]) for each in every)
-            common[name] = json.loads(counted.most_common(1)[0][0])
+    of_flags = [metadata_of(flag) for flag in flags]
+    for name in of_flags[0] if of_flags else ():
+        if name not in common and all(name in metadata for metadata in of_flags):
+            counts = Counter(compact(metadata[name]) for metadata in of_flags)
+            common[name] = json.loads(counts.most_common(1)[0][0])
     return common
 
 

@@ -1,4 +1,4 @@
-"""Targeting rules: JsonLogic with flagd's operators, checked and compiled once, then evaluated without reading JSON."""
+"""Targeting rules: JsonLogic with flagd's operators, validated and compiled once, evaluated without JSON parsing."""
 
 from .check import problems_of
 from .compiler import RuleProblem

@@ -1,4 +1,4 @@
-"""Compiles the parts of a targeting rule into closures; a wrong part is noted with its path and counts as null."""
+"""Compiles a targeting rule into closures. Invalid parts are collected with their paths and compiled as null."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, lite
 MAX_DEPTH = 100
 MAX_NODES = 10_000
 MAX_PROBLEMS = 20
-MAX_SHOWN = 80
+MAX_QUOTED = 80
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 Form = Callable[["Call"], Node]
-"""Compiles a call of an operator. Raises CallProblem when its arguments are wrong."""
+"""Compiles one operator's calls. Raises CallProblem for invalid arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleProblem:
-    """What is wrong with a rule, where in it (or in the named evaluator), and what would be right."""
+    """A problem in a rule or in the named evaluator: its path, what is wrong, and what is valid."""
 
     path: Path
     message: str
@@ -29,13 +29,13 @@ class RuleProblem:
 
 
 def as_json(value: JsonValue) -> str:
-    """Show a part of a rule in a message, as it was written."""
+    """Return a part of a rule as JSON for a message, cut after 80 characters."""
     text = compact(brief(value))
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 class CallProblem(Exception):
-    """An argument is wrong: the path to it from the operator on, and what would be right."""
+    """An operator's argument is invalid. `path` leads to it from the operator."""
 
     def __init__(self, message: str, *path: int) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class CallProblem(Exception):
 
 
 class Compiler:
-    """Walks through one rule; `problems` has what is wrong with it."""
+    """Compiles the rules of one flag and collects their problems."""
 
     def __init__(
         self,
@@ -58,32 +58,32 @@ class Compiler:
         self.problems: list[RuleProblem] = []
         self._forms, self._evaluators = forms, evaluators
         self._path: list[str | int] = []
-        self._inside: list[str] = []
+        self._open_evaluators: list[str] = []
         self._depth = self._deepest = 0
         self._nodes = 0
-        self._known: dict[tuple[str, bool], tuple[Node, int]] = {}
+        self._compiled: dict[tuple[str, bool], tuple[Node, int]] = {}
         self._folding = Run({}, 0.0)
 
     def root(self, rule: JsonValue) -> Node:
-        """Compile a whole rule, one of several with the same evaluators."""
+        """Compile a whole rule. Several rules may share the evaluators."""
         self._nodes = 0
         return self.node(rule, at_root=True)
 
     def fold(self, function: Callable[..., JsonValue], values: list[JsonValue]) -> JsonValue:
-        """Apply an operator to constants. Raises RuleError when folding has cost the compilation too much already."""
+        """Apply an operator to constants. Raises RuleError once constant folding has used up its work limit."""
         for value in values:
             self._folding.charge(value)
         result = function(*values)
         if result.__class__ is str and len(result) > TEXT_STEP:
-            raise RuleError("a text too long to keep")
+            raise RuleError("a string too long to keep")
         return result
 
     def node(self, rule: JsonValue, *, at_root: bool) -> Node:
-        """Compile what stands at the current path."""
+        """Compile the part at the current path. `at_root`: its data is the context, not a loop's element."""
         kind = rule.__class__
         if kind in _SCALARS:
             if kind is int and rule not in INT64:
-                return self._wrong("a whole number outside -2^63 to 2^63-1")
+                return self._wrong("an integer outside -2^63 to 2^63-1")
             return literal(rule)
         if self._too_big(1, 1):
             return literal(None)
@@ -97,7 +97,7 @@ class Compiler:
             self._depth -= 1
 
     def at(self, step: str | int, rule: JsonValue, *, at_root: bool) -> Node:
-        """Compile the part that stands one step further."""
+        """Compile the part one path step further."""
         self._path.append(step)
         try:
             return self.node(rule, at_root=at_root)
@@ -106,17 +106,17 @@ class Compiler:
 
     def _wrong(self, message: str, *further: int) -> Node:
         if len(self.problems) < MAX_PROBLEMS:
-            evaluator = self._inside[-1] if self._inside else None
+            evaluator = self._open_evaluators[-1] if self._open_evaluators else None
             found = RuleProblem((*self._path, *further), message, evaluator)
             if found not in self.problems:
                 self.problems.append(found)
         return literal(None)
 
     def _too_big(self, nodes: int, depth: int) -> bool:
-        """Count parts about to be added, and say whether they are too many or too deep."""
+        """Count the parts to be added. Return whether they are too many or too deeply nested."""
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            if self._nodes - nodes <= MAX_NODES:  # told once
+            if self._nodes - nodes <= MAX_NODES:  # Reported once.
                 self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
         elif self._depth + depth > MAX_DEPTH:
             self._wrong(f"nested more than {MAX_DEPTH} deep")
@@ -125,9 +125,9 @@ class Compiler:
         return True
 
     def _object(self, fields: dict[str, JsonValue]) -> Node:
-        """An object of no or several fields is a literal, whatever it holds."""
+        """Compile an object without exactly one field: as in json-logic-js, it is a literal."""
         wrong = problem(fields)
-        return self._wrong(f"an object literal: {wrong}") if wrong else literal(fields)
+        return self._wrong(f"invalid object literal: {wrong}") if wrong else literal(fields)
 
     def _list(self, items: list[JsonValue], at_root: bool) -> Node:
         if all(item.__class__ in _SCALARS and (item.__class__ is not int or item in INT64) for item in items):
@@ -147,45 +147,46 @@ class Compiler:
                 return self._reference(raw, at_root)
             form = self._forms.get(name)
             if form is None:
-                return self._wrong(f"unknown operator {name[:80]!r}; known are {', '.join(sorted(self._forms))}")
+                return self._wrong(f"unknown operator {name[:80]!r}; known operators: {', '.join(sorted(self._forms))}")
             listed = isinstance(raw, list)
             try:
                 node = form(Call(self, name, raw if listed else [raw], at_root, listed))
             except CallProblem as problem:
                 return self._wrong(str(problem), *(problem.path if listed else ()))
-            return self._recorded(node, name, _read_by(name, raw)) if self.traced else node
+            return self._traced(node, name, _read_by(name, raw)) if self.traced else node
         finally:
             self._path.pop()
 
     def _reference(self, name: JsonValue, at_root: bool) -> Node:
         if not isinstance(name, str) or name not in self._evaluators:
             known = ", ".join(sorted(self._evaluators)) or "none"
-            return self._wrong(f"{as_json(name)} is no evaluator; known are {known}")
-        if name in self._inside:
-            return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._inside, name])}")
-        if (name, at_root) in self._known:
-            node, height = self._known[name, at_root]
+            return self._wrong(f"unknown evaluator {as_json(name)}; known evaluators: {known}")
+        if name in self._open_evaluators:
+            return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._open_evaluators, name])}")
+        if (name, at_root) in self._compiled:
+            node, height = self._compiled[name, at_root]
             self._deepest = max(self._deepest, self._depth + height)
             return literal(None) if self._too_big(node.size, height) else node
         path, self._path = self._path, []
-        self._inside.append(name)
+        self._open_evaluators.append(name)
         deepest, self._deepest = self._deepest, self._depth
         try:
             node = self.node(self._evaluators[name], at_root=at_root)
         finally:
-            self._inside.pop()
+            self._open_evaluators.pop()
             self._path = path
             height = self._deepest - self._depth
             self._deepest = max(deepest, self._deepest)
-        self._known[name, at_root] = node, height
+        self._compiled[name, at_root] = node, height
         return node
 
-    def _recorded(self, node: Node, name: str, note: str) -> Node:
-        """Make a node that also says what it gave."""
-        path = ("$evaluators", self._inside[-1], *self._path) if self._inside else tuple(self._path)
+    def _traced(self, node: Node, name: str, note: str) -> Node:
+        """Return the node, recording a step with its result whenever it is evaluated."""
+        within = self._open_evaluators
+        path = ("$evaluators", within[-1], *self._path) if within else tuple(self._path)
         inner = node.run
 
-        def recorded(data: object, run: Run) -> JsonValue:
+        def traced(data: object, run: Run) -> JsonValue:
             step = run.step = Step(path, name, run.depth, note=note)
             if len(run.steps) < MAX_STEPS:
                 run.steps.append(step)
@@ -200,35 +201,35 @@ class Compiler:
                 run.depth -= 1
             return result
 
-        return Node(recorded, node.size, node.constant, node.value)
+        return Node(traced, node.size, node.constant, node.value)
 
 
 def _read_by(name: str, raw: JsonValue) -> str:
-    """Give the path that a `var` reads, for its step's note; empty for others and for a computed path."""
+    """Return the constant path that a `var` reads, as the note of its step; empty for all else."""
     path = raw[0] if isinstance(raw, list) and raw else raw
     return path if name == "var" and isinstance(path, str) else ""
 
 
 @dataclass(slots=True)
 class Call:
-    """An operator with its raw arguments, about to be compiled."""
+    """A call to be compiled: an operator with its arguments as JSON."""
 
     compiler: Compiler
     name: str
     raw: list[JsonValue]
     at_root: bool
     listed: bool
-    """Whether the arguments stand in an array; a single one need not."""
+    """Whether the rule has the arguments in an array. JsonLogic allows a single argument without one."""
 
-    def expect(self, least: int, most: int) -> None:
+    def expect(self, low: int, high: int) -> None:
         """Check the number of arguments. Raises CallProblem."""
         found = len(self.raw)
-        if not least <= found <= most:
-            wanted = f"{least}" if least == most else f"{least} to {most}" if found > most else f"at least {least}"
+        if not low <= found <= high:
+            wanted = f"{low}" if low == high else f"{low} to {high}" if found > high else f"at least {low}"
             raise CallProblem(f"{self.name} has {found} arguments; it must have {wanted}")
 
     def argument(self, index: int, *, at_root: bool | None = None) -> Node:
-        """Compile one argument; a missing one is null. `at_root`: whether its data is the context itself."""
+        """Compile one argument; a missing one is null. `at_root`: its data is the context, not a loop's element."""
         if index >= len(self.raw):
             return literal(None, 0)
         inner = self.at_root if at_root is None else at_root

@@ -1,4 +1,4 @@
-"""How each operator is compiled: those that decide, look up or iterate by themselves, and the table of all."""
+"""The table of all operators' compilers, and those of operators that branch, look up fields, or iterate."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _if(call: Call) -> Node:
 
     def chain(data: Any, run: Run) -> JsonValue:
         for condition, result in runs:
-            held = condition(data, run)
-            if held if held.__class__ is bool else truth(held):
+            met = condition(data, run)
+            if met if met.__class__ is bool else truth(met):
                 return result(data, run)
         return last(data, run)
 
@@ -43,26 +43,26 @@ def _if(call: Call) -> Node:
 
 
 def _choice(condition: Node, result: Node, otherwise: Node) -> Compiled:
-    """Compile an if with one condition; most of those choose between two constants."""
-    holds, yes, no = condition.run, result.run, otherwise.run
+    """Compile an `if` with one condition. Most of them choose between two constants."""
+    condition_of, then, otherwise_of = condition.run, result.run, otherwise.run
     if result.constant and otherwise.constant:
-        met_value, other_value = result.value, otherwise.value
+        then_value, otherwise_value = result.value, otherwise.value
 
         def constants(data: Any, run: Run) -> JsonValue:
-            held = holds(data, run)
-            return met_value if (held if held.__class__ is bool else truth(held)) else other_value
+            met = condition_of(data, run)
+            return then_value if (met if met.__class__ is bool else truth(met)) else otherwise_value
 
         return constants
 
     def rules(data: Any, run: Run) -> JsonValue:
-        held = holds(data, run)
-        return yes(data, run) if (held if held.__class__ is bool else truth(held)) else no(data, run)
+        met = condition_of(data, run)
+        return then(data, run) if (met if met.__class__ is bool else truth(met)) else otherwise_of(data, run)
 
     return rules
 
 
 def _junction(call: Call, *, stop_at: bool) -> Node:
-    """Compile `and` (stops at the first that does not hold) or `or`; the value that decided is the result."""
+    """Compile `and` (stops at the first falsy value) or `or` (the first truthy one). The last value is the result."""
     call.expect(1, sys.maxsize)
     nodes = call.arguments()
     runs = tuple(node.run for node in nodes)
@@ -77,8 +77,8 @@ def _junction(call: Call, *, stop_at: bool) -> Node:
 
     size = 1 + sum(node.size for node in nodes)
     if all(node.constant for node in nodes):
-        decided = (node.value for node in nodes if truth(node.value) is stop_at)
-        return literal(next(decided, nodes[-1].value), size)
+        deciding = (node.value for node in nodes if truth(node.value) is stop_at)
+        return literal(next(deciding, nodes[-1].value), size)
     return Node(junction, size)
 
 
@@ -106,7 +106,7 @@ def _var(call: Call) -> Node:
 
 
 def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
-    """Compile a look-up whose path is known: it is split here."""
+    """Compile a look-up with a constant path, which is split here once."""
     find, path, follow = _finder(call), name.split("."), jsonlogic.follow
 
     def at_root(data: Any, run: Run) -> JsonValue:
@@ -128,7 +128,7 @@ def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
 
 
 def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]:
-    """Give what looks a key up: in the context and flagd's own fields at the root, in the element inside a loop."""
+    """Return the look-up function: in the context and `$flagd` at the root, in the element inside a loop."""
     flag_key = call.compiler.flag_key
 
     def in_element(data: Any, run: Run, key: JsonValue, otherwise: JsonValue) -> JsonValue:
@@ -140,7 +140,7 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]
         if key is None or key == "":
             return run.whole(flag_key)
         if isinstance(key, (int, float)):
-            return otherwise  # the fields of an object have no numbers for names
+            return otherwise  # An object's field names are never numbers.
         first, *rest = jsonlogic.text(key).split(".")
         found = run.flagd(flag_key) if first == "$flagd" else data.get(first)
         return jsonlogic.follow(found, rest, otherwise)
@@ -152,8 +152,8 @@ def _missing(call: Call) -> Node:
     nodes, find = call.arguments(), _finder(call)
 
     def missing(data: Any, run: Run) -> JsonValue:
-        given = [node.run(data, run) for node in nodes]
-        return _absent(find, data, run, given[0] if given and isinstance(given[0], list) else given)
+        keys = [node.run(data, run) for node in nodes]
+        return _absent(find, data, run, keys[0] if keys and isinstance(keys[0], list) else keys)
 
     return Node(missing, 1 + sum(node.size for node in nodes))
 
@@ -163,11 +163,11 @@ def _missing_some(call: Call) -> Node:
     needed, keys, find = call.argument(0), call.argument(1), _finder(call)
 
     def missing_some(data: Any, run: Run) -> JsonValue:
-        least, wanted = jsonlogic.number(needed.run(data, run)), keys.run(data, run)
+        min_present, wanted = jsonlogic.number(needed.run(data, run)), keys.run(data, run)
         if not isinstance(wanted, list):
             return []
         absent = _absent(find, data, run, wanted)
-        return [] if len(wanted) - len(absent) >= least else absent
+        return [] if len(wanted) - len(absent) >= min_present else absent
 
     return Node(missing_some, 1 + needed.size + keys.size)
 
@@ -182,7 +182,7 @@ def _absent(
 def _loop(
     call: Call, *, otherwise: JsonValue, finish: Callable[[list[JsonValue], Iterator[JsonValue]], JsonValue]
 ) -> Node:
-    """Compile a loop over a list; `finish` makes its result of the elements and what the body gives for each."""
+    """Compile a loop. `finish` combines elements and the body's results; `otherwise` is the result for non-lists."""
     call.expect(2, 2)
     items, body = call.argument(0), call.argument(1, at_root=False)
     items_of, each, cost = items.run, body.run, body.size
@@ -192,7 +192,7 @@ def _loop(
         if not isinstance(elements, list):
             return list(otherwise) if isinstance(otherwise, list) else otherwise
         run.spend(1 + len(elements) * cost)
-        return finish(elements, map(each, elements, repeat(run)))  # lazy: what is not asked for is not evaluated
+        return finish(elements, map(each, elements, repeat(run)))  # Lazy: `some` stops at the first match.
 
     return Node(loop, 1 + items.size + body.size)
 
@@ -233,4 +233,4 @@ FORMS: dict[str, Form] = {
     "reduce": _reduce,
     "fractional": fractional,
 }
-"""Every operator that a rule may use."""
+"""Every operator that a rule may use, with its compiler."""

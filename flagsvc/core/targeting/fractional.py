@@ -1,7 +1,7 @@
-"""flagd's fractional operator: what is hashed, and who is in which bucket.
+"""flagd's fractional operator: hashing and bucketing.
 
-Version 3 hashes the canonical CBOR (RFC 8949, 4.2.1) of the value, version 2 the text itself; both take MurmurHash3
-x86 32 with seed 0 and the bucket `(hash * total weight) >> 32`.
+Version 3 hashes the canonical CBOR (RFC 8949, 4.2.1) of the value, version 2 the UTF-8 text itself. Both use
+MurmurHash3 x86 32-bit with seed 0, and the bucket `(hash * total weight) >> 32`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import mmh3
 from ..model import Attributes, JsonValue
 
 MAX_TOTAL = 2**31 - 1
-_PAIR = b"\x82"  # CBOR: an array of two
+_PAIR = b"\x82"  # CBOR: an array of two elements
 _NO_CBOR = (UnicodeEncodeError, ValueError, TypeError, OverflowError, RecursionError, cbor2.CBOREncodeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Variants with the upper ends of their shares."""
+    """Variants and the cumulative weights at which their shares end."""
 
     variants: tuple[JsonValue, ...]
     ends: tuple[int, ...]
@@ -35,16 +35,16 @@ class Split:
         return self.ends[-1]
 
     def bucket(self, hashed: int) -> int:
-        """Give the place of a hash among the weights, 0 to the total less 1."""
+        """Return the bucket of a 32-bit hash: 0 to total - 1."""
         return (hashed * self.total) >> 32
 
     def choose(self, hashed: int) -> JsonValue:
-        """Give the variant that a hash falls to."""
+        """Return the variant for a 32-bit hash."""
         return self.variants[bisect_right(self.ends, self.bucket(hashed))]
 
 
 def split_of(shares: list[JsonValue]) -> Split | None:
-    """Read `[variant, weight]` shares; None where they make no split. Negative weights count as 0."""
+    """Return the split of `[variant, weight]` shares; None if they are invalid. As in flagd, negative weights are 0."""
     weights: list[int] = []
     for share in shares:
         if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
@@ -60,26 +60,26 @@ def split_of(shares: list[JsonValue]) -> Split | None:
 
 
 def whole(value: JsonValue) -> int | None:
-    """Give a weight as an int; None for what is no whole number. A context's numbers may come as doubles."""
+    """Return a weight as an int; None if it is not an integer. Over gRPC all numbers of a context are floats."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 class Hashing(NamedTuple):
-    """How one version hashes for one flag; every function gives None where there is nothing to hash."""
+    """The hash functions of one version for one flag. Each returns None if there is nothing to hash."""
 
     of_key: Callable[[JsonValue], int | None]
-    """Flag key and targeting key."""
+    """Hashes the flag key with a targeting key."""
     of_text: Callable[[str], int | None]
-    """A text that the rule computed."""
+    """Hashes a string that the rule computed."""
     of_seed: Callable[[JsonValue, Attributes], int | None]
-    """The operator's first argument; where that is a share already, the context's targeting key."""
+    """Hashes the operator's first argument or, if that is a share (a list), flag key and targeting key."""
 
 
 def hashing(version: int, flag_key: str) -> Hashing:
-    """Give the hashes of version 2 or 3."""
-    return _version_2(flag_key) if version == 2 else _version_3(flag_key)  # noqa: PLR2004  the older one
+    """Return the hash functions of version 2 or 3."""
+    return _version_2(flag_key) if version == 2 else _version_3(flag_key)  # noqa: PLR2004  the older version
 
 
 def _version_3(flag_key: str) -> Hashing:
@@ -131,12 +131,12 @@ def _version_2(flag_key: str) -> Hashing:
 
 
 def encoded(value: JsonValue) -> bytes:
-    """Give the canonical CBOR; texts, by far the most common, without the library."""
+    """Return the canonical CBOR of a value. Strings, by far the most common, are encoded without the library."""
     return text_encoded(value) if isinstance(value, str) else cbor2.dumps(_normal(value), canonical=True)
 
 
 def text_encoded(value: str) -> bytes:
-    """Give the CBOR of a text: its length in the shortest form, then its UTF-8 bytes."""
+    """Return the CBOR of a string: its length in the shortest form, then its UTF-8 bytes."""
     raw = value.encode()
     size = len(raw)
     if size < 24:  # noqa: PLR2004  the lengths that fit in the first byte
@@ -149,7 +149,7 @@ def text_encoded(value: str) -> bytes:
 
 
 def _normal(value: Any) -> Any:
-    """Make whole numbers whole, so that 1 and 1.0 share a bucket."""
+    """Return the value with integral floats as integers, so that 1 and 1.0 are in the same bucket."""
     if isinstance(value, dict):
         return {k: _normal(v) for k, v in value.items()}
     if isinstance(value, list):

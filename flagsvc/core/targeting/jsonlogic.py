@@ -1,7 +1,7 @@
-"""JsonLogic's values: equality, order, truth, numbers and texts, as openfeature-flagd-core 2.0.0 has them.
+"""JsonLogic's value semantics: equality, order, truthiness and coercions, as in openfeature-flagd-core 2.0.0.
 
-JavaScript's coercions where JsonLogic took them over, Python's where flagd's Python engine does; docs/targeting.md
-lists where flagd's languages disagree and what was chosen.
+Coercions are JavaScript's where JsonLogic adopts them, and Python's where flagd's Python engine uses those.
+docs/targeting.md lists where flagd's engines disagree, and what flagsvc does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_INDEX_DIGITS = 10
 
 
 def equals(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with `==`."""
+    """Compare with JsonLogic's `==`. Lists and objects are equal only to themselves."""
     kind = type(a)
     if kind is type(b):
         return a is b if kind in (list, dict) else bool(a == b)
@@ -32,19 +32,19 @@ def equals(a: JsonValue, b: JsonValue) -> bool:
 
 
 def less(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with `<`."""
+    """Compare with JsonLogic's `<`."""
     left, right = _comparable(a, b)
     return bool(left < right)
 
 
 def less_or_equal(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with `<=`."""
+    """Compare with JsonLogic's `<=`."""
     left, right = _comparable(a, b)
     return bool(left <= right)
 
 
 def _comparable(a: JsonValue, b: JsonValue) -> tuple[Any, Any]:
-    """Give both as numbers, unless one is a text and none a number."""
+    """Return both values as numbers or, if at least one is a string and neither is a number, both as strings."""
     if isinstance(a, (int, float)):
         return a, number(b)
     if isinstance(b, (int, float)):
@@ -55,7 +55,7 @@ def _comparable(a: JsonValue, b: JsonValue) -> tuple[Any, Any]:
 
 
 def number(value: JsonValue) -> int | float:
-    """Convert to a number; NaN for what is none."""
+    """Convert to a number; NaN if there is no conversion."""
     match value:
         case bool() | int() | float():
             return value
@@ -81,7 +81,7 @@ def _parsed(value: str) -> float:
 
 
 def text(value: JsonValue) -> str:
-    """Convert to a text."""
+    """Convert to a string."""
     match value:
         case str():
             return value
@@ -98,7 +98,7 @@ def text(value: JsonValue) -> str:
 
 
 def truth(value: JsonValue) -> bool:
-    """Say whether a condition holds: empty texts and lists, 0, NaN and null do not; an empty object does."""
+    """Whether a value is truthy, as in json-logic-js: "", [], 0, NaN and null are not; an empty object is."""
     if value is True or value is False:
         return value
     if isinstance(value, dict):
@@ -109,26 +109,26 @@ def truth(value: JsonValue) -> bool:
 
 
 def contains(haystack: JsonValue, needle: JsonValue) -> bool:
-    """Look for an element in a list, or a text in a text."""
+    """Whether a list has an element, or a string has a substring."""
     if isinstance(haystack, list):
         return needle in haystack
     return isinstance(haystack, str) and text(needle) in haystack
 
 
 def lookup(data: JsonValue, key: JsonValue, default: JsonValue = None) -> JsonValue:
-    """Follow a dotted path (or an index) through objects, lists and texts."""
+    """Return the value at a dotted path or an index; `default` if there is none. Strings are indexed by character."""
     if key is None or key == "":
         return data
     if isinstance(key, (int, float)):
         if isinstance(data, (list, str)):
             within = math.isfinite(key) and key == int(key) and 0 <= key < len(data)
             return data[int(key)] if within else default
-        return default  # the fields of an object have no numbers for names
+        return default  # An object's field names are never numbers.
     return follow(data, text(key).split("."), default)
 
 
 def follow(data: JsonValue, path: list[str], default: JsonValue) -> JsonValue:
-    """Follow a path that is split already."""
+    """Return the value at a path given as its steps; `default` if there is none or it is null."""
     for step in path:
         if isinstance(data, dict):
             data = data.get(step)
@@ -150,9 +150,9 @@ def _index(step: str) -> int | None:
 
 
 def substring(value: JsonValue, start: JsonValue, length: JsonValue) -> str:
-    """Cut a text as JsonLogic's substr does: negative numbers count from the end."""
-    whole, first = text(value), number(start)
-    size = len(whole)
+    """Return a substring as JsonLogic's substr does: negative numbers count from the end."""
+    full, first = text(value), number(start)
+    size = len(full)
     if math.isnan(first):
         begin = 0
     elif first < 0:
@@ -160,10 +160,10 @@ def substring(value: JsonValue, start: JsonValue, length: JsonValue) -> str:
     else:
         begin = size if first >= size else int(first)
     if length is None:
-        return whole[begin:]
+        return full[begin:]
     count = number(length)
     if math.isnan(count):
         return ""
     count = max(min(count, size), -size)
     end = max(size + int(count), begin) if int(count) < 0 else begin + int(count)
-    return whole[begin:end]
+    return full[begin:end]

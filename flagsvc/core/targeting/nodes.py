@@ -1,4 +1,4 @@
-"""What a compiled rule is made of: nodes that are closures, and the run that they share during one evaluation."""
+"""The parts of a compiled rule: nodes, which are closures, and the run that they share during one evaluation."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from ..json_values import Path
 from ..model import Attributes, JsonValue
 
 MAX_WORK = 100_000
-"""Steps that one evaluation may take in loops, over the elements of lists and through long texts."""
+"""Work limit of one evaluation, in steps: loop iterations, list elements, and pieces of long strings."""
 SEARCH_STEP = 4_096
-"""Characters compared with characters that count as one step in the search for a text in a text."""
+"""Character comparisons of a substring search that count as one step."""
 MAX_STEPS = 1_000
-"""Steps that an explanation has."""
+"""Maximum number of steps in an explanation."""
 TEXT_STEP = 256
-"""Characters of a text that count as one step."""
+"""Characters of a string that count as one step."""
 BRIEF = 256
-"""Characters and elements up to which an explanation shows a value."""
+"""Characters and elements up to which an explanation shows a value in full."""
 SHORT_PATH = 3
-"""Dots in a path that costs nothing more than any operator."""
+"""Paths with up to this many dots are free of charge."""
 
 
 class RuleError(Exception):
-    """A rule has no result for this context: a division by zero, or a result beyond a bound."""
+    """A rule has no result for this context, for example because of a division by zero or a limit."""
 
 
 @dataclass(slots=True)
 class Step:
-    """What one operator gave, for explanations. `depth` is 0 for the rule itself."""
+    """One operator's evaluation, for explanations. `depth` is 0 for the rule's outermost operator."""
 
     path: Path
     operator: str
@@ -39,16 +39,16 @@ class Step:
 
 
 class Run:
-    """One evaluation: the context at the root, the time (seconds since 1970), and the work that is left."""
+    """One evaluation: the evaluation context, the time in seconds since 1970, and the remaining work in steps."""
 
     __slots__ = ("_flagd", "_whole", "context", "depth", "now", "step", "steps", "work")
     _flagd: JsonValue
     _whole: JsonValue
     depth: int
-    """How deep the step is that is taken now; as `steps` and `step` there only for a traced rule."""
+    """Depth of the current step. Like `steps` and `step`, it exists only for a traced rule."""
     steps: list[Step]
     step: Step
-    """The step that began last."""
+    """The step that started last."""
 
     def __init__(self, context: Attributes, now: float) -> None:
         self.context = context
@@ -56,7 +56,7 @@ class Run:
         self.work = MAX_WORK
 
     def flagd(self, flag_key: str) -> JsonValue:
-        """Give flagd's own fields: the same object each time, as a field of the context is."""
+        """Return the value of `$flagd`: the same object each time, like any field of the context."""
         try:
             return self._flagd
         except AttributeError:
@@ -64,7 +64,7 @@ class Run:
             return self._flagd
 
     def whole(self, flag_key: str) -> JsonValue:
-        """Give all fields, flagd's own among them."""
+        """Return the whole context, including `$flagd`."""
         try:
             return self._whole
         except AttributeError:
@@ -73,13 +73,13 @@ class Run:
             return self._whole
 
     def spend(self, steps: int) -> None:
-        """Take steps from the work that is left. Raises RuleError when there is none."""
+        """Subtract steps from the remaining work. Raises RuleError when none is left."""
         self.work -= steps
         if self.work < 0:
-            raise RuleError(f"more than {MAX_WORK} steps over lists and texts")
+            raise RuleError(f"more than {MAX_WORK} steps over lists and strings")
 
     def charge(self, value: JsonValue) -> None:
-        """Spend what it takes to walk through a value: its elements, those of its elements too."""
+        """Spend the steps of walking through a value and everything nested in it."""
         pending = [value]
         while pending:
             item = pending.pop()
@@ -93,7 +93,7 @@ class Run:
                 pending.extend(item.values())
 
     def charge_path(self, key: JsonValue) -> None:
-        """Spend what it takes to follow a path, unless it is as short as most."""
+        """Spend the steps of following a path. Short paths are free."""
         if key.__class__ is not str:
             self.charge(key)
         elif (dots := key.count(".")) > SHORT_PATH or len(key) > TEXT_STEP:
@@ -101,37 +101,37 @@ class Run:
 
 
 Compiled = Callable[[Any, Run], JsonValue]
-"""Evaluates a node. Its data is the context's attributes at the root and the element inside a loop."""
+"""Evaluates a node. Its data is the evaluation context at the root, and the element inside a loop."""
 
 
-class Among(NamedTuple):
-    """A constant list as a set; None when a set cannot stand for it. `texts`: all of them are."""
+class ConstantSet(NamedTuple):
+    """A constant list as a set; `values` is None if its elements cannot be in a set."""
 
     values: frozenset[JsonValue] | None
-    texts: bool
+    only_strings: bool
 
 
 @dataclass(slots=True)
 class Node:
-    """A compiled part of a rule. `size`: its nodes; `constant`: it gives `value` for every context."""
+    """A compiled part of a rule. `size` counts its nodes. A `constant` node evaluates to `value` for every context."""
 
     run: Compiled
     size: int = 1
     constant: bool = False
     value: JsonValue = None
     field: str | None = None
-    """The name of the context's field that it reads, where it does nothing else."""
-    among: Among | None = None
-    """A constant list's elements, once somebody asks whether a value is one of them."""
+    """The name of the context field, for a node that only reads one field."""
+    elements: ConstantSet | None = None
+    """The elements of a constant list, set once an `in` operator needs them."""
 
 
 def literal(value: JsonValue, size: int = 1) -> Node:
-    """Make what is the same for every context."""
+    """Return a constant node."""
     return Node(lambda _data, _run: value, size, constant=True, value=value)
 
 
 def brief(value: JsonValue) -> JsonValue:
-    """Give a value for people to read: as it is when it is small, else what it is."""
+    """Return a small value as it is, and a description of a large one."""
     pending, left = [value], BRIEF
     while pending:
         item = pending.pop()
@@ -149,7 +149,7 @@ def brief(value: JsonValue) -> JsonValue:
 def _described(value: JsonValue) -> str:
     match value:
         case str():
-            return f"a text of {len(value)} characters"
+            return f"a string of {len(value)} characters"
         case list():
             return f"a list of {len(value)} elements"
         case _:

@@ -1,4 +1,4 @@
-"""JsonLogic's and flagd's operators on evaluated arguments; what decides or iterates by itself is in `forms`."""
+"""JsonLogic's and flagd's operators as functions of evaluated arguments. `forms` has those that branch or iterate."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _divide(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> JsonValu
 def _remainder(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> JsonValue:
     divisor = jsonlogic.number(b)
     if divisor == 0:
-        raise RuleError("remainder of a division by zero")
+        raise RuleError("remainder of division by zero")
     return jsonlogic.number(a) % divisor
 
 
@@ -103,10 +103,10 @@ def _in(needle: JsonValue = None, haystack: JsonValue = None, *_: JsonValue) -> 
 
 
 def _cat(*values: JsonValue) -> str:
-    whole = "".join(map(jsonlogic.text, values))
-    if len(whole) > MAX_TEXT:
-        raise RuleError(f"a text of more than {MAX_TEXT} characters")
-    return whole
+    joined = "".join(map(jsonlogic.text, values))
+    if len(joined) > MAX_TEXT:
+        raise RuleError(f"a string of more than {MAX_TEXT} characters")
+    return joined
 
 
 def _substr(value: JsonValue = None, start: JsonValue = None, length: JsonValue = None, *_: JsonValue) -> str:
@@ -143,16 +143,16 @@ def _two_texts(values: tuple[JsonValue, ...]) -> bool:
 
 def _bounded(value: float) -> int | float:
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise RuleError(f"a whole number of more than {MAX_BITS} bits")
+        raise RuleError(f"an integer of more than {MAX_BITS} bits")
     return value
 
 
 class Operator(NamedTuple):
-    """A function of evaluated arguments, and how many of them there may be."""
+    """A function of evaluated arguments, and how many arguments it takes."""
 
     function: Function
-    least: int
-    most: int = sys.maxsize
+    min_args: int
+    max_args: int = sys.maxsize
 
 
 OPERATORS: dict[str, Operator] = {
@@ -182,4 +182,4 @@ OPERATORS: dict[str, Operator] = {
     "ends_with": Operator(_ends_with, 2, 2),
     "sem_ver": Operator(sem_ver, 3, 3),
 }
-"""Operators whose result depends on their arguments alone."""
+"""Operators whose result depends only on their arguments' values."""

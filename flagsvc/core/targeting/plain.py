@@ -1,4 +1,4 @@
-"""Compiles operators that only need their arguments' values, the common shapes of them into closures of their own."""
+"""Compiles operators that need only their arguments' values. Common shapes become specialized closures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..model import JsonValue
 from . import jsonlogic, versions
 from .compiler import Call, CallProblem, as_json
-from .nodes import SEARCH_STEP, TEXT_STEP, Among, Compiled, Node, RuleError, Run, literal
+from .nodes import SEARCH_STEP, TEXT_STEP, Compiled, ConstantSet, Node, RuleError, Run, literal
 from .operators import Operator
 
 _SIZED = frozenset({list, dict, str})
@@ -18,8 +18,8 @@ _NUMBERS: frozenset[Any] = frozenset({int, float})
 
 
 def plain(operator: Operator, call: Call) -> Node:
-    """Compile a call; folded when nothing in it depends on the context."""
-    call.expect(operator.least, operator.most)
+    """Compile a call. Constant arguments are folded into a constant result."""
+    call.expect(operator.min_args, operator.max_args)
     _check_sem_ver(call)
     nodes = call.arguments()
     size = 1 + sum(node.size for node in nodes)
@@ -27,16 +27,16 @@ def plain(operator: Operator, call: Call) -> Node:
         try:
             return literal(call.compiler.fold(operator.function, [node.value for node in nodes]), size)
         except (RuleError, ArithmeticError, ValueError, TypeError):
-            pass  # told when it is evaluated: a branch that is never reached does no harm
-    quick = _QUICK.get(call.name)
-    run = quick(operator.function, nodes) if quick else None
-    return Node(run or _applied(operator.function, nodes), size)
+            pass  # Raised at evaluation instead: an error in a branch that is never taken must not matter.
+    specialize = _SPECIALIZED.get(call.name)
+    run = specialize(operator.function, nodes) if specialize else None
+    return Node(run or _generic(operator.function, nodes), size)
 
 
-def _applied(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
-    """Compile the general case: evaluate, pay for what is big, apply."""
+def _generic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
+    """Compile the general case: evaluate the arguments, charge for large ones, apply the function."""
     runs = tuple(node.run for node in nodes)
-    if len(runs) == 2:  # noqa: PLR2004  by far the most common
+    if len(runs) == 2:  # noqa: PLR2004  two arguments are by far the most common
         first, second = runs
 
         def of_two(data: Any, run: Run) -> JsonValue:
@@ -60,14 +60,14 @@ def _applied(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
 
 
 def _equality(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Compare something with a constant text: most conditions are that."""
-    asked, constant = (nodes[0], nodes[1]) if nodes[1].constant else (nodes[1], nodes[0])
+    """Specialize a comparison with a constant string: most conditions are such comparisons."""
+    operand, constant = (nodes[0], nodes[1]) if nodes[1].constant else (nodes[1], nodes[0])
     if constant.value.__class__ is not str:
         return None
-    wanted, of, field = constant.value, asked.run, asked.field
-    met = bool(function("", ""))  # whether equal texts satisfy the operator: it may be a negated one
+    wanted, operand_of, field = constant.value, operand.run, operand.field
+    if_equal = bool(function("", ""))  # False for != and !==
 
-    def otherwise(value: JsonValue, run: Run) -> JsonValue:
+    def not_a_string(value: JsonValue, run: Run) -> JsonValue:
         run.charge(value)
         return function(value, wanted)
 
@@ -75,23 +75,23 @@ def _equality(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled
 
         def of_field(data: Any, run: Run) -> JsonValue:
             value = data.get(field)
-            return (value == wanted) is met if value.__class__ is str else otherwise(value, run)
+            return (value == wanted) is if_equal if value.__class__ is str else not_a_string(value, run)
 
         return of_field
 
     def of_rule(data: Any, run: Run) -> JsonValue:
-        value = of(data, run)
-        return (value == wanted) is met if value.__class__ is str else otherwise(value, run)
+        value = operand_of(data, run)
+        return (value == wanted) is if_equal if value.__class__ is str else not_a_string(value, run)
 
     return of_rule
 
 
 def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Compare a field with a constant number."""
+    """Specialize an ordering of a context field against a constant number."""
     if len(nodes) != 2 or nodes[0].field is None or nodes[1].value.__class__ not in _NUMBERS:  # noqa: PLR2004
         return None
     field, limit = nodes[0].field, nodes[1].value
-    if limit != limit:  # noqa: PLR0124  NaN differs from itself, and is neither below nor above anything
+    if limit != limit:  # noqa: PLR0124  NaN differs from itself; every ordering with NaN is false
         return None
     below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
 
@@ -106,37 +106,37 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
 
 
 def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
-    """Look for something in a list of constants, or for a constant text in a text."""
+    """Specialize `in` for a constant list, which becomes a set, and for a constant string."""
     needle, haystack = nodes
-    of, within, search = needle.run, haystack.run, _search(function)
+    needle_of, haystack_of, search = needle.run, haystack.run, _search(function)
     if haystack.constant and isinstance(haystack.value, list):
-        among, texts = _elements(haystack)
-        if among is not None and texts:
-            return lambda data, run: (found := of(data, run)).__class__ is str and found in among
-        if among is not None:
-            return lambda data, run: (found := of(data, run)).__class__ not in _NESTED and found in among
+        elements, only_strings = _constant_set(haystack)
+        if elements is not None and only_strings:
+            return lambda data, run: (value := needle_of(data, run)).__class__ is str and value in elements
+        if elements is not None:
+            return lambda data, run: (value := needle_of(data, run)).__class__ not in _NESTED and value in elements
     if needle.value.__class__ is not str:
-        return lambda data, run: search(of(data, run), within(data, run), run)
-    wanted, short = needle.value, SEARCH_STEP // max(1, len(needle.value))
+        return lambda data, run: search(needle_of(data, run), haystack_of(data, run), run)
+    wanted, max_free_length = needle.value, SEARCH_STEP // max(1, len(needle.value))
 
-    def found_in(data: Any, run: Run) -> JsonValue:
-        text = within(data, run)
-        return wanted in text if text.__class__ is str and len(text) <= short else search(wanted, text, run)
+    def contained(data: Any, run: Run) -> JsonValue:
+        text = haystack_of(data, run)
+        return wanted in text if text.__class__ is str and len(text) <= max_free_length else search(wanted, text, run)
 
-    return found_in
+    return contained
 
 
 def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValue, Run], JsonValue]:
-    """Make a membership test that pays for what it takes: looking for a text may compare all with all."""
+    """Return a membership test that charges for its work: a string search may compare every pair of characters."""
 
-    def search(part: JsonValue, whole: JsonValue, run: Run) -> JsonValue:
-        run.charge(part)
-        if whole.__class__ is not str:
-            run.charge(whole)
-            return function(part, whole)
-        wanted = jsonlogic.text(part)
-        run.spend(len(wanted) * len(whole) // SEARCH_STEP)
-        return wanted in whole
+    def search(needle: JsonValue, haystack: JsonValue, run: Run) -> JsonValue:
+        run.charge(needle)
+        if haystack.__class__ is not str:
+            run.charge(haystack)
+            return function(needle, haystack)
+        wanted = jsonlogic.text(needle)
+        run.spend(len(wanted) * len(haystack) // SEARCH_STEP)
+        return wanted in haystack
 
     return search
 
@@ -146,32 +146,32 @@ def _is_long_search(nodes: list[Node]) -> bool:
     return len(sizes) == len(nodes) and math.prod(sizes) > SEARCH_STEP
 
 
-def _elements(haystack: Node) -> Among:
-    """Give a constant list as a set, once. Lists and objects cannot be in one."""
-    if haystack.among is None:
-        plain = all(item.__class__ not in _NESTED for item in haystack.value)
-        values = frozenset(haystack.value) if plain else None
-        haystack.among = Among(values, all(item.__class__ is str for item in haystack.value))
-    return haystack.among
+def _constant_set(haystack: Node) -> ConstantSet:
+    """Return a constant list as a set, built once. A list with nested lists or objects cannot be a set."""
+    if haystack.elements is None:
+        hashable = all(item.__class__ not in _NESTED for item in haystack.value)
+        values = frozenset(haystack.value) if hashable else None
+        haystack.elements = ConstantSet(values, all(item.__class__ is str for item in haystack.value))
+    return haystack.elements
 
 
 def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Compare with a constant version, which is parsed here."""
-    asked, name, wanted = nodes
+    """Specialize a comparison with a constant version, which is parsed here once."""
+    operand, name, wanted = nodes
     if not (name.constant and wanted.constant):
         return None
     test = versions.TESTS.get(name.value) if isinstance(name.value, str) else None
     limit = versions.version(wanted.value)
     if test is None or limit is None:
-        return None  # null, but for an argument that has no result
-    of, version = asked.run, versions.version
+        return None  # The result is null, but the operand must still be evaluated: it may raise.
+    operand_of, version = operand.run, versions.version
 
     def compared(data: Any, run: Run) -> JsonValue:
-        value = of(data, run)
+        value = operand_of(data, run)
         if value.__class__ in _NESTED:
             return None
-        found = version(value)
-        return None if found is None else test(found, limit)
+        parsed = version(value)
+        return None if parsed is None else test(parsed, limit)
 
     return compared
 
@@ -181,13 +181,15 @@ def _check_sem_ver(call: Call) -> None:
         return
     first, name, second = call.raw
     if not isinstance(name, dict) and (not isinstance(name, str) or name not in versions.TESTS):
-        raise CallProblem(f"{as_json(name)} is no comparison of versions; known are {' '.join(versions.TESTS)}", 1)
+        raise CallProblem(
+            f"{as_json(name)} is not a version comparison; it must be one of {' '.join(versions.TESTS)}", 1
+        )
     for index, value in ((0, first), (2, second)):
         if isinstance(value, str | int | float) and versions.version(value) is None:
-            raise CallProblem(f"{as_json(value)} is no semantic version such as 1.2.3", index)
+            raise CallProblem(f"{as_json(value)} is not a semantic version such as 1.2.3", index)
 
 
-_QUICK: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {
+_SPECIALIZED: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {
     **dict.fromkeys(("==", "!=", "===", "!=="), _equality),
     **dict.fromkeys(("<", "<=", ">", ">="), _order),
     "in": _membership,

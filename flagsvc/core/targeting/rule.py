@@ -1,10 +1,10 @@
-"""A targeting rule, compiled when its definition is loaded and evaluated many times."""
+"""A targeting rule: compiled once, when its definition is loaded, and evaluated many times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..json_values import NotJson, kind, strict_loads
+from ..json_values import LONE_SURROGATE, NotJson, kind, strict_loads
 from ..model import Attributes, JsonValue
 from .compiler import Compiler, RuleProblem
 from .forms import FORMS
@@ -12,12 +12,12 @@ from .nodes import Compiled, RuleError, Run, Step
 
 FRACTIONAL_VERSION = 3
 MAX_RULE_BYTES = 262_144
-"""What a rule and its evaluators may take together."""
-A_RULE = 'it must be an object with one operator, such as {"if": [...]}'
+"""Maximum size of a rule and its evaluators together, in bytes of JSON."""
+RULE_HINT = 'it must be an object with one operator, such as {"if": [...]}'
 
 
 class WrongRule(Exception):
-    """A rule cannot be compiled; `problems` has everything that was found."""
+    """A rule cannot be compiled. `problems` lists all problems found."""
 
     def __init__(self, problems: list[RuleProblem]) -> None:
         super().__init__(problems[0].message)
@@ -33,11 +33,11 @@ class Rule:
         self._run = run
 
     def evaluate(self, context: Attributes, now: float) -> JsonValue:
-        """Give the rule's result at a time in seconds since 1970. Raises RuleError when it has none."""
+        """Return the rule's result. `now` is in seconds since 1970. Raises RuleError if the rule has no result."""
         return self._evaluate(Run(context, now))
 
     def explain(self, context: Attributes, now: float) -> tuple[JsonValue | RuleError, list[Step]]:
-        """Give the result, or why there is none, and the steps taken; only a traced rule has steps."""
+        """Return the result (or the error) and the evaluation's steps. Only a rule compiled with `traced` has steps."""
         run = Run(context, now)
         run.steps, run.depth = [], 0
         try:
@@ -49,7 +49,7 @@ class Rule:
         try:
             return self._run(run.context, run)
         except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
-            raise RuleError(f"a value that cannot be computed with ({type(error).__name__})") from error
+            raise RuleError(f"an operator cannot be applied to its arguments ({type(error).__name__})") from error
 
 
 def compile_rule(
@@ -60,14 +60,14 @@ def compile_rule(
     fractional_version: int = FRACTIONAL_VERSION,
     traced: bool = False,
 ) -> Rule:
-    """Compile a rule. Raises WrongRule. `traced`: it records its steps, for explanations, and is slower."""
+    """Compile a rule. Raises WrongRule. With `traced` it records its steps, for explanations, and is slower."""
     compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=fractional_version, traced=traced)
     try:
         node = compiler.root(rule)
     except RecursionError:
-        raise WrongRule([RuleProblem((), "nested too deep")]) from None
+        raise WrongRule([RuleProblem((), "nested too deeply")]) from None
     except UnicodeEncodeError:
-        raise WrongRule([RuleProblem((), "the flag's key has half of a surrogate pair")]) from None
+        raise WrongRule([RuleProblem((), f"the flag key contains {LONE_SURROGATE}")]) from None
     if compiler.problems:
         raise WrongRule(compiler.problems)
     return Rule(node.run)
@@ -81,7 +81,7 @@ def compile_texts(
     fractional_version: int = FRACTIONAL_VERSION,
     traced: bool = False,
 ) -> Rule:
-    """Compile a rule from JSON texts. Raises WrongRule."""
+    """Compile a rule from JSON text. Raises WrongRule, also for text that is not JSON or too long."""
     size = len(targeting) + sum(map(len, evaluators.values()))
     if size > MAX_RULE_BYTES:
         raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
@@ -90,7 +90,7 @@ def compile_texts(
         parsed[name] = _parsed(text, name)
     rule = _parsed(targeting, None)
     if not isinstance(rule, dict):
-        raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {A_RULE}")])
+        raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {RULE_HINT}")])
     return compile_rule(rule, flag_key, parsed, fractional_version=fractional_version, traced=traced)
 
 
@@ -99,4 +99,4 @@ def _parsed(text: str, evaluator: str | None) -> JsonValue:
         return strict_loads(text)
     except NotJson as error:
         where = f" at line {error.line}, column {error.column}" if error.line else ""
-        raise WrongRule([RuleProblem((), f"no JSON{where}: {error}", evaluator)]) from None
+        raise WrongRule([RuleProblem((), f"not JSON{where}: {error}", evaluator)]) from None

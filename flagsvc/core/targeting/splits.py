@@ -1,4 +1,4 @@
-"""Compiles flagd's fractional operator; what is hashed, and who is in which bucket, is in `fractional`."""
+"""Compiles flagd's fractional operator. Hashing and bucketing are in `fractional`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .nodes import TEXT_STEP, Compiled, Node, Run, literal
 
 
 def fractional(call: Call) -> Node:
-    """Compile a split. Its first argument is what is hashed, or a share already: then flag and targeting key are."""
+    """Compile a split. The first argument is the value to hash; without one, flag key and targeting key are hashed."""
     call.expect(1, sys.maxsize)
     _check_shares(call)
     nodes = call.arguments()
@@ -35,13 +35,13 @@ def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
 
     def general(data: Any, run: Run) -> JsonValue:
         step = run.step if traced else None
-        given = [each(data, run) for each in runs]
-        run.charge(given)
-        hashed = hashes.of_seed(given[0], run.context)
-        split = split_of(given if isinstance(given[0], list) else given[1:])
+        arguments = [each(data, run) for each in runs]
+        run.charge(arguments)
+        hashed = hashes.of_seed(arguments[0], run.context)
+        split = split_of(arguments if isinstance(arguments[0], list) else arguments[1:])
         if hashed is None or split is None:
             if step is not None:
-                step.note = "no split: " + ("nothing to hash" if hashed is None else "the weights make none")
+                step.note = "no split: " + ("nothing to hash" if hashed is None else "invalid weights")
             return None
         if step is not None:
             step.note = f"bucket {split.bucket(hashed)} of {split.total}, hash {hashed:#010x}"
@@ -79,7 +79,7 @@ def _by_value(split: Split, hashes: Hashing, seed: Compiled, general: Compiled) 
 
 
 def _check_shares(call: Call) -> None:
-    """Refuse constant shares that can never be right. Computed weights may be anything: negative ones count as 0."""
+    """Raise CallProblem for constant shares that are never valid. Computed negative weights count as 0, as in flagd."""
     first = 0 if isinstance(call.raw[0], list) else 1
     if len(call.raw) <= first:
         raise CallProblem("fractional has no variants; it must have shares such as [VARIANT, WEIGHT]")
@@ -88,12 +88,12 @@ def _check_shares(call: Call) -> None:
         if isinstance(share, dict) and len(share) == 1:
             continue
         if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
-            raise CallProblem(f"a share is {as_json(share)}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
+            raise CallProblem(f"the share is {as_json(share)}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
         if len(share) == 1 or (isinstance(share[1], dict) and len(share[1]) == 1):
             continue
         weight = whole(share[1])
         if weight is None or weight < 0:
-            raise CallProblem(f"a weight is {as_json(share[1])}; it must be a whole number from 0", index, 1)
+            raise CallProblem(f"the weight is {as_json(share[1])}; it must be an integer of at least 0", index, 1)
         total += weight
     if total > MAX_TOTAL:
-        raise CallProblem(f"the weights add up to more than {MAX_TOTAL}")
+        raise CallProblem(f"the sum of the weights exceeds {MAX_TOTAL}")

@@ -1,4 +1,4 @@
-"""flagd's sem_ver operator: semantic versions (semver.org 2.0.0) compared as openfeature-flagd-core does it."""
+"""flagd's sem_ver operator: compares semantic versions (semver.org 2.0.0) as openfeature-flagd-core does."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Version = tuple[int, int, int, tuple[Any, ...]]
 
 
 def version(value: JsonValue) -> Version | None:
-    """Parse a version into something that sorts; None for what is none. Build metadata does not count."""
+    """Parse a version into a sortable tuple; None if it is not a version. Build metadata is ignored."""
     text = value if isinstance(value, str) else str(value)
     return _parsed(text) if len(text) <= MAX_LENGTH else None
 
 
 @lru_cache(maxsize=4_096)
 def _parsed(text: str) -> Version | None:
-    plain = text[1:] if text.startswith(("v", "V")) else text
-    core = plain.split("-")[0].split("+")[0]
+    full = text[1:] if text.startswith(("v", "V")) else text
+    core = full.split("-")[0].split("+")[0]
     missing = 2 - core.count(".")
     if missing > 0:
-        plain = core + ".0" * missing + plain[len(core) :]
+        full = core + ".0" * missing + full[len(core) :]
     try:
-        parsed = semver.Version.parse(plain)
+        parsed = semver.Version.parse(full)
     except ValueError:
         return None
     if parsed.prerelease is None:
@@ -48,11 +48,11 @@ TESTS: dict[str, Callable[[Version, Version], bool]] = {
     "^": lambda a, b: a[0] == b[0],
     "~": lambda a, b: a[:2] == b[:2],
 }
-"""The comparisons by name; ^ is the same major, ~ the same major and minor version."""
+"""The comparisons by name. `^` means the same major version, `~` the same major and minor version."""
 
 
 def sem_ver(first: JsonValue, name: JsonValue, second: JsonValue) -> bool | None:
-    """Compare two versions; None where one of the three cannot be understood."""
+    """Compare two versions. None if an argument is not a version, or `name` not a comparison."""
     test = TESTS.get(name) if isinstance(name, str) else None
     a, b = version(first), version(second)
     return None if test is None or a is None or b is None else test(a, b)

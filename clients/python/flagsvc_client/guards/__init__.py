@@ -1,8 +1,8 @@
-"""Guards: what lets a call pass only while a flag is on.
+"""Guards: they let a call pass only while a flag is on.
 
 `flagsvc_client.guards.aio` and `flagsvc_client.guards.sync` have the server interceptor `FlagGuard` for gRPC services,
-`flagsvc_client.guards.calling` has client interceptors that refuse before they send, and `flagsvc_client.guards.asgi`
-has a dependency for FastAPI and Starlette. `require_feature` guards any function.
+`flagsvc_client.guards.calling` has client interceptors that refuse a call before it is sent, and
+`flagsvc_client.guards.asgi` has a dependency for FastAPI and Starlette. `require_feature` guards any function.
 """
 
 from flagsvc_client.guards.require import require_feature

@@ -1,4 +1,4 @@
-"""The server interceptor for `grpc.aio.server`. Handlers of every kind stay what they are, also those that are sync."""
+"""The server interceptor for `grpc.aio.server`. It guards handlers of every kind, including synchronous ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import grpc
 from flagsvc_client.aio import FlagClient
 from flagsvc_client.details import Context
 from flagsvc_client.guards import sync
-from flagsvc_client.guards.ending import Running, Streams
 from flagsvc_client.guards.rules import (
     ContextOf,
     Refusal,
@@ -26,19 +25,20 @@ from flagsvc_client.guards.rules import (
     verdict,
     verdict_on_error,
 )
+from flagsvc_client.guards.running_streams import RunningStream, RunningStreams
 from flagsvc_client.guards.sync import Handler
 
 Ask = Callable[[Any, Rule, int], Awaitable[Refusal | None]]
-"""Takes a call's ServicerContext, its rule and the least revision; gives why the call may not pass, or None."""
+"""Takes a call's ServicerContext, its rule and `min_revision`; returns the refusal, or None if it may pass."""
 
 
 class FlagGuard(grpc.aio.ServerInterceptor):
     """Refuses calls of a gRPC service while the flag of their method is off.
 
-    `rules`: a flag's key or Rule for each "/package.Service/Method" or "/package.Service/*". `context_of`: gives the
-    context to evaluate for; default: from headers, see `context_of_metadata`. `end_streams`: end a running stream with
-    the refusal when its flag goes off, by watching the flags while guarded streams run; a handler sees it as it sees a
-    caller who cancels. A running stream goes on while its flag cannot be verified.
+    `rules`: a flag's key or Rule for each "/package.Service/Method" or "/package.Service/*". `context_of`: returns
+    the evaluation context; by default from headers, see `context_of_metadata`. `end_streams`: end a running stream with
+    the refusal when its flag goes off, by watching the flags while guarded streams run; for a handler this looks like
+    a cancellation by the caller. A running stream goes on while its flag cannot be evaluated.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class FlagGuard(grpc.aio.ServerInterceptor):
         self._client = client
         self._rules = Rules(rules)
         self._context_of = context_of
-        self._streams = Streams(client) if end_streams else None
+        self._streams = RunningStreams(client) if end_streams else None
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Give the method's handler, guarded if there is a rule for it."""
+        """Return the method's handler, guarded if there is a rule for it."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         rule = self._rules.of(method)
@@ -79,11 +79,11 @@ class FlagGuard(grpc.aio.ServerInterceptor):
 async def ask(
     client: FlagClient, rule: Rule, context_of: Callable[[], Context], min_revision: int = 0
 ) -> Refusal | None:
-    """Give None when the flag lets the call pass, else why not."""
+    """Return None if the flag lets the call pass, otherwise the refusal."""
     try:
         details = await client.details(rule.flag, context_of(), default=False, min_revision=min_revision)
         return verdict(rule, details)
-    except Exception as error:  # noqa: BLE001  whatever fails, the flag could not be verified
+    except Exception as error:  # noqa: BLE001  whatever failed, the flag could not be evaluated
         return verdict_on_error(rule, error)
 
 
@@ -93,7 +93,7 @@ async def abort(context: Any, refusal: Refusal) -> None:
     await context.abort(refusal.code, refusal.message, (*earlier, *refusal.trailers()))
 
 
-def _guarded(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
+def _guarded(handler: Handler, rule: Rule, ask_for: Ask, streams: RunningStreams | None) -> Callable[..., Any]:
     call = sync.function_of(handler)
     if inspect.isasyncgenfunction(call):
         return _generator(call, rule, ask_for, streams)
@@ -102,7 +102,9 @@ def _guarded(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | None
     return _in_thread(handler, rule, ask_for, streams)
 
 
-def _coroutine(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
+def _coroutine(
+    call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: RunningStreams | None
+) -> Callable[..., Any]:
     async def guarded(request: Any, context: Any) -> Any:
         if streams is None:
             await _admit(context, rule, ask_for)
@@ -120,7 +122,9 @@ def _coroutine(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Stre
     return guarded
 
 
-def _generator(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
+def _generator(
+    call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: RunningStreams | None
+) -> Callable[..., Any]:
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         if streams is None:
             await _admit(context, rule, ask_for)
@@ -133,7 +137,7 @@ def _generator(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Stre
                 await _admit(context, rule, ask_for, running)
                 async with aclosing(call(request, context)) as messages:
                     async for message in messages:
-                        with running.away():
+                        with running.sending():
                             yield message
                         await _end_if_off(running, context)
             except asyncio.CancelledError:
@@ -144,8 +148,8 @@ def _generator(call: Callable[..., Any], rule: Rule, ask_for: Ask, streams: Stre
     return guarded
 
 
-def _in_thread(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | None) -> Callable[..., Any]:
-    """Guard a handler that the server runs in a thread: it asks on the loop, before each message of a stream too."""
+def _in_thread(handler: Handler, rule: Rule, ask_for: Ask, streams: RunningStreams | None) -> Callable[..., Any]:
+    """Guard a handler that the server runs in a thread; it checks on the event loop, also before each message."""
     loop = asyncio.get_running_loop()
 
     def check(context: Any) -> Refusal | None:
@@ -157,17 +161,17 @@ def _in_thread(handler: Handler, rule: Rule, ask_for: Ask, streams: Streams | No
     return sync.guarded(handler, check, end_streams=streams is not None)
 
 
-async def _admit(context: Any, rule: Rule, ask_for: Ask, running: Running | None = None) -> None:
+async def _admit(context: Any, rule: Rule, ask_for: Ask, running: RunningStream | None = None) -> None:
     refusal = await ask_for(context, rule, 0)
     if refusal is None:
         return
     if running is not None:
-        running.refused()
+        running.mark_ended()
     await abort(context, refusal)
 
 
-async def _end_if_off(running: Running, context: Any) -> None:
-    """Abort if the flag went off, else return."""
-    refusal = running.ends()
+async def _end_if_off(running: RunningStream, context: Any) -> None:
+    """Abort the call if the flag went off."""
+    refusal = running.take_refusal()
     if refusal is not None:
         await abort(context, refusal)

@@ -1,4 +1,4 @@
-"""Guards a route of FastAPI or Starlette. Needs Starlette, which both have."""
+"""The guard for routes of FastAPI and Starlette. It needs Starlette, which FastAPI includes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flagsvc_client.guards.rules import DISABLED, Refusal, Rule, check_client
 
 
 class FeatureRefused(HTTPException):
-    """Status 403 while the flag is off; 503 when it could not be evaluated."""
+    """Status 403 if the flag is off, 503 if it could not be evaluated."""
 
     def __init__(self, refusal: Refusal) -> None:
         off = refusal.reason == DISABLED
@@ -27,9 +27,9 @@ class FeatureRefused(HTTPException):
 class RequireFeature:
     """Let a request pass only while the flag is on: `@app.get("/chat", dependencies=[Depends(RequireFeature(...))])`.
 
-    In a Starlette endpoint: `await RequireFeature(...)(request)`. `context_of`: gives the evaluation context from the
-    request; default: none. Raises FeatureRefused; with `app.add_exception_handler(FeatureRefused, feature_refused)` its
-    answer has detail, code, feature and status, else what the framework makes of an HTTPException: the detail.
+    In a Starlette endpoint: `await RequireFeature(...)(request)`. `context_of`: returns the evaluation context of a
+    request; by default there is none. Raises FeatureRefused. After `app.add_exception_handler(FeatureRefused,
+    feature_refused)` the response has detail, code, feature and status; otherwise only the detail.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RequireFeature:
 
 
 async def feature_refused(_: HTTPConnection, error: Exception) -> JSONResponse:
-    """Answer a FeatureRefused, in full."""
+    """Return the response to a FeatureRefused with all its fields."""
     if not isinstance(error, FeatureRefused):
         raise error
     refusal = error.refusal

@@ -1,4 +1,4 @@
-"""Client interceptors that refuse a call before it is sent, as the server would have refused it."""
+"""Client interceptors that refuse a call before it is sent, as a guarded server would refuse it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from flagsvc_client.guards.rules import ContextOf, Refusal, Rule, Rules, by_name
 
 
 class CallRefused(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # no generics at run time
-    """A call that was not sent: code, message and trailers are those of the guard's refusal."""
+    """A call that was not sent: code, message and trailers are those of the refusal."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
         self._refusal = refusal
 
     def code(self) -> grpc.StatusCode:
-        """Give PERMISSION_DENIED, or UNAVAILABLE when the flag could not be evaluated."""
+        """PERMISSION_DENIED, or UNAVAILABLE if the flag could not be evaluated."""
         return self._refusal.code
 
     def details(self) -> str:
-        """Give the message."""
+        """The message."""
         return self._refusal.message
 
     def trailing_metadata(self) -> Any:
-        """Give the trailers, with the ErrorInfo."""
+        """The trailers, with the ErrorInfo."""
         return self._refusal.trailers()
 
     def initial_metadata(self) -> tuple[()]:
-        """Give nothing: no server answered."""
+        """Empty: no server responded."""
         return ()
 
     def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002  grpc.Future's
@@ -41,43 +41,43 @@ class CallRefused(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-a
         raise self
 
     def exception(self, timeout: float | None = None) -> CallRefused:  # noqa: ARG002  as above
-        """Give itself."""
+        """Return itself."""
         return self
 
     def traceback(self, timeout: float | None = None) -> Any:  # noqa: ARG002  as above
-        """Give where it was raised, if it was."""
+        """Return where it was raised, if it was."""
         return self.__traceback__
 
     def done(self) -> bool:
-        """Give True."""
+        """Return True."""
         return True
 
     def running(self) -> bool:
-        """Give False."""
+        """Return False."""
         return False
 
     def is_active(self) -> bool:
-        """Give False."""
+        """Return False."""
         return False
 
     def cancelled(self) -> bool:
-        """Give False."""
+        """Return False."""
         return False
 
     def cancel(self) -> bool:
-        """Give False: it has ended."""
+        """Return False: it has ended."""
         return False
 
     def time_remaining(self) -> float:
-        """Give 0: it has ended."""
+        """Return 0: it has ended."""
         return 0.0
 
     def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002  grpc.Call's
-        """Give False: it has ended, the callback will not be called."""
+        """Return False: it has ended, the callback will not be called."""
         return False
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Call at once."""
+        """Call the function at once."""
         fn(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -93,9 +93,9 @@ class CallGuard(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """For `grpc.intercept_channel`: calls fail at once while the flag of their method is off.
+    """For `grpc.intercept_channel`: a call fails at once if the flag of its method is off.
 
-    Takes what `flagsvc_client.guards.sync.FlagGuard` takes; the context is made from the metadata that would be sent.
+    The arguments are those of `flagsvc_client.guards.sync.FlagGuard`; `context_of` receives the metadata to be sent.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ def call_guards(
     *,
     context_of: ContextOf = context_of_metadata,
 ) -> list[grpc.aio.ClientInterceptor]:
-    """Give the interceptors for a grpc.aio channel, one for each kind of call, as that channel wants them.
+    """Return the interceptors for a grpc.aio channel, which needs one for each kind of call.
 
-    Takes what `flagsvc_client.guards.aio.FlagGuard` takes; the context is made from the metadata that would be sent.
+    The arguments are those of `flagsvc_client.guards.aio.FlagGuard`; `context_of` receives the metadata to be sent.
     """
     check_client(client, asynchronous=True)
     table = Rules(rules)

@@ -24,26 +24,28 @@ def require_feature(
 ) -> Callable[[F], F]:
     """Let a function run only while the flag is on.
 
-    A gRPC handler, which is what has a ServicerContext among its arguments, ends its call with the refusal; any other
-    function raises FeatureDisabled, or FeatureCheckFailed when the flag cannot be evaluated. `client`: a FlagClient, or
-    a function that gives one when it is needed; the asyncio client for `async def`, the synchronous one for others,
-    else TypeError. `context`: gives the evaluation context from the function's own arguments; default: a handler's
-    headers, else none. Generators are guarded when their first value is asked for.
+    A gRPC handler, recognised by the ServicerContext among its arguments, ends its call with the refusal. Any other
+    function raises FeatureDisabled, or FeatureCheckFailed if the flag cannot be evaluated. A generator is checked when
+    its first value is requested.
+
+    `client`: a FlagClient, or a function that returns one at the time of the call. An `async def` needs the asyncio
+    client and any other function the synchronous one; otherwise TypeError. `context`: returns the evaluation context
+    from the function's arguments; by default from a handler's headers, otherwise there is none.
     """
     rule = Rule(flag, on_trouble)
 
     def decorate(function: F) -> F:
-        question = _Question(rule, client, context)
-        return cast("F", functools.wraps(function)(_guarded(function, question)))
+        check = _Check(rule, client, context)
+        return cast("F", functools.wraps(function)(_guarded(function, check)))
 
     return decorate
 
 
-def _guarded(function: Callable[..., Any], question: _Question) -> Callable[..., Any]:
+def _guarded(function: Callable[..., Any], check: _Check) -> Callable[..., Any]:
     if inspect.isasyncgenfunction(function):
 
         async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            await question.admit(args, kwargs)
+            await check.admit(args, kwargs)
             async with aclosing(function(*args, **kwargs)) as values:
                 async for value in values:
                     yield value
@@ -52,27 +54,27 @@ def _guarded(function: Callable[..., Any], question: _Question) -> Callable[...,
     if inspect.iscoroutinefunction(function):
 
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            await question.admit(args, kwargs)
+            await check.admit(args, kwargs)
             return await function(*args, **kwargs)
 
         return coroutine
     if inspect.isgeneratorfunction(function):
 
         def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            question.admit_sync(args, kwargs)
+            check.admit_sync(args, kwargs)
             yield from function(*args, **kwargs)
 
         return generator
 
     def plain(*args: Any, **kwargs: Any) -> Any:
-        question.admit_sync(args, kwargs)
+        check.admit_sync(args, kwargs)
         return function(*args, **kwargs)
 
     return plain
 
 
-class _Question:
-    """What is asked before a function runs."""
+class _Check:
+    """The check before a function runs."""
 
     def __init__(self, rule: Rule, client: Any, context: Callable[..., Context] | None) -> None:
         self._rule, self._client, self._context = rule, client, context
@@ -111,7 +113,7 @@ class _Question:
 
 
 def _servicer_context(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Find the ServicerContext by what it can do: those of asyncio servers share no base class with the others."""
+    """Find the ServicerContext by its methods: those of asyncio and synchronous servers have no common base class."""
     for argument in (*args, *kwargs.values()):
         if hasattr(argument, "invocation_metadata") and hasattr(argument, "abort"):
             return argument

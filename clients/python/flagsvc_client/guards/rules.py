@@ -1,13 +1,12 @@
-"""What every guard agrees on: which flag guards a method, when a call is refused, and in which words.
+"""What all guards share: which flag guards a method, when a call is refused, and with which message.
 
-The question is `isEnabled`: a flag lets a call pass when its status is ENABLED and its value for that context is true.
-So BETA is refused for everybody, as DISABLED is, and a definition served as STALE counts as known.
+A call passes if the flag is enabled: its status is ENABLED and its value for that context is true. So BETA is refused
+for everybody, as DISABLED is, and a STALE evaluation counts like any other.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,26 +14,25 @@ from typing import Any, Literal
 
 import grpc
 
-from flagsvc_client.calls import REPEATED_AFTER_S
 from flagsvc_client.details import TARGETING_KEY, Context, ErrorCode, EvaluationDetails, Reason
 from flagsvc_client.errors import FlagServiceError, status_trailer
+from flagsvc_client.failure_log import REPEAT_AFTER_S, log
 
-log = logging.getLogger("flagsvc_client")
 DISABLED = "FEATURE_DISABLED"
 CHECK_FAILED = "FEATURE_CHECK_FAILED"
 _KEY_HEADER = "flagsvc-targeting-key"
 _CONTEXT_HEADER = "flagsvc-context-"
-_said: dict[tuple[str, type[Exception]], float] = {}
+_logged_at: dict[tuple[str, type[Exception]], float] = {}
 
 Metadata = Mapping[str, str | bytes]
-"""Request metadata by lower-case name; the last one stands where a name is repeated."""
+"""Request metadata by lower-case name; of a repeated name the last value."""
 ContextOf = Callable[[Metadata, str], Context]
-"""Gives the context to evaluate for from a call's metadata and its full method name."""
+"""Takes a call's metadata and its full method name, and returns the evaluation context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The flag that guards, and whether a call passes ("open") or not ("close") when the flag cannot be evaluated."""
+    """The flag that guards, and whether a call passes ("open") or not ("close") if the flag cannot be evaluated."""
 
     flag: str
     on_trouble: Literal["close", "open"] = "close"
@@ -43,12 +41,12 @@ class Rule:
         if not self.flag:
             raise ValueError("a rule needs the key of a flag")
         if self.on_trouble not in ("close", "open"):
-            raise ValueError(f'on_trouble is "close" or "open", not {self.on_trouble!r}')
+            raise ValueError(f'on_trouble must be "close" or "open", not {self.on_trouble!r}')
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a call may not pass. `reason`: FEATURE_DISABLED or FEATURE_CHECK_FAILED; `status`: the flag's, if known."""
+    """Why a call is refused. `reason`: FEATURE_DISABLED or FEATURE_CHECK_FAILED. `status`: the flag's, if known."""
 
     feature: str
     reason: str
@@ -56,31 +54,31 @@ class Refusal:
 
     @property
     def code(self) -> grpc.StatusCode:
-        """PERMISSION_DENIED for a flag that is off.
+        """PERMISSION_DENIED if the flag is off, UNAVAILABLE if it could not be evaluated.
 
-        UNAVAILABLE when nobody could tell: nothing was done, so the same call may be sent again and may then pass.
-        INTERNAL, which comes nearest to the HTTP 500 of other guards, would accuse the guarded service of a defect.
+        UNAVAILABLE, because nothing was done and the caller may retry. INTERNAL, the counterpart of the HTTP 500 that
+        other guards answer, would report a defect of the guarded service.
         """
         return grpc.StatusCode.PERMISSION_DENIED if self.reason == DISABLED else grpc.StatusCode.UNAVAILABLE
 
     @property
     def message(self) -> str:
-        """The text that callers and their tests know."""
+        """The exact text that callers and their tests rely on."""
         if self.reason == DISABLED:
             return f'Feature "{self.feature}" is not enabled'
         return f'Unable to verify feature "{self.feature}"'
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the ErrorInfo carries: the feature and, if known, its status."""
+        """The metadata of the ErrorInfo: the feature and, if known, its status."""
         return {"feature": self.feature} | ({"status": self.status} if self.status else {})
 
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
-        """Give the trailing metadata that carries the ErrorInfo."""
+        """Return the trailing metadata with the ErrorInfo."""
         return status_trailer(self.code, self.message, self.reason, self.metadata)
 
     def error(self) -> FeatureDisabled | FeatureCheckFailed:
-        """Give the exception for code that is no gRPC handler."""
+        """Return the exception for code that is not a gRPC handler."""
         return FeatureDisabled(self) if self.reason == DISABLED else FeatureCheckFailed(self)
 
     def __str__(self) -> str:
@@ -96,7 +94,7 @@ class FeatureDisabled(PermissionError):
 
 
 class FeatureCheckFailed(RuntimeError):
-    """Nobody could tell whether the flag is on. `feature`: its key."""
+    """The flag could not be evaluated. `feature`: its key."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
@@ -104,7 +102,7 @@ class FeatureCheckFailed(RuntimeError):
 
 
 def verdict(rule: Rule, details: EvaluationDetails[bool]) -> Refusal | None:
-    """Give None when the call may pass, else why not."""
+    """Return None if the call may pass, otherwise the refusal."""
     if details.error_code is ErrorCode.FLAG_NOT_FOUND:
         return Refusal(rule.flag, DISABLED, "NOT_FOUND")
     if details.error_code is not None or details.reason is Reason.ERROR:
@@ -113,20 +111,21 @@ def verdict(rule: Rule, details: EvaluationDetails[bool]) -> Refusal | None:
 
 
 def verdict_on_error(rule: Rule, error: Exception) -> Refusal | None:
-    """Give what an exception in place of details means; its text is for the log, never for the caller."""
+    """Return the verdict if evaluating raised an exception; its text is for the log, never for the caller."""
     if isinstance(error, FlagServiceError):
         if error.reason == ErrorCode.FLAG_NOT_FOUND:
             return Refusal(rule.flag, DISABLED, "NOT_FOUND")
     else:
-        _say_once_a_minute(rule, error)
+        _log_once_a_minute(rule, error)
     return _unverified(rule)
 
 
-def _say_once_a_minute(rule: Rule, error: Exception) -> None:
+def _log_once_a_minute(rule: Rule, error: Exception) -> None:
     kind, now = (rule.flag, type(error)), time.monotonic()
-    if now - _said.get(kind, -REPEATED_AFTER_S) >= REPEATED_AFTER_S:
-        _said[kind] = now
-        log.error('the context for feature "%s" could not be made', rule.flag, exc_info=error)
+    if now - _logged_at.get(kind, -REPEAT_AFTER_S) >= REPEAT_AFTER_S:
+        _logged_at[kind] = now
+        message = 'the check of feature "%s" failed; its context function may be at fault'
+        log.error(message, rule.flag, exc_info=error, extra={"event": "feature_check_failed"})
 
 
 def _unverified(rule: Rule) -> Refusal | None:
@@ -135,9 +134,10 @@ def _unverified(rule: Rule) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules by method: "/package.Service/Method", or "/package.Service/*" for the methods that are not named.
+    """Rules by method: "/package.Service/Method", or "/package.Service/*" for its other methods.
 
-    A flag's key stands for `Rule(key)`; None lets a method of a guarded service pass. Other forms: ValueError.
+    A flag's key means `Rule(key)`; None leaves a method of a guarded service unguarded. Raises ValueError for a method
+    of another form.
     """
 
     table: Mapping[str, str | Rule | None]
@@ -150,17 +150,17 @@ class Rules:
             self._rules[method] = Rule(rule) if isinstance(rule, str) else rule
 
     def of(self, method: str) -> Rule | None:
-        """Give the method's rule, else its service's, else None: not guarded."""
+        """Return the method's rule, otherwise its service's, or None if it is not guarded."""
         if method in self._rules:
             return self._rules[method]
         return self._rules.get(method.rpartition("/")[0] + "/*")
 
 
 def context_of_metadata(metadata: Metadata, method: str) -> Context:  # noqa: ARG001  other callables need the method
-    """Give the context that headers tell: `flagsvc-targeting-key`, and `flagsvc-context-NAME` for each attribute.
+    """Return the context from the headers `flagsvc-targeting-key` and `flagsvc-context-NAME`, one for each attribute.
 
-    Names are lower case and values texts, as headers are. Headers are what a caller says of itself: where a flag's rule
-    must not believe that, give a callable of your own that reads what has been authenticated.
+    Names are lower case and values are strings, as in all headers. The caller sets them, so nothing proves them: if a
+    rule needs authenticated facts, pass a callable of your own that reads them.
     """
     context = {
         name.removeprefix(_CONTEXT_HEADER): value
@@ -173,12 +173,12 @@ def context_of_metadata(metadata: Metadata, method: str) -> Context:  # noqa: AR
 
 
 def by_name(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """Give gRPC's pairs as a mapping."""
+    """Return gRPC's pairs as a mapping."""
     return {name: value for name, value in metadata or ()}  # noqa: C416  dict() would ask grpc.aio.Metadata for keys
 
 
 def check_client(client: Any, *, asynchronous: bool) -> None:
-    """Raise TypeError for a client of the other kind, at once: each question would fail."""
+    """Raise TypeError for a client of the other form, with which every check would fail."""
     if inspect.iscoroutinefunction(client.details) is not asynchronous:
-        wanted = "flagsvc_client.aio.FlagClient" if asynchronous else "flagsvc_client.FlagClient"
-        raise TypeError(f"this guard needs a {wanted}, not a {type(client).__module__}.{type(client).__qualname__}")
+        expected = "flagsvc_client.aio.FlagClient" if asynchronous else "flagsvc_client.FlagClient"
+        raise TypeError(f"this guard needs a {expected}, not a {type(client).__module__}.{type(client).__qualname__}")

@@ -1,4 +1,4 @@
-"""The server interceptor for `grpc.server`, and what guards a handler that is not asyncio."""
+"""The server interceptor for `grpc.server`, and the guard of handlers that are not asyncio."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from flagsvc_client.sync import FlagClient
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Check = Callable[[Any], Refusal | None]
-"""Takes a call's ServicerContext; gives why it may not pass, or None."""
+"""Takes a call's ServicerContext; returns the refusal, or None if the call may pass."""
 
 
 class FlagGuard(grpc.ServerInterceptor):
     """Refuses calls of a gRPC service while the flag of their method is off.
 
-    `rules`: a flag's key or Rule for each "/package.Service/Method" or "/package.Service/*". `context_of`: gives the
-    context to evaluate for; default: from headers, see `context_of_metadata`. `end_streams`: ask again before each
-    message of a stream, and end it with the refusal; a silent one goes on until its next message. Take a client with
-    local=True then, else each message costs a call.
+    `rules`: a flag's key or Rule for each "/package.Service/Method" or "/package.Service/*". `context_of`: returns
+    the evaluation context; by default from headers, see `context_of_metadata`. `end_streams`: check again before each
+    message of a stream, and end it with the refusal; a silent stream goes on until its next message. Use a client with
+    local=True in that case, otherwise each message costs a call.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FlagGuard(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Give the method's handler, guarded if there is a rule for it."""
+        """Return the method's handler, guarded if there is a rule for it."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
         rule = self._rules.of(method)
@@ -70,23 +70,23 @@ class FlagGuard(grpc.ServerInterceptor):
 
 
 def ask(client: FlagClient, rule: Rule, context_of: Callable[[], Context]) -> Refusal | None:
-    """Give None when the flag lets the call pass, else why not."""
+    """Return None if the flag lets the call pass, otherwise the refusal."""
     try:
         return verdict(rule, client.details(rule.flag, context_of(), default=False))
-    except Exception as error:  # noqa: BLE001  whatever fails, the flag could not be verified
+    except Exception as error:  # noqa: BLE001  whatever failed, the flag could not be evaluated
         return verdict_on_error(rule, error)
 
 
 def abort(context: Any, refusal: Refusal) -> None:
     """End the call with the refusal; raises what the transport raises."""
-    _tell(context, refusal)
+    _add_trailers(context, refusal)
     context.abort(refusal.code, refusal.message)
 
 
 def guarded(handler: Handler, check: Check, *, end_streams: bool) -> Callable[..., Any]:
-    """Give a function that calls the handler's if the call may pass.
+    """Return a function that calls the handler if the call may pass.
 
-    With `end_streams` it checks again before each answer of a stream, or before each request where there is one answer.
+    With `end_streams` it checks again before each message: a response, or a request if there is only one response.
     """
     call = function_of(handler)
 
@@ -101,8 +101,8 @@ def guarded(handler: Handler, check: Check, *, end_streams: bool) -> Callable[..
         for message in call(request, context):
             refusal = _off(context, check) if end_streams else None
             if refusal is not None:
-                # An abort could leave the thread waiting for ever, where an asyncio server runs it.
-                _tell(context, refusal)
+                # No abort: in an asyncio server, it could leave this thread waiting for ever.
+                _add_trailers(context, refusal)
                 context.set_code(refusal.code)
                 context.set_details(refusal.message)
                 return
@@ -126,24 +126,24 @@ def _checked(messages: Iterator[Any], context: Any, check: Check) -> Iterator[An
 
 
 def _off(context: Any, check: Check) -> Refusal | None:
-    """Check again: a running stream goes on while its flag cannot be verified."""
+    """Check again: a running stream goes on while its flag cannot be evaluated."""
     refusal = check(context)
     return refusal if refusal is not None and refusal.reason == DISABLED else None
 
 
-def _tell(context: Any, refusal: Refusal) -> None:
+def _add_trailers(context: Any, refusal: Refusal) -> None:
     earlier = context.trailing_metadata() if hasattr(context, "trailing_metadata") else None
     context.set_trailing_metadata((*(earlier or ()), *refusal.trailers()))
 
 
 def function_of(handler: Handler) -> Callable[..., Any]:
-    """Give the one function of a handler."""
+    """Return the one function of a handler."""
     kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
     return next(function for function in kinds if function is not None)
 
 
 def rebuilt(handler: Handler, function: Callable[..., Any]) -> Handler:
-    """Give a handler of the same kind with another function."""
+    """Return a handler of the same kind with another function."""
     kind: Callable[..., Handler] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

@@ -3,8 +3,8 @@
 isort:skip_file
 Feature flag evaluation and administration.
 
-Words follow OpenFeature's glossary. Every failed call carries google.rpc.ErrorInfo (domain "flagsvc")
-and, where a field is at fault, google.rpc.BadRequest.
+The terms are those of OpenFeature's glossary. Every failed call carries google.rpc.ErrorInfo (domain "flagsvc")
+and, if fields are invalid, google.rpc.BadRequest.
 """
 
 import builtins
@@ -34,29 +34,29 @@ class _WriteLevel:
 class _WriteLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WriteLevel.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     WRITE_LEVEL_UNSPECIFIED: _WriteLevel.ValueType  # 0
-    """Not told; in a request: CACHED."""
+    """Unspecified. In a request: CACHED."""
     WRITE_LEVEL_STORED: _WriteLevel.ValueType  # 1
-    """It is in the store with its history, and the replica that was asked answers with it."""
+    """The change is in the store with its history entry, and the replica that took the write serves it."""
     WRITE_LEVEL_CACHED: _WriteLevel.ValueType  # 2
-    """The shared cache has nothing older either, and the change is announced. Without a shared cache no change gets here,
-    unless this replica is the only one that its store can have.
+    """The shared cache has nothing older, and the change was announced to the other replicas. Without a shared cache a
+    change reaches this level only on a store that can have just one replica.
     """
     WRITE_LEVEL_APPLIED: _WriteLevel.ValueType  # 3
-    """Every live replica answers with it, or with something newer."""
+    """Every live replica serves the change, or something newer."""
 
 class WriteLevel(_WriteLevel, metaclass=_WriteLevelEnumTypeWrapper):
     """WriteLevel is how far a change has spread."""
 
 WRITE_LEVEL_UNSPECIFIED: WriteLevel.ValueType  # 0
-"""Not told; in a request: CACHED."""
+"""Unspecified. In a request: CACHED."""
 WRITE_LEVEL_STORED: WriteLevel.ValueType  # 1
-"""It is in the store with its history, and the replica that was asked answers with it."""
+"""The change is in the store with its history entry, and the replica that took the write serves it."""
 WRITE_LEVEL_CACHED: WriteLevel.ValueType  # 2
-"""The shared cache has nothing older either, and the change is announced. Without a shared cache no change gets here,
-unless this replica is the only one that its store can have.
+"""The shared cache has nothing older, and the change was announced to the other replicas. Without a shared cache a
+change reaches this level only on a store that can have just one replica.
 """
 WRITE_LEVEL_APPLIED: WriteLevel.ValueType  # 3
-"""Every live replica answers with it, or with something newer."""
+"""Every live replica serves the change, or something newer."""
 Global___WriteLevel: typing_extensions.TypeAlias = WriteLevel
 
 class _ChangeFeed:
@@ -66,25 +66,25 @@ class _ChangeFeed:
 class _ChangeFeedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ChangeFeed.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     CHANGE_FEED_UNSPECIFIED: _ChangeFeed.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     CHANGE_FEED_STREAM: _ChangeFeed.ValueType  # 1
-    """A change stream of MongoDB: within milliseconds."""
+    """A MongoDB change stream, within milliseconds."""
     CHANGE_FEED_POLLING: _ChangeFeed.ValueType  # 2
-    """The whole store is read again and again, because it has no change streams."""
+    """Periodic reads of the whole store, because it has no change streams."""
     CHANGE_FEED_NONE: _ChangeFeed.ValueType  # 3
-    """Not needed: no other program changes this store without counting revisions."""
+    """None is needed: no other program writes to this store without counting revisions."""
 
 class ChangeFeed(_ChangeFeed, metaclass=_ChangeFeedEnumTypeWrapper):
-    """ChangeFeed is how changes are learned that another program makes in the store."""
+    """ChangeFeed is how a replica learns of changes that other programs make in the store."""
 
 CHANGE_FEED_UNSPECIFIED: ChangeFeed.ValueType  # 0
-"""Not told."""
+"""Unspecified."""
 CHANGE_FEED_STREAM: ChangeFeed.ValueType  # 1
-"""A change stream of MongoDB: within milliseconds."""
+"""A MongoDB change stream, within milliseconds."""
 CHANGE_FEED_POLLING: ChangeFeed.ValueType  # 2
-"""The whole store is read again and again, because it has no change streams."""
+"""Periodic reads of the whole store, because it has no change streams."""
 CHANGE_FEED_NONE: ChangeFeed.ValueType  # 3
-"""Not needed: no other program changes this store without counting revisions."""
+"""None is needed: no other program writes to this store without counting revisions."""
 Global___ChangeFeed: typing_extensions.TypeAlias = ChangeFeed
 
 class _DriftKind:
@@ -94,34 +94,34 @@ class _DriftKind:
 class _DriftKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DriftKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     DRIFT_KIND_UNSPECIFIED: _DriftKind.ValueType  # 0
-    """Not told."""
+    """Unspecified."""
     DRIFT_KIND_OLDER: _DriftKind.ValueType  # 1
     """The cache has an older revision."""
     DRIFT_KIND_NEWER: _DriftKind.ValueType  # 2
-    """The cache has a newer revision than the store: the store was restored from a backup."""
+    """The cache has a newer revision than the store, as after a restore of the store from a backup."""
     DRIFT_KIND_DIFFERENT: _DriftKind.ValueType  # 3
-    """The same revision, another definition."""
+    """The same revision with a different definition."""
     DRIFT_KIND_DELETED: _DriftKind.ValueType  # 4
-    """The store has no such flag."""
+    """The store does not have the flag."""
 
 class DriftKind(_DriftKind, metaclass=_DriftKindEnumTypeWrapper):
-    """DriftKind says how a cached entry differs."""
+    """DriftKind is how an entry of the shared cache differs from the store."""
 
 DRIFT_KIND_UNSPECIFIED: DriftKind.ValueType  # 0
-"""Not told."""
+"""Unspecified."""
 DRIFT_KIND_OLDER: DriftKind.ValueType  # 1
 """The cache has an older revision."""
 DRIFT_KIND_NEWER: DriftKind.ValueType  # 2
-"""The cache has a newer revision than the store: the store was restored from a backup."""
+"""The cache has a newer revision than the store, as after a restore of the store from a backup."""
 DRIFT_KIND_DIFFERENT: DriftKind.ValueType  # 3
-"""The same revision, another definition."""
+"""The same revision with a different definition."""
 DRIFT_KIND_DELETED: DriftKind.ValueType  # 4
-"""The store has no such flag."""
+"""The store does not have the flag."""
 Global___DriftKind: typing_extensions.TypeAlias = DriftKind
 
 @typing.final
 class EvaluateFlagRequest(google.protobuf.message.Message):
-    """EvaluateFlagRequest names the flag and the caller."""
+    """EvaluateFlagRequest names the flag and has the evaluation context."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -134,18 +134,18 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters, no control characters. Required."""
     flag_set: builtins.str
-    """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     expected_type: flagsvc.generated.flagsvc.v1.types_pb2.ValueType.ValueType
-    """Type the caller needs; another type answers error code TYPE_MISMATCH. Default: any type."""
+    """Type that the value must have; any other results in error code TYPE_MISMATCH. Default: any type."""
     explain: builtins.bool
-    """Whether to tell how the outcome came about; for people, it costs many times the evaluation. Default: no."""
+    """Whether to explain the evaluation. This costs many times as much as the evaluation. Default: false."""
     min_revision: builtins.int
-    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
-    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """Consistency token: a revision, such as one from a write's response. The response contains every change of the flag
+    set up to it, or the call fails with UNAVAILABLE. Default 0: no token. Negative values are invalid.
     """
     @property
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
-        """For whom the flag is evaluated: at most 65,536 bytes serialized. Default: empty."""
+        """Evaluation context: at most 65,536 bytes serialized. Default: empty."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ Global___EvaluateFlagRequest: typing_extensions.TypeAlias = EvaluateFlagRequest
 
 @typing.final
 class EvaluateFlagResponse(google.protobuf.message.Message):
-    """EvaluateFlagResponse is what the flag evaluates to."""
+    """EvaluateFlagResponse has the evaluation."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -172,11 +172,11 @@ class EvaluateFlagResponse(google.protobuf.message.Message):
     EXPLANATION_FIELD_NUMBER: builtins.int
     @property
     def evaluation(self) -> Global___FlagEvaluation:
-        """The outcome. Always set."""
+        """The evaluation. Always set."""
 
     @property
     def explanation(self) -> Global___Explanation:
-        """How it came about. Unset unless asked for."""
+        """How its value was chosen. Unset unless requested."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ Global___EvaluateFlagResponse: typing_extensions.TypeAlias = EvaluateFlagRespons
 
 @typing.final
 class Explanation(google.protobuf.message.Message):
-    """Explanation tells how an outcome came about."""
+    """Explanation describes how an evaluation chose its value, for people."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -217,14 +217,14 @@ class Explanation(google.protobuf.message.Message):
     CONTEXT_READ_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     summary: builtins.str
-    """What decided, for people."""
+    """One sentence on what decided."""
     @property
     def context_read(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value]:
-        """Fields of the context that the rule read, with what they held; null for one that is not there."""
+        """Context fields that the rule read, with their values; null for a missing field."""
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ExplanationStep]:
-        """Steps of the rule in the order in which they began; only those that were taken."""
+        """Evaluated steps of the rule in the order in which they began: at most the first 10,000."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ Global___Explanation: typing_extensions.TypeAlias = Explanation
 
 @typing.final
 class ExplanationStep(google.protobuf.message.Message):
-    """ExplanationStep is what one operator of a rule gave."""
+    """ExplanationStep is the evaluation of one operator of a rule."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -249,16 +249,16 @@ class ExplanationStep(google.protobuf.message.Message):
     NOTE_FIELD_NUMBER: builtins.int
     DEPTH_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """Where it stands in the rule, as a JSON path such as "$.if[0]"."""
+    """Position in the rule, as a JSON path such as "$.if[0]"."""
     operator: builtins.str
     """Name of the operator."""
     note: builtins.str
-    """More to know: the path that a var reads, the bucket and hash of a fractional. Empty: nothing."""
+    """Details: the path that a var reads, or the bucket and hash of a fractional. Empty if there are none."""
     depth: builtins.int
-    """How deep it stands below the first step, which has 0."""
+    """Nesting depth; 0 for the first step."""
     @property
     def result(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
-        """What it gave."""
+        """Result of the operator."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ Global___ExplanationStep: typing_extensions.TypeAlias = ExplanationStep
 
 @typing.final
 class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
-    """BatchEvaluateFlagsRequest names several flags of one set."""
+    """BatchEvaluateFlagsRequest names several flags of one flag set."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -285,18 +285,18 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
     CONTEXT_FIELD_NUMBER: builtins.int
     MIN_REVISION_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
-    """Set the flags belong to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     min_revision: builtins.int
-    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
-    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """Consistency token: a revision, such as one from a write's response. The response contains every change of the flag
+    set up to it, or the call fails with UNAVAILABLE. Default 0: no token. Negative values are invalid.
     """
     @property
     def flag_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Keys to evaluate: at most 1,000; each 1 to 255 characters. Empty: every flag of the set."""
+        """Keys to evaluate: at most 1,000; each 1 to 255 characters. Empty: every flag of the flag set."""
 
     @property
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
-        """For whom the flags are evaluated: at most 65,536 bytes serialized. Default: empty."""
+        """Evaluation context: at most 65,536 bytes serialized. Default: empty."""
 
     def __init__(
         self,
@@ -320,7 +320,7 @@ class BatchEvaluateFlagsResponse(google.protobuf.message.Message):
     EVALUATIONS_FIELD_NUMBER: builtins.int
     @property
     def evaluations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FlagEvaluation]:
-        """Outcomes in the order of the keys asked for; for an empty request in list order."""
+        """Evaluations in the order of the requested keys; without keys, in the order of ListFlags."""
 
     def __init__(
         self,
@@ -333,7 +333,7 @@ Global___BatchEvaluateFlagsResponse: typing_extensions.TypeAlias = BatchEvaluate
 
 @typing.final
 class FlagEvaluation(google.protobuf.message.Message):
-    """FlagEvaluation is the outcome of evaluating one flag."""
+    """FlagEvaluation is the evaluation of one flag."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -368,32 +368,32 @@ class FlagEvaluation(google.protobuf.message.Message):
     ENABLED_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
-    """Key of the flag as asked for."""
+    """Key of the flag, as requested."""
     variant: builtins.str
-    """Name of the variant that the value belongs to. Empty when there is no value."""
+    """Name of the value's variant. Empty if there is no value."""
     reason: flagsvc.generated.flagsvc.v1.types_pb2.Reason.ValueType
-    """Why this value."""
+    """Why the evaluation has this value."""
     error_code: flagsvc.generated.flagsvc.v1.types_pb2.ErrorCode.ValueType
-    """What went wrong; unset unless the reason is ERROR."""
+    """Code of the error. Unset unless the reason is ERROR."""
     error_message: builtins.str
-    """The error for people; empty unless the reason is ERROR."""
+    """Description of the error for people. Empty unless the reason is ERROR."""
     revision: builtins.int
-    """Revision of the definition. 0: unknown flag, or a document that flagsvc never wrote."""
+    """Revision of the definition; 0 for an unknown flag or a document that flagsvc never wrote."""
     source: flagsvc.generated.flagsvc.v1.types_pb2.DefinitionSource.ValueType
-    """Where the definition came from."""
+    """Where the definition was read from."""
     age_ms: builtins.int
-    """Milliseconds since the definition was last known to be the store's. 0 when just read."""
+    """Milliseconds since the definition was last verified against the store; 0 if it was just read."""
     enabled: builtins.bool
-    """The existing system's isEnabled: status is ENABLED and the value is true."""
+    """Whether the status is ENABLED and the value is true: isEnabled of the system that flagsvc replaces."""
     status: flagsvc.generated.flagsvc.v1.types_pb2.FlagStatus.ValueType
     """Status of the flag. Unset for an unknown flag."""
     @property
     def value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
-        """The value. Unset when the caller's own default stands (DISABLED, ERROR, or no default variant)."""
+        """The value. Unset if the caller must use its own default: DISABLED, ERROR, or no default variant."""
 
     @property
     def flag_metadata(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value]:
-        """Metadata of the flag, integers kept integers."""
+        """Metadata of the flag. Integers stay integers."""
 
     def __init__(
         self,
@@ -428,10 +428,10 @@ class GetFlagRequest(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
-    """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     min_revision: builtins.int
-    """Revision that the answer must contain, such as the one that a write answered: it has every change of the flag set
-    up to it, or the call fails with UNAVAILABLE. Default 0: not asked for; negative is refused.
+    """Consistency token: a revision, such as one from a write's response. The response contains every change of the flag
+    set up to it, or the call fails with UNAVAILABLE. Default 0: no token. Negative values are invalid.
     """
     def __init__(
         self,
@@ -446,7 +446,7 @@ Global___GetFlagRequest: typing_extensions.TypeAlias = GetFlagRequest
 
 @typing.final
 class GetFlagResponse(google.protobuf.message.Message):
-    """GetFlagResponse has the definition."""
+    """GetFlagResponse has the flag's definition."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -454,9 +454,9 @@ class GetFlagResponse(google.protobuf.message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     AGE_MS_FIELD_NUMBER: builtins.int
     source: flagsvc.generated.flagsvc.v1.types_pb2.DefinitionSource.ValueType
-    """Where the definition came from."""
+    """Where the definition was read from."""
     age_ms: builtins.int
-    """Milliseconds since the definition was last known to be the store's."""
+    """Milliseconds since the definition was last verified against the store."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag. Always set."""
@@ -475,7 +475,7 @@ Global___GetFlagResponse: typing_extensions.TypeAlias = GetFlagResponse
 
 @typing.final
 class ListFlagsRequest(google.protobuf.message.Message):
-    """ListFlagsRequest asks for a page."""
+    """ListFlagsRequest names a page of a flag set."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -483,11 +483,11 @@ class ListFlagsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
-    """Set to list: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     page_size: builtins.int
-    """Flags per page: 0 means 100, more than 1,000 means 1,000, negative is refused."""
+    """Flags per page: 0 means 100, more than 1,000 means 1,000. Negative values are invalid."""
     page_token: builtins.str
-    """next_page_token of the page before, unchanged. Default: the first page."""
+    """Unchanged next_page_token of the previous page. Default: the first page."""
     def __init__(
         self,
         *,
@@ -508,7 +508,7 @@ class ListFlagsResponse(google.protobuf.message.Message):
     FLAGS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page; empty on the last page."""
+    """Page token of the next page. Empty on the last page."""
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[flagsvc.generated.flagsvc.v1.types_pb2.Flag]:
         """Flags by sort order, then key."""
@@ -535,18 +535,18 @@ class CreateFlagRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
-    """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
-    """Why, for the history: at most 1,024 characters. Default: empty."""
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
-    """How far the change must have spread before the answer. Default: CACHED."""
+    """Level that the change must reach before the response. Default: CACHED."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
-        """The flag. Key is required; status defaults to DISABLED, name to the key, category to "addon". Output fields are ignored."""
+        """The flag. Its key is required. Output-only fields are ignored."""
 
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
 
     def __init__(
         self,
@@ -576,7 +576,7 @@ class CreateFlagResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> Global___WriteSpread:
-        """How far the change had spread when this was answered. Always set."""
+        """How far the change had spread at the time of the response. Always set."""
 
     def __init__(
         self,
@@ -591,7 +591,7 @@ Global___CreateFlagResponse: typing_extensions.TypeAlias = CreateFlagResponse
 
 @typing.final
 class UpdateFlagRequest(google.protobuf.message.Message):
-    """UpdateFlagRequest has the new field values."""
+    """UpdateFlagRequest has the new values."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -602,22 +602,22 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
-    """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
-    """Why, for the history: at most 1,024 characters. Default: empty."""
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
-    """How far the change must have spread before the answer. Default: CACHED."""
+    """Level that the change must reach before the response. Default: CACHED."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
-        """The flag: key and flag_set name it, etag (if set) is the revision that the caller means to change."""
+        """The flag: key and flag_set name it. If etag is set, the flag must still have it."""
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields to change; "*" is every writable field. Required: at least one. A named field that is unset is cleared."""
+        """Fields to change, at least one; "*" is every writable field. A field in the mask that is unset is cleared."""
 
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
 
     def __init__(
         self,
@@ -648,7 +648,7 @@ class UpdateFlagResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> Global___WriteSpread:
-        """How far the change had spread when this was answered. Always set."""
+        """How far the change had spread at the time of the response. Always set."""
 
     def __init__(
         self,
@@ -663,7 +663,7 @@ Global___UpdateFlagResponse: typing_extensions.TypeAlias = UpdateFlagResponse
 
 @typing.final
 class ToggleFlagRequest(google.protobuf.message.Message):
-    """ToggleFlagRequest carries the wanted state."""
+    """ToggleFlagRequest has the requested state."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -678,20 +678,20 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
-    """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     enabled: builtins.bool
-    """true: status becomes ENABLED; false: DISABLED."""
+    """The requested state. true: status ENABLED; false: status DISABLED."""
     etag: builtins.str
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
-    """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
-    """Why, for the history: at most 1,024 characters. Default: empty."""
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
-    """How far the change must have spread before the answer. Default: CACHED."""
+    """Level that the change must reach before the response. Default: CACHED."""
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
 
     def __init__(
         self,
@@ -724,7 +724,7 @@ class ToggleFlagResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> Global___WriteSpread:
-        """How far the change had spread when this was answered. Always set."""
+        """How far the change had spread at the time of the response. Always set."""
 
     def __init__(
         self,
@@ -753,18 +753,18 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
-    """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     etag: builtins.str
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
-    """Who makes the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
-    """Why, for the history: at most 1,024 characters. Default: empty."""
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
-    """How far the change must have spread before the answer. Default: CACHED."""
+    """Level that the change must reach before the response. Default: CACHED."""
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """How long to wait for that at most, 0 to 60 s. Default: 5 s. What has not spread by then is told, not an error."""
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
 
     def __init__(
         self,
@@ -784,17 +784,17 @@ Global___DeleteFlagRequest: typing_extensions.TypeAlias = DeleteFlagRequest
 
 @typing.final
 class DeleteFlagResponse(google.protobuf.message.Message):
-    """DeleteFlagResponse tells the revision of the deletion."""
+    """DeleteFlagResponse has the revision of the deletion."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
     revision: builtins.int
-    """Revision of the deletion: larger than the flag's last one."""
+    """Revision of the deletion. It is larger than the flag's last revision."""
     @property
     def spread(self) -> Global___WriteSpread:
-        """How far the change had spread when this was answered. Always set."""
+        """How far the change had spread at the time of the response. Always set."""
 
     def __init__(
         self,
@@ -819,9 +819,9 @@ class ListFlagHistoryRequest(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
-    """Set the flag belongs to: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     page_size: builtins.int
-    """Entries to return, newest first: 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of entries: 0 means 50, more than 1,000 means 1,000. Negative values are invalid."""
     def __init__(
         self,
         *,
@@ -835,7 +835,7 @@ Global___ListFlagHistoryRequest: typing_extensions.TypeAlias = ListFlagHistoryRe
 
 @typing.final
 class ListFlagHistoryResponse(google.protobuf.message.Message):
-    """ListFlagHistoryResponse has the changes."""
+    """ListFlagHistoryResponse has the history."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -870,24 +870,24 @@ class HistoryEntry(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag."""
     action: builtins.str
-    """ENABLED, DISABLED, UPDATED, CREATED or DELETED; other words only from other writers."""
+    """ENABLED, DISABLED, UPDATED, CREATED or DELETED. Other programs may write other values."""
     actor: builtins.str
-    """Who made the change."""
+    """Author of the change."""
     reason: builtins.str
-    """Why; empty when not told."""
+    """Reason of the change. Empty if none was given."""
     revision: builtins.int
-    """Revision that the change made; 0 when another system wrote it."""
+    """Revision of the change; 0 if another program made it."""
     @property
     def previous_value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
-        """The changed fields before, under their stored (camelCase) names. Unset for a creation."""
+        """Changed fields before the change, under their stored (camelCase) names. Unset for a creation."""
 
     @property
     def new_value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
-        """The changed fields after. Unset for a deletion."""
+        """Changed fields after the change. Unset for a deletion."""
 
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When, by the writer's clock."""
+        """Time of the change, by the writer's clock."""
 
     def __init__(
         self,
@@ -915,10 +915,10 @@ class WatchFlagsRequest(google.protobuf.message.Message):
     FLAG_SET_FIELD_NUMBER: builtins.int
     RESUME_REVISION_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
-    """Set to watch: at most 255 characters. Default: "default"."""
+    """Flag set: at most 255 characters. Default: "default"."""
     resume_revision: builtins.int
-    """resume_revision of the last message seen: only what changed since is sent, or a whole snapshot
-    when this replica cannot tell. Default 0: a whole snapshot.
+    """resume_revision of the last message received. The stream then begins with the changes since, or with a snapshot if
+    this replica does not have them all. Default 0: begin with a snapshot.
     """
     def __init__(
         self,
@@ -941,10 +941,10 @@ class WatchFlagsResponse(google.protobuf.message.Message):
     HEARTBEAT_FIELD_NUMBER: builtins.int
     RESUME_REVISION_FIELD_NUMBER: builtins.int
     resume_revision: builtins.int
-    """Give this to resume after this message."""
+    """Value for WatchFlagsRequest.resume_revision to resume after this message."""
     @property
     def snapshot(self) -> Global___FlagSnapshot:
-        """The whole set; replaces everything that the client holds."""
+        """The whole flag set. It replaces everything that the client has of the set."""
 
     @property
     def change(self) -> Global___FlagChange:
@@ -952,7 +952,7 @@ class WatchFlagsResponse(google.protobuf.message.Message):
 
     @property
     def heartbeat(self) -> Global___Heartbeat:
-        """Nothing changed for 10 seconds, or since the revision that the stream resumes from: it is alive."""
+        """The stream is alive: nothing changed for 10 seconds, or since the revision that it resumed from."""
 
     def __init__(
         self,
@@ -977,7 +977,7 @@ class FlagSnapshot(google.protobuf.message.Message):
     FLAGS_FIELD_NUMBER: builtins.int
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[flagsvc.generated.flagsvc.v1.types_pb2.Flag]:
-        """Every flag of the set by sort order, then key."""
+        """Every flag of the set, by sort order, then key."""
 
     def __init__(
         self,
@@ -990,7 +990,7 @@ Global___FlagSnapshot: typing_extensions.TypeAlias = FlagSnapshot
 
 @typing.final
 class FlagChange(google.protobuf.message.Message):
-    """FlagChange is one flag's new state."""
+    """FlagChange is the new state of one flag."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1003,7 +1003,7 @@ class FlagChange(google.protobuf.message.Message):
     """Revision of the change."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
-        """The flag; unset when it was deleted."""
+        """The flag. Unset if it was deleted."""
 
     def __init__(
         self,
@@ -1019,7 +1019,7 @@ Global___FlagChange: typing_extensions.TypeAlias = FlagChange
 
 @typing.final
 class Heartbeat(google.protobuf.message.Message):
-    """Heartbeat has nothing to say."""
+    """Heartbeat has no fields."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1031,7 +1031,7 @@ Global___Heartbeat: typing_extensions.TypeAlias = Heartbeat
 
 @typing.final
 class WriteSpread(google.protobuf.message.Message):
-    """WriteSpread tells how far a change had spread."""
+    """WriteSpread reports how far a change had spread."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1040,16 +1040,16 @@ class WriteSpread(google.protobuf.message.Message):
     APPLIED_BY_FIELD_NUMBER: builtins.int
     LAGGING_FIELD_NUMBER: builtins.int
     revision: builtins.int
-    """Revision of the change. Give it as min_revision to see the change, or something newer, on any replica."""
+    """Revision of the change. As a min_revision, the consistency token that makes any replica show the change or newer."""
     reached: Global___WriteLevel.ValueType
-    """The level that was reached: at least STORED."""
+    """Level that the change reached: at least STORED."""
     @property
     def applied_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Replicas that are known to have applied the change, in the order of their names."""
+        """Replicas that have confirmed that they applied the change, sorted by name."""
 
     @property
     def lagging(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Live replicas that are not known to have applied it yet; they will within their staleness bound."""
+        """Live replicas that have not confirmed it yet. They apply it within their staleness bound."""
 
     def __init__(
         self,
@@ -1077,7 +1077,7 @@ Global___GetStatusRequest: typing_extensions.TypeAlias = GetStatusRequest
 
 @typing.final
 class GetStatusResponse(google.protobuf.message.Message):
-    """GetStatusResponse has every replica that is known to live."""
+    """GetStatusResponse has every known live replica."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1085,12 +1085,12 @@ class GetStatusResponse(google.protobuf.message.Message):
     ANSWERED_BY_FIELD_NUMBER: builtins.int
     COMPLETE_FIELD_NUMBER: builtins.int
     answered_by: builtins.str
-    """Name of the replica that answers."""
+    """Name of the replica that answered the call."""
     complete: builtins.bool
-    """Whether the shared cache, where replicas report, could be asked. No: replicas that this one has not heard are missing."""
+    """Whether the shared cache, to which replicas report, could be read. If not, replicas may be missing."""
     @property
     def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
-        """Replicas by name."""
+        """Replicas, sorted by name."""
 
     def __init__(
         self,
@@ -1105,7 +1105,7 @@ Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
 
 @typing.final
 class ReplicaStatus(google.protobuf.message.Message):
-    """ReplicaStatus is how one replica stands, as it last reported."""
+    """ReplicaStatus is what one replica last reported."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1142,40 +1142,40 @@ class ReplicaStatus(google.protobuf.message.Message):
     HOLDS_CACHE_LEASE_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
     replica: builtins.str
-    """Its name: host, process id and a random part. A restart makes a new one."""
+    """Name of the replica: host, process id and a random part. It changes with every restart."""
     version: builtins.str
-    """Version of flagsvc."""
+    """Version of flagsvc that it runs."""
     reported_ms_ago: builtins.int
-    """Milliseconds since it reported; 0 for the one that answers."""
+    """Milliseconds since it reported; 0 for the replica that answered the call."""
     lag: builtins.int
-    """Changes that some replica has applied and this one has not, over all flag sets."""
+    """Number of changes, over all flag sets, that some replica has applied and this one has not."""
     view_age_ms: builtins.int
-    """Milliseconds since its view was last known to be the store's, when it reported; -1: never yet."""
+    """Age of its flags when it reported: milliseconds since they were last verified against the store; -1 if never."""
     staleness_bound_ms: builtins.int
-    """Its staleness bound in milliseconds: past it, nothing is answered from memory without saying STALE."""
+    """Its staleness bound in milliseconds. Older flags are re-verified, or served with reason STALE."""
     ready: builtins.bool
-    """Whether it can answer."""
+    """Whether it is ready to evaluate flags."""
     store_up: builtins.bool
-    """Whether the store answers it."""
+    """Whether it can reach the store."""
     cache_up: builtins.bool
-    """Whether the shared cache answers it (its breaker is closed). False without one."""
+    """Whether it can reach the shared cache (its circuit breaker is closed). False without a shared cache."""
     subscription_up: builtins.bool
-    """Whether it hears announcements. False without a shared cache."""
+    """Whether it is subscribed to announcements of changes. False without a shared cache."""
     change_feed: Global___ChangeFeed.ValueType
     """How it learns of changes that other programs make in the store."""
     change_feed_up: builtins.bool
-    """Whether that way works now."""
+    """Whether its change feed works now."""
     holds_cache_lease: builtins.bool
-    """Whether it vouches for the shared cache; one replica does."""
+    """Whether it holds the cache lease, as one replica does: it certifies how old entries of the shared cache can be."""
     flags: builtins.int
-    """Flags that it holds in memory."""
+    """Number of flags in its memory."""
     @property
     def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it started, by its own clock."""
+        """Start of the process, by its own clock."""
 
     @property
     def revisions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
-        """For each flag set the revision up to which it has applied every change."""
+        """Revision up to which it has applied every change, by flag set."""
 
     def __init__(
         self,
@@ -1204,13 +1204,13 @@ Global___ReplicaStatus: typing_extensions.TypeAlias = ReplicaStatus
 
 @typing.final
 class VerifyCacheRequest(google.protobuf.message.Message):
-    """VerifyCacheRequest asks for a comparison of everything."""
+    """VerifyCacheRequest starts a comparison of the whole shared cache with the store."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REPAIR_FIELD_NUMBER: builtins.int
     repair: builtins.bool
-    """Whether to put right what is wrong. Default: only tell."""
+    """Whether to repair entries that differ. Default: false, only report them."""
     def __init__(
         self,
         *,
@@ -1222,7 +1222,7 @@ Global___VerifyCacheRequest: typing_extensions.TypeAlias = VerifyCacheRequest
 
 @typing.final
 class VerifyCacheResponse(google.protobuf.message.Message):
-    """VerifyCacheResponse tells what was found."""
+    """VerifyCacheResponse has the result of the comparison."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1232,16 +1232,16 @@ class VerifyCacheResponse(google.protobuf.message.Message):
     REPAIRED_FIELD_NUMBER: builtins.int
     MISSING_FIELD_NUMBER: builtins.int
     checked: builtins.int
-    """Entries of the shared cache that were compared."""
+    """Number of cache entries that were compared."""
     drifted: builtins.int
-    """How many there are."""
+    """Number of entries that differ."""
     repaired: builtins.int
-    """How many of them are put right."""
+    """Number of entries that were repaired."""
     missing: builtins.int
-    """Flags of the store that the shared cache does not have; it will when they are asked for. No drift."""
+    """Number of flags that are not in the shared cache. This is not drift: they are cached when next read."""
     @property
     def drifts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Drift]:
-        """Entries that are not what the store has: at most the first 1,000."""
+        """Entries that differ from the store: at most the first 1,000."""
 
     def __init__(
         self,
@@ -1258,7 +1258,7 @@ Global___VerifyCacheResponse: typing_extensions.TypeAlias = VerifyCacheResponse
 
 @typing.final
 class Drift(google.protobuf.message.Message):
-    """Drift is an entry of the shared cache that is not what the store has."""
+    """Drift is an entry of the shared cache that differs from the store."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1271,15 +1271,15 @@ class Drift(google.protobuf.message.Message):
     flag_key: builtins.str
     """Key of the flag."""
     flag_set: builtins.str
-    """Set it belongs to."""
+    """Flag set of the flag."""
     stored_revision: builtins.int
-    """Revision in the store; 0 when it is not there."""
+    """Revision in the store; 0 if the flag is not there."""
     cached_revision: builtins.int
     """Revision in the shared cache."""
     kind: Global___DriftKind.ValueType
-    """What is wrong."""
+    """How the entry differs."""
     repaired: builtins.bool
-    """Whether it was put right."""
+    """Whether the entry was repaired."""
     def __init__(
         self,
         *,

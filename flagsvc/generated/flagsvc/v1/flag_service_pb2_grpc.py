@@ -102,85 +102,85 @@ class FlagServiceServicer(object):
     """
 
     def EvaluateFlag(self, request, context):
-        """Evaluates one flag. An unknown flag is an answer (error code FLAG_NOT_FOUND), never a failed call.
+        """Evaluates one flag. An unknown flag is a response with error code FLAG_NOT_FOUND, not a failed call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchEvaluateFlags(self, request, context):
-        """Evaluates several flags for one context. A flag that cannot be evaluated is an error in its own entry.
+        """Evaluates several flags for one context. A flag that cannot be evaluated has an error in its own entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFlag(self, request, context):
-        """Reads one flag's definition. NOT_FOUND when there is none.
+        """Returns one flag's definition. NOT_FOUND if the flag does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFlags(self, request, context):
-        """Lists a flag set by sort order, then key, in pages.
+        """Lists a flag set in pages, by sort order, then key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateFlag(self, request, context):
-        """Creates a flag. ALREADY_EXISTS when the key is taken.
+        """Creates a flag. ALREADY_EXISTS if the flag set has one with that key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateFlag(self, request, context):
-        """Changes the fields that the mask names. ABORTED when the etag is not the current one.
+        """Changes the fields in the mask. ABORTED if the etag is not the current one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ToggleFlag(self, request, context):
-        """Switches a flag to the wanted state. Sending it twice leaves the same state.
+        """Switches a flag to the requested state. Idempotent: sending it twice has the same effect as sending it once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteFlag(self, request, context):
-        """Deletes a flag; its history stays.
+        """Deletes a flag. Its history is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFlagHistory(self, request, context):
-        """Lists a flag's changes, newest first. An unknown key has an empty history.
+        """Lists a flag's changes, newest first. The history of an unknown flag is empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchFlags(self, request, context):
-        """Streams a flag set: a snapshot first, then every change as it is applied on this replica.
+        """Streams a flag set: first a snapshot, then each change as this replica applies it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """Tells how this replica and all others that are known stand: what they have applied, and what they can reach.
+        """Returns the status of every known replica: which changes it has applied, and what it can reach.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyCache(self, request, context):
-        """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
-        UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+        """Compares the shared cache with the store, flag by flag, and repairs the cache if requested.
+        UNAVAILABLE if either cannot be reached; FAILED_PRECONDITION if there is no shared cache.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,8 +3,8 @@
 isort:skip_file
 Feature flag evaluation and administration.
 
-Words follow OpenFeature's glossary. Every failed call carries google.rpc.ErrorInfo (domain "flagsvc")
-and, where a field is at fault, google.rpc.BadRequest.
+The terms are those of OpenFeature's glossary. Every failed call carries google.rpc.ErrorInfo (domain "flagsvc")
+and, if fields are invalid, google.rpc.BadRequest.
 """
 
 import abc
@@ -329,41 +329,41 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
     ], channel: grpc.aio.Channel) -> None: ...
 
     EvaluateFlag: _FlagServiceEvaluateFlagType
-    """Evaluates one flag. An unknown flag is an answer (error code FLAG_NOT_FOUND), never a failed call."""
+    """Evaluates one flag. An unknown flag is a response with error code FLAG_NOT_FOUND, not a failed call."""
 
     BatchEvaluateFlags: _FlagServiceBatchEvaluateFlagsType
-    """Evaluates several flags for one context. A flag that cannot be evaluated is an error in its own entry."""
+    """Evaluates several flags for one context. A flag that cannot be evaluated has an error in its own entry."""
 
     GetFlag: _FlagServiceGetFlagType
-    """Reads one flag's definition. NOT_FOUND when there is none."""
+    """Returns one flag's definition. NOT_FOUND if the flag does not exist."""
 
     ListFlags: _FlagServiceListFlagsType
-    """Lists a flag set by sort order, then key, in pages."""
+    """Lists a flag set in pages, by sort order, then key."""
 
     CreateFlag: _FlagServiceCreateFlagType
-    """Creates a flag. ALREADY_EXISTS when the key is taken."""
+    """Creates a flag. ALREADY_EXISTS if the flag set has one with that key."""
 
     UpdateFlag: _FlagServiceUpdateFlagType
-    """Changes the fields that the mask names. ABORTED when the etag is not the current one."""
+    """Changes the fields in the mask. ABORTED if the etag is not the current one."""
 
     ToggleFlag: _FlagServiceToggleFlagType
-    """Switches a flag to the wanted state. Sending it twice leaves the same state."""
+    """Switches a flag to the requested state. Idempotent: sending it twice has the same effect as sending it once."""
 
     DeleteFlag: _FlagServiceDeleteFlagType
-    """Deletes a flag; its history stays."""
+    """Deletes a flag. Its history is kept."""
 
     ListFlagHistory: _FlagServiceListFlagHistoryType
-    """Lists a flag's changes, newest first. An unknown key has an empty history."""
+    """Lists a flag's changes, newest first. The history of an unknown flag is empty."""
 
     WatchFlags: _FlagServiceWatchFlagsType
-    """Streams a flag set: a snapshot first, then every change as it is applied on this replica."""
+    """Streams a flag set: first a snapshot, then each change as this replica applies it."""
 
     GetStatus: _FlagServiceGetStatusType
-    """Tells how this replica and all others that are known stand: what they have applied, and what they can reach."""
+    """Returns the status of every known replica: which changes it has applied, and what it can reach."""
 
     VerifyCache: _FlagServiceVerifyCacheType
-    """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
-    UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+    """Compares the shared cache with the store, flag by flag, and repairs the cache if requested.
+    UNAVAILABLE if either cannot be reached; FAILED_PRECONDITION if there is no shared cache.
     """
 
 FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
@@ -426,7 +426,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.EvaluateFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.EvaluateFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.EvaluateFlagResponse]]:
-        """Evaluates one flag. An unknown flag is an answer (error code FLAG_NOT_FOUND), never a failed call."""
+        """Evaluates one flag. An unknown flag is a response with error code FLAG_NOT_FOUND, not a failed call."""
 
     @abc.abstractmethod
     def BatchEvaluateFlags(
@@ -434,7 +434,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.BatchEvaluateFlagsRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.BatchEvaluateFlagsResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.BatchEvaluateFlagsResponse]]:
-        """Evaluates several flags for one context. A flag that cannot be evaluated is an error in its own entry."""
+        """Evaluates several flags for one context. A flag that cannot be evaluated has an error in its own entry."""
 
     @abc.abstractmethod
     def GetFlag(
@@ -442,7 +442,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.GetFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetFlagResponse]]:
-        """Reads one flag's definition. NOT_FOUND when there is none."""
+        """Returns one flag's definition. NOT_FOUND if the flag does not exist."""
 
     @abc.abstractmethod
     def ListFlags(
@@ -450,7 +450,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagsRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagsResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagsResponse]]:
-        """Lists a flag set by sort order, then key, in pages."""
+        """Lists a flag set in pages, by sort order, then key."""
 
     @abc.abstractmethod
     def CreateFlag(
@@ -458,7 +458,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.CreateFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.CreateFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.CreateFlagResponse]]:
-        """Creates a flag. ALREADY_EXISTS when the key is taken."""
+        """Creates a flag. ALREADY_EXISTS if the flag set has one with that key."""
 
     @abc.abstractmethod
     def UpdateFlag(
@@ -466,7 +466,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.UpdateFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.UpdateFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.UpdateFlagResponse]]:
-        """Changes the fields that the mask names. ABORTED when the etag is not the current one."""
+        """Changes the fields in the mask. ABORTED if the etag is not the current one."""
 
     @abc.abstractmethod
     def ToggleFlag(
@@ -474,7 +474,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.ToggleFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ToggleFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ToggleFlagResponse]]:
-        """Switches a flag to the wanted state. Sending it twice leaves the same state."""
+        """Switches a flag to the requested state. Idempotent: sending it twice has the same effect as sending it once."""
 
     @abc.abstractmethod
     def DeleteFlag(
@@ -482,7 +482,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.DeleteFlagRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.DeleteFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.DeleteFlagResponse]]:
-        """Deletes a flag; its history stays."""
+        """Deletes a flag. Its history is kept."""
 
     @abc.abstractmethod
     def ListFlagHistory(
@@ -490,7 +490,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse]]:
-        """Lists a flag's changes, newest first. An unknown key has an empty history."""
+        """Lists a flag's changes, newest first. The history of an unknown flag is empty."""
 
     @abc.abstractmethod
     def WatchFlags(
@@ -498,7 +498,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse], collections.abc.AsyncIterator[flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse]]:
-        """Streams a flag set: a snapshot first, then every change as it is applied on this replica."""
+        """Streams a flag set: first a snapshot, then each change as this replica applies it."""
 
     @abc.abstractmethod
     def GetStatus(
@@ -506,7 +506,7 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.GetStatusResponse]]:
-        """Tells how this replica and all others that are known stand: what they have applied, and what they can reach."""
+        """Returns the status of every known replica: which changes it has applied, and what it can reach."""
 
     @abc.abstractmethod
     def VerifyCache(
@@ -514,8 +514,8 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         request: flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse]]:
-        """Compares the shared cache with the store, flag by flag, and repairs it when asked to.
-        UNAVAILABLE when either cannot be reached; FAILED_PRECONDITION when there is no shared cache.
+        """Compares the shared cache with the store, flag by flag, and repairs the cache if requested.
+        UNAVAILABLE if either cannot be reached; FAILED_PRECONDITION if there is no shared cache.
         """
 
 def add_FlagServiceServicer_to_server(servicer: FlagServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""How a channel to flagsvc is made: target, options, retries."""
+"""The gRPC channel: its target, its options, and which calls are retried."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 
 MAX_PORT = 65_535
 _SERVICE = "flagsvc.v1.FlagService"
-_RETRIED = (
+_RETRIED_METHODS = (
     "EvaluateFlag",
     "BatchEvaluateFlags",
     "GetFlag",
@@ -19,10 +19,10 @@ _RETRIED = (
     "ListFlagHistory",
     "GetStatus",
 )
-"""Calls that may be sent twice: what only reads.
+"""Calls that may be sent twice: those that only read.
 
-A toggle carries the wanted state, but a lost answer may have been a change: sent again, it would undo what another did
-meanwhile (a kill switch), and with an etag it would be refused for its own change.
+A write is sent once. If its response is lost, the change may have been made. Sent again, a toggle could undo what
+somebody else did in between, such as a kill switch, and with an etag it would be refused because of its own change.
 """
 
 SERVICE_CONFIG = json.dumps(
@@ -30,7 +30,7 @@ SERVICE_CONFIG = json.dumps(
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
-                "name": [{"service": _SERVICE, "method": method} for method in _RETRIED],
+                "name": [{"service": _SERVICE, "method": method} for method in _RETRIED_METHODS],
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.05s",
@@ -56,54 +56,57 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""A server that is down is told at once, one that came back is found within two seconds, a dead connection in forty."""
+"""A call to a server that is down fails at once. A server that is back is found within two seconds, and a dead
+connection within forty."""
+IDLE_TIMEOUT_S = 25.0
+"""A stream that is silent for longer is dead: the server sends a heartbeat every ten seconds."""
 
 
 def channel_options(options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Give a channel's options; the caller's count more."""
+    """Return a channel's options; the caller's take precedence."""
     return list((dict(OPTIONS) | dict(options)).items())
 
 
 def checked_target(target: str) -> str:
-    """Give the target if it can be one. Raises ValueError that says what is right."""
-    wanted = "it must be HOST:PORT, such as 127.0.0.1:8013, or a gRPC target, such as dns:///flagsvc:8013"
+    """Return the target. Raises ValueError, with what would be valid, if it is not one."""
+    expected = "it must be HOST:PORT, such as 127.0.0.1:8013, or a gRPC target, such as dns:///flagsvc:8013"
     if not isinstance(target, str) or not target.strip():
-        raise ValueError(f"target is {target!r}; {wanted}")
+        raise ValueError(f"target is {target!r}; {expected}")
     scheme, colon, _ = target.partition(":")
     if colon and scheme in ("dns", "unix", "unix-abstract", "ipv4", "ipv6", "xds", "passthrough", "vsock"):
         return target
     if "://" in target:
-        raise ValueError(f"target is {target!r}, a URL; {wanted}")
+        raise ValueError(f"target is {target!r}, a URL; {expected}")
     host, colon, port = target.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) <= MAX_PORT):
-        raise ValueError(f"target is {target!r}; {wanted}")
+        raise ValueError(f"target is {target!r}; {expected}")
     return target
 
 
 def open_channel(
-    form: Any, target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    module: Any, target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
 ) -> Any:
-    """Open a channel; `form` is `grpc` or `grpc.aio`."""
+    """Open a channel; `module` is `grpc` or `grpc.aio`."""
     if credentials is None:
-        return form.insecure_channel(target, options=options)
-    return form.secure_channel(target, credentials, options=options)
+        return module.insecure_channel(target, options=options)
+    return module.secure_channel(target, credentials, options=options)
 
 
 class _Forks:
-    """Counts this process's forks: a channel does not survive one."""
+    """Counts the forks that led to this process: a channel does not survive one."""
 
     count = 0
 
     @classmethod
-    def forked(cls) -> None:
-        """Note that this is a child."""
+    def increment(cls) -> None:
+        """Count one more; called in the child."""
         cls.count += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Forks.forked)
+    os.register_at_fork(after_in_child=_Forks.increment)
 
 
-def forks() -> int:
-    """Give how often this process was forked since this module was imported."""
+def fork_count() -> int:
+    """Return how many forks led to this process since this module was imported."""
     return _Forks.count

@@ -1,4 +1,4 @@
-"""A flag's definition to and from the wire, as the engine holds it."""
+"""Packs and unpacks flag definitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from flagsvc_client._engine.model import DEFAULT_SET, Flag, Status
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
-from flagsvc_client.values import from_value, to_value
+from flagsvc_client.wire_values import from_value, to_value
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
 _OPTIONAL_TEXTS = ("description", "icon", "badge", "owner")
@@ -15,7 +15,7 @@ _STATUSES = {types.FlagStatus.Value(f"FLAG_STATUS_{status}"): status for status 
 
 
 def flag_of(message: types.Flag) -> Flag:
-    """Unpack a flag; a status that this release does not know makes it one that cannot be evaluated (PARSE_ERROR)."""
+    """Unpack a flag. A status added by a newer release makes it one that cannot be evaluated (PARSE_ERROR)."""
     status = _STATUSES.get(message.status)
     return Flag(
         key=message.key,
@@ -23,7 +23,7 @@ def flag_of(message: types.Flag) -> Flag:
         name=message.name,
         category=message.category,
         status=status or Status.DISABLED,
-        problem="" if status else f"Its status is number {message.status}, which this release does not know",
+        problem="" if status else f"Status number {message.status} is unknown to this release",
         config=from_value(message.config) if message.HasField("config") else None,
         sort_order=message.sort_order,
         variants={name: from_value(value) for name, value in message.variants.items()},
@@ -42,7 +42,7 @@ def _optional(message: Any) -> dict[str, Any]:
 
 
 def flag_message(flag: Flag, etag: str = "") -> types.Flag:
-    """Pack what a caller may write. Raises TypeError or ValueError, naming the field, for a value that is no JSON."""
+    """Pack the fields that a caller may write. Raises TypeError or ValueError with the field if a value is not JSON."""
     message = types.Flag(
         key=flag.key,
         flag_set=flag.flag_set,

@@ -1,4 +1,4 @@
-"""Tokens and write levels: what a caller can insist on, and what a write says of how far it has spread."""
+"""Consistency tokens and write levels: what a caller can require, and what a write reports of its spread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESOLVE = "/flagd.evaluation.v1.Service/ResolveBoolean"
 
 
 def hears_nothing(*_: object) -> None:
-    """Take the place of hearing news."""
+    """Replace the handling of announced changes."""
 
 
 async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[tuple[Client, Server]]:
@@ -44,7 +44,7 @@ async def ahead_and_deaf(
     redis_clean_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[tuple[Client, Client]]:
-    """One replica that writes, and one that hears no news, so that only its own looks move it."""
+    """One replica that writes, and one that ignores announcements, so that only its own polls update it."""
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
     async with AsyncExitStack() as stack:
         [(ahead, _)] = await started(stack, 1, **urls)
@@ -55,7 +55,7 @@ async def ahead_and_deaf(
         yield ahead, deaf
 
 
-async def test_a_token_shows_the_write_on_a_replica_that_did_not_hear_of_it(
+async def test_a_consistency_token_shows_the_write_on_a_replica_that_missed_its_announcement(
     ahead_and_deaf: tuple[Client, Client],
 ) -> None:
     ahead, deaf = ahead_and_deaf
@@ -72,7 +72,9 @@ async def test_a_token_shows_the_write_on_a_replica_that_did_not_hear_of_it(
         ).flag.revision == revision
 
 
-async def test_a_token_for_a_whole_set_and_for_a_deleted_flag(ahead_and_deaf: tuple[Client, Client]) -> None:
+async def test_a_consistency_token_for_a_whole_set_and_for_a_deleted_flag(
+    ahead_and_deaf: tuple[Client, Client],
+) -> None:
     ahead, deaf = ahead_and_deaf
     revision = (await ahead.create("c", status=types.FLAG_STATUS_ENABLED)).revision
     batch = await deaf.stub.BatchEvaluateFlags(pb.BatchEvaluateFlagsRequest(min_revision=revision))
@@ -81,14 +83,16 @@ async def test_a_token_for_a_whole_set_and_for_a_deleted_flag(ahead_and_deaf: tu
     assert (await deaf.evaluate("c", min_revision=gone)).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
 
 
-async def test_a_token_of_another_flag_of_the_set_is_honoured(ahead_and_deaf: tuple[Client, Client]) -> None:
+async def test_a_consistency_token_from_another_flag_of_the_set_is_honoured(
+    ahead_and_deaf: tuple[Client, Client],
+) -> None:
     ahead, deaf = ahead_and_deaf
     revision_of_a = (await ahead.toggle("a", True)).revision
     revision = (await ahead.toggle("b", True)).revision
     assert (await deaf.evaluate("a", min_revision=revision)).revision == revision_of_a
 
 
-async def test_flagd_calls_carry_the_token_as_a_header(ahead_and_deaf: tuple[Client, Client]) -> None:
+async def test_flagd_calls_carry_the_consistency_token_as_a_header(ahead_and_deaf: tuple[Client, Client]) -> None:
     ahead, deaf = ahead_and_deaf
     resolve = deaf.channel.unary_unary(
         RESOLVE, flagd.ResolveBooleanRequest.SerializeToString, flagd.ResolveBooleanResponse.FromString
@@ -107,7 +111,7 @@ async def test_flagd_calls_carry_the_token_as_a_header(ahead_and_deaf: tuple[Cli
         assert info_of(caught.value).metadata["field"] == "flagsvc-min-revision"
 
 
-async def test_a_revision_that_cannot_be_had_is_unavailable(ahead_and_deaf: tuple[Client, Client]) -> None:
+async def test_a_revision_that_does_not_exist_is_unavailable(ahead_and_deaf: tuple[Client, Client]) -> None:
     _, deaf = ahead_and_deaf
     for call in (
         deaf.evaluate("a", min_revision=10**9),
@@ -118,9 +122,10 @@ async def test_a_revision_that_cannot_be_had_is_unavailable(ahead_and_deaf: tupl
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "REVISION_UNAVAILABLE")
+        assert 'revision 1000000000 of flag set "default" is not available' in str(caught.value.details())
 
 
-async def test_a_negative_token_is_refused(ahead_and_deaf: tuple[Client, Client]) -> None:
+async def test_a_negative_consistency_token_is_refused(ahead_and_deaf: tuple[Client, Client]) -> None:
     _, deaf = ahead_and_deaf
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await deaf.evaluate("a", min_revision=-1)
@@ -130,7 +135,7 @@ async def test_a_negative_token_is_refused(ahead_and_deaf: tuple[Client, Client]
     )
 
 
-async def test_a_token_is_not_answered_from_memory_when_the_source_is_gone(
+async def test_a_consistency_token_is_not_met_from_memory_when_the_store_is_gone(
     mongod: Mongod, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -149,7 +154,7 @@ async def test_a_token_is_not_answered_from_memory_when_the_source_is_gone(
             mongod.resume()
 
 
-async def test_a_write_says_how_far_it_has_spread(
+async def test_a_write_reports_how_far_it_has_spread(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -176,7 +181,7 @@ async def test_a_write_says_how_far_it_has_spread(
                 assert (await other.evaluate("a")).revision == answer.flag.revision
 
 
-async def test_who_waits_for_the_cache_gets_it_when_redis_is_back_or_is_told(
+async def test_a_wait_for_the_cache_ends_when_redis_is_back_or_with_the_level_reached(
     mongo_database_url: str, redis_server: Any
 ) -> None:
     async with replica(store_url=mongo_database_url, cache_url=redis_server.url) as (client, _):
@@ -203,7 +208,7 @@ async def test_who_waits_for_the_cache_gets_it_when_redis_is_back_or_is_told(
         ({"wait_timeout": Duration(seconds=-1)}, "wait_timeout"),
     ],
 )
-async def test_a_wrong_wait_changes_nothing(tmp_path: Any, fields: dict[str, Any], field: str) -> None:
+async def test_an_invalid_wait_changes_nothing(tmp_path: Any, fields: dict[str, Any], field: str) -> None:
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (client, _):
         await until_serving(client)
         revision = (await client.create("a")).revision
@@ -216,7 +221,7 @@ async def test_a_wrong_wait_changes_nothing(tmp_path: Any, fields: dict[str, Any
         assert (await client.evaluate("a")).revision == revision
 
 
-async def test_the_embedded_store_has_nobody_else_to_wait_for(tmp_path: Any) -> None:
+async def test_the_embedded_store_has_no_other_replica_to_wait_for(tmp_path: Any) -> None:
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (client, server):
         await until_serving(client)
         await client.create("a")

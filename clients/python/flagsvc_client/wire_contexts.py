@@ -1,4 +1,4 @@
-"""An evaluation context as callers give it, taken apart, and packed for the wire."""
+"""Checks and packs the evaluation contexts that callers pass."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from flagsvc_client.details import (
 )
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
-from flagsvc_client.values import plain, to_value
+from flagsvc_client.wire_values import plain, to_value
 
 _PLAIN = frozenset({str, bool})
 
 
 def put_context(message: types.EvaluationContext, context: Context) -> None:
-    """Pack a context. Raises FlagServiceError, reason INVALID_CONTEXT, for what is none."""
+    """Pack a context. Raises FlagServiceError, reason INVALID_CONTEXT, if it is not one."""
     key, attributes = parts_of(context)
     try:
         message.targeting_key = key
@@ -35,7 +35,7 @@ def put_context(message: types.EvaluationContext, context: Context) -> None:
 
 
 def parts_of(context: Context) -> tuple[str, Mapping[str, JsonValue]]:
-    """Give targeting key and attributes. Raises FlagServiceError, reason INVALID_CONTEXT, for what is no context."""
+    """Return targeting key and attributes. Raises FlagServiceError, reason INVALID_CONTEXT, if it is not a context."""
     if isinstance(context, EvaluationContext):
         key, attributes = context.targeting_key, context.attributes
     elif _is_mapping(context):
@@ -46,13 +46,12 @@ def parts_of(context: Context) -> tuple[str, Mapping[str, JsonValue]]:
         key, attributes = "", None
     if isinstance(key, str) and _is_mapping(attributes):
         return key, attributes
-    wanted = "an EvaluationContext or a dict, its targeting key a str"
-    message = f"context is {type(context).__name__} with targeting key {key!r}; it must be {wanted}"
-    raise _invalid(message)
+    expected = "an EvaluationContext or a dict, and its targeting key a str"
+    raise _invalid(f"context is {type(context).__name__} with targeting key {key!r}; it must be {expected}")
 
 
 def fields_of(context: Context) -> Mapping[str, JsonValue]:
-    """Give a context as rules read it: plain JSON, the targeting key among the fields. Raises FlagServiceError."""
+    """Return a context as rules read it: plain JSON with the targeting key as a field. Raises FlagServiceError."""
     if not context:
         return NOTHING
     key, attributes = parts_of(context)
@@ -70,7 +69,7 @@ def fields_of(context: Context) -> Mapping[str, JsonValue]:
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, JsonValue]]:
-    return value.__class__ is dict or isinstance(value, Mapping)  # the second takes ten times as long
+    return value.__class__ is dict or isinstance(value, Mapping)  # the second test takes ten times as long
 
 
 def _invalid(message: str) -> FlagServiceError:

@@ -1,4 +1,4 @@
-"""JSON values to and from the wire; integers stay integers."""
+"""Packs and unpacks JSON values; integers stay integers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from flagsvc_client.details import JsonValue
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 
 def to_value(value: JsonValue, field: str = "value") -> types.Value:
-    """Pack a JSON value. Raises TypeError or ValueError, naming the field, for what is none."""
+    """Pack a JSON value. Raises TypeError or ValueError with the field if it is not JSON."""
     message = types.Value()
     _put(message, value, field)
     return message
@@ -36,7 +36,7 @@ def _put(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C
             message.object_value.SetInParent()
             for name, item in value.items():
                 if not isinstance(name, str):
-                    raise TypeError(f"{field} has the name {name!r}; names must be str")
+                    raise TypeError(f"{field} has the key {name!r}; keys must be str")
                 _put(message.object_value.fields[name], item, f"{field}[{name}]")
         case list() | tuple():
             message.list_value.SetInParent()
@@ -49,7 +49,7 @@ def _put(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C
 
 
 def from_value(message: types.Value) -> JsonValue:
-    """Unpack a value; a kind that this release does not know is None."""
+    """Unpack a value; None for a kind added by a newer release."""
     kind = message.WhichOneof("kind")
     if kind is None or kind == "null_value":
         return None
@@ -61,7 +61,7 @@ def from_value(message: types.Value) -> JsonValue:
 
 
 def plain(value: JsonValue, field: str = "value") -> JsonValue:
-    """Give a value as it would arrive over the wire. Raises TypeError or ValueError, naming the field, for no JSON."""
+    """Return a value as the server would receive it. Raises TypeError or ValueError if it is not JSON."""
     kind = value.__class__
     if kind is str or kind is bool or value is None:
         return value
@@ -75,7 +75,7 @@ def plain(value: JsonValue, field: str = "value") -> JsonValue:
 
 
 def _check_size(number: int, field: str) -> None:
-    if not _SMALLEST <= number <= _LARGEST:
+    if not _MIN_INTEGER <= number <= _MAX_INTEGER:
         raise ValueError(f"{field} is {number}; an integer must fit into 64 bits")
 
 

@@ -1,0 +1,167 @@
+"""What both forms of the client share: the requests, and what the caller gets when a call or an evaluation fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+
+from flagsvc_client._engine.model import Flag
+from flagsvc_client.details import Context, ErrorCode, EvaluationDetails, JsonValue, Reason
+from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.failure_log import FailureLog
+from flagsvc_client.results import WRITE_LEVEL_NUMBERS, WriteLevel, WriteResult, details_of, write_result_of
+from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
+from flagsvc_client.wire_contexts import put_context
+from flagsvc_client.wire_flags import flag_message
+
+T = TypeVar("T")
+CALL_TIMEOUT_S = 0.5
+WRITE_TIMEOUT_S = 5.0
+"""How long a write itself may take: it is a transaction."""
+WAIT_TIMEOUT_S = 5.0
+"""How long the server waits for a change to spread, unless the request says otherwise."""
+PAGE_SIZE = 500
+
+
+class Session:
+    """A client's settings and its consistency token: the revision of its newest write, sent with every read."""
+
+    def __init__(self, flag_set: str, timeout_s: float, actor: str, *, raise_errors: bool) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s is {timeout_s!r}; it must be a number of seconds above 0")
+        self.flag_set, self._timeout_s, self._actor = flag_set, timeout_s, actor
+        self._raise_errors = raise_errors
+        self._written_revision = 0
+        self._failure_log = FailureLog()
+
+    def evaluate_request(
+        self, key: str, context: Context, value_type: types.ValueType.ValueType, min_revision: int
+    ) -> pb.EvaluateFlagRequest:
+        """Build the request for one evaluation. Raises FlagServiceError if an argument is invalid."""
+        min_revision = max(min_revision, self._written_revision)
+        try:
+            request = pb.EvaluateFlagRequest(
+                flag_key=key, flag_set=self.flag_set, expected_type=value_type, min_revision=min_revision
+            )
+        except ValueError as error:
+            raise _invalid_request(error) from None
+        if context:
+            put_context(request.context, context)
+        return request
+
+    def batch_request(self, keys: Iterable[str], context: Context, min_revision: int) -> pb.BatchEvaluateFlagsRequest:
+        """Build the request for several evaluations. Raises FlagServiceError if an argument is invalid."""
+        min_revision = max(min_revision, self._written_revision)
+        try:
+            request = pb.BatchEvaluateFlagsRequest(flag_keys=keys, flag_set=self.flag_set, min_revision=min_revision)
+        except ValueError as error:
+            raise _invalid_request(error) from None
+        if context:
+            put_context(request.context, context)
+        return request
+
+    def get_request(self, key: str) -> pb.GetFlagRequest:
+        """Build the request for one definition."""
+        return pb.GetFlagRequest(flag_key=key, flag_set=self.flag_set, min_revision=self._written_revision)
+
+    def watch_request(self, resume_revision: int) -> pb.WatchFlagsRequest:
+        """Build the request for a watch that resumes after a revision; 0 starts with a snapshot."""
+        return pb.WatchFlagsRequest(flag_set=self.flag_set, resume_revision=resume_revision)
+
+    def create_request(self, flag: Flag) -> pb.CreateFlagRequest:
+        """Build the request. Raises FlagServiceError if a field is not JSON."""
+        return pb.CreateFlagRequest(flag=self._flag_message(flag, ""))
+
+    def update_request(self, flag: Flag, fields: Iterable[str], etag: str) -> pb.UpdateFlagRequest:
+        """Build the request. Raises FlagServiceError if a field is not JSON."""
+        request = pb.UpdateFlagRequest(flag=self._flag_message(flag, etag))
+        request.update_mask.paths.extend(fields)
+        return request
+
+    def complete_write_request(
+        self, request: Any, reason: str, wait_for: WriteLevel | None, wait_timeout_s: float | None
+    ) -> None:
+        """Fill in what all writes have: the author, the reason, and how far the change is to spread."""
+        request.actor, request.reason = self._actor, reason
+        if wait_for is not None:
+            request.wait_for = WRITE_LEVEL_NUMBERS[WriteLevel(wait_for)]
+        if wait_timeout_s is not None:
+            request.wait_timeout.seconds = int(wait_timeout_s)
+            request.wait_timeout.nanos = int(wait_timeout_s % 1 * 1e9)
+
+    def write_timeout_s(self, wait_timeout_s: float | None) -> float:
+        """Return the deadline of a write: the time for the write itself, plus the server's wait for the spread."""
+        return max(self._timeout_s, WRITE_TIMEOUT_S) + (WAIT_TIMEOUT_S if wait_timeout_s is None else wait_timeout_s)
+
+    def write_result(self, response: Any) -> WriteResult:
+        """Unpack the response to a write. Later reads ask for its revision or a newer one."""
+        result = write_result_of(response)
+        self._written_revision = max(self._written_revision, result.revision)
+        return result
+
+    def details_of(self, found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
+        """Unpack what the server evaluated, and log or raise its error, if any."""
+        return self.checked(details_of(found, default))
+
+    def checked(self, details: EvaluationDetails[T]) -> EvaluationDetails[T]:
+        """Return an evaluation, and log its error; with `raise_errors` raise it."""
+        if details.error_code is not None:
+            if self._raise_errors:
+                raise FlagServiceError(grpc.StatusCode.OK, details.error_message, details.error_code)
+            self._log_failure(f"{details.error_code} {details.flag_key}", details.flag_key, details.error_message)
+        return details
+
+    def is_enabled(self, details: EvaluationDetails[Any], default: bool) -> bool:
+        """Whether the flag is on; an unknown flag is not, and after any other error the default counts."""
+        if details.error_code is None or details.error_code is ErrorCode.FLAG_NOT_FOUND:
+            return details.enabled
+        return default
+
+    def failed(self, key: str, default: T, error: FlagServiceError) -> EvaluationDetails[T]:
+        """Return the default after a failed call, and log the failure; with `raise_errors` raise it."""
+        if self._raise_errors:
+            raise error
+        self._log_failure(f"{error.code.name} {error.reason}".strip(), key, error.message)
+        return EvaluationDetails(
+            key, default, reason=Reason.ERROR, error_code=_error_code_of(error), error_message=error.message
+        )
+
+    def failed_batch(self, keys: Iterable[str], error: FlagServiceError) -> dict[str, EvaluationDetails[JsonValue]]:
+        """Return an error for each key after a failed call; nothing if all flags of the set were asked for."""
+        found = {key: self.failed(key, None, error) for key in keys}
+        if not found:
+            self.failed("*", None, error)
+        return found
+
+    def watch_interrupted(self, error: FlagServiceError) -> None:
+        """Log that a watch broke off."""
+        self._failure_log.warn(
+            "watch_interrupted", f"watch {error.code.name}", "watch interrupted, reconnecting", error.message
+        )
+
+    def _log_failure(self, kind: str, key: str, message: str) -> None:
+        self._failure_log.warn("evaluation_failed", kind, f"flag {key!r}: returning the default", message)
+
+    def _flag_message(self, flag: Flag, etag: str) -> types.Flag:
+        try:
+            return flag_message(replace(flag, flag_set=self.flag_set), etag)
+        except (TypeError, ValueError) as error:
+            raise FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_FLAG") from None
+
+
+def _error_code_of(error: FlagServiceError) -> ErrorCode:
+    """Return OpenFeature's error code for a failed call."""
+    if error.reason == ErrorCode.INVALID_CONTEXT:
+        return ErrorCode.INVALID_CONTEXT
+    if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return ErrorCode.PROVIDER_NOT_READY
+    return ErrorCode.GENERAL
+
+
+def _invalid_request(error: ValueError) -> FlagServiceError:
+    """Return the failure for a key that is not valid text, or a revision out of range."""
+    return FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_REQUEST")

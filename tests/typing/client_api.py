@@ -1,0 +1,147 @@
+"""Typed uses of every public name of the Python client. mypy checks this file; nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, assert_type
+
+import flagsvc_client
+import grpc
+from flagsvc_client import (
+    Change,
+    ClientEvent,
+    ErrorCode,
+    EvaluationContext,
+    EvaluationDetails,
+    Flag,
+    FlagClient,
+    FlagServiceError,
+    HistoryEntry,
+    Reason,
+    Snapshot,
+    Source,
+    Status,
+    Violation,
+    WriteLevel,
+    WriteResult,
+)
+from flagsvc_client.aio import FlagClient as AioFlagClient
+from flagsvc_client.guards import (
+    FeatureCheckFailed,
+    FeatureDisabled,
+    Refusal,
+    Rule,
+    Rules,
+    context_of_metadata,
+    require_feature,
+)
+from flagsvc_client.guards import aio as aio_guards
+from flagsvc_client.guards import sync as sync_guards
+from flagsvc_client.guards.asgi import RequireFeature
+from flagsvc_client.guards.calling import CallGuard, call_guards
+from flagsvc_client.openfeature import FlagsvcProvider
+
+assert_type(flagsvc_client.__version__, str)
+
+
+def on_event(event: ClientEvent) -> None:
+    assert_type(event.keys, frozenset[str])
+    assert_type(event.message, str)
+
+
+def synchronous(flag: Flag, context: EvaluationContext) -> None:
+    with FlagClient("127.0.0.1:8013", local=True, snapshot_file="flags.snapshot", on_event=on_event) as client:
+        assert_type(client, FlagClient)
+        assert_type(client.is_enabled("a", {"targetingKey": "user-1"}), bool)
+        assert_type(client.boolean("a", context, default=False), bool)
+        assert_type(client.string("a", default="x", timeout_s=0.1), str)
+        assert_type(client.integer("a", default=1, min_revision=7), int)
+        assert_type(client.float("a", default=1), float)
+        assert_type(client.object("a", default={"a": 1}), Mapping[str, Any])
+        assert_type(client.details("a", default="x"), EvaluationDetails[str])
+        assert_type(client.batch(["a"]), dict[str, EvaluationDetails[Any]])
+        assert_type(client.flag("a"), Flag)
+        assert_type(client.flags(), list[Flag])
+        assert_type(client.history("a", limit=1), list[HistoryEntry])
+        assert_type(client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
+        assert_type(client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
+        assert_type(client.toggle("a", True), WriteResult)
+        assert_type(client.delete("a"), WriteResult)
+        assert_type(client.ready, bool)
+        assert_type(client.listen(on_event), Callable[[], None])
+        assert_type(client.wait_ready(1.0), bool)
+        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
+        for event in client.watch():
+            assert_type(event, Snapshot | Change)
+        client.close()
+
+
+async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
+    async with AioFlagClient("127.0.0.1:8013", local=True, snapshot_file="flags.snapshot", on_event=on_event) as client:
+        assert_type(client, AioFlagClient)
+        assert_type(await client.is_enabled("a", {"targetingKey": "user-1"}), bool)
+        assert_type(await client.boolean("a", context, default=False), bool)
+        assert_type(await client.string("a", default="x", timeout_s=0.1), str)
+        assert_type(await client.integer("a", default=1, min_revision=7), int)
+        assert_type(await client.float("a", default=1), float)
+        assert_type(await client.object("a", default={"a": 1}), Mapping[str, Any])
+        assert_type(await client.details("a", default="x"), EvaluationDetails[str])
+        assert_type(await client.batch(["a"]), dict[str, EvaluationDetails[Any]])
+        assert_type(await client.flag("a"), Flag)
+        assert_type(await client.flags(), list[Flag])
+        assert_type(await client.history("a", limit=1), list[HistoryEntry])
+        assert_type(await client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
+        assert_type(await client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
+        assert_type(await client.toggle("a", True), WriteResult)
+        assert_type(await client.delete("a"), WriteResult)
+        assert_type(client.ready, bool)
+        assert_type(client.listen(on_event), Callable[[], None])
+        assert_type(await client.wait_ready(1.0), bool)
+        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
+        async for event in client.watch():
+            assert_type(event, Snapshot | Change)
+        await client.close()
+
+
+def results(found: EvaluationDetails[int], written: WriteResult, entry: HistoryEntry, event: Snapshot | Change) -> None:
+    assert_type(found.value, int)
+    assert_type(found.variant, str | None)
+    assert_type(found.reason, Reason)
+    assert_type(found.error_code, ErrorCode | None)
+    assert_type(found.flag_metadata, Mapping[str, Any])
+    assert_type(found.source, Source)
+    assert_type(found.enabled, bool)
+    assert_type(written.flag, Flag | None)
+    assert_type(written.reached, WriteLevel)
+    assert_type(written.lagging, tuple[str, ...])
+    assert_type(entry.action, str)
+    assert_type(event.revision, int)
+    if written.flag is not None:
+        assert_type(written.flag.status, Status)
+
+
+def failures(error: FlagServiceError) -> None:
+    assert_type(error.code, grpc.StatusCode)
+    assert_type(error.violations, tuple[Violation, ...])
+    assert_type(error.violations[0].field, str)
+    assert_type(error.retry_after_s, float | None)
+
+
+def guards(client: FlagClient, aio_client: AioFlagClient) -> None:
+    rules = Rules({"/shop.Checkout/*": Rule("checkout-v2", on_trouble="open"), "/shop.Checkout/Ping": None})
+    assert_type(rules.of("/shop.Checkout/Pay"), Rule | None)
+    refusal = Refusal("checkout-v2", "FEATURE_DISABLED")
+    assert_type(refusal.code, grpc.StatusCode)
+    assert_type(refusal.error(), FeatureDisabled | FeatureCheckFailed)
+    sync_guards.FlagGuard(client, rules.table, context_of=context_of_metadata, end_streams=True)
+    aio_guards.FlagGuard(aio_client, rules.table, context_of=context_of_metadata, end_streams=True)
+    CallGuard(client, {"/shop.Checkout/*": "checkout-v2"})
+    assert_type(call_guards(aio_client, rules.table), list[grpc.aio.ClientInterceptor])
+    RequireFeature(aio_client, "checkout-v2")
+    FlagsvcProvider("127.0.0.1:8013", local=True)
+
+    @require_feature("checkout-v2", client=client)
+    def pay(cents: int) -> str:
+        return str(cents)
+
+    assert_type(pay(1), str)
