@@ -23,7 +23,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
 from flagsvc.settings import Settings
-from tests.servers import ended_with_parent, free_port
+from tests.servers import ended_with_parent, free_port, freeze
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
 EAGER = (
@@ -146,7 +146,7 @@ class Process:
     def pause(self) -> None:
         """Freeze: connections stay open and nothing answers."""
         assert self.process
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -167,6 +167,11 @@ def waited_for_a_cpu_s(pid: int) -> float | None:
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     return None
+
+
+def starved_s() -> float:
+    """Give for how long this process, which may have replicas in it, could have run and was not let."""
+    return waited_for_a_cpu_s(os.getpid()) or 0.0
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

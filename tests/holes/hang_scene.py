@@ -23,7 +23,7 @@ from tests.holes.stage import CALM_PROCESS, ENABLED, NEAR, NONE
 from tests.replicas import Client, Process, until, until_serving
 from tests.servers import Mongod, RedisServer
 
-HANGS_S = float(os.environ.get("FLAGSVC_TEST_HANG_S", "10"))
+HANGS_S = float(os.environ.get("TEST_HANG_S", "10"))
 CALLERS, PAUSE_S = 35, 0.25
 """For each replica; together they make about 400 calls a second."""
 KEYS = [f"flag-{number}" for number in range(10)]

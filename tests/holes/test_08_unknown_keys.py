@@ -10,7 +10,8 @@ import pytest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
-from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_answered, until_lease_held
+from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_lease_held
+from tests.replicas import until
 
 GROWTH_KB = 30_000
 DIFFERENT, TIMES = 200, 12
@@ -63,14 +64,16 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
 
+        heard = [each.replica.follower.announcements_received for each in partial]
         created = await whole.client.create("unknown-7", status=ENABLED)
         with Cached(redis_clean_url) as cached:
             entry = cached.entry("unknown-7")
         assert entry is not None
         assert entry.revision == created.revision, "it is still reported as unknown"
         assert (await whole.client.evaluate("unknown-7")).enabled
-        for each in partial:
-            assert await until_answered(each.client, "unknown-7", created.revision) < 0.5
+        for each, before in zip(partial, heard, strict=True):
+            await until(lambda e=each, b=before: e.replica.follower.announcements_received > b)
+            assert (await each.client.evaluate("unknown-7")).revision == created.revision, "not seen at once"
 
 
 async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobody_the_shared_cache(

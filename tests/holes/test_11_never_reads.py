@@ -20,7 +20,7 @@ from tests.flagd_clients import Evaluator
 from tests.holes.stage import ENABLED, NEAR, events, running, sync, watch
 from tests.replicas import Client, until
 
-CHANGES = 200
+CHANGES_BEFORE, CHANGES = 50, 200
 QUEUE = 32
 WEIGHT = "x" * 50_000
 """In each message: a client that does not read soon fills all buffers on the way."""
@@ -43,18 +43,22 @@ async def test_11_clients_that_never_read_block_nobody_and_are_released(
     async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db") as (one,):
         for key in "ab":
             await one.client.create(key, status=ENABLED, metadata={"weight": to_value(WEIGHT)})
-        deaf, leaving = Deaf(one.server.port), Deaf(one.server.port)
         streams = [watch(one.client), sync(one.client), events(one.client)]
         server = one.server
-        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (3, 3, 3))
+        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (1, 1, 1))
         waits = []
-        for number in range(CHANGES):
+        for number in range(CHANGES_BEFORE + CHANGES):
+            if number == CHANGES_BEFORE:
+                deaf, leaving = Deaf(one.server.port), Deaf(one.server.port)
+                streams_open = server._watches, server._sync, server._event_streams
+                await until(lambda: [each.active for each in streams_open] == [3, 3, 3])  # noqa: B023
             began = time.monotonic()
             flag = await one.client.toggle("a", number % 2 == 1)
             assert (await one.client.evaluate("a")).revision == flag.revision
             waits.append(time.monotonic() - began)
-            await until(lambda: len(streams[0].changes) == number + 1, 2)  # noqa: B023
-        assert sorted(waits)[int(CHANGES * 0.9)] < 0.1
+            await until(lambda: len(streams[0].changes) == number + 1, 10)  # noqa: B023
+        usual = sorted(waits[:CHANGES_BEFORE])[int(CHANGES_BEFORE * 0.9)]
+        assert sorted(waits[CHANGES_BEFORE:])[int(CHANGES * 0.9)] < 0.05 + 4 * usual
         await until(lambda: streams[1].states[-1] == "ENABLED" and "a" in streams[2].keys)
 
         await leaving.client.channel.close()
