@@ -191,6 +191,8 @@ class _Server:
         """Freeze: connections stay open and nothing answers."""
         if self._process:
             self._process.send_signal(signal.SIGSTOP)
+            # On a busy machine a server may still answer after the signal was sent: wait until it has stopped.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Go on after `pause`."""
