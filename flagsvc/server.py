@@ -90,7 +90,7 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Shut down without cutting off a call: for at most `drain_s` + `grace_s` and the time to close the stores."""
+        """Shut down in an order that cuts off no call, unless one lasts longer than `grace_s`."""
         log.info("stopping", drain_s=self.settings.drain_s, grace_s=self.settings.grace_s)
         # Not ready first: load balancers need time to notice before calls are refused.
         await self._health.stop()

@@ -1,4 +1,4 @@
-"""Short writes to a store, and what it tells of changes, heard in the background."""
+"""Short writes to a store, and the events of its change stream, received in the background."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from flagsvc.ports import Announced, Checkpoint, Entry, StoreEvent, Subscribed, 
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 CHAT, OTHER = FlagId("default", "chat"), FlagId("default", "other")
 DRIVERS: dict[str, dict[str, Any]] = {"motor": {}, "pymongo": {"client_factory": pymongo.AsyncMongoClient}}
-"""What makes a MongoStore use each of the two drivers."""
+"""Options with which a MongoStore uses each of the two drivers."""
+SHORT_WAITS: dict[str, Any] = {"stream_wait_s": 0.03, "prove_after_s": 0.2}
+"""Options with which a MongoStore's change stream replies, and proves what it delivered, more often than usual."""
 
 
 def made(entry: Entry | None) -> Entry:
-    """Give what a write stored."""
+    """Return what a write stored."""
     assert entry is not None
     return entry
 
@@ -44,21 +46,21 @@ async def delete(store: MongoStore, flag_id: FlagId = CHAT) -> Entry:
     return made(await store.write(flag_id, changes.delete(flag_id.key, None, AUTHOR)))
 
 
-class Heard:
-    """Everything that `changes` gives, as it comes; `checkpoint` is the newest moment up to which all was told."""
+class Received:
+    """Everything that `changes` delivers. `checkpoint`: the newest moment up to which every change was delivered."""
 
     def __init__(self, store: MongoStore) -> None:
         self._store = store
         self._took = 0
         self._task: asyncio.Task[None] | None = None
-        self._moved = asyncio.Event()
+        self._arrived = asyncio.Event()
         self.events: list[StoreEvent] = []
         self.checkpoint = 0.0
-        self.tellings: list[tuple[float, int]] = []
-        """Each moment up to which all was told, and how many events had been heard by then."""
+        self.checkpoints: list[tuple[float, int]] = []
+        """The moment of each checkpoint, and how many events had arrived by then."""
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._hear())
+        self._task = asyncio.create_task(self._receive())
         try:
             await self.until(lambda: Subscribed() in self.events)
         except BaseException:
@@ -72,27 +74,27 @@ class Heard:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _hear(self) -> None:
+    async def _receive(self) -> None:
         async with contextlib.aclosing(self._store.changes()) as stream:
             async for event in stream:
                 if isinstance(event, Checkpoint):
                     self.checkpoint = max(self.checkpoint, event.as_of)
-                    self.tellings.append((event.as_of, len(self.events)))
+                    self.checkpoints.append((event.as_of, len(self.events)))
                 else:
                     self.events.append(event)
-                self._moved.set()
+                self._arrived.set()
 
     async def until(self, true: Callable[[], bool], seconds: float = 15.0) -> None:
-        """Wait until something holds of what was heard."""
+        """Wait until a condition on what has arrived holds."""
         assert self._task is not None
         async with asyncio.timeout(seconds):
             while not true():
                 assert not self._task.done(), self._task
-                self._moved.clear()
-                await self._moved.wait()
+                self._arrived.clear()
+                await self._arrived.wait()
 
     async def settled(self, seconds: float = 15.0) -> list[StoreEvent]:
-        """Give what was heard since the last time, once everything that the store has by now was told."""
+        """Return what arrived since the last call, once everything that the store has by now was delivered."""
         now = time.monotonic()
         with contextlib.suppress(StoreUnavailable):
             await self._store.revisions()
@@ -100,18 +102,18 @@ class Heard:
         return self.take()
 
     def take(self) -> list[StoreEvent]:
-        """Give what was heard since the last time."""
+        """Return what arrived since the last call."""
         took, self._took = self._took, len(self.events)
         return self.events[took:]
 
 
-def revisions_told(events: list[StoreEvent]) -> list[int]:
-    """Give the revisions of the changes that were announced, in the order of their events."""
-    return [event.passed or event.entry.revision for event in events if isinstance(event, Announced)]
+def announced_revisions(events: list[StoreEvent]) -> list[int]:
+    """Return the revisions of the announced changes, in the order of their events."""
+    return [event.event_revision or event.entry.revision for event in events if isinstance(event, Announced)]
 
 
 class Writers:
-    """Writes that go on whatever happens, and when each was acknowledged."""
+    """Writes that go on through a fault, and when each was acknowledged."""
 
     def __init__(self, store: MongoStore, url: str) -> None:
         self._store = store
@@ -119,26 +121,26 @@ class Writers:
         self._stop = False
         self.ours: list[tuple[float, int]] = []
         self.foreign: list[tuple[float, str]] = []
-        self.looks = 0
+        self.polls = 0
 
     async def run(self, fault: Callable[[], None], seconds: float = 1.5) -> None:
         """Write before, during and after the fault."""
         work = asyncio.gather(self._ours(), self._poll(), asyncio.to_thread(self._foreign))
         try:
             await asyncio.sleep(seconds)
-            before = len(self.ours), len(self.foreign), self.looks
+            before = len(self.ours), len(self.foreign), self.polls
             await asyncio.to_thread(fault)
             deadline = time.monotonic() + 20
             while not all(now > then + 20 for now, then in zip(self._counts(), before, strict=True)):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
         finally:
-            self._stop = True  # also for the thread, which nobody can cancel and for which the end of the run waits
+            self._stop = True  # the thread cannot be cancelled, and the end of the test run waits for it
             await work
             self._client.close()
 
     def _counts(self) -> tuple[int, int, int]:
-        return len(self.ours), len(self.foreign), self.looks * 10
+        return len(self.ours), len(self.foreign), self.polls * 10
 
     async def _ours(self) -> None:
         while not self._stop:
@@ -156,7 +158,7 @@ class Writers:
                 await self._store.revisions()
             except StoreUnavailable:
                 continue
-            self.looks += 1
+            self.polls += 1
             await asyncio.sleep(0.1)
 
     def _foreign(self) -> None:
@@ -171,21 +173,21 @@ class Writers:
                 self.foreign.append((time.monotonic(), key))
             time.sleep(0.005)
 
-    def assert_all_heard(self, heard: Heard, last: int) -> None:
-        """Nothing was lost, and nothing was missing when everything was said to have been told."""
-        first = min(revisions_told(heard.events))
-        assert set(revisions_told(heard.events)) == set(range(first, last + 1))
+    def assert_all_received(self, received: Received, last: int) -> None:
+        """Nothing was lost, and every checkpoint came after all that was acknowledged before its moment."""
+        first = min(announced_revisions(received.events))
+        assert set(announced_revisions(received.events)) == set(range(first, last + 1))
         assert {revision for _, revision in self.ours} <= set(range(first, last + 1))
-        assert {key for _, key in self.foreign} <= foreign_told(heard, len(heard.events))
-        assert len(heard.tellings) > 3
-        told_ours: set[int] = set()
+        assert {key for _, key in self.foreign} <= foreign_keys(received, len(received.events))
+        assert len(received.checkpoints) > 3
+        ours: set[int] = set()
         at = 0
-        for as_of, count in heard.tellings:
-            told_ours |= set(revisions_told(heard.events[at:count]))
+        for as_of, count in received.checkpoints:
+            ours |= set(announced_revisions(received.events[at:count]))
             at = count
-            assert {revision for acked_at, revision in self.ours if acked_at < as_of} <= told_ours
-            assert {key for acked_at, key in self.foreign if acked_at < as_of} <= foreign_told(heard, count)
+            assert {revision for acked_at, revision in self.ours if acked_at < as_of} <= ours
+            assert {key for acked_at, key in self.foreign if acked_at < as_of} <= foreign_keys(received, count)
 
 
-def foreign_told(heard: Heard, count: int) -> set[str]:
-    return {event.id.key for event in heard.events[:count] if isinstance(event, UnversionedChange)}
+def foreign_keys(received: Received, count: int) -> set[str]:
+    return {event.id.key for event in received.events[:count] if isinstance(event, UnversionedChange)}

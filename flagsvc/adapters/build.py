@@ -30,7 +30,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
     if settings.staleness_bound_s < MIN_MONGODB_BOUND_S:
         raise SettingsError(
             f"FLAGSVC_STALENESS_BOUND_S is {settings.staleness_bound_s:g}; with MongoDB it has to be at least"
-            f" {MIN_MONGODB_BOUND_S:g}: its answers and a pause of the process do not fit into a shorter bound"
+            f" {MIN_MONGODB_BOUND_S:g} s: its answers and a pause of the process do not fit into a shorter bound"
         )
     timing = Timing.of_bound(settings.staleness_bound_s)
     try:

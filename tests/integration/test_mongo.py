@@ -1,4 +1,4 @@
-"""MongoDB itself: the existing system's documents in place, its shapes, indexes, and a server that goes away."""
+"""The store on MongoDB: the existing system's documents in place, their shapes, and its indexes."""
 
 from __future__ import annotations
 
@@ -226,14 +226,16 @@ async def test_history_and_audit_of_other_changes(store: MongoStore, database: R
     assert [e.actor for e in await store.history(CHAT, 50)] == [OPERATOR, "ann@example.org", OPERATOR]
 
 
-async def test_rows_of_the_old_service_stand_among_ours(store: MongoStore, database: Rows) -> None:
+async def test_history_rows_of_the_old_service_are_listed_with_those_of_flagsvc(
+    store: MongoStore, database: Rows
+) -> None:
     await toggle(store, CHAT, False)
     foreign = {"featureKey": "support-chat", "action": "ENABLED", "previousValue": {"status": "DISABLED"}}
     foreign |= {"newValue": {"status": "ENABLED"}, "userId": ObjectId(OPERATOR), "createdAt": NOON.replace(minute=1)}
     database["feature_flag_history"].insert_one(foreign)
     await toggle(store, CHAT, False, Author(at=NOON.replace(minute=2)))
-    told = [(e.action, e.revision, e.actor) for e in await store.history(CHAT, 50)]
-    assert told == [("DISABLED", 2, "anonymous"), ("ENABLED", 0, OPERATOR), ("DISABLED", 1, OPERATOR)]
+    rows = [(e.action, e.revision, e.actor) for e in await store.history(CHAT, 50)]
+    assert rows == [("DISABLED", 2, "anonymous"), ("ENABLED", 0, OPERATOR), ("DISABLED", 1, OPERATOR)]
 
 
 async def test_history_follows_revisions_where_clocks_disagree(store: MongoStore) -> None:
@@ -277,7 +279,7 @@ async def test_an_empty_database_gets_its_own_indexes(mongo_database_url: str, d
     assert len(database["feature_flag_history"].index_information()) == 2
 
 
-async def test_documents_of_any_shape_spoil_only_themselves(store: MongoStore, database: Rows) -> None:
+async def test_a_malformed_document_affects_no_other_flag(store: MongoStore, database: Rows) -> None:
     hostile: list[dict[str, Any]] = [
         {"key": "status-list", "status": ["ENABLED"]},
         {"key": "infinite", "sortOrder": float("inf")},
@@ -318,7 +320,7 @@ async def test_a_lost_counter_never_goes_back(store: MongoStore, database: Rows)
     assert (await toggle(store, UPLOAD, True)).revision == 4
 
 
-async def test_writers_of_several_replicas_meet(store: MongoStore, mongo_database_url: str) -> None:
+async def test_concurrent_writers_of_several_replicas(store: MongoStore, mongo_database_url: str) -> None:
     others = [MongoStore(mongo_database_url) for _ in range(3)]
     try:
         work = [toggle(each, CHAT, bool(n % 2)) for n in range(8) for each in (store, *others)]
@@ -359,7 +361,7 @@ async def test_reads_are_counted(store: MongoStore) -> None:
     assert store.reads - before == 8
 
 
-async def test_flags_that_are_read_at_the_same_time_are_few_reads(store: MongoStore) -> None:
+async def test_flags_that_are_read_at_the_same_time_share_reads(store: MongoStore) -> None:
     before = store.reads
     await asyncio.gather(*(store.get(FlagId("default", f"none-{number}")) for number in range(1_000)))
     assert store.reads - before < 100

@@ -1,4 +1,4 @@
-"""The next revision for what another program changed: one, whoever asks, and whatever happens meanwhile."""
+"""A change of another program gets one revision, whichever replicas ask, and whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 from bson import Decimal128, Int64, ObjectId
 from pymongo.collection import Collection
 
-from flagsvc.adapters.mongo import change_stream
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.errors import WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, Entry, UnversionedChange
+from flagsvc.view.near_cache import NearCache
+from tests.followers import follower_of
+from tests.replicas import until
 from tests.servers import Mongod
-from tests.store_events import CHAT, DRIVERS, OTHER, Heard, create, delete, made, toggle
+from tests.store_events import CHAT, DRIVERS, OTHER, SHORT_WAITS, Received, create, delete, made, toggle
 
 Rows = Collection[dict[str, Any]]
 
@@ -26,7 +28,7 @@ Rows = Collection[dict[str, Any]]
 @pytest.fixture(params=DRIVERS)
 async def stores(request: pytest.FixtureRequest, mongo_database_url: str) -> AsyncIterator[list[MongoStore]]:
     """Two replicas' stores of one database."""
-    found = [MongoStore(mongo_database_url, **DRIVERS[request.param]) for _ in range(2)]
+    found = [MongoStore(mongo_database_url, **DRIVERS[request.param], **SHORT_WAITS) for _ in range(2)]
     await found[0].open()
     yield found
     for store in found:
@@ -44,7 +46,7 @@ async def counter(store: MongoStore, flag_set: str = "default") -> int:
     return dict(await store.revisions()).get(flag_set, 0)
 
 
-async def test_a_number_changes_nothing_else(stores: list[MongoStore], flags: Rows) -> None:
+async def test_assigning_a_revision_changes_nothing_else(stores: list[MongoStore], flags: Rows) -> None:
     typed = {"long": Int64(5), "money": Decimal128("1.10"), "id": ObjectId(), "at": datetime(2026, 1, 1, tzinfo=UTC)}
     row = {"key": "chat", "status": "BETA", "config": typed, "icon": None, "foreign": [Int64(1)], "updatedAt": None}
     flags.insert_one(row)
@@ -58,7 +60,7 @@ async def test_a_number_changes_nothing_else(stores: list[MongoStore], flags: Ro
         assert flags.database[name].count_documents({}) == 0
 
 
-async def test_what_has_a_larger_revision_by_now_gets_none(stores: list[MongoStore]) -> None:
+async def test_a_flag_with_a_larger_revision_by_now_gets_none(stores: list[MongoStore]) -> None:
     await create(stores[0])
     await toggle(stores[0])
     assert await stores[1].assign_revision(CHAT, 1) is None
@@ -69,7 +71,7 @@ async def test_what_has_a_larger_revision_by_now_gets_none(stores: list[MongoSto
     assert await stores[1].assign_revision(CHAT, 3) == gone == await stores[0].get(CHAT)
 
 
-async def test_a_flag_of_another_set_is_another(stores: list[MongoStore], flags: Rows) -> None:
+async def test_the_same_key_in_another_set_is_another_flag(stores: list[MongoStore], flags: Rows) -> None:
     there = FlagId("staging", "chat")
     flags.insert_many([{"key": "chat", "flagSet": "staging"}, {"key": "chat", "flagSet": None}])
     assert made(await stores[0].assign_revision(there, 0)).id == there
@@ -78,7 +80,7 @@ async def test_a_flag_of_another_set_is_another(stores: list[MongoStore], flags:
 
 
 @pytest.mark.parametrize("revision", [0, 7, 7.0, 2**62 + 1, -5, "seven", float("nan")])
-async def test_any_revision_that_the_counter_does_not_know_is_healed(
+async def test_any_revision_that_the_counter_does_not_know_is_replaced(
     stores: list[MongoStore], flags: Rows, revision: Any
 ) -> None:
     await create(stores[0])
@@ -91,14 +93,14 @@ async def test_any_revision_that_the_counter_does_not_know_is_healed(
     assert (await toggle(stores[0])).revision == entry.revision + 1
 
 
-async def test_without_a_counter_it_goes_on_from_the_flags(stores: list[MongoStore], flags: Rows) -> None:
+async def test_without_a_counter_the_revisions_continue_from_the_flags(stores: list[MongoStore], flags: Rows) -> None:
     await create(stores[0])
     await create(stores[0], OTHER)
     flags.database["flagsvc_revisions"].delete_many({})
     assert made(await stores[1].assign_revision(CHAT, 1)).revision == await counter(stores[0]) == 3
 
 
-async def test_many_who_ask_at_once_give_one(stores: list[MongoStore], flags: Rows) -> None:
+async def test_many_concurrent_calls_assign_one_revision(stores: list[MongoStore], flags: Rows) -> None:
     await create(stores[0])
     for n in range(5):
         before = (await stores[0].get(CHAT)).revision
@@ -109,7 +111,7 @@ async def test_many_who_ask_at_once_give_one(stores: list[MongoStore], flags: Ro
         assert entry.revision == before + 1 == await counter(stores[0])
 
 
-async def test_a_deleted_flag_has_no_place_for_one(stores: list[MongoStore], flags: Rows) -> None:
+async def test_a_deleted_flag_gets_one_revision_for_each_call(stores: list[MongoStore], flags: Rows) -> None:
     await create(stores[0])
     flags.delete_one({})
     entries = await asyncio.gather(*(store.assign_revision(CHAT, 1) for store in stores for _ in range(4)))
@@ -118,56 +120,79 @@ async def test_a_deleted_flag_has_no_place_for_one(stores: list[MongoStore], fla
     assert await stores[0].get(CHAT) == Entry.absent(CHAT, 9)
 
 
-async def test_numbers_among_changes_of_ours(stores: list[MongoStore], flags: Rows) -> None:
+async def test_revisions_assigned_among_changes_by_flagsvc(stores: list[MongoStore], flags: Rows) -> None:
     await create(stores[0])
 
-    async def number() -> list[int]:
+    async def assign() -> list[int]:
         entries = [await stores[1].assign_revision(CHAT, (await stores[1].get(CHAT)).revision) for _ in range(15)]
         return [entry.revision for entry in entries if entry]
 
     async def change() -> list[int]:
         return [(await toggle(stores[0], bool(n % 2))).revision for n in range(15)]
 
-    async def meddle() -> list[int]:
+    async def interfere() -> list[int]:
         for n in range(15):
             await asyncio.to_thread(flags.update_one, {"key": "chat"}, {"$set": {"name": f"foreign {n}"}})
         return []
 
-    given = [revision for part in await asyncio.gather(number(), change(), meddle()) for revision in part]
-    assert sorted(given) == list(range(2, len(given) + 2))
-    assert (await stores[0].get(CHAT)).revision == await counter(stores[0]) == max(given)
+    assigned = [revision for part in await asyncio.gather(assign(), change(), interfere()) for revision in part]
+    assert sorted(assigned) == list(range(2, len(assigned) + 2))
+    assert (await stores[0].get(CHAT)).revision == await counter(stores[0]) == max(assigned)
 
 
-async def test_in_the_end_everything_foreign_has_a_number(
-    stores: list[MongoStore], flags: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(change_stream, "WAIT_MS", 30)
+async def test_in_the_end_every_foreign_change_has_a_revision(stores: list[MongoStore], flags: Rows) -> None:
     ids = [FlagId("default", f"flag-{n}") for n in range(6)]
     for flag_id in ids:
         await create(stores[0], flag_id)
 
-    def meddle() -> None:
+    def interfere() -> None:
         for n in range(60):
             flags.update_one({"key": f"flag-{n % 6}"}, {"$set": {"name": f"foreign {n}"}})
 
-    async with Heard(stores[0]) as first, Heard(stores[1]) as second:
-        working = [asyncio.to_thread(meddle), *(toggle(stores[0], bool(n % 2), ids[n % 3]) for n in range(20))]
+    async with Received(stores[0]) as first, Received(stores[1]) as second:
+        working = [asyncio.to_thread(interfere), *(toggle(stores[0], bool(n % 2), ids[n % 3]) for n in range(20))]
         work = asyncio.gather(*working)
-        told = []
-        while not work.done() or any(isinstance(event, UnversionedChange) for event in told):
+        delivered = []
+        while not work.done() or any(isinstance(event, UnversionedChange) for event in delivered):
             pairs = zip(stores, (await first.settled(), await second.settled()), strict=True)
-            told = [(store, event) for store, events in pairs for event in events]
-            foreign = [(store, event) for store, event in told if isinstance(event, UnversionedChange)]
+            delivered = [(store, event) for store, events in pairs for event in events]
+            foreign = [(store, event) for store, event in delivered if isinstance(event, UnversionedChange)]
             await asyncio.gather(*(store.assign_revision(event.id, event.revision) for store, event in foreign))
-            told = [event for _, event in told]
+            delivered = [event for _, event in delivered]
         await work
-    for heard in (first, second):
-        last = {event.entry.id: event.entry for event in heard.events if isinstance(event, Announced)}
+    for received in (first, second):
+        last = {event.entry.id: event.entry for event in received.events if isinstance(event, Announced)}
         assert last == {flag_id: await stores[0].get(flag_id) for flag_id in ids}
 
 
+async def test_a_deletion_that_only_a_load_found_is_not_taken_for_an_announced_one(
+    stores: list[MongoStore], flags: Rows
+) -> None:
+    """The load finds the flag absent as of the set's counter, which is larger than the flag's last revision.
+
+    Without a revision of its own, no heartbeat demands the deletion of a replica that did not receive it.
+    """
+    await create(stores[0])
+    other = await create(stores[0], OTHER)
+    near = NearCache(10, 5.0)
+    follower = follower_of(near, stores[0])
+    follower.start()
+    try:
+        await until(lambda: follower.loaded.is_set() and near.changelogs.watermark("default") == other.revision)
+        flags.delete_one({"key": "chat"})
+        await follower.load_all()
+        held = near.get(CHAT)
+        assert held is not None
+        assert held.entry == Entry.absent(CHAT, other.revision)
+        await until(lambda: follower.revision_assigner.assigned > 0)
+        await until(lambda: not follower.revision_assigner)
+        assert await counter(stores[1]) == near.changelogs.watermark("default") > other.revision
+    finally:
+        await follower.close()
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_standalone_server_gives_none(driver: str) -> None:
+async def test_a_standalone_server_assigns_none(driver: str) -> None:
     with Mongod(replica_set=False) as server:
         store = MongoStore(server.database_url("alkitu"), **DRIVERS[driver])
         try:

@@ -1,4 +1,4 @@
-"""The change stream while servers die, freeze, or take over from each other; and what it says of the time meanwhile."""
+"""The change stream while servers die, freeze, or take over from each other; and its checkpoints meanwhile."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import pytest
 from bson import Timestamp
 from structlog.testing import capture_logs
 
-from flagsvc.adapters.mongo import change_stream
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, ChangesUnsupported, Subscribed, UnversionedChange
-from flagsvc.replication.follower import Follower
 from flagsvc.view.near_cache import NearCache
+from tests.followers import follower_of
 from tests.replica_sets import ReplicaSet
 from tests.servers import Mongod
-from tests.store_events import CHAT, DRIVERS, OTHER, Heard, Writers, create, toggle
-from tests.unit.test_reader import peers_of
+from tests.store_events import CHAT, DRIVERS, OTHER, Received, Writers, create, toggle
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +33,14 @@ def members() -> Iterator[ReplicaSet]:
 
 @pytest.fixture(params=DRIVERS)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What makes a store use each of the two drivers."""
+    """Options with which a store uses each of the two drivers."""
     return DRIVERS[request.param]
+
+
+@pytest.fixture
+def waits() -> dict[str, float]:
+    """The change stream's times where they are not the usual ones."""
+    return {}
 
 
 @pytest.fixture
@@ -47,12 +51,12 @@ async def alone(mongod: Mongod, options: dict[str, Any]) -> AsyncIterator[MongoS
 
 
 @pytest.fixture
-async def among(members: ReplicaSet, options: dict[str, Any]) -> AsyncIterator[MongoStore]:
+async def among(members: ReplicaSet, options: dict[str, Any], waits: dict[str, float]) -> AsyncIterator[MongoStore]:
     """A store in an empty database of the set of three."""
     members.wait_until_whole()
     with pymongo.MongoClient[dict[str, Any]](members.url) as client:
         client.drop_database("alkitu")
-    async for store in opened(members.database_url("alkitu"), options):
+    async for store in opened(members.database_url("alkitu"), options | waits):
         yield store
 
 
@@ -63,14 +67,14 @@ async def opened(url: str, options: dict[str, Any]) -> AsyncIterator[MongoStore]
     await store.close()
 
 
-async def test_what_was_acknowledged_before_was_told(among: MongoStore, members: ReplicaSet) -> None:
+async def test_a_checkpoint_covers_every_change_acknowledged_before_it(among: MongoStore, members: ReplicaSet) -> None:
     await create(among)
-    async with Heard(among) as heard:
+    async with Received(among) as received:
         writers = Writers(among, members.url)
         await writers.run(lambda: time.sleep(2))
-        await heard.settled()
-        writers.assert_all_heard(heard, (await among.get(CHAT)).revision)
-        assert Subscribed() not in heard.events[1:]
+        await received.settled()
+        writers.assert_all_received(received, (await among.get(CHAT)).revision)
+        assert Subscribed() not in received.events[1:]
         assert len(writers.ours) + len(writers.foreign) > 50
 
 
@@ -92,20 +96,20 @@ async def test_nothing_is_lost_when_another_becomes_primary(among: MongoStore, m
                 old.resume()
 
     await create(among)
-    async with Heard(among) as heard:
+    async with Received(among) as received:
         writers = Writers(among, members.url)
         await writers.run(replace)
-        await heard.settled()
-        writers.assert_all_heard(heard, (await among.get(CHAT)).revision)
+        await received.settled()
+        writers.assert_all_received(received, (await among.get(CHAT)).revision)
         assert among.stream_restarts > 0
         assert among.stream_up
 
 
 @pytest.mark.parametrize("what", ["revisions", "load"])
-async def test_a_primary_without_a_majority_confirms_nothing(among: MongoStore, members: ReplicaSet, what: str) -> None:
+async def test_a_primary_without_a_majority_verifies_nothing(among: MongoStore, members: ReplicaSet, what: str) -> None:
     await create(among)
-    async with Heard(among) as heard:
-        await heard.settled()
+    async with Received(among) as received:
+        await received.settled()
         secondaries = members.secondaries()
         try:
             for member in secondaries:
@@ -119,87 +123,84 @@ async def test_a_primary_without_a_majority_confirms_nothing(among: MongoStore, 
                 member.resume()
         members.wait_until_whole()
         entry = await toggle(among)
-        assert Announced(entry) in await heard.settled()
+        assert Announced(entry) in await received.settled()
         assert dict((await among.load()).revisions) == {"default": entry.revision} == dict(await among.revisions())
 
 
-async def test_a_member_that_is_behind_says_nothing_of_the_time(
-    among: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(change_stream, "PROVE_S", 60)
+@pytest.mark.parametrize("waits", [{"prove_after_s": 60.0}])
+async def test_a_member_that_is_behind_makes_no_checkpoint(among: MongoStore) -> None:
     await create(among)
-    async with Heard(among) as heard:
-        await heard.settled()
-        checkpoint = heard.checkpoint
-        among._tail.prove(time.monotonic(), Timestamp(2**31, 1))
+    async with Received(among) as received:
+        await received.settled()
+        checkpoint = received.checkpoint
+        among._change_stream.prove(time.monotonic(), Timestamp(2**31, 1))
         entry = await toggle(among)
-        await heard.until(lambda: Announced(entry) in heard.events)
+        await received.until(lambda: Announced(entry) in received.events)
         await asyncio.sleep(1)
-        assert heard.checkpoint == checkpoint
-        assert await heard.settled() == [Announced(entry)]
+        assert received.checkpoint == checkpoint
+        assert await received.settled() == [Announced(entry)]
 
 
-async def test_the_stream_alone_tells_of_the_time(
-    among: MongoStore, members: ReplicaSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(change_stream, "PROVE_S", 0.1)
-    monkeypatch.setattr(change_stream, "WAIT_MS", 50)
-    async with Heard(among) as heard:
+@pytest.mark.parametrize("waits", [{"prove_after_s": 0.1, "stream_wait_s": 0.05}])
+async def test_the_stream_alone_makes_checkpoints(among: MongoStore, members: ReplicaSet) -> None:
+    async with Received(among) as received:
         for _ in range(3):
             now = time.monotonic()
-            await heard.until(lambda: heard.checkpoint >= now, 3)  # noqa: B023 - awaited within the round
+            await received.until(lambda: received.checkpoint >= now, 3)  # noqa: B023 - awaited within the round
         secondaries = members.secondaries()
         try:
             for member in secondaries:
                 member.pause()
             now = time.monotonic()
             await asyncio.sleep(1)
-            assert heard.checkpoint <= now
+            assert received.checkpoint <= now
         finally:
             for member in secondaries:
                 member.resume()
 
 
-async def test_a_frozen_server_tells_nothing_until_it_goes_on(alone: MongoStore, mongod: Mongod) -> None:
+async def test_a_frozen_server_makes_no_checkpoint_until_it_continues(alone: MongoStore, mongod: Mongod) -> None:
     await create(alone)
-    async with Heard(alone) as heard:
-        await heard.settled()
+    async with Received(alone) as received:
+        await received.settled()
         paused_at = time.monotonic()
         mongod.pause()
         try:
             await asyncio.sleep(4)
-            assert heard.checkpoint <= paused_at
+            assert received.checkpoint <= paused_at
             assert not alone.stream_up
         finally:
             mongod.resume()
         resumed_at = time.monotonic()
         with pymongo.MongoClient[dict[str, Any]](mongod.url) as client:
             client["alkitu"]["feature_flags"].insert_one({"key": "other"})
-        assert await heard.settled() == [UnversionedChange(OTHER, 0)]
+        assert await received.settled() == [UnversionedChange(OTHER, 0)]
         assert time.monotonic() - resumed_at < 6
         assert alone.stream_up
         assert alone.stream_restarts > 0
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-async def test_a_restarted_server_goes_on_where_it_was(alone: MongoStore, mongod: Mongod, how: str) -> None:
+async def test_the_stream_resumes_where_it_was_after_a_restart_of_the_server(
+    alone: MongoStore, mongod: Mongod, how: str
+) -> None:
     def restart() -> None:
         (mongod.kill if how == "kill" else mongod.stop)()
         time.sleep(0.5)
         mongod.start()
 
     await create(alone)
-    async with Heard(alone) as heard:
+    async with Received(alone) as received:
         writers = Writers(alone, mongod.url)
         await writers.run(restart)
-        await heard.settled()
-        writers.assert_all_heard(heard, (await alone.get(CHAT)).revision)
-        assert Subscribed() not in heard.events[1:]
+        await received.settled()
+        writers.assert_all_received(received, (await alone.get(CHAT)).revision)
+        assert Subscribed() not in received.events[1:]
 
 
-async def test_keeping_the_place_never_fails(alone: MongoStore, mongod: Mongod) -> None:
-    async with Heard(alone) as heard:
-        await heard.settled()
+async def test_saving_the_resume_token_never_fails(alone: MongoStore, mongod: Mongod) -> None:
+    async with Received(alone) as received:
+        await received.settled()
         mongod.stop()
         asked_at = time.monotonic()
         await alone.save_resume_token()
@@ -223,20 +224,20 @@ async def test_a_user_who_may_not_read_the_stream(options: dict[str, Any], tmp_p
             await store.close()
 
 
-async def test_a_wrong_password_stands_in_the_log_and_in_no_answer(options: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_wrong_password_is_logged_and_is_in_no_answer(options: dict[str, Any], tmp_path: Path) -> None:
     with GuardedMongod(tmp_path / "key") as server:
         store = MongoStore(server.user_url.replace(":secret@", ":wrong@"), **options)
         near = NearCache(10, 5.0)
-        follower = Follower(near, store, None, peers_of(near))
+        follower = follower_of(near, store)
         try:
             with capture_logs() as logs:
                 follower.start()
                 await asyncio.wait_for(follower.tried.wait(), 10)
                 with pytest.raises(StoreUnavailable) as refused:
                     await create(store)
-            told = {entry["event"]: entry for entry in logs}
-            assert "Authentication failed" in told["store unavailable"]["cause"]
-            assert "Authentication failed" in told["change_failed"]["cause"]
+            events = {entry["event"]: entry for entry in logs}
+            assert "Authentication failed" in events["store_unavailable"]["cause"]
+            assert "Authentication failed" in events["change_failed"]["cause"]
             assert "uthenti" not in str(refused.value)
         finally:
             await follower.close()

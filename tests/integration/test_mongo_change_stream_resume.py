@@ -1,4 +1,4 @@
-"""Where the change stream goes on: after a restart of the process, a lost history, or a place that is of no use."""
+"""Where the change stream resumes: after a restart of the process, a lost history, or with an unusable resume token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 from bson import Timestamp
 from pymongo.database import Database
 
-from flagsvc.adapters.mongo import change_stream
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, ChangesUnsupported, Subscribed, UnversionedChange
 from tests.servers import Mongod
-from tests.store_events import CHAT, DRIVERS, OTHER, Heard, create, delete, revisions_told, toggle
+from tests.store_events import CHAT, DRIVERS, OTHER, SHORT_WAITS, Received, announced_revisions, create, delete, toggle
 
 Rows = Database[dict[str, Any]]
 Open = Callable[[], MongoStore]
@@ -31,15 +30,15 @@ class FailingMongod(Mongod):
         return [*super()._command(), "--setParameter", "enableTestCommands=1"]
 
     def fail(self, commands: list[str], times: int = 1, **how: Any) -> None:
-        """Let the next so many of the tail's commands fail."""
-        data = {"failCommands": commands, "appName": "flagsvc:told-apart-tail", **how}
+        """Let the next so many commands of the change stream's client fail."""
+        data = {"failCommands": commands, "appName": "flagsvc:named-tail", **how}
         with pymongo.MongoClient(self.url) as client:
             client.admin.command("configureFailPoint", "failCommand", mode={"times": times}, data=data)
 
     @property
     def named_url(self) -> str:
-        """The URL of a database, for connections that can be told apart."""
-        return self.database_url("alkitu") + "&appName=told-apart"
+        """The URL of a database, with a name for its connections."""
+        return self.database_url("alkitu") + "&appName=named"
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +47,13 @@ def failing() -> Iterator[FailingMongod]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has been told is asked for much more often than it is."""
-    monkeypatch.setattr(change_stream, "WAIT_MS", 30)
-    monkeypatch.setattr(change_stream, "PROVE_S", 0.2)
-
-
 @pytest.fixture(params=DRIVERS)
 async def opened(request: pytest.FixtureRequest, failing: FailingMongod) -> AsyncIterator[Open]:
     """Make a store on each of the two drivers, as often as asked; as if each were a process of its own."""
     stores: list[MongoStore] = []
 
     def make() -> MongoStore:
-        stores.append(MongoStore(failing.named_url, **DRIVERS[request.param]))
+        stores.append(MongoStore(failing.named_url, **DRIVERS[request.param], **SHORT_WAITS))
         return stores[-1]
 
     yield make
@@ -84,17 +76,19 @@ async def store(opened: Open, database: Rows) -> MongoStore:
     return made
 
 
-def place(database: Rows) -> dict[str, Any]:
+def saved_point(database: Rows) -> dict[str, Any]:
     found = database["flagsvc_change_stream"].find_one({"_id": "feature_flags"})
     assert found is not None
     return found
 
 
-async def test_a_later_process_hears_what_happened_in_between(opened: Open, store: MongoStore, database: Rows) -> None:
+async def test_a_later_process_receives_what_happened_in_between(
+    opened: Open, store: MongoStore, database: Rows
+) -> None:
     flags = database["feature_flags"]
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         entries = [await create(store), await create(store, OTHER)]
-        assert await heard.settled() == [Announced(entry) for entry in entries]
+        assert await received.settled() == [Announced(entry) for entry in entries]
         await store.save_resume_token()
     flags.update_one({"key": "chat"}, {"$set": {"name": "foreign"}})
     flags.insert_one({"key": "later"})
@@ -102,39 +96,39 @@ async def test_a_later_process_hears_what_happened_in_between(opened: Open, stor
     flags.replace_one({"key": "other"}, {"key": "other", "revision": 3})
     later = opened()
     await later.load()
-    async with Heard(later) as heard:
-        told = await heard.settled()
-        assert told[:2] == [UnversionedChange(CHAT, 1), UnversionedChange(LATER, 0)]
-        assert revisions_told(told[2:4]) == [3, 4]
-        assert told[3:] == [Announced(entries[1]), UnversionedChange(OTHER, 3)]
-        assert heard.events[0] == Subscribed()
+    async with Received(later) as received:
+        delivered = await received.settled()
+        assert delivered[:2] == [UnversionedChange(CHAT, 1), UnversionedChange(LATER, 0)]
+        assert announced_revisions(delivered[2:4]) == [3, 4]
+        assert delivered[3:] == [Announced(entries[1]), UnversionedChange(OTHER, 3)]
+        assert received.events[0] == Subscribed()
 
 
-async def test_a_copy_of_what_an_earlier_process_told_is_foreign(
+async def test_a_copy_of_a_document_that_an_earlier_process_delivered_is_foreign(
     opened: Open, store: MongoStore, database: Rows
 ) -> None:
     flags = database["feature_flags"]
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         await create(store)
-        await heard.settled()
+        await received.settled()
         await store.save_resume_token()
     flags.replace_one({}, flags.find_one({}, {"_id": 0}) | {"name": "foreign"})
-    async with Heard(opened()) as heard:
-        assert await heard.settled() == [UnversionedChange(CHAT, 1)]
+    async with Received(opened()) as received:
+        assert await received.settled() == [UnversionedChange(CHAT, 1)]
 
 
-async def test_the_place_is_kept_only_where_it_moved(store: MongoStore, database: Rows) -> None:
+async def test_the_resume_token_is_saved_only_where_it_moved(store: MongoStore, database: Rows) -> None:
     await store.save_resume_token()
     assert database["flagsvc_change_stream"].find_one({}) is None
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         await create(store)
-        await heard.settled()
+        await received.settled()
     await store.save_resume_token()
-    first = place(database)
+    first = saved_point(database)
     assert datetime.now(UTC) - first["at"] < timedelta(seconds=10)
     database["flagsvc_change_stream"].update_one({}, {"$set": {"mark": 1}})
     await store.save_resume_token()
-    assert place(database) == first | {"mark": 1}
+    assert saved_point(database) == first | {"mark": 1}
 
 
 @pytest.mark.parametrize(
@@ -152,32 +146,30 @@ async def test_the_place_is_kept_only_where_it_moved(store: MongoStore, database
         {"token": {"_data": "8265"}, "time": Timestamp(1, 1), "revisions": [{"flagSet": 1, "revision": "x"}]},
     ],
 )
-async def test_a_place_that_cannot_be_read_is_forgotten(
-    store: MongoStore, database: Rows, kept: dict[str, Any]
-) -> None:
+async def test_an_unreadable_resume_token_is_ignored(store: MongoStore, database: Rows, kept: dict[str, Any]) -> None:
     database["flagsvc_change_stream"].insert_one({"_id": "feature_flags"} | kept)
     await create(store)
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         entry = await toggle(store)
-        assert await heard.settled() == [Announced(entry)]
-        assert heard.events == [Subscribed(), Announced(entry)]
+        assert await received.settled() == [Announced(entry)]
+        assert received.events == [Subscribed(), Announced(entry)]
 
 
-async def test_a_place_ahead_of_the_server_is_given_up(opened: Open, store: MongoStore, database: Rows) -> None:
-    async with Heard(store) as heard:
-        await heard.settled()
+async def test_a_resume_token_ahead_of_the_server_is_given_up(opened: Open, store: MongoStore, database: Rows) -> None:
+    async with Received(store) as received:
+        await received.settled()
         await store.save_resume_token()
-    kept = place(database)
+    kept = saved_point(database)
     data, hour = kept["token"]["_data"], 3600
     token = {"_data": f"{data[:2]}{int(data[2:10], 16) + hour:08X}{data[10:]}"}
     moved = {"token": token, "time": Timestamp(kept["time"].time + hour, 1)}
     database["flagsvc_change_stream"].update_one({}, {"$set": moved})
-    async with Heard(opened()) as heard:
+    async with Received(opened()) as received:
         await create(store)
-        await heard.until(lambda: Subscribed() in heard.events[1:])
-        assert not heard.tellings
+        await received.until(lambda: Subscribed() in received.events[1:])
+        assert not received.checkpoints
         entry = await toggle(store)
-        assert (await heard.settled())[-1] == Announced(entry)
+        assert (await received.settled())[-1] == Announced(entry)
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -187,53 +179,51 @@ async def test_a_place_ahead_of_the_server_is_given_up(opened: Open, store: Mong
         ({"errorCode": 286}, True),  # ChangeStreamHistoryLost
         ({"errorCode": 280}, True),  # ChangeStreamFatalError
         ({"errorCode": 136}, True),  # CappedPositionLost
-        ({"errorCode": 10334}, True),  # BSONObjectTooLarge: the event would be met again and again
+        ({"errorCode": 10334}, True),  # BSONObjectTooLarge: the event would be read again and again
         ({"errorCode": 43}, False),  # CursorNotFound
         ({"closeConnection": True}, False),
     ],
 )
-async def test_only_a_lost_history_begins_anew(
+async def test_only_a_lost_history_begins_a_new_stream(
     failing: FailingMongod, store: MongoStore, how: dict[str, Any], lost: bool, failures: int
 ) -> None:
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         await create(store)
-        await heard.settled()
+        await received.settled()
         failing.fail(["getMore", "aggregate"], failures, **how)
-        await heard.until(lambda: store.stream_restarts == failures and store.stream_up)
+        await received.until(lambda: store.stream_restarts == failures and store.stream_up)
         entry = await toggle(store)
-        told = await heard.settled()
-    assert told == ([Subscribed(), Announced(entry)] if lost else [Announced(entry)])
+        delivered = await received.settled()
+    assert delivered == ([Subscribed(), Announced(entry)] if lost else [Announced(entry)])
 
 
-async def test_a_place_from_which_nothing_comes_is_given_up(failing: FailingMongod, store: MongoStore) -> None:
-    async with Heard(store) as heard:
-        await heard.settled()
+async def test_a_resume_token_from_which_nothing_comes_is_given_up(failing: FailingMongod, store: MongoStore) -> None:
+    async with Received(store) as received:
+        await received.settled()
         failing.fail(["getMore"], 4, closeConnection=True)
-        await heard.until(lambda: Subscribed() in heard.events[1:])
+        await received.until(lambda: Subscribed() in received.events[1:])
         entry = await create(store)
-        assert await heard.settled() == [Subscribed(), Announced(entry)]
+        assert await received.settled() == [Subscribed(), Announced(entry)]
 
 
-async def test_what_is_read_to_understand_an_event_may_fail(
-    failing: FailingMongod, store: MongoStore, database: Rows
-) -> None:
+async def test_a_read_that_an_event_needs_may_fail(failing: FailingMongod, store: MongoStore, database: Rows) -> None:
     flags = database["feature_flags"]
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         for flag_id in (CHAT, OTHER, LATER):
             await create(store, flag_id)
-        await heard.settled()
+        await received.settled()
         failing.fail(["find"], 2, closeConnection=True)
         gone = await delete(store)
         flags.delete_one({"key": "other"})
         flags.update_one({"key": "later"}, {"$set": {"key": "moved"}})
-        told = await heard.settled()
+        delivered = await received.settled()
     assert store.stream_restarts == 2
     foreign = [
         UnversionedChange(OTHER, 2, gone=True),
         UnversionedChange(LATER, 3, gone=True),
         UnversionedChange(MOVED, 3),
     ]
-    assert told == [Announced(gone), *foreign]
+    assert delivered == [Announced(gone), *foreign]
 
 
 @pytest.mark.parametrize("code", [40573, 115, 59])
@@ -245,7 +235,7 @@ async def test_a_server_without_change_streams(failing: FailingMongod, store: Mo
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_standalone_server_tells_nothing(driver: str) -> None:
+async def test_a_standalone_server_delivers_nothing(driver: str) -> None:
     with Mongod(replica_set=False) as server:
         store = MongoStore(server.database_url("alkitu"), **DRIVERS[driver])
         try:
@@ -255,7 +245,7 @@ async def test_a_standalone_server_tells_nothing(driver: str) -> None:
             await store.close()
 
 
-async def test_the_end_of_the_store_ends_the_stream(opened: Open, database: Rows) -> None:
+async def test_closing_the_store_ends_the_stream(opened: Open, database: Rows) -> None:
     store = opened()
     task = asyncio.create_task(everything(store))
     await asyncio.sleep(0.2)
@@ -269,9 +259,9 @@ async def everything(store: MongoStore) -> list[Any]:
 
 
 async def test_connections_have_the_name_that_the_url_gives(store: MongoStore, database: Rows) -> None:
-    async with Heard(store) as heard:
+    async with Received(store) as received:
         await store.revisions()
-        await heard.settled()
+        await received.settled()
         running = [{"$currentOp": {"idleConnections": True}}, {"$match": {"appName": {"$exists": True}}}]
         names = {row["appName"] for row in database.client.admin.aggregate(running)}
-    assert {"flagsvc:told-apart", "flagsvc:told-apart-tail"} <= names
+    assert {"flagsvc:named", "flagsvc:named-tail"} <= names

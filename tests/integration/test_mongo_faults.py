@@ -1,4 +1,4 @@
-"""MongoDB that goes away, freezes, cuts a transaction in two, or knows no transactions."""
+"""MongoDB that stops, freezes, interrupts a transaction, or has no transactions."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ async def timed(work: Any) -> tuple[FlagsvcError, float]:
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])
-async def test_a_server_that_is_gone(mongod: Mongod, opened: Open, fault: str) -> None:
+async def test_every_call_fails_within_its_bound_while_the_server_is_gone(
+    mongod: Mongod, opened: Open, fault: str
+) -> None:
     store = opened(mongod.database_url("alkitu"))
     try:
         await store.open()
@@ -110,7 +112,7 @@ async def test_a_server_that_is_gone(mongod: Mongod, opened: Open, fault: str) -
 
 
 class SlowKills:
-    """The commands of a client, of which `killSessions` waits until a find is under way."""
+    """The commands of a client; `killSessions` waits until a find is running."""
 
     def __init__(self, admin: Any) -> None:
         self._admin = admin
@@ -126,7 +128,7 @@ class SlowKills:
         return await self._admin.command(name, *values)
 
 
-async def test_the_end_of_what_was_cut_off_meets_nothing_that_came_after(
+async def test_ending_an_interrupted_transaction_does_not_end_a_later_one(
     mongod: Mongod, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened(mongod.database_url("alkitu"))
@@ -152,7 +154,7 @@ async def test_the_end_of_what_was_cut_off_meets_nothing_that_came_after(
         await store.close()
 
 
-async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
+async def test_an_interrupted_transaction_blocks_nobody(
     mongod: Mongod, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = mongod.database_url("alkitu")
@@ -181,7 +183,7 @@ async def test_a_transaction_cut_off_in_the_middle_blocks_nobody(
         await other.close()
 
 
-async def test_a_url_that_is_none_tells_nothing() -> None:
+async def test_the_error_for_an_invalid_url_does_not_contain_it() -> None:
     with pytest.raises(InvalidRequest) as refused:
         MongoStore("mongodb://user:p@ss:word@host/db")
     assert "p@ss" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A writer that is killed inside its transaction holds up the others for seconds, not for MongoDB's minute."""
+"""A writer killed inside its transaction delays the others for seconds, not for MongoDB's minute."""
 
 from __future__ import annotations
 

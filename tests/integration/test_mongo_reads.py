@@ -1,4 +1,4 @@
-"""What MongoDB is asked for, so that nothing that is read later is older than what was read before."""
+"""The read concerns with which MongoDB is asked, so that no later read is older than an earlier one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry
-from flagsvc.replication.follower import Follower
 from flagsvc.view.near_cache import NearCache
+from tests.followers import follower_of
 from tests.store_events import CHAT, create, delete
-from tests.unit.test_reader import peers_of
 
 
 class Commands(CommandListener):
@@ -40,8 +39,8 @@ class Commands(CommandListener):
 
 
 @pytest.mark.parametrize("client", [AsyncIOMotorClient, pymongo.AsyncMongoClient])
-async def test_what_is_read_later_is_not_older(mongo_database_url: str, client: Any) -> None:
-    """Whichever member answers: what a linearizable read has seen, or the counter of what is not there, binds."""
+async def test_a_later_read_is_not_older(mongo_database_url: str, client: Any) -> None:
+    """Whichever member answers: it sees what a linearizable read, or the counter of a missing flag, has seen."""
     commands = Commands()
     store = MongoStore(mongo_database_url, client_factory=functools.partial(client, event_listeners=[commands]))
     try:
@@ -60,7 +59,7 @@ async def test_what_is_read_later_is_not_older(mongo_database_url: str, client: 
 
 
 class Interrupted(MongoStore):
-    """Something happens once between its readings of the counters and of the flags."""
+    """A store with a hook between its read of the counters and that of the flags."""
 
     meanwhile: Callable[[], Awaitable[object]] | None = None
 
@@ -72,21 +71,21 @@ class Interrupted(MongoStore):
         return counters
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["deleted", "made-anew"])
-async def test_a_flag_that_is_deleted_while_everything_is_read_is_not_said_to_be_gone_before(
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "created-again"])
+async def test_a_flag_deleted_during_a_load_is_absent_only_as_of_its_deletion(
     mongo_database_url: str, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """At the revision of the counters, which were read first, it was still there."""
     store = Interrupted(mongo_database_url)
     await store.open()
     near = NearCache(10, 5.0)
-    follower = Follower(near, store, None, peers_of(near))
+    follower = follower_of(near, store)
     newest: list[Entry] = []
 
     async def deleted() -> None:
         newest.append(await delete(store))
 
-    async def made_anew(flag_id: FlagId) -> Entry:
+    async def created_again(flag_id: FlagId) -> Entry:
         newest.append(await create(store))
         return await MongoStore.get(store, flag_id)
 
@@ -95,7 +94,7 @@ async def test_a_flag_that_is_deleted_while_everything_is_read_is_not_said_to_be
         await follower.load_all()
         store.meanwhile = deleted
         if again:
-            monkeypatch.setattr(store, "get", made_anew)
+            monkeypatch.setattr(store, "get", created_again)
         await follower.load_all()
         held = near.get(CHAT)
         assert held is not None

@@ -1,4 +1,4 @@
-"""The shared cache on a real Redis: what wins, what it costs when Redis is away, and what the channel tells."""
+"""The shared cache on a real Redis: which entry wins, what an outage costs, and what the channel delivers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
-from flagsvc.adapters.redis.cache import CHANNEL, CHUNK, RedisCache, cache_key
-from flagsvc.adapters.redis.scripts import flag_id_at, message_of
+from flagsvc.adapters.redis.cache import CHUNK, RedisCache
+from flagsvc.adapters.redis.messages import heartbeat_text
+from flagsvc.adapters.redis.scripts import CHANNEL, cache_key, flag_id_at
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.ports import NEVER, Announced, Entry, Event, Heartbeat, Subscribed, Vouched
+from flagsvc.ports import (
+    NEVER,
+    Announced,
+    CacheEvent,
+    Entry,
+    Heartbeat,
+    LeaseAnswer,
+    LeaseState,
+    ReplicaStatus,
+    Subscribed,
+)
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
 
@@ -47,6 +61,10 @@ def entry(revision: int, *, key: str = "a", flag_set: str = "default", name: str
 
 def absent(revision: int = 0) -> Entry:
     return Entry.absent(A, revision)
+
+
+def heartbeat(replica: str, number: int = 1) -> Heartbeat:
+    return Heartbeat(replica=replica, number=number, revisions={})
 
 
 def ago(seconds: float) -> float:
@@ -88,14 +106,14 @@ async def test_what_is_held_after_two_puts(  # noqa: PLR0917  a row of the table
 
 
 @pytest.mark.parametrize(("first", "then"), [(entry(5), entry(4)), (entry(5), absent(4)), (absent(5), entry(4))])
-async def test_what_is_forced_wins_over_everything(cache: RedisCache, first: Entry, then: Entry) -> None:
+async def test_a_forced_put_wins_over_everything(cache: RedisCache, first: Entry, then: Entry) -> None:
     await cache.put([first], ago(0))
     assert await cache.put([then], NEVER, force=True)
     assert await cache.peek([A]) == [then]
 
 
 @pytest.mark.parametrize("force", [False, True])
-async def test_what_comes_too_late_is_refused(cache: RedisCache, force: bool) -> None:
+async def test_an_entry_that_was_read_too_long_ago_is_refused(cache: RedisCache, force: bool) -> None:
     both = [entry(1), entry(1, key="b")]
     assert not await cache.put(both, ago(5.5), force=force)
     assert await cache.peek([each.id for each in both]) == [None, None]
@@ -116,12 +134,21 @@ async def test_many_entries_may_take_longer_than_one_command(redis_clean_url: st
         assert await cache.put([entry(n + 1, key=f"k{n}") for n in range(CHUNK)], ago(0))
 
 
-async def test_a_refusal_anywhere_is_told(cache: RedisCache) -> None:
-    found = await cache.fetch(A, 5)
-    assert found
+class SlowPuts(RedisCache):
+    """The cache over a slow line: each round trip of a put takes longer than an entry may be old."""
+
+    async def _put(self, entries: Sequence[Entry], **options: Any) -> bool:
+        accepted = await super()._put(entries, **options)
+        await asyncio.sleep(1.1)
+        return accepted
+
+
+async def test_one_refused_entry_makes_the_whole_put_fail(redis_clean_url: str) -> None:
+    cache = SlowPuts(redis_clean_url, timeout_s=5, max_put_age_s=1.0)
     many = [entry(n + 1, key=f"k{n}") for n in range(CHUNK)]
-    assert not await cache.put([*many, entry(1)], ago(0), fence=found.fence)
-    assert await cache.peek([many[0].id, A]) == [None, entry(1)]
+    assert not await cache.put([*many, entry(1)], ago(0))
+    assert await cache.peek([many[0].id, A]) == [many[0], None]
+    await cache.close()
 
 
 async def test_times_to_live(redis_clean_url: str, cache: RedisCache) -> None:
@@ -131,23 +158,23 @@ async def test_times_to_live(redis_clean_url: str, cache: RedisCache) -> None:
         lives = {direct.ttl(f"feature-flag:k{n}") for n in range(50)}
         assert min(lives) >= 265
         assert max(lives) <= 330
-        assert len(lives) > 5, "without jitter all would end at once"
+        assert len(lives) > 5, "without jitter all would expire at once"
         assert 290 < direct.ttl("feature-flag:a") <= 300
         assert 0 < direct.ttl("feature-flag:missing") <= 5
 
 
-async def test_a_flag_that_a_reader_does_not_find_is_remembered_shortly_but_a_tombstone_stays(
+async def test_a_flag_that_a_reader_does_not_find_is_cached_briefly_and_a_tombstone_longer(
     redis_clean_url: str, cache: RedisCache
 ) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         found = await cache.fetch(A, 5)
         assert found
-        await cache.put([absent(7)], ago(0), fence=found.fence)
+        await cache.put([absent(7)], ago(0), fills=True)
         assert 0 < direct.ttl("feature-flag:a") <= 5
         await cache.put([absent(8)], ago(0))
         found = await cache.fetch(A, -1)
         assert found
-        await cache.put([absent(9)], ago(0), fence=found.fence)
+        await cache.put([absent(9)], ago(0), fills=True)
         assert await cache.peek([A]) == [absent(9)]
         assert direct.ttl("feature-flag:a") > 290
 
@@ -186,30 +213,26 @@ async def test_an_unreadable_entry_is_a_miss_and_is_replaced(
     found = await cache.fetch(A, 5)
     assert found
     assert (found.entry, found.as_of) == (None, NEVER)
-    assert await cache.put([entry(5)], ago(0), fence=found.fence)
+    assert await cache.put([entry(5)], ago(0), fills=True)
     assert await cache.peek([A]) == [entry(5)]
 
 
-async def test_another_type_where_ours_should_be_is_a_miss_and_is_replaced(
-    cache: RedisCache, redis_clean_url: str
-) -> None:
+async def test_a_key_of_another_type_is_a_miss_and_is_replaced(cache: RedisCache, redis_clean_url: str) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.rpush("feature-flag:a", "another application's")
         direct.rpush("flagsvc:cache-lease", "another application's")
     assert await cache.peek([A]) == [None]
     found = await cache.fetch(A, 5)
     assert found
-    assert found.fence
+    assert found.fills
     assert await cache.put([entry(5)], ago(0))
-    assert await cache.vouch(ago(0), 5, anew=True) is Vouched.KEPT
+    assert (await cache.acquire_lease(ago(0), 5)).state is LeaseState.HELD
     assert await cache.peek([A]) == [entry(5)]
     assert cache.available
     assert cache.errors == 0
 
 
-async def test_everything_held_is_gone_through_between_the_keys_of_others(
-    cache: RedisCache, redis_clean_url: str
-) -> None:
+async def test_all_entries_are_found_among_the_keys_of_other_programs(cache: RedisCache, redis_clean_url: str) -> None:
     ours = [entry(n + 1, key=f"k:{n}", flag_set=["default", "b:c", "ñ"][n % 3]) for n in range(3_000)]
     await cache.put(ours, ago(0))
     await cache.put([absent(4_000)], ago(0))
@@ -227,7 +250,7 @@ async def test_everything_held_is_gone_through_between_the_keys_of_others(
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_going_through_everything_tells_trouble(redis_server: RedisServer, fault: str) -> None:
+async def test_reading_all_entries_fails_when_redis_goes_away(redis_server: RedisServer, fault: str) -> None:
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
         await cache.put([entry(n + 1, key=f"k{n}") for n in range(3_000)], ago(0))
         pieces = cache.entries()
@@ -246,7 +269,7 @@ async def test_five_hundred_concurrent_reads_share_the_pool(cache: RedisCache) -
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_a_redis_that_is_away_costs_one_time_out_and_then_nothing(redis_server: RedisServer, fault: str) -> None:
+async def test_an_outage_costs_one_timeout_and_then_nothing(redis_server: RedisServer, fault: str) -> None:
     async with cache_on(redis_server.url, timeout_s=0.2) as cache:
         await cache.put([entry(1)], ago(0))
         assert await cache.peek([A]) == [entry(1)]
@@ -261,9 +284,9 @@ async def test_a_redis_that_is_away_costs_one_time_out_and_then_nothing(redis_se
             assert await cache.fetch(A, 5) is None
             assert not await cache.put([entry(2)], ago(0))
         assert time.perf_counter() - started < 2
-        assert await cache.vouch(ago(0), 5, anew=True) is Vouched.LOST
-        assert not await cache.report("a", "x", 5)
-        assert await cache.reports() is None
+        assert (await cache.acquire_lease(ago(0), 5)).state is LeaseState.UNREACHABLE
+        assert not await cache.send_heartbeat(heartbeat("a"), 5)
+        assert await cache.heartbeats() is None
         await asyncio.to_thread(redis_server.start if fault == "kill" else redis_server.resume)
         await until(lambda: cache.available, 5)
         assert await cache.put([entry(3)], ago(0))
@@ -271,7 +294,9 @@ async def test_a_redis_that_is_away_costs_one_time_out_and_then_nothing(redis_se
 
 
 @pytest.mark.parametrize("fault", ["no authentication", "read-only", "memory full"])
-async def test_a_redis_that_refuses_is_a_miss_and_never_an_error(redis_server: RedisServer, fault: str) -> None:
+async def test_a_redis_that_refuses_commands_is_a_miss_and_never_an_error(
+    redis_server: RedisServer, fault: str
+) -> None:
     faults = {
         "no authentication": (("CONFIG SET", "requirepass", "secret"), ("CONFIG SET", "requirepass", "")),
         "read-only": (("REPLICAOF", "127.0.0.1", free_port()), ("REPLICAOF", "NO", "ONE")),
@@ -281,22 +306,22 @@ async def test_a_redis_that_refuses_is_a_miss_and_never_an_error(redis_server: R
     with redis.Redis.from_url(redis_server.url) as direct:
         direct.execute_command(*begin)
         async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-            calls = [
-                lambda: cache.put([entry(1)], ago(0)),
-                lambda: cache.fetch(A, 5),
-                lambda: cache.vouch(ago(0), 5, anew=True),
+            calls: list[tuple[Callable[[], Awaitable[object]], object]] = [
+                (lambda: cache.put([entry(1)], ago(0)), False),
+                (lambda: cache.fetch(A, 5), None),
+                (lambda: cache.acquire_lease(ago(0), 5), LeaseAnswer(LeaseState.UNREACHABLE)),
             ]
-            for call, answer in zip(calls, [False, None, Vouched.LOST], strict=True):
+            for call, answer in calls:
                 cache._breaker.close()
                 assert await call() == answer
                 assert not cache.available
             direct.execute_command(*end)
             await until(lambda: cache.available)
             assert await cache.put([entry(1)], ago(0))
-            assert await cache.report("a", "x", 5)
+            assert await cache.send_heartbeat(heartbeat("a"), 5)
 
 
-async def test_a_redis_that_forgot_the_scripts_is_taught_again(cache: RedisCache, redis_clean_url: str) -> None:
+async def test_scripts_that_redis_forgot_are_loaded_again(cache: RedisCache, redis_clean_url: str) -> None:
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.script_flush()
         assert await cache.put([entry(1), entry(1, key="b")], ago(0))
@@ -307,7 +332,7 @@ async def test_a_redis_that_forgot_the_scripts_is_taught_again(cache: RedisCache
     assert cache.errors == 0
 
 
-async def test_connections_from_before_a_restart_do_not_count_as_trouble(redis_server: RedisServer) -> None:
+async def test_connections_from_before_a_restart_do_not_count_as_errors(redis_server: RedisServer) -> None:
     ids = [FlagId("default", f"flag-{number}") for number in range(40)]
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
         await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
@@ -321,7 +346,7 @@ async def test_connections_from_before_a_restart_do_not_count_as_trouble(redis_s
         assert (cache.available, cache.errors) == (True, errors)
 
 
-async def test_a_caller_who_leaves_opens_no_breaker(cache: RedisCache) -> None:
+async def test_a_cancelled_caller_does_not_open_the_breaker(cache: RedisCache) -> None:
     await cache.put([entry(1)], ago(0))
     task = asyncio.create_task(cache.peek([A]))
     await asyncio.sleep(0)
@@ -332,117 +357,165 @@ async def test_a_caller_who_leaves_opens_no_breaker(cache: RedisCache) -> None:
     assert await cache.peek([A]) == [entry(1)]
 
 
-async def test_closing_ends_at_whatever_moment_of_the_start(redis_clean_url: str) -> None:
+async def test_close_ends_at_any_moment_of_the_start(redis_clean_url: str) -> None:
     for step in range(60):
         async with asyncio.timeout(5), cache_on(redis_clean_url) as cache:
-            ear = Ear(cache)
+            subscriber = Subscriber(cache)
             await asyncio.sleep(step * 0.0001)
-            await ear.close()
+            await subscriber.close()
 
 
-class Ear:
-    """Everything that the channel told."""
+class Subscriber:
+    """Everything that the channel delivered."""
 
     def __init__(self, cache: RedisCache) -> None:
-        self.heard: list[Event] = []
+        self.received: list[CacheEvent] = []
         self._task = asyncio.create_task(self._listen(cache))
 
     async def _listen(self, cache: RedisCache) -> None:
         async for event in cache.events():
-            self.heard.append(event)
+            self.received.append(event)
 
     def count(self, kind: type) -> int:
-        return sum(isinstance(event, kind) for event in self.heard)
+        return sum(isinstance(event, kind) for event in self.received)
 
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def test_announcements_are_heard_whole_and_in_order(cache: RedisCache) -> None:
-    ear = Ear(cache)
-    await until(lambda: ear.count(Subscribed) == 1)
-    told: list[Event] = [
+async def test_announcements_and_heartbeats_arrive_complete_and_in_order(cache: RedisCache) -> None:
+    subscriber = Subscriber(cache)
+    await until(lambda: subscriber.count(Subscribed) == 1)
+    announced = [
         Announced(entry(1, name="señal")),
         Announced(absent(2), reply=True),
         Announced(entry(9), event_revision=7),
-        Heartbeat("one", 3, {"default": 2, "x:y": 7}, 0.25, {"two": 8}),
-        Heartbeat("ñ", 1, {}, math.inf, {}),
     ]
-    for event in told:
-        assert await cache.announce(event)  # type: ignore[arg-type]
-    await until(lambda: len(ear.heard) == 6)
-    assert ear.heard[1:] == told
-    await ear.close()
+    heartbeats = [
+        Heartbeat(
+            replica="one",
+            number=3,
+            revisions={"default": 2, "x:y": 7},
+            age_s=0.25,
+            stream_age_s=60.5,
+            last_seen={"two": (8, 0.125), "three": (1, math.inf)},
+            status=STATUS,
+        ),
+        Heartbeat(replica="ñ", number=1, revisions={}, age_s=math.inf, stream_age_s=math.inf),
+    ]
+    for change in announced:
+        assert await cache.announce(change)
+    for sent in heartbeats:
+        assert await cache.send_heartbeat(sent, 5)
+    await cache.remove_heartbeat("one")
+    await cache.announce(announced[0])
+    await until(lambda: len(subscriber.received) == 7)
+    assert subscriber.received[1:] == [*announced, *heartbeats, announced[0]], "a removal is not published"
+    await subscriber.close()
 
 
-BEAT = {"beat": 1, "replica": "a", "revisions": {}, "age": None, "heard": {}}
+STATUS = ReplicaStatus(
+    version="1.2.3",
+    started_at=datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+    view_age_s=None,
+    staleness_bound_s=5.0,
+    ready=True,
+    store_up=True,
+    cache_up=True,
+    subscription_up=False,
+    change_feed="stream",
+    change_feed_up=True,
+    lease_left_s=3.5,
+    flags=7,
+)
+HEARTBEAT = {"heartbeat": 1, "replica": "a", "revisions": {}, "ageS": None, "streamAgeS": 0.0, "lastSeen": {}}
 MALFORMED = [
-    *("", "{", "[]", "{}", "7", '{"beat": 7}', '{"key": 1}'),
+    *("", "{", "[]", "{}", "7", '{"heartbeat": 7}', '{"key": 1}'),
     '{"set":"a","key":"b","revision":"x","flag":null}',
-    *(json.dumps({**BEAT, name: value}) for name, value in [("beat", "x"), ("revisions", 7), ("heard", {"a": None})]),
-    *(json.dumps({**BEAT, "age": age}) for age in ("old", -1, math.nan, [])),
-    json.dumps({**BEAT, "beat": math.inf}),
+    *(
+        json.dumps({**HEARTBEAT, name: value})
+        for name, value in [
+            *(("heartbeat", "x"), ("heartbeat", math.inf), ("revisions", 7), ("revisions", {"a": "x"})),
+            *(("lastSeen", {"a": None}), ("lastSeen", {"a": 7}), ("lastSeen", {"a": [1, -1]})),
+            *((age, value) for age in ("ageS", "streamAgeS") for value in ("old", -1, math.nan, [])),
+        ]
+    ),
+    *(json.dumps({name: value for name, value in HEARTBEAT.items() if name != left_out}) for left_out in HEARTBEAT),
     pytest.param('{"set":"a","key":"b","revision":1,"flag":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
 ]
 
 
-def test_what_a_beat_looks_like() -> None:
-    assert json.loads(message_of(Heartbeat("a", 1, {})), parse_constant=pytest.fail) == BEAT
-    beat = {"beat": 2, "replica": "a", "revisions": {"default": 3}, "age": 0.5, "heard": {"b": 4}}
-    assert json.loads(message_of(Heartbeat("a", 2, {"default": 3}, 0.5, {"b": 4}))) == beat
+def test_the_text_of_a_heartbeat() -> None:
+    assert json.loads(heartbeat_text(heartbeat("a")), parse_constant=pytest.fail) == HEARTBEAT
+    full = Heartbeat(
+        replica="a", number=2, revisions={"default": 3}, age_s=0.5, stream_age_s=9.5, last_seen={"b": (4, 0.25)}
+    )
+    expected = {"heartbeat": 2, "replica": "a", "revisions": {"default": 3}, "ageS": 0.5, "streamAgeS": 9.5}
+    assert json.loads(heartbeat_text(full)) == expected | {"lastSeen": {"b": [4, 0.25]}}
 
 
 @pytest.mark.parametrize("message", MALFORMED)
-async def test_a_malformed_announcement_is_ignored(cache: RedisCache, redis_clean_url: str, message: str) -> None:
-    ear = Ear(cache)
-    await until(lambda: ear.count(Subscribed) == 1)
-    with redis.Redis.from_url(redis_clean_url) as direct:
+async def test_a_malformed_message_is_logged_and_ignored(cache: RedisCache, redis_clean_url: str, message: str) -> None:
+    subscriber = Subscriber(cache)
+    await until(lambda: subscriber.count(Subscribed) == 1)
+    with redis.Redis.from_url(redis_clean_url) as direct, capture_logs() as logs:
         direct.publish(CHANNEL, message)
-    await cache.announce(Announced(entry(1)))
-    await until(lambda: len(ear.heard) == 2)
-    assert ear.heard[1] == Announced(entry(1))
-    await ear.close()
-
-
-async def test_a_beat_of_an_older_release_is_passed_over_in_silence(
-    cache: RedisCache, redis_clean_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ear = Ear(cache)
-    await until(lambda: ear.count(Subscribed) == 1)
-    with redis.Redis.from_url(redis_clean_url) as direct:
-        direct.publish(CHANNEL, json.dumps({"beat": {"default": 7}}))
         await cache.announce(Announced(entry(1)))
-        await until(lambda: len(ear.heard) == 2)
-        assert "malformed" not in capsys.readouterr().out
-        direct.publish(CHANNEL, "{")
-        await cache.announce(Announced(entry(2)))
-        await until(lambda: len(ear.heard) == 3)
-        assert "malformed" in capsys.readouterr().out
-    await ear.close()
+        await until(lambda: len(subscriber.received) == 2)
+    assert subscriber.received[1] == Announced(entry(1))
+    assert [line["event"] for line in logs] == ["malformed_message_ignored"]
+    await subscriber.close()
 
 
-async def test_a_cut_channel_is_subscribed_anew_and_says_so(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flags": "many"},
+        {"ready": 1},
+        {"started_at": 7},
+        {"version": None},
+        {"lease_left_s": None},
+        {"field_of_a_later_version": True},
+    ],
+    ids=str,
+)
+async def test_a_heartbeat_with_the_status_of_another_version_still_counts(
+    cache: RedisCache, redis_clean_url: str, change: dict[str, Any]
+) -> None:
+    sent = Heartbeat(replica="other", number=7, revisions={"default": 3}, last_seen={"a": (1, 0.5)}, status=STATUS)
+    text = json.loads(heartbeat_text(sent))
+    subscriber = Subscriber(cache)
+    await until(lambda: subscriber.count(Subscribed) == 1)
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.publish(CHANNEL, json.dumps(text))
+        direct.publish(CHANNEL, json.dumps({**text, "status": {**text["status"], **change}}))
+    await until(lambda: subscriber.count(Heartbeat) == 2)
+    assert subscriber.received[1:] == [sent, replace(sent, status=None)]
+    await subscriber.close()
+
+
+async def test_a_broken_channel_is_subscribed_again_and_reported(redis_server: RedisServer) -> None:
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        ear = Ear(cache)
-        await until(lambda: ear.count(Subscribed) == 1)
+        subscriber = Subscriber(cache)
+        await until(lambda: subscriber.count(Subscribed) == 1)
         with redis.Redis.from_url(redis_server.url) as direct:
             direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: ear.count(Subscribed) == 2)
+        await until(lambda: subscriber.count(Subscribed) == 2)
         await asyncio.to_thread(redis_server.kill)
         assert not await cache.announce(Announced(entry(1)))
         await asyncio.to_thread(redis_server.start)
-        await until(lambda: ear.count(Subscribed) == 3)
-        assert ear.count(Announced) == 0, "what was said meanwhile is lost, and nobody invents it"
-        await ear.close()
+        await until(lambda: subscriber.count(Subscribed) == 3)
+        assert subscriber.count(Announced) == 0, "announcements made meanwhile are lost"
+        await subscriber.close()
 
 
-async def test_a_channel_that_falls_silent_is_made_anew(redis_server: RedisServer) -> None:
+async def test_a_silent_channel_is_replaced(redis_server: RedisServer) -> None:
     async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        ear = Ear(cache)
-        await until(lambda: ear.count(Subscribed) == 1)
-        await until(lambda: ear.count(Subscribed) >= 2, 8)
-        await ear.close()
+        subscriber = Subscriber(cache)
+        await until(lambda: subscriber.count(Subscribed) == 1)
+        await until(lambda: subscriber.count(Subscribed) >= 2, 8)
+        await subscriber.close()
 
 
 async def test_a_wide_entry_survives_the_round_trip(cache: RedisCache) -> None:

@@ -14,7 +14,7 @@ READABLE = 18
 """Steps; a counterexample longer than this helps nobody."""
 
 
-@pytest.record.parametrize("setup", QUICK, ids=lambda setup: setup.name)
+@pytest.mark.parametrize("setup", QUICK, ids=lambda setup: setup.name)
 def test_every_state_keeps_every_promise(setup: Setup) -> None:
     result = search(setup)
     assert not result.broken, result.story
@@ -24,7 +24,7 @@ def test_every_state_keeps_every_promise(setup: Setup) -> None:
     assert page.world_row(setup, result) in page.PAGE.read_text(), "run `python -m tests.model --page`"
 
 
-@pytest.record.parametrize("hole", HOLES, ids=lambda hole: hole.name)
+@pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.name)
 def test_a_hole_is_found_where_something_is_missing(hole: Hole) -> None:
     result = search(hole.world)
     assert result.broken.partition(":")[0] == hole.breaks, result.story or "nothing breaks"

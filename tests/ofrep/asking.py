@@ -23,7 +23,7 @@ EVENTS_PATH = "/ofrep/v1/sse"
 
 @dataclass
 class Asked:
-    """`http` asks over OFREP, `grpc` over FlagService."""
+    """`http` calls OFREP, `grpc` calls FlagService."""
 
     http: httpx.AsyncClient
     grpc: Client
@@ -38,7 +38,7 @@ class Asked:
         return await self.http.post(FLAGS_PATH, json=body, headers=_named(headers), params=query or {})
 
     async def set_default(self, key: str, variant: str, flag_set: str = "") -> int:
-        """Change a flag; gives its revision."""
+        """Change a flag and return its revision."""
         changed = types.Flag(key=key, flag_set=flag_set, default_variant=variant)
         request = pb.UpdateFlagRequest(flag=changed)
         request.update_mask.paths.append("default_variant")
@@ -63,7 +63,7 @@ class EventStream:
         self.id = ""
 
     async def block(self) -> dict[str, str]:
-        """Give the next block of fields; raises StopAsyncIteration at the end."""
+        """Return the next block of fields. Raises StopAsyncIteration at the end."""
         fields: dict[str, str] = {}
         while True:
             line = await anext(self._lines)
@@ -75,11 +75,11 @@ class EventStream:
                 fields[name] = value.strip()
 
     async def opened(self) -> None:
-        """Read what every stream begins with."""
+        """Read the beginning that every stream has."""
         assert "retry" in await self.block()
 
     async def event(self, seconds: float = 10) -> dict[str, Any]:
-        """Give the data of the next event."""
+        """Return the data of the next event."""
         async with asyncio.timeout(seconds):
             while "data" not in (fields := await self.block()):
                 pass
@@ -87,12 +87,12 @@ class EventStream:
         return json.loads(fields["data"])
 
     async def nothing(self, seconds: float = 0.3) -> None:
-        """Assert that nothing is told for a while."""
+        """Assert that no event arrives for a while."""
         try:
-            told = await self.event(seconds)
+            event = await self.event(seconds)
         except TimeoutError:
             return
-        raise AssertionError(f"told {told}")
+        raise AssertionError(f"unexpected event {event}")
 
 
 @asynccontextmanager

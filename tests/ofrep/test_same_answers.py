@@ -1,4 +1,4 @@
-"""OFREP's answers are FlagService's, for every flag and many contexts."""
+"""OFREP's answers are the same as FlagService's, for every flag and many contexts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CONTEXTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("flag_set", ["default", "tenant-a"])
-async def test_answers_are_flagservices(asked: Asked, flag_set: str) -> None:
+async def test_answers_are_those_of_flag_service(asked: Asked, flag_set: str) -> None:
     reasons = set()
     for context in CONTEXTS:
         expected = await of_flag_service(asked, context, flag_set)
         found = (await asked.all(context, Flagd_Selector=f"flagSetId={flag_set}")).json()["flags"]
-        assert {each["key"]: told(each) for each in found} == expected
+        assert {each["key"]: summary(each) for each in found} == expected
         reasons |= {answer[0] for answer in expected.values()}
     if flag_set == "default":
         assert reasons == {"STATIC", "TARGETING_MATCH", "DEFAULT", "DISABLED", "GENERAL"}
@@ -52,7 +52,7 @@ def of(evaluation: Any) -> tuple[Any, ...]:
     return reason, evaluation.variant, value
 
 
-def told(answer: dict[str, Any]) -> tuple[Any, ...]:
+def summary(answer: dict[str, Any]) -> tuple[Any, ...]:
     if "errorCode" in answer:
         return (answer["errorCode"],)
     return answer["reason"], answer["variant"], answer.get("value")

@@ -32,20 +32,20 @@ class Events:
             self._changed.notify_all()
 
     def settle(self, flag: str) -> int:
-        """Wait until the provider was told of a flag that was new when it connected, and give a position.
+        """Wait until the provider has an event for a flag that was new when it connected; return a position.
 
-        Event streams begin with what may have been missed, and Python's in-process provider tells of the first set.
+        Event streams begin with changes that may have been missed; Python's in-process provider reports the first set.
         """
         self.until(CHANGED, flag=flag)
         return self.mark()
 
     def mark(self) -> int:
-        """Give a position for `until`: only what comes later counts."""
+        """Return a position for `until`: only later events count."""
         with self._changed:
             return len(self._seen)
 
     def until(self, event: str, *, flag: str = "", since: int = 0, seconds: float = 10) -> Seen:
-        """Wait for an event, of a flag where one is named, after position `since`."""
+        """Wait for an event after position `since`, for a flag if one is named."""
 
         def found() -> Seen | None:
             fits = (s for s in self._seen[since:] if s.event == event and (not flag or flag in s.flags))
@@ -58,7 +58,7 @@ class Events:
             return seen
 
     def since(self, mark: int) -> list[Seen]:
-        """Give all after a position."""
+        """Return all events after a position."""
         with self._changed:
             return self._seen[mark:]
 

@@ -1,4 +1,4 @@
-"""The comparison of cache and store: it finds what is wrong, only that, and puts it right while others write."""
+"""The cache audit finds wrong entries, and only those, and repairs them while others write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.core.changes import Author, create, delete, toggle
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, FlagsvcError, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
-from flagsvc.ports import NEVER, Entry, Vouched
+from flagsvc.ports import NEVER, Entry, LeaseState
 from flagsvc.replication.cache_audit import MAX_LISTED, AuditReport, CacheAuditor, DriftedEntry, DriftKind, kind_of
 from flagsvc.view.near_cache import NearCache
 from tests.replicas import until
@@ -35,7 +35,7 @@ async def nothing() -> None:
 
 
 class Store(SqliteStore):
-    """The embedded store; something may happen whenever it is asked."""
+    """The embedded store, with a hook for each call."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -51,22 +51,22 @@ class Store(SqliteStore):
 
 
 class Cache(RedisCache):
-    """The shared cache on a real Redis; something may happen after it was gone through, before a look, after force."""
+    """The shared cache on a real Redis, with hooks: after a scan, before single reads, and after a forced put."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, timeout_s=1.0)
         self.forced = 0
-        self.tells_twice = self.refuses = False
-        self.when_swept: Step | None = None
+        self.scans_twice = self.refuses = False
+        self.after_scan: Step | None = None
         self.before_peek: Step | None = None
         self.after_force: Step | None = None
 
     async def entries(self) -> AsyncIterator[Sequence[Entry]]:
         async for piece in super().entries():
             yield piece
-            if self.tells_twice:
+            if self.scans_twice:
                 yield piece
-        step, self.when_swept = self.when_swept, None
+        step, self.after_scan = self.after_scan, None
         await (step() if step else nothing())
 
     async def peek(self, ids: Sequence[FlagId]) -> list[Entry | None]:
@@ -74,31 +74,31 @@ class Cache(RedisCache):
         await (step() if step else nothing())
         return await super().peek(ids)
 
-    async def put(self, entries: Sequence[Entry], as_of: float, *, fence: str = "", force: bool = False) -> bool:
+    async def put(self, entries: Sequence[Entry], as_of: float, *, fills: bool = False, force: bool = False) -> bool:
         self.forced += force
         if self.refuses:
             return False
-        put = await super().put(entries, as_of, fence=fence, force=force)
+        put = await super().put(entries, as_of, fills=fills, force=force)
         if force:
             step, self.after_force = self.after_force, None
             await (step() if step else nothing())
         return put
 
     async def plant(self, entries: Sequence[Entry]) -> None:
-        """Put something wrong there, whatever it is that is held."""
+        """Put wrong entries, whatever is held."""
         assert await super().put(entries, time.monotonic(), force=True)
 
 
 class Parts:
-    """A store, a cache and what compares them."""
+    """A store, a cache and the auditor that compares them."""
 
     def __init__(
-        self, path: Path, url: str, interval_s: float = 0.0, keeper: Callable[[], bool] = lambda: True
+        self, path: Path, url: str, interval_s: float = 0.0, is_holder: Callable[[], bool] = lambda: True
     ) -> None:
         self.path = path / "flags.db"
         self.store, self.cache = Store(f"sqlite:///{self.path}"), Cache(url)
         self.near = NearCache(10_000, 5.0)
-        self.cache_auditor = CacheAuditor(self.near, self.store, self.cache, interval_s, keeper)
+        self.cache_auditor = CacheAuditor(self.near, self.store, self.cache, interval_s, is_holder)
 
     async def make(self, flag_id: FlagId, *, cached: bool = True, **fields: object) -> Entry:
         flag = Flag(key=flag_id.key, flag_set=flag_id.flag_set, **fields)  # type: ignore[arg-type]
@@ -121,12 +121,12 @@ class Parts:
         return entry
 
     async def plant(self, entry: Entry) -> Entry:
-        """Put something wrong into the cache, whatever is there."""
+        """Put a wrong entry into the cache, whatever is held."""
         await self.cache.plant([entry])
         return entry
 
     def edit(self, sql: str, *values: object) -> None:
-        """Change the store as another program would, without counting a revision."""
+        """Change the store as another program would, without a new revision."""
         with sqlite3.connect(self.path) as db:
             db.execute(sql, values)
         db.close()
@@ -187,11 +187,11 @@ def value(revision: int, of: object) -> Entry:
         (gone(6), flag(5), DriftKind.NEWER),
     ],
 )
-def test_what_is_wrong_with_an_entry(cached: Entry, stored: Entry, kind: DriftKind | None) -> None:
+def test_how_a_cached_entry_differs_from_the_store(cached: Entry, stored: Entry, kind: DriftKind | None) -> None:
     assert kind_of(cached, stored) is kind
 
 
-async def test_what_is_right_is_no_drift_and_what_is_not_cached_is_missing(parts: Parts) -> None:
+async def test_right_entries_are_no_drift_and_flags_that_are_not_cached_are_missing(parts: Parts) -> None:
     await parts.make(A, status=Status.ENABLED, config={"n": 2**40, "f": 2.0}, variants={"x": 1.0}, default_variant="x")
     await parts.make(B, cached=False)
     await parts.put(await parts.switch(A, enabled=False))
@@ -202,15 +202,15 @@ async def test_what_is_right_is_no_drift_and_what_is_not_cached_is_missing(parts
     assert parts.cache.forced == 0
 
 
-async def test_each_way_of_being_wrong_is_found_and_told(parts: Parts) -> None:
+async def test_each_kind_of_drift_is_found_and_reported(parts: Parts) -> None:
     planted = await plant_one_of_each(parts)
     found = await parts.cache_auditor.verify(repair=False)
     assert {drift.id.key: drift for drift in found.drifts} == planted
     assert (found.checked, found.drifted, found.repaired, found.missing) == (6, 6, 0, 0)
-    assert await parts.cache_auditor.verify(repair=False) == found, "only told, so it is still there"
+    assert await parts.cache_auditor.verify(repair=False) == found, "only reported, so it is still there"
 
 
-async def test_each_way_of_being_wrong_is_put_right(parts: Parts) -> None:
+async def test_each_kind_of_drift_is_repaired(parts: Parts) -> None:
     planted = await plant_one_of_each(parts)
     found = await parts.cache_auditor.verify(repair=True)
     assert (found.drifted, found.repaired) == (6, 6)
@@ -222,7 +222,7 @@ async def test_each_way_of_being_wrong_is_put_right(parts: Parts) -> None:
     assert time.time() - parts.cache_auditor.last_at < 5
 
 
-async def test_nothing_is_forced_that_the_cache_takes_anyway(parts: Parts) -> None:
+async def test_entries_that_the_cache_takes_anyway_are_not_forced(parts: Parts) -> None:
     await parts.make(A)
     await parts.switch(A, enabled=True)
     await parts.make(B)
@@ -231,15 +231,15 @@ async def test_nothing_is_forced_that_the_cache_takes_anyway(parts: Parts) -> No
     assert parts.cache.forced == 0
 
 
-async def test_an_entry_that_is_told_twice_counts_once(parts: Parts) -> None:
+async def test_an_entry_that_is_scanned_twice_counts_once(parts: Parts) -> None:
     await parts.make(A)
     await parts.switch(A, enabled=True)
-    parts.cache.tells_twice = True
+    parts.cache.scans_twice = True
     found = await parts.cache_auditor.verify(repair=True)
     assert (found.checked, found.drifted, found.repaired) == (1, 1, 1)
 
 
-async def test_what_the_cache_refuses_is_not_repaired(parts: Parts) -> None:
+async def test_an_entry_that_the_cache_refuses_is_not_repaired(parts: Parts) -> None:
     planted = await parts.plant(Entry.of(Flag(key="a", revision=9)))
     parts.cache.refuses = True
     found = await parts.cache_auditor.verify(repair=True)
@@ -249,32 +249,32 @@ async def test_what_the_cache_refuses_is_not_repaired(parts: Parts) -> None:
 
 
 async def plant_one_of_each(parts: Parts) -> dict[str, DriftedEntry]:
-    """Make six flags and as many wrong entries; gives what a comparison is to tell of them, by key."""
-    told = {}
+    """Make six flags and as many wrong entries; return the drift that an audit must report, by key."""
+    expected = {}
 
-    def tell(entry: Entry, stored: int, kind: DriftKind) -> None:
-        told[entry.id.key] = DriftedEntry(entry.id, stored, entry.revision, kind)
+    def expect(entry: Entry, stored: int, kind: DriftKind) -> None:
+        expected[entry.id.key] = DriftedEntry(entry.id, stored, entry.revision, kind)
 
     older = await parts.make(FlagId("default", "older"))
-    tell(older, (await parts.switch(older.id, enabled=True)).revision, DriftKind.OLDER)
+    expect(older, (await parts.switch(older.id, enabled=True)).revision, DriftKind.OLDER)
     hidden = await parts.make(FlagId("staging", "hidden"), cached=False)
-    tell(await parts.plant(Entry.absent(hidden.id, 0)), hidden.revision, DriftKind.OLDER)
+    expect(await parts.plant(Entry.absent(hidden.id, 0)), hidden.revision, DriftKind.OLDER)
     newer = await parts.make(FlagId("default", "newer"))
     assert newer.flag is not None
-    tell(await parts.plant(Entry.of(Flag(key="newer", revision=99))), newer.revision, DriftKind.NEWER)
+    expect(await parts.plant(Entry.of(Flag(key="newer", revision=99))), newer.revision, DriftKind.NEWER)
     different = await parts.make(FlagId("default", "different"), name="a")
     parts.edit("UPDATE flags SET document = replace(document, '\"a\"', '\"b\"') WHERE key = 'different'")
-    tell(different, different.revision, DriftKind.DIFFERENT)
+    expect(different, different.revision, DriftKind.DIFFERENT)
     deleted = await parts.make(FlagId("default", "deleted"))
     await parts.remove(deleted.id)
-    tell(deleted, 0, DriftKind.DELETED)
+    expect(deleted, 0, DriftKind.DELETED)
     dropped = await parts.make(FlagId("default", "dropped"))
     parts.edit("DELETE FROM flags WHERE key = 'dropped'")  # its revision is still the set's newest
-    tell(dropped, 0, DriftKind.DELETED)
-    return told
+    expect(dropped, 0, DriftKind.DELETED)
+    return expected
 
 
-async def test_what_was_read_on_the_way_is_held_by_this_replica_too(parts: Parts) -> None:
+async def test_entries_read_for_a_repair_are_applied_to_the_near_cache(parts: Parts) -> None:
     older = await parts.make(A)
     parts.near.apply_read(older, NEVER, 0.0)
     newer = await parts.switch(A, enabled=True)
@@ -284,17 +284,17 @@ async def test_what_was_read_on_the_way_is_held_by_this_replica_too(parts: Parts
     held = parts.near.get(A)
     assert held is not None
     assert held.entry == newer
-    assert len(parts.near) == 1, "what it did not hold, it need not hold"
+    assert len(parts.near) == 1, "flags that it did not hold stay out"
 
 
-async def test_changes_that_go_on_meanwhile_are_no_drift(parts: Parts) -> None:
+async def test_concurrent_changes_are_no_drift(parts: Parts) -> None:
     ids = [FlagId("default", f"flag-{n}") for n in range(20)]
     for flag_id in ids:
         await parts.make(flag_id)
     done = asyncio.Event()
 
     async def writer(number: int) -> int:
-        """Changes flags as replicas do, but takes its time between store and cache."""
+        """Change flags as replicas do, with a pause between store and cache."""
         chance, count = random.Random(number), 0
         while not done.is_set():
             flag_id = chance.choice(ids)
@@ -322,31 +322,31 @@ async def test_changes_that_go_on_meanwhile_are_no_drift(parts: Parts) -> None:
         assert kind_of(await parts.held(flag_id) or Entry.absent(flag_id), await parts.store.get(flag_id)) is None
 
 
-async def test_a_change_that_was_between_store_and_cache_at_the_first_look_is_no_drift(parts: Parts) -> None:
+async def test_a_change_in_transit_at_the_first_comparison_is_no_drift(parts: Parts) -> None:
     await parts.make(A)
     changed = await parts.switch(A, enabled=True)
-    parts.cache.when_swept = lambda: parts.put(changed)
+    parts.cache.after_scan = lambda: parts.put(changed)
     assert await parts.cache_auditor.verify(repair=False) == AuditReport(checked=1)
 
 
-async def test_a_change_that_is_between_store_and_cache_at_the_second_look_is_no_drift(parts: Parts) -> None:
-    """First sight: the store, read before the cache, looks older. Second look: the next change is on its way."""
+async def test_a_change_in_transit_at_the_second_comparison_is_no_drift(parts: Parts) -> None:
+    """First the store, read before the cache, looks older; at the second comparison the next change is in transit."""
     await parts.make(A)
     load, late = parts.store.load, await parts.store.load()
 
     async def loaded() -> object:
         await parts.put(await parts.switch(A, enabled=True))
-        parts.cache.when_swept = lambda: parts.switch(A, enabled=False)
+        parts.cache.after_scan = lambda: parts.switch(A, enabled=False)
         return late
 
     parts.store.load = loaded  # type: ignore[method-assign,assignment]
     assert await parts.cache_auditor.verify(repair=True) == AuditReport(checked=1)
     parts.store.load = load  # type: ignore[method-assign]
-    assert (await parts.cache_auditor.verify(repair=False)).drifted == 1, "it never arrived: now that is drift"
+    assert (await parts.cache_auditor.verify(repair=False)).drifted == 1, "it never arrived: now it is drift"
 
 
 async def test_a_primary_that_was_replaced_does_not_make_the_cache_look_newer(parts: Parts) -> None:
-    """It answers with what it has, until something is asked that only the true one may answer."""
+    """It answers plain reads with what it has, until a linearizable read finds the new primary."""
     before = await parts.make(A)
     changed = await parts.put(await parts.switch(A, enabled=True))
     late = await parts.store.load()
@@ -371,41 +371,41 @@ async def test_a_primary_that_was_replaced_does_not_make_the_cache_look_newer(pa
 async def test_a_change_made_while_an_entry_is_forced_is_not_undone(parts: Parts) -> None:
     await parts.make(A)
     parts.edit("DELETE FROM flags WHERE key = 'a'")
-    made: list[Entry] = []
+    created: list[Entry] = []
 
     async def created_meanwhile() -> None:
-        """A creation that reached the cache after the store was read; then force went over it."""
-        made.append(await parts.make(A, cached=False))
+        """A creation that reached the cache after the store was read, and was then overwritten by force."""
+        created.append(await parts.make(A, cached=False))
 
     parts.cache.after_force = created_meanwhile
     assert (await parts.cache_auditor.verify(repair=True)).repaired == 1
     assert parts.cache.forced == 1
-    assert await parts.held(A) == made[0]
+    assert await parts.held(A) == created[0]
 
 
-async def test_a_forced_entry_is_believed_by_nobody_until_it_was_read_again(parts: Parts) -> None:
-    """Whoever repairs may die right after: it must not be answered from then, though somebody vouches for the cache."""
+async def test_a_forced_entry_is_not_verified_until_it_was_read_again(parts: Parts) -> None:
+    """The auditor may be killed right after: nobody must answer from the entry, although the cache lease is held."""
     await parts.make(A)
     parts.edit("DELETE FROM flags WHERE key = 'a'")
-    assert await parts.cache.vouch(time.monotonic(), 60.0, anew=True) is Vouched.KEPT
+    assert (await parts.cache.acquire_lease(time.monotonic(), 60.0)).state is LeaseState.HELD
 
-    class Dies(BaseException):
+    class Killed(BaseException):
         pass
 
-    async def dies() -> None:
-        assert await parts.cache.vouch(time.monotonic(), 60.0, anew=False) is Vouched.KEPT
-        raise Dies
+    async def is_killed() -> None:
+        assert (await parts.cache.renew_lease(time.monotonic(), 60.0, ())).state is LeaseState.HELD
+        raise Killed
 
-    parts.cache.after_force = dies
-    with pytest.raises(Dies):
+    parts.cache.after_force = is_killed
+    with pytest.raises(Killed):
         await parts.cache_auditor.verify(repair=True)
     found = await parts.cache.fetch(A, 5.0)
     assert found is not None
     assert (found.entry, found.as_of) == (Entry.absent(A, 1), NEVER)
-    assert found.fence, "so who asks reads the store"
+    assert found.fills, "so the reader asks the store"
 
 
-async def test_the_first_thousand_are_told_and_all_are_counted_and_repaired(parts: Parts) -> None:
+async def test_the_first_thousand_are_listed_and_all_are_counted_and_repaired(parts: Parts) -> None:
     ids = [FlagId("default", f"flag-{n}") for n in range(MAX_LISTED + 50)]
     planted = [Entry.of(Flag(key=flag_id.key, revision=1)) for flag_id in ids]
     for start in range(0, len(planted), 100):
@@ -415,24 +415,24 @@ async def test_the_first_thousand_are_told_and_all_are_counted_and_repaired(part
     assert len(found.drifts) == MAX_LISTED
 
 
-async def test_without_a_cache_there_is_nothing_to_compare(tmp_path: Path) -> None:
+async def test_without_a_cache_an_audit_fails(tmp_path: Path) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
-    drift = CacheAuditor(NearCache(10, 5.0), store, None, 0.01)
+    auditor = CacheAuditor(NearCache(10, 5.0), store, None, 0.01)
     with pytest.raises(CacheMissing):
-        await drift.verify(repair=False)
-    drift.start()
-    await drift.close()
-    assert drift.checks == 0
+        await auditor.verify(repair=False)
+    auditor.start()
+    await auditor.close()
+    assert auditor.checks == 0
     await store.close()
 
 
-async def test_what_cannot_be_asked_is_said_so_and_is_no_good_result(tmp_path: Path, redis_server: RedisServer) -> None:
+async def test_an_audit_fails_while_redis_cannot_be_asked(tmp_path: Path, redis_server: RedisServer) -> None:
     async with parts_in(tmp_path, redis_server.url) as parts:
         await parts.make(A)
         await parts.switch(A, enabled=True)
 
         async def pauses() -> None:
-            """Between the first look and the second."""
+            """Between the two comparisons."""
             redis_server.pause()
 
         parts.cache.before_peek = pauses
@@ -446,7 +446,7 @@ async def test_what_cannot_be_asked_is_said_so_and_is_no_good_result(tmp_path: P
     assert parts.cache_auditor.checks == 0
 
 
-async def test_a_store_that_cannot_be_asked_changes_nothing_in_the_cache(parts: Parts) -> None:
+async def test_an_audit_without_the_store_changes_nothing_in_the_cache(parts: Parts) -> None:
     planted = await parts.plant(Entry.of(Flag(key="a", revision=9)))
 
     def fails() -> None:
@@ -459,21 +459,19 @@ async def test_a_store_that_cannot_be_asked_changes_nothing_in_the_cache(parts: 
     assert parts.cache_auditor.checks == 0
 
 
-async def test_the_keeper_checks_in_the_background_and_warns(tmp_path: Path, redis_clean_url: str) -> None:
-    keeper = False
-    async with parts_in(tmp_path, redis_clean_url, interval_s=0.05, keeper=lambda: keeper) as parts:
+async def test_the_lease_holder_checks_in_the_background_and_warns(tmp_path: Path, redis_clean_url: str) -> None:
+    is_holder = False
+    async with parts_in(tmp_path, redis_clean_url, interval_s=0.05, is_holder=lambda: is_holder) as parts:
         with capture_logs() as lines:
             parts.cache_auditor.start()
             await asyncio.sleep(0.3)
             assert parts.cache_auditor.checks == 0, "another replica does"
             await parts.plant(Entry.of(Flag(key="a", revision=9)))
-            keeper = True
+            is_holder = True
             await until(lambda: parts.cache_auditor.checks > 1)
         assert (parts.cache_auditor.drifted, parts.cache_auditor.repaired) == (1, 1)
         warned = [line for line in lines if line["log_level"] == "warning"]
-        assert [(line["event"], line["drifted"], line["repaired"]) for line in warned] == [
-            ("shared cache had drifted", 1, 1)
-        ]
+        assert [(line["event"], line["drifted"], line["repaired"]) for line in warned] == [("cache_drifted", 1, 1)]
         assert warned[0]["first"] == ["default/a: DELETED"]
         await parts.cache_auditor.close()
         checks = parts.cache_auditor.checks
@@ -481,7 +479,7 @@ async def test_the_keeper_checks_in_the_background_and_warns(tmp_path: Path, red
         assert parts.cache_auditor.checks == checks
 
 
-async def test_the_background_goes_on_after_any_failure(tmp_path: Path, redis_clean_url: str) -> None:
+async def test_background_checks_continue_after_any_failure(tmp_path: Path, redis_clean_url: str) -> None:
     async with parts_in(tmp_path, redis_clean_url, interval_s=0.02) as parts:
         await parts.plant(Entry.of(Flag(key="a", revision=9)))
         failures: list[Exception] = [RuntimeError("unforeseen"), StoreUnavailable()]
@@ -497,7 +495,7 @@ async def test_the_background_goes_on_after_any_failure(tmp_path: Path, redis_cl
         assert [line["log_level"] for line in lines] == ["info", "error", "warning"]
 
 
-async def test_an_interval_of_zero_is_never(parts: Parts) -> None:
+async def test_an_interval_of_zero_starts_no_checks(parts: Parts) -> None:
     parts.cache_auditor.start()
     await asyncio.sleep(0.05)
     assert parts.cache_auditor.checks == 0

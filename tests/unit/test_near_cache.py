@@ -1,4 +1,4 @@
-"""The near cache: never backwards, whole when it says so, and honest about gaps."""
+"""The near cache never returns to an older revision, is complete when it says so, and reports gaps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def held(cache: NearCache, key: str = "a") -> Entry | None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=30))
-def test_what_is_held_never_goes_back(steps: list[tuple[int, bool, bool]]) -> None:
+def test_what_is_held_never_returns_to_an_older_revision(steps: list[tuple[int, bool, bool]]) -> None:
     cache, newest = near(), 0
     for number, (revision, exists, loaded) in enumerate(steps):
         offered = entry(revision) if exists else gone(revision)
@@ -51,7 +51,7 @@ def test_what_is_held_never_goes_back(steps: list[tuple[int, bool, bool]]) -> No
         newest = revision_now
 
 
-def test_what_a_list_answered_though_it_could_not_be_held_is_a_floor() -> None:
+def test_what_a_list_returned_without_room_to_hold_it_raises_the_high_water_mark() -> None:
     cache = near(limit=1)
     listed = [flag for each in (entry(3), entry(4, "b")) if (flag := each.flag)]
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
@@ -63,7 +63,7 @@ def test_what_a_list_answered_though_it_could_not_be_held_is_a_floor() -> None:
     assert cache.high_water_mark(FlagId("default", "a")) == 3
 
 
-def test_a_late_reader_does_not_bring_back_what_was_deleted() -> None:
+def test_a_late_read_does_not_restore_a_deleted_flag() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 0.0, 0.0)
     cache.apply_change(gone(2), 1.0)
@@ -71,7 +71,7 @@ def test_a_late_reader_does_not_bring_back_what_was_deleted() -> None:
     cache.apply_read(entry(1), 3.0, 3.0)
     assert held(cache) == gone(2)
     cache.merge(contents(default=2), 100.0, 100.0)
-    assert held(cache) is None, "tombstones do not stay for ever"
+    assert held(cache) is None, "tombstones expire"
 
 
 def test_a_load_that_began_before_a_create_does_not_delete_it() -> None:
@@ -82,16 +82,16 @@ def test_a_load_that_began_before_a_create_does_not_delete_it() -> None:
     assert held(cache, "new") == entry(2, "new")
 
 
-def test_what_a_load_no_longer_has_is_gone_and_listeners_are_told() -> None:
-    cache, told = near(), []
+def test_what_a_load_no_longer_has_is_deleted_and_listeners_are_notified() -> None:
+    cache, reported = near(), []
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
-    cache.changelogs.listen("default", lambda e, *_: told.append((e.id.key, e.flag is None, e.revision)))
+    cache.changelogs.listen("default", lambda e, *_: reported.append((e.id.key, e.flag is None, e.revision)))
     cache.merge(contents(entry(5), default=6), 1.0, 1.0)
-    assert told == [("a", False, 5), ("b", True, 6)]
+    assert reported == [("a", False, 5), ("b", True, 6)]
     assert cache.changelogs.watermark("default") == 6
 
 
-def test_a_gap_is_seen_and_closes() -> None:
+def test_a_gap_in_the_revisions_is_noticed_and_closes() -> None:
     cache = near()
     cache.merge(contents(default=3), 0.0, 0.0)
     cache.apply_change(entry(6, "c"), 1.0)
@@ -101,7 +101,7 @@ def test_a_gap_is_seen_and_closes() -> None:
     assert (cache.changelogs.watermark("default"), cache.changelogs.gap_since()) == (6, math.inf)
 
 
-def test_since_gives_what_came_after_or_admits_that_it_cannot() -> None:
+def test_since_returns_what_came_after_or_none_where_that_is_unknown() -> None:
     cache = near()
     cache.merge(contents(entry(2), entry(3, "b"), default=3), 0.0, 0.0)
     assert cache.changelogs.since("default", 2) is None, "a deletion at 3 could be missing"
@@ -109,7 +109,9 @@ def test_since_gives_what_came_after_or_admits_that_it_cannot() -> None:
     for revision in (5, 4):
         cache.apply_change(entry(revision), float(revision))
     cache.apply_change(gone(6), 6.0)
-    assert [e.revision for e in cache.changelogs.since("default", 3) or []] == [5, 6], "4 came late and changed nothing"
+    assert [e.revision for e in cache.changelogs.since("default", 3) or []] == [5, 6], (
+        "4 arrived late and changed nothing"
+    )
     for revision in range(7, LOG_LENGTH + 20):
         cache.apply_change(entry(revision), float(revision))
     assert cache.changelogs.since("default", 4) is None
@@ -119,7 +121,7 @@ def test_since_gives_what_came_after_or_admits_that_it_cannot() -> None:
     ]
 
 
-def test_freshness_is_by_the_age_of_the_view_alone() -> None:
+def test_freshness_depends_on_the_age_of_the_view_alone() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 10.0, 10.0)
     a = cache.get(FlagId("default", "a"))
@@ -128,18 +130,18 @@ def test_freshness_is_by_the_age_of_the_view_alone() -> None:
     cache.mark_verified(14.0)
     assert cache.verified_at_of(a) == 14.0
     cache.mark_verified(12.0)
-    assert cache.verified_at_of(a) == 14.0, "an older proof takes nothing back"
+    assert cache.verified_at_of(a) == 14.0, "an older proof changes nothing"
 
 
-def test_news_proves_nothing_about_now() -> None:
+def test_an_announcement_does_not_verify_freshness() -> None:
     cache = near()
     cache.merge(contents(entry(1), default=1), 10.0, 10.0)
     cache.apply_change(entry(2), 100.0)
     assert held(cache) == entry(2)
-    assert cache.verified_at_of(cache.get(FlagId("default", "a"))) == 10.0, "it may have been on its way for long"
+    assert cache.verified_at_of(cache.get(FlagId("default", "a"))) == 10.0, "it may have been delayed in transit"
 
 
-def test_what_was_held_before_changes_were_missed_counts_by_its_own_age() -> None:
+def test_an_entry_held_before_changes_were_missed_counts_by_its_own_age() -> None:
     cache = near(limit=2)
     for number in range(1, 4):
         cache.apply_read(entry(number, f"k{number}"), 1.0, 1.0)
@@ -147,17 +149,17 @@ def test_what_was_held_before_changes_were_missed_counts_by_its_own_age() -> Non
     cache.apply_read(entry(2, "k2"), 3.0, 3.0)
     cache.mark_verified(5.0)
     k2 = cache.get(FlagId("default", "k2"))
-    assert cache.verified_at_of(k2) == 5.0, "read after the coverage began, and every change since was heard"
+    assert cache.verified_at_of(k2) == 5.0, "read after the last gap, and every change since was received"
     cache.mark_gap({"default": 9}, 6.0)
     cache.mark_verified(8.0)
     assert cache.verified_at_of(k2) == 3.0
     cache.apply_change(entry(10, "k3"), 8.5)
-    assert cache.verified_at_of(cache.get(FlagId("default", "k3"))) == 8.0, "newer than all that was missed"
+    assert cache.verified_at_of(cache.get(FlagId("default", "k3"))) == 8.0, "newer than every missed change"
     cache.apply_change(entry(7, "k1"), 8.6)
-    assert held(cache, "k1") is None, "it may itself be older than what was missed"
+    assert held(cache, "k1") is None, "it may be older than a missed change"
 
 
-def test_what_had_to_go_does_not_come_back_older() -> None:
+def test_an_evicted_flag_does_not_return_with_an_older_revision() -> None:
     cache = near(limit=1)
     cache.apply_read(entry(7), 1.0, 1.0)
     cache.apply_read(entry(8, "b"), 1.0, 1.0)
@@ -168,7 +170,7 @@ def test_what_had_to_go_does_not_come_back_older() -> None:
     assert held(cache) == entry(9)
 
 
-def test_more_than_the_limit_is_not_held_and_not_called_complete() -> None:
+def test_more_flags_than_the_limit_are_not_held_and_the_cache_is_not_complete() -> None:
     cache = near(limit=2)
     cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 0.0, 0.0)
     assert (cache.complete, cache.partial.is_needed, len(cache)) == (False, True, 0)
@@ -187,16 +189,16 @@ def test_a_flood_of_unknown_keys_takes_no_room_from_a_complete_cache() -> None:
     assert len(cache) == 2
 
 
-def test_sets_are_apart() -> None:
-    cache, told = near(), []
-    cache.changelogs.listen("one", lambda e, *_: told.append(e))
+def test_flag_sets_are_separate() -> None:
+    cache, reported = near(), []
+    cache.changelogs.listen("one", lambda e, *_: reported.append(e))
     cache.apply_change(entry(1, flag_set="two"), 0.0)
-    assert told == []
+    assert reported == []
     assert cache.of_set("one") == []
     assert [h.entry.id.key for h in cache.of_set("two")] == ["a"]
 
 
-def test_a_change_without_a_new_revision_is_taken_from_the_store_and_told() -> None:
+def test_a_change_without_a_new_revision_is_applied_and_reported() -> None:
     cache = near()
     assert cache.merge(contents(entry(0), entry(4, "b"), default=4), 0.0, 0.0) == []
     foreign = Entry.of(Flag(key="a", name="changed by the other system"))
@@ -209,7 +211,7 @@ def test_a_change_without_a_new_revision_is_taken_from_the_store_and_told() -> N
     assert held(cache, "b") == gone(4, "b")
 
 
-def test_what_was_looked_for_once_more_is_gone_as_of_the_revision_that_this_found() -> None:
+def test_a_flag_that_was_looked_up_once_more_is_absent_as_of_the_revision_of_that_read() -> None:
     cache = near()
     cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
     found = StoreContents([], {"default": 5}, {FlagId("default", "a"): 7})
@@ -220,7 +222,7 @@ def test_what_was_looked_for_once_more_is_gone_as_of_the_revision_that_this_foun
     assert cache.changelogs.watermark("default") == 5
 
 
-def test_an_older_reading_of_the_same_revision_does_not_win() -> None:
+def test_an_older_read_of_the_same_revision_does_not_win() -> None:
     cache = near()
     old, new = Flag(key="a", name="old", revision=3), Flag(key="a", name="new", revision=3)
     cache.merge(contents(Entry.of(new), default=3), 5.0, 5.0)
@@ -228,7 +230,7 @@ def test_an_older_reading_of_the_same_revision_does_not_win() -> None:
     assert held(cache) == Entry.of(new)
 
 
-def test_of_two_readings_within_the_same_time_the_later_asked_does_not_win_over_what_was_answered() -> None:
+def test_of_two_overlapping_reads_of_one_revision_the_held_one_stays() -> None:
     cache = near()
     cache.merge(contents(entry(3), default=3), 0.0, 0.0)
     old, new = (Entry.of(Flag(key="a", name=name, revision=3)) for name in ("old", "new"))
@@ -238,45 +240,48 @@ def test_of_two_readings_within_the_same_time_the_later_asked_does_not_win_over_
     assert found is not None
     assert (found.entry, found.verified_at) == (new, 1.0)
     cache.apply_read(old, 1.7, 1.8)
-    assert held(cache) == old, "asked when the other was known"
+    assert held(cache) == old, "this read began after the other had ended"
 
 
-def test_a_load_that_may_be_older_than_what_was_read_meanwhile_proves_nothing_until_that_has_a_number() -> None:
+def test_a_load_that_overlapped_another_read_verifies_nothing_until_the_change_has_a_revision() -> None:
     cache = near()
     cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
     read = Entry.of(Flag(key="a", name="read", revision=3))
     cache.apply_read(read, 1.0, 1.5)
     again = Entry.of(Flag(key="b", name="read", revision=4))
     cache.apply_read(again, 1.0, 1.5)
-    lacking = [UnversionedChange(FlagId("default", "a"), 3), UnversionedChange(FlagId("default", "b"), 4, gone=True)]
-    assert cache.merge(contents(entry(3), default=4), 1.2, 2.0) == lacking
+    unversioned = [
+        UnversionedChange(FlagId("default", "a"), 3),
+        UnversionedChange(FlagId("default", "b"), 4, gone=True),
+    ]
+    assert cache.merge(contents(entry(3), default=4), 1.2, 2.0) == unversioned
     assert (held(cache), held(cache, "b"), cache.verified_at) == (read, again, 0.0)
     cache.merge(contents(entry(3), default=4), 2.1, 2.2)
     assert (held(cache), held(cache, "b"), cache.verified_at) == (entry(3), gone(4, "b"), 2.1)
 
 
-def test_a_snapshot_is_never_fresh_and_yields_to_what_the_store_says() -> None:
-    cache, told = near(), []
+def test_a_snapshot_is_never_fresh_and_the_store_wins_over_it() -> None:
+    cache, reported = near(), []
     cache.restore(contents(entry(7), entry(3, "b"), default=7), 0.0, 100.0)
     found = cache.get(FlagId("default", "a"))
     assert found is not None
     assert (cache.complete, cache.restored, found.origin) == (True, True, Source.SNAPSHOT)
-    assert not cache.is_fresh(cache.verified_at_of(found), 100.0), "however young it says it is"
-    cache.changelogs.listen("default", lambda e, *_: told.append(e))
+    assert not cache.is_fresh(cache.verified_at_of(found), 100.0), "whatever age it states"
+    cache.changelogs.listen("default", lambda e, *_: reported.append(e))
     cache.merge(contents(entry(5), entry(3, "b"), default=5), 101.0, 101.0)
-    assert held(cache) == entry(5), "the store was put back since"
-    assert (cache.restored, cache.changelogs.watermark("default"), told) == (False, 5, [entry(5)])
+    assert held(cache) == entry(5), "the store was restored from a backup since"
+    assert (cache.restored, cache.changelogs.watermark("default"), reported) == (False, 5, [entry(5)])
 
 
-def test_a_change_to_what_a_snapshot_had_without_a_new_revision_is_told() -> None:
+def test_a_change_without_a_new_revision_to_a_flag_of_a_snapshot_is_reported() -> None:
     cache = near()
     cache.restore(contents(entry(7), default=7), 3600.0, 100.0)
-    foreign = Entry.of(Flag(key="a", name="changed while nobody looked", revision=7))
+    foreign = Entry.of(Flag(key="a", name="changed while no replica ran", revision=7))
     assert cache.merge(contents(foreign, default=7), 101.0, 101.0) == [UnversionedChange(FlagId("default", "a"), 7)]
 
 
-def test_a_flag_without_revision_where_one_was_deleted_unseen_is_told_and_not_taken_for_what_is_held() -> None:
-    """Deleted and inserted by another program while nothing was heard: in memory, or while there was a snapshot."""
+def test_a_flag_inserted_after_an_unseen_deletion_is_reported_and_does_not_replace_the_held_one() -> None:
+    """Another program deleted and inserted it while no event arrived: with a loaded view, and with a snapshot."""
     inserted = Entry.of(Flag(key="a", name="by another program"))
     seen, restored = near(), near()
     seen.merge(contents(entry(5), entry(6, "b"), default=6), 100.0, 100.0)
@@ -286,14 +291,16 @@ def test_a_flag_without_revision_where_one_was_deleted_unseen_is_told_and_not_ta
         assert cache.merge(contents(inserted, entry(6, "b"), default=7), 101.0, 101.0) == [
             UnversionedChange(FlagId("default", "a"), 5)
         ]
-        assert (held(cache), cache.verified_at) == (entry(5), before), "never a smaller revision; and nothing proven"
-        numbered = Entry.of(Flag(key="a", name="by another program", revision=8))
-        cache.apply_change(numbered, 102.0)
-        assert cache.merge(contents(numbered, entry(6, "b"), default=8), 103.0, 103.0) == []
-        assert (held(cache), cache.verified_at) == (numbered, 103.0)
+        assert (held(cache), cache.verified_at) == (entry(5), before), (
+            "never a smaller revision, and nothing is verified"
+        )
+        versioned = Entry.of(Flag(key="a", name="by another program", revision=8))
+        cache.apply_change(versioned, 102.0)
+        assert cache.merge(contents(versioned, entry(6, "b"), default=8), 103.0, 103.0) == []
+        assert (held(cache), cache.verified_at) == (versioned, 103.0)
 
 
-def test_a_reading_from_before_what_is_held_tells_nothing() -> None:
+def test_a_load_from_before_the_held_entry_changes_nothing() -> None:
     cache = near()
     cache.merge(contents(entry(5), default=5), 0.0, 0.0)
     cache.apply_change(entry(6), 2.0)
@@ -301,18 +308,18 @@ def test_a_reading_from_before_what_is_held_tells_nothing() -> None:
     assert held(cache) == entry(6)
 
 
-def test_what_nobody_can_number_gives_way_unless_it_was_replaced_meanwhile() -> None:
-    cache, told = near(), []
+def test_force_replace_takes_a_smaller_revision_unless_the_entry_was_replaced_meanwhile() -> None:
+    cache, reported = near(), []
     cache.merge(contents(entry(5), default=5), 0.0, 0.0)
-    cache.changelogs.listen("default", lambda e, *_: told.append(e))
+    cache.changelogs.listen("default", lambda e, *_: reported.append(e))
     cache.force_replace(4, entry(3), 1.0, 1.0)
     assert held(cache) == entry(5)
     cache.force_replace(5, entry(3), 1.0, 1.0)
     assert held(cache) == entry(3)
-    assert told == [entry(3)]
+    assert reported == [entry(3)]
 
 
-def test_a_store_that_was_emptied_leaves_nothing() -> None:
+def test_an_emptied_store_empties_the_cache() -> None:
     cache = near()
     cache.merge(contents(entry(7), default=7), 0.0, 0.0)
     cache.merge(StoreContents([], {}), 1.0, 1.0)
@@ -321,16 +328,16 @@ def test_a_store_that_was_emptied_leaves_nothing() -> None:
     assert (found.flag, found.revision) == (None, 7)
 
 
-def test_changes_are_told_across_sets_also_those_of_flags_that_are_not_held() -> None:
-    cache, told = near(), []
+def test_changes_are_reported_across_sets_also_those_of_flags_that_are_not_held() -> None:
+    cache, reported = near(), []
     cache.merge(contents(default=1), 0.0, 0.0)
-    cache.when_changed(told.append)
+    cache.when_changed(reported.append)
     cache.apply_change(entry(2, flag_set="other"), 1.0)
     cache.apply_change(gone(3, "never seen"), 1.0)
-    assert told == [entry(2, flag_set="other"), gone(3, "never seen")]
+    assert reported == [entry(2, flag_set="other"), gone(3, "never seen")]
 
 
-def test_what_changed_lately_is_known_until_it_is_old() -> None:
+def test_a_recent_change_is_known_until_it_is_old() -> None:
     cache = near()
     cache.merge(contents(default=0), 0.0, 0.0)
     cache.apply_change(entry(1), 1.0)
@@ -343,33 +350,33 @@ def test_what_changed_lately_is_known_until_it_is_old() -> None:
     assert cache.changelogs.recent_changes("default", 3.1 + RECENT_S) == {}
     assert cache.changelogs.recent_changes("nobody", 3.0) == {}
     cache.apply_change(entry(4, "c"), 4.0 + RECENT_S)
-    assert len(cache._sets["default"].recent_changes) == 1, "what is old is not kept"
+    assert len(cache.changelogs.of("default").recent_changes) == 1, "old changes are dropped"
 
 
-def test_a_first_load_counts_as_lately_what_changed_shortly_before_it() -> None:
+def test_a_first_load_counts_as_recent_what_changed_shortly_before_it() -> None:
     cache = NearCache(100, 5.0, wall_clock=lambda: 1_000.0)
     times = {"new": 900.0, "old": 800.0}
     flags = [Flag(key=key, updated_at=datetime.fromtimestamp(at, UTC)) for key, at in times.items()]
-    told: list[str] = []
-    cache.changelogs.listen("default", lambda e, *_: told.append(e.id.key))
+    reported: list[str] = []
+    cache.changelogs.listen("default", lambda e, *_: reported.append(e.id.key))
     cache.merge(StoreContents([*flags, Flag(key="timeless")], {"default": 3}), 10.0, 10.0)
     assert cache.changelogs.recent_changes("default", 10.0) == {"new": "update", "timeless": "update"}
     assert cache.changelogs.recent_changes("default", 10.1 + RECENT_S) == {}
-    assert told == [], "what is loaded first changed for nobody"
+    assert reported == [], "the first load is a change for nobody"
 
 
-def test_a_miss_that_is_filled_is_no_change() -> None:
-    cache, told = near(limit=1), []
-    cache.changelogs.listen("default", lambda e, _, kind: told.append((e.id.key, kind)))
+def test_filling_a_miss_is_no_change() -> None:
+    cache, reported = near(limit=1), []
+    cache.changelogs.listen("default", lambda e, _, kind: reported.append((e.id.key, kind)))
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     cache.apply_read(entry(2, "b"), 1.0, 1.0)
-    assert told == []
+    assert reported == []
     cache.apply_change(entry(3, "c"), 2.0)
     cache.apply_change(gone(4, "d"), 3.0)
-    assert told == [("c", "update"), ("d", "delete")], "an announced change is one, whatever is held"
+    assert reported == [("c", "update"), ("d", "delete")], "an announced change always is one"
 
 
-def test_a_flag_that_never_had_a_revision_is_gone_when_the_store_has_it_no_more() -> None:
+def test_a_flag_without_revision_is_gone_when_the_store_no_longer_has_it() -> None:
     cache = near()
     cache.merge(contents(entry(0), default=0), 0.0, 0.0)
     cache.merge(contents(default=0), 1.0, 1.0)
@@ -378,19 +385,19 @@ def test_a_flag_that_never_had_a_revision_is_gone_when_the_store_has_it_no_more(
     assert held(cache) == entry(0)
 
 
-def test_news_and_readings_from_before_the_view_do_not_bring_back_what_was_deleted() -> None:
+def test_announcements_and_reads_from_before_the_view_do_not_restore_a_deleted_flag() -> None:
     cache = near()
     cache.merge(contents(entry(1, "other"), default=3), 10.0, 10.0)
     cache.apply_change(entry(2), 11.0)
-    assert held(cache) is None, "deleted at 3, before this replica knew of it"
+    assert held(cache) is None, "deleted at 3, before this replica started"
     cache.apply_read(entry(2), 9.0, 11.0)
     assert held(cache) is None
     foreign = Entry.of(Flag(key="a", name="inserted by another program"))
     cache.apply_read(foreign, 10.5, 11.0)
-    assert held(cache) == foreign, "read after the view was the store's"
+    assert held(cache) == foreign, "read after the view was verified"
 
 
-def test_an_insertion_without_revision_over_a_deletion_is_told_and_nothing_is_confirmed_before_it_has_one() -> None:
+def test_an_insertion_without_revision_over_a_deletion_is_reported_and_nothing_is_verified_before_it_has_one() -> None:
     cache = near()
     cache.merge(contents(entry(5), default=5), 0.0, 0.0)
     cache.apply_change(gone(6), 1.0)

@@ -1,4 +1,4 @@
-"""The reader over a store that takes its time: a list is never older than the call that asks for it."""
+"""The reader over a slow store: a list is never older than the call that asks for it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,17 @@ from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.evaluation import ErrorCode
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.ports import StoreContents
-from flagsvc.replication.follower import Follower
-from flagsvc.replication.heartbeats import Peers, Report
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.view.near_cache import NearCache
+from tests.followers import STALENESS_S, follower_of, heartbeats_of
 
 A = FlagId("default", "a")
 AUTHOR = Author(datetime.now(UTC))
-STALENESS_S = 5.0
-
-
-def peers_of(near: NearCache) -> Peers:
-    """Nobody but this replica."""
-
-    def report() -> Report:
-        raise AssertionError
-
-    return Peers("this", near, None, report)
 
 
 class SlowStore(SqliteStore):
-    """The embedded store; what it loads arrives when the gate is open."""
+    """The embedded store. A load returns once the gate is open."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -49,16 +38,15 @@ class SlowStore(SqliteStore):
 
 
 @pytest.mark.parametrize("limit", [100, 0], ids=["near-cache", "no-near-cache"])
-async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_under_way(
+async def test_a_list_asked_for_after_a_write_contains_it_although_an_older_load_is_running(
     tmp_path: Path, limit: int
 ) -> None:
     store = SlowStore(f"sqlite:///{tmp_path}/flags.db")
     await store.open()
     near = NearCache(limit, STALENESS_S)
-    peers = peers_of(near)
-    follower = Follower(near, store, None, peers)
+    follower = follower_of(near, store)
     follower.tried.set()
-    reader, writer = Reader(near, store, None, follower), Writer(near, store, None, peers)
+    reader, writer = Reader(near, store, None, follower), Writer(near, store, None, heartbeats_of(near, store))
     await writer.write(A, create(Flag(key="a", status=Status.ENABLED), AUTHOR))
     near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S, time.monotonic() - 10 * STALENESS_S)
     store.gate.clear()
@@ -74,13 +62,13 @@ async def test_a_list_asked_for_after_a_write_has_it_though_an_older_load_is_und
     await store.close()
 
 
-async def test_a_first_load_that_takes_too_long_is_not_ready_and_no_failure(
+async def test_a_first_load_that_takes_too_long_is_answered_with_provider_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flagsvc.serving.lookup.UNKNOWN_WAIT_S", 0.1)
     store = SlowStore(f"sqlite:///{tmp_path}/flags.db")
     near = NearCache(100, STALENESS_S)
-    follower = Follower(near, store, None, peers_of(near))
+    follower = follower_of(near, store)
     follower.store_up = False
     reader = Reader(near, store, None, follower)
     evaluation = await reader.evaluate(A, {})

@@ -24,7 +24,7 @@ async def test_concurrent_callers_share_one_run() -> None:
     assert len(flights) == 0
 
 
-async def test_a_caller_who_leaves_cancels_nobody_else() -> None:
+async def test_a_cancelled_caller_cancels_nobody_else() -> None:
     release = asyncio.Event()
 
     async def run() -> str:
@@ -40,7 +40,7 @@ async def test_a_caller_who_leaves_cancels_nobody_else() -> None:
     assert await second == "done"
 
 
-async def test_a_failure_is_everybodys_and_the_next_run_is_new() -> None:
+async def test_a_failure_reaches_all_callers_and_the_next_run_is_new() -> None:
     runs = 0
 
     async def fail() -> str:
@@ -59,7 +59,7 @@ async def test_a_failure_is_everybodys_and_the_next_run_is_new() -> None:
     assert await flights.result("a", succeed, LONG_S) == "done"
 
 
-async def test_a_run_that_takes_long_goes_on_for_others() -> None:
+async def test_a_run_that_outlasts_one_callers_timeout_continues_for_others() -> None:
     release = asyncio.Event()
 
     async def run() -> str:

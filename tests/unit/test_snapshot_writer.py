@@ -138,14 +138,14 @@ async def test_a_failure_is_told_once_counted_and_tried_again(kept: Kept, monkey
             for number, kept.error in enumerate(errors):
                 failures = saving.failures
                 await until(lambda failures=failures: saving.failures >= failures + 3)
-                assert [line["why"] for line in lines][number:] == [str(kept.error)]
+                assert [line["cause"] for line in lines][number:] == [str(kept.error)]
             assert saving.writes == 0
             kept.error = None
             await until(lambda: saving.writes)
             assert lines[-1]["event"] == "snapshots are saved again"
             near.replacements, kept.error, failures = 1, errors[0], saving.failures
             await until(lambda: saving.failures > failures)
-            assert lines[-1]["why"] == str(errors[0]), "it had worked in between"
+            assert lines[-1]["cause"] == str(errors[0]), "it had worked in between"
     assert [line["log_level"] for line in lines] == ["warning"] * 3 + ["info", "warning"]
 
 
