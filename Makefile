@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 NODE := tests/providers/node
 TYPESCRIPT := clients/typescript
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
-IN_PARALLEL := -n 4 --dist loadgroup --durations=15
+WORKERS ?= $(if $(TEST_REDIS_URL),0,4)
+IN_PARALLEL = -n $(WORKERS) --dist loadgroup --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
 
-.PHONY: install run test faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
+.PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -46,6 +47,23 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 
 test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
 	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+FAST := tests/unit tests/property tests/conformance tests/ofrep tests/faults
+
+test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, properties with few cases, the store suite on SQLite, OFREP
+	TEST_SHARE=0.1 ORACLE_CASES=2000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not mongod" $(FAST) \
+		--ignore tests/faults/test_run.py --ignore tests/faults/test_elections.py \
+		--ignore tests/ofrep/test_web_provider.py --ignore tests/ofrep/test_same_answers.py
+
+coverage: $(VENV)/.dev $(NODE)/node_modules/.installed  ## how much of the code the tests run, branches too; fails below the floor
+	TEST_SHARE=0.3 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) --cov \
+		--ignore tests/faults --ignore tests/model --ignore tests/languages --ignore tests/typescript
+
+test-long: FAULTS_SECONDS ?= 600
+test-long: $(VENV)/.dev  ## 200,000 rules beside flagd-core, ten minutes of faults, the larger worlds of the model; half an hour
+	TEST_SHARE=10 ORACLE_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property
+	FAULTS_SECONDS=$(FAULTS_SECONDS) $(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.model --large
 
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets
 	$(BIN)/python -m benchmarks.engine

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +17,9 @@ from pymongo.uri_parser import parse_uri
 
 from tests.servers import Mongod, RedisServer, versions
 
+END_S = 60
+"""After the last test a run has so long to end; then it says where its threads are, and ends."""
+
 
 def pytest_report_header() -> str:
     return f"servers: {versions()}"
@@ -23,6 +28,18 @@ def pytest_report_header() -> str:
 def pytest_configure() -> None:
     """Heed Ctrl-C: a shell's background jobs ignore it, and what they start does too, also where a test sends it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """See to it that the run ends, whatever a test left behind; workers are ended by what started them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"mongo_url", "mongod"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("mongod")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +52,7 @@ def _short_pauses() -> None:
 @pytest.fixture(scope="session")
 def mongo_url() -> Iterator[str]:
     """The URL of a replica set, without a database."""
-    if given := os.environ.get("FLAGSVC_TEST_MONGO_URL"):
+    if given := os.environ.get("TEST_MONGO_URL"):
         yield given
         return
     with Mongod() as mongod:
@@ -44,7 +61,7 @@ def mongo_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    if given := os.environ.get("FLAGSVC_TEST_REDIS_URL"):
+    if given := os.environ.get("TEST_REDIS_URL"):
         yield given
         return
     with RedisServer() as server:

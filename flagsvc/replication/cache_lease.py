@@ -68,7 +68,7 @@ class CacheLease:
         as_of, changed = self._near.verified_at, self._changed
         age_s = time.monotonic() - as_of
         if self._holding and not self.is_holder:
-            self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else "cache_unreachable")
+            self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else LeaseState.UNREACHABLE)
         if not self._cache.available or age_s >= self._timing.lease_s:
             return
         entries = self._current(changed)

@@ -40,7 +40,10 @@ def author(seconds: float = 0, *, actor: str = OPERATOR, reason: str = "") -> Au
     return Author(at=NOON + timedelta(seconds=seconds), actor=actor, reason=reason)
 
 
-@pytest.fixture(params=["sqlite", "mongo-motor", "mongo-pymongo"])
+ON_MONGO = [pytest.param(f"mongo-{driver}", marks=pytest.mark.mongod) for driver in ("motor", "pymongo")]
+
+
+@pytest.fixture(params=["sqlite", *ON_MONGO])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FlagStore]:
     made: FlagStore
     if request.param == "sqlite":

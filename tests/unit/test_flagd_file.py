@@ -20,6 +20,7 @@ from flagsvc.core.flagd.merging import merged, put_definition
 from flagsvc.core.flagd.reading import read
 from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag, Status
+from tests.sizes import examples
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"
 FILES = sorted(DATA.glob("*.json"))
@@ -334,7 +335,7 @@ def files(draw: Any) -> dict[str, Any]:
 
 
 @given(files())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_import_export_import_loses_nothing(document: dict[str, Any]) -> None:
     flags = good(document)
     exported = write(flags, flags[0].flag_set if flags else "default")
@@ -348,7 +349,7 @@ def test_import_export_import_loses_nothing(document: dict[str, Any]) -> None:
 
 
 @given(st.lists(files(), min_size=2, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_flags_of_several_files_in_one_set_are_written_without_loss(documents: list[dict[str, Any]]) -> None:
     flags = [
         replace(flag, key=f"{n}{flag.key}") for n, document in enumerate(documents) for flag in good(document, "one")
@@ -358,7 +359,7 @@ def test_flags_of_several_files_in_one_set_are_written_without_loss(documents: l
 
 
 @given(files())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_flagds_own_core_accepts_what_is_written(document: dict[str, Any]) -> None:
     flags = [replace(flag, description=None) for flag in good(document)]
     core = FlagdCore()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tracemalloc
 from typing import Any
 
@@ -11,13 +10,16 @@ import pytest
 
 from flagsvc.api.flag_service.messages import explanation_to_message
 from flagsvc.core.errors import InvalidRequest
-from flagsvc.core.evaluation import ErrorCode, explain, prepare
+from flagsvc.core.evaluation import ErrorCode, Outcome, explain, prepare
 from flagsvc.core.model import Flag, Status
 from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
 from flagsvc.core.targeting.nodes import MAX_STEPS
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_RULE_BYTES, validated
+from flagsvc.generated.flagsvc.v1.flag_service_pb2 import Explanation
+from tests.yardstick import cost
 
-EVALUATION_S = 0.2
+EVALUATION, WHOLE = 20, 200
+"""In yardsticks: what evaluating once may cost; and checking a flag, or explaining an evaluation."""
 MEMORY_BYTES = 40_000_000
 
 
@@ -30,11 +32,15 @@ def flag(targeting: str | None = None, evaluators: dict[str, str] | None = None,
 
 
 def refusal(wrong: Flag) -> str:
-    started = time.perf_counter()
-    with pytest.raises(InvalidRequest) as refused:
-        validated(wrong)
-    assert time.perf_counter() - started < 2
-    return str(refused.value)
+    texts: list[str] = []
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest) as refused:
+            validated(wrong)
+        texts.append(str(refused.value))
+
+    assert cost(refuse, 1) < WHOLE
+    return texts[0]
 
 
 # Targeting text, and the path and the reason in the refusal.
@@ -142,13 +148,18 @@ def test_a_wrong_evaluator_is_refused_by_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_rule_that_is_stored_already_is_an_error_of_its_flag_alone(name: str) -> None:
     targeting, _, _ = WRONG[name]
-    started = time.perf_counter()
-    prepared = prepare(flag(targeting, variants={"on": True, "off": False}))
-    outcome = prepared.fixed or prepared.evaluate({"targetingKey": "a"}, 1.0)
+    stored = flag(targeting, variants={"on": True, "off": False})
+    outcomes: list[Outcome] = []
+
+    def evaluate() -> None:
+        prepared = prepare(stored)
+        outcomes.append(prepared.fixed or prepared.evaluate({"targetingKey": "a"}, 1.0))
+
+    assert cost(evaluate, 1) < WHOLE
+    [outcome] = outcomes
     chooses_wrongly = "variant" in name or name.endswith("not there") or name == "an object that is no rule"
     assert outcome.error_code is (ErrorCode.GENERAL if chooses_wrongly else ErrorCode.PARSE_ERROR)
     assert outcome.value is None
-    assert time.perf_counter() - started < 2
 
 
 def test_circular_evaluators_are_refused_with_the_circle() -> None:
@@ -353,7 +364,7 @@ def test_a_hostile_rule_ends_soon(name: str) -> None:
         except RuleError as error:
             assert len(str(error)) < 200  # noqa: PT017  it may succeed or fail, but not with a long message
 
-    assert min(timed(evaluate) for _ in range(3)) < EVALUATION_S
+    assert cost(evaluate) < EVALUATION
     tracemalloc.start()
     evaluate()
     _, peak = tracemalloc.get_traced_memory()
@@ -369,11 +380,15 @@ def test_a_hostile_rule_can_be_written_and_explained(name: str) -> None:
     hostile = flag(json.dumps(wrapped), texts, variants={"on": True, "off": False})
     assert len(json.dumps(rule)) + sum(map(len, texts.values())) < MAX_RULE_BYTES
     assert len(json.dumps(context, ensure_ascii=False, separators=(",", ":")).encode()) < MAX_CONTEXT_BYTES
-    started = time.perf_counter()
-    validated(hostile)
-    outcome, explanation = explain(hostile, context, 1.0)
-    message = explanation_to_message(explanation)
-    assert time.perf_counter() - started < 2
+    found: list[tuple[Outcome, Explanation]] = []
+
+    def written_and_explained() -> None:
+        validated(hostile)
+        outcome, explanation = explain(hostile, context, 1.0)
+        found.append((outcome, explanation_to_message(explanation)))
+
+    assert cost(written_and_explained, 1) < WHOLE
+    [(outcome, message)] = found
     assert len(message.steps) <= MAX_STEPS
     assert message.ByteSize() < 2_000_000
     assert len(outcome.message) < 500
@@ -388,11 +403,13 @@ def test_an_evaluator_with_a_path_of_thousands_of_steps_counts_each_time() -> No
 def test_evaluators_that_double_each_other_are_refused(depth: int) -> None:
     evaluators: dict[str, Any] = {f"e{i}": [{"$ref": f"e{i + 1}"}] * 2 for i in range(depth)}
     evaluators[f"e{depth}"] = "x"
-    started = time.perf_counter()
-    with pytest.raises(WrongRule, match=r"10000 parts|100 deep"):
-        compile_rule({"==": [{"$ref": "e0"}, 1]}, "k", evaluators)
+
+    def refuse() -> None:
+        with pytest.raises(WrongRule, match=r"10000 parts|100 deep"):
+            compile_rule({"==": [{"$ref": "e0"}, 1]}, "k", evaluators)
+
+    assert cost(refuse, 1) < WHOLE
     assert "parts" in refusal(flag('{"$ref":"e0"}', {name: json.dumps(rule) for name, rule in evaluators.items()}))
-    assert time.perf_counter() - started < 2
 
 
 def test_constants_are_not_multiplied_when_a_rule_is_compiled() -> None:
@@ -411,9 +428,3 @@ def test_evaluators_one_in_the_other_are_no_deeper_than_a_rule_may_be() -> None:
     for order in (deep, dict(reversed(deep.items()))):
         with pytest.raises(WrongRule, match="100 deep"):
             compile_rule({"and": [*({"$ref": name} for name in order)]}, "k", order)
-
-
-def timed(call: Any) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

@@ -32,7 +32,7 @@ from flagsvc.replication.timing import LOAD_TIMEOUT_S
 
 DEFAULT_DATABASE = "flagsvc"
 _LINEARIZABLE = ReadConcern("linearizable")
-_ONE_REPLY = 100_000  # a linearizable read vouches for its first reply alone
+_ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 
 
