@@ -38,11 +38,7 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
         help=f"address of the server [FLAGSVC_ADDRESS; {DEFAULT_ADDRESS}]",
     )
     parser.add_argument(
-        "--timeout",
-        metavar="S",
-        type=float,
-        default=timeout_s,
-        help=f"seconds to wait for a response [{timeout_s:g}]",
+        "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -16,11 +16,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 NOT_REACHED = 3
 """Exit status of a write that is stored but did not reach the level of --wait-for in time."""
-_LEVELS = {
-    "stored": pb.WRITE_LEVEL_STORED,
-    "cached": pb.WRITE_LEVEL_CACHED,
-    "applied": pb.WRITE_LEVEL_APPLIED,
-}
+_LEVELS = {"stored": pb.WRITE_LEVEL_STORED, "cached": pb.WRITE_LEVEL_CACHED, "applied": pb.WRITE_LEVEL_APPLIED}
 _IS_STORED = "the change IS stored"
 
 

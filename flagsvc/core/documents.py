@@ -36,7 +36,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
 
 def from_document(document: Mapping[str, Any]) -> Flag:
     """Read a document whose values are JSON, with datetimes for times. Never raises: see `Flag.problem`."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"key": ""}
     problems: list[str] = []
     for field, name in STORED_NAMES.items():
         raw = document.get(name)
@@ -47,7 +47,6 @@ def from_document(document: Mapping[str, Any]) -> Flag:
             problems.append(name)
         else:
             values[field] = value
-    values.setdefault("key", "")
     if problems:
         values["problem"] = f"The stored definition is malformed: {', '.join(problems)}"
     return Flag(**values)

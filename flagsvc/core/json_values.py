@@ -14,15 +14,9 @@ Path = tuple[str | int, ...]
 """A location in a JSON value: field names and element indexes, from the root."""
 
 _KINDS: dict[type, str] = {
-    type(None): "null",
-    bool: "boolean",
-    int: "integer",
-    float: "float",
-    str: "string",
-    list: "list",
-    tuple: "list",
-    dict: "object",
-}
+    type(None): "null", bool: "boolean", int: "integer", float: "float", str: "string",
+    list: "list", tuple: "list", dict: "object",
+}  # fmt: skip
 MAX_DEPTH = 24
 """Protobuf parsers stop at 100 nested messages, and a google.protobuf.Struct nests three for each JSON object."""
 INT64 = range(-(2**63), 2**63)

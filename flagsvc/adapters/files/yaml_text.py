@@ -78,11 +78,7 @@ def parse_yaml(text: str) -> FlagText:
         return unreadable(line, f"not YAML: {cause}")
     root = reader.root or _Node(None, 1)
     return FlagText(
-        root.value,
-        parsed=True,
-        problems=reader.problems,
-        notes=reader.notes,
-        lines=lambda path: _line(root, path),
+        root.value, parsed=True, problems=reader.problems, notes=reader.notes, lines=lambda path: _line(root, path)
     )
 
 
