@@ -18,6 +18,10 @@ from flagsvc.core.model import STORED_NAMES, Flag
 from flagsvc.core.validation import validated
 
 NEWLINE = b"\n"
+_EXPECTED = {"status": "ENABLED, DISABLED, BETA or DEPRECATED"}
+_EXPECTED |= dict.fromkeys(("sortOrder", "revision"), "an integer") | dict.fromkeys(
+    ("variants", "metadata"), "an object"
+)
 Problems = list[tuple[int, str]]
 """Pairs of a line number, from 1, and the problem there."""
 
@@ -50,8 +54,7 @@ def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, 
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start]
-        problems.append((before.count(NEWLINE) + 1, "not UTF-8 text"))
+        problems.append((raw.count(NEWLINE, 0, error.start) + 1, "not UTF-8 text"))
         return
     if content.lstrip().startswith("["):
         try:
@@ -117,13 +120,7 @@ def _checked(number: int, document: dict[str, Any], flag_set: str | None, proble
 
 
 def _expected(name: str) -> str:
-    if name == "status":
-        return "ENABLED, DISABLED, BETA or DEPRECATED"
-    if name in ("sortOrder", "revision"):
-        return "an integer"
-    if name in ("variants", "metadata"):
-        return "an object"
-    return "a date" if name.endswith("At") else "a string"
+    return _EXPECTED.get(name) or ("a date" if name.endswith("At") else "a string")
 
 
 def _plain(value: Any) -> Any:

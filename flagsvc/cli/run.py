@@ -10,10 +10,6 @@ from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 
 Command = Callable[[argparse.Namespace], int]
-_SERVE_OPTIONS = (
-    *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
-    *("ofrep_port", "cors_origins", "context_values", "context_from_headers", "fractional_version"),
-)
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -26,7 +22,7 @@ def serve(args: argparse.Namespace) -> int:
     from flagsvc.server import run  # noqa: PLC0415
     from flagsvc.telemetry import configure_logging  # noqa: PLC0415
 
-    given = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run") and value is not None}
     overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
     settings = Settings.from_env(os.environ, overrides)
     configure_logging(settings.log_level, settings.log_format)
