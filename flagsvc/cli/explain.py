@@ -47,8 +47,7 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
 
 def _add_steps(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
     for step in steps:
-        label = _label(step)
-        _add_steps(branch.add(styled(label)), step["steps"], styled)
+        _add_steps(branch.add(styled(_label(step))), step["steps"], styled)
 
 
 def _label(step: dict[str, Any]) -> str:

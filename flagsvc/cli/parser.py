@@ -159,7 +159,7 @@ def _add_reads(commands: _Commands) -> None:
     history.add_argument("--limit", type=int, default=50, metavar="N", help="maximum number of entries [50]")
     watch = _add_command(commands, "watch", run.on_server("watch"))
     options.add_set_call(watch)
-    health = _add_command(commands, "health", run.health)
+    health = _add_command(commands, "health", run.in_module("service_commands", "health"))
     options.add_set_call(health)
     health.add_argument("--service", default="", help="readiness, liveness, store, cache or changes [readiness]")
 
@@ -218,6 +218,6 @@ def _add_transfers(commands: _Commands) -> None:
         parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
         parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
         parser.add_argument("--json", action="store_true", help="print JSON")
-    validating = _add_command(commands, "validate", run.validate)
+    validating = _add_command(commands, "validate", run.in_module("flagd_files", "validate"))
     validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
     validating.add_argument("--json", action="store_true", help="print JSON, one object per file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from importlib import import_module
 
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
@@ -34,22 +35,12 @@ def on_store(name: str) -> Command:
     """Return the function that runs a command of `transfer` on a store."""
 
     def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import transfer  # noqa: PLC0415
-
         settings = Settings.from_env(os.environ)
         args.store = args.store or settings.store_url
         args.cache = getattr(args, "cache", None) or settings.cache_url
-        command: Command = getattr(transfer, name)
-        return command(args)
+        return in_module("transfer", name)(args)
 
     return run
-
-
-def validate(args: argparse.Namespace) -> int:
-    """Check flag files."""
-    from flagsvc.cli import flagd_files  # noqa: PLC0415
-
-    return flagd_files.validate(args)
 
 
 def on_server(name: str) -> Command:
@@ -64,8 +55,11 @@ def on_server(name: str) -> Command:
     return run
 
 
-def health(args: argparse.Namespace) -> int:
-    """Check the health of a server."""
-    from flagsvc.cli import service_commands  # noqa: PLC0415
+def in_module(module: str, name: str) -> Command:
+    """Return the function that runs a command of a module of `flagsvc.cli`."""
 
-    return service_commands.health(args)
+    def run(args: argparse.Namespace) -> int:
+        command: Command = getattr(import_module(f"flagsvc.cli.{module}"), name)
+        return command(args)
+
+    return run

@@ -1,10 +1,10 @@
-"""Reads a store for an export, and plans, previews and makes the changes of an import."""
+"""Reads a store for an export, and plans and makes the changes of an import."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from flagsvc.core.changes import Author, Decide, delete
@@ -42,15 +42,6 @@ def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -
     sets = {flag_id.flag_set for flag_id in ids}
     surplus = [flag.id for flag in stored if flag.flag_set in sets and flag.id not in ids]
     return [PlannedChange(flag_id, _delete(flag_id, author)) for flag_id in surplus]
-
-
-def preview(
-    planned: Iterable[PlannedChange], stored: Iterable[Flag], record: Callable[[FlagId, Change | None], None]
-) -> None:
-    """Call `record` with what each planned change would do, in the plan's order."""
-    current = {flag.id: flag for flag in stored}
-    for flag_id, decide in planned:
-        record(flag_id, decide(current.get(flag_id)))
 
 
 async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache: FlagCache | None) -> Counter[str]:

@@ -67,7 +67,9 @@ def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Aut
     missing = args.store.startswith("sqlite:") and not Path(args.store.removeprefix("sqlite:///")).exists()
     stored = [] if missing else asyncio.run(store_changes.load_flags(store_for(args.store)))
     deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author) if args.prune else []
-    store_changes.preview([*planned, *deletions], stored, differences.count)
+    current = {flag.id: flag for flag in stored}
+    for flag_id, decide in [*planned, *deletions]:
+        differences.count(flag_id, decide(current.get(flag_id)))
     if args.json:
         print_json(differences.as_json())
     else:
@@ -77,7 +79,8 @@ def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Aut
 
 def _import(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
     made = asyncio.run(_write(args, planned, author))
-    counts = {name: made[name] for name in ("created", "updated", *(("deleted",) if args.prune else ()), "unchanged")}
+    names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
+    counts = {name: made[name] for name in names}
     total = made.total() - made["deleted"]
     if args.json:
         print_json({"flags": total, **counts})

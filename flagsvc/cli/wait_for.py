@@ -38,8 +38,7 @@ def request_fields(args: argparse.Namespace) -> WaitFields:
 
 def deadline_s(args: argparse.Namespace) -> float:
     """Return the deadline of a write: the time-out of any call, plus the time to wait for the level."""
-    timeout: float = args.timeout
-    return timeout + (_wait_s(args) if args.wait_for else 0.0)
+    return float(args.timeout) + (_wait_s(args) if args.wait_for else 0.0)
 
 
 def spread_fields(spread: pb.WriteSpread) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from . import json_values
 from .model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
-_TEXTS = frozenset({"description", "icon", "badge", "owner", "defaultVariant"})
-_REQUIRED_TEXTS = {"name": "", "category": "addon"}
+_TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
 _OBJECTS = frozenset({"variants", "metadata", "evaluators"})
 
 
@@ -56,7 +55,7 @@ def _read(name: str, raw: JsonValue) -> Any:
     """Return the field's value; None if it has the wrong type."""
     if name in _TIMES:
         return raw if isinstance(raw, datetime) else None
-    if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
+    if name in _TEXTS:
         return raw if isinstance(raw, str) and json_values.is_text(raw) else None
     if name == "status":
         return Status(raw) if isinstance(raw, str) and raw in Status.__members__ else None

@@ -35,9 +35,8 @@ class Violation:
 
     def __str__(self) -> str:
         """Return the violation as one line."""
-        if not self.wanted:
-            return f"{self.field}: {self.found}"
-        return f"{self.field} is {self.found}; it must be {self.wanted}"
+        wanted = f"{self.field} is {self.found}; it must be {self.wanted}"
+        return wanted if self.wanted else f"{self.field}: {self.found}"
 
 
 class InvalidRequest(FlagsvcError):

@@ -187,18 +187,16 @@ def explain(
     """Evaluate step by step, for people to read. Slow: it compiles the rule again, with tracing."""
     prepared = prepare(flag, fractional_version)
     if prepared.fixed is not None:
-        return prepared.fixed, Explanation(_summary_of_fixed(flag, prepared.fixed), {}, ())
+        return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
     version = fractional_version
     rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
     outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)
-    return outcome, Explanation(_summary(flag, result, outcome), recording.read, tuple(steps))
+    return outcome, Explanation(outcome.message or _summary(flag, result, outcome), recording.read, tuple(steps))
 
 
 def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
-    if outcome.error_code is not None:
-        return outcome.message
     if outcome is not DISABLED:
         variant = f"variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
         return f"The flag has no targeting: {variant} for everybody"
@@ -208,8 +206,6 @@ def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
 
 
 def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
-    if outcome.error_code is not None:
-        return outcome.message
     if result is not None:
         return f"The targeting rule chose variant {outcome.variant!r}"
     if flag.status is Status.BETA:

@@ -180,12 +180,9 @@ def _stamp_of(found: os.stat_result) -> Stamp:
 def _log_findings(file: _File, content: CheckedFile) -> None:
     for note in content.notes[:_MAX_LOGGED]:
         log.warning("flag_file_note", file=file.source, line=note.line, path=note.path, note=note.text)
-    for violation in content.violations[:_MAX_LOGGED]:
-        log.error(
-            "flag_file_violation", file=file.source, line=violation.line, path=violation.path, cause=violation.text
-        )
-    if content.violations:
-        count = len(content.violations)
+    for each in content.violations[:_MAX_LOGGED]:
+        log.error("flag_file_violation", file=file.source, line=each.line, path=each.path, cause=each.text)
+    if count := len(content.violations):
         log.error("flag_file_rejected", file=file.source, violations=count, serving=_serving(file))
 
 

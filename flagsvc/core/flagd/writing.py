@@ -41,7 +41,7 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
     if metadata := _hoisted(flags, flag_set):
         document["metadata"] = metadata
     for flag in flags:
-        own = {name: value for name, value in metadata_of(flag).items() if not _same(metadata, name, value)}
+        own = {n: v for n, v in metadata_of(flag).items() if n not in metadata or compact(metadata[n]) != compact(v)}
         if own:
             written[flag.key]["metadata"] = own
     document["flags"] = written
@@ -128,10 +128,6 @@ def _hoisted(flags: Sequence[Flag], flag_set: str) -> dict[str, JsonValue]:
             counts = Counter(compact(metadata[name]) for metadata in of_flags)
             common[name] = json.loads(counts.most_common(1)[0][0])
     return common
-
-
-def _same(metadata: Mapping[str, JsonValue], name: str, value: JsonValue) -> bool:
-    return name in metadata and compact(metadata[name]) == compact(value)
 
 
 def _canonical(rule: JsonValue) -> str:
