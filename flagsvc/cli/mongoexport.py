@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC
-from typing import Any, NoReturn
+from typing import Any
 
 from bson import json_util
 from bson.errors import BSONError
@@ -14,6 +14,7 @@ from bson.errors import BSONError
 from flagsvc.cli.input_files import BadFile
 from flagsvc.core.documents import from_document, to_document
 from flagsvc.core.errors import InvalidRequest
+from flagsvc.core.json_values import no_constant
 from flagsvc.core.model import STORED_NAMES, Flag
 from flagsvc.core.validation import validated
 
@@ -68,7 +69,7 @@ def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, 
         if not line.strip():
             continue
         try:
-            json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            json.loads(line, object_pairs_hook=_unique, parse_constant=no_constant)
             document = json_util.loads(line, json_options=json_util.JSONOptions(tz_aware=True, tzinfo=UTC))
         except (ValueError, TypeError, BSONError, RecursionError) as error:
             where = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -87,10 +88,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"field {name!r} appears twice")
         seen[name] = value
     return seen
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _checked(number: int, document: dict[str, Any], flag_set: str | None, problems: Problems) -> Flag | None:

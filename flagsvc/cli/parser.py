@@ -106,11 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flagsvc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_serve(commands)
-    _add_reads(commands)
-    _add_writes(commands)
-    _add_replicas(commands)
-    _add_transfers(commands)
+    for add in (_add_serve, _add_reads, _add_writes, _add_replicas, _add_transfers):
+        add(commands)
     return parser
 
 

@@ -48,10 +48,8 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
         rows = (_row(replica, response.answered_by) for replica in response.replicas)
         render.print_table(_HEADS, rows, "no replicas")
         if not response.complete:
-            print(
-                "the list may be incomplete: replicas report through the shared cache, which is unreachable;"
-                " see: flagsvc health --service cache"
-            )
+            cause = "replicas report through the shared cache, which is unreachable"
+            print(f"the list may be incomplete: {cause}; see: flagsvc health --service cache")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

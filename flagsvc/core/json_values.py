@@ -137,7 +137,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Reject NaN and the infinities, as a JSON decoder's `parse_constant`. Raises NotJson."""
     raise NotJson(f"{name} is not a JSON number")
 
 
@@ -149,4 +150,4 @@ def _finite(text: str) -> float:
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=no_constant, parse_float=_finite)

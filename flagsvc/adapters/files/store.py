@@ -210,9 +210,7 @@ def _next_contents(old: _Contents, found: Mapping[FlagId, Flag], written_ms: int
     """
     kept = {flag_id: old.flags[flag_id] for flag_id in found if _unchanged(old.flags.get(flag_id), found[flag_id])}
     changed_sets = _sets(found.keys() - kept.keys()) | _sets(old.flags.keys() - found.keys())
-    revisions = {**old.revisions}
-    for name in changed_sets:
-        revisions[name] = max(old.revisions.get(name, 0) + 1, written_ms)
+    revisions = old.revisions | {name: max(old.revisions.get(name, 0) + 1, written_ms) for name in changed_sets}
     flags = {i: kept.get(i) or replace(flag, revision=revisions[i.flag_set]) for i, flag in found.items()}
     return _Contents(flags, revisions)
 

@@ -149,10 +149,8 @@ class _Reader:
         if default is not None and not isinstance(default, str):
             self._wrong((*path, "defaultVariant"), f"{short_repr(default)}; it must be the name of a variant, or null")
             return None
-        variants = definition.get("variants")
-        if not default or not isinstance(variants, dict) or not variants:
-            return None  # Missing variants are reported already.
-        return default
+        variants = definition.get("variants")  # Missing variants are reported already.
+        return default if default and variants and isinstance(variants, dict) else None
 
     def _description(self, definition: Mapping[str, JsonValue], path: Path) -> str | None:
         description = definition.get("description")
