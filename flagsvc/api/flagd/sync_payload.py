@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 
+from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
@@ -57,10 +57,7 @@ class Payload:
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait at most `seconds` for a change or for `wake`."""
-        woken = self._woken
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await woken.wait()
+        await is_set_within(self._woken, seconds)
 
     async def newest(self) -> tuple[int, bytes]:
         """Return the newest version and its message. Raises StoreUnavailable if the set cannot be read."""
