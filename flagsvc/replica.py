@@ -159,9 +159,8 @@ class Replica:
             about = "Definition lookups by the tier that answered."
             yield Sample("flagsvc_lookups_total", about, getattr(lookups, tier), {"tier": tier})
         hits, asked = lookups.near + lookups.cache, lookups.near + lookups.cache + lookups.store + lookups.stale
-        yield Sample(
-            "flagsvc_hit_ratio", "Share of lookups answered without the store.", hits / asked if asked else 0.0
-        )
+        ratio = hits / asked if asked else 0.0
+        yield Sample("flagsvc_hit_ratio", "Share of lookups answered without the store.", ratio)
         yield Sample("flagsvc_store_reads_total", "Queries sent to the store.", self.store.reads)
         yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
         yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loads)

@@ -250,9 +250,8 @@ class ChangeStream:
         if code in _UNSUPPORTED or code == _UNAUTHORIZED:
             if code == _UNAUTHORIZED and not self._refused:
                 self._refused = True
-                log.warning(
-                    "change_stream_refused", detail="The store URL's user may not read change streams of feature_flags."
-                )
+                detail = "The store URL's user may not read change streams of feature_flags."
+                log.warning("change_stream_refused", detail=detail)
             raise ChangesUnsupported from error
         log.info("change_stream_broke", error=type(error).__name__, code=code)
         if not isinstance(error, PyMongoError | StreamEnded):

@@ -237,9 +237,8 @@ class MongoStore:
     async def _deletion(self, flag_id: FlagId, revision: int, session: Any) -> dict[str, Any] | None:
         """Find the history row of a deletion of ours after this revision."""
         self.reads += 1
-        found: dict[str, Any] | None = await self._history.find_one(
-            documents.deletions(flag_id, revision), session=session
-        )
+        query = documents.deletions(flag_id, revision)
+        found: dict[str, Any] | None = await self._history.find_one(query, session=session)
         return found
 
     async def _counter(self, flag_set: str, session: Any) -> int:

@@ -88,9 +88,8 @@ class FlagdEvaluation:
         calls = {f"Resolve{name}": self._resolver(protocol, name, value_type) for name, value_type in TYPES.items()}
         if protocol.resolves_all:
             calls["ResolveAll"] = self._all_resolver(protocol)
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(call, *_codec(protocol, name)) for name, call in calls.items()
-        }
+        unary = grpc.unary_unary_rpc_method_handler
+        handlers = {name: unary(call, *_codec(protocol, name)) for name, call in calls.items()}
         stream = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol), *_codec(protocol, "EventStream"))
         return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
@@ -150,11 +149,9 @@ class FlagdEvaluation:
 
     def _event_stream(self, protocol: Protocol) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
-            selector = selector_of(context.invocation_metadata())
-            response_type = protocol.messages.EventStreamResponse
-            async for message in self._event_streams.stream(
-                selector.flag_set, response_type, peer=context.peer(), selects=bool(selector.metadata)
-            ):
+            flag_set, selected = selector_of(context.invocation_metadata())
+            response_type, peer = protocol.messages.EventStreamResponse, context.peer()
+            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
                 yield message
 
         return event_stream

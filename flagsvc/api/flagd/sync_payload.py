@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import TypeVar
 
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -14,6 +15,8 @@ from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
 from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
+
+T = TypeVar("T")
 
 TURN_S = 0.005
 """Seconds of rendering after which the event loop runs other tasks."""
@@ -83,35 +86,28 @@ class Payload:
         self._definitions, self._loads_seen = None, self._near.full_loads
         self._changed.clear()
         definitions: dict[str, str] = {}
-        time_slice = _TimeSlice()
-        for flag in await self._reader.flags(self._flag_set):
+        async for flag in _in_slices(await self._reader.flags(self._flag_set)):
             definitions[flag.key] = self._render(flag)
-            await time_slice.end_if_used()
         self._definitions = definitions
         return definitions
 
     async def _render_changed(self, definitions: dict[str, str]) -> dict[str, str]:
         """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
-        time_slice = _TimeSlice()
-        for key in tuple(self._changed):
+        async for key in _in_slices(tuple(self._changed)):
             self._changed.discard(key)
             held = self._near.get(FlagId(self._flag_set, key))
             if held is None or held.entry.flag is None:
                 definitions.pop(key, None)
             else:
                 definitions[key] = self._render(held.entry.flag)
-            await time_slice.end_if_used()
         return definitions
 
 
-class _TimeSlice:
-    """A time slice of the event loop."""
-
-    def __init__(self) -> None:
-        self._began_at = time.monotonic()
-
-    async def end_if_used(self) -> None:
-        """Let other tasks run if the time slice is used up."""
-        if time.monotonic() - self._began_at > TURN_S:
+async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """Yield the items, and let other tasks run after every TURN_S seconds of work on them."""
+    began_at = time.monotonic()
+    for item in items:
+        yield item
+        if time.monotonic() - began_at > TURN_S:
             await asyncio.sleep(0)
-            self._began_at = time.monotonic()
+            began_at = time.monotonic()
