@@ -96,10 +96,8 @@ class Server:
         await self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         # Streams do not end by themselves, and admission would wait for them for the whole grace period.
-        self._watches.close()
-        self._event_streams.close()
-        self._sync.close()
-        self._ofrep.streams.close()
+        for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
+            streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s)
         # The transports after the calls, which they would cut off.

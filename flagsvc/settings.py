@@ -122,10 +122,8 @@ class Settings:
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-                hint = (
-                    f"; did you mean {bare[close[0]]}?" if close else f"; the settings are {', '.join(sorted(known))}"
-                )
-                raise SettingsError(f"unknown setting {name}{hint}")
+                hint = f"did you mean {bare[close[0]]}?" if close else f"the settings are {', '.join(sorted(known))}"
+                raise SettingsError(f"unknown setting {name}; {hint}")
             values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
         for key, value in (overrides or {}).items():
             spec = known[PREFIX + key.upper()]
@@ -192,9 +190,8 @@ def origins(text: str, name: str = "") -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",")) if text else ()
     for origin in found:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise SettingsError(
-                f"{name} has {origin[:80]!r}; it must be * or an origin such as https://app.example:8443"
-            )
+            wanted = "* or an origin such as https://app.example:8443"
+            raise SettingsError(f"{name} has {origin[:80]!r}; it must be {wanted}")
     return found
 
 

@@ -264,9 +264,8 @@ class MongoStore:
     async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:
         """Raise the set's counter above itself and `floor`; where it is lost, its flags tell where it was."""
         above = {"$add": [{"$max": ["$revision", floor]}, 1]}
-        before = await self._revisions.find_one_and_update(
-            {"_id": flag_set}, [{"$set": {"revision": above}}], upsert=True, session=session
-        )
+        edit = [{"$set": {"revision": above}}]
+        before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)
         if before is not None:
             return max(int(before["revision"]), floor) + 1
         self.reads += 1

@@ -31,27 +31,20 @@ class Protocol:
     """One version of the service. A missing value is zero in its messages; in v2's it is unset.
 
     `without_default`: reason of an evaluation that chose no variant because the flag has no default variant;
-    None if this version answers FLAG_NOT_FOUND instead.
+    None if this version answers FLAG_NOT_FOUND instead. `is_first`: it reads no headers and has no metadata in ResolveAll.
     """
 
     service: str
     messages: Any
     without_default: str | None
     resolves_all: bool = True
-    reads_headers: bool = True
-    has_metadata_in_all: bool = True
+    is_first: bool = False
 
 
 PROTOCOLS = (
     Protocol(service="flagd.evaluation.v1.Service", messages=v1, without_default=None),
     Protocol(service="flagd.evaluation.v2.Service", messages=v2, without_default="DEFAULT", resolves_all=False),
-    Protocol(
-        service="schema.v1.Service",
-        messages=schema,
-        without_default="FALLBACK",
-        reads_headers=False,
-        has_metadata_in_all=False,
-    ),
+    Protocol(service="schema.v1.Service", messages=schema, without_default="FALLBACK", is_first=True),
 )
 FILES = tuple(protocol.messages.DESCRIPTOR for protocol in PROTOCOLS)
 TYPES = {
@@ -100,7 +93,7 @@ class FlagdEvaluation:
         async def resolve(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
-            attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             flag_id = _flag_id(selector, request.flag_key)
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
@@ -123,12 +116,12 @@ class FlagdEvaluation:
 
     def _all_resolver(self, protocol: Protocol) -> Handler:
         """Return the handler that evaluates a whole flag set for one context."""
-        response_type, has_metadata = protocol.messages.ResolveAllResponse, protocol.has_metadata_in_all
+        response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
         async def resolve_all(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
-            attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             response = response_type()
             min_revision = min_revision_of(metadata)
             for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):

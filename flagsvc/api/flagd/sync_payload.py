@@ -34,18 +34,17 @@ class Payload:
         near: NearCache,
         reader: Reader,
         render: Callable[[Flag], str],
-        context_values: Mapping[str, str],
+        sync_context: Mapping[str, str],
     ) -> None:
         self._flag_set, self._near, self._reader, self._render = flag_set, near, reader, render
-        self._context_values = context_values
+        self._sync_context = sync_context
         self._definitions: dict[str, str] | None = None
         self._loads_seen = -1
         self._changed: set[str] = set()
         self._built, self._message = -1, b""
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
-        self.version = 0
-        self.users = 0
+        self.version = self.users = 0
 
     def note(self, entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
         """Note a change; it is rendered when the next message is built."""
@@ -78,7 +77,7 @@ class Payload:
             definitions = await self._render_changed(self._definitions)
         text = f'{{"flags":{{{",".join(definitions.values())}}}}}'
         message = pb.SyncFlagsResponse(flag_configuration=text)
-        put_fields(message.sync_context, self._context_values)
+        put_fields(message.sync_context, self._sync_context)
         self._message, self._built = message.SerializeToString(), version
 
     async def _render_all(self) -> dict[str, str]:
