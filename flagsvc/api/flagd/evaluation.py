@@ -31,7 +31,7 @@ class Protocol:
     """One version of the service. A missing value is zero in its messages; in v2's it is unset.
 
     `without_default`: reason of an evaluation that chose no variant because the flag has no default variant;
-    None if this version answers FLAG_NOT_FOUND instead. `is_first`: it reads no headers and has no metadata in ResolveAll.
+    None if this version answers FLAG_NOT_FOUND instead. `is_first`: reads no headers, has no metadata in ResolveAll.
     """
 
     service: str
