@@ -211,15 +211,14 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     if scheme == "sqlite" and (not rest.startswith("/") or rest == "/"):
         raise SettingsError(f"{name} must be sqlite:///FILE (three slashes, or four for an absolute path)")
     if scheme != "sqlite":
+        form = f"{scheme}://HOST:PORT/..."
         try:
             parts = urlsplit(url.split(",", maxsplit=1)[0])
             host, _port = parts.hostname, parts.port
         except ValueError:
-            raise SettingsError(
-                f"{name} has a port that is not a number; it must be {scheme}://HOST:PORT/..."
-            ) from None
+            raise SettingsError(f"{name} has a port that is not a number; it must be {form}") from None
         if not host:
-            raise SettingsError(f"{name} has no host; it must be {scheme}://HOST:PORT/...")
+            raise SettingsError(f"{name} has no host; it must be {form}")
     return url
 
 

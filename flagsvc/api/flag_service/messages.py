@@ -27,9 +27,7 @@ SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
 MAX_STEPS = 10_000
 """Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
-_LEVELS: Mapping[WriteLevel, pb.WriteLevel.ValueType] = {
-    level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel
-}
+_LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
 _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}

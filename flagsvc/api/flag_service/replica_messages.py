@@ -14,9 +14,7 @@ _FEEDS: Mapping[str, pb.ChangeFeed.ValueType] = {
     "polling": pb.CHANGE_FEED_POLLING,
     "none": pb.CHANGE_FEED_NONE,
 }
-_KINDS: Mapping[DriftKind, pb.DriftKind.ValueType] = {
-    kind: pb.DriftKind.Value(f"DRIFT_KIND_{kind}") for kind in DriftKind
-}
+_KINDS = {kind: pb.DriftKind.Value(f"DRIFT_KIND_{kind}") for kind in DriftKind}
 
 
 def status_to_message(
