@@ -170,7 +170,7 @@ def waited_for_a_cpu_s(pid: int) -> float | None:
 
 
 def starved_s() -> float:
-    """Give for how long this process, which may have replicas in it, could have run and was not let."""
+    """Return for how long this process, which may contain replicas, could have run and got no CPU."""
     return waited_for_a_cpu_s(os.getpid()) or 0.0
 
 

@@ -287,7 +287,7 @@ class RedisServer(_Server):
 
 
 def freeze(process: subprocess.Popen[Any]) -> None:
-    """Stop a child's threads; returns when all have stopped, which takes its time on a busy machine."""
+    """Stop a child's threads; return when all have stopped, which takes a while on a busy machine."""
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 

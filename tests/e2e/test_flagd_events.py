@@ -172,7 +172,7 @@ async def test_a_client_that_disconnects_leaves_nothing(store_url: str) -> None:
         assert any(state.listeners for state in server.replica.near.changelogs._of_set.values())
         events.call.cancel()
         await until(lambda: server._event_streams.active == 0)
-        assert not any(state.listeners for state in server.replica.near._sets.values())
+        assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:

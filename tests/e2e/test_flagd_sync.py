@@ -290,7 +290,7 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     await until(lambda: server._sync.active == 0)
     assert server._sync._payloads == {}
-    assert not any(state.listeners for state in server.replica.near._sets.values())
+    assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(

@@ -23,7 +23,7 @@ from tests.servers import Mongod, RedisServer
 
 BOUND_S = 5.0
 OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "8"))
-"""How long Redis is away; longer by hand."""
+"""How long Redis is away; longer in manual runs."""
 
 
 @asynccontextmanager
@@ -39,9 +39,9 @@ async def replicas(number: int, **settings: Any) -> AsyncIterator[list[Client]]:
 
 
 async def seen(client: Client, key: str, enabled: bool, since: float) -> float:
-    """Ask until the answer is the new one; give when the last old answer came, in seconds after `since`.
+    """Ask until the answer is the new one; return when the last old answer came, in seconds after `since`.
 
-    Time in which this process, which has the replicas in it, was not let run does not count.
+    Time in which this process, which contains the replicas, got no CPU does not count.
     """
     before, last_old, waited = starved_s(), since, 0.0
     while (await client.evaluate(key)).enabled is not enabled:

@@ -91,7 +91,7 @@ def rss_mb(server: Process) -> float:
 
 
 def waited_s(server: Process, *readers: Readers) -> float:
-    """For how long the server, and the readers that had to wait longest, could have run and were not let."""
+    """For how long the server, and the readers that waited longest, could have run and got no CPU."""
     assert server.process
     longest = max(waited_for_a_cpu_s(each._process.pid) or 0.0 for each in readers)
     return longest + (waited_for_a_cpu_s(server.process.pid) or 0.0)

@@ -1,4 +1,4 @@
-"""Real runs: some time in which nothing may be broken, and replicas that do something wrong and must be caught."""
+"""Real runs: one in which no promise may be broken, and runs with planted flaws, which must be caught."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.schedule import schedule
 ROOT = Path(__file__).parents[2]
 SECONDS = 40
 SEED = os.environ.get("FAULTS_SEED", "1")
-"""Of the run that is part of every test run: always the same, so that a failure can be seen again."""
+"""Of the run in `make test`: always the same, so that a failure can be reproduced."""
 ALLOWED_S = 150
 PLANTED = ("late-fill", "unchecked")
 """Flaws that are planted in every test run; FAULTS_ALL=1 plants all."""

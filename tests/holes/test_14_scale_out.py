@@ -76,7 +76,7 @@ async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connect
             balancer.upstream_port = ports[1]
             added_at, before = time.monotonic(), starved_s()
             await asyncio.sleep(WITHIN_S)
-            # Time in which this process, which has all of them in it, was not let run does not count.
+            # Time in which this process, which contains all of them, got no CPU does not count.
             within_s = WITHIN_S + starved_s() - before
             await asyncio.sleep(added_at + within_s - time.monotonic())
             for caller in (spread, *balanced):
@@ -84,7 +84,7 @@ async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connect
     await balancer.close()
     for caller in (spread, *balanced):
         assert caller.answers[0][1] == old
-        assert caller.reached(new) - added_at < within_s, "it never came to the replica that was added"
+        assert caller.reached(new) - added_at < within_s, "it never reached the replica that was added"
         assert caller.failures == []
     later = [revision for at, revision in spread.answers if at > added_at + within_s - 0.5]
     assert {old, new} <= set(later), "not spread over both"

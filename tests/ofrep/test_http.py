@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,8 +14,7 @@ import pytest
 from flagsvc.api.ofrep import http, requests
 from tests.ofrep.asking import FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
-from tests.replicas import FLAGSVC, replica, until
-from tests.servers import free_port
+from tests.replicas import replica, until
 
 ORIGIN = "https://app.example"
 HEAD = f"POST {FLAGS_PATH}/switch HTTP/1.1\r\nHost: x\r\n".encode()
@@ -32,17 +29,6 @@ async def connected(asked: Asked) -> AsyncIterator[tuple[asyncio.StreamReader, a
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
-
-
-async def test_a_port_in_use_fails_with_a_clear_error(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        command = [FLAGSVC, "serve", "--store", f"sqlite:///{tmp_path}/flags.db", "--host", "127.0.0.1", "--port"]
-        command += [str(free_port()), "--management-port", "-1", "--sync-port", "-1", "--ofrep-port", str(port)]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 1
-    assert f"port {port}" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 async def test_without_a_port_there_is_no_ofrep(tmp_path: Path) -> None:
