@@ -29,17 +29,7 @@ from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
-from flagsvc.ports import (
-    NEVER,
-    Announced,
-    CacheEvent,
-    Entry,
-    Found,
-    Heartbeat,
-    LeaseAnswer,
-    LeaseState,
-    Subscribed,
-)
+from flagsvc.ports import NEVER, Announced, CacheEvent, Entry, Found, Heartbeat, LeaseAnswer, LeaseState, Subscribed
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
 
 T = TypeVar("T")
@@ -86,7 +76,9 @@ class RedisCache:
 
     async def open(self) -> None:
         """Start watching the server's health and its clock."""
-        self._tasks.start(repeat(self._probe, self._until_next_probe, "redis_probe_failed"), "redis-probe")
+        self._tasks.start(
+            repeat(self._probe, partial(asyncio.sleep, PROBE_EVERY_S), "redis_probe_failed"), "redis-probe"
+        )
 
     async def close(self) -> None:
         """Stop and release connections."""
@@ -262,8 +254,9 @@ class RedisCache:
 
     async def _keep_heartbeat(self, replica: str, text: str, expires_s: float) -> bool:
         args = (replica, text, to_ms(expires_s), CHANNEL)
-        run = partial(self._run, scripts.HEARTBEAT, scripts.HEARTBEAT_KEYS, args)
-        return await self._bounded(run, None) is not None
+        return (
+            await self._bounded(partial(self._run, scripts.HEARTBEAT, scripts.HEARTBEAT_KEYS, args), None) is not None
+        )
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one script, and learn the server's time from its answer."""
@@ -320,9 +313,6 @@ class RedisCache:
             await self._client.connection_pool.disconnect(inuse_connections=False)
             self._breaker.close()
             log.info("cache_available")
-
-    async def _until_next_probe(self) -> None:
-        await asyncio.sleep(PROBE_EVERY_S)
 
 
 def _client(url: str, max_connections: int) -> aioredis.Redis:
