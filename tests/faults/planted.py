@@ -33,18 +33,18 @@ def _late_fill() -> None:
     """A slow reader puts what it read before a change into the near cache, whatever is there by then."""
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415  after the clock is what it shall be
 
-    take = NearCache._take
+    replace = NearCache._replace
 
-    def taken(self: Any, held: Any, *args: Any, **named: Any) -> Any:
+    def replaced(self: Any, held: Any, *args: Any, **named: Any) -> Any:
         if held is not None:
             asyncio.get_running_loop().call_later(_LATE_S, fill, self, held)
-        return take(self, held, *args, **named)
+        return replace(self, held, *args, **named)
 
     def fill(near: Any, held: Any) -> None:
         held.verified_at = time.monotonic()
         near._held[held.entry.id] = held
 
-    NearCache._take = taken  # type: ignore[method-assign]
+    NearCache._replace = replaced  # type: ignore[method-assign]
 
 
 def _late_put() -> None:
