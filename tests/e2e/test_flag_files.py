@@ -196,7 +196,7 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
         (("--store", "file:"), "empty file name"),
         (("--store", "file:a.json,"), "empty file name"),
         (("--store", "file:a.json", "--store", "sqlite:///x.db"), "only file: may be repeated"),
-        (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache with --store file:"),
+        (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache has no effect with --store file:"),
     ],
 )
 def test_invalid_settings_are_refused(arguments: tuple[str, ...], message: str) -> None:
