@@ -22,7 +22,7 @@ from benchmarks.client_cost import SWITCH_KEY, Figure
 
 CLIENTS, PROCESSES = 1_000, 2
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-"""Gives each channel its own connection; by default the channels of a process share one."""
+"""With it each channel has its own connection; by default the channels of a process share one."""
 BUDGET_MS = 500.0
 CONNECT_TIMEOUT_S = 60
 

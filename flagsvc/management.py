@@ -48,7 +48,6 @@ class ManagementServer:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    allow_reuse_address = True
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -227,7 +227,7 @@ class LeaseState(StrEnum):
     REPLACED = "replaced"
     """The record is not the one written last: Redis was restored from an older dump."""
     UNREACHABLE = "unreachable"
-    """The cache could not be asked, or refused an entry."""
+    """The cache could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)

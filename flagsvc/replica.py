@@ -40,32 +40,23 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = store_for(settings.store_url, settings)
-        self.cache = cache_for(settings.cache_url, settings)
+        self.store = store = store_for(settings.store_url, settings)
+        self.cache = cache = cache_for(settings.cache_url, settings)
         version = settings.fractional_version
         self.prepare = partial(prepare, fractional_version=version)
-        self.near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, self.prepare)
-        timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(self.store)
-        self.cache_lease = CacheLease(self.near, self.cache, timing)
-        self.heartbeats = Heartbeats(
-            replica_name(), self.near, self.cache, progress=progress, timing=timing, status=self.status
-        )
+        self.near = near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, self.prepare)
+        timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(store)
+        self.cache_lease = CacheLease(near, cache, timing)
+        self.heartbeats = Heartbeats(replica_name(), near, cache, progress=progress, timing=timing, status=self.status)
         self.follower = Follower(
-            self.near,
-            self.store,
-            self.cache,
-            heartbeats=self.heartbeats,
-            lease=self.cache_lease,
-            progress=progress,
-            timing=timing,
+            near, store, cache, heartbeats=self.heartbeats, lease=self.cache_lease, progress=progress, timing=timing
         )
-        self.cache_auditor = CacheAuditor(
-            self.near, self.store, self.cache, settings.verify_interval_s, lambda: self.cache_lease.is_holder
-        )
-        self.reader = Reader(self.near, self.store, self.cache, self.follower, fractional_version=version)
-        self.writer = Writer(self.near, self.store, self.cache, self.heartbeats)
+        interval_s = settings.verify_interval_s
+        self.cache_auditor = CacheAuditor(near, store, cache, interval_s, lambda: self.cache_lease.is_holder)
+        self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
+        self.writer = Writer(near, store, cache, self.heartbeats)
         self._snapshot = snapshot_for(settings)
-        self.snapshots = SnapshotWriter(self.near, self._snapshot) if self._snapshot is not None else None
+        self.snapshots = SnapshotWriter(near, self._snapshot) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
@@ -159,9 +150,8 @@ class Replica:
             about = "Definition lookups by the tier that answered."
             yield Sample("flagsvc_lookups_total", about, getattr(lookups, tier), {"tier": tier})
         hits, asked = lookups.near + lookups.cache, lookups.near + lookups.cache + lookups.store + lookups.stale
-        yield Sample(
-            "flagsvc_hit_ratio", "Share of lookups answered without the store.", hits / asked if asked else 0.0
-        )
+        ratio = hits / asked if asked else 0.0
+        yield Sample("flagsvc_hit_ratio", "Share of lookups answered without the store.", ratio)
         yield Sample("flagsvc_store_reads_total", "Queries sent to the store.", self.store.reads)
         yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
         yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loads)

@@ -55,14 +55,14 @@ class Server:
         self._health = Health(replica.is_ready, replica.details())
         self._admission = Admission(settings.max_calls, settings.max_streams)
         self._grpc = self._build_grpc()
-        self._ofrep = self._build_ofrep()
+        contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
+        self._ofrep = Ofrep(
+            replica.reader, replica.near, contexts, admission, metrics, age_s=age_s, origins=origins(allowed)
+        )
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None
-        self.port = 0
-        self.sync_port = 0
-        self.management_port = 0
-        self.ofrep_port = 0
+        self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
         """Bind every port, start the replica, then accept calls. Raises OSError if a port cannot be bound.
@@ -96,10 +96,8 @@ class Server:
         await self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         # Streams do not end by themselves, and admission would wait for them for the whole grace period.
-        self._watches.close()
-        self._event_streams.close()
-        self._sync.close()
-        self._ofrep.streams.close()
+        for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
+            streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s)
         # The transports after the calls, which they would cut off.
@@ -114,19 +112,17 @@ class Server:
         log.info("stopped")
 
     def _bind_ports(self) -> None:
-        settings = self.settings
+        settings, host = self.settings, self.settings.host
         self.port = self._bind_grpc(settings.port)
         if settings.sync_port >= 0:
             self.sync_port = self._bind_grpc(settings.sync_port)
         if settings.ofrep_port >= 0:
-            with _bind_errors(settings.host, settings.ofrep_port):
-                self._http = HttpServer(self._ofrep.app, settings.host, settings.ofrep_port)
+            with _bind_errors(host, settings.ofrep_port):
+                self._http = HttpServer(self._ofrep.app, host, settings.ofrep_port)
             self.ofrep_port = self._http.port
         if settings.management_port >= 0:
-            with _bind_errors(settings.host, settings.management_port):
-                self._management = ManagementServer(
-                    settings.host, settings.management_port, self._health, self._metrics.page
-                )
+            with _bind_errors(host, settings.management_port):
+                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics.page)
             self.management_port = self._management.port
 
     def _bind_grpc(self, port: int) -> int:
@@ -159,33 +155,20 @@ class Server:
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
         server = grpc.aio.server(interceptors=(CallInterceptor(self._metrics, self._admission),), options=options)
-        replica, evaluated = self.replica, self._metrics.evaluated
-        service = FlagService(replica, self._watches, self._contexts, evaluated)
+        evaluated = self._metrics.evaluated
+        service = FlagService(self.replica, self._watches, self._contexts, evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
-        FlagdEvaluation(replica.reader, self._event_streams, self._contexts, evaluated).add_to(server)
+        FlagdEvaluation(self.replica.reader, self._event_streams, self._contexts, evaluated).add_to(server)
         self._sync.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self.settings.reflection:
             reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
 
-    def _build_ofrep(self) -> Ofrep:
-        replica, settings = self.replica, self.settings
-        return Ofrep(
-            replica.reader,
-            replica.near,
-            self._contexts,
-            self._admission,
-            self._metrics,
-            age_s=settings.connection_age_s,
-            origins=origins(settings.cors_origins),
-        )
-
     def _samples(self) -> Iterator[Sample]:
         yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
-        yield Sample(
-            "flagsvc_event_streams", "Open event streams of flagd's evaluation services.", self._event_streams.active
-        )
+        about = "Open event streams of flagd's evaluation services."
+        yield Sample("flagsvc_event_streams", about, self._event_streams.active)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
 

@@ -122,10 +122,8 @@ class Settings:
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-                hint = (
-                    f"; did you mean {bare[close[0]]}?" if close else f"; the settings are {', '.join(sorted(known))}"
-                )
-                raise SettingsError(f"unknown setting {name}{hint}")
+                hint = f"did you mean {bare[close[0]]}?" if close else f"the settings are {', '.join(sorted(known))}"
+                raise SettingsError(f"unknown setting {name}; {hint}")
             values[spec.name] = _parsed(base, _from_file(name, text) if base != name else text, spec)
         for key, value in (overrides or {}).items():
             spec = known[PREFIX + key.upper()]
@@ -192,9 +190,8 @@ def origins(text: str, name: str = "") -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",")) if text else ()
     for origin in found:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise SettingsError(
-                f"{name} has {origin[:80]!r}; it must be * or an origin such as https://app.example:8443"
-            )
+            wanted = "* or an origin such as https://app.example:8443"
+            raise SettingsError(f"{name} has {origin[:80]!r}; it must be {wanted}")
     return found
 
 
@@ -214,15 +211,14 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
     if scheme == "sqlite" and (not rest.startswith("/") or rest == "/"):
         raise SettingsError(f"{name} must be sqlite:///FILE (three slashes, or four for an absolute path)")
     if scheme != "sqlite":
+        form = f"{scheme}://HOST:PORT/..."
         try:
             parts = urlsplit(url.split(",", maxsplit=1)[0])
             host, _port = parts.hostname, parts.port
         except ValueError:
-            raise SettingsError(
-                f"{name} has a port that is not a number; it must be {scheme}://HOST:PORT/..."
-            ) from None
+            raise SettingsError(f"{name} has a port that is not a number; it must be {form}") from None
         if not host:
-            raise SettingsError(f"{name} has no host; it must be {scheme}://HOST:PORT/...")
+            raise SettingsError(f"{name} has no host; it must be {form}")
     return url
 
 

@@ -40,17 +40,16 @@ class Sample(NamedTuple):
 def configure_logging(level: str, style: str) -> None:
     """Log to standard error. `style`: `json`, `console`, or `auto` for console on a terminal and JSON elsewhere."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    plain = structlog.dev.plain_traceback  # local variables may hold secrets
-    renderer = (
-        structlog.dev.ConsoleRenderer(exception_formatter=plain) if console else structlog.processors.JSONRenderer()
-    )
+    dev, processors = structlog.dev, structlog.processors
+    plain = dev.plain_traceback  # local variables may hold secrets
+    renderer = dev.ConsoleRenderer(exception_formatter=plain) if console else processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            *([] if console else [structlog.processors.format_exc_info]),
+            processors.add_log_level,
+            processors.TimeStamper(fmt="iso", utc=True),
+            processors.StackInfoRenderer(),
+            *([] if console else [processors.format_exc_info]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -1,4 +1,4 @@
-"""Clients of flagd's protocols for end-to-end tests, one way to ask for all versions."""
+"""Clients of flagd's protocols for end-to-end tests, with one interface for all versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Evaluator:
     async def resolve(
         self, kind: str, key: str, context: dict[str, Any] | None = None, headers: Metadata = ()
     ) -> dict[str, Any]:
-        """Resolve a flag; gives the response's fields as JSON, as they were sent: unset and zero ones are missing."""
+        """Resolve a flag; return the response's fields as JSON, as they were sent: unset and zero ones are missing."""
         request = ParseDict(
             {"flagKey": key, "context": context or {}}, getattr(self.messages, f"Resolve{kind}Request")()
         )
@@ -58,7 +58,7 @@ class Events:
         self.call = call
 
     async def next(self) -> tuple[str, dict[str, str]]:
-        """Give the next event's type and the kind of change of each key."""
+        """Return the next event's type and the kind of change of each key."""
         message = await self.call.read()
         assert message is not grpc.aio.EOF
         flags = MessageToDict(message).get("data", {}).get("flags", {})
@@ -66,7 +66,7 @@ class Events:
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
-    """Give the status and text of a call that fails."""
+    """Return the status and text of a call that fails."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details() or ""

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import NamedTuple
 
+import structlog
+
 from tests.replicas import replica, until
 from tests.servers import Mongod, RedisServer
 
@@ -55,4 +57,5 @@ async def _table(seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     asyncio.run(_table(float(sys.argv[1]) if len(sys.argv) > 1 else 9.0))

@@ -25,11 +25,11 @@ class Member(Mongod):
             return False
 
     def client(self, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:
-        """Make a client of this member alone, whatever it is in the set."""
+        """Create a client of this member alone, whatever its role in the set."""
         return pymongo.MongoClient(f"mongodb://{HOST}:{self.port}/?directConnection=true", **options)
 
     def hello(self) -> dict[str, Any]:
-        """What the member says of itself; empty when it does not answer within a second."""
+        """The member's own status; empty when it does not answer within a second."""
         try:
             with self.client(serverSelectionTimeoutMS=1000, socketTimeoutMS=1000) as client:
                 return client.admin.command("hello")
@@ -38,7 +38,7 @@ class Member(Mongod):
 
 
 class ReplicaSet:
-    """Members of one set, which elect a new primary within about `ELECTION_S` when theirs is gone."""
+    """Members of one set, which elect a new primary within about `ELECTION_S` when the old one is gone."""
 
     def __init__(self, members: int = 3) -> None:
         self.members = [Member() for _ in range(members)]
@@ -59,11 +59,11 @@ class ReplicaSet:
         return self.database_url("")
 
     def database_url(self, name: str) -> str:
-        """Give the URL of a database."""
+        """Return the URL of a database."""
         return f"mongodb://{','.join(self._addresses)}/{name}?replicaSet=rs0"
 
     def start(self) -> Self:
-        """Start every member and make them a set; returns when one is primary and all others follow it."""
+        """Start every member and make them a set; return when one is primary and all others follow it."""
         for member in self.members:
             member.start()
         described = [{"_id": n, "host": address} for n, address in enumerate(self._addresses)]
@@ -79,11 +79,11 @@ class ReplicaSet:
             member.close()
 
     def primary(self) -> Member:
-        """Wait for a primary that can be written to, and give it."""
+        """Wait for a primary that accepts writes, and return it."""
         return self._waited("primary", 1)[0]
 
     def secondaries(self) -> list[Member]:
-        """Give the members that follow the primary now."""
+        """Return the members that follow the primary now."""
         return [member for member in self.members if member.running and member.hello().get("secondary")]
 
     def wait_until_whole(self) -> None:
@@ -92,7 +92,7 @@ class ReplicaSet:
         self._waited("secondary", len(self.members) - 1)
 
     def step_down(self) -> Member:
-        """Make the primary give way; gives the member that it was."""
+        """Make the primary step down; return the member that it was."""
         old = self.primary()
         with old.client() as client:
             client.admin.command("replSetStepDown", 10, secondaryCatchUpPeriodSecs=5)

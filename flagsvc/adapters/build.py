@@ -60,7 +60,6 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         ttl_jitter=settings.cache_ttl_jitter,
         negative_ttl_s=settings.negative_ttl_s,
         timeout_s=settings.cache_timeout_s,
-        max_put_age_s=Timing.of_bound(settings.staleness_bound_s).max_put_age_s,
     )
 
 

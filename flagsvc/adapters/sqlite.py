@@ -140,8 +140,7 @@ def _flag(flag_set: str, key: str, revision: int, document: object) -> Flag:
     try:
         return loads(document)  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, RecursionError):
-        problem = "The stored definition is malformed"
-        return Flag(key=key, flag_set=flag_set, revision=revision, problem=problem)
+        return Flag(key=key, flag_set=flag_set, revision=revision, problem="The stored definition is malformed")
 
 
 def _revisions(db: sqlite3.Connection) -> dict[str, int]:

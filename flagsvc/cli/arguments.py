@@ -40,8 +40,7 @@ def read_flag(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
         name, value = _split_pair(pair, "FIELD=VALUE")
         field = _FIELDS.get(name)
         if field is None:
-            known = ", ".join(STORED_NAMES[f] for f in WRITABLE)
-            raise UsageError(f"unknown field {name!r}; known fields: {known}")
+            raise UsageError(f"unknown field {name!r}; known fields: {', '.join(STORED_NAMES[f] for f in WRITABLE)}")
         fields.append(field)
         stored = STORED_NAMES[field]
         if value != "":

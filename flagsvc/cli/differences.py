@@ -60,9 +60,7 @@ class Differences:
 
     def lines(self) -> list[str]:
         """Return the lines that people read."""
-        lines = []
-        for flag_id, flag in self.created:
-            lines.append(f"+ {_shown(flag_id)}: {flag.status if flag else ''}")
+        lines = [f"+ {_shown(flag_id)}: {flag.status if flag else ''}" for flag_id, flag in self.created]
         for flag_id, fields in self.updated:
             lines.append(f"~ {_shown(flag_id)}")
             lines += [f"    {name}: {_sides(old, new)}" for name, old, new in _leaves(fields)]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from flagsvc.api.common.values import from_value
-from flagsvc.cli.render import text
+from flagsvc.cli.render import print_wide, text
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 
@@ -31,8 +30,7 @@ def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:
 
 def print_explanation(title: str, explanation: pb.Explanation) -> None:
     """Print the summary, the context fields that were read, and the steps as a tree."""
-    from rich.console import Console  # noqa: PLC0415  slow to import, and only used here
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415  slow to import, and only used here
     from rich.tree import Tree  # noqa: PLC0415
 
     fields = explanation_fields(explanation)
@@ -44,16 +42,12 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
             read.add(Text(f"{name} = {_value(value)}" if value is not None else f"{name} is missing"))
     if fields["steps"]:
         _add_steps(tree.add(Text("rule")), fields["steps"], Text)
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = max(console.width, 200)
-    console.print(tree)
+    print_wide(tree)
 
 
 def _add_steps(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
     for step in steps:
-        label = _label(step)
-        _add_steps(branch.add(styled(label)), step["steps"], styled)
+        _add_steps(branch.add(styled(_label(step))), step["steps"], styled)
 
 
 def _label(step: dict[str, Any]) -> str:

@@ -73,14 +73,10 @@ def _checked(path: str) -> CheckedFile:
     if is_flagd(path, raw) or not raw.strip():
         return checked(path, raw)
     flags, problems = check_mongoexport(raw)
-    if problems and not flags and not _names_keys(raw):
+    has_documents = b'"key"' in raw or b'"_id"' in raw  # Each flag document has a key.
+    if problems and not flags and not has_documents:
         return checked(path, raw)
     return CheckedFile(flags, [Located(line, "$", text) for line, text in problems])
-
-
-def _names_keys(raw: bytes) -> bool:
-    """Whether a text that is not a flagd file looks like flag documents: each has a key."""
-    return b'"key"' in raw or b'"_id"' in raw
 
 
 def _print_report(path: str, found: CheckedFile) -> None:

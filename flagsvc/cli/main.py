@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        status: int = args.run(args)
+        return int(args.run(args))
     except (SettingsError, UsageError) as error:
         return _fail(error, 2)
     except FlagsvcError as error:
@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (UnicodeError, OverflowError, RecursionError, ValueError, OSError) as error:
         return _fail(f"an argument or file cannot be used ({type(error).__name__}: {str(error)[:200]})", 2)
-    return status
 
 
 def _fail(error: Exception | str, status: int) -> int:

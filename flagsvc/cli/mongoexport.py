@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC
-from typing import Any, NoReturn
+from typing import Any
 
 from bson import json_util
 from bson.errors import BSONError
@@ -14,10 +14,15 @@ from bson.errors import BSONError
 from flagsvc.cli.input_files import BadFile
 from flagsvc.core.documents import from_document, to_document
 from flagsvc.core.errors import InvalidRequest
+from flagsvc.core.json_values import no_constant
 from flagsvc.core.model import STORED_NAMES, Flag
 from flagsvc.core.validation import validated
 
 NEWLINE = b"\n"
+_EXPECTED = {"status": "ENABLED, DISABLED, BETA or DEPRECATED"}
+_EXPECTED |= dict.fromkeys(("sortOrder", "revision"), "an integer") | dict.fromkeys(
+    ("variants", "metadata"), "an object"
+)
 Problems = list[tuple[int, str]]
 """Pairs of a line number, from 1, and the problem there."""
 
@@ -50,8 +55,7 @@ def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, 
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start]
-        problems.append((before.count(NEWLINE) + 1, "not UTF-8 text"))
+        problems.append((raw.count(NEWLINE, 0, error.start) + 1, "not UTF-8 text"))
         return
     if content.lstrip().startswith("["):
         try:
@@ -65,7 +69,7 @@ def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, 
         if not line.strip():
             continue
         try:
-            json.loads(line, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            json.loads(line, object_pairs_hook=_unique, parse_constant=no_constant)
             document = json_util.loads(line, json_options=json_util.JSONOptions(tz_aware=True, tzinfo=UTC))
         except (ValueError, TypeError, BSONError, RecursionError) as error:
             where = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -84,10 +88,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"field {name!r} appears twice")
         seen[name] = value
     return seen
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _checked(number: int, document: dict[str, Any], flag_set: str | None, problems: Problems) -> Flag | None:
@@ -117,13 +117,7 @@ def _checked(number: int, document: dict[str, Any], flag_set: str | None, proble
 
 
 def _expected(name: str) -> str:
-    if name == "status":
-        return "ENABLED, DISABLED, BETA or DEPRECATED"
-    if name in ("sortOrder", "revision"):
-        return "an integer"
-    if name in ("variants", "metadata"):
-        return "an object"
-    return "a date" if name.endswith("At") else "a string"
+    return _EXPECTED.get(name) or ("a date" if name.endswith("At") else "a string")
 
 
 def _plain(value: Any) -> Any:

@@ -1,32 +1,12 @@
-"""Options that several commands share, and the helper that adds a command to the parser."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 
 DEFAULT_ADDRESS = "127.0.0.1:8013"
 DEFAULT_WAIT_S = 5.0
-
-
-def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    summary: str,
-    examples: str,
-) -> argparse.ArgumentParser:
-    """Add a command that `run` executes; `examples` are printed below its help."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
@@ -38,11 +18,7 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
         help=f"address of the server [FLAGSVC_ADDRESS; {DEFAULT_ADDRESS}]",
     )
     parser.add_argument(
-        "--timeout",
-        metavar="S",
-        type=float,
-        default=timeout_s,
-        help=f"seconds to wait for a response [{timeout_s:g}]",
+        "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -67,13 +43,11 @@ def add_author(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", default="", help="why the change is made; recorded in the history")
 
 
-def add_etag(parser: argparse.ArgumentParser) -> None:
-    """Add the condition that the flag is unchanged since it was read."""
-    parser.add_argument("--etag", default="", help="change the flag only if it still has this etag")
-
-
-def add_wait_for(parser: argparse.ArgumentParser) -> None:
-    """Add the level that a change must reach before the command returns."""
+def add_write(parser: argparse.ArgumentParser, *, etag: bool) -> None:
+    """Add the options of a write: its author, the etag that the flag must still have, and the level to wait for."""
+    add_author(parser)
+    if etag:
+        parser.add_argument("--etag", default="", help="change the flag only if it still has this etag")
     parser.add_argument(
         "--wait-for",
         choices=("stored", "cached", "applied"),

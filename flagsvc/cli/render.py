@@ -20,24 +20,29 @@ def print_json(value: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
     """Print rows under headings, or the text `empty` if there are none."""
-    from rich.console import Console  # noqa: PLC0415  slow to import, and not needed for --help
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
     shown = [[text(cell) for cell in row] for row in rows]
     if not shown:
         print(empty)
         return
+    from rich.table import Table  # noqa: PLC0415  slow to import, and not needed for --help
     from rich.text import Text  # noqa: PLC0415
 
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in shown:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(Text, row))
+    print_wide(table)
+
+
+def print_wide(shape: Any) -> None:
+    """Print a table or tree of rich; where there is no terminal, at least 200 columns wide."""
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = max(console.width, 200)
-    console.print(table)
+    console.print(shape)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from flagsvc.cli import render
@@ -48,10 +48,8 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
         rows = (_row(replica, response.answered_by) for replica in response.replicas)
         render.print_table(_HEADS, rows, "no replicas")
         if not response.complete:
-            print(
-                "the list may be incomplete: replicas report through the shared cache, which is unreachable;"
-                " see: flagsvc health --service cache"
-            )
+            cause = "replicas report through the shared cache, which is unreachable"
+            print(f"the list may be incomplete: {cause}; see: flagsvc health --service cache")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -113,22 +111,16 @@ def _row(replica: pb.ReplicaStatus, answered_by: str) -> tuple[Any, ...]:
 
 def _feed(replica: pb.ReplicaStatus) -> str:
     """How the replica learns of changes by other programs, and for polling within which time."""
-    match replica.change_feed:
-        case pb.CHANGE_FEED_STREAM:
-            feed = "stream"
-        case pb.CHANGE_FEED_POLLING:
-            feed = f"polling, within {replica.staleness_bound_ms / 1000:g} s"
-        case _:
-            return "-"
-    return feed if replica.change_feed_up else f"{feed} (down)"
+    polling = f"polling, within {replica.staleness_bound_ms / 1000:g} s"
+    feed = {pb.CHANGE_FEED_STREAM: "stream", pb.CHANGE_FEED_POLLING: polling}.get(replica.change_feed)
+    return "-" if feed is None else feed if replica.change_feed_up else f"{feed} (down)"
 
 
 def _fields(replica: pb.ReplicaStatus) -> dict[str, Any]:
-    started_at: datetime = replica.started_at.ToDatetime(tzinfo=UTC)
     return {
         "replica": replica.replica,
         "version": replica.version,
-        "startedAt": started_at,
+        "startedAt": replica.started_at.ToDatetime(tzinfo=UTC),
         "reportedMsAgo": replica.reported_ms_ago,
         "revisions": dict(sorted(replica.revisions.items())),
         "lag": replica.lag,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from importlib import import_module
 
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 
 Command = Callable[[argparse.Namespace], int]
-_SERVE_OPTIONS = (
-    *("store_url", "cache_url", "host", "port", "management_port", "sync_port", "log_level", "log_format"),
-    *("ofrep_port", "cors_origins", "context_values", "context_from_headers", "fractional_version"),
-)
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -26,7 +23,7 @@ def serve(args: argparse.Namespace) -> int:
     from flagsvc.server import run  # noqa: PLC0415
     from flagsvc.telemetry import configure_logging  # noqa: PLC0415
 
-    given = {name: getattr(args, name) for name in _SERVE_OPTIONS if getattr(args, name) is not None}
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run") and value is not None}
     overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
     settings = Settings.from_env(os.environ, overrides)
     configure_logging(settings.log_level, settings.log_format)
@@ -38,22 +35,12 @@ def on_store(name: str) -> Command:
     """Return the function that runs a command of `transfer` on a store."""
 
     def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import transfer  # noqa: PLC0415
-
         settings = Settings.from_env(os.environ)
         args.store = args.store or settings.store_url
         args.cache = getattr(args, "cache", None) or settings.cache_url
-        command: Command = getattr(transfer, name)
-        return command(args)
+        return in_module("transfer", name)(args)
 
     return run
-
-
-def validate(args: argparse.Namespace) -> int:
-    """Check flag files."""
-    from flagsvc.cli import flagd_files  # noqa: PLC0415
-
-    return flagd_files.validate(args)
 
 
 def on_server(name: str) -> Command:
@@ -68,8 +55,11 @@ def on_server(name: str) -> Command:
     return run
 
 
-def health(args: argparse.Namespace) -> int:
-    """Check the health of a server."""
-    from flagsvc.cli import service_commands  # noqa: PLC0415
+def in_module(module: str, name: str) -> Command:
+    """Return the function that runs a command of a module of `flagsvc.cli`."""
 
-    return service_commands.health(args)
+    def run(args: argparse.Namespace) -> int:
+        command: Command = getattr(import_module(f"flagsvc.cli.{module}"), name)
+        return command(args)
+
+    return run

@@ -74,13 +74,7 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
 def toggle(args: argparse.Namespace, stub: Stub) -> int:
     """Switch a flag on or off."""
     request = pb.ToggleFlagRequest(
-        flag_key=args.key,
-        flag_set=args.flag_set,
-        enabled=args.state == "on",
-        etag=args.etag,
-        actor=args.actor,
-        reason=args.reason,
-        **wait_for.request_fields(args),
+        flag_key=args.key, flag_set=args.flag_set, enabled=args.state == "on", etag=args.etag, **_write_fields(args)
     )
     return _show_change(args, stub.ToggleFlag(request, timeout=wait_for.deadline_s(args)))
 
@@ -100,8 +94,7 @@ def list_flags(args: argparse.Namespace, stub: Stub) -> int:
         request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=1_000, page_token=page_token)
         page = stub.ListFlags(request, timeout=args.timeout)
         flags += map(received, page.flags)
-        page_token = page.next_page_token
-        if not page_token:
+        if not (page_token := page.next_page_token):
             break
     if args.json:
         render.print_json([render.flag_fields(flag) for flag in flags])
@@ -115,7 +108,7 @@ def list_flags(args: argparse.Namespace, stub: Stub) -> int:
 def create(args: argparse.Namespace, stub: Stub) -> int:
     """Create a flag from KEY and FIELD=VALUE arguments."""
     flag, _ = arguments.read_flag(args)
-    request = pb.CreateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.request_fields(args))
+    request = pb.CreateFlagRequest(flag=flag, **_write_fields(args))
     return _show_change(args, stub.CreateFlag(request, timeout=wait_for.deadline_s(args)))
 
 
@@ -123,21 +116,14 @@ def set_fields(args: argparse.Namespace, stub: Stub) -> int:
     """Change the named fields of a flag."""
     flag, fields = arguments.read_flag(args)
     flag.etag = args.etag
-    request = pb.UpdateFlagRequest(flag=flag, actor=args.actor, reason=args.reason, **wait_for.request_fields(args))
+    request = pb.UpdateFlagRequest(flag=flag, **_write_fields(args))
     request.update_mask.paths.extend(fields)
     return _show_change(args, stub.UpdateFlag(request, timeout=wait_for.deadline_s(args)))
 
 
 def delete(args: argparse.Namespace, stub: Stub) -> int:
     """Delete a flag."""
-    request = pb.DeleteFlagRequest(
-        flag_key=args.key,
-        flag_set=args.flag_set,
-        etag=args.etag,
-        actor=args.actor,
-        reason=args.reason,
-        **wait_for.request_fields(args),
-    )
+    request = pb.DeleteFlagRequest(flag_key=args.key, flag_set=args.flag_set, etag=args.etag, **_write_fields(args))
     response = stub.DeleteFlag(request, timeout=wait_for.deadline_s(args))
     if args.json:
         spread = wait_for.spread_fields(response.spread)
@@ -207,6 +193,10 @@ def health(args: argparse.Namespace) -> int:
     return 0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
+def _write_fields(args: argparse.Namespace) -> dict[str, Any]:
+    return {"actor": args.actor, "reason": args.reason, **wait_for.request_fields(args)}
+
+
 def _show_change(
     args: argparse.Namespace, response: pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 ) -> int:
@@ -246,13 +236,12 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
 
 def _print_error(error: grpc.RpcError, address: str) -> None:
     code, details, reason = error.code(), error.details(), _error_reason(error)
+    text = f"{details} ({reason or code.name})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
-        print(f"error: no server is reachable at {address}; start one with: flagsvc serve", file=sys.stderr)
-        return
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        print(f"error: {address} did not respond in time; try a larger --timeout", file=sys.stderr)
-        return
-    print(f"error: {details}" + (f" ({reason})" if reason else f" ({code.name})"), file=sys.stderr)
+        text = f"no server is reachable at {address}; start one with: flagsvc serve"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        text = f"{address} did not respond in time; try a larger --timeout"
+    print(f"error: {text}", file=sys.stderr)
 
 
 def _error_reason(error: grpc.RpcError) -> str:

@@ -1,10 +1,10 @@
-"""Reads a store for an export, and plans, previews and makes the changes of an import."""
+"""Reads a store for an export, and plans and makes the changes of an import."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from flagsvc.core.changes import Author, Decide, delete
@@ -20,31 +20,11 @@ class PlannedChange(NamedTuple):
     decide: Decide
 
 
-@dataclass(slots=True)
-class ImportResult:
-    """How many flags an import created, updated, left unchanged and deleted."""
-
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-
-    @property
-    def total(self) -> int:
-        """Number of flags in the file."""
-        return self.created + self.updated + self.unchanged
-
-    def count(self, flag_id: FlagId, change: Change | None) -> None:
-        """Count one planned change by its effect; None: the flag was already so."""
-        del flag_id
-        if change is None:
-            self.unchanged += 1
-        elif change.after is None:
-            self.deleted += 1
-        elif change.before is None:
-            self.created += 1
-        else:
-            self.updated += 1
+def effect(change: Change | None) -> str:
+    """Return what a change does to its flag: `created`, `updated` or `deleted`; `unchanged` if there is no change."""
+    if change is None:
+        return "unchanged"
+    return "deleted" if change.after is None else "created" if change.before is None else "updated"
 
 
 async def load_flags(store: FlagStore) -> list[Flag]:
@@ -64,22 +44,9 @@ def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -
     return [PlannedChange(flag_id, _delete(flag_id, author)) for flag_id in surplus]
 
 
-def preview(
-    planned: Iterable[PlannedChange], stored: Iterable[Flag], record: Callable[[FlagId, Change | None], None]
-) -> None:
-    """Call `record` with what each planned change would do, in the plan's order."""
-    current = {flag.id: flag for flag in stored}
-    for flag_id, decide in planned:
-        record(flag_id, decide(current.get(flag_id)))
-
-
-async def make_changes(
-    planned: Sequence[PlannedChange],
-    store: FlagStore,
-    cache: FlagCache | None,
-    record: Callable[[FlagId, Change | None], None],
-) -> None:
-    """Make each change in an open store, update the shared cache, and announce the change to the replicas."""
+async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache: FlagCache | None) -> Counter[str]:
+    """Make each change in an open store, update the cache, and announce it. Return the number of each `effect`."""
+    made = Counter[str]()
     for flag_id, decide in _progress(planned):
         decisions: list[Change | None] = []
 
@@ -90,9 +57,10 @@ async def make_changes(
             return decisions[0]
 
         entry = await store.write(flag_id, decide_and_note)
-        record(flag_id, decisions[0] if decisions else None)
+        made[effect(decisions[0] if decisions else None)] += 1
         if entry is not None:
             await publish_change(cache, entry)
+    return made
 
 
 def _delete(flag_id: FlagId, author: Author) -> Decide:

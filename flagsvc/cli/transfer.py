@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import read_mongoexport, to_line
 from flagsvc.cli.render import print_json
-from flagsvc.cli.store_changes import ImportResult, PlannedChange
+from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.core.changes import Author, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order
@@ -66,7 +67,9 @@ def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Aut
     missing = args.store.startswith("sqlite:") and not Path(args.store.removeprefix("sqlite:///")).exists()
     stored = [] if missing else asyncio.run(store_changes.load_flags(store_for(args.store)))
     deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author) if args.prune else []
-    store_changes.preview([*planned, *deletions], stored, differences.count)
+    current = {flag.id: flag for flag in stored}
+    for flag_id, decide in [*planned, *deletions]:
+        differences.count(flag_id, decide(current.get(flag_id)))
     if args.json:
         print_json(differences.as_json())
     else:
@@ -75,30 +78,30 @@ def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Aut
 
 
 def _import(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
-    result = asyncio.run(_write(args, planned, author))
-    pruned = {"deleted": result.deleted} if args.prune else {}
-    counts = {"created": result.created, "updated": result.updated, **pruned, "unchanged": result.unchanged}
+    made = asyncio.run(_write(args, planned, author))
+    names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
+    counts = {name: made[name] for name in names}
+    total = made.total() - made["deleted"]
     if args.json:
-        print_json({"flags": result.total, **counts})
+        print_json({"flags": total, **counts})
     else:
-        print(f"{result.total} flags: {', '.join(f'{count} {word}' for word, count in counts.items())}")
+        print(f"{total} flags: {', '.join(f'{count} {word}' for word, count in counts.items())}")
     return 0
 
 
-async def _write(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> ImportResult:
-    store, cache, result = store_for(args.store), cache_for(args.cache), ImportResult()
+async def _write(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> Counter[str]:
+    store, cache = store_for(args.store), cache_for(args.cache)
     await store.open()
     try:
         if cache is not None:
             await cache.open()
         stored = (await store.load()).flags if args.prune else []
         deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author)
-        await store_changes.make_changes([*planned, *deletions], store, cache, result.count)
+        return await store_changes.make_changes([*planned, *deletions], store, cache)
     finally:
         if cache is not None:
             await cache.close()
         await store.close()
-    return result
 
 
 def _format_of(output: str) -> str:

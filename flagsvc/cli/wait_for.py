@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypedDict
 
@@ -16,12 +15,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 NOT_REACHED = 3
 """Exit status of a write that is stored but did not reach the level of --wait-for in time."""
-_LEVELS = {
-    "stored": pb.WRITE_LEVEL_STORED,
-    "cached": pb.WRITE_LEVEL_CACHED,
-    "applied": pb.WRITE_LEVEL_APPLIED,
-}
-_IS_STORED = "the change IS stored"
+_LEVELS = {"stored": pb.WRITE_LEVEL_STORED, "cached": pb.WRITE_LEVEL_CACHED, "applied": pb.WRITE_LEVEL_APPLIED}
 
 
 class WaitFields(TypedDict, total=False):
@@ -44,8 +38,7 @@ def request_fields(args: argparse.Namespace) -> WaitFields:
 
 def deadline_s(args: argparse.Namespace) -> float:
     """Return the deadline of a write: the time-out of any call, plus the time to wait for the level."""
-    timeout: float = args.timeout
-    return timeout + (_wait_s(args) if args.wait_for else 0.0)
+    return float(args.timeout) + (_wait_s(args) if args.wait_for else 0.0)
 
 
 def spread_fields(spread: pb.WriteSpread) -> dict[str, Any]:
@@ -63,10 +56,9 @@ def report_spread(args: argparse.Namespace, spread: pb.WriteSpread) -> int:
     if args.wait_for is None:
         return 0
     if spread.reached < _LEVELS[args.wait_for]:
-        missed = (
-            f"not {'applied everywhere' if args.wait_for == 'applied' else args.wait_for} after {_wait_s(args):g} s"
-        )
-        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; {_IS_STORED}", file=sys.stderr)
+        wanted = "applied everywhere" if args.wait_for == "applied" else args.wait_for
+        missed = f"not {wanted} after {_wait_s(args):g} s"
+        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; the change IS stored", file=sys.stderr)
         return NOT_REACHED
     if not args.json:
         print(f"revision {spread.revision}: {_reached(args.wait_for, spread)}")
@@ -87,13 +79,9 @@ def _so_far(level: str, spread: pb.WriteSpread) -> str:
     applied = f"applied by {', '.join(spread.applied_by) or 'no known replica'}"
     if not spread.lagging:
         return f"{applied}; without the shared cache other live replicas are unknown; {others}"
-    return f"{applied}; lagging: {', '.join(spread.lagging)} ({_when_seen(spread.lagging)})"
-
-
-def _when_seen(lagging: Sequence[str]) -> str:
-    if len(lagging) == 1:
-        return "it will see the change within its staleness bound"
-    return "they will see the change within their staleness bounds"
+    one = len(spread.lagging) == 1
+    they, bounds = ("it", "its staleness bound") if one else ("they", "their staleness bounds")
+    return f"{applied}; lagging: {', '.join(spread.lagging)} ({they} will see the change within {bounds})"
 
 
 def _wait_s(args: argparse.Namespace) -> float:

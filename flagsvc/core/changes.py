@@ -51,8 +51,7 @@ def toggle(key: str, enabled: bool, expected: int | None, author: Author) -> Dec
         before = _expected(key, current, expected)
         status = Status.ENABLED if enabled else Status.DISABLED
         after = _stamped(replace(before, status=status), author, moved=True)
-        change = _change(before, after, Action(status.value), author)
-        return replace(change, previous={"status": before.status.value}, new={"status": status.value})
+        return _change(before, after, Action(status.value), author, ["status"])
 
     return decide
 
@@ -65,10 +64,7 @@ def update(wanted: Flag, fields: list[str], expected: int | None, author: Author
         values = {field: getattr(wanted, field) for field in fields}
         bare = replace(before, **values, problem="")
         after = validated(_stamped(bare, author, moved=bare.status is not before.status))
-        old, new = to_document(before), to_document(after)
-        names = [STORED_NAMES[field] for field in fields]
-        change = _change(before, after, Action.UPDATED, author)
-        return replace(change, previous={n: old.get(n) for n in names}, new={n: new.get(n) for n in names})
+        return _change(before, after, Action.UPDATED, author, [STORED_NAMES[field] for field in fields])
 
     return decide
 
@@ -91,10 +87,7 @@ def put(flag: Flag, author: Author) -> Decide:
             return _change(None, after, Action.CREATED, author)
         old, new = to_document(current), to_document(after)
         names = [n for n in {**old, **new} if not json_values.same(old.get(n), new.get(n))]
-        if not names:
-            return None
-        change = _change(current, after, Action.UPDATED, author)
-        return replace(change, previous={n: old.get(n) for n in names}, new={n: new.get(n) for n in names})
+        return _change(current, after, Action.UPDATED, author, names) if names else None
 
     return decide
 
@@ -117,14 +110,14 @@ def _stamped(flag: Flag, author: Author, *, moved: bool) -> Flag:
     return flag
 
 
-def _change(before: Flag | None, after: Flag | None, action: Action, author: Author) -> Change:
+def _change(
+    before: Flag | None, after: Flag | None, action: Action, author: Author, names: list[str] | None = None
+) -> Change:
+    """Return the change. `names`: the stored fields that its history entry has, set or not; None: all that are set."""
+    previous, new = (None if flag is None else to_document(flag) for flag in (before, after))
+    if previous is not None and new is not None and names is not None:
+        previous, new = {n: previous.get(n) for n in names}, {n: new.get(n) for n in names}
+    actor, reason, at = author.actor or ANONYMOUS, author.reason, author.at
     return Change(
-        before=before,
-        after=after,
-        action=action,
-        previous=to_document(before) if before else None,
-        new=to_document(after) if after else None,
-        actor=author.actor or ANONYMOUS,
-        reason=author.reason,
-        at=author.at,
+        before=before, after=after, action=action, previous=previous, new=new, actor=actor, reason=reason, at=at
     )

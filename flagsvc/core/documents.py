@@ -16,8 +16,7 @@ from . import json_values
 from .model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
-_TEXTS = frozenset({"description", "icon", "badge", "owner", "defaultVariant"})
-_REQUIRED_TEXTS = {"name": "", "category": "addon"}
+_TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
 _OBJECTS = frozenset({"variants", "metadata", "evaluators"})
 
 
@@ -36,7 +35,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
 
 def from_document(document: Mapping[str, Any]) -> Flag:
     """Read a document whose values are JSON, with datetimes for times. Never raises: see `Flag.problem`."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"key": ""}
     problems: list[str] = []
     for field, name in STORED_NAMES.items():
         raw = document.get(name)
@@ -47,7 +46,6 @@ def from_document(document: Mapping[str, Any]) -> Flag:
             problems.append(name)
         else:
             values[field] = value
-    values.setdefault("key", "")
     if problems:
         values["problem"] = f"The stored definition is malformed: {', '.join(problems)}"
     return Flag(**values)
@@ -57,7 +55,7 @@ def _read(name: str, raw: JsonValue) -> Any:
     """Return the field's value; None if it has the wrong type."""
     if name in _TIMES:
         return raw if isinstance(raw, datetime) else None
-    if name in _TEXTS or name in _REQUIRED_TEXTS or name in ("key", "flagSet"):
+    if name in _TEXTS:
         return raw if isinstance(raw, str) and json_values.is_text(raw) else None
     if name == "status":
         return Status(raw) if isinstance(raw, str) and raw in Status.__members__ else None

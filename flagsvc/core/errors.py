@@ -35,9 +35,8 @@ class Violation:
 
     def __str__(self) -> str:
         """Return the violation as one line."""
-        if not self.wanted:
-            return f"{self.field}: {self.found}"
-        return f"{self.field} is {self.found}; it must be {self.wanted}"
+        wanted = f"{self.field} is {self.found}; it must be {self.wanted}"
+        return wanted if self.wanted else f"{self.field}: {self.found}"
 
 
 class InvalidRequest(FlagsvcError):
@@ -81,9 +80,8 @@ class RevisionConflict(FlagsvcError):
     """The flag's current revision is not the one that the caller expected."""
 
     def __init__(self, key: str, expected: int, current: int) -> None:
-        super().__init__(
-            f'Feature flag "{key}" is at etag "{current}", not "{expected}": read it again, then repeat the change'
-        )
+        state = f'Feature flag "{key}" is at etag "{current}", not "{expected}"'
+        super().__init__(f"{state}: read it again, then repeat the change")
         self.key, self.expected, self.current = key, expected, current
 
 

@@ -13,16 +13,7 @@ from . import json_values
 from .errors import short_repr
 from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
-from .targeting import (
-    FRACTIONAL_VERSION,
-    Rule,
-    RuleError,
-    RuleProblem,
-    Step,
-    WrongRule,
-    brief,
-    compile_texts,
-)
+from .targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, brief, compile_texts
 
 
 class Reason(StrEnum):
@@ -67,13 +58,13 @@ class Outcome:
     message: str = ""
 
 
+def _error(code: ErrorCode, message: str) -> Outcome:
+    return Outcome(Reason.ERROR, error_code=code, message=message)
+
+
 DISABLED = Outcome(Reason.DISABLED)
-NOT_FOUND = Outcome(Reason.ERROR, error_code=ErrorCode.FLAG_NOT_FOUND, message="Flag not found in this flag set")
-NOT_READY = Outcome(
-    Reason.ERROR,
-    error_code=ErrorCode.PROVIDER_NOT_READY,
-    message="The flag's definition has not been loaded yet; retry",
-)
+NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
+NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
 
 
 class Prepared:
@@ -99,7 +90,7 @@ class Prepared:
         try:
             chosen = self._rule.evaluate(context, now)
         except RuleError as error:
-            return _general(f"The targeting rule has no result for this context: {error}")
+            return _no_result(error)
         return self.outcome_of(chosen)
 
     def outcome_of(self, chosen: JsonValue) -> Outcome:
@@ -112,7 +103,11 @@ class Prepared:
         if name in self._matches:
             return self._matches[name]
         text = short_repr(brief(chosen))
-        return _general(f"The targeting rule chose {text}, which is not one of the flag's variants")
+        return _error(ErrorCode.GENERAL, f"The targeting rule chose {text}, which is not one of the flag's variants")
+
+
+def _no_result(error: RuleError) -> Outcome:
+    return _error(ErrorCode.GENERAL, f"The targeting rule has no result for this context: {error}")
 
 
 NO_FLAG = Prepared(NOT_FOUND)
@@ -122,7 +117,7 @@ _MAX_EMPTY_CHARS = 100
 def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepared:
     """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
     if flag.problem:
-        return Prepared(_parse_error(flag.problem))
+        return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
     variants = flag.effective_variants
@@ -131,7 +126,8 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
     try:
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
     except WrongRule as error:
-        return Prepared(_parse_error(f"The targeting rule is invalid: {problem_text(error.problems[0])}"))
+        message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
+        return Prepared(_error(ErrorCode.PARSE_ERROR, message))
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
     return Prepared(None, rule, variants, unmatched)
 
@@ -173,8 +169,7 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
         return outcome
     if wanted is ValueType.FLOAT and kind == "integer":
         return replace(outcome, value=float(outcome.value))
-    message = f"The flag's value is of type {kind}, not {wanted}"
-    return Outcome(Reason.ERROR, error_code=ErrorCode.TYPE_MISMATCH, message=message)
+    return _error(ErrorCode.TYPE_MISMATCH, f"The flag's value is of type {kind}, not {wanted}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,23 +187,16 @@ def explain(
     """Evaluate step by step, for people to read. Slow: it compiles the rule again, with tracing."""
     prepared = prepare(flag, fractional_version)
     if prepared.fixed is not None:
-        return prepared.fixed, Explanation(_summary_of_fixed(flag, prepared.fixed), {}, ())
+        return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
     version = fractional_version
     rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
-    if isinstance(result, RuleError):
-        outcome = _general(f"The targeting rule has no result for this context: {result}")
-        summary = outcome.message
-    else:
-        outcome = prepared.outcome_of(result)
-        summary = _summary(flag, result, outcome)
-    return outcome, Explanation(summary, recording.read, tuple(steps))
+    outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)
+    return outcome, Explanation(outcome.message or _summary(flag, result, outcome), recording.read, tuple(steps))
 
 
 def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
-    if outcome.error_code is not None:
-        return outcome.message
     if outcome is not DISABLED:
         variant = f"variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"
         return f"The flag has no targeting: {variant} for everybody"
@@ -218,8 +206,6 @@ def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
 
 
 def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
-    if outcome.error_code is not None:
-        return outcome.message
     if result is not None:
         return f"The targeting rule chose variant {outcome.variant!r}"
     if flag.status is Status.BETA:
@@ -251,13 +237,6 @@ def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> O
     if variant is None:
         return Outcome(Reason.DEFAULT)
     if variants.get(variant) is None:
-        return _general(f"The default variant {short_repr(variant)} is not one of the flag's variants")
+        text = f"The default variant {short_repr(variant)} is not one of the flag's variants"
+        return _error(ErrorCode.GENERAL, text)
     return Outcome(reason, variant, variants[variant])
-
-
-def _parse_error(message: str) -> Outcome:
-    return Outcome(Reason.ERROR, error_code=ErrorCode.PARSE_ERROR, message=message)
-
-
-def _general(message: str) -> Outcome:
-    return Outcome(Reason.ERROR, error_code=ErrorCode.GENERAL, message=message)

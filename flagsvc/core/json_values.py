@@ -14,15 +14,9 @@ Path = tuple[str | int, ...]
 """A location in a JSON value: field names and element indexes, from the root."""
 
 _KINDS: dict[type, str] = {
-    type(None): "null",
-    bool: "boolean",
-    int: "integer",
-    float: "float",
-    str: "string",
-    list: "list",
-    tuple: "list",
-    dict: "object",
-}
+    type(None): "null", bool: "boolean", int: "integer", float: "float", str: "string",
+    list: "list", tuple: "list", dict: "object",
+}  # fmt: skip
 MAX_DEPTH = 24
 """Protobuf parsers stop at 100 nested messages, and a google.protobuf.Struct nests three for each JSON object."""
 INT64 = range(-(2**63), 2**63)
@@ -143,7 +137,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Reject NaN and the infinities, as a JSON decoder's `parse_constant`. Raises NotJson."""
     raise NotJson(f"{name} is not a JSON number")
 
 
@@ -155,4 +150,4 @@ def _finite(text: str) -> float:
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=no_constant, parse_float=_finite)

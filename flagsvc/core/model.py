@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -92,48 +92,17 @@ def list_order(flag: Flag) -> tuple[int, str]:
     return flag.sort_order, flag.key
 
 
-STORED_NAMES: Mapping[str, str] = {
-    "key": "key",
-    "flag_set": "flagSet",
-    "name": "name",
-    "description": "description",
-    "category": "category",
-    "status": "status",
-    "config": "config",
-    "icon": "icon",
-    "badge": "badge",
-    "sort_order": "sortOrder",
-    "created_at": "createdAt",
-    "updated_at": "updatedAt",
-    "enabled_at": "enabledAt",
-    "disabled_at": "disabledAt",
-    "variants": "variants",
-    "default_variant": "defaultVariant",
-    "targeting": "targeting",
-    "evaluators": "evaluators",
-    "metadata": "metadata",
-    "revision": "revision",
-    "owner": "owner",
-    "expires_at": "expiresAt",
-}
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+STORED_NAMES: Mapping[str, str] = {each.name: _camel_case(each.name) for each in fields(Flag) if each.name != "problem"}
 """Field of `Flag` -> its name in a MongoDB document. The existing system's collection fixes these names."""
 
 WRITABLE = (
-    "name",
-    "description",
-    "category",
-    "status",
-    "config",
-    "icon",
-    "badge",
-    "sort_order",
-    "variants",
-    "default_variant",
-    "targeting",
-    "evaluators",
-    "metadata",
-    "owner",
-    "expires_at",
+    *("name", "description", "category", "status", "config", "icon", "badge", "sort_order"),
+    *("variants", "default_variant", "targeting", "evaluators", "metadata", "owner", "expires_at"),
 )
 """Fields that an update may change, in document order."""
 

@@ -86,10 +86,9 @@ def _key_problem(key: str) -> str | None:
 
 def _text_violations(flag: Flag) -> list[Violation]:
     found = []
-    if problem := _key_problem(flag.key):
-        found.append(Violation("flag.key", short_repr(flag.key), problem))
-    if problem := _key_problem(flag.flag_set):
-        found.append(Violation("flag.flag_set", short_repr(flag.flag_set), problem))
+    for field, name in (("key", flag.key), ("flag_set", flag.flag_set)):
+        if problem := _key_problem(name):
+            found.append(Violation(f"flag.{field}", short_repr(name), problem))
     limits = {"name": MAX_KEY, "description": MAX_DESCRIPTION, "category": MAX_KEY}
     limits |= {"icon": MAX_KEY, "badge": MAX_KEY, "owner": MAX_KEY}
     for field, limit in limits.items():

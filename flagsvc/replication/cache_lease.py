@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
@@ -52,10 +53,10 @@ class CacheLease:
     def start(self) -> None:
         """Begin to acquire and renew; waits for nothing."""
         if self._cache is not None:
-            self._tasks.start(repeat(self.step, self._pause, "cache_lease_failed"), "cache-lease")
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._timing.renew_every_s)
+            self._tasks.start(
+                repeat(self.step, partial(asyncio.sleep, self._timing.renew_every_s), "cache_lease_failed"),
+                "cache-lease",
+            )
 
     async def close(self) -> None:
         """Stop. The lease runs out by itself."""
@@ -68,7 +69,7 @@ class CacheLease:
         as_of, changed = self._near.verified_at, self._changed
         age_s = time.monotonic() - as_of
         if self._holding and not self.is_holder:
-            self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else "cache_unreachable")
+            self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else LeaseState.UNREACHABLE)
         if not self._cache.available or age_s >= self._timing.lease_s:
             return
         entries = self._current(changed)

@@ -22,6 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.ports import NEVER, FlagCache, Heartbeat, ReplicaStatus
@@ -77,7 +78,10 @@ class Heartbeats:
     def start(self) -> None:
         """Send the first heartbeat, and one after each interval."""
         if self._cache is not None:
-            self._tasks.start(repeat(self._send, self._pause, "heartbeat_failed"), "heartbeats")
+            self._tasks.start(
+                repeat(self._send, partial(asyncio.sleep, self._timing.heartbeat_every_s), "heartbeat_failed"),
+                "heartbeats",
+            )
 
     async def close(self) -> None:
         """Stop sending, and remove the kept heartbeat: nobody need wait for this replica any more."""
@@ -143,9 +147,6 @@ class Heartbeats:
     def _seen_within(self, seconds: float) -> dict[str, _Peer]:
         horizon = time.monotonic() - seconds
         return {name: peer for name, peer in self._peers.items() if peer.last_seen_at > horizon}
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._timing.heartbeat_every_s)
 
     async def _send(self) -> None:
         if self._cache is None:

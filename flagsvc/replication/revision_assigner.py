@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 
 import structlog
 
@@ -36,12 +35,7 @@ class RevisionAssigner:
     """
 
     def __init__(
-        self,
-        near: NearCache,
-        store: FlagStore,
-        cache: FlagCache | None,
-        lease: CacheLease,
-        progress: StreamProgress,
+        self, near: NearCache, store: FlagStore, cache: FlagCache | None, lease: CacheLease, progress: StreamProgress
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
         self._lease, self._progress = lease, progress
@@ -117,10 +111,6 @@ class RevisionAssigner:
         else:  # another replica has assigned one
             entry = await self._store.get(change.id)
             self._near.apply_read(entry, as_of, time.monotonic())
-        await self._until(lambda: self._near.changelogs.watermark(entry.id.flag_set) >= entry.revision)
-
-    @staticmethod
-    async def _until(applied: Callable[[], bool]) -> None:
-        """Wait for the watermark to reach the revision: heartbeats then demand it of those who rely on this view."""
-        while not applied():  # noqa: ASYNC110  announcements and polls move the watermark
+        # Only from then on do this replica's heartbeats demand the revision of those who rely on its view.
+        while self._near.changelogs.watermark(entry.id.flag_set) < entry.revision:  # noqa: ASYNC110  moved elsewhere
             await asyncio.sleep(RETRY_DELAY_S / 5)

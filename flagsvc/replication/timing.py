@@ -51,8 +51,6 @@ class Timing:
     """How long a stored heartbeat counts its sender among the live replicas."""
     peer_timeout_s: float
     """A replica not heard for so long is not quoted in heartbeats any more."""
-    max_put_age_s: float
-    """Redis refuses entries that were read longer ago."""
 
     @classmethod
     def of_bound(cls, bound_s: float) -> Timing:
@@ -72,7 +70,6 @@ class Timing:
             heartbeat_every_s=heartbeat_every_s,
             heartbeat_expiry_s=max(2 * bound_s, 3 * heartbeat_every_s),
             peer_timeout_s=max(10.0, bound_s),
-            max_put_age_s=max(5.0, bound_s),
         )
         timing.check()
         return timing
@@ -101,7 +98,6 @@ class Timing:
             "a heartbeat is kept until the next ones": 3 * self.heartbeat_every_s <= self.heartbeat_expiry_s,
             "heartbeats keep the subscription up": 2 * self.heartbeat_every_s < SUBSCRIPTION_TIMEOUT_S,
             "a peer is quoted for the staleness bound": bound <= self.peer_timeout_s,
-            "Redis takes what a renewal puts": age + pause < self.max_put_age_s,
             "a deletion is remembered longer than a load takes": LOAD_TIMEOUT_S < TOMBSTONE_S,
         }
         for relation, holds in relations.items():

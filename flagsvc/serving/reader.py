@@ -11,16 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
-from flagsvc.core.evaluation import (
-    NOT_FOUND,
-    NOT_READY,
-    Explanation,
-    Outcome,
-    Reason,
-    ValueType,
-    check_type,
-    explain,
-)
+from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
 from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
 from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore

@@ -67,7 +67,11 @@ class NearCache:
 
     def verified_at_of(self, held: CacheEntry | None) -> float:
         """Return when an entry was last known to be the store's; for None, when the flag was known not to exist."""
-        return self.verified_at if held is None else self.partial.verified_at(held.verified_at, self.verified_at)
+        if held is None:
+            return self.verified_at
+        if not self.complete and held.verified_at < self.partial.gap_free_since:
+            return held.verified_at
+        return max(held.verified_at, self.verified_at)
 
     def is_fresh(self, verified_at: float, now: float) -> bool:
         """Whether something verified at this moment may be answered without asking."""

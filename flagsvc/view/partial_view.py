@@ -55,9 +55,3 @@ class PartialView:
         """Record that changes before this moment may have been missed."""
         self.gap_free_since = max(self.gap_free_since, at)
         self.gaps += 1
-
-    def verified_at(self, entry_verified_at: float, view_verified_at: float) -> float:
-        """Return when an entry was last verified: by its own read, or with the view where no gap lies between."""
-        if view_verified_at > entry_verified_at >= self.gap_free_since:
-            return view_verified_at
-        return entry_verified_at

@@ -1,4 +1,4 @@
-"""One suite for both forms of the client: the synchronous one is called from a thread."""
+"""One suite for both forms of the client: the synchronous one is called in a thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Asked:
         return called
 
     async def watched(self) -> AsyncIterator[Any]:
-        """Give what a watch gives."""
+        """Return what a watch yields."""
         if self.form == "aio":
             async for event in self.client.watch():
                 yield event

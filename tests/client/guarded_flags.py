@@ -1,4 +1,4 @@
-"""A flag server with a few flags, for tests of guards, and the service behind a guard that asks it."""
+"""A flag server with a few flags, for tests of guards, and a service whose guard asks it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAID = '{"if": [{"==": [{"var": "plan"}, "paid"]}, "on", "off"]}'
 
 
 class Flags:
-    """A running server's address, and short calls to it."""
+    """The address of a running server, and short calls to it."""
 
     def __init__(self, target: str, client: Client) -> None:
         self.target = target
@@ -49,7 +49,7 @@ async def flag_server(folder: Path) -> AsyncIterator[Flags]:
 async def guarded(
     form: str, target: str, rules: Mapping[str, str | Rule | None], *, local: bool = False, **options: Any
 ) -> AsyncIterator[tuple[grpc.aio.Channel, Seen]]:
-    """The service behind a guard that asks the server at `target`, or its own copy, and a channel to it."""
+    """The service behind a guard, which asks the server at `target` or its own copy; and a channel to the service."""
     if form == "sync":
         with SyncClient(target, local=local) as client:
             await asyncio.to_thread(client.wait_ready)
@@ -65,7 +65,7 @@ async def guarded(
 
 
 async def refused(channel: grpc.aio.Channel, kind: str, request: bytes = b"hello") -> grpc.aio.AioRpcError:
-    """Call a method that has to refuse."""
+    """Call a method that must refuse."""
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await call(channel, kind, request)
     return failure.value

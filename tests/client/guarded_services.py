@@ -1,4 +1,4 @@
-"""A service of bytes with a method of every kind, in every form that a handler may have, behind guards."""
+"""A service of bytes with a method of every kind, in every form that a handler can have, behind guards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMS = ("asyncio", "asyncio writers", "threads in asyncio", "sync")
 
 
 class Seen:
-    """What handlers saw: calls that reached them, and how they ended."""
+    """What handlers recorded: calls that reached them, and how these ended."""
 
     def __init__(self) -> None:
         self.calls: list[bytes] = []
@@ -86,7 +86,7 @@ def sync_handlers(seen: Seen) -> dict[str, Callable[..., Any]]:
     def unary_stream(request: bytes, context: Any) -> Iterator[bytes]:
         seen.calls.append(request)
         yield request
-        ends_at = time.monotonic() + 5  # no thread can be stopped from outside
+        ends_at = time.monotonic() + 5  # threads cannot be stopped from outside
         while request == b"endless" and time.monotonic() < ends_at:
             time.sleep(0.005)
             yield request
@@ -129,7 +129,7 @@ def generic_handler(functions: dict[str, Callable[..., Any]]) -> grpc.GenericRpc
 async def serving(
     form: str, interceptors: Iterable[Any] = (), functions: dict[str, Callable[..., Any]] | None = None
 ) -> AsyncIterator[tuple[str, Seen]]:
-    """The service in this process: its address, and what its handlers saw."""
+    """The service in this process: its address, and the record of its handlers."""
     seen = Seen()
     service = generic_handler(functions or HANDLERS[form](seen))
     options = (("grpc.so_reuseport", 0),)
@@ -156,7 +156,7 @@ async def serving(
 async def call(
     channel: grpc.aio.Channel, kind: str, request: bytes = b"hello", metadata: Iterable[tuple[str, str]] = ()
 ) -> list[bytes]:
-    """Call a method with that request, twice where it takes a stream; give all answers."""
+    """Call a method with that request, twice where it takes a stream; return all answers."""
     method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     sent: Any = _stream(request) if kind.startswith("stream") else request
     answer = method(sent, metadata=tuple(metadata), timeout=10)
@@ -164,7 +164,7 @@ async def call(
 
 
 async def to_end(call: Any) -> None:
-    """Read all that comes."""
+    """Read the whole stream."""
     while await call.read() is not grpc.aio.EOF:
         pass
 

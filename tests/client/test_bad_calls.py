@@ -1,4 +1,4 @@
-"""Calls that end in the middle, answers that cannot be read, and writes whose answer is lost: both forms."""
+"""Calls that are interrupted, answers that cannot be read, and writes whose answer is lost: both forms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def form(request: pytest.FixtureRequest) -> str:
     return name
 
 
-async def test_closing_a_client_ends_what_is_under_way_with_the_default(form: str) -> None:
+async def test_closing_a_client_ends_calls_in_progress_with_the_default(form: str) -> None:
     async def never(_request: bytes, _context: Any) -> bytes:
         await asyncio.sleep(30)
         return b""
@@ -114,7 +114,7 @@ async def test_details_of_a_failure_that_cannot_be_read_are_left_out(form: str) 
         assert (found.value, found.error_code, found.error_message) == (True, ErrorCode.GENERAL, "no")
 
 
-async def test_what_no_request_can_hold_is_an_error_with_the_default(form: str) -> None:
+async def test_a_value_that_no_request_can_hold_is_an_error_with_the_default(form: str) -> None:
     async with asked(form, "127.0.0.1:1") as client:
         for named in ({"key": "\ud800"}, {"key": "a", "min_revision": 2**70}):
             found = await client.details(default=True, **named)
@@ -124,7 +124,7 @@ async def test_what_no_request_can_hold_is_an_error_with_the_default(form: str) 
 
 @pytest.mark.parametrize("with_etag", [False, True])
 async def test_a_toggle_whose_answer_is_lost_is_not_sent_again(form: str, tmp_path: Path, with_etag: bool) -> None:
-    """Sent again, it would switch on what somebody switched off meanwhile."""
+    """A second toggle would switch on what somebody switched off meanwhile."""
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (direct, server):
         created = await direct.create("a")
         toggle = direct.channel.unary_unary("/flagsvc.v1.FlagService/ToggleFlag")
@@ -143,7 +143,7 @@ async def test_a_toggle_whose_answer_is_lost_is_not_sent_again(form: str, tmp_pa
             assert [entry.action for entry in await client.history("a")] == ["DISABLED", "ENABLED", "CREATED"]
 
 
-def test_many_unknown_keys_do_not_fill_the_log_nor_hide_other_troubles(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_unknown_keys_do_not_fill_the_log_nor_hide_other_problems(caplog: pytest.LogCaptureFixture) -> None:
     failures = FailureLog()
     with caplog.at_level(logging.WARNING, "flagsvc_client"):
         for number in range(2_000):
@@ -157,7 +157,7 @@ def test_many_unknown_keys_do_not_fill_the_log_nor_hide_other_troubles(caplog: p
 
 @contextlib.asynccontextmanager
 async def answering(**handlers: Any) -> AsyncIterator[str]:
-    """A server with handlers of bytes by method name; gives its target."""
+    """A server with handlers of bytes by method name; yields its target."""
     server = grpc.aio.server()
     made = {
         name: grpc.unary_stream_rpc_method_handler(handler)

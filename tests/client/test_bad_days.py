@@ -39,7 +39,7 @@ pytestmark = pytest.mark.parametrize("form", FORMS)
 
 
 async def seen(client: Asked, day: str, code: ErrorCode, *, within_s: float = SOON_S) -> EvaluationDetails[bool]:
-    """Ask, and check that the default stands, soon, and that why is told."""
+    """Evaluate, and check that the default is returned soon, with an explanation."""
     began = time.monotonic()
     found = await client.details("a", default=True)
     took = time.monotonic() - began
@@ -53,7 +53,7 @@ async def seen(client: Asked, day: str, code: ErrorCode, *, within_s: float = SO
 
 
 async def until_right(client: Asked, seconds: float = 10.0) -> float:
-    """Wait until the flag is answered; gives the seconds it took."""
+    """Wait until the flag is evaluated; return the seconds it took."""
     began = time.monotonic()
     while not await client.is_enabled("a"):
         assert time.monotonic() - began < seconds
@@ -63,7 +63,7 @@ async def until_right(client: Asked, seconds: float = 10.0) -> float:
 
 @asynccontextmanager
 async def process(folder: Path) -> AsyncIterator[Process]:
-    """A server of its own with flag a on, not started."""
+    """A separate server with flag a on, not started."""
     store = f"sqlite:///{folder}/flags.db"
     async with replica(store_url=store) as (client, _):
         await client.create("a", status=1)
@@ -143,7 +143,7 @@ async def test_a_proxy_that_cuts_streams_loses_no_change(form: str, tmp_path: Pa
         await proxy.close()
 
 
-async def test_a_newer_server_with_fields_reasons_and_kinds_that_are_not_known(form: str) -> None:
+async def test_a_newer_server_with_unknown_fields_reasons_and_kinds(form: str) -> None:
     # field 1 evaluation { 1 key, 4 reason 77, 8 revision 3, 12 status 55, 99 text, 2 value { 44 text } , 3 variant }
     inner = b"\x0a\x01a\x12\x05\xe2\x02\x02hi\x1a\x01v\x20\x4d\x40\x03\x60\x37\x9a\x06\x01z"
     answer = b"\x0a" + bytes([len(inner)]) + inner + b"\x9a\x06\x01z"
@@ -179,7 +179,7 @@ async def test_ten_thousand_calls_at_once(form: str, tmp_path: Path) -> None:
 
 
 def in_threads(ask: Callable[[], bool]) -> list[bool]:
-    """Ask 10,000 times from 200 threads."""
+    """Evaluate 10,000 times in 200 threads."""
     answers: list[bool] = []
 
     def many() -> None:
@@ -275,7 +275,7 @@ async def nothing(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) 
 
 @asynccontextmanager
 async def listening(answer: Callable[..., Any]) -> AsyncIterator[str]:
-    """Something that listens; `answer` is what it does with a connection."""
+    """A listener; `answer` handles its connections."""
 
     writers: list[asyncio.StreamWriter] = []
 

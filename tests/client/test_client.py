@@ -60,7 +60,7 @@ async def test_values_of_all_types(client: Asked) -> None:
     assert await client.object("colours", default={}) == {"a": [1, None]}
 
 
-async def test_details_say_how_a_value_came_about(client: Asked) -> None:
+async def test_details_explain_a_value(client: Asked) -> None:
     found = await client.details("on", default=False)
     assert found.flag_metadata == {"team": "search", "tier": 2}
     assert (found.value, found.variant, found.reason, found.error_code) == (True, "on", Reason.STATIC, None)
@@ -86,9 +86,9 @@ async def test_an_unknown_flag_is_off_and_leaves_the_default(client: Asked, capl
         assert await client.is_enabled("nope", default=True) is False
     found = await client.details("nope", default="x")
     assert (found.value, found.reason, found.error_code) == ("x", Reason.ERROR, ErrorCode.FLAG_NOT_FOUND)
-    told = [r for r in caplog.records if r.name == "flagsvc_client"]
-    assert len(told) == 1, "a thousand lines that say the same"
-    assert "'nope'" in told[0].getMessage()
+    logged = [r for r in caplog.records if r.name == "flagsvc_client"]
+    assert len(logged) == 1, "a thousand lines with the same message"
+    assert "'nope'" in logged[0].getMessage()
 
 
 async def test_a_flag_of_another_type_leaves_the_default(client: Asked) -> None:
@@ -101,7 +101,7 @@ async def test_a_flag_of_another_type_leaves_the_default(client: Asked) -> None:
     [("boolean", 1), ("boolean", None), ("string", b"x"), ("integer", True), ("integer", 1.0), ("float", "1"),
      ("object", [1]), ("details", None), ("details", [1]), ("details", object())],
 )  # fmt: skip
-async def test_a_default_of_the_wrong_type_is_told_at_once(client: Asked, method: str, default: object) -> None:
+async def test_a_default_of_the_wrong_type_is_reported_at_once(client: Asked, method: str, default: object) -> None:
     with pytest.raises(TypeError, match=r"default is .* must be"):
         await getattr(client, method)("on", default=default)
 
@@ -161,12 +161,12 @@ async def test_bad_input_names_the_field(client: Asked) -> None:
         await client.create(Flag(key="x", config={"a": object()}))
 
 
-async def test_lists_are_read_to_their_end(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lists_are_read_completely(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"flagsvc_client.{client.form}.PAGE_SIZE", 3)
     assert len(await client.flags()) == 8
 
 
-async def test_own_writes_are_asked_for(client: Asked) -> None:
+async def test_own_writes_are_required_by_evaluations(client: Asked) -> None:
     written = await client.toggle("on", False)
     assert client.client._session.evaluate_request("on", None, 0, 0).min_revision == written.revision
     assert await client.is_enabled("on") is False
@@ -185,7 +185,7 @@ async def test_watch(client: Asked) -> None:
     await events.aclose()
 
 
-async def test_errors_are_raised_where_that_is_asked_for(client: Asked) -> None:
+async def test_errors_are_raised_where_requested(client: Asked) -> None:
     target = client.client._transport._target
     async with asked(client.form, target, raise_errors=True) as strict:
         assert await strict.is_enabled("on")
@@ -197,7 +197,7 @@ async def test_errors_are_raised_where_that_is_asked_for(client: Asked) -> None:
 @pytest.mark.parametrize(
     "target", ["", "localhost", "http://localhost:8013", "localhost:0", "localhost:99999", ":8013"]
 )
-def test_a_target_that_is_none_is_told_at_once(target: str) -> None:
+def test_an_invalid_target_is_reported_at_once(target: str) -> None:
     with pytest.raises(ValueError, match=r"target is .* it must be HOST:PORT"):
         FlagClient(target)
 
@@ -212,9 +212,9 @@ def test_one_process_holds_client_server_and_flagds_provider(order: str) -> None
     subprocess.run([sys.executable, "-c", code, order], check=True)
 
 
-def test_the_client_needs_neither_the_server_nor_what_only_local_evaluation_needs() -> None:
-    told = "import sys, flagsvc_client, flagsvc_client.aio; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
-    names = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout.split()
+def test_the_client_needs_neither_the_server_nor_the_packages_of_local_evaluation() -> None:
+    code = "import sys, flagsvc_client, flagsvc_client.aio; print(*sorted({n.partition('.')[0] for n in sys.modules}))"
+    names = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"flagsvc", "redis", "motor", "pymongo", "mmh3", "cbor2", "semver", "openfeature"} & set(names)
 
 

@@ -1,4 +1,4 @@
-"""What is published about the client's package is right, and its generated form is current."""
+"""The metadata of the client's package is right, and its generated form is current."""
 
 from __future__ import annotations
 

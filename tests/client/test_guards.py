@@ -41,7 +41,7 @@ async def test_a_call_passes_while_its_flag_is_on_and_is_refused_while_it_is_off
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_what_nobody_can_tell_is_refused_unless_the_method_says_otherwise(form: str, flags: Flags) -> None:
+async def test_what_cannot_be_evaluated_is_refused_unless_the_method_allows_it(form: str, flags: Flags) -> None:
     rules = {ALL: "on", f"/{SERVICE}/unary_unary": Rule("on", on_trouble="open")}
     async with guarded(form, f"127.0.0.1:{free_port()}", rules) as (channel, seen):
         error = await refused(channel, "unary_stream")
@@ -90,7 +90,7 @@ async def test_the_context_comes_from_headers_or_from_a_callable(form: str, flag
 
 
 @pytest.mark.parametrize("form", ["asyncio", "sync"])
-async def test_a_callable_that_fails_lets_nothing_pass_and_tells_nothing(form: str, flags: Flags) -> None:
+async def test_a_callable_that_fails_refuses_and_reveals_nothing(form: str, flags: Flags) -> None:
     def failing(metadata: Any, method: str) -> dict[str, Any]:
         raise ValueError("password=secret")
 
@@ -101,7 +101,7 @@ async def test_a_callable_that_fails_lets_nothing_pass_and_tells_nothing(form: s
 
 
 @pytest.mark.parametrize("end_streams", [False, True])
-async def test_what_a_handler_says_itself_passes_the_guard(end_streams: bool, flags: Flags) -> None:
+async def test_an_error_of_the_handler_itself_passes_the_guard(end_streams: bool, flags: Flags) -> None:
     async def refuse(request: Any, context: Any) -> None:
         context.set_trailing_metadata((("own", "trailer"),))
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such order")

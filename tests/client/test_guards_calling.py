@@ -69,9 +69,9 @@ def _calls_of_a_thread(target: str, address: str, seen: Any) -> None:
                 call_sync(channel, kind)
             assert_refused(failure.value)
         future = channel.unary_unary(f"/{SERVICE}/unary_unary").future(b"hello")
-        told: list[Any] = []
-        future.add_done_callback(told.append)
-        assert told == [future]
+        called: list[Any] = []
+        future.add_done_callback(called.append)
+        assert called == [future]
         assert (future.done(), future.running(), future.cancelled()) == (True, False, False)
         assert_refused(future.exception())
         with pytest.raises(grpc.RpcError):

@@ -135,7 +135,7 @@ def _call_functions(sync_client: SyncClient) -> None:
     assert (named.__name__, named.__doc__) == ("named", "Doc.")
 
 
-async def test_what_cannot_be_verified_raises_unless_it_may_pass() -> None:
+async def test_what_cannot_be_evaluated_raises_unless_it_may_pass() -> None:
     async with FlagClient(f"127.0.0.1:{free_port()}") as client:
 
         async def work() -> str:
@@ -146,7 +146,7 @@ async def test_what_cannot_be_verified_raises_unless_it_may_pass() -> None:
         assert await require_feature("on", client=client, on_trouble="open")(work)() == "done"
 
 
-async def test_a_client_of_the_other_kind_is_told(client: FlagClient, sync_client: SyncClient) -> None:
+async def test_a_client_of_the_other_form_is_reported(client: FlagClient, sync_client: SyncClient) -> None:
     @require_feature("on", client=sync_client)
     async def work() -> None:
         pass
@@ -206,7 +206,7 @@ async def test_fastapi_routes_are_guarded(client: FlagClient) -> None:
     assert (await fetch(app, "/unknown")).json()["status"] == "NOT_FOUND"
 
 
-async def test_a_backend_says_when_it_could_not_ask() -> None:
+async def test_a_backend_reports_when_it_could_not_evaluate() -> None:
     async with FlagClient(f"127.0.0.1:{free_port()}") as client:
         app = fastapi_app(client)
         app.add_exception_handler(FeatureRefused, feature_refused)

@@ -1,4 +1,4 @@
-"""The guards' core: which rule a method has, what an evaluation means for it, and in which words it is refused."""
+"""The guards' core: which rule a method has, what an evaluation means for it, and the texts of refusals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_evaluation_says_whether_a_call_may_pass(
         assert (refusal and (refusal.reason, refusal.status)) == expected
 
 
-def test_the_words_of_a_flag_that_is_off() -> None:
+def test_the_text_for_a_flag_that_is_off() -> None:
     refusal = Refusal("support-chat", OFF, "DISABLED")
     assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
     assert refusal.message == 'Feature "support-chat" is not enabled'
@@ -69,7 +69,7 @@ def test_the_words_of_a_flag_that_is_off() -> None:
     assert (str(error), error.feature, error.status) == (refusal.message, "support-chat", "DISABLED")
 
 
-def test_the_words_when_nobody_could_tell() -> None:
+def test_the_text_when_the_evaluation_failed() -> None:
     refusal = Refusal("support-chat", FAILED)
     assert refusal.code is grpc.StatusCode.UNAVAILABLE
     assert refusal.message == 'Unable to verify feature "support-chat"'
@@ -86,7 +86,7 @@ def test_the_exceptions_survive_pickling(refusal: Refusal) -> None:
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-def test_an_exception_in_place_of_an_evaluation_is_never_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_instead_of_an_evaluation_is_never_revealed(caplog: pytest.LogCaptureFixture) -> None:
     refusal = verdict_on_error(RULE, ValueError("user=secret"))
     assert refusal == Refusal("support-chat", FAILED)
     assert "secret" not in refusal.message
@@ -115,19 +115,19 @@ def test_a_method_has_its_own_rule_before_its_services() -> None:
 
 
 @pytest.mark.parametrize("method", ["", "a.B/C", "/a.B", "/a.B/", "//C", "/a.B/C/D", "*"])
-def test_a_method_of_another_form_is_told_at_once(method: str) -> None:
+def test_a_method_of_an_invalid_form_is_reported_at_once(method: str) -> None:
     with pytest.raises(ValueError, match=r"a method is"):
         Rules({method: "flag"})
 
 
-def test_a_rule_of_another_form_is_told_at_once() -> None:
+def test_a_rule_of_an_invalid_form_is_reported_at_once() -> None:
     with pytest.raises(ValueError, match="key"):
         Rule("")
     with pytest.raises(ValueError, match="on_trouble"):
         Rule("flag", on_trouble="opne")  # type: ignore[arg-type]
 
 
-def test_headers_tell_the_context() -> None:
+def test_headers_set_the_context() -> None:
     pairs = (
         ("user-agent", "grpc"),
         ("flagsvc-targeting-key", "ada"),

@@ -31,7 +31,7 @@ async def refusal(channel: grpc.aio.Channel, kind: str) -> grpc.aio.AioRpcError 
 
 
 async def until_refused(channel: grpc.aio.Channel, kind: str) -> tuple[float, grpc.aio.AioRpcError]:
-    """Call until refused; the milliseconds that took, and the refusal."""
+    """Call until refused; return the milliseconds it took, and the refusal."""
     started = time.perf_counter()
     while time.perf_counter() - started < 10:
         if error := await refusal(channel, kind):
@@ -66,7 +66,7 @@ async def test_three_methods_toggled_off_and_a_server_killed(form: str, tmp_path
                     assert info_of(error).reason == "FEATURE_DISABLED"
                     assert dict(info_of(error).metadata) == {"feature": flag, "status": "DISABLED"}
                 print(f"{form}: refused {', '.join(f'{ms:.1f} ms' for ms in took)} after the toggle was answered")  # noqa: T201
-                # The wanted 50 ms on a machine that has nothing else to do.
+                # 50 ms are the goal on a machine without other load.
                 assert min(took) < 500
                 await operator.channel.close()
                 server.kill()

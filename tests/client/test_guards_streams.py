@@ -1,4 +1,4 @@
-"""Streams that end when their flag goes off, however they run, and those that must not."""
+"""Streams that end when their flag goes off, however they are implemented, and streams that must not end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def flags(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flags
 
 
 async def refusal_of(call: Any, key: str) -> None:
-    """Read to the end, which has to be the refusal."""
+    """Read to the end, which must be the refusal."""
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await to_end(call)
     assert failure.value.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -37,7 +37,7 @@ async def refusal_of(call: Any, key: str) -> None:
     assert dict(info_of(failure.value).metadata) == {"feature": key, "status": "DISABLED"}
 
 
-# A thread cannot be woken: its silent stream ends before its next message, so it is not here.
+# A thread cannot be woken: its silent stream ends before its next message, so it is not tested here.
 @pytest.mark.parametrize(
     ("form", "manner"),
     [
@@ -81,7 +81,7 @@ async def test_a_stream_of_requests_ends_too(form: str, flags: Flags) -> None:
         assert failure.value.details() == f'Feature "{key}" is not enabled'
 
 
-async def test_a_reader_who_stands_still_finds_the_refusal(flags: Flags) -> None:
+async def test_a_reader_that_pauses_gets_the_refusal(flags: Flags) -> None:
     await flags.create("slow-reader", status=ENABLED)
     sent = 0
     tasks: list[Any] = []
@@ -111,10 +111,10 @@ async def test_a_reader_who_stands_still_finds_the_refusal(flags: Flags) -> None
                 await asyncio.sleep(0.1)
                 await refusal_of(stream, "slow-reader")
                 await until(lambda: len(tasks) == 2)
-                assert tasks[0] is tasks[1]  # what a handler holds open may be closed by its own task only
+                assert tasks[0] is tasks[1]  # what a handler holds open can be closed by its own task only
 
 
-async def test_a_handler_that_puts_things_in_order_is_not_disturbed_by_further_changes(flags: Flags) -> None:
+async def test_a_handler_that_cleans_up_is_not_disturbed_by_further_changes(flags: Flags) -> None:
     await flags.create("orderly", status=ENABLED)
     cleaning, cleaned, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -188,7 +188,7 @@ async def test_a_change_between_admission_and_watch_is_seen(flags: Flags) -> Non
             await refusal_of(channel.unary_stream(STREAM)(b"silent", timeout=10), "narrow")
 
 
-async def test_a_handler_that_will_not_be_cancelled_is_refused_when_it_is_done(flags: Flags) -> None:
+async def test_a_handler_that_ignores_cancellation_is_refused_when_it_returns(flags: Flags) -> None:
     await flags.create("stubborn", status=ENABLED)
 
     async def unary_stream(_: bytes, context: Any) -> None:
@@ -238,8 +238,8 @@ async def test_a_change_while_a_stream_is_admitted_is_seen(flags: Flags) -> None
             other.cancel()
 
 
-async def test_a_change_is_asked_for_with_its_revision_and_others_are_not(flags: Flags) -> None:
-    """The replica that evaluates need not be the one that told of the change."""
+async def test_a_change_is_evaluated_at_its_revision_and_others_are_not_evaluated(flags: Flags) -> None:
+    """The replica that evaluates may not be the one that announced the change."""
     await flags.create("asked", status=ENABLED)
     asked: list[int] = []
 
@@ -253,14 +253,14 @@ async def test_a_change_is_asked_for_with_its_revision_and_others_are_not(flags:
         async with serving("asyncio", (guard,)) as (address, _), grpc.aio.insecure_channel(address) as channel:
             stream = channel.unary_stream(STREAM)(b"silent", timeout=10)
             assert await stream.read() == b"silent"
-            await until(lambda: len(asked) == 2)  # when it began, and for the watch's snapshot
+            await until(lambda: len(asked) == 2)  # at its beginning, and for the watch's snapshot
             await flags.toggle("off", enabled=False)
             changed = await flags.toggle("asked", enabled=False)
             await refusal_of(stream, "asked")
             assert asked[2:] == [changed.revision]
 
 
-async def test_a_caller_who_cancels_ends_his_stream_and_the_watch_ends_with_the_last(flags: Flags) -> None:
+async def test_a_caller_that_cancels_ends_its_stream_and_the_watch_ends_with_the_last_stream(flags: Flags) -> None:
     async with FlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "on"}, end_streams=True)
         async with serving("asyncio", (guard,)) as (address, seen), grpc.aio.insecure_channel(address) as channel:

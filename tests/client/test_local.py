@@ -1,5 +1,5 @@
 # ruff: noqa: T201  times are read with -rP
-"""Local evaluation: the server's answers without a call, also when the server is gone."""
+"""Local evaluation: the server's answers without a call, even when the server is gone."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_toggle_arrives_and_own_writes_are_read_at_once(form: str, tmp_p
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_server_that_goes_and_comes_back(form: str, tmp_path: Path) -> None:
+async def test_a_server_that_goes_away_and_returns(form: str, tmp_path: Path) -> None:
     store, events = f"sqlite:///{tmp_path}/flags.db", list[ClientEvent]()
     async with served(tmp_path, "a"):
         pass
@@ -155,7 +155,7 @@ async def test_a_snapshot_file_answers_while_the_server_is_away(form: str, tmp_p
 
 
 @pytest.mark.parametrize("broken", ["cut", "changed", "empty", "other set", "newer"])
-def test_a_snapshot_that_cannot_be_used_is_told_and_ignored(
+def test_an_unusable_snapshot_is_reported_and_ignored(
     broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "flags.snapshot"
@@ -183,7 +183,7 @@ def test_a_snapshot_that_cannot_be_used_is_told_and_ignored(
     assert "is ignored" in caplog.text
 
 
-def test_a_server_that_is_behind_brings_nothing_back() -> None:
+def test_a_server_with_older_data_brings_nothing_back() -> None:
     local = LocalFlagSet(30.0)
     local.replace([flag("a", 5), flag("b", 2)], 5)
     assert local.change("b", None, 6, 6) == {"b"}
@@ -198,7 +198,7 @@ def test_a_server_that_is_behind_brings_nothing_back() -> None:
     assert local.replace([flag("a", 5)], 8) == {"c"}, "what is gone as of a later revision is gone"
 
 
-def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_again() -> None:
+def test_a_restored_store_is_followed_by_a_client_that_restarts() -> None:
     local = LocalFlagSet(30.0)
     local.restore([flag("a", 50), flag("b", 40)], 50, 1.0)
     assert local.replace([Flag(key="a", revision=3)], 3) == {"a", "b"}
@@ -207,7 +207,7 @@ def test_a_store_that_was_put_back_is_followed_by_a_client_that_starts_again() -
     assert (local.watermark, local.source) == (3, Source.LOCAL)
 
 
-def test_what_a_caller_does_to_a_value_is_the_callers_alone() -> None:
+def test_changing_a_returned_value_affects_nobody_else() -> None:
     local, value = LocalFlagSet(30.0), {"n": 1}
     held = Flag(
         key="o", status=Status.ENABLED, revision=1, variants={"x": value}, default_variant="x", metadata={"m": 1}
@@ -220,7 +220,7 @@ def test_what_a_caller_does_to_a_value_is_the_callers_alone() -> None:
     assert local.details("o", None, default={}).value == {"n": 1}
 
 
-def test_what_is_unknown_is_not_taken_for_known() -> None:
+def test_unknown_flags_are_not_taken_for_known() -> None:
     local = LocalFlagSet(30.0)
     assert local.details("a", None, default=False).error_code is ErrorCode.PROVIDER_NOT_READY
     local.replace([flag("a", 5)], 5)
@@ -275,7 +275,7 @@ async def test_ten_thousand_flags(tmp_path: Path) -> None:
     print(f"10,000 flags: taken in {replaced * 1000:.0f} ms, saved in {saved * 1000:.0f}, read in {read * 1000:.0f}")
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **named: Any) -> Any:
@@ -306,7 +306,7 @@ def _no_events() -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_message_that_cannot_be_taken_is_told_and_the_watch_goes_on(
+async def test_an_invalid_message_is_reported_and_the_watch_continues(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     apply, failed = LocalUpdater.apply, []

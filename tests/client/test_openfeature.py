@@ -36,7 +36,7 @@ VALUES: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "float": (0.25, {"float_value": 0.25}, 1.5),
     "object": ({"limit": 3}, {"object_value": {"fields": {"limit": {"integer_value": 3}}}}, {"limit": 1}),
 }
-"""By type: the flag's value, the same on the wire, and a caller's default."""
+"""By type: the flag's value, the same as sent over the network, and a caller's default."""
 Provided = Callable[..., OpenFeatureClient]
 
 
@@ -66,7 +66,7 @@ def provided() -> Iterator[Provided]:
 
 
 async def evaluated(client: OpenFeatureClient, kind: str, key: str, default: Any, *args: Any, form: str) -> Any:
-    """Ask for details, synchronously or not."""
+    """Evaluate with details, synchronously or not."""
     if form == "asyncio":
         return await getattr(client, f"get_{kind}_details_async")(key, default, *args)
     return await asyncio.to_thread(getattr(client, f"get_{kind}_details"), key, default, *args)
@@ -92,7 +92,7 @@ async def test_values_of_all_types(server: Client, provided: Provided, local: bo
 
 @both
 @forms
-async def test_targeting_metadata_and_what_goes_wrong(
+async def test_targeting_metadata_and_error_codes_of_evaluations(
     server: Client, provided: Provided, local: bool, form: str
 ) -> None:
     client = await asyncio.to_thread(provided, server.target, local=local, timeout_s=5.0)
@@ -117,7 +117,7 @@ async def test_two_providers_of_two_sets(server: Client, provided: Provided) -> 
 
 
 class Noted(Hook):
-    """Notes the stages that it was called in."""
+    """Records the stages in which it was called."""
 
     def __init__(self, name: str, stages: list[str]) -> None:
         self._name, self._stages = name, stages
@@ -132,7 +132,7 @@ class Noted(Hook):
         self._stages.append(f"finally {self._name}")
 
 
-async def test_hooks_run_in_order_and_track_is_no_trouble(server: Client, provided: Provided) -> None:
+async def test_hooks_run_in_order_and_track_has_no_effect(server: Client, provided: Provided) -> None:
     client = await asyncio.to_thread(provided, server.target, timeout_s=5.0)
     stages: list[str] = []
     client.add_hooks([Noted("client", stages)])
@@ -163,7 +163,7 @@ class Heard:
             time.sleep(0.01)
 
 
-async def test_a_local_provider_tells_what_changes_and_how_it_stands(tmp_path: Path, provided: Provided) -> None:
+async def test_a_local_provider_announces_changes_and_its_status(tmp_path: Path, provided: Provided) -> None:
     store = f"sqlite:///{tmp_path}/flags.db"
     async with replica(store_url=store) as (direct, _):
         await direct.create("a", status=ON)
@@ -186,7 +186,7 @@ async def test_a_local_provider_tells_what_changes_and_how_it_stands(tmp_path: P
     assert names.index("PROVIDER_STALE") < len(names) - 1 - names[::-1].index("PROVIDER_READY")
 
 
-async def test_a_local_provider_is_stale_when_the_server_falls_silent_and_not_before(
+async def test_a_local_provider_becomes_stale_when_the_server_is_silent_and_not_before(
     server: Client, provided: Provided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "HEARTBEAT_S", 0.2)
@@ -207,7 +207,7 @@ async def test_a_local_provider_is_stale_when_the_server_falls_silent_and_not_be
 
 
 @both
-async def test_a_server_that_is_away_is_not_waited_for_long(tmp_path: Path, local: bool) -> None:
+async def test_a_server_that_is_away_delays_nobody_for_long(tmp_path: Path, local: bool) -> None:
     port, began = free_port(), time.monotonic()
     provider = FlagsvcProvider(f"127.0.0.1:{port}", local=local, ready_timeout_s=0.3)
     with pytest.raises(ProviderNotReadyError):

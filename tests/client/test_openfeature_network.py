@@ -1,4 +1,4 @@
-"""FlagsvcProvider over the network: its events tell whether evaluations are answered; each event loop has a client."""
+"""FlagsvcProvider over the network: its events report whether evaluations succeed; each event loop has a client."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _sdk_as_new() -> Iterator[None]:
 
 
 def answered(value: bool) -> None:
-    """Ask until the flag evaluates to this."""
+    """Evaluate until the flag has this value."""
     deadline = time.monotonic() + 20
     while api.get_client().get_boolean_value("a", False) is not value:
         assert time.monotonic() < deadline, "not so after 20 s"
         time.sleep(0.05)
 
 
-def test_its_status_is_whether_the_last_evaluation_was_answered(process: Process) -> None:
+def test_its_status_is_whether_the_last_evaluation_succeeded(process: Process) -> None:
     api.set_provider(FlagsvcProvider(process.address))
     client, heard = api.get_client(), []
     client.add_handler(ProviderEvent.PROVIDER_READY, lambda _: heard.append("ready"))

@@ -2,8 +2,8 @@
 
 It says `open` when every stream has its first message. For each line `expect TEXT` it says, when the newest message
 of every stream has TEXT in it, `seen` with the monotonic times of the first and the last stream that got it, how many
-messages came so far, and the size of one. A stream that ends is told as `ended STATUS` and opened again, as a provider
-does.
+messages came so far, and the size of one. When a stream ends, it says `ended STATUS` and opens the stream again, as a
+provider does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ STREAMS_PER_CONNECTION = 20
 METHOD = "/flagd.sync.v1.FlagSyncService/SyncFlags"
 
 
-def say(**told: Any) -> None:
-    print(json.dumps(told), flush=True)  # noqa: T201  this is how it answers
+def say(**event: Any) -> None:
+    print(json.dumps(event), flush=True)  # noqa: T201  this is how it answers
 
 
 class Readers:

@@ -1,4 +1,4 @@
-"""The command line against a real server: what people see, and what programs read."""
+"""The command line against a real server: output for people and for programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def output(server: Process, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_flags_life(server: Process) -> None:
+def test_the_life_of_a_flag(server: Process) -> None:
     made = json.loads(output(server, "create", "life", "name=A life", 'config={"n": 52428800, "f": 2.0}', "--json"))
     assert (made["status"], made["config"], made["etag"]) == ("DISABLED", {"n": 52428800, "f": 2.0}, '"1"')
     assert '"f": 2.0' in output(server, "get", "life", "--json")
@@ -216,7 +216,7 @@ def test_every_command_has_help_that_shows_examples(command: str) -> None:
         ("create", "k", "expiresAt=2031-02-30"),
     ],
 )
-def test_what_cannot_be_sent_is_an_error_and_no_traceback(server: Process, arguments: tuple[str, ...]) -> None:
+def test_what_cannot_be_sent_is_an_error_without_traceback(server: Process, arguments: tuple[str, ...]) -> None:
     done = run(server.address, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

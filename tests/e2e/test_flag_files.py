@@ -1,4 +1,4 @@
-"""`--store file:`: flagd's files served as they are, followed, and never worse than their last good content."""
+"""`--store file:`: flagd's files are served unchanged and followed, and the last good content is kept."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until, 
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"
 NOTICED_S = 1.0
-"""A look every 0.2 s, 0.05 s for a file to settle, and slack for a busy machine."""
+"""A poll every 0.2 s, 0.05 s for a file to settle, and slack for a busy machine."""
 
 
 def flags(**values: str) -> str:
-    """A file of string flags, each with its one value."""
+    """A file of string flags, each with one value."""
     made = {k: {"state": "ENABLED", "variants": {"v": value}, "defaultVariant": "v"} for k, value in values.items()}
     return json.dumps({"flags": made}, indent=1)
 
@@ -72,7 +72,7 @@ async def test_a_write_in_place_is_served_once_it_is_whole(tmp_path: Path) -> No
     async with replica(store_url=f"file:{path}") as (client, _):
         await until_value(client, "a", "old", 10)
         seen = set()
-        with path.open("w") as file:  # good YAML after each line, but without the flag until the last
+        with path.open("w") as file:  # valid YAML after each line, but without the flag until the last
             for line in ("flags:", *(f"  b{n}: {{state: ENABLED, variants: {{v: x}}}}" for n in range(20))):
                 file.write(f"{line}\n")
                 file.flush()
@@ -110,9 +110,9 @@ async def test_a_broken_file_keeps_the_last_good_and_is_logged_once(
         os.utime(path)
         await until(lambda: server.replica.store.reads > reads)
         assert await value(client, "a") == "1"
-        told = capsys.readouterr().out
-        assert told.count("$.flags.a.state") == 1
-        assert told.count("$.flags.a.defaultVariant") == 1
+        output = capsys.readouterr().out
+        assert output.count("$.flags.a.state") == 1
+        assert output.count("$.flags.a.defaultVariant") == 1
         path.unlink()
         await until(lambda: "cannot be read" in capsys.readouterr().out)
         assert await value(client, "a") == "1"
@@ -139,7 +139,7 @@ async def test_several_files_merge_and_each_is_a_set_by_its_source(tmp_path: Pat
         assert await value(client, "other", str(second)) == "1"
 
 
-async def test_writes_are_refused_with_what_to_do_instead(tmp_path: Path) -> None:
+async def test_writes_are_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text(flags(a="1"))
     async with replica(store_url=f"file:{path}") as (client, _):
@@ -150,18 +150,18 @@ async def test_writes_are_refused_with_what_to_do_instead(tmp_path: Path) -> Non
         assert "edit the files" in (refused.value.details() or "")
 
 
-def test_a_broken_file_at_the_start_is_not_ready_until_it_is_right(tmp_path: Path) -> None:
+def test_a_broken_file_at_the_start_is_not_ready_until_it_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text('{"flags": {\n"a": {"state": "ENABLED"}}}')
     with Process("--store", f"file:{path}", "--sync-port", "-1") as process:
         assert process.process
         assert process.process.stderr
-        told = ""
-        while "flag_file_rejected" not in told:
-            told += process.process.stderr.readline()
-        assert str(path) in told
-        assert "$.flags.a.variants" in told
-        assert '"line": 2' in told
+        log = ""
+        while "flag_file_rejected" not in log:
+            log += process.process.stderr.readline()
+        assert str(path) in log
+        assert "$.flags.a.variants" in log
+        assert '"line": 2' in log
 
         async def heal() -> None:
             client = Client(process.address)
@@ -191,7 +191,7 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--store", "file:"), "empty file name"),
         (("--store", "file:a.json,"), "empty file name"),
@@ -199,11 +199,11 @@ def test_store_may_be_given_several_times_for_files(tmp_path: Path) -> None:
         (("--store", "file:a.json", "--cache", "redis://127.0.0.1:1"), "--cache with --store file:"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(arguments: tuple[str, ...], told: str) -> None:
+def test_invalid_settings_are_refused(arguments: tuple[str, ...], message: str) -> None:
     done = subprocess.run(
         [FLAGSVC, "serve", "--port", "0", *arguments], capture_output=True, text=True, timeout=20, check=False
     )
-    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -218,7 +218,7 @@ async def opened(*paths: Path) -> FileStore:
     return store
 
 
-async def test_revisions_grow_over_changes_and_restarts_and_stay_for_what_did_not_change(tmp_path: Path) -> None:
+async def test_revisions_grow_over_changes_and_restarts_and_stay_for_unchanged_flags(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text(flags(a="1", b="1"))
     store = await opened(path)
@@ -227,7 +227,7 @@ async def test_revisions_grow_over_changes_and_restarts_and_stay_for_what_did_no
     written_ms = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) // 1_000_000
     assert [flag.revision for flag in before.values() if flag] == [written_ms, written_ms]
     replace_file(path, flags(a="1", b="2"))
-    os.utime(path, (0, 1_000))  # an older time, as a copy that keeps times has
+    os.utime(path, (0, 1_000))  # an older time, as after a copy that keeps times
     contents = await store.load()
     after = {flag.id: flag for flag in contents.flags}
     assert after[a] == before[a]
@@ -273,7 +273,7 @@ async def test_a_file_store_has_no_writes_no_history_and_needs_its_files(tmp_pat
     await store.close()
 
 
-async def test_ten_thousand_flags_are_read_while_others_are_served(tmp_path: Path) -> None:
+async def test_ten_thousand_flags_are_read_without_blocking_other_calls(tmp_path: Path) -> None:
     big, small = tmp_path / "big.json", tmp_path / "small.json"
     rule = {"if": [{"==": [{"var": "plan"}, "pro"]}, "a", "b"]}
     made = {f"f{n}": {"state": "ENABLED", "variants": {"a": 1, "b": 2}, "targeting": rule} for n in range(10_000)}
@@ -289,7 +289,7 @@ async def test_ten_thousand_flags_are_read_while_others_are_served(tmp_path: Pat
             assert await value(client, "a") == "1"
             slowest = max(slowest, time.monotonic() - asked_at)
             assert time.monotonic() < began + 60
-        # Were they read on the event loop, one call would wait for almost all of it.
+        # If they were read on the event loop, one call would wait for almost all of that time.
         assert slowest < max(1.0, (time.monotonic() - began) / 3)
 
 
@@ -308,7 +308,7 @@ async def test_a_copy_with_an_older_time_gets_no_older_revision_after_a_restart(
     await second.close()
 
 
-async def test_a_caller_does_not_learn_the_files_names(tmp_path: Path) -> None:
+async def test_callers_do_not_see_file_names(tmp_path: Path) -> None:
     path = tmp_path / "customer-secret.json"
     path.write_text("{")
     store = FileStore(f"file:{path}")
@@ -318,7 +318,7 @@ async def test_a_caller_does_not_learn_the_files_names(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+async def test_only_regular_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text(flags(a="1"))
     async with replica(store_url=f"file:{path}") as (client, _):

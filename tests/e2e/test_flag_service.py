@@ -1,4 +1,4 @@
-"""FlagService on the embedded store: every call, what the existing system asks, and every row of bad input."""
+"""FlagService on the embedded store: every call, what the existing system uses, and every kind of bad input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_only_enabled_is_on(client: Client, status: types.FlagStatus) -> N
     assert (found.reason, found.enabled, found.status) == (types.REASON_DISABLED, False, status)
 
 
-async def test_an_unknown_flag_is_an_answer_and_not_enabled(client: Client) -> None:
+async def test_an_unknown_flag_is_reported_and_not_enabled(client: Client) -> None:
     found = await client.evaluate("nope")
     assert (found.reason, found.error_code) == (types.REASON_ERROR, types.ERROR_CODE_FLAG_NOT_FOUND)
     assert not found.enabled
@@ -68,7 +68,7 @@ async def test_values_keep_their_types(client: Client) -> None:
     assert (await client.evaluate("a")).flag_metadata["n"].integer_value == big
 
 
-async def test_a_type_that_is_not_the_flags_is_a_mismatch(client: Client) -> None:
+async def test_another_type_than_the_flags_is_a_mismatch(client: Client) -> None:
     variants = {"small": V(integer_value=1), "large": V(integer_value=2**53 + 1)}
     await client.create("n", status=types.FLAG_STATUS_ENABLED, variants=variants, default_variant="large")
     wrong = await client.evaluate("n", expected_type=types.VALUE_TYPE_BOOLEAN)
@@ -86,7 +86,7 @@ async def test_a_batch_has_an_entry_for_each_key(client: Client) -> None:
     assert [e.flag_key for e in everything.evaluations] == ["b", "a"]
 
 
-async def test_lists_go_by_sort_order_in_pages(client: Client) -> None:
+async def test_lists_are_ordered_by_sort_order_and_paged(client: Client) -> None:
     for key, order in (("c", 1), ("b", 1), ("a", 2), ("d", 0)):
         await client.create(key, sort_order=order)
     keys, token = [], ""
@@ -99,7 +99,7 @@ async def test_lists_go_by_sort_order_in_pages(client: Client) -> None:
     assert keys == ["d", "b", "c", "a"]
 
 
-async def test_an_update_replaces_config_whole_and_touches_nothing_else(client: Client) -> None:
+async def test_an_update_replaces_the_whole_config_and_nothing_else(client: Client) -> None:
     await client.create("a", description="words", config=obj(x=V(integer_value=1), y=V(integer_value=2)))
     request = pb.UpdateFlagRequest(flag=types.Flag(key="a", config=obj(z=V(integer_value=3))), actor="me")
     request.update_mask.paths.append("config")
@@ -111,7 +111,7 @@ async def test_an_update_replaces_config_whole_and_touches_nothing_else(client: 
     assert entry.new_value == obj(config=obj(z=V(integer_value=3)))
 
 
-async def test_history_has_the_newest_fifty_first(client: Client) -> None:
+async def test_history_returns_the_newest_fifty_first(client: Client) -> None:
     await client.create("a")
     for number in range(55):
         await client.toggle("a", number % 2 == 0, reason=str(number))
@@ -120,21 +120,21 @@ async def test_history_has_the_newest_fifty_first(client: Client) -> None:
     assert not (await client.stub.ListFlagHistory(pb.ListFlagHistoryRequest(flag_key="nope"))).entries
 
 
-async def test_toggling_to_the_same_state_is_a_change_all_the_same(client: Client) -> None:
+async def test_toggling_to_the_same_state_is_still_a_change(client: Client) -> None:
     await client.create("a", status=types.FLAG_STATUS_ENABLED)
     flag = await client.toggle("a", True)
     assert flag.revision == 2
     assert flag.status == types.FLAG_STATUS_ENABLED
 
 
-async def test_a_deleted_flag_is_gone_and_may_come_back_newer(client: Client) -> None:
+async def test_a_deleted_flag_can_be_created_again_with_a_larger_revision(client: Client) -> None:
     await client.create("a", status=types.FLAG_STATUS_ENABLED)
     deleted = (await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"))).revision
     assert (await client.evaluate("a")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
     assert (await client.create("a")).revision > deleted
 
 
-async def test_flag_sets_are_apart(client: Client) -> None:
+async def test_flag_sets_are_separate(client: Client) -> None:
     await client.create("a", flag_set="one", status=types.FLAG_STATUS_ENABLED)
     await client.create("a", flag_set="two")
     assert (await client.evaluate("a", flag_set="one")).enabled
@@ -142,7 +142,7 @@ async def test_flag_sets_are_apart(client: Client) -> None:
     assert (await client.evaluate("a")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
 
 
-async def test_a_watch_has_a_snapshot_then_every_change_and_resumes(client: Client) -> None:
+async def test_a_watch_sends_a_snapshot_then_every_change_and_resumes(client: Client) -> None:
     await client.create("a")
     stream = client.stub.WatchFlags(pb.WatchFlagsRequest())
     first = await stream.read()
@@ -161,7 +161,7 @@ async def test_a_watch_has_a_snapshot_then_every_change_and_resumes(client: Clie
     resumed.cancel()
 
 
-async def test_a_resume_from_before_the_replica_began_gets_a_snapshot(tmp_path: Path) -> None:
+async def test_a_resume_from_before_the_replica_started_gets_a_snapshot(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/flags.db"
     async with replica(store_url=url) as (client, _):
         for key in "abc":
@@ -179,7 +179,7 @@ async def test_a_resume_from_before_the_replica_began_gets_a_snapshot(tmp_path: 
         current.cancel()
 
 
-async def test_a_watcher_that_does_not_read_holds_up_nobody_and_ends_with_the_newest(client: Client) -> None:
+async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newest_state(client: Client) -> None:
     await client.create("a", description="x" * 4_000)
     lazy = client.stub.WatchFlags(pb.WatchFlagsRequest())
     quick = client.stub.WatchFlags(pb.WatchFlagsRequest())
@@ -298,7 +298,7 @@ async def test_a_value_nested_too_deep_is_refused(client: Client) -> None:
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_stale_etag_is_told_the_current_one(client: Client) -> None:
+async def test_a_stale_etag_error_has_the_current_one(client: Client) -> None:
     flag = await client.create("a")
     await client.toggle("a", True, etag=flag.etag)
     for call in (
@@ -325,7 +325,7 @@ async def test_unknown_and_taken_keys(client: Client) -> None:
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.ALREADY_EXISTS, "FLAG_ALREADY_EXISTS")
 
 
-async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(client: Client) -> None:
+async def test_a_message_over_the_limit_is_refused_and_the_connection_stays(client: Client) -> None:
     request = pb.EvaluateFlagRequest(flag_key="a", context=types.EvaluationContext(targeting_key="x" * 5_000_000))
     error = await refused(client.stub.EvaluateFlag(request))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

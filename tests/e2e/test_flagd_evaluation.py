@@ -1,4 +1,4 @@
-"""flagd's evaluation services over the wire: statuses, types, what differs between the versions, metadata, contexts."""
+"""flagd's evaluation services over the network: statuses, types, differences of versions, metadata, contexts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 
 @pytest.fixture(params=VERSIONS)
 def each(request: pytest.FixtureRequest, client: Client) -> Evaluator:
-    """Every version in turn."""
+    """Each version in turn."""
     return Evaluator(request.param, client.channel)
 
 
@@ -66,7 +66,7 @@ VALUES: dict[str, tuple[str, str, Any, str]] = {
 
 
 @pytest.mark.parametrize("row", VALUES)
-async def test_each_type_comes_as_it_is(each: Evaluator, row: str) -> None:
+async def test_each_type_is_returned_as_it_is(each: Evaluator, row: str) -> None:
     kind, key, value, variant = VALUES[row]
     found = await each.resolve(kind, key)
     assert (found["value"], found["variant"], found["reason"]) == (value, variant, "STATIC")
@@ -76,7 +76,7 @@ async def test_each_type_comes_as_it_is(each: Evaluator, row: str) -> None:
     ("kind", "key"),
     [("Boolean", "boolean-false"), ("String", "string-empty"), ("Int", "integer-zero")],
 )
-async def test_v2_sends_a_zero_that_is_a_value(client: Client, kind: str, key: str) -> None:
+async def test_v2_sends_a_zero_value(client: Client, kind: str, key: str) -> None:
     assert "value" in await Evaluator("v2", client.channel).resolve(kind, key)
 
 
@@ -93,7 +93,7 @@ FAILURES: dict[str, tuple[str, str, dict[str, Any], grpc.StatusCode, str]] = {
 
 
 @pytest.mark.parametrize("row", FAILURES)
-async def test_what_has_no_outcome_is_flagds_status(each: Evaluator, row: str) -> None:
+async def test_a_failed_evaluation_has_flagds_status(each: Evaluator, row: str) -> None:
     kind, key, context, code, text = FAILURES[row]
     assert await refused(each.resolve(kind, key, context)) == (code, text)
 
@@ -104,15 +104,15 @@ async def test_a_status_carries_the_error_code(client: Client) -> None:
     assert reason_of(caught.value) == "FLAG_NOT_FOUND"
 
 
-async def test_a_context_over_the_limit_is_refused_and_not_taken_for_a_wrong_type(each: Evaluator) -> None:
+async def test_a_context_over_the_limit_is_refused_but_not_as_a_wrong_type(each: Evaluator) -> None:
     code, text = await refused(each.resolve("Boolean", "boolean", {"big": "x" * 70_000}))
     assert code is CODES.RESOURCE_EXHAUSTED
     assert text == "The context is over 65536 bytes"
 
 
-async def test_a_request_that_is_no_message_is_refused_in_our_words(client: Client) -> None:
+async def test_a_request_that_is_not_a_message_is_refused_with_our_message(client: Client) -> None:
     deep = b""
-    for _ in range(120):  # lists in lists, deeper than a parser follows
+    for _ in range(120):  # lists in lists, nested deeper than a parser follows
         deep = b"\x32" + _sized(b"\x0a" + _sized(deep))
     context = b"\x0a" + _sized(b"\x0a\x01x\x12" + _sized(deep))
     for method in ("flagd.evaluation.v2.Service/ResolveBoolean", "flagsvc.v1.FlagService/EvaluateFlag"):
@@ -139,12 +139,12 @@ async def test_a_rule_decides_by_context(each: Evaluator) -> None:
 
 
 @pytest.mark.parametrize("key", ["disabled-string", "deprecated", "beta", "beta-no-rule", "disabled-rule"])
-async def test_what_is_disabled_is_an_answer_without_value(each: Evaluator, key: str) -> None:
+async def test_a_disabled_flag_is_an_answer_without_value(each: Evaluator, key: str) -> None:
     found = await each.resolve("String", key, {"country": "AT"})
     assert found == {"reason": "DISABLED", "metadata": {}}
 
 
-async def test_a_disabled_flag_of_another_type_is_disabled_all_the_same(each: Evaluator) -> None:
+async def test_a_disabled_flag_of_another_type_is_still_disabled(each: Evaluator) -> None:
     assert (await each.resolve("Int", "disabled-string"))["reason"] == "DISABLED"
 
 
@@ -185,7 +185,7 @@ async def test_a_selector_by_another_key_is_refused(client: Client) -> None:
     assert await refused(v1.events(headers).call.read()) == expected
 
 
-async def test_the_server_adds_to_the_context_and_wins(client: Client) -> None:
+async def test_the_server_adds_to_the_context_and_takes_precedence(client: Client) -> None:
     v1, v2, schema = (Evaluator(version, client.channel) for version in VERSIONS)
     gold = (("x-tier", "gold"),)
     for evaluator in (v1, v2, schema):
@@ -203,7 +203,7 @@ async def test_the_server_adds_to_the_context_and_wins(client: Client) -> None:
     assert answer.evaluations[0].variant == "on", "FlagService has the same context"
 
 
-async def test_options_of_serve_reach_evaluations(tmp_path: Path) -> None:
+async def test_options_of_serve_apply_to_evaluations(tmp_path: Path) -> None:
     rule = {"fractional": [["red", 1], ["blue", 1]]}
     rules = {version: compile_rule(rule, "split", fractional_version=version) for version in (2, 3)}
     contexts = ({"targetingKey": f"user-{number}"} for number in range(100))
@@ -224,7 +224,7 @@ async def test_options_of_serve_reach_evaluations(tmp_path: Path) -> None:
         await client.channel.close()
 
 
-async def test_all_flags_of_a_set_come_at_once(client: Client) -> None:
+async def test_all_flags_of_a_set_are_returned_at_once(client: Client) -> None:
     found = await Evaluator("v1", client.channel).resolve_all(CH)
     flags = found["flags"]
     assert found["metadata"] == {}
@@ -262,7 +262,7 @@ async def test_all_flags_have_the_selector_in_their_metadata(client: Client) -> 
     assert empty == {"metadata": {"source": "nobody"}}
 
 
-async def test_what_the_store_has_broken_fails_alone(mongo_database_url: str) -> None:
+async def test_a_broken_stored_flag_fails_alone(mongo_database_url: str) -> None:
     documents = [
         {"key": "rule", "name": "r", "status": "ENABLED", "targeting": '{"nope": []}'},
         {"key": "default", "name": "d", "status": "ENABLED", "variants": {"a": "x"}, "defaultVariant": "b"},
@@ -301,7 +301,7 @@ async def test_calls_are_counted_by_service_and_evaluations_by_reason(client: Cl
     assert 'flagsvc_evaluations_total{error_code="",reason="STATIC"} 3.0' in page
 
 
-async def test_past_the_bound_values_are_stale_and_nothing_else_is(mongod: Mongod) -> None:
+async def test_past_the_bound_values_are_stale_and_errors_are_not(mongod: Mongod) -> None:
     url = mongod.database_url("stale")
     async with replica(store_url=url, staleness_bound_s=1.0, store_timeout_s=0.3) as (client, server):
         await until_serving(client)
@@ -321,7 +321,7 @@ async def test_past_the_bound_values_are_stale_and_nothing_else_is(mongod: Mongo
         assert "no-default" not in flags
 
 
-async def test_before_anything_is_known_a_caller_is_told_to_come_again(mongod: Mongod) -> None:
+async def test_before_the_first_load_a_caller_is_asked_to_retry(mongod: Mongod) -> None:
     url = mongod.database_url("unknown")
     mongod.kill()
     async with replica(store_url=url, store_timeout_s=0.3) as (client, _):

@@ -29,7 +29,7 @@ def client(started: tuple[Client, str]) -> Client:
 
 @pytest.fixture
 async def connection(started: tuple[Client, str]) -> AsyncIterator[grpc.aio.Channel]:
-    """A connection that is not the client's."""
+    """A connection other than the client's."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(started[1], options=options) as channel:
         yield channel
@@ -40,41 +40,41 @@ async def create(client: Client, key: str, flag_set: str) -> None:
     await client.create(key, flag_set=flag_set, status=made.status, variants=made.variants, default_variant="red")
 
 
-async def told_keys(events: Events) -> set[str]:
+async def announced_keys(events: Events) -> set[str]:
     kind, flags = await events.next()
     assert kind == "configuration_change"
     return set(flags)
 
 
-async def test_a_stream_follows_the_set_that_its_connection_asks_for(
+async def test_a_stream_follows_the_set_that_its_connection_evaluates(
     client: Client, connection: grpc.aio.Channel
 ) -> None:
     await create(client, "asked", "tenant-a")
     events, elsewhere = Evaluator("v2", connection).events(), Evaluator("v2", client.channel).events()
     assert (await events.next())[0] == (await elsewhere.next())[0] == "provider_ready"
     await Evaluator("v2", connection).resolve("String", "asked", headers=TENANT)
-    assert await told_keys(events) == {"asked"}, "what may have been missed until now"
+    assert await announced_keys(events) == {"asked"}, "what may have been missed until now"
     await client.toggle("asked", False, flag_set="tenant-a")
-    assert await told_keys(events) == {"asked"}
+    assert await announced_keys(events) == {"asked"}
     await create(client, "ours", "")
-    assert await told_keys(events) == await told_keys(elsewhere) == {"ours"}
+    assert await announced_keys(events) == await announced_keys(elsewhere) == {"ours"}
 
 
-async def test_a_stream_that_comes_after_the_question_follows_too(client: Client, connection: grpc.aio.Channel) -> None:
+async def test_a_stream_opened_after_the_evaluation_follows_too(client: Client, connection: grpc.aio.Channel) -> None:
     await create(client, "asked", "tenant-a")
     await Evaluator("v2", connection).resolve("String", "asked", headers=TENANT)
     events = Evaluator("v2", connection).events()
     assert (await events.next())[0] == "provider_ready"
-    assert await told_keys(events) == {"asked"}
+    assert await announced_keys(events) == {"asked"}
 
 
-async def test_a_stream_with_a_selector_is_told_of_its_set_alone(client: Client, connection: grpc.aio.Channel) -> None:
+async def test_a_stream_with_a_selector_gets_its_set_only(client: Client, connection: grpc.aio.Channel) -> None:
     await create(client, "asked", "tenant-a")
     await create(client, "theirs", "tenant-b")
     events = Evaluator("v2", connection).events(selecting("flagSetId=tenant-b"))
     assert (await events.next())[0] == "provider_ready"
-    assert await told_keys(events) == {"theirs"}
+    assert await announced_keys(events) == {"theirs"}
     await Evaluator("v2", connection).resolve("String", "asked", headers=TENANT)
     await client.toggle("asked", False, flag_set="tenant-a")
     await client.toggle("theirs", False, flag_set="tenant-b")
-    assert await told_keys(events) == {"theirs"}
+    assert await announced_keys(events) == {"theirs"}

@@ -1,4 +1,4 @@
-"""flagd's event streams: what changed, what may have been missed, and how a stream ends."""
+"""flagd's event streams: changes, changes that may have been missed, and how a stream ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def delete(client: Client, key: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_stream_tells_that_it_is_ready_and_then_each_change(client: Client, version: str) -> None:
+async def test_a_stream_reports_that_it_is_ready_and_then_each_change(client: Client, version: str) -> None:
     events = Evaluator(version, client.channel).events()
     assert await events.next() == ("provider_ready", {})
     await client.create("a", status=1)
@@ -50,7 +50,7 @@ async def test_a_stream_tells_that_it_is_ready_and_then_each_change(client: Clie
     assert await events.next() == ("configuration_change", {"a": "write"})
 
 
-async def test_a_stream_hears_of_its_set_alone(client: Client) -> None:
+async def test_a_stream_gets_its_set_only(client: Client) -> None:
     evaluator = Evaluator("v1", client.channel)
     default, other = evaluator.events(), evaluator.events(selecting("flagSetId=other"))
     assert await default.next() == await other.next() == ("provider_ready", {})
@@ -60,7 +60,7 @@ async def test_a_stream_hears_of_its_set_alone(client: Client) -> None:
     assert await other.next() == ("configuration_change", {"theirs": "write"})
 
 
-async def test_what_changed_lately_is_told_to_those_who_come_back(
+async def test_recent_changes_are_sent_to_streams_that_reconnect(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key in ("old", "gone", "changed"):
@@ -78,7 +78,7 @@ async def test_what_changed_lately_is_told_to_those_who_come_back(
     assert await back.next() == ("configuration_change", {"changed": "update", "gone": "delete"})
 
 
-async def test_a_young_replica_tells_what_changed_before_it_started(mongo_database_url: str) -> None:
+async def test_a_new_replica_sends_changes_from_before_its_start(mongo_database_url: str) -> None:
     now = datetime.now(UTC)
     documents = [
         {"key": "old", "name": "old", "status": "ENABLED", "updatedAt": now - timedelta(hours=1)},
@@ -94,7 +94,7 @@ async def test_a_young_replica_tells_what_changed_before_it_started(mongo_databa
         assert await events.next() == ("configuration_change", {"recent": "update", "unknown": "update"})
 
 
-async def test_a_stream_that_began_before_the_first_load_hears_what_it_may_have_missed(tmp_path: Path) -> None:
+async def test_a_stream_opened_before_the_first_load_gets_what_it_may_have_missed(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text("{")
     async with replica(store_url=f"file:{path}") as (client, _):
@@ -105,7 +105,7 @@ async def test_a_stream_that_began_before_the_first_load_hears_what_it_may_have_
         assert await events.next() == ("configuration_change", {"a": "update"})
 
 
-async def test_silence_is_broken_by_keep_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_stream_gets_keep_alives(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flagd_events, "KEEP_ALIVE_S", 0.2)
     events = Evaluator("v2", client.channel).events()
     assert await events.next() == ("provider_ready", {})
@@ -140,7 +140,7 @@ async def ended(events: Events) -> grpc.StatusCode:
         return await events.call.code()
 
 
-async def test_a_stop_ends_streams_so_that_clients_come_again(store_url: str) -> None:
+async def test_a_stop_ends_streams_so_that_clients_reconnect(store_url: str) -> None:
     async with replica(store_url=store_url) as (client, server):
         await until_serving(client)
         evaluator = Evaluator("v2", client.channel)
@@ -155,7 +155,7 @@ async def test_a_stop_ends_streams_so_that_clients_come_again(store_url: str) ->
         assert await ended(late) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_stream_ends_with_the_age_of_connections(store_url: str) -> None:
+async def test_a_stream_ends_at_the_maximum_age_of_connections(store_url: str) -> None:
     async with replica(store_url=store_url, connection_age_s=1.0) as (client, server):
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
@@ -164,7 +164,7 @@ async def test_a_stream_ends_with_the_age_of_connections(store_url: str) -> None
         assert await ended(events) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
+async def test_a_client_that_disconnects_leaves_nothing(store_url: str) -> None:
     async with replica(store_url=store_url) as (client, server):
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
@@ -172,7 +172,7 @@ async def test_a_client_that_leaves_leaves_nothing(store_url: str) -> None:
         assert any(state.listeners for state in server.replica.near.changelogs._of_set.values())
         events.call.cancel()
         await until(lambda: server._event_streams.active == 0)
-        assert not any(state.listeners for state in server.replica.near._sets.values())
+        assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_url: str, redis_clean_url: str) -> None:

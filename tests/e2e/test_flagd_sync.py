@@ -1,4 +1,4 @@
-"""flagd's sync service: whole sets, to the letter, the newest always, and one broken flag spoils nothing."""
+"""flagd's sync service: whole sets, unchanged, always the newest, and one broken flag affects no other."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ async def next_flags(call: Any) -> dict[str, Any]:
     return flags
 
 
-async def test_a_set_is_handed_out_to_the_letter(served: tuple[Client, Server]) -> None:
+async def test_a_set_is_sent_unchanged(served: tuple[Client, Server]) -> None:
     client, _ = served
     assert await next_flags(opened(client)) == DEFAULT
     whole = await stub(client).FetchAllFlags(sync.FetchAllFlagsRequest())
     assert json.loads(whole.flag_configuration) == {"flags": DEFAULT}
 
 
-async def test_flagds_own_engine_takes_it(served: tuple[Client, Server]) -> None:
+async def test_flagds_own_engine_accepts_it(served: tuple[Client, Server]) -> None:
     client, _ = served
     core = FlagdCore()
     core.set_flags((await opened(client).read()).flag_configuration)
@@ -114,7 +114,7 @@ async def test_flagds_own_engine_takes_it(served: tuple[Client, Server]) -> None
     assert core.resolve_boolean_value("off", False, None).reason == "DISABLED"
 
 
-async def test_the_header_selects_before_the_field(served: tuple[Client, Server]) -> None:
+async def test_the_header_takes_precedence_over_the_field(served: tuple[Client, Server]) -> None:
     client, _ = served
     assert await next_flags(opened(client, selector="flagSetId=mobile")) == MOBILE
     assert await next_flags(opened(client, selecting("source=mobile"), selector="nobody")) == MOBILE
@@ -133,7 +133,7 @@ async def test_a_selector_by_another_key_is_refused(served: tuple[Client, Server
     assert await refused(stub(client).FetchAllFlags(sync.FetchAllFlagsRequest(), metadata=selecting("key="))) == refusal
 
 
-async def test_the_configured_context_comes_with_every_set(served: tuple[Client, Server]) -> None:
+async def test_the_configured_context_is_sent_with_every_set(served: tuple[Client, Server]) -> None:
     client, _ = served
     message = await opened(client).read()
     assert MessageToDict(message.sync_context) == {"region": "eu", "tier": "gold"}
@@ -141,7 +141,7 @@ async def test_the_configured_context_comes_with_every_set(served: tuple[Client,
     assert MessageToDict(metadata) == {"metadata": {"region": "eu", "tier": "gold"}}
 
 
-async def test_an_empty_context_is_set_all_the_same(tmp_path: Path) -> None:
+async def test_an_empty_context_is_still_set(tmp_path: Path) -> None:
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (client, _):
         await until_serving(client)
         message = await opened(client).read()
@@ -150,7 +150,7 @@ async def test_an_empty_context_is_set_all_the_same(tmp_path: Path) -> None:
         assert MessageToDict(await stub(client).GetMetadata(sync.GetMetadataRequest())) == {"metadata": {}}
 
 
-async def test_each_change_of_the_set_brings_it_again_and_others_do_not(served: tuple[Client, Server]) -> None:
+async def test_each_change_of_the_set_sends_it_again_and_other_changes_do_not(served: tuple[Client, Server]) -> None:
     client, _ = served
     call, other = opened(client), opened(client, selector="mobile")
     assert await next_flags(call) == DEFAULT
@@ -176,7 +176,7 @@ async def test_the_sync_port_serves_the_same(tmp_path: Path) -> None:
         await on_port.channel.close()
 
 
-async def test_one_message_is_made_for_all_streams_and_one_definition_for_a_change(
+async def test_one_message_is_built_for_all_streams_and_one_definition_for_a_change(
     served: tuple[Client, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, _ = served
@@ -203,7 +203,7 @@ async def test_one_message_is_made_for_all_streams_and_one_definition_for_a_chan
     assert len(built) == 2
 
 
-async def test_a_slow_reader_goes_on_with_the_newest(served: tuple[Client, Server]) -> None:
+async def test_a_slow_reader_continues_with_the_newest(served: tuple[Client, Server]) -> None:
     client, server = served
     big = flag("big", {"x": "y" * 1_000_000}, "x")
     await client.stub.CreateFlag(pb.CreateFlagRequest(flag=big))
@@ -244,7 +244,7 @@ async def test_a_burst_is_not_sent_change_by_change(
     assert len((await next_flags(call)).keys()) == len(DEFAULT) + 21
 
 
-async def test_a_broken_flag_does_not_spoil_the_set(
+async def test_a_broken_flag_does_not_affect_the_rest_of_the_set(
     mongo_database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     documents = [
@@ -290,7 +290,7 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
     await until(lambda: server._sync.active == 0)
     assert server._sync._payloads == {}
-    assert not any(state.listeners for state in server.replica.near._sets.values())
+    assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 
 async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
@@ -311,7 +311,7 @@ async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
             assert (await next_flags(call))["a"]["state"] == "DISABLED"
 
 
-async def test_without_near_cache_streams_follow_all_the_same(mongo_database_url: str, redis_clean_url: str) -> None:
+async def test_without_near_cache_streams_follow_changes_too(mongo_database_url: str, redis_clean_url: str) -> None:
     settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "near_cache_entries": 0}
     async with replica(**settings) as (client, _):
         await until_serving(client)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.error
@@ -18,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until_serving
+from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until, until_serving
 
 
 @pytest.fixture
@@ -198,9 +200,14 @@ async def test_an_overloaded_server_refuses_and_stays_healthy(store: str) -> Non
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS")
         assert await client.serving()
         await client.create("a")
-        toggles = await asyncio.gather(*(client.toggle("a", True) for _ in range(40)), return_exceptions=True)
-        codes = {r.code() for r in toggles if isinstance(r, grpc.aio.AioRpcError)}
-        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # the toggles wait for this transaction to end
+            toggles = [asyncio.ensure_future(client.toggle("a", True)) for _ in range(40)]
+            await until(lambda: sum(toggle.done() for toggle in toggles) == 36)
+            other.execute("ROLLBACK")
+        results = await asyncio.gather(*toggles, return_exceptions=True)
+        codes = [r.code() for r in results if isinstance(r, grpc.aio.AioRpcError)]
+        assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 36
         assert (await client.evaluate("a")).status == types.FLAG_STATUS_ENABLED
         for stream in streams:
             stream.cancel()

@@ -1,4 +1,4 @@
-"""Redis and MongoDB killed, frozen and back, under load: evaluations outlive their stores."""
+"""Redis and MongoDB are killed, frozen and restored under load: evaluations outlive their stores."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ KEYS = [f"flag-{n}" for n in range(8)]
 USUAL = {"cache_timeout_s": Settings().cache_timeout_s}
 SLOW_S, HANGING_S = 0.04, 0.5
 CALM_S = 0.5
-"""How long it is asked before the fault, to know how fast this machine is now."""
+"""Time of calls before the fault, to measure the machine's present speed."""
 
 
 class Load:
-    """Evaluations at a steady pace, each one's wait and answer recorded."""
+    """Evaluations at a steady rate, with the wait and answer of each recorded."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -56,19 +56,19 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def calm(self) -> None:
-        """Let some time pass in which all is well."""
+        """Let some time pass without a fault."""
         await asyncio.sleep(CALM_S)
         self._calm = sorted(self.waits)
 
     def check_waits(self) -> None:
-        """Few calls may meet the outage before the breaker does; none may hang. A busy machine stalls some too.
+        """Few calls may wait for a time-out before the breaker opens; none may hang. A busy machine delays some too.
 
-        Did each wait for the time-out, it would be half of all.
+        If each waited for the time-out, half of all calls would.
         """
         usual = self._calm[int(len(self._calm) * 0.95)]
         slow = [wait for wait in self.waits if wait > max(SLOW_S, 3 * usual)]
-        told = f"{len(slow)} of {len(self.waits)} calls waited long, before {usual * 1e3:.0f} ms"
-        assert len(slow) <= len(self.waits) * 0.15, told
+        message = f"{len(slow)} of {len(self.waits)} calls waited long, before {usual * 1e3:.0f} ms"
+        assert len(slow) <= len(self.waits) * 0.15, message
         assert max(self.waits) < HANGING_S + 10 * usual, f"{max(self.waits):.3f} s"
 
     async def _call(self, number: int) -> None:
@@ -92,7 +92,7 @@ async def fill(client: Client) -> None:
 
 @pytest.mark.parametrize("near_cache_entries", [100_000, 0], ids=["near-cache", "no-near-cache"])
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_back(
+async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_returns(
     mongo_database_url: str, redis_server: RedisServer, fault: str, near_cache_entries: int
 ) -> None:
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, **USUAL}
@@ -147,7 +147,7 @@ async def test_known_flags_answer_and_writes_fail_cleanly_while_mongodb_is_stopp
         assert (await client.toggle(KEYS[0], False)).revision > 0
 
 
-async def test_with_both_away_answers_come_from_memory_and_say_stale_past_the_bound(
+async def test_with_both_stores_away_answers_come_from_memory_and_are_stale_past_the_bound(
     mongod: Mongod, redis_server: RedisServer
 ) -> None:
     settings = {"store_url": mongod.url, "cache_url": redis_server.url, "staleness_bound_s": 1.0, **USUAL}
@@ -169,7 +169,7 @@ async def test_with_both_away_answers_come_from_memory_and_say_stale_past_the_bo
         assert (await client.evaluate(KEYS[0])).reason == types.REASON_STATIC
 
 
-async def test_readiness_waits_for_the_store_and_health_flips_both_ways_repeatedly(
+async def test_readiness_waits_for_the_store_and_health_changes_both_ways_repeatedly(
     mongod: Mongod, redis_clean_url: str
 ) -> None:
     mongod.stop()
@@ -186,7 +186,7 @@ async def test_readiness_waits_for_the_store_and_health_flips_both_ways_repeated
             assert await client.serving("liveness")
 
 
-async def test_a_replica_catches_up_on_what_it_missed_while_the_channel_was_cut(
+async def test_a_replica_catches_up_on_changes_missed_while_the_channel_was_cut(
     mongo_database_url: str, redis_server: RedisServer
 ) -> None:
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
@@ -202,11 +202,11 @@ async def test_a_replica_catches_up_on_what_it_missed_while_the_channel_was_cut(
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("heal", ["subscribe", "beat"])
-async def test_a_lost_announcement_heals_before_the_replica_looks_by_itself(
+@pytest.mark.parametrize("heal", ["subscribe", "heartbeat"])
+async def test_a_lost_announcement_heals_before_the_replicas_own_poll(
     mongo_database_url: str, redis_server: RedisServer, heal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer dies between commit and announcement; the stream brings nothing, and the next look is 24 s away."""
+    """A writer dies between commit and announcement; the change stream is silent, and the next poll is 24 s away."""
 
     async def silent_changes(_: MongoStore) -> AsyncIterator[Subscribed | Checkpoint]:
         yield Subscribed()

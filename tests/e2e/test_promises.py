@@ -1,4 +1,4 @@
-"""The promises under one fault each, as an operator would try them: what was lost, and how long it was seen."""
+"""The promises under one fault each, as an operator would test them: what was lost, and for how long it was seen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers import Mongod, RedisServer
 
 BOUND_S = 5.0
 OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "8"))
-"""How long Redis is away; longer by hand."""
+"""How long Redis is away; longer in manual runs."""
 
 
 @asynccontextmanager
@@ -39,9 +39,9 @@ async def replicas(number: int, **settings: Any) -> AsyncIterator[list[Client]]:
 
 
 async def seen(client: Client, key: str, enabled: bool, since: float) -> float:
-    """Ask until the answer is the new one; give when the last old answer came, in seconds after `since`.
+    """Ask until the answer is the new one; return when the last old answer came, in seconds after `since`.
 
-    Time in which this process, which has the replicas in it, was not let run does not count.
+    Time in which this process, which contains the replicas, got no CPU does not count.
     """
     before, last_old, waited = starved_s(), since, 0.0
     while (await client.evaluate(key)).enabled is not enabled:
@@ -119,7 +119,7 @@ async def test_redis_away_under_load_fails_nobody_and_leaves_nothing_stale(
         await asyncio.gather(*tasks)
 
     def staleness(began: float, key: str, revision: int) -> float:
-        """Seconds that the answer had been old for when it was asked for."""
+        """How many seconds the answer had been out of date when it was requested."""
         newer = [at for at, number in committed[key] if number > revision]
         return max(0.0, began - newer[0]) if newer else 0.0
 
@@ -212,7 +212,7 @@ async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(
     assert took - waited < max(2.0, 1.5 * usual), f"{waited:.2f} s for want of a CPU; with all well {usual:.2f} s"
 
 
-async def test_without_a_replica_set_everything_is_read_again_and_again_and_status_says_so() -> None:
+async def test_without_a_replica_set_all_flags_are_polled_and_status_reports_it() -> None:
     with Mongod(replica_set=False) as mongod, pymongo.MongoClient(mongod.url) as direct:
         flags = direct.get_default_database("flagsvc")["feature_flags"]
         await asyncio.to_thread(flags.insert_one, {"key": "a", "status": "DISABLED"})

@@ -1,4 +1,4 @@
-"""Two replicas on one Redis and one MongoDB: what a check costs, and how fast a toggle is everywhere."""
+"""Two replicas on one Redis and one MongoDB: the cost of a check, and how fast a toggle is everywhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def pair(mongo_database_url: str, redis_clean_url: str) -> AsyncIterator[t
 
 
 def insert_eight(url: str) -> list[dict[str, object]]:
-    """Put the existing system's documents there as that system would: not through our importer."""
+    """Insert the existing system's documents as that system does, not through the importer."""
     documents = [json_util.loads(line) for line in EIGHT.read_text().splitlines()]
     with pymongo.MongoClient(url) as client:
         client.get_default_database()["feature_flags"].insert_many(documents)
@@ -49,7 +49,7 @@ def finds(url: str) -> int:
         return int(client.admin.command("serverStatus")["opcounters"]["query"])
 
 
-async def test_existing_documents_evaluate_as_they_stand(mongo_database_url: str, redis_clean_url: str) -> None:
+async def test_existing_documents_evaluate_unchanged(mongo_database_url: str, redis_clean_url: str) -> None:
     documents = insert_eight(mongo_database_url)
     async with replica(store_url=mongo_database_url, cache_url=redis_clean_url) as (client, _):
         await until_serving(client)
@@ -73,11 +73,11 @@ async def test_twenty_thousand_cold_evaluations_cost_a_handful_of_finds(
             return sum([(await client.evaluate(key)).error_code == 0 for key in wanted])
 
         assert sum(await asyncio.gather(*map(caller, range(50)))) == 20_000
-    looks = (time.monotonic() - began) / Timing.of_bound(5.0).poll_every_s
-    assert finds(mongo_database_url) - before <= 8 + looks
+    polls = (time.monotonic() - began) / Timing.of_bound(5.0).poll_every_s
+    assert finds(mongo_database_url) - before <= 8 + polls
 
 
-async def test_a_hundred_thousand_unknown_keys_cost_next_to_nothing(
+async def test_a_hundred_thousand_unknown_keys_cost_almost_nothing(
     mongo_database_url: str, pair: tuple[Client, Client]
 ) -> None:
     one, two = pair
@@ -94,7 +94,7 @@ async def test_a_hundred_thousand_unknown_keys_cost_next_to_nothing(
 
 
 async def seen(client: Client, key: str, revision: int) -> float:
-    """Ask until the answer is that revision; give the seconds it took."""
+    """Ask until the answer has that revision; return the seconds it took."""
     started = time.perf_counter()
     while (await client.evaluate(key)).revision < revision:
         assert time.perf_counter() - started < 2, f"revision {revision} of {key} is not seen"
@@ -110,9 +110,9 @@ async def test_a_thousand_toggles_are_seen_by_the_other_replica_in_order(pair: t
     for number in range(1_000):
         flag = await one.toggle("a", number % 2 == 0)
         waits.append(await seen(two, "a", flag.revision))
-    told = [(await asyncio.wait_for(stream.read(), 5)).change for _ in range(1_000)]
-    assert [change.revision for change in told] == list(range(2, 1_002))
-    assert [change.flag.status for change in told[:2]] == [types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED]
+    changes = [(await asyncio.wait_for(stream.read(), 5)).change for _ in range(1_000)]
+    assert [change.revision for change in changes] == list(range(2, 1_002))
+    assert [change.flag.status for change in changes[:2]] == [types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED]
     stream.cancel()
     waits.sort()
     print(f"toggle to other replica: p50 {waits[500] * 1e3:.2f} ms, p99 {waits[990] * 1e3:.2f} ms")  # noqa: T201
@@ -163,7 +163,7 @@ async def test_concurrent_misses_of_one_key_are_one_read(mongo_database_url: str
         assert finds(mongo_database_url) - before <= 3
 
 
-async def test_a_caller_who_leaves_does_not_take_the_shared_read_with_him(
+async def test_a_caller_who_leaves_does_not_cancel_the_shared_read(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     insert_eight(mongo_database_url)

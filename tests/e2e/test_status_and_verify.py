@@ -1,4 +1,4 @@
-"""What an operator sees of all replicas together: who has a change, who does not, and whether their cache is right."""
+"""An operator's view of all replicas: who has applied a change, who has not, and whether the cache is right."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def good_json(done: Done) -> Any:
 
 
 def name_of(process: Process, status: Any) -> str:
-    """The replica's name, which has its process id in it."""
+    """The replica's name, which contains its process id."""
     assert process.process
     [name] = [r["replica"] for r in status["replicas"] if f"-{process.process.pid}-" in r["replica"]]
     return str(name)
@@ -60,7 +60,7 @@ def name_of(process: Process, status: Any) -> str:
 
 @pytest.fixture
 def three(mongo_database_url: str, redis_clean_url: str) -> Iterator[list[Process]]:
-    """Three replicas that know one another, with one flag."""
+    """Three replicas that know each other, with one flag."""
     with ExitStack() as stack:
         made = [
             stack.enter_context(Process("--store", mongo_database_url, "--cache", redis_clean_url)) for _ in range(3)
@@ -79,7 +79,7 @@ def knows_three(done: Done) -> bool:
     return done.returncode == 0 and len(json.loads(done.stdout)["replicas"]) == 3
 
 
-def test_a_toggle_that_waits_for_all_replicas_names_who_has_it_and_who_lags(three: list[Process]) -> None:
+def test_a_toggle_that_waits_for_all_replicas_names_who_applied_it_and_who_lags(three: list[Process]) -> None:
     status = good_json(run_until(three[0].address, "status", "--json", good=knows_three))
     names = [name_of(process, status) for process in three]
     done = run(three[0].address, "toggle", "kill-switch", "on", *APPLIED)
@@ -173,8 +173,8 @@ def has_a_lease_holder(done: Done) -> bool:
     return knows_three(done) and any(replica["holdsCacheLease"] for replica in json.loads(done.stdout)["replicas"])
 
 
-def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
-    """What was changed since a replica reported last is no lag of it."""
+def test_status_is_good_while_changes_go_on(three: list[Process]) -> None:
+    """Changes since a replica's last report do not count as its lag."""
     done = threading.Event()
 
     def write() -> int:
@@ -197,7 +197,7 @@ def test_status_while_changes_go_on_is_good(three: list[Process]) -> None:
     assert any(r["lag"] for each in results for r in json.loads(each.stdout)["replicas"]), "else this shows nothing"
 
 
-def test_status_of_a_store_that_comes_and_goes() -> None:
+def test_status_of_a_store_that_goes_away_and_returns() -> None:
     with Mongod() as mongod:
         mongod.stop()
         options = ("--store", mongod.database_url("status"), "--cache", "none")
@@ -224,7 +224,7 @@ def test_status_shows_the_bound_of_polling() -> None:
             assert done.returncode == 0
 
 
-def test_status_without_the_shared_cache_says_that_it_may_be_incomplete(
+def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
     mongo_database_url: str, redis_server: RedisServer
 ) -> None:
     with Process("--store", mongo_database_url, "--cache", redis_server.url) as process:
@@ -260,7 +260,7 @@ async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisC
 
 
 async def plant(cache: RedisCache, *entries: Entry) -> None:
-    """Put something wrong into the cache, whatever is there."""
+    """Write something wrong to the cache, whatever is there."""
     assert await cache.put(entries, time.monotonic(), force=True)
 
 
@@ -268,7 +268,7 @@ def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
     return Entry.of(Flag(key=key, flag_set=flag_set, status=Status.ENABLED, revision=revision))
 
 
-async def test_verify_reports_what_is_wrong_and_repairs_it(mongo_database_url: str, redis_clean_url: str) -> None:
+async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: str, redis_clean_url: str) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
     async with cache_at(redis_clean_url, is_holder=True) as cache, replica(**stores) as (client, server):
 
@@ -333,7 +333,7 @@ async def test_the_cache_is_put_right_by_itself_in_the_background(
 async def test_a_document_that_cannot_be_evaluated_is_the_same_in_the_cache(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
-    """It neither counts as drift for ever, nor comes back from the cache as a flag that can be evaluated."""
+    """It is not reported as a mismatch for ever, and the cache never returns it as a flag that can be evaluated."""
     with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as mongo:
         broken = {"key": "a", "name": "a", "status": "ENABLED", "variants": "x", "revision": 1}
         mongo.get_default_database()["feature_flags"].insert_one(broken)

@@ -1,4 +1,4 @@
-"""1,000 SyncFlags streams, 100 of which stop reading: the 900 notice nothing, and the 100 end with the newest state."""
+"""1,000 SyncFlags streams, 100 of which stop reading: the other 900 are unaffected; the 100 get the newest state."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SCRIPT = Path(__file__).with_name("sync_readers.py")
 FLAGS, READING, PAUSED = 300, (450, 450), 100
 BURST, ROUNDS = 120, 12
 REACHED_S = 1.0
-"""Within which the last change is at all streams that read."""
+"""Within this time the last change reaches all streams that read."""
 GROWTH_MB = 64
-"""Most that the server's memory may grow from 1,000 idle streams on, whatever changes and whoever does not read."""
+"""The most that the server's memory may grow from 1,000 idle streams on, whatever changes and whoever does not read."""
 RULE = {"if": [{"ends_with": [{"var": "email"}, "@flagsvc.example"]}, "on", {"fractional": [["on", 10], ["off", 90]]}]}
 
 
@@ -37,7 +37,7 @@ class Readers:
 
     def __init__(self, address: str, streams: int) -> None:
         self._command = [sys.executable, str(SCRIPT), address, str(streams)]
-        self._told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.ended: list[str] = []
 
     def __enter__(self) -> Self:
@@ -58,20 +58,20 @@ class Readers:
     def _listen(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            told = json.loads(line)
-            if told["event"] == "ended":
-                self.ended.append(told["status"])
+            event = json.loads(line)
+            if event["event"] == "ended":
+                self.ended.append(event["status"])
             else:
-                self._told.put(told)
+                self._events.put(event)
 
     def expect(self, text: str) -> None:
         assert self._process.stdin
         self._process.stdin.write(f"expect {text}\n")
         self._process.stdin.flush()
 
-    async def told(self, seconds: float) -> dict[str, Any]:
+    async def event(self, seconds: float) -> dict[str, Any]:
         try:
-            return await asyncio.to_thread(self._told.get, timeout=seconds)
+            return await asyncio.to_thread(self._events.get, timeout=seconds)
         except queue.Empty:
             raise AssertionError(f"not all streams had it after {seconds} s") from None
 
@@ -91,14 +91,14 @@ def rss_mb(server: Process) -> float:
 
 
 def waited_s(server: Process, *readers: Readers) -> float:
-    """For how long the server, and the readers that had to wait longest, could have run and were not let."""
+    """For how long the server, and the readers that waited longest, could have run and got no CPU."""
     assert server.process
     longest = max(waited_for_a_cpu_s(each._process.pid) or 0.0 for each in readers)
     return longest + (waited_for_a_cpu_s(server.process.pid) or 0.0)
 
 
 class Memory:
-    """The most memory that a server was seen with."""
+    """The most memory that a server was seen to use."""
 
     def __init__(self, server: Process) -> None:
         self._server, self.peak = server, 0.0
@@ -110,7 +110,7 @@ class Memory:
 
 
 async def a_change(client: Client, text: str) -> float:
-    """Write this text into a flag; gives when the write began."""
+    """Write this text into a flag; return when the write began."""
     began = time.monotonic()
     flag = types.Flag(key="last", metadata={"step": to_value(text)})
     await client.stub.UpdateFlag(pb.UpdateFlagRequest(flag=flag, update_mask=FieldMask(paths=["metadata"])), timeout=10)
@@ -129,7 +129,7 @@ async def test_a_thousand_streams_of_which_a_hundred_do_not_read(tmp_path: Path)
         reading = [stack.enter_context(Readers(address, streams)) for streams in READING]
         paused = stack.enter_context(Readers(address, PAUSED))
         for readers in (*reading, paused):
-            assert (await readers.told(30))["event"] == "open"
+            assert (await readers.event(30))["event"] == "open"
         await asyncio.sleep(0.5)
         idle = rss_mb(server)
 
@@ -145,17 +145,17 @@ async def test_a_thousand_streams_of_which_a_hundred_do_not_read(tmp_path: Path)
                 readers.expect(f"step-{step}")
             waited = waited_s(server, *reading)
             began = await a_change(client, f"step-{step}")
-            seen = [await readers.told(20) for readers in reading]
-            took.append(max(told["last"] for told in seen) - began - (waited_s(server, *reading) - waited))
+            seen = [await readers.event(20) for readers in reading]
+            took.append(max(each["last"] for each in seen) - began - (waited_s(server, *reading) - waited))
 
         resumed_at = time.monotonic()
         paused.expect(f"step-{ROUNDS - 1}")
         paused.resume()
-        late = await paused.told(20)
+        late = await paused.event(20)
         await asyncio.sleep(1)
         watching.cancel()
         changes, after = ROUNDS * (BURST + 1), rss_mb(server)
-        each = sum(told["messages"] for told in seen) / sum(READING), late["messages"] / PAUSED
+        each = sum(each["messages"] for each in seen) / sum(READING), late["messages"] / PAUSED
         print(  # noqa: T201  read with -rP
             f"the last change of a burst at 900 streams after {min(took):.2f} to {max(took):.2f} s;"
             f" {changes} changes were {each[0]:.1f} messages of {late['bytes'] / 1024:.0f} KiB for each of them"
@@ -165,7 +165,7 @@ async def test_a_thousand_streams_of_which_a_hundred_do_not_read(tmp_path: Path)
         assert max(took) < REACHED_S
         assert memory.peak - idle < GROWTH_MB
         assert [readers.ended for readers in reading] == [[], []]
-        # A connection that takes nothing for some 10 s is dropped; its streams were told, and began again.
+        # A connection that reads nothing for about 10 s is dropped; its streams get an error and are opened again.
         assert set(paused.ended) <= {"UNAVAILABLE"}
         assert each[1] < each[0], "the paused streams were never held back"
         await client.channel.close()

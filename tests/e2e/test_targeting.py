@@ -43,7 +43,7 @@ async def colors(client: Client, rule: Any = SPLIT, **fields: Any) -> types.Flag
     return await client.create("color", variants=COLORS, targeting=json.dumps(rule), **given)
 
 
-async def test_a_rule_decides_for_those_it_matches(client: Client) -> None:
+async def test_a_rule_applies_to_those_it_matches(client: Client) -> None:
     await colors(client)
     matched = await client.evaluate("color", context=context(email="ann@faas.com"))
     assert (matched.reason, matched.variant) == (types.REASON_TARGETING_MATCH, "blue")
@@ -54,7 +54,7 @@ async def test_a_rule_decides_for_those_it_matches(client: Client) -> None:
     assert (nobody.reason, nobody.variant) == (types.REASON_DEFAULT, "red")
 
 
-async def test_a_rule_comes_back_as_it_was_written(client: Client) -> None:
+async def test_a_rule_is_returned_as_it_was_written(client: Client) -> None:
     created = await colors(client)
     assert json.loads(created.targeting) == SPLIT
     read = (await client.stub.GetFlag(pb.GetFlagRequest(flag_key="color"))).flag
@@ -63,7 +63,7 @@ async def test_a_rule_comes_back_as_it_was_written(client: Client) -> None:
     assert history[0].new_value.object_value.fields["targeting"].string_value == created.targeting
 
 
-async def test_a_changed_rule_is_what_the_next_evaluation_uses(client: Client) -> None:
+async def test_the_next_evaluation_uses_a_changed_rule(client: Client) -> None:
     await colors(client)
     ann = context(email="ann@faas.com")
     assert (await client.evaluate("color", context=ann)).variant == "blue"
@@ -83,7 +83,7 @@ async def test_beta_is_for_those_whom_targeting_matches(client: Client) -> None:
     await client.create("new", status=types.FLAG_STATUS_BETA, targeting=json.dumps(rule))
     matched = await client.evaluate("new", context=context(plan="beta"))
     assert (matched.reason, matched.value.boolean_value) == (types.REASON_TARGETING_MATCH, True)
-    assert not matched.enabled  # the existing system's isEnabled knows no beta
+    assert not matched.enabled  # the existing system's isEnabled does not know beta
     other = await client.evaluate("new", context=context(plan="free"))
     assert (other.reason, other.HasField("value")) == (types.REASON_DISABLED, False)
 
@@ -133,7 +133,7 @@ async def test_an_explanation_has_the_steps_taken_and_the_fields_read(client: Cl
 @pytest.mark.parametrize(
     ("key", "summary"), [("nope", "not found"), ("off", "DISABLED"), ("plain", "no targeting"), ("beta", "BETA")]
 )
-async def test_an_explanation_says_what_decided_without_a_rule(client: Client, key: str, summary: str) -> None:
+async def test_an_explanation_without_a_rule_has_the_reason(client: Client, key: str, summary: str) -> None:
     await client.create("off")
     await client.create("plain", status=types.FLAG_STATUS_ENABLED)
     await client.create("beta", status=types.FLAG_STATUS_BETA)
@@ -152,7 +152,7 @@ WRONG_RULES = {
 
 
 @pytest.mark.parametrize("row", WRONG_RULES)
-async def test_a_wrong_rule_is_refused_where_it_stands(client: Client, row: str) -> None:
+async def test_an_invalid_rule_is_refused_with_its_location(client: Client, row: str) -> None:
     rule, field = WRONG_RULES[row]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await colors(client, rule)
@@ -161,7 +161,7 @@ async def test_a_wrong_rule_is_refused_where_it_stands(client: Client, row: str)
     assert (await client.evaluate("color")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
 
 
-async def test_a_stored_rule_that_does_not_compile_spoils_only_its_flag(mongo_database_url: str) -> None:
+async def test_a_stored_rule_that_does_not_compile_affects_only_its_flag(mongo_database_url: str) -> None:
     documents = [
         {"key": "bad", "name": "bad", "status": "ENABLED", "targeting": '{"nope": []}'},
         {"key": "worse", "name": "worse", "status": "ENABLED", "targeting": 7},
@@ -178,7 +178,7 @@ async def test_a_stored_rule_that_does_not_compile_spoils_only_its_flag(mongo_da
         assert (await client.evaluate("object", context=context(x=True))).variant == "off"
 
 
-async def test_another_replica_hears_a_new_rule(mongo_database_url: str, redis_clean_url: str) -> None:
+async def test_another_replica_receives_a_new_rule(mongo_database_url: str, redis_clean_url: str) -> None:
     settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
     async with replica(**settings) as (one, _), replica(**settings) as (two, _):
         await until_serving(one)
@@ -195,7 +195,7 @@ async def test_another_replica_hears_a_new_rule(mongo_database_url: str, redis_c
         assert (found.variant, found.source) == ("blue", types.DEFINITION_SOURCE_CACHE)
 
 
-async def test_a_context_may_hold_anything_and_only_what_is_read_counts(client: Client) -> None:
+async def test_a_context_may_have_anything_and_only_what_is_read_counts(client: Client) -> None:
     rule = {"if": [{"in": ["a", {"var": "list"}]}, "blue", {"if": [{"var": "deep.x.0"}, "green", "red"]}]}
     await colors(client, rule)
     nested = V(list_value=types.ListValue(values=[V(string_value="a"), V(null_value=0)]))

@@ -138,7 +138,7 @@ def test_a_kill_switch(target: str, flags: FlagClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["guarded_service.py", "batch_job.py"])
-def test_without_a_server_they_say_what_to_do(name: str) -> None:
+def test_without_a_server_they_print_what_to_do(name: str) -> None:
     done = run(name, "--target", f"127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert "start the server with `make run`" in done.stderr

@@ -1,1 +1,1 @@
-"""Real replicas, stores and clients under random faults; from the record a checker decides what was kept."""
+"""Real replicas, stores and clients under random faults; a checker decides from the record which promises were kept."""

@@ -26,7 +26,7 @@ _EVERY_S = {True: 1.0, False: 10.0}
 
 
 def main() -> int:
-    """Run, judge, tell; gives 0 when every promise was kept, 1 when not, 130 after Ctrl-C."""
+    """Run, judge and report. Return 0 when every promise was kept, 1 when not, 130 after Ctrl-C."""
     args = _arguments()
     console = Console(stderr=False, width=None if sys.stdout.isatty() else 140)
     if args.check:
@@ -37,9 +37,9 @@ def main() -> int:
         options = Options(args.seed, args.seconds, args.mongods, faults, args.flaw, args.logs)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                record = runner.run(_until_told_to_end(options, console))
+                record = runner.run(_run_until_terminated(options, console))
         except (KeyboardInterrupt, asyncio.CancelledError):
-            console.print("ended before its time; everything that was started is gone")
+            console.print("interrupted; everything that was started has been stopped")
             return 130
     if args.record:
         record.save(args.record)
@@ -53,15 +53,15 @@ def main() -> int:
     return 0 if verdict.kept else 1
 
 
-async def _until_told_to_end(options: Options, console: Console) -> Record:
+async def _run_until_terminated(options: Options, console: Console) -> Record:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(options, _Teller(console))
+    return await run(options, _ProgressPrinter(console))
 
 
-class _Teller:
-    """Says how far it is: each second on a terminal, else every ten."""
+class _ProgressPrinter:
+    """Prints the progress: once a second on a terminal, otherwise once in ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._last, self._what = console, 0.0, ""
@@ -81,15 +81,15 @@ def _arguments() -> argparse.Namespace:
     environ = os.environ
     seconds, seed = float(environ.get("FAULTS_SECONDS") or 60), environ.get("FAULTS_SEED")
     chosen = int(seed) if seed else random.SystemRandom().randrange(2**31)
-    parser.add_argument("--seconds", type=float, default=seconds, help="how long [FAULTS_SECONDS, else 60]")
-    parser.add_argument("--seed", type=int, default=chosen, help="of the schedule [FAULTS_SEED, else random]")
+    parser.add_argument("--seconds", type=float, default=seconds, help="length of the run [FAULTS_SECONDS, else 60]")
+    parser.add_argument("--seed", type=int, default=chosen, help="seed of the schedule [FAULTS_SEED, else random]")
     parser.add_argument("--mongods", type=int, choices=(1, 3), help=f"[3 from {LONG_RUN_S:g} seconds on, else 1]")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the record in this file")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="run nothing: judge the record in this file")
-    parser.add_argument("--report", type=Path, metavar="PAGE", help="put the tables and the picture into this page")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the replicas' logs in this folder")
-    parser.add_argument("--faults", type=Path, metavar="FILE", help="the faults, instead of those that the seed gives")
-    parser.add_argument("--flaw", default="", help="have every replica do something wrong: see tests/faults/planted.py")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="save the record to this file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="run nothing; judge the record in this file")
+    parser.add_argument("--report", type=Path, metavar="PAGE", help="write the tables and the picture to this page")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="write the replicas' logs to this folder")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="use these faults instead of drawn ones")
+    parser.add_argument("--flaw", default="", help="plant this flaw in every replica: see tests/faults/planted.py")
     args = parser.parse_args()
     args.mongods = args.mongods or (3 if args.seconds >= LONG_RUN_S else 1)
     return args

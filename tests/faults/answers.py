@@ -1,4 +1,4 @@
-"""Which of a flag's versions each evaluation showed. Where an answer may be of several, both ends of them count."""
+"""Which of a flag's versions each evaluation showed; where several are possible, the oldest and the newest of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRANGE = -1
 
 @dataclass(slots=True)
 class Answers:
-    """A flag's evaluations by their start. `low` and `high`: the oldest and newest version that each may be of."""
+    """A flag's evaluations by their start. `low` and `high`: the oldest and newest version that each may have shown."""
 
     timeline: Timeline
     rows: Column
@@ -29,27 +29,27 @@ class Answers:
     high: Column
 
     def by_incarnation(self) -> Iterator[tuple[int, Answers]]:
-        """Give those of each process apart."""
+        """Return the evaluations of each process separately."""
         for number in np.unique(self.rows["incarnation"]):
             yield int(number), self.where(self.rows["incarnation"] == number)
 
     def where(self, mask: Column) -> Answers:
-        """Give some of them."""
+        """Return a selection."""
         return Answers(self.timeline, self.rows[mask], self.low[mask], self.high[mask])
 
     @property
     def absent(self) -> Column:
-        """Which say that there is no such flag."""
+        """Which evaluations report that there is no such flag."""
         return self.rows["error"] == NOT_FOUND
 
 
 def says_stale(rows: Column, bound_s: float) -> Column:
-    """Which answers say that they may be old: by their reason, or, with no such flag, by their age."""
+    """Which answers report that they may be old: by their reason, or, for a flag that does not exist, by their age."""
     return (rows["reason"] == STALE) | ((rows["error"] == NOT_FOUND) & (rows["age_ms"] > bound_s * 1000))
 
 
 def answers_of(record: Record) -> Iterator[Answers]:
-    """Give each flag's evaluations with its timeline, in which is known by now when each version was in the store."""
+    """Return each flag's evaluations with its timeline, completed with when each version was certainly stored."""
     story, rows = record.story, record.rows()
     changes = changes_of(story.ending.history)
     order = np.argsort(rows["flag"], kind="stable")
@@ -62,12 +62,12 @@ def answers_of(record: Record) -> Iterator[Answers]:
 
 
 def _broken(rows: Column) -> Column:
-    """Answers that are no state of a flag: an error other than that there is none."""
+    """Answers that show no state of a flag: any error except that there is no such flag."""
     return (rows["error"] != 0) & (rows["error"] != NOT_FOUND)
 
 
 def _seen(rows: Column, story: Story, flag: str) -> dict[int, Seen]:
-    """Say how the values of foreign changes were first seen whose answers got lost."""
+    """Return how the values of foreign changes without an answer were first seen."""
     lost = [write.value for write in story.foreign if write.flag == flag and write.done is None]
     found = {}
     for value in lost:
@@ -102,7 +102,7 @@ def _of_flag(line: Timeline, rows: Column) -> Answers:
 
 
 def _not_before_its_time(answers: Answers, vague: Column) -> None:
-    """That there is no flag may be true of many versions; of the newest whose change had begun by the answer's end."""
+    """An answer of no such flag may match many versions; take the newest whose change had begun by its end."""
     versions = answers.timeline.versions
     absent = answers.timeline.absent
     starts = np.array([versions[n].start for n in absent])
@@ -111,7 +111,7 @@ def _not_before_its_time(answers: Answers, vague: Column) -> None:
 
 
 def _note_when_seen(answers: Answers) -> None:
-    """Whoever saw a version proves that it was there by then."""
+    """An evaluation that showed a version proves that it was stored by then."""
     sure = answers.low >= 0
     first = np.full(len(answers.timeline.versions), np.inf)
     np.minimum.at(first, answers.low[sure], answers.rows["end"][sure])
@@ -120,7 +120,7 @@ def _note_when_seen(answers: Answers) -> None:
 
 
 def floors(moments: Sequence[float], versions: Sequence[int], starts: Column) -> Column:
-    """For each start give the newest of the versions whose moment is before it; 0 where there is none."""
+    """Return for each start the newest of the versions whose moment is before it; 0 where there is none."""
     order = np.argsort(np.array(moments, "f8"), kind="stable")
     newest = np.maximum.accumulate(np.array(versions, "i8")[order]) if len(order) else np.zeros(0, "i8")
     place = np.searchsorted(np.array(moments, "f8")[order], starts, side="left")

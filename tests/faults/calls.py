@@ -1,4 +1,4 @@
-"""What P2, P4, P6 and P10 say of calls as such: failed ones, slow ones, and what their texts give away."""
+"""What P2, P4, P6 and P10 require of calls: no wrong failures, no slow ones, and no texts that leak details."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.record import TOKEN, Failure, Incarnation, Story
 SLOW_S = 1.0
 START_S = 15.0
 SETTLED_S = 1.0
-"""After a fault, this and the staleness bound later, nothing of it may show any more."""
+"""After a fault, nothing of it may show any more once this time and the staleness bound have passed."""
 APPLIED = 3
 EVALUATIONS = ("evaluate", "batch", "token")
 _NOT_READY = 6
@@ -27,7 +27,7 @@ _LEAKS = re.compile(
 
 
 class Mismatch(NamedTuple):
-    """Something that breaks a promise, with when it was and what it was."""
+    """Something that breaks a promise: when it happened and what it was."""
 
     promise: str
     start: float
@@ -37,34 +37,34 @@ class Mismatch(NamedTuple):
 
 
 def failed(story: Story, calm: Calm) -> Iterator[Mismatch]:
-    """Judge the calls that answered an error."""
+    """Judge the calls that failed."""
     for failure in story.failures:
         incarnation = story.incarnations[failure.incarnation]
         gone = incarnation.disturbed(failure.start, failure.end)
         named = (
-            f"{failure.what} {failure.flag} on {where(incarnation)}: {failure.code} {failure.told}: {failure.text!r}"
+            f"{failure.what} {failure.flag} on {where(incarnation)}: {failure.code} {failure.reason}: {failure.text!r}"
         )
-        if failure.told and (leak := _LEAKS.search(failure.text)):
+        if failure.reason and (leak := _LEAKS.search(failure.text)):
             yield Mismatch("P10", failure.start, failure.end, f"{named} gives away {leak[0]!r}")
-        if not failure.told and failure.code not in _LATE and not gone:
+        if not failure.reason and failure.code not in _LATE and not gone:
             yield Mismatch("P10", failure.start, failure.end, f"{named} has no ErrorInfo")
         if not gone and (promise := _broken_by(failure, calm, story.bound_s)):
             yield Mismatch(promise, failure.start, failure.end, f"{named} after {failure.end - failure.start:.2f} s")
 
 
 def _broken_by(failure: Failure, calm: Calm, bound_s: float) -> str:
-    """Which promise it breaks that this call failed on a process that was well; empty: none."""
+    """Return the promise that this failure on a healthy process breaks; empty: none."""
     was_calm = calm.between(failure.start - bound_s - SETTLED_S, failure.end)
-    unavailable = failure.told in _MAY_BE_UNAVAILABLE or failure.code in _LATE
+    unavailable = failure.reason in _MAY_BE_UNAVAILABLE or failure.code in _LATE
     if failure.what == "token":
         return "" if unavailable and not was_calm else "P4"
-    if failure.what in EVALUATIONS or failure.told == "INTERNAL":
+    if failure.what in EVALUATIONS or failure.reason == "INTERNAL":
         return "P6"
     return "END" if unavailable and was_calm else ""
 
 
-def told_errors(story: Story, rows: Column) -> Iterator[Mismatch]:
-    """Judge answers that are errors other than that there is no such flag."""
+def error_answers(story: Story, rows: Column) -> Iterator[Mismatch]:
+    """Judge answers with an error other than that there is no such flag."""
     bad = rows[(rows["error"] != 0) & (rows["error"] != NOT_FOUND)]
     for incarnation, flag, error in sorted({(int(r["incarnation"]), int(r["flag"]), int(r["error"])) for r in bad}):
         same = bad[(bad["incarnation"] == incarnation) & (bad["flag"] == flag) & (bad["error"] == error)]
@@ -77,7 +77,7 @@ def told_errors(story: Story, rows: Column) -> Iterator[Mismatch]:
 
 
 def slow(story: Story, rows: Column) -> Iterator[Mismatch]:
-    """Judge evaluations without a token that took longer than a second, less what the machine held up."""
+    """Judge evaluations without a token that took longer than a second, less the delays of the machine."""
     took = rows["end"] - rows["start"]
     late = rows[(took > SLOW_S) & (rows["kind"] != TOKEN)]
     seen: set[tuple[float, float]] = set()  # a batch has many rows
@@ -92,12 +92,12 @@ def slow(story: Story, rows: Column) -> Iterator[Mismatch]:
 
 
 def held_up_s(story: Story, start: float, end: float) -> float:
-    """Give how much of a time the clients' own process did not run."""
+    """Return for how much of a time span the clients' own process did not run."""
     return sum(max(0.0, min(end, until) - max(start, since)) for since, until in story.lags)
 
 
 def started_late(story: Story) -> Iterator[Mismatch]:
-    """Judge processes that lived and were not ready in time, or ended by themselves."""
+    """Judge processes that were not ready in time, or that ended by themselves."""
     for incarnation in story.incarnations:
         if incarnation.crashed:
             text = f"{where(incarnation)} ended by itself"
@@ -110,7 +110,7 @@ def started_late(story: Story) -> Iterator[Mismatch]:
 
 
 def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Mismatch]:
-    """Judge what answers to writes say of replicas."""
+    """Judge what the answers to writes report about replicas."""
     for write in story.writes:
         unknown = [name for name in (*write.applied_by, *write.lagging) if named(name) is None]
         if unknown:
@@ -118,7 +118,7 @@ def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Mismatc
             yield Mismatch("P2", write.start, write.end, text)
         if write.reached == APPLIED and write.lagging:
             text = (
-                f"write {write.number} is told as applied everywhere, and names {', '.join(write.lagging)} as lagging"
+                f"write {write.number} is reported as applied by all, and names {', '.join(write.lagging)} as lagging"
             )
             yield Mismatch("P2", write.start, write.end, text)
 
@@ -129,7 +129,7 @@ def where(incarnation: Incarnation) -> str:
 
 
 def latencies(rows: Column, story: Story) -> dict[str, tuple[float, float]]:
-    """Give p99 and worst of what undisturbed evaluations took, in seconds: plain ones, and those with a token."""
+    """Return p99 and worst of undisturbed evaluations, in seconds: without and with a token."""
     found = {}
     for name, mask in (("plain", rows["kind"] != TOKEN), ("with a token", rows["kind"] == TOKEN)):
         mine = rows[mask]

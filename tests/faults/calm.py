@@ -1,4 +1,4 @@
-"""When nothing was wrong."""
+"""When no fault was active."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Calm:
         return self.until(start) > end
 
     def until(self, start: float) -> float:
-        """Give how long it stayed calm from this moment; before it when it was not calm."""
+        """Return until when it stayed calm from this moment; a time before it when it was not calm."""
         place = bisect.bisect_right(self._begins, start)
         if place and self._ends[place - 1] >= start:
             return -NEVER
         return self._begins[place] if place < len(self._begins) else NEVER
 
     def during(self, start: float, end: float) -> list[FaultWindow]:
-        """Give the faults that were active at some moment of this time."""
+        """Return the faults that were active at some moment of this time."""
         return [fault for fault in self._faults if fault.begin <= end and fault.end >= start]

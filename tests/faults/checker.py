@@ -1,38 +1,39 @@
 """Decides from a record alone whether the promises were kept.
 
-Words. A *write* goes through a replica; a *foreign* change straight into MongoDB, without a revision. A *version* is a
-flag's state after either. Its commit lies between the start of the call that made it and its answer; where that got
-lost, anywhere from the start to the first moment at which anybody had seen it, if it happened at all: the history at
-the end tells. A version is *known* from the first moment at which it, or a newer one of that flag, was acknowledged or
-had been seen in an answer. An evaluation *shows* the version whose revision it tells and whose value and status it has
-(every value is written by one write only); where it may be of several, the best one for the replica counts. A *process*
-is one life of a replica, from start to end. It is *disturbed* before it is ready, while it is frozen, and once it is
-being ended. It is *calm* while no fault is active; a fault is active until what it broke answers again. An election of
-MongoDB that no fault led to counts as one.
+Words. A *write* goes through a replica; a *foreign* change goes straight into MongoDB, without a revision. A *version*
+is a flag's state after either. It is committed between the start and the answer of the call that made it. If the answer
+was lost, it is committed between the start and the first moment at which a client saw it, or never: the history at the
+end shows which. A version is *known* from the first moment at which it, or a newer version of that flag, was
+acknowledged or seen in an answer. An evaluation *shows* the version that has its revision, value and status (each
+value is written by one write only); where several versions match, the best one for the replica counts. A *process* is
+one life of a replica, from start to end. It is *disturbed* before it is ready, while it is frozen, and once it is being
+ended. It is *calm* while no fault is active; a fault is active until what it broke answers again. An election of
+MongoDB that no fault caused counts as a fault.
 
 P1   An evaluation that starts after the answer of a write on the same process shows that write or something newer.
-P2   The same for every process that a write's answer names in `applied_by`. Answers name only replicas that were there,
-     and none that lags when they say APPLIED.
-P3   An answer that does not say STALE: nothing newer was known the staleness bound, and 0.1 s, before it started. One
-     that there is no such flag has no room for STALE: it says so by its age.
-P4   An answer to a token has every numbered change up to it, or the call fails: with REVISION_UNAVAILABLE or
-     STORE_UNAVAILABLE, by its own deadline, or on a disturbed process. When it was calm for the bound and 1 s: not.
-P5   Of two evaluations on one process, one after the other, the later shows no older version and tells no smaller
+P2   The same for every process that a write's answer names in `applied_by`. Answers name only replicas that existed,
+     and name none as lagging when they report APPLIED.
+P3   For an answer that is not STALE, nothing newer was known earlier than the staleness bound and 0.1 s before its
+     start. An answer that there is no such flag cannot be marked STALE: its age counts instead.
+P4   An answer to a token has every change with a revision up to the token's. Otherwise the call fails: with
+     REVISION_UNAVAILABLE or STORE_UNAVAILABLE, by its own deadline, or on a disturbed process. It does not fail when it
+     had been calm for the bound and 1 s.
+P5   Of two evaluations on one process, one after the other, the later shows no older version and returns no smaller
      revision.
-P6   Evaluations on undisturbed processes do not fail, say no other error than that there is no such flag, and take no
-     longer than 1 s (those with a token may), less what they waited for a CPU; no call there fails as INTERNAL. A flag
-     that was never deleted is not said not to be there once it was known for the bound. What is shown was really the
-     flag's state at the revision that is told. A process is ready within 15 s of its start and does not end by itself.
-P7   A foreign change made when it had been calm for 2 s: while it stays calm, answers that start 1 s after it, and what
-     replicas waited for a CPU meanwhile, on processes undisturbed since, show it.
-P8   Cannot be seen in a record; tests with counted store reads have it.
-P9   In the history revisions are unique; each row's previous value is what the one before left (foreign changes have no
-     rows, and stand where they found the document); acknowledged writes stand in it exactly once, others at most once;
-     every document is what its history ends with.
-P10  No text that a server sent holds an address, a port, a URL of a store or a traceback; failed calls have ErrorInfo.
+P6   Evaluations on undisturbed processes do not fail, return no error except that there is no such flag, and take no
+     longer than 1 s (those with a token may), less their wait for a CPU; no call there fails with INTERNAL. A flag that
+     was never deleted is not reported missing once it was known for the bound. What is shown was really the flag's
+     state at the returned revision. A process is ready within 15 s of its start and does not end by itself.
+P7   This is about a foreign change made when it had been calm for 2 s. While it stays calm, answers show the change if
+     they start more than 1 s after it, and after the replicas' wait for a CPU, on processes undisturbed since then.
+P8   Cannot be seen in a record; tests that count store reads cover it.
+P9   In the history, revisions are unique, and each row's previous value is what the row before left. Foreign changes
+     have no rows; their place is after the revision that they found. Acknowledged writes are in the history exactly
+     once, others at most once. Every document matches the end of its history.
+P10  No text that a server sent has an address, a port, a URL of a store or a traceback; failed calls have an ErrorInfo.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
-     holds nothing else either; every foreign change got a revision. And whenever it was calm for the bound and 1 s,
-     nobody says STALE and no write is refused.
+     holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
+     answer is STALE and no write is refused.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _AROUND = 5
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found."""
+    """What the checker found."""
 
     counts: Counter[str] = field(default_factory=Counter)
     explained: dict[str, list[str]] = field(default_factory=dict)
@@ -100,13 +101,13 @@ class _Judge:
     def _of_calls(self) -> Iterator[Mismatch]:
         story = self._story
         yield from calls.failed(story, self._calm)
-        yield from calls.told_errors(story, self._rows)
+        yield from calls.error_answers(story, self._rows)
         yield from calls.slow(story, self._rows)
         yield from calls.started_late(story)
         yield from calls.spread(story, self._named)
 
     def _named(self, name: str) -> int | None:
-        """Find a process by its name; one that ended before it could be asked for it, by its process id in that."""
+        """Find a process by its name; one that ended before its name was known, by the process id in the name."""
         if name in self._names:
             return self._names[name]
         parts = set(re.split(r"\W+", name))
@@ -117,7 +118,7 @@ class _Judge:
             if len(finding):
                 self._add(self._explained(finding))
         self._stale_in_calm(answers)
-        real = answers.where(answers.high != STRANGE)  # the others are no state of the flag, thus not an old one
+        real = answers.where(answers.high != STRANGE)  # the others show no state of the flag, so not an old one either
         self.verdict.staleness.lags += lags_of(real, self._story, self._calm)
 
     def _stale_in_calm(self, answers: Answers) -> None:
@@ -138,7 +139,7 @@ class _Judge:
             links = zip(line.versions, line.before, strict=True)
             yield from filter(None, (broken_link(v.change, before) for v, before in links if v.change))
             newest = max((change.revision for change in changes.get(flag, [])), default=0)
-            if wrong := _unnumbered(line, documents.get(flag)):
+            if wrong := _without_revision(line, documents.get(flag)):
                 self._add(Mismatch("END", 0.0, 0.0, wrong))
             if wrong := half_done(flag, documents.get(flag), line.versions[-1].state, newest):
                 yield wrong
@@ -154,7 +155,7 @@ class _Judge:
             yield f"{ending.drifted} of {ending.compared} entries in Redis are not what MongoDB has"
 
     def _explained(self, finding: Finding) -> Mismatch:
-        """Tell of the first answer in full."""
+        """Describe the first answer in full."""
         answers, row = finding.answers, finding.answers.rows[0]
         start, end = float(row["start"]), float(row["end"])
         incarnation = self._story.incarnations[int(row["incarnation"])]
@@ -166,7 +167,7 @@ class _Judge:
         ]
         if 0 <= (wanted := int(finding.wanted[0])) < len(answers.timeline.versions):
             version = answers.timeline.versions[wanted]
-            parts.append(f"wanted {version.told} at {version.place}, known since {self._at(version.known)}")
+            parts.append(f"wanted {version.description} at {version.place}, known since {self._at(version.known)}")
         text = f"{finding.about}: {'; '.join(parts)}; {len(finding)} such answers"
         return Mismatch(finding.promise, start, end, text, len(finding))
 
@@ -182,12 +183,12 @@ class _Judge:
         return f"{moment - self._story.began:.3f} s"
 
 
-def _unnumbered(line: Timeline, document: Mapping[str, Any] | None) -> str:
-    """Tell of a flag whose last change is a foreign one that nobody gave a revision; empty: there is none."""
+def _without_revision(line: Timeline, document: Mapping[str, Any] | None) -> str:
+    """Describe a flag whose last change is foreign and never got a revision; empty: there is none."""
     last = line.versions[-1]
     if document is None or last.foreign is None:
         return ""
     revision = int(document.get("revision") or 0)
     if revision > last.foreign.base:
         return ""
-    return f"{line.flag}: {last.told} still has the revision {revision} that it found"
+    return f"{line.flag}: {last.description} still has the revision {revision} that it found"

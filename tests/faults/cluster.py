@@ -1,4 +1,4 @@
-"""Everything that a run needs: stores, replicas, and a proxy on every way between them."""
+"""Everything that a run needs: stores, replicas, and a proxy on every path between them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.servers import HOST
 
 REPLICAS = 3
 SKEWED, SKEW_S = 1, 3600.0
-"""The replica whose wall clock is off, and by how much."""
+"""The replica whose wall clock is wrong, and by how much."""
 _READY_S = 30.0
 _VERIFY_S = 20.0
 _POLL_S = 0.05
 
 
 class Cluster:
-    """Starts and ends all of it. `flaw`: a fault of `tests.faults.planted` that every replica has."""
+    """Starts and ends all of it. `flaw`: one of `tests.faults.planted`, which every replica has."""
 
     def __init__(self, story: Story, *, mongods: int, flaw: str = "", folder: Path | None = None) -> None:
         self._own_folder = tempfile.TemporaryDirectory(prefix="flagsvc-faults-") if folder is None else None
@@ -54,7 +54,7 @@ class Cluster:
         await asyncio.gather(*(self._ready(replica) for replica in self.replicas))
 
     async def close(self) -> None:
-        """End everything that was started, whatever became of it."""
+        """End everything that was started, even after a failure."""
         for replica in self.replicas:
             await replica.close()
         await self.mongods.shut()
@@ -65,7 +65,7 @@ class Cluster:
             self._own_folder.cleanup()
 
     def links(self, link: str, replica: int) -> Iterator[tuple[Proxy, str]]:
-        """Give the proxies that a replica's connections of this kind pass, each with their label there."""
+        """Return the proxies on a replica's connections of this kind, each with the label of those connections."""
         if link == "redis":
             yield self.redis_proxies[replica], _label(replica)
         else:
@@ -73,7 +73,7 @@ class Cluster:
             yield from ((proxy, label) for proxy in self.mongods.proxies)
 
     def seen(self) -> dict[str, int]:
-        """Give how many connections there were, by link and replica."""
+        """Return how many connections there were, by link and replica."""
         links = [(link, n) for link in ("redis", "mongo", "mongo-tail") for n in range(REPLICAS)]
         return {f"{link} of replica {n}": sum(p.seen[label] for p, label in self.links(link, n)) for link, n in links}
 

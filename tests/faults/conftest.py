@@ -1,4 +1,4 @@
-"""What tests of the checker begin with."""
+"""A common start for tests of the checker."""
 
 from __future__ import annotations
 

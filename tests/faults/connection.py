@@ -1,4 +1,4 @@
-"""One connection through the proxy: two ends, and what is on its way between them."""
+"""One connection through the proxy: two ends, and the data in transit between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """A client and its upstream. `stalled` concerns this connection alone, whatever the rule of its label."""
+    """A client and its upstream. `stalled` is about this connection alone, whatever the rule of its label."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -33,7 +33,7 @@ class Connection:
         self.down.flow()
 
     def cut(self) -> None:
-        """Close both sides in order; what is on its way is lost."""
+        """Close both sides in order; data in transit is lost."""
         for end in (self.client, self.upstream):
             end.close()
 
@@ -53,7 +53,7 @@ class Connection:
         (self.up if to_upstream else self.down).shut()
 
     def lost(self, end: End) -> None:
-        """One side is gone; once what it sent has arrived, so is the other."""
+        """Handle that one side is gone: once what it sent has arrived, the other side is closed too."""
         end.out.take(None)
         other = self.upstream if end is self.client else self.client
         if other.transport is None or other.gone:
@@ -69,7 +69,7 @@ class End(asyncio.Protocol):
         self.out: Way
         self.gone = False
         self.ended = False
-        """Whether no more comes from here."""
+        """Whether no more data comes from here."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
@@ -81,13 +81,13 @@ class End(asyncio.Protocol):
         self.connection.flow()
 
     def data_received(self, data: bytes) -> None:
-        """Something came: it goes on its way; as long as nobody knows whose it is, it is looked at."""
+        """Take data that arrived. While the connection has no label, the data is searched for one."""
         self.out.take(data)
         if not self.connection.known:
             self.connection.proxy.greeted(self.connection, b"".join(part for _, part in self.out.held if part))
 
     def eof_received(self) -> bool:
-        """No more will come from here; the other direction goes on."""
+        """Handle the end of this direction; the other goes on."""
         self.ended = True
         self.out.take(None)
         return True
@@ -98,17 +98,17 @@ class End(asyncio.Protocol):
         self.connection.lost(self)
 
     def pause_writing(self) -> None:
-        """The reader here is slow."""
+        """Handle that the reader here is slow."""
         self._towards_here().blocked = True
 
     def resume_writing(self) -> None:
-        """It goes on."""
+        """Handle that the reader has caught up."""
         self._towards_here().blocked = False
         self._towards_here().flow()
 
     @property
     def open(self) -> bool:
-        """Whether something can be read from here or written to here."""
+        """Whether data can be read from here or written to here."""
         return self.transport is not None and not self.gone and not self.transport.is_closing()
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class End(asyncio.Protocol):
 
 
 class Way:
-    """One direction: what came from `source` and has not been given to `target` yet, with when it is due."""
+    """One direction: what came from `source` and was not yet written to `target`, with the time at which it is due."""
 
     def __init__(self, connection: Connection, source: End, target: End) -> None:
         self.connection, self.source, self.target = connection, source, target
@@ -138,7 +138,7 @@ class Way:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, data: bytes | None) -> None:
-        """Something came, or (None) no more will."""
+        """Take data, or (None) the end."""
         if self._shut:
             return
         due = asyncio.get_running_loop().time() + self.connection.proxy.hold_s(self.connection)
@@ -150,14 +150,14 @@ class Way:
             self.source.transport.pause_reading()
 
     def shut(self) -> None:
-        """Tell the target that no more comes, and lose what does."""
+        """Send the target the end, and lose what comes later."""
         self._shut = True
         self.held.clear()
         self._size = 0
         self._finish()
 
     def flow(self) -> None:
-        """Give the target what is due."""
+        """Write to the target what is due."""
         loop = asyncio.get_running_loop()
         while self.held and self._open():
             due, data = self.held[0]
@@ -185,7 +185,7 @@ class Way:
         self.flow()
 
     def _finish(self) -> None:
-        """Pass the end on: half a close while the other direction may still speak, else the whole one."""
+        """Pass the end on: half-close while the other direction is open, otherwise close."""
         target = self.target
         if self.source.gone or target.ended:
             target.close()

@@ -1,4 +1,4 @@
-"""What is left at the end of a run, when nothing is wrong any more and nobody writes."""
+"""The state at the end of a run, when no fault is active and nobody writes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.faults.replica import Replica
 from tests.faults.timeline import Content
 from tests.replica_sets import ELECTION_S
 
-_PATIENCE_S = 6.0
+_WAIT_S = 6.0
 _POLL_S = 0.05
 _ASKED_S = 3.0
 _EXAMPLES = 5
-UNASKED = "mongod election by itself"
+SPONTANEOUS_ELECTION = "mongod spontaneous election"
 SILENT_S = 1.5 * ELECTION_S
-"""An election comes when nothing was heard of the primary for `ELECTION_S`, and a little later."""
+"""An election starts when nothing was heard from the primary for `ELECTION_S`, or a little later."""
 Documents = Mapping[str, Mapping[str, Any]]
 
 
 async def look_at_the_end(cluster: Cluster, story: Story) -> None:
-    """Wait until every replica answers what MongoDB has, but not for ever; then compare everything with everything."""
+    """Wait, with a limit, until every replica answers what MongoDB has; then compare everything with everything."""
     ending = story.ending
     ending.healed = time.monotonic()
     await asyncio.gather(*(_recover(cluster, story, replica) for replica in cluster.replicas))
@@ -43,14 +43,14 @@ async def look_at_the_end(cluster: Cluster, story: Story) -> None:
     database = await cluster.mongods.database()
     ending.history = [_plain(row) async for row in database["feature_flag_history"].find()]
     ending.documents = [_plain(row) async for row in database["feature_flags"].find()]
-    story.faults += unasked(await cluster.mongods.elections(), story)
+    story.faults += spontaneous_elections(await cluster.mongods.elections(), story)
 
 
-def unasked(elections: Iterable[float], story: Story) -> list[FaultWindow]:
-    """Give the elections that no fault led to: of mongods that got no CPU for as long as they are to wait."""
+def spontaneous_elections(elections: Iterable[float], story: Story) -> list[FaultWindow]:
+    """Return the elections that no fault caused: those of mongods that got no CPU for the election time-out."""
     asked = [fault for fault in story.faults if fault.kind.startswith("mongod ")]
     return [
-        FaultWindow(0, UNASKED, "mongods", moment - SILENT_S, moment)
+        FaultWindow(0, SPONTANEOUS_ELECTION, "mongods", moment - SILENT_S, moment)
         for moment in elections
         if moment >= story.began and not any(fault.begin <= moment <= fault.end for fault in asked)
     ]
@@ -58,7 +58,7 @@ def unasked(elections: Iterable[float], story: Story) -> list[FaultWindow]:
 
 async def _recover(cluster: Cluster, story: Story, replica: Replica) -> None:
     wrong = ["it was not asked"]
-    while wrong and time.monotonic() - story.ending.healed < _PATIENCE_S:
+    while wrong and time.monotonic() - story.ending.healed < _WAIT_S:
         asked_at = time.monotonic()
         wrong = await _differences(cluster, story, replica)
         story.ending.recovered_s[replica.named] = math.inf if wrong else asked_at - story.ending.healed
@@ -75,27 +75,27 @@ async def _differences(cluster: Cluster, story: Story, replica: Replica) -> list
         return [f"it answers {error.code().name}"]
     database = await cluster.mongods.database()
     documents = {row["key"]: row async for row in database["feature_flags"].find()}
-    return [problem for told in answer.evaluations if (problem := _difference(told, documents.get(told.flag_key)))]
+    return [problem for each in answer.evaluations if (problem := _difference(each, documents.get(each.flag_key)))]
 
 
-def _difference(told: pb.FlagEvaluation, document: Mapping[str, Any] | None) -> str:
+def _difference(found: pb.FlagEvaluation, document: Mapping[str, Any] | None) -> str:
     if document is None:
-        return "" if told.error_code == NOT_FOUND else f"{told.flag_key} is answered and not in MongoDB"
-    if told.reason == STALE:
-        return f"{told.flag_key} is answered as STALE"
+        return "" if found.error_code == NOT_FOUND else f"{found.flag_key} is answered and not in MongoDB"
+    if found.reason == STALE:
+        return f"{found.flag_key} is answered as STALE"
     held = known_fields(document)
     wanted = Content.of((held["status"], held.get("value", NO_VALUE)))
-    shown = Content(told.status, told.value.integer_value if told.HasField("value") else NO_VALUE)
+    shown = Content(found.status, found.value.integer_value if found.HasField("value") else NO_VALUE)
     revision = int(document.get("revision") or 0)
-    if shown == wanted and told.revision == revision:
+    if shown == wanted and found.revision == revision:
         return ""
-    return f"{told.flag_key} is {tuple(shown)} at {told.revision}; MongoDB has {tuple(wanted)} at {revision}"
+    return f"{found.flag_key} is {tuple(shown)} at {found.revision}; MongoDB has {tuple(wanted)} at {revision}"
 
 
 async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
-    """Tell what a replica says of all that is not as it should be once everything is well."""
+    """Return what a replica reports that should not be so once everything is healthy."""
     wrong = ["it was not asked"]
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + _WAIT_S
     names = {each.incarnation.name for each in cluster.replicas}
     while wrong and time.monotonic() < until:
         try:
@@ -113,7 +113,7 @@ async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
 
 async def _compare_redis(story: Story, replica: Replica) -> None:
     try:
-        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_PATIENCE_S)
+        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_WAIT_S)
     except grpc.aio.AioRpcError as error:
         story.ending.differences.append(f"{replica.named}: Redis could not be compared: {error.code().name}")
         return
@@ -126,7 +126,7 @@ async def _compare_redis(story: Story, replica: Replica) -> None:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a document as JSON has it."""
+    """Return a document as JSON shows it."""
     return {name: _plain_value(value) for name, value in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""Records made by hand, for tests of the checker: two replicas, and a MongoDB that does what it should."""
+"""Records made by hand for tests of the checker: two replicas, and a MongoDB that works correctly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT_S = 0.01
 
 
 class Handmade:
-    """What happened so far. Moments are seconds; replica 0 and 1 are ready at 0 and have the staleness bound 5 s."""
+    """What happened so far. Moments are in seconds; replicas 0 and 1 are ready at 0; the staleness bound is 5 s."""
 
     def __init__(self) -> None:
         self.story = Story(seed=1, seconds=100, bound_s=5.0, mongods=1, flags=[FLAG, PASSING, FOREIGN])
@@ -37,22 +37,22 @@ class Handmade:
         self._value = 0
         self._documents: dict[str, dict[str, Any]] = {}
 
-    def write(self, kind: str, flag: str, start: float, *, took: float = 0.1, on: int = 0, **told: Any) -> Write:
-        """Change a flag through a replica; `acknowledged=False`: the answer got lost."""
+    def write(self, kind: str, flag: str, start: float, *, took: float = 0.1, on: int = 0, **given: Any) -> Write:
+        """Change a flag through a replica; `acknowledged=False`: the answer was lost."""
         self.revision += 1
         write = Write(len(self.story.writes) + 1, kind, flag, on, 2, start)
         if kind in ("create", "update"):
             self._value += 1
             write.value = self._value
         write.end, write.acknowledged, write.revision = start + took, True, self.revision
-        for name, value in told.items():
+        for name, value in given.items():
             setattr(write, name, value)
         self.story.writes.append(write)
         self._store(write)
         return write
 
     def foreign(self, kind: str, flag: str, start: float, *, took: float = 0.02, numbered: bool = True) -> ForeignWrite:
-        """Change a flag straight in MongoDB; it gets its next revision soon after, unless told otherwise."""
+        """Change a flag straight in MongoDB; unless specified otherwise, it gets its next revision soon after."""
         document = self._documents.get(flag)
         write = ForeignWrite(len(self.story.foreign) + 1, kind, flag, start, end=start + took, done=True)
         write.base = document["revision"] if document else 0
@@ -70,29 +70,29 @@ class Handmade:
         return write
 
     def see(
-        self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, kind: int = UNARY, **told: int
+        self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, kind: int = UNARY, **given: int
     ) -> None:
-        """Evaluate a flag: it shows what MongoDB has now, but for what is told otherwise."""
+        """Evaluate a flag: it shows what MongoDB has now, except for the given fields."""
         document = self._documents.get(flag)
-        told = _shown(document) | told
-        if told["reason"] == DISABLED or told["error"]:
-            told["value"] = NO_VALUE
+        given = _shown(document) | given
+        if given["reason"] == DISABLED or given["error"]:
+            given["value"] = NO_VALUE
         place = self.story.flags.index(flag)
         names = ("revision", "value", "token", "age_ms", "incarnation", "flag", "status", "reason", "error", "source")
-        told |= {"incarnation": on, "flag": place, "source": 1}
-        self.record.evaluated(start, start + took, *(told[name] for name in names), kind)
+        given |= {"incarnation": on, "flag": place, "source": 1}
+        self.record.evaluated(start, start + took, *(given[name] for name in names), kind)
 
-    def see_absent(self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, **told: int) -> None:
-        """Evaluate a flag: there is none."""
+    def see_absent(self, flag: str, start: float, *, took: float = SHORT_S, on: int = 0, **given: int) -> None:
+        """Evaluate a flag that does not exist."""
         absent = {"revision": 0, "value": NO_VALUE, "status": 0, "reason": ERROR, "error": NOT_FOUND}
-        self.see(flag, start, took=took, on=on, **absent | told)
+        self.see(flag, start, took=took, on=on, **absent | given)
 
-    def fail(self, what: str, start: float, code: str, told: str, *, took: float = SHORT_S, text: str = "no") -> None:
-        """Have a call on replica 0 fail."""
-        self.story.failures.append(Failure(what, start, start + took, 0, code, told, text, FLAG))
+    def fail(self, what: str, start: float, code: str, reason: str, *, took: float = SHORT_S, text: str = "no") -> None:
+        """Let a call on replica 0 fail."""
+        self.story.failures.append(Failure(what, start, start + took, 0, code, reason, text, FLAG))
 
     def fault(self, begin: float, end: float, kind: str = "redis stall") -> None:
-        """Have something be wrong for a time."""
+        """Add a fault that is active for a time."""
         self.story.faults.append(FaultWindow(len(self.story.faults), kind, "replica 0", begin, end))
 
     def done(self) -> Record:
@@ -141,18 +141,18 @@ _PLAIN = {"token": 0, "age_ms": 0}
 
 
 def broken(made: Handmade) -> Verdict:
-    """What the checker says."""
+    """Return what the checker finds."""
     return check(made.done())
 
 
 def only(promise: str, made: Handmade, count: int = 1) -> str:
-    """Exactly this promise is broken, so often; gives the explanation."""
+    """Assert that only this promise is broken, so many times; return the explanation."""
     verdict = broken(made)
     assert dict(verdict.counts) == {promise: count}, verdict.explained
     return verdict.explained[promise][0]
 
 
 def old(made: Handmade) -> dict[str, int]:
-    """What the flag shows before the next write."""
+    """Return what the flag shows before the next write."""
     document = made._documents[FLAG]
     return {"revision": document["revision"], "value": document["variants"]["v"]}

@@ -1,4 +1,4 @@
-"""The history in MongoDB as it was at the end of a run, and what P9 says of it."""
+"""The history in MongoDB at the end of a run, and what P9 requires of it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ State = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row of the history. `previous` and `new` have what the row tells of `status` and `value`."""
+    """One row of the history. `previous` and `new` have its `status` and `value`, as far as the row has them."""
 
     flag: str
     revision: int
     action: str
     number: int
-    """Of the write that made it; 0 when no client did."""
+    """The number of the write that made it; 0 when no client did."""
     previous: Mapping[str, int] = field(default_factory=dict)
     new: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, before: State | None) -> State | None:
-        """Give what it makes of a flag's state; None: no flag."""
+        """Return the flag's state after this change; None: no flag."""
         if self.action == "DELETED":
             return None
         status, value = before or (0, NO_VALUE)
@@ -38,17 +38,17 @@ class Change:
 
 
 def reason(number: int) -> str:
-    """What a write says of itself, so that its row can be found."""
+    """The reason that a write carries, so that its row can be found."""
     return f"write {number}"
 
 
 def changes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Change]]:
-    """Give each flag's changes that have a revision, in its order."""
+    """Return each flag's changes that have a revision, in order."""
     found: dict[str, list[Change]] = defaultdict(list)
     for row in rows:
         if row.get("revision"):
-            told = _NUMBER.fullmatch(row.get("reason") or "")
-            number = int(told[1]) if told else 0
+            match = _NUMBER.fullmatch(row.get("reason") or "")
+            number = int(match[1]) if match else 0
             change = Change(
                 *(row["featureKey"], int(row["revision"]), row["action"], number),
                 previous=known_fields(row.get("previousValue")),
@@ -61,7 +61,7 @@ def changes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Change]]:
 
 
 def known_fields(document: Mapping[str, Any] | None) -> dict[str, int]:
-    """Give status and value as far as a document, or a part of one, has them."""
+    """Return status and value as far as a document, or a part of one, has them."""
     found = {}
     if document and document.get("status") in STATUSES:
         found["status"] = STATUSES[document["status"]]
@@ -71,7 +71,7 @@ def known_fields(document: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def double_or_lost(story: Story, changes: Mapping[str, list[Change]]) -> list[str]:
-    """Tell of acknowledged writes that do not stand in the history exactly once, and of others that do twice."""
+    """Describe acknowledged writes that are not in the history exactly once, and others that are there twice."""
     rows: dict[int, list[Change]] = defaultdict(list)
     for each in changes.values():
         for change in each:
@@ -101,7 +101,7 @@ def _of_write(write: Write, rows: list[Change]) -> list[str]:
 
 
 def broken_link(change: Change, before: State | None) -> str:
-    """Tell how a row does not follow from what was there before; empty: it does."""
+    """Describe how a row does not follow from what was there before; empty: it does."""
     named = f"{change.flag}: revision {change.revision} ({change.action})"
     if change.action == "CREATED":
         return f"{named} although the flag was there" if before else ""
@@ -113,7 +113,7 @@ def broken_link(change: Change, before: State | None) -> str:
 
 
 def half_done(flag: str, document: Mapping[str, Any] | None, state: State | None, revision: int) -> str:
-    """Tell how a document is not what the history ends with; `revision`: at least this one."""
+    """Describe how a document differs from what the history ends with; `revision`: at least this one."""
     if document is None:
         return f"{flag}: the history ends with {state}; there is no document" if state else ""
     held = known_fields(document)

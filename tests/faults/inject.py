@@ -1,4 +1,4 @@
-"""Carries out a schedule: makes each fault, heals it, and notes when it really began and ended."""
+"""Carries out a schedule: makes each fault, heals it, and records when it really began and ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DUMP_EVERY_S = 4.0
 
 
 class Injector:
-    """Plays a schedule on a cluster. `active`: the names of what is wrong just now."""
+    """Plays a schedule on a cluster. `active`: the names of the faults that are active now."""
 
     def __init__(self, cluster: Cluster, story: Story, writer: Writer) -> None:
         self._cluster, self._story, self._writer = cluster, story, writer
@@ -37,7 +37,7 @@ class Injector:
         self.active: list[str] = []
 
     async def play(self, faults: Sequence[Fault]) -> None:
-        """Make every fault at its time; returns when all is healed."""
+        """Make every fault at its time; return when all are healed."""
         async with asyncio.TaskGroup() as tasks:
             dumps = tasks.create_task(self._keep_dumps())
             playing = [tasks.create_task(self._at_its_time(fault)) for fault in faults]
@@ -147,7 +147,7 @@ async def _paused(pause: Callable[[], None], resume: Callable[[], None], seconds
 
 
 async def _started(replica: Replica) -> None:
-    """Start it; a fault of it lasts until it is ready, or for as long as it may take to."""
+    """Start it; its fault lasts until it is ready, or until the time for that is over."""
     replica.start()
     try:
         async with asyncio.timeout(_READY_S):

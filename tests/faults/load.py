@@ -1,4 +1,4 @@
-"""Clients that evaluate, one flag and many, with tokens and without, on every replica; each call is noted."""
+"""Clients that evaluate one flag or many, with and without tokens, on every replica; each call is recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHAT = {UNARY: "evaluate", BATCH: "batch", TOKEN: "token"}
 
 
 class Load:
-    """Evaluates until its tasks are cancelled. `tokens`: the newest revisions that writes were answered."""
+    """Evaluates until its tasks are cancelled. `tokens`: the newest revisions returned by writes."""
 
     def __init__(self, record: Record, replicas: list[Replica], seed: int) -> None:
         self.evaluations = 0
@@ -50,13 +50,13 @@ class Load:
                 self.tasks += [asyncio.create_task(self._call(replica, call, callers / rate)) for _ in range(callers)]
 
     def check(self) -> None:
-        """Raise what made a client end: none does by itself."""
+        """Raise what ended a client; none ends by itself."""
         for task in self.tasks:
             if task.done():
                 task.result()
 
     async def _call(self, replica: Replica, call: Callable[[Replica], Awaitable[None]], every_s: float) -> None:
-        """Call at a steady pace; what could not be called in time is left out, not made up for."""
+        """Call at a steady rate; a call that could not be made in time is left out, not made up for."""
         due = time.monotonic() + self._random.uniform(0, every_s)
         while True:
             await replica.ready.wait()
@@ -97,15 +97,15 @@ class Load:
                 self._note(times, incarnation.number, evaluation, BATCH)
 
     def _note(
-        self, times: tuple[float, float], incarnation: int, told: pb.FlagEvaluation, kind: int, token: int = 0
+        self, times: tuple[float, float], incarnation: int, found: pb.FlagEvaluation, kind: int, token: int = 0
     ) -> None:
-        value = told.value.integer_value if told.HasField("value") else NO_VALUE
-        place = self._places[told.flag_key]
-        told_so = (told.revision, value, token, min(told.age_ms, 2**31 - 1), incarnation, place)
-        self._record.evaluated(*times, *told_so, told.status, told.reason, told.error_code, told.source, kind)
+        value = found.value.integer_value if found.HasField("value") else NO_VALUE
+        place = self._places[found.flag_key]
+        first = (found.revision, value, token, min(found.age_ms, 2**31 - 1), incarnation, place)
+        self._record.evaluated(*times, *first, found.status, found.reason, found.error_code, found.source, kind)
         self.evaluations += 1
-        if told.error_message:
-            self._record.story.texts[told.error_message] = self._record.story.texts.get(told.error_message, 0) + 1
+        if found.error_message:
+            self._record.story.texts[found.error_message] = self._record.story.texts.get(found.error_message, 0) + 1
 
     async def _failed(
         self, kind: int, start: float, incarnation: Incarnation, error: grpc.aio.AioRpcError, flag: str
@@ -115,13 +115,13 @@ class Load:
 
 
 def failure(what: str, start: float, incarnation: Incarnation, error: grpc.aio.AioRpcError, flag: str) -> Failure:
-    """Note a failed call, now that it has failed."""
+    """Record a call that failed just now."""
     code, text = error.code().name, error.details() or ""
     return Failure(what, start, time.monotonic(), incarnation.number, code, _reason(error), text, flag)
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
-    """Give the ErrorInfo's reason; empty where the server sent none."""
+    """Return the ErrorInfo's reason; empty where the server sent none."""
     for name, value in error.trailing_metadata() or ():
         if name == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:

@@ -1,4 +1,4 @@
-"""Draws how long old answers went on after a change."""
+"""Draws for how long old answers went on after a change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOURS = {"no fault": "#3b7dd8", "during faults": "#c2504b"}
 
 
 def draw(found: Staleness, bound_s: float, path: Path) -> None:
-    """Write the histogram: answers that did not say STALE, changes without any old answer named apart."""
+    """Write the histogram of answers that did not say STALE; changes without any old answer are counted separately."""
     quiet = [lag.unsaid_s for lag in found.lags if not lag.kinds]
     stormy = [lag.unsaid_s for lag in found.lags if lag.kinds]
     bins = np.geomspace(_MIN_S, _MAX_S, _BINS)

@@ -1,6 +1,6 @@
-"""Runs `flagsvc` with a fault on purpose: python -m tests.faults.planted FLAW SKEW_S serve ...
+"""Runs `flagsvc` with a planted flaw: python -m tests.faults.planted FLAW SKEW_S serve ...
 
-Each flaw is one that some flag service had. A run with it must be caught by the checker; that is tested.
+Some flag service had each of these flaws. The checker must catch a run with it; that is tested.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _LATE_S = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """What is planted, promises of which one at least must be found broken, and what it takes to show."""
+    """What is planted, the promises of which at least one must be found broken, and what the flaw needs to show."""
 
     plant: Callable[[], None]
     breaks: frozenset[str]
     seconds: float
-    """How long a run has to be."""
+    """How long a run must be."""
     faults: tuple[Fault, ...] = ()
 
 
@@ -33,22 +33,22 @@ def _late_fill() -> None:
     """A slow reader puts what it read before a change into the near cache, whatever is there by then."""
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415  after the clock is what it shall be
 
-    take = NearCache._take
+    replace = NearCache._replace
 
-    def taken(self: Any, held: Any, *args: Any, **named: Any) -> Any:
+    def replaced(self: Any, held: Any, *args: Any, **named: Any) -> Any:
         if held is not None:
             asyncio.get_running_loop().call_later(_LATE_S, fill, self, held)
-        return take(self, held, *args, **named)
+        return replace(self, held, *args, **named)
 
     def fill(near: Any, held: Any) -> None:
         held.verified_at = time.monotonic()
         near._held[held.entry.id] = held
 
-    NearCache._take = taken  # type: ignore[method-assign]
+    NearCache._replace = replaced  # type: ignore[method-assign]
 
 
 def _late_put() -> None:
-    """The same into Redis: an unconditional put of what was there before a change."""
+    """The same for Redis: an unconditional put of what was there before a change."""
     from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
     put = RedisCache.put
@@ -70,14 +70,14 @@ def _late_put() -> None:
 
 
 def _unchecked() -> None:
-    """What the near cache holds is served however old it is."""
+    """The near cache serves an entry however old it is."""
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
     NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
 
 
 def _deaf() -> None:
-    """Announcements and the change stream are not listened to, and a look finds nothing ever."""
+    """Announcements and the change stream are ignored, and a poll never finds a change."""
     from flagsvc.replication.follower import Follower  # noqa: PLC0415
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
@@ -93,14 +93,14 @@ def _deaf() -> None:
 
 
 def _liar() -> None:
-    """A write is told as applied by every replica without asking them."""
+    """A write is reported as applied by every replica without asking them."""
     from flagsvc.replication.heartbeats import Heartbeats  # noqa: PLC0415
 
     Heartbeats._has_applied = lambda *_: True  # type: ignore[method-assign]
 
 
 def _cut_off(seconds: float) -> tuple[Fault, ...]:
-    """Replica 1 can be asked and hears of nothing."""
+    """Replica 1 answers calls but receives no changes."""
     return tuple(Fault(n, "link", "stall", 1, link, 3.0, seconds, 0.0) for n, link in enumerate(LINKS))
 
 
@@ -114,7 +114,7 @@ FLAWS = {
 
 
 def main() -> int:
-    """Plant, then run."""
+    """Plant the flaw, then run."""
     flaw, skew_s = FLAWS[sys.argv[1]], float(sys.argv[2])
     if skew_s:
         shift(skew_s)

@@ -1,4 +1,4 @@
-"""What P1 to P5 and P7 say of one flag's evaluations. The definitions stand in `checker`."""
+"""What P1 to P5 and P7 require of one flag's evaluations. The definitions are in `checker`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ APPLIED = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Evaluations of one flag that break a promise: which ones, and which version each should have shown at least."""
+    """Evaluations of one flag that break a promise, and the oldest version that each was allowed to show."""
 
     promise: str
     answers: Answers
@@ -31,11 +31,11 @@ class Finding:
 
 
 Named = Callable[[str], int | None]
-"""Gives the number of the incarnation that has this name."""
+"""Returns the number of the incarnation that has this name."""
 
 
 def findings(answers: Answers, story: Story, named: Named, calm: Calm) -> Iterator[Finding]:
-    """Look for everything that one flag's evaluations can break."""
+    """Look for every promise that one flag's evaluations can break."""
     strange = answers.high == STRANGE
     yield Finding("P6", answers.where(strange), answers.high[strange], "a content that it never had at this revision")
     answers = answers.where(~strange)
@@ -47,13 +47,13 @@ def findings(answers: Answers, story: Story, named: Named, calm: Calm) -> Iterat
     own, applied = _acknowledged(answers, named)
     for number, mine in answers.by_incarnation():
         yield _older_than(mine, "P1", own.get(number, []), "acknowledged here before")
-        yield _older_than(mine, "P2", applied.get(number, []), "told as applied here before")
+        yield _older_than(mine, "P2", applied.get(number, []), "reported as applied here before")
         yield _backwards(mine)
         yield from _foreign_late(mine, story, number, calm)
 
 
 def _lost(answers: Answers, story: Story) -> Column:
-    """Which say that there is no such flag although it was made longer ago than the bound and never deleted."""
+    """Which evaluations miss a flag that was created longer ago than the bound and never deleted."""
     versions = answers.timeline.versions
     made = versions[1].known if len(versions) > 1 and len(answers.timeline.absent) == 1 else NEVER
     late = answers.rows["start"] > made + story.bound_s + TOLERANCE_S
@@ -76,7 +76,7 @@ def _older_than_token(answers: Answers) -> Finding:
 
 
 def _acknowledged(answers: Answers, named: Named) -> tuple[dict[int, list[tuple[float, int]]], ...]:
-    """Give by incarnation what it acknowledged, and what it was named for as having applied, each with when."""
+    """Return by incarnation what it acknowledged, and what it was reported to have applied, each with when."""
     own: dict[int, list[tuple[float, int]]] = {}
     applied: dict[int, list[tuple[float, int]]] = {}
     for place, version in enumerate(answers.timeline.versions):
@@ -90,7 +90,7 @@ def _acknowledged(answers: Answers, named: Named) -> tuple[dict[int, list[tuple[
 
 
 def _applied_by(write: Write, named: Named) -> list[int]:
-    """A replica that is named has applied it, whichever level was reached."""
+    """A replica that is named has applied the write, whichever level was reached."""
     return [number for name in write.applied_by if (number := named(name)) is not None]
 
 
@@ -101,18 +101,18 @@ def _older_than(answers: Answers, promise: str, known: Sequence[tuple[float, int
 
 
 def _backwards(answers: Answers) -> Finding:
-    """Of two evaluations, one after the other, the later shows an older version, or tells a smaller revision."""
+    """Of two evaluations, one after the other, the later shows an older version or returns a smaller revision."""
     rows = answers.rows
     low = _settled(answers) if answers.absent.any() else answers.low
     wanted = floors(rows["end"], low, rows["start"])
-    told = np.where(answers.absent & (rows["revision"] == 0), -1, rows["revision"])
-    before = floors(rows["end"], told, rows["start"])
-    bad = (answers.high < wanted) | ((told >= 0) & (told < before))
+    revisions = np.where(answers.absent & (rows["revision"] == 0), -1, rows["revision"])
+    before = floors(rows["end"], revisions, rows["start"])
+    bad = (answers.high < wanted) | ((revisions >= 0) & (revisions < before))
     return Finding("P5", answers.where(bad), wanted[bad], "shown here before")
 
 
 def _settled(answers: Answers) -> Column:
-    """Take for each "no such flag" the oldest version that does not go back, so that what comes later is judged."""
+    """Take for each "no such flag" the oldest version that does not go back, so that later ones can be judged."""
     low = answers.low.copy()
     absent = np.array(answers.timeline.absent)
     starts, ends = answers.rows["start"].tolist(), answers.rows["end"].tolist()
@@ -129,7 +129,7 @@ def _settled(answers: Answers) -> Column:
 
 
 def _foreign_late(answers: Answers, story: Story, number: int, calm: Calm) -> Iterator[Finding]:
-    """Foreign changes made in quiet times, and answers later than a second that are still older."""
+    """Answers that are still older more than a second after a foreign change in a calm time."""
     rows, incarnation = answers.rows, story.incarnations[number]
     for place, version in enumerate(answers.timeline.versions):
         write = version.foreign

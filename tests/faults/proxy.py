@@ -1,7 +1,7 @@
-"""A TCP proxy on the loopback that spoils connections, each apart from all others.
+"""A TCP proxy on the loopback that disturbs connections, each independently of the others.
 
-Who made a connection is its label: given for the whole listener, or found in the first bytes of a MongoDB driver, which
-tells its `appName` there. Connections without a label (of mongod to mongod) are never touched.
+A connection's label names who made it: set for the whole listener, or found in the first bytes of a MongoDB driver,
+which sends its `appName` there. Connections without a label (between mongods) are never disturbed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BACKLOG = 256
 
 @dataclass(slots=True)
 class Rule:
-    """What happens to the connections of one label, those that are there and those to come. Times in seconds."""
+    """What happens to the present and future connections of one label. Times in seconds."""
 
     delay_s: float = 0.0
     jitter_s: float = 0.0
@@ -35,13 +35,13 @@ class Rule:
 
 
 class Proxy:
-    """Listens on `port` and carries what comes to `upstream_port` and back, as the rules say."""
+    """Listens on `port` and forwards to `upstream_port` and back, as the rules say."""
 
     def __init__(self, upstream_port: int, *, label: str = "", port: int = 0, seed: int = 0) -> None:
-        """Without a label, that of each connection is found in its first bytes."""
+        """Without a label, each connection's label is found in its first bytes."""
         self.upstream_port, self.label, self.port = upstream_port, label, port
         self.seen: Counter[str] = Counter()
-        """Connections by label, over all time."""
+        """Connections by label, counted from the start."""
         self._rules: dict[str, Rule] = {}
         self._random = random.Random(seed)
         self._connections: list[Connection] = []
@@ -49,7 +49,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; without a given port, on a free one."""
+        """Listen; on a free port unless one is given."""
         listening = socket.create_server((HOST, self.port or free_port()), backlog=_BACKLOG)
         self.port = listening.getsockname()[1]
         loop = asyncio.get_running_loop()
@@ -65,11 +65,11 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def open(self, label: str) -> list[Connection]:
-        """Give the connections of a label that are open now, oldest first."""
+        """Return the connections of a label that are open now, oldest first."""
         return [c for c in self._connections if c.label == label]
 
     def delay(self, label: str, seconds: float, jitter_s: float = 0.0) -> None:
-        """Hold what passes for so long, each way, give or take the jitter; the order is kept."""
+        """Hold the data for this long each way, plus or minus the jitter; the order is kept."""
         self.rule(label).delay_s, self.rule(label).jitter_s = seconds, jitter_s
 
     def stall(self, label: str) -> None:
@@ -77,17 +77,17 @@ class Proxy:
         self.rule(label).stalled = True
 
     def black_hole(self, label: str) -> None:
-        """Accept new connections and never answer them, not even once healed."""
+        """Accept new connections and never answer them, not even after `heal`."""
         self.rule(label).black_hole = True
 
     async def refuse(self, label: str) -> None:
-        """Refuse new connections; those that are there go on."""
+        """Refuse new connections; existing ones go on."""
         self.rule(label).refused = True
         if label == self.label:
             self._deafen()
 
     async def heal(self, label: str) -> None:
-        """Undo everything that lasts."""
+        """Undo every lasting fault."""
         deaf = self._rules.pop(label, Rule()).refused and label == self.label
         if deaf:
             await self.start()
@@ -108,7 +108,7 @@ class Proxy:
         self._each(label, lambda connection: connection.half_close(to_upstream=to_upstream))
 
     def rule(self, label: str) -> Rule:
-        """Give what applies to a label now."""
+        """Return what applies to a label now."""
         return self._rules.setdefault(label, Rule())
 
     def is_stalled(self, connection: Connection) -> bool:
@@ -117,19 +117,19 @@ class Proxy:
         return connection.stalled or (rule is not None and rule.stalled)
 
     def hold_s(self, connection: Connection) -> float:
-        """How long what comes now is held."""
+        """How long data that comes now is held."""
         rule = self._rules.get(connection.label)
         if rule is None or not rule.delay_s:
             return 0.0
         return max(0.0, rule.delay_s + self._random.uniform(-rule.jitter_s, rule.jitter_s))
 
     def accepted(self, connection: Connection) -> None:
-        """A client is there; where its label is known already, so is what to do with it."""
+        """Handle a new client. Where its label is already known, connect at once."""
         if self.label:
             self._welcome(connection)
 
     def greeted(self, connection: Connection, greeting: bytes) -> None:
-        """Look for the label in what came first, and connect once it is known or there can be none."""
+        """Look for the label in the first bytes, and connect once it is found or there can be none."""
         if not self.label:
             found = _APP_NAME.search(greeting)
             whole = len(greeting) >= min(int.from_bytes(greeting[:4], "little"), _LONGEST_GREETING)
@@ -139,7 +139,7 @@ class Proxy:
         self._welcome(connection)
 
     def forget(self, connection: Connection) -> None:
-        """A connection is closed on both sides."""
+        """Handle that a connection is closed on both sides."""
         if connection in self._connections:
             self._connections.remove(connection)
 

@@ -35,7 +35,7 @@ UNARY, BATCH, TOKEN = 0, 1, 2
 
 @dataclass(slots=True)
 class Write:
-    """One attempt to change a flag through a replica; its number stands in the history as the reason."""
+    """One attempt to change a flag through a replica. The history has its number as the reason."""
 
     number: int
     kind: str
@@ -45,7 +45,7 @@ class Write:
     wait_for: int
     start: float
     value: int = NO_VALUE
-    """The value that an update or creation gives: no other write has it."""
+    """The value that an update or creation sets: no other write has it."""
     enabled: bool = True
     end: float = NEVER
     acknowledged: bool = False
@@ -68,14 +68,14 @@ class ForeignWrite:
     value: int = NO_VALUE
     end: float = NEVER
     done: bool | None = None
-    """None: nobody knows; the answer got lost."""
+    """None: unknown; the answer was lost."""
     base: int = 0
-    """Revision that the document had, 0 for none."""
+    """The revision that the document had; 0 for none."""
 
 
 @dataclass(slots=True)
 class Failure:
-    """A call that answered an error. `told`: the ErrorInfo's reason; empty when the client's own library made it."""
+    """A call that failed. `reason`: the ErrorInfo's; empty when the client's own library made the error."""
 
     what: str
     """evaluate, batch, token, or a write's kind."""
@@ -83,7 +83,7 @@ class Failure:
     end: float
     incarnation: int
     code: str
-    told: str
+    reason: str
     text: str
     flag: str = ""
 
@@ -103,7 +103,7 @@ class Incarnation:
     crashed: bool = False
     """Whether it ended by itself."""
     starved: list[list[float]] = field(default_factory=list)
-    """When, until when, and for how long in between it could have run and was not let: others had the CPUs."""
+    """Since when, until when, and for how long in between it could have run but got no CPU."""
 
     def disturbed(self, start: float, end: float) -> bool:
         """Whether the process was not ready, frozen or ending at some moment of this time."""
@@ -112,13 +112,13 @@ class Incarnation:
         return any(since <= end and start <= until for since, until in self.pauses)
 
     def starved_s(self, start: float, end: float) -> float:
-        """Give for how long it was not let run in this time, and a moment around it."""
+        """Return for how long it got no CPU in this time, and a moment around it."""
         return sum(seconds for since, until, seconds in self.starved if since <= end and start <= until)
 
 
 @dataclass(slots=True)
 class FaultWindow:
-    """A fault as it really was: from just before it began until everything was back."""
+    """A fault as it really was: from just before it began until everything had recovered."""
 
     number: int
     kind: str
@@ -135,7 +135,7 @@ class Ending:
     history: list[dict[str, Any]] = field(default_factory=list)
     documents: list[dict[str, Any]] = field(default_factory=list)
     recovered_s: dict[str, float] = field(default_factory=dict)
-    """Per replica, when everything that it answers was the store's and nothing STALE; infinite: it never was."""
+    """Per replica, when all of its answers matched the store and none was STALE; infinite: never."""
     differences: list[str] = field(default_factory=list)
     lagging: list[str] = field(default_factory=list)
     drifted: int = 0
@@ -159,9 +159,9 @@ class Story:
     incarnations: list[Incarnation] = field(default_factory=list)
     faults: list[FaultWindow] = field(default_factory=list)
     texts: dict[str, int] = field(default_factory=dict)
-    """Every text for people that an answer's error had, with how often."""
+    """Every error message of an answer, with how often it occurred."""
     lags: list[list[float]] = field(default_factory=list)
-    """When this process itself was held up, and until when."""
+    """The times in which this process itself did not run."""
     links: dict[str, int] = field(default_factory=dict)
     """Connections through the proxies, by link and replica."""
     ending: Ending = field(default_factory=Ending)
@@ -177,12 +177,12 @@ class Record:
     def __len__(self) -> int:
         return len(self._packed) // _PACKED.size
 
-    def evaluated(self, start: float, end: float, *told: int) -> None:
-        """Note one evaluation: what was told in the order of ROW's names."""
-        self._packed += _PACKED.pack(start, end, *told)
+    def evaluated(self, start: float, end: float, *values: int) -> None:
+        """Record one evaluation: its values in the order of ROW's names."""
+        self._packed += _PACKED.pack(start, end, *values)
 
     def rows(self) -> np.ndarray[Any, Any]:
-        """Give the evaluations as a table, in the order of their ends."""
+        """Return the evaluations as a table, ordered by their ends."""
         return np.frombuffer(bytes(self._packed), dtype=ROW)
 
     def save(self, path: Path) -> None:
@@ -195,11 +195,11 @@ class Record:
     def load(path: Path) -> Record:
         """Read what `save` wrote."""
         with np.load(path) as saved:
-            told = json.loads(str(saved["story"]))
-            return Record(_story(told), saved["rows"].tobytes())
+            story = json.loads(str(saved["story"]))
+            return Record(_story(story), saved["rows"].tobytes())
 
 
-def _story(told: dict[str, Any]) -> Story:
+def _story(saved: dict[str, Any]) -> Story:
     lists = {
         "writes": Write,
         "foreign": ForeignWrite,
@@ -207,8 +207,8 @@ def _story(told: dict[str, Any]) -> Story:
         "incarnations": Incarnation,
         "faults": FaultWindow,
     }
-    made: dict[str, Any] = {f.name: told[f.name] for f in fields(Story)}
+    made: dict[str, Any] = {f.name: saved[f.name] for f in fields(Story)}
     for name, kind in lists.items():
-        made[name] = [kind(**each) for each in told[name]]
-    made["ending"] = Ending(**told["ending"])
+        made[name] = [kind(**each) for each in saved[name]]
+    made["ending"] = Ending(**saved["ending"])
     return Story(**made)

@@ -1,4 +1,4 @@
-"""A replica as a process that is killed, frozen and started again; each of its lives is in the record."""
+"""A replica as a process that is killed, frozen and restarted; each of its lives is in the record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAME_TRIES = 20
 
 
 class Replica:
-    """`ready` is set while the process can be asked; `stub` and `incarnation` are those of its present life."""
+    """`ready` is set while the process can be called; `stub` and `incarnation` are those of its present life."""
 
     def __init__(
         self, number: int, story: Story, folder: Path, program: Sequence[str], environment: Mapping[str, str]
@@ -51,16 +51,16 @@ class Replica:
 
     @property
     def named(self) -> str:
-        """What it is called for people."""
+        """Its name for people."""
         return f"replica {self.number}"
 
     @property
     def log(self) -> str:
-        """What it wrote so far."""
+        """What it has logged so far."""
         return self._log.read_text(errors="replace")
 
     def start(self) -> None:
-        """Begin a new life; it is ready a moment later."""
+        """Begin a new life; it becomes ready a moment later."""
         setpriv = shutil.which("setpriv")
         command = [*((setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()), *self._program, "serve"]
         started = time.monotonic()
@@ -80,7 +80,7 @@ class Replica:
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End it in order."""
+        """Stop it in order."""
         await self._end(signal.SIGTERM)
 
     def pause(self) -> None:
@@ -89,7 +89,7 @@ class Replica:
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Unfreeze it."""
         self._signal(signal.SIGCONT)
         if self.incarnation.pauses:
             self.incarnation.pauses[-1][1] = time.monotonic()
@@ -109,7 +109,7 @@ class Replica:
         self._signal(signal.SIGCONT)
         try:
             async with asyncio.timeout(_END_S):
-                while self._process.poll() is None:  # noqa: ASYNC110  a process tells nobody
+                while self._process.poll() is None:  # noqa: ASYNC110  a process sends no notification
                     await asyncio.sleep(0.01)
         except TimeoutError:
             self._process.kill()
@@ -125,7 +125,7 @@ class Replica:
     async def _until_ready(
         self, incarnation: Incarnation, channel: grpc.aio.Channel, process: subprocess.Popen[bytes]
     ) -> None:
-        """Wait until health says ready, learn the name, then watch that it does not end by itself."""
+        """Wait until health reports ready, learn the name, then watch that it does not end by itself."""
         health = health_pb2_grpc.HealthStub(channel)
         while not await _serves(health):
             if process.poll() is not None:
@@ -135,7 +135,7 @@ class Replica:
             incarnation.ready = time.monotonic()
             self.ready.set()
             await self._learn_name(incarnation)
-        while process.poll() is None:  # noqa: ASYNC110  a process tells nobody
+        while process.poll() is None:  # noqa: ASYNC110  a process sends no notification
             await asyncio.sleep(_POLL_S)
         self.ready.clear()
         if incarnation.ended == NEVER:
@@ -161,5 +161,5 @@ async def _serves(health: health_pb2_grpc.HealthAsyncStub) -> bool:
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Give the command that runs a module of this package in flagsvc's place."""
+    """Return the command that runs a module of this package in place of flagsvc."""
     return sys.executable, "-m", module, *arguments

@@ -1,4 +1,4 @@
-"""Tells what a run gave: on the terminal, and in docs/faults.md between its markers."""
+"""Reports the results of a run: on the terminal, and in docs/faults.md between its markers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MILLISECONDS_BELOW_S = 1.0
 
 
 def counts(record: Record) -> list[Row]:
-    """Give how much was done."""
+    """Return how much was done."""
     story = record.story
     kinds = Counter(write.kind for write in story.writes)
     acknowledged = sum(write.acknowledged for write in story.writes)
@@ -31,15 +31,15 @@ def counts(record: Record) -> list[Row]:
         ("evaluations", f"{len(record):,}"),
         ("failed calls", _failed(story)),
         ("writes through replicas", f"{len(story.writes):,} ({acknowledged:,} acknowledged)"),
-        ("of them toggles", f"{kinds['toggle']:,}"),
-        ("foreign changes", f"{len(story.foreign):,} ({lost:,} whose answer got lost for good)"),
+        ("toggles among them", f"{kinds['toggle']:,}"),
+        ("foreign changes", f"{len(story.foreign):,} ({lost:,} whose outcome stayed unknown)"),
         ("faults", f"{len(story.faults):,}"),
-        ("lives of replicas", f"{lives:,}"),
+        ("replica processes", f"{lives:,}"),
     ]
 
 
 def faults(story: Story) -> list[Row]:
-    """Give the faults by kind: how many, and how long the longest lasted until all was back."""
+    """Return the faults by kind: how many, and how long the longest lasted until all had recovered."""
     found: dict[str, list[float]] = {}
     for fault in story.faults:
         found.setdefault(fault.kind, []).append(fault.end - fault.begin)
@@ -47,19 +47,19 @@ def faults(story: Story) -> list[Row]:
 
 
 def promises(verdict: Verdict) -> list[Row]:
-    """Give how often each promise was broken."""
+    """Return how often each promise was broken."""
     return [(promise, f"{verdict.counts[promise]:,}") for promise in PROMISES]
 
 
 def staleness(verdict: Verdict) -> list[Row]:
-    """Give for each kind of fault how long old answers went on."""
+    """Return for each kind of fault how long old answers went on."""
     total = {"all": verdict.staleness.total(), "foreign, no fault": verdict.staleness.foreign_in_quiet()}
     rows = verdict.staleness.by_kind() | total
-    return [(kind, f"{n:,}", _time(p99), _time(worst), _time(told)) for kind, (n, p99, worst, told) in rows.items()]
+    return [(kind, f"{n:,}", _time(p99), _time(worst), _time(old)) for kind, (n, p99, worst, old) in rows.items()]
 
 
 def times(record: Record, verdict: Verdict) -> list[Row]:
-    """Give how long things took."""
+    """Return how long things took."""
     story = record.story
     rows = [
         (f"evaluation, {name}", f"p99 {_time(p99)}, worst {_time(worst)}")
@@ -72,10 +72,10 @@ def times(record: Record, verdict: Verdict) -> list[Row]:
         )
     if story.ending.recovered_s:
         rows.append(
-            ("at the end, until all is as in MongoDB", f"worst {_time(max(story.ending.recovered_s.values()))}")
+            ("at the end, until replicas match MongoDB", f"worst {_time(max(story.ending.recovered_s.values()))}")
         )
-    rows.append(("answers that said STALE", f"{verdict.stale_answers:,}"))
-    rows.append(("the clients' own process held up", f"{len(story.lags)} times"))
+    rows.append(("answers with reason STALE", f"{verdict.stale_answers:,}"))
+    rows.append(("the clients' own process did not run", f"{len(story.lags)} times"))
     starved = [(until - since, seconds) for each in story.incarnations for since, until, seconds in each.starved]
     waited, long = sum(seconds for _, seconds in starved), sum(most for most, _ in starved)
     rows.append(("replicas waited for a CPU", f"{_time(waited)} of {_time(long)}"))
@@ -87,14 +87,14 @@ def show(record: Record, verdict: Verdict, console: Console) -> None:
     story = record.story
     console.print(f"[bold]seed {story.seed}[/], {story.seconds:g} s, {_where(story)}")
     _print(console, "what", ("", "count"), counts(record))
-    _print(console, "faults", ("kind", "count", "longest, with recovery"), faults(story))
-    heads = ("faults meanwhile", "changes by replicas", "p99", "worst", "worst, told as STALE too")
+    _print(console, "faults", ("kind", "count", "longest, including recovery"), faults(story))
+    heads = ("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included")
     _print(console, "from a change's answer to the last old answer", heads, staleness(verdict))
     _print(console, "times", ("", ""), times(record, verdict))
-    _print(console, "broken", ("promise", "times"), promises(verdict))
+    _print(console, "promises", ("promise", "times broken"), promises(verdict))
     for name, count in story.links.items():
         if not count:
-            console.print(f"no connection was ever seen: {name}; its faults did nothing", style="yellow")
+            console.print(f"no connection was ever seen: {name}; its faults had no effect", style="yellow")
     for promise, texts in verdict.explained.items():
         for text in texts:
             console.print(f"{promise}: {text}", style="red", markup=False, highlight=False)
@@ -102,7 +102,7 @@ def show(record: Record, verdict: Verdict, console: Console) -> None:
 
 
 def write(record: Record, verdict: Verdict, page: Path, picture: str) -> None:
-    """Put the newest run into the page, between its markers."""
+    """Replace the newest run in the page, between its markers."""
     head, _, rest = page.read_text().partition(BEGIN)
     tail = rest.partition(END)[2]
     page.write_text(head + BEGIN + _page(record, verdict, picture) + END + tail)
@@ -116,9 +116,9 @@ def _page(record: Record, verdict: Verdict, picture: str) -> str:
         _markdown(("what", "count"), counts(record)),
         _markdown(("promise", "times broken"), promises(verdict)),
         f"![From a change's answer to the last old answer]({picture})\n",
-        _markdown(("faults meanwhile", "changes by replicas", "p99", "worst", "worst, STALE too"), staleness(verdict)),
+        _markdown(("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included"), staleness(verdict)),
         _markdown(("time", "took"), times(record, verdict)),
-        _markdown(("fault", "count", "longest, with recovery"), faults(story)),
+        _markdown(("fault", "count", "longest, including recovery"), faults(story)),
     ]
     return "\n" + "\n".join(parts) + "\n"
 
@@ -132,7 +132,7 @@ def _where(story: Story) -> str:
 
 
 def _failed(story: Story) -> str:
-    kinds = Counter(f"{failure.code} {failure.told}".strip() for failure in story.failures)
+    kinds = Counter(f"{failure.code} {failure.reason}".strip() for failure in story.failures)
     named = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(6))
     return f"{len(story.failures):,}" + (f" ({named})" if named else "")
 

@@ -1,4 +1,4 @@
-"""One run: start everything, load it and break it for so long, heal it, and look at what is left."""
+"""One run: start everything, apply load and faults for the given time, heal, and examine the end state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers import versions
 
 BOUND_S = 5.0
 LONG_RUN_S = 180.0
-"""From here on there are three mongods, else one."""
+"""Runs of at least this length have three mongods, others one."""
 _SEEN_LATE_S = 0.1
 _TICK_S = 0.02
 _WATCH_S = 0.1
@@ -34,7 +34,7 @@ _SEEN_STARVED_S = 0.02
 class Options:
     """What to run.
 
-    `faults`: instead of those that the seed gives; `flaw`: of `tests.faults.planted`; `folder`: for replicas' logs.
+    `faults`: instead of those drawn from the seed; `flaw`: of `tests.faults.planted`; `folder`: for replicas' logs.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class Options:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     what: str
     seconds: float = 0.0
@@ -57,25 +57,25 @@ class Progress:
     active: tuple[str, ...] = ()
 
 
-async def run(options: Options, told: Callable[[Progress], None]) -> Record:
-    """Give the record of a run; `told` is called about ten times a second."""
+async def run(options: Options, report: Callable[[Progress], None]) -> Record:
+    """Run, and return the record; `report` is called about ten times a second."""
     story = Story(options.seed, options.seconds, BOUND_S, options.mongods, list(FLAGS), versions=versions())
     record = Record(story)
     cluster = Cluster(story, mongods=options.mongods, flaw=options.flaw, folder=options.folder)
-    told(Progress("starting"))
+    report(Progress("starting"))
     try:
         await cluster.open()
         gc.freeze()
-        await _Run(cluster, record, options, told).go()
+        await _Run(cluster, record, options, report).go()
     finally:
         await asyncio.shield(cluster.close())
     return record
 
 
 class _Run:
-    def __init__(self, cluster: Cluster, record: Record, options: Options, told: Callable[[Progress], None]) -> None:
+    def __init__(self, cluster: Cluster, record: Record, options: Options, report: Callable[[Progress], None]) -> None:
         self._cluster, self._record, self._story, self._options = cluster, record, record.story, options
-        self._told = told
+        self._report = report
         values = Values()
         self._load = Load(record, cluster.replicas, options.seed + 1)
         self._writer = Writer(record, cluster.replicas, self._load, values, options.seed + 2)
@@ -84,10 +84,10 @@ class _Run:
         self._what = "running"
 
     async def go(self) -> None:
-        """Run it from the first flag to the last look."""
+        """Run from the first flag to the check at the end."""
         await self._writer.seed()
         self._story.began = time.monotonic()
-        watching = [asyncio.create_task(watch()) for watch in (self._notice_lags, self._notice_starvation, self._tell)]
+        watching = [asyncio.create_task(watch()) for watch in (self._notice_lags, self._notice_starvation, self._show)]
         try:
             self._load.start()
             self._writer.start()
@@ -99,7 +99,7 @@ class _Run:
                 faults = tuple(drawn)
             await self._injector.play(faults)
             await asyncio.sleep(self._story.began + seconds - time.monotonic())
-            self._what = "all is healed; waiting for everything to be as in MongoDB"
+            self._what = "all faults are healed; waiting until every replica matches MongoDB"
             await self._writer.stop()
             await self._foreign.stop()
             await look_at_the_end(self._cluster, self._story)
@@ -112,7 +112,7 @@ class _Run:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _notice_lags(self) -> None:
-        """Note when this process itself was held up: what then seems slow is not the replicas'."""
+        """Record when this process itself did not run: what seems slow then is not the replicas' fault."""
         while True:
             asleep = time.monotonic()
             await asyncio.sleep(_TICK_S)
@@ -121,7 +121,7 @@ class _Run:
                 self._story.lags.append([asleep, asleep + _TICK_S + late])
 
     async def _notice_starvation(self) -> None:
-        """Note when replicas were not let run, since others had the CPUs: that is not theirs either."""
+        """Record when replicas got no CPU because others had it: that is not their fault either."""
         known: dict[int, float] = {}
         since = time.monotonic()
         while True:
@@ -135,11 +135,11 @@ class _Run:
                         incarnation.starved.append([since, until, seconds])
             since = until
 
-    async def _tell(self) -> None:
+    async def _show(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 story = self._story
-                self._told(
+                self._report(
                     Progress(
                         self._what,
                         math.floor(time.monotonic() - story.began),

@@ -1,7 +1,7 @@
 """Which fault happens when, to what and for how long: a pure function of the seed, the length and what there is.
 
 Storms, in which up to three faults are active at once, alternate with calm times, some of them longer than the
-staleness bound: only then can be seen whether everything comes back by itself.
+staleness bound: only these show whether everything recovers by itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SHORT_RUN_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. `weight`: how often, among all; `lasts`: else it happens at once; `recovers_s`: what comes back
-    needs about so long after it, and is left alone meanwhile."""
+    """A kind of fault. `weight`: its share of all; `lasts`: whether it has a duration; `recovers_s`: what it hit
+    needs about this long to recover, and gets no other fault meanwhile."""
 
     name: str
     weight: float
@@ -35,7 +35,7 @@ class Kind:
     recovers_s: float = 0.0
     longest_s: float = _LONGEST_S
     members: int = 1
-    """Least number of mongods."""
+    """The least number of mongods."""
 
 
 ON_LINKS = (
@@ -72,14 +72,14 @@ _GROUPS = (("link", ON_LINKS), ("replica", ON_REPLICAS), ("redis", ON_REDIS), ("
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. Times in seconds after the beginning; `dice` decides what else there is to decide, 0 to 1."""
+    """One fault. Times are in seconds from the start; `dice`, 0 to 1, decides the remaining details."""
 
     number: int
     group: str
     """link, replica, redis or mongod."""
     kind: str
     target: int
-    """Of a link or replica the replica's number, of a mongod the member's; -1: its primary."""
+    """For a link or replica the replica's number, for a mongod the member's; -1: its primary."""
     link: str
     begin: float
     seconds: float
@@ -87,7 +87,7 @@ class Fault:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return f"{self.link or self.group} {self.kind}"
 
     @property
@@ -101,7 +101,7 @@ class Fault:
 
 
 def schedule(seed: int, seconds: float, *, replicas: int = 3, mongods: int = 1) -> list[Fault]:
-    """Give the faults by their beginning; none lasts to the end."""
+    """Return the faults ordered by their beginning; none lasts to the end."""
     dice = random.Random(seed)
     faults: list[Fault] = []
     busy: dict[str, float] = {}
@@ -122,7 +122,7 @@ def schedule(seed: int, seconds: float, *, replicas: int = 3, mongods: int = 1) 
 
 
 def _storms(dice: random.Random, seconds: float) -> Iterator[tuple[float, float]]:
-    """Give when it storms. A short run has one long calm time; a long one has one after every third storm."""
+    """Return the times of storms. A short run has one long calm time; a long run has one after every third storm."""
     at, number = WARM_UP_S, 0
     while at < seconds - _LAST_CALM_S:
         number += 1

@@ -1,7 +1,7 @@
 """Runs `flagsvc` with its wall clock shifted: python -m tests.faults.skewed SECONDS serve ...
 
 Before anything of flagsvc is imported, `time.time`, `time.time_ns` and the class `datetime.datetime` are replaced by
-ones that are off. The monotonic clock, by which timers and event loops go, stays.
+shifted ones. The monotonic clock, which timers and event loops use, is not changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Real = datetime.datetime
 
 
 class _AnyDatetime(type(_Real)):  # type: ignore[misc]
-    """Datetimes that drivers make in C are of the real class, and count all the same."""
+    """The drivers' C code makes datetimes of the real class; these count as instances all the same."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _Real)
@@ -25,12 +25,12 @@ class _AnyDatetime(type(_Real)):  # type: ignore[misc]
 
 
 def shift(seconds: float) -> None:
-    """Put the wall clock of this process forward, or with a negative number back."""
+    """Shift the wall clock of this process forward, or with a negative number back."""
     real_time, real_time_ns, ahead = time.time, time.time_ns, datetime.timedelta(seconds=seconds)
 
     class Shifted(_Real, metaclass=_AnyDatetime):
         def __new__(cls, *args: Any, **named: Any) -> Any:
-            return _Real(*args, **named)  # so that all moments are of one class, wherever they come from
+            return _Real(*args, **named)  # all moments are of one class, wherever they come from
 
         @classmethod
         def now(cls, tz: Any = None) -> Any:
@@ -50,7 +50,7 @@ def shift(seconds: float) -> None:
 
 
 def main() -> int:
-    """Shift, then run."""
+    """Shift the clock, then run."""
     shift(float(sys.argv[1]))
     from flagsvc.cli.main import main as flagsvc  # noqa: PLC0415  after the clock is what it shall be
 

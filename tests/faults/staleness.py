@@ -1,4 +1,4 @@
-"""How long old answers went on after each write, by replica and by the faults that were active meanwhile."""
+"""For how long old answers went on after each write, by replica and by the faults that were active meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Lag:
 
     seconds: float
     unsaid_s: float
-    """The same, of answers that did not say STALE."""
+    """The same, for answers that did not say STALE."""
     foreign: bool
     kinds: tuple[str, ...]
     """Faults that were active in that time."""
@@ -29,12 +29,12 @@ class Lag:
 
 @dataclass(slots=True)
 class Staleness:
-    """All of them."""
+    """All samples."""
 
     lags: list[Lag] = field(default_factory=list)
 
     def by_kind(self) -> dict[str, tuple[int, float, float, float]]:
-        """Give by kind of fault: how many there are; p99 and worst of those not told; worst of all. Seconds."""
+        """Return by kind of fault: the number of samples; p99 and worst of answers not STALE; worst of all. Seconds."""
         groups: dict[str, list[Lag]] = defaultdict(list)
         for lag in self.lags:
             for kind in lag.kinds or (QUIET,):
@@ -42,11 +42,11 @@ class Staleness:
         return {kind: _figures(groups[kind]) for kind in sorted(groups, key=lambda kind: (kind != QUIET, kind))}
 
     def total(self) -> tuple[int, float, float, float]:
-        """Give the same figures over everything."""
+        """Return the same figures over everything."""
         return _figures(self.lags)
 
     def foreign_in_quiet(self) -> tuple[int, float, float, float]:
-        """Give the same figures of foreign changes without any fault."""
+        """Return the same figures for foreign changes without any fault."""
         return _figures([lag for lag in self.lags if lag.foreign and not lag.kinds])
 
 
@@ -58,7 +58,7 @@ def _figures(lags: list[Lag]) -> tuple[int, float, float, float]:
 
 
 def lags_of(answers: Answers, story: Story, calm: Calm) -> Iterator[Lag]:
-    """Give one for each acknowledged change of a flag and each process that lived through its answer."""
+    """Return one sample for each acknowledged change of a flag and each process that lived through its answer."""
     moments = [
         (version.write.end if version.write else version.known, place, version.foreign is not None)
         for place, version in enumerate(answers.timeline.versions)
@@ -79,7 +79,7 @@ def _answered(incarnation: Incarnation, moment: float) -> bool:
 
 
 def _last_old(answers: Answers, stale: Column, moment: float, place: int) -> tuple[float, float]:
-    """Give the end of the last older answer that started after a moment, and of the last that did not say STALE."""
+    """Return the end of the last older answer that started after a moment, and of the last not STALE."""
     first = int(np.searchsorted(answers.rows["start"], moment, side="right"))
     old, ends = answers.high[first:] < place, answers.rows["end"][first:]
     unsaid = old & ~stale[first:]

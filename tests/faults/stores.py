@@ -1,4 +1,4 @@
-"""The stores of a run: mongods that are only ever met through proxies, and a Redis that can come back with old data."""
+"""The stores of a run: mongods reachable only through proxies, and a Redis that can come back with old data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_S = 0.1
 
 
 class Mongods(ReplicaSet):
-    """A replica set whose members advertise their proxies, so that drivers go through these."""
+    """A replica set whose members advertise their proxies, so that drivers connect through these."""
 
     def __init__(self, members: int) -> None:
         super().__init__(0)
@@ -35,7 +35,7 @@ class Mongods(ReplicaSet):
         self._direct: list[AsyncMongoClient[dict[str, Any]]] = []
 
     async def open(self) -> None:
-        """Start everything; returns when there is a primary that all others follow."""
+        """Start everything; return when there is a primary that all others follow."""
         for proxy in self.proxies:
             await proxy.start()
         await asyncio.to_thread(self.start)
@@ -53,11 +53,11 @@ class Mongods(ReplicaSet):
             await proxy.close()
 
     def replica_url(self, number: int) -> str:
-        """Give the URL by which a replica is told apart."""
+        """Return the URL that identifies the replica to the proxies."""
         return f"{self.database_url(DATABASE)}&appName=replica-{number}"
 
     async def find_primary(self) -> int:
-        """Wait for a primary that can be written to."""
+        """Wait for a primary that accepts writes."""
         until = time.monotonic() + _PRIMARY_S
         while time.monotonic() < until:
             for number, client in enumerate(self._direct):
@@ -67,17 +67,17 @@ class Mongods(ReplicaSet):
         raise RuntimeError(f"no primary within {_PRIMARY_S:g} s")
 
     async def give_way(self, number: int) -> None:
-        """Make this primary step down; one that cannot, because nobody could follow, stays."""
+        """Make this primary step down; it stays primary when no member can take over."""
         with contextlib.suppress(PyMongoError):
             stepping = {"replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 2}
             await self._direct[number].admin.command(stepping)
 
     async def database(self) -> Any:
-        """Give the database on the primary, without any proxy."""
+        """Return the database on the primary, without any proxy."""
         return self._direct[await self.find_primary()][DATABASE]
 
     async def elections(self) -> list[float]:
-        """Say when each primary began, as `time.monotonic` has it: it writes so into the log of operations."""
+        """Return when each primary began, in `time.monotonic`; each writes that into the log of operations."""
         log = self._direct[await self.find_primary()]["local"]["oplog.rs"]
         found = [row async for row in log.find({"op": "n", "o.msg": "new primary"})]
         since_1970 = time.time() - time.monotonic()
@@ -97,7 +97,7 @@ async def _is_primary(client: AsyncMongoClient[dict[str, Any]]) -> bool:
 
 
 class DurableRedis(RedisServer):
-    """A redis-server that saves itself about every second; what it saved is kept for a while."""
+    """A redis-server that saves about every second; its dumps are kept for a while."""
 
     def __init__(self) -> None:
         super().__init__(free_port())
@@ -105,7 +105,7 @@ class DurableRedis(RedisServer):
         self._kept = 0
 
     def keep_dump(self) -> None:
-        """Put what was saved last aside."""
+        """Set the last dump aside."""
         if self._dump.exists():
             self._kept += 1
             copy = self.data / f"kept-{self._kept}.rdb"
@@ -115,14 +115,14 @@ class DurableRedis(RedisServer):
                 self._dumps.pop(0).unlink()
 
     def put_back(self, dice: float) -> None:
-        """Let the next start begin from one of the dumps that were put aside; 0: the oldest, 1: the newest."""
+        """Let the next start load one of the dumps set aside; 0: the oldest, 1: the newest."""
         self.forget()
         if self._dumps:
             place = min(int(dice * len(self._dumps)), len(self._dumps) - 1)
             shutil.copy(self._dumps[place], self._dump)
 
     def forget(self) -> None:
-        """Let the next start begin with nothing."""
+        """Let the next start begin empty."""
         self._dump.unlink(missing_ok=True)
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The checker finds each promise about answers broken that is broken in a record made by hand, and nothing else."""
+"""The checker finds exactly the promise about answers that is broken in a record made by hand."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.faults.handmade import FLAG, FOREIGN, PASSING, Handmade, broken, old,
 from tests.faults.record import NEVER, TOKEN, Record
 
 
-def test_a_run_in_which_all_was_well_breaks_nothing(made: Handmade) -> None:
+def test_a_run_without_errors_breaks_nothing(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10, applied_by=["host-0"], lagging=["host-1"], reached=2)
-    made.see(FLAG, 10.05, took=0.1, **before)  # asked while the write was under way
+    made.see(FLAG, 10.05, took=0.1, **before)  # asked while the write was in progress
     made.see(FLAG, 10.2)
     made.see(FLAG, 10.2, on=1, **before)  # another replica, within the bound
-    made.see(FLAG, 30, on=1, reason=STALE, **before)  # says so
+    made.see(FLAG, 30, on=1, reason=STALE, **before)  # reports so
     made.fault(10, 40)
     made.write("toggle", FLAG, 50, enabled=False)
     made.see(FLAG, 51)
@@ -27,7 +27,7 @@ def test_a_run_in_which_all_was_well_breaks_nothing(made: Handmade) -> None:
     assert broken(made).kept
 
 
-def test_flags_come_and_go(made: Handmade) -> None:
+def test_flags_are_created_and_deleted(made: Handmade) -> None:
     made.see_absent(PASSING, 5)
     made.write("create", PASSING, 10)
     made.see(PASSING, 11)
@@ -40,7 +40,7 @@ def test_flags_come_and_go(made: Handmade) -> None:
     assert broken(made).kept
 
 
-def test_foreign_changes_are_known_by_their_values(made: Handmade) -> None:
+def test_foreign_changes_are_identified_by_their_values(made: Handmade) -> None:
     made.foreign("insert", FOREIGN, 5)
     made.see(FOREIGN, 5.5, revision=0)
     made.see(FOREIGN, 6)
@@ -57,7 +57,7 @@ def test_foreign_changes_are_known_by_their_values(made: Handmade) -> None:
     assert broken(made).kept
 
 
-def test_p1_an_answer_older_than_what_the_same_replica_acknowledged(made: Handmade) -> None:
+def test_p1_an_answer_older_than_a_write_acknowledged_by_the_same_replica(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10)
     made.see(FLAG, 10.2, **before)
@@ -67,7 +67,7 @@ def test_p1_an_answer_older_than_what_the_same_replica_acknowledged(made: Handma
     assert "write 2 (update)" in text
 
 
-def test_p1_stale_or_not(made: Handmade) -> None:
+def test_p1_applies_to_stale_answers_too(made: Handmade) -> None:
     before = old(made)
     made.fault(9, 12)
     made.write("update", FLAG, 10)
@@ -75,32 +75,32 @@ def test_p1_stale_or_not(made: Handmade) -> None:
     assert "redis stall" in only("P1", made)
 
 
-def test_p1_not_after_a_restart(made: Handmade) -> None:
+def test_p1_does_not_apply_after_a_restart(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10)
     made.see(FLAG, 10.2, on=1, **before)
     assert broken(made).kept
 
 
-def test_p2_an_answer_older_than_what_the_replica_was_named_for(made: Handmade) -> None:
+def test_p2_an_answer_older_than_a_write_that_the_replica_was_reported_to_have_applied(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10, reached=3, applied_by=["host-0", "host-1"])
     made.see(FLAG, 10.2, on=1, **before)
     only("P2", made)
 
 
-def test_p2_a_replica_that_never_was(made: Handmade) -> None:
+def test_p2_a_reported_replica_that_never_existed(made: Handmade) -> None:
     made.write("update", FLAG, 10, reached=3, applied_by=["host-0", "host-7"])
     assert "host-7" in only("P2", made)
 
 
-def test_p2_a_replica_that_died_before_it_told_its_name_is_known_by_its_process_id(made: Handmade) -> None:
+def test_p2_a_replica_that_died_before_its_name_was_known_is_identified_by_its_process_id(made: Handmade) -> None:
     made.story.incarnations[1].name = ""
     made.write("update", FLAG, 10, reached=3, applied_by=["host-0", "machine:101:abc"])
     assert broken(made).kept
 
 
-def test_p2_applied_everywhere_and_yet_somebody_lags(made: Handmade) -> None:
+def test_p2_applied_everywhere_although_a_replica_lags(made: Handmade) -> None:
     made.write("update", FLAG, 10, reached=3, applied_by=["host-0"], lagging=["host-1"])
     assert "host-1" in only("P2", made)
 
@@ -114,7 +114,7 @@ def test_p3_an_answer_older_than_the_bound(made: Handmade) -> None:
     assert "known since 10.100 s" in only("P3", made)
 
 
-def test_p3_of_a_write_whose_answer_got_lost_from_when_it_was_seen(made: Handmade) -> None:
+def test_p3_a_write_whose_answer_was_lost_counts_from_when_it_was_seen(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10, acknowledged=False, end=NEVER)
     made.see(FLAG, 20)
@@ -143,7 +143,7 @@ def test_p3_of_a_flag_that_was_created_again(made: Handmade) -> None:
     only("P3", made)
 
 
-def test_p3_of_a_write_that_nobody_saw_from_when_a_newer_one_was_known(made: Handmade) -> None:
+def test_p3_a_write_that_nobody_saw_counts_from_when_a_newer_one_was_known(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10, acknowledged=False, end=NEVER)
     made.write("update", FLAG, 11)
@@ -153,7 +153,7 @@ def test_p3_of_a_write_that_nobody_saw_from_when_a_newer_one_was_known(made: Han
     only("P3", made)
 
 
-def test_p3_that_there_is_no_such_flag_is_told_as_stale_by_its_age(made: Handmade) -> None:
+def test_p3_an_answer_without_the_flag_shows_its_staleness_by_its_age(made: Handmade) -> None:
     made.fault(5, 25)
     made.write("create", PASSING, 5)
     made.see_absent(PASSING, 12, on=1, age_ms=7_000)
@@ -184,7 +184,7 @@ def test_p5_an_older_revision_after_a_newer_one(made: Handmade) -> None:
     before = old(made)
     made.write("update", FLAG, 10)
     made.see(FLAG, 11, on=1)
-    made.see(FLAG, 11, on=1, took=0.5, **before)  # at the same time: nobody can tell
+    made.see(FLAG, 11, on=1, took=0.5, **before)  # at the same time: their order is unknown
     made.see(FLAG, 12, on=1, reason=STALE, **before)
     made.fault(9, 20)
     only("P5", made)
@@ -207,7 +207,7 @@ def test_p5_the_same_content_under_a_smaller_revision(made: Handmade) -> None:
     only("P5", made)
 
 
-def test_p7_a_foreign_change_in_quiet_times(made: Handmade) -> None:
+def test_p7_a_foreign_change_in_calm_times(made: Handmade) -> None:
     before = old(made)
     made.fault(1.5, 7.9)
     change = made.foreign("update", FLAG, 10)
@@ -217,7 +217,7 @@ def test_p7_a_foreign_change_in_quiet_times(made: Handmade) -> None:
     only("P7", made)
 
 
-def test_p7_counts_no_time_in_which_the_machine_let_no_replica_run(made: Handmade) -> None:
+def test_p7_excludes_time_in_which_no_replica_got_a_cpu(made: Handmade) -> None:
     before = old(made)
     made.fault(1.5, 7.9)
     change = made.foreign("update", FLAG, 10)
@@ -228,7 +228,7 @@ def test_p7_counts_no_time_in_which_the_machine_let_no_replica_run(made: Handmad
     only("P7", made)
 
 
-def test_p7_not_while_something_is_wrong(made: Handmade) -> None:
+def test_p7_does_not_apply_during_a_fault(made: Handmade) -> None:
     before = old(made)
     made.fault(5, 8.5)
     change = made.foreign("update", FLAG, 10)
@@ -236,7 +236,7 @@ def test_p7_not_while_something_is_wrong(made: Handmade) -> None:
     assert broken(made).kept
 
 
-def test_a_foreign_change_whose_answer_got_lost_stands_where_it_was_seen(made: Handmade) -> None:
+def test_a_foreign_change_whose_answer_was_lost_takes_its_place_from_where_it_was_seen(made: Handmade) -> None:
     change = made.foreign("update", FLAG, 10)
     change.done, change.base, change.end = None, 0, NEVER
     made.see(FLAG, 11)
@@ -246,7 +246,7 @@ def test_a_foreign_change_whose_answer_got_lost_stands_where_it_was_seen(made: H
     assert broken(made).kept
 
 
-def test_a_lost_foreign_change_on_top_of_one_that_got_a_number(made: Handmade) -> None:
+def test_a_lost_foreign_change_after_one_that_got_a_revision(made: Handmade) -> None:
     made.foreign("update", FLAG, 10)
     made.see(FLAG, 11)
     lost = made.foreign("update", FLAG, 20, numbered=False)
@@ -284,7 +284,7 @@ def test_staleness_counts_from_the_answer_to_the_end_of_the_last_old_one(made: H
     assert by_kind["no fault"][0] == 3
 
 
-def test_a_record_can_be_kept_and_judged_again(made: Handmade, tmp_path: Path) -> None:
+def test_a_record_can_be_saved_and_judged_again(made: Handmade, tmp_path: Path) -> None:
     before = old(made)
     made.write("update", FLAG, 10)
     made.see(FLAG, 10.2, **before)

@@ -1,4 +1,4 @@
-"""The checker on calls: failed, slow and talkative ones, and how everything is at the end."""
+"""The checker on calls: failures, slow calls, leaks in texts, and the state at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.handmade import FLAG, PASSING, Handmade, broken, only
 from tests.faults.record import TOKEN
 
 
-def test_p4_a_token_may_be_refused_while_something_is_wrong_and_not_else(made: Handmade) -> None:
+def test_p4_a_token_may_be_refused_during_a_fault_only(made: Handmade) -> None:
     made.fault(10, 20)
     made.fail("token", 11, "UNAVAILABLE", "REVISION_UNAVAILABLE")
     made.fail("token", 12, "DEADLINE_EXCEEDED", "")
@@ -25,7 +25,7 @@ def test_p6_an_evaluation_fails(made: Handmade) -> None:
     only("P6", made)
 
 
-def test_p6_not_on_a_replica_that_is_down_or_frozen(made: Handmade) -> None:
+def test_p6_does_not_apply_to_a_replica_that_is_down_or_frozen(made: Handmade) -> None:
     process = made.story.incarnations[0]
     process.pauses.append([10.0, 12.0])
     process.ended = 20.0
@@ -43,13 +43,13 @@ def test_p6_an_evaluation_takes_too_long(made: Handmade) -> None:
     assert "1.20 s" in only("P6", made)
 
 
-def test_p6_not_when_the_clients_themselves_were_held_up(made: Handmade) -> None:
+def test_p6_excludes_time_in_which_the_clients_did_not_run(made: Handmade) -> None:
     made.see(FLAG, 10, took=1.2)
     made.story.lags.append([10.5, 10.9])
     assert broken(made).kept
 
 
-def test_p6_not_when_the_machine_did_not_let_it_run(made: Handmade) -> None:
+def test_p6_excludes_time_in_which_the_replica_got_no_cpu(made: Handmade) -> None:
     made.see(FLAG, 10, took=1.2)
     made.story.incarnations[1].starved.append([10.5, 10.6, 0.09])
     made.story.incarnations[0].starved += [[9.8, 9.9, 0.1], [10.5, 10.6, 0.09], [10.6, 10.7, 0.05]]
@@ -58,12 +58,12 @@ def test_p6_not_when_the_machine_did_not_let_it_run(made: Handmade) -> None:
     assert broken(made).kept
 
 
-def test_p6_not_ready_after_it_was(made: Handmade) -> None:
+def test_p6_a_ready_replica_reports_not_ready(made: Handmade) -> None:
     made.see(FLAG, 10, error=6, reason=8, revision=0, status=0)
     assert "PROVIDER_NOT_READY" in only("P6", made)
 
 
-def test_p6_a_known_flag_is_said_not_to_be_there(made: Handmade) -> None:
+def test_p6_a_known_flag_is_reported_missing(made: Handmade) -> None:
     made.write("create", PASSING, 2)
     made.see_absent(PASSING, 7.15, on=1)
     assert broken(made).kept
@@ -77,7 +77,7 @@ def test_p6_a_value_of_another_revision(made: Handmade) -> None:
     only("P6", made)
 
 
-def test_p6_a_process_that_never_gets_ready(made: Handmade) -> None:
+def test_p6_a_process_that_never_becomes_ready(made: Handmade) -> None:
     made.story.incarnations[1].ready = 20.0
     only("P6", made)
 
@@ -90,7 +90,7 @@ def test_p6_a_process_that_ends_by_itself(made: Handmade) -> None:
 @pytest.mark.parametrize(
     "text", ["127.0.0.1:27017 refused", "mongodb://here", "at localhost", "Traceback (most recent"]
 )
-def test_p10_a_text_gives_something_away(made: Handmade, text: str) -> None:
+def test_p10_a_text_leaks_details(made: Handmade, text: str) -> None:
     made.story.texts["all is well"] = 3
     made.fault(9, 11)
     made.fail("toggle", 10, "UNAVAILABLE", "STORE_UNAVAILABLE", text=text)
@@ -104,7 +104,7 @@ def test_p10_a_failed_call_without_error_info(made: Handmade) -> None:
     only("P10", made)
 
 
-def test_end_a_replica_does_not_come_back(made: Handmade) -> None:
+def test_end_a_replica_does_not_recover(made: Handmade) -> None:
     made.story.ending.recovered_s = {"replica 0": 1.0, "replica 1": 5.2}
     assert "replica 1" in only("END", made)
 
@@ -119,7 +119,7 @@ def test_end_a_foreign_change_never_got_a_revision(made: Handmade) -> None:
     assert "still has the revision 1" in only("END", made)
 
 
-def test_end_stale_although_all_is_well(made: Handmade) -> None:
+def test_end_stale_although_no_fault_is_active(made: Handmade) -> None:
     made.fault(10, 20)
     made.see(FLAG, 25, reason=STALE)
     assert broken(made).kept
@@ -127,7 +127,7 @@ def test_end_stale_although_all_is_well(made: Handmade) -> None:
     only("END", made)
 
 
-def test_end_a_write_is_refused_although_all_is_well(made: Handmade) -> None:
+def test_end_a_write_is_refused_although_no_fault_is_active(made: Handmade) -> None:
     made.fault(10, 20)
     made.fail("toggle", 15, "UNAVAILABLE", "STORE_UNAVAILABLE")
     made.fail("toggle", 40, "NOT_FOUND", "FLAG_NOT_FOUND")
@@ -136,7 +136,7 @@ def test_end_a_write_is_refused_although_all_is_well(made: Handmade) -> None:
     only("END", made)
 
 
-def test_p6_a_call_fails_for_a_reason_that_nobody_foresaw(made: Handmade) -> None:
+def test_p6_a_call_fails_with_internal(made: Handmade) -> None:
     made.fault(10, 20)
     made.fail("toggle", 15, "INTERNAL", "INTERNAL", text="an internal error occurred")
     only("P6", made)

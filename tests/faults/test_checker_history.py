@@ -13,7 +13,7 @@ def test_p9_an_acknowledged_write_is_lost(made: Handmade) -> None:
     assert "not in the history" in verdict.explained["P9"][0]
 
 
-def test_p9_a_write_stands_there_twice(made: Handmade) -> None:
+def test_p9_a_write_is_in_the_history_twice(made: Handmade) -> None:
     made.write("toggle", FLAG, 10, acknowledged=False, end=NEVER)
     again = made.story.ending.history[-1] | {"revision": 3}
     made.story.ending.history.append(again)

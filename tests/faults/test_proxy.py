@@ -1,4 +1,4 @@
-"""Every mode of the proxy, before an echo server."""
+"""Every mode of the proxy, in front of an echo server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SOON_S = 0.15
 
 
 def greeting(name: str) -> bytes:
-    """What a MongoDB driver with an appName sends first, as far as it matters."""
+    """The relevant part of what a MongoDB driver with an appName sends first."""
     body = b"\x03application\x00\x18\x00\x00\x00\x02name\x00" + (len(name) + 1).to_bytes(4, "little")
     body += name.encode() + b"\x00\x00"
     return (len(body) + 4).to_bytes(4, "little") + body
 
 
 class Echo(asyncio.Protocol):
-    """Sends back what it gets and ends when its client does."""
+    """Echoes what it receives, and ends when its client does."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -34,7 +34,7 @@ class Echo(asyncio.Protocol):
 
 
 class Listener(asyncio.Protocol):
-    """Keeps what it hears, and its own side open when the client's ends."""
+    """Keeps what it receives, and leaves its own side open when the client's side ends."""
 
     heard: ClassVar[bytes] = b""
     ended: ClassVar[bool] = False
@@ -83,14 +83,14 @@ async def through(port: int, label: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """One listener for one client, as before Redis."""
+    """One listener for one client, as in front of Redis."""
     async with before_an_echo("replica-0") as made:
         yield made
 
 
 @pytest.fixture
 async def shared() -> AsyncIterator[Proxy]:
-    """One listener for all clients, as before mongod."""
+    """One listener for all clients, as in front of mongod."""
     async with before_an_echo() as made:
         yield made
 
@@ -110,7 +110,7 @@ class Caller:
         return caller
 
     async def says(self, data: bytes, within_s: float = 5.0) -> float:
-        """Send, wait for the echo, give the seconds it took."""
+        """Send, wait for the echo, and return the seconds it took."""
         started = time.monotonic()
         self.writer.write(data)
         assert await asyncio.wait_for(self.reader.readexactly(len(data)), within_s) == data
@@ -129,13 +129,13 @@ class Caller:
             await asyncio.wait_for(self.reader.read(1), 5)
 
 
-async def test_passes_what_comes_both_ways_and_large_things_too(proxy: Proxy) -> None:
+async def test_passes_data_both_ways_large_data_included(proxy: Proxy) -> None:
     caller = await Caller.of(proxy)
     await caller.says(b"hello")
     await caller.says(bytes(5_000_000))
 
 
-async def test_passes_on_that_a_side_has_ended(proxy: Proxy) -> None:
+async def test_passes_on_the_end_of_each_side(proxy: Proxy) -> None:
     caller = await Caller.of(proxy)
     caller.writer.write(b"last")
     caller.writer.write_eof()
@@ -180,7 +180,7 @@ async def test_one_connection_can_be_stalled_alone(proxy: Proxy) -> None:
     assert await asyncio.wait_for(one.reader.readexactly(5), 5) == b"hello"
 
 
-async def test_a_cut_ends_both_sides_and_lets_new_ones_in(proxy: Proxy) -> None:
+async def test_a_cut_ends_both_sides_and_lets_new_connections_in(proxy: Proxy) -> None:
     caller = await Caller.of(proxy)
     await caller.says(b"hello")
     proxy.cut("replica-0")
@@ -195,7 +195,7 @@ async def test_a_reset_is_seen_as_one(proxy: Proxy) -> None:
     await caller.sees_a_reset()
 
 
-async def test_the_way_back_shut_alone_ends_what_the_client_hears_not_what_it_says(proxy: Proxy) -> None:
+async def test_the_way_back_shut_ends_what_the_client_receives_not_what_it_sends(proxy: Proxy) -> None:
     caller = await Caller.of(proxy)
     await caller.says(b"hello")
     proxy.half_close("replica-0", to_upstream=False)
@@ -209,10 +209,10 @@ async def test_the_way_there_shut_alone_is_the_end_for_the_server(proxy: Proxy) 
     caller = await Caller.of(proxy)
     await caller.says(b"hello")
     proxy.half_close("replica-0", to_upstream=True)
-    await caller.sees_the_end()  # for the server ends its side too, and that is passed on
+    await caller.sees_the_end()  # the server ends its side too, and that is passed on
 
 
-async def test_the_way_there_shut_alone_loses_what_is_sent_and_lets_the_answer_come() -> None:
+async def test_the_way_there_shut_loses_what_is_sent_and_passes_the_answer() -> None:
     server = await asyncio.get_running_loop().create_server(Listener, HOST, 0)
     async with through(server.sockets[0].getsockname()[1], "replica-0") as proxy:
         caller = await Caller.of(proxy)
@@ -228,7 +228,7 @@ async def test_the_way_there_shut_alone_loses_what_is_sent_and_lets_the_answer_c
     server.close()
 
 
-async def test_refuses_new_ones_alone_until_healed(proxy: Proxy) -> None:
+async def test_refuses_new_connections_only_until_healed(proxy: Proxy) -> None:
     caller = await Caller.of(proxy)
     await caller.says(b"hello")
     await proxy.refuse("replica-0")
@@ -248,13 +248,13 @@ async def test_a_black_hole_accepts_and_never_answers(proxy: Proxy) -> None:
     await (await Caller.of(proxy)).says(b"again")
 
 
-async def test_a_server_that_is_not_there_is_a_reset() -> None:
+async def test_a_server_that_is_absent_is_a_reset() -> None:
     async with before_an_echo("replica-0") as proxy:
         proxy.upstream_port = 1
         await (await Caller.of(proxy)).sees_a_reset()
 
 
-async def test_clients_of_a_shared_listener_are_told_apart_by_their_name(shared: Proxy) -> None:
+async def test_clients_of_a_shared_listener_are_distinguished_by_their_name(shared: Proxy) -> None:
     one, tail = await Caller.of(shared, "replica-0"), await Caller.of(shared, "replica-0-tail")
     other, nobody = await Caller.of(shared, "replica-1"), await Caller.of(shared)
     await nobody.says(b"\x05\x00\x00\x00\x00")

@@ -1,4 +1,4 @@
-"""Real runs: some time in which nothing may be broken, and replicas that do something wrong and must be caught."""
+"""Real runs: one in which no promise may be broken, and runs with planted flaws, which must be caught."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.schedule import schedule
 ROOT = Path(__file__).parents[2]
 SECONDS = 40
 SEED = os.environ.get("FAULTS_SEED", "1")
-"""Of the run that is part of every test run: always the same, so that a failure can be seen again."""
+"""Of the run in `make test`: always the same, so that a failure can be reproduced."""
 ALLOWED_S = 150
 PLANTED = ("late-fill", "unchecked")
 """Flaws that are planted in every test run; FAULTS_ALL=1 plants all."""
@@ -52,7 +52,7 @@ def test_faults_at_random_break_no_promise(tmp_path: Path) -> None:
 
 
 def assert_one_clock_was_off(record: Record) -> None:
-    """Moments in the history are by the writer's clock: those of one replica stand an hour apart from the others'."""
+    """Moments in the history come from the writer's clock: those of one replica are an hour apart from the others'."""
     writes = {write.number: write for write in record.story.writes}
     ahead: dict[bool, list[float]] = {True: [], False: []}
     for row in record.story.ending.history:
@@ -65,7 +65,7 @@ def assert_one_clock_was_off(record: Record) -> None:
 
 @pytest.mark.timeout(ALLOWED_S)
 @pytest.mark.parametrize("flaw", FLAWS if os.environ.get("FAULTS_ALL") else PLANTED)
-def test_a_replica_with_a_planted_fault_is_caught(flaw: str, tmp_path: Path) -> None:
+def test_a_replica_with_a_planted_flaw_is_caught(flaw: str, tmp_path: Path) -> None:
     wanted = FLAWS[flaw]
     faults = tmp_path / "faults.json"
     faults.write_text(json.dumps([asdict(fault) for fault in wanted.faults]))

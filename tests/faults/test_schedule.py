@@ -36,8 +36,8 @@ def test_the_same_seed_gives_the_same_faults_in_another_process_too() -> None:
         "import json; from tests.faults.schedule import schedule; print(json.dumps([repr(f) for f in schedule(7, 90)]))"
     )
     root = Path(__file__).parents[2]
-    told = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True).stdout
-    assert json.loads(told) == [repr(fault) for fault in schedule(7, 90)]
+    text = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert json.loads(text) == [repr(fault) for fault in schedule(7, 90)]
     assert schedule(8, 90) != schedule(7, 90)
 
 
@@ -88,7 +88,7 @@ def test_there_are_calm_times_longer_than_the_staleness_bound_and_one_at_the_end
             assert min(fault.begin for fault in faults) >= WARM_UP_S
 
 
-def test_calm_is_where_no_fault_is() -> None:
+def test_calm_is_where_no_fault_is_active() -> None:
     calm = Calm([FaultWindow(0, "a", "x", 10, 20), FaultWindow(1, "b", "x", 15, 17), FaultWindow(2, "c", "x", 30, 31)])
     assert calm.between(1, 9.9)
     assert not calm.between(9, 11)

@@ -1,4 +1,4 @@
-"""A process with its wall clock shifted is off everywhere, and otherwise as any other."""
+"""A process with a shifted wall clock has every wall clock shifted, and nothing else."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ print(json.dumps({
 """
 
 
-def test_every_clock_of_the_wall_is_off_and_no_other() -> None:
+def test_every_wall_clock_is_shifted_and_no_other_clock() -> None:
     root = Path(__file__).parents[2]
-    told = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=True).stdout
-    found = json.loads(told)
+    text = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=True).stdout
+    found = json.loads(text)
     assert abs(found.pop("started") - time.time()) < 30
     assert found == {"off": [3600] * 3, "protobuf": True, "one class": True, "instances": True, "steady": True}

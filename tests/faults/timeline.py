@@ -1,7 +1,7 @@
-"""The order of a flag's states, found out from writes, history and answers; and when each was surely in the store.
+"""The order of a flag's states, derived from writes, history and answers, and when each was certainly stored.
 
-A state is a version. Versions of one flag are ordered by revision. A foreign change has none: it stands after the
-revision that it found in the document; where only the foreign writer changes a flag, its own order counts.
+A state is a version. Versions of one flag are ordered by revision. A foreign change has none: its place is after the
+revision that it found in the document. Where only the foreign writer changes a flag, its own order counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.faults.record import NEVER, NO_VALUE, ForeignWrite, Story, Write
 ENABLED = STATUSES["ENABLED"]
 FOREIGN_ONLY = "foreign-"
 Place = tuple[int, int]
-"""Revision, and for what has none of its own the how manieth after it."""
+"""The revision, and for a version without one of its own, its position after that revision."""
 
 
 class Content(NamedTuple):
@@ -27,7 +27,7 @@ class Content(NamedTuple):
 
     @staticmethod
     def of(state: State | None) -> Content:
-        """A flag that is not enabled shows no value, one that is not there shows nothing."""
+        """A flag that is not enabled shows no value; one that does not exist shows nothing."""
         status, value = state or (0, NO_VALUE)
         return Content(status, value if status == ENABLED else NO_VALUE)
 
@@ -36,7 +36,7 @@ ABSENT = Content.of(None)
 
 
 class Seen(NamedTuple):
-    """The smallest revision with which answers showed a value, and whether they showed something else with it too."""
+    """The smallest revision with which answers showed a value, and whether they showed another value with it too."""
 
     revision: int
     crowded: bool = False
@@ -44,12 +44,12 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class Version:
-    """One state of a flag. It got into the store at some moment of [start, known]."""
+    """One state of a flag. It was stored at some moment in [start, known]."""
 
     place: Place
     start: float
     known: float
-    told: str
+    description: str
     """What made it, for people."""
     change: Change | None = None
     write: Write | None = None
@@ -59,7 +59,7 @@ class Version:
 
 
 class Timeline:
-    """All versions of one flag in their order; the first is that there was nothing."""
+    """All versions of one flag in order; in the first the flag does not exist."""
 
     def __init__(self, flag: str, versions: Iterable[Version]) -> None:
         self.flag = flag
@@ -67,7 +67,7 @@ class Timeline:
         nothing = Version((0, -1), -NEVER, -NEVER, "nothing yet")
         self.versions = [nothing, *sorted(versions, key=lambda version: version.place)]
         self.before: list[State | None] = []
-        """For each version the state before it."""
+        """For each version, the state before it."""
         state: State | None = None
         for version in self.versions:
             self.before.append(state)
@@ -76,7 +76,7 @@ class Timeline:
         self.absent = [n for n, version in enumerate(self.versions) if version.content == ABSENT]
 
     def candidates(self, revision: int, content: Content) -> list[int]:
-        """Give the versions that an answer with this content and revision may be of."""
+        """Return the versions that an answer with this content and revision may have shown."""
         if self.by_turn or (content == ABSENT and not revision):
             return [n for n, version in enumerate(self.versions) if version.content == content]
         last, after = 0, []
@@ -88,22 +88,22 @@ class Timeline:
         return [last, *after] if self.versions[last].content == content else after
 
     def up_to(self, revision: int) -> int:
-        """Give the newest version whose own revision is not above this one."""
+        """Return the newest version whose own revision is not above this one."""
         return max((n for n, v in enumerate(self.versions) if v.change and v.place <= (revision, 0)), default=0)
 
     def settle(self) -> None:
-        """Whatever is older than something known is known too."""
+        """Whatever is older than a known version is known too."""
         known = NEVER
         for version in reversed(self.versions):
             version.known = known = min(version.known, known)
 
     def next_known(self) -> list[float]:
-        """Give for each version when something newer was surely in the store."""
+        """Return for each version when something newer was certainly stored."""
         return [*(version.known for version in self.versions[1:]), NEVER]
 
 
 def timeline(flag: str, story: Story, changes: Sequence[Change], seen: Mapping[int, Seen]) -> Timeline:
-    """Build a flag's timeline. `seen`: how values were first seen whose writer does not know what became of them."""
+    """Build a flag's timeline. `seen`: how values were first seen whose writer got no answer."""
     writes = {write.number: write for write in story.writes if write.flag == flag}
     foreign = [write for write in story.foreign if write.flag == flag and write.done is not False]
     own = [_own(change, writes.get(change.number)) for change in changes]
@@ -117,7 +117,7 @@ def timeline(flag: str, story: Story, changes: Sequence[Change], seen: Mapping[i
 
 
 def name_of(write: ForeignWrite) -> str:
-    """Name it for people."""
+    """Name a change for people."""
     return f"foreign {write.kind} {write.number}"
 
 
@@ -130,7 +130,7 @@ def _after(version: Version, before: State | None) -> State | None:
 
 
 def _own(change: Change, write: Write | None) -> Version:
-    """A change with a revision. When an unacknowledged one got in is only known from those who saw it."""
+    """A change with a revision. When an unacknowledged one was stored is known only from evaluations that showed it."""
     place = (change.revision, 0)
     if write is None:
         return Version(place, -NEVER, NEVER, f"revision {change.revision} of no client", change)
@@ -139,14 +139,14 @@ def _own(change: Change, write: Write | None) -> Version:
 
 
 def _in_turn(foreign: Sequence[ForeignWrite]) -> list[Place | None]:
-    """Only one writes here, and knows at its next change what became of the one before."""
+    """Only one client writes here, and at its next change it knows the outcome of the one before."""
     return [(0, order) if write.done else None for order, write in enumerate(foreign, 1)]
 
 
 def _places(foreign: Sequence[ForeignWrite], changes: Sequence[Change], seen: Mapping[int, Seen]) -> list[Place | None]:
-    """After the revision that it found, or, if the answer got lost, where it was first seen; None: nowhere.
+    """After the revision that it found, or, if the answer was lost, where it was first seen; None: nowhere.
 
-    One writer makes them all, each only where its last one still stands: so they came in their order.
+    One writer makes them all, each only while its previous one is still there, so they are in its order.
     """
     made = {change.revision: change for change in changes}
     replaced = {change.previous["value"]: change.revision for change in reversed(changes) if "value" in change.previous}

@@ -1,4 +1,4 @@
-"""Clients that change flags: through replicas, and straight in MongoDB as the old service does."""
+"""Clients that change flags: through replicas, and straight in MongoDB as the existing service does."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ WRITES_A_SECOND = 5.0
 FOREIGN_A_SECOND = 2.0
 _WRITERS = 6
 _DEADLINE_S = 10.0
-_PATIENCE_S = 2.0
+_WAIT_S = 2.0
 _LEVELS = (pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED, pb.WRITE_LEVEL_CACHED, pb.WRITE_LEVEL_APPLIED)
 _ENABLED_SHARE = 0.7
 _RESOLVE_S = 30.0
 
 
 class Values:
-    """Gives every write a value that no other has."""
+    """Returns a value for each write that no other write has."""
 
     def __init__(self) -> None:
         self._next = itertools.count(1)
@@ -57,7 +57,7 @@ class Writer:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def seed(self) -> None:
-        """Create the flags that are there from the beginning, all on one replica."""
+        """Create the initial flags, all on one replica."""
         for flag in (*PLAIN, *MIXED):
             await self._write("create", flag, self._replicas[0], pb.WRITE_LEVEL_CACHED)
 
@@ -66,7 +66,7 @@ class Writer:
         self.tasks = [asyncio.create_task(self._go_on()) for _ in range(_WRITERS)]
 
     async def stop(self) -> None:
-        """Begin no more, and wait for those that are under way."""
+        """Begin no more writes, and wait for those in progress."""
         self._stopping = True
         await asyncio.gather(*self.tasks)
 
@@ -107,7 +107,7 @@ class Writer:
         common: dict[str, Any] = {
             "reason": reason(write.number),
             "wait_for": write.wait_for,
-            "wait_timeout": duration_pb2.Duration(seconds=int(_PATIENCE_S)),
+            "wait_timeout": duration_pb2.Duration(seconds=int(_WAIT_S)),
         }
         if write.kind == "toggle":
             write.enabled = self._random.random() < _ENABLED_SHARE
@@ -126,7 +126,7 @@ class Writer:
 
 
 class ForeignWriter:
-    """Changes documents with a plain driver, each only if it still is what was read: a late one then does no harm."""
+    """Changes documents with a plain driver, each only if it still is what was read: a late change does no harm."""
 
     def __init__(self, record: Record, mongods: Mongods, values: Values, seed: int) -> None:
         self._story, self._mongods, self._values = record.story, mongods, values
@@ -140,7 +140,7 @@ class ForeignWriter:
         self.tasks = [asyncio.create_task(self._go_on())]
 
     async def stop(self) -> None:
-        """Begin no more, and find out what became of each change whose answer got lost."""
+        """Begin no more writes, and find the outcome of each change whose answer was lost."""
         self._stopping = True
         await asyncio.gather(*self.tasks)
         async with asyncio.timeout(_RESOLVE_S):
@@ -182,7 +182,7 @@ class ForeignWriter:
         return ForeignWrite(number, kind, flag, 0.0, NO_VALUE if kind == "delete" else self._values())
 
     async def _made(self, flags: Any, write: ForeignWrite, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Change it; gives what was there before ({}: nothing), None when that was not what had been read."""
+        """Change it; return what was there before ({}: nothing), None when that was not what had been read."""
         now = datetime.now(UTC)
         if write.kind == "insert":
             await flags.insert_one(_as_the_old_service(write, now))
@@ -194,7 +194,7 @@ class ForeignWriter:
         return await flags.find_one_and_update(same, {"$set": edit})  # type: ignore[no-any-return]
 
     def _recognise(self, flag: str, found: dict[str, Any] | None) -> None:
-        """What is there now tells of a change whose answer got lost that it happened."""
+        """Recognise from the present state that a change whose answer was lost has happened."""
         value = int(found["variants"]["v"]) if found else NO_VALUE
         for write in self._unsure.get(flag, []):
             if flag in FOREIGN and write.value == value:
@@ -203,7 +203,7 @@ class ForeignWriter:
                 return
 
     def _give_up(self, flag: str) -> None:
-        """What was there is changed now: none of those before can happen any more."""
+        """The state has changed: none of the earlier attempts can succeed any more."""
         for write in self._unsure.pop(flag, []):
             if flag in FOREIGN:
                 write.done = False

@@ -1,1 +1,1 @@
-"""What other flag services got wrong, each tried on flagsvc: `docs/holes.md` has the list."""
+"""What other flag services got wrong, each case tried on flagsvc: the list is in `docs/holes.md`."""

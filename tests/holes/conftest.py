@@ -1,4 +1,4 @@
-"""Stores of their own for tests that try several things at once, since most of the time is spent waiting."""
+"""Separate stores for tests that try several things at once, since most of their time is spent waiting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servers import Mongod, RedisServer
 
 @pytest.fixture(scope="session", autouse=True)
 def threads() -> Iterator[None]:
-    """As many threads as many replicas in one process need: the driver has some, and each replica's tail holds one."""
+    """Enough threads for many replicas in one process: the driver uses some, and each change stream blocks one."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(100) as executor:
         patch.setattr(motor_asyncio, "_EXECUTOR", executor)
         yield
@@ -33,9 +33,9 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _early(request: pytest.FixtureRequest) -> None:
-    """Begin at once what takes long without anybody's doing, where a test of this run wants it.
+    """Start early what takes long and needs no attention, if a test of this run uses it.
 
-    Not where tests run side by side: there each process has all tests, and the others go on while one waits.
+    Not where tests run in parallel: there each process has all tests, and others go on while one waits.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
@@ -46,7 +46,7 @@ def _early(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process in which MongoDB hangs for long, and where it says how that went; `errors` beside it has why not."""
+    """A process in which MongoDB hangs for long, and the file of its results; `errors` beside it says why it failed."""
     report = tmp_path_factory.mktemp("hang") / "report"
     with report.with_name("errors").open("wb") as errors:
         process = subprocess.Popen([sys.executable, "-m", "tests.holes.hang_scene", str(report)], stderr=errors)
@@ -57,7 +57,7 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproce
 
 @pytest.fixture(scope="session")
 def pinging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pinging]:
-    """Clients of a server of their own that ping it all the time."""
+    """Clients of a separate server that ping it all the time."""
     store = tmp_path_factory.mktemp("pings") / "flags.db"
     with Process("--store", f"sqlite:///{store}") as process:
         await_port(process.port)
@@ -79,7 +79,7 @@ def await_port(port: int) -> None:
 
 @pytest.fixture
 def new_database_url(mongo_url: str) -> Iterator[Callable[[], str]]:
-    """Gives the URL of another empty database at each call."""
+    """Returns the URL of another empty database at each call."""
     names: list[str] = []
 
     def new() -> str:
@@ -94,13 +94,13 @@ def new_database_url(mongo_url: str) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def new_redis() -> Iterator[Callable[[], RedisServer]]:
-    """Starts another Redis at each call: a channel is the same in all databases of one."""
+    """Starts another Redis at each call: all databases of one Redis share a channel."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(RedisServer())
 
 
 @pytest.fixture(scope="session")
 def frozen_mongod() -> Iterator[Mongod]:
-    """A replica set for tests that freeze it, and let it go on."""
+    """A replica set for tests that freeze and resume it."""
     with Mongod() as server:
         yield server

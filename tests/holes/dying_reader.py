@@ -1,4 +1,4 @@
-"""`flagsvc` that is killed while it holds a lease, between its read and its fill: python -m tests.holes.dying_reader"""
+"""`flagsvc` that is killed between its read under a lease and its fill: python -m tests.holes.dying_reader"""
 
 from __future__ import annotations
 

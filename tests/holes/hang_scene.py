@@ -1,6 +1,6 @@
-"""MongoDB hangs at the moment of a change while a hundred ask: python -m tests.holes.hang_scene REPORT
+"""MongoDB hangs at the moment of a change while a hundred callers ask: python -m tests.holes.hang_scene REPORT
 
-Everything is in processes of its own, and this one does nothing else, so that what it measures is theirs.
+Replicas and stores are separate processes, and this one does nothing else, so that it measures only them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tests.servers import Mongod, RedisServer
 
 HANGS_S = float(os.environ.get("TEST_HANG_S", "10"))
 CALLERS, PAUSE_S = 35, 0.25
-"""For each replica; together they ask some 400 times a second."""
+"""For each replica; together they make about 400 calls a second."""
 KEYS = [f"flag-{number}" for number in range(10)]
 ALONE = "near cache and no Redis"
 FRESH = {types.REASON_STATIC, types.REASON_DISABLED}
 
 
 class Callers:
-    """Many who ask one replica at a steady pace. `answers`: when, how long it took, key, enabled, reason, source."""
+    """Many callers of one replica at a steady rate. `answers`: when, how long it took, key, enabled, reason, source."""
 
     def __init__(self, address: str) -> None:
         self.client = Client(address)
@@ -64,7 +64,7 @@ class Callers:
 
     @property
     def well(self) -> bool:
-        """Whether everybody was last answered with something fresh."""
+        """Whether every caller's last answer was fresh."""
         return {answer[4] for answer in self.answers[-CALLERS:]} <= FRESH
 
 
@@ -85,7 +85,7 @@ async def scene(mongod: Mongod, redis_url: str) -> dict[str, Any]:
             await writer.create(key, status=ENABLED)
         for callers in asked.values():
             callers.start()
-        await asyncio.sleep(2.5)  # by then all that is in Redis is vouched for
+        await asyncio.sleep(2.5)  # by then the lease covers everything in Redis
         changing = asyncio.create_task(writer.toggle(KEYS[0], False))
         await asyncio.sleep(0.002)
         mongod.pause()
@@ -111,7 +111,7 @@ async def scene(mongod: Mongod, redis_url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started here ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes started here end too
     with Mongod() as own_mongod, RedisServer() as own_redis:
-        told = asyncio.run(scene(own_mongod, own_redis.url))
-    Path(sys.argv[1]).write_text(json.dumps(told))
+        report = asyncio.run(scene(own_mongod, own_redis.url))
+    Path(sys.argv[1]).write_text(json.dumps(report))

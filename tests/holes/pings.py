@@ -1,4 +1,4 @@
-"""Clients that ping all the time and say nothing else, to see whether they are sent away for it."""
+"""Clients that ping all the time and send nothing else, to see whether the server disconnects them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _frame(kind: int, *, flags: int = 0, payload: bytes = b"") -> bytes:
 
 
 class PingingClient:
-    """A gRPC client with keep-alive each second, a watch and a flagd event stream, neither of which has news."""
+    """A gRPC client with keep-alive each second, a watch and a flagd event stream, neither of which has changes."""
 
     def __init__(self, address: str) -> None:
         options = [
@@ -113,7 +113,7 @@ class PingingClient:
 
 
 class Pinging:
-    """Both kinds of client, from when it was made."""
+    """Both kinds of client, and the time at which they began."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.since = time.monotonic()

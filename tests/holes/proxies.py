@@ -1,4 +1,4 @@
-"""Proxies on a loop of their own: a replica in this process may wait for its store without turning its loop."""
+"""Proxies on a loop of their own: a replica in this process may block its loop while it waits for its store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.faults.proxy import HOST, Proxy
 
 T = TypeVar("T")
 STORE, TAIL, CACHE = "replica-1", "replica-1-tail", "cache"
-"""Labels of connections: a replica's to MongoDB, that on which it is told of changes, and those to Redis."""
+"""Labels of connections: a replica's to MongoDB, the one of its change stream, and those to Redis."""
 
 
 class Proxies:
-    """What replicas reach of a MongoDB and a Redis; `store_url` and `cache_url` lead through here."""
+    """The paths from replicas to a MongoDB and a Redis; `store_url` and `cache_url` lead through here."""
 
     def __init__(self, mongo_url: str, redis_url: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -51,7 +51,7 @@ class Proxies:
         return {"store_url": self.store_url, "cache_url": self.cache_url}
 
     def do(self, work: Callable[..., T], *args: Any) -> T:
-        """Call a method of a proxy, which must not wait."""
+        """Call a method of a proxy; the method must not block."""
 
         async def done() -> T:
             return work(*args)
@@ -59,7 +59,7 @@ class Proxies:
         return self.wait_for(done())
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """Let the proxies' loop do this."""
+        """Run this on the proxies' loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def heal(self, proxy: Proxy, *labels: str) -> None:

@@ -1,4 +1,4 @@
-"""What the holes are tried on: replicas of every kind on one store and one cache, and gates to hold their work at."""
+"""Tools for these tests: replicas of every kind on one store and one cache, and gates that hold their work."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from tests.replicas import Client, replica, until, until_serving
 
 NEAR, OVERFULL, NONE = "near cache", "overfull near cache", "no near cache"
 KINDS: dict[str, dict[str, Any]] = {NEAR: {}, OVERFULL: {"near_cache_entries": 2}, NONE: {"near_cache_entries": 0}}
-"""Settings of each kind of replica; the overfull one is that where there are more than two flags."""
+"""Settings of each kind of replica; in the overfull one more than two flags do not fit."""
 CALM: dict[str, Any] = {"cache_timeout_s": 1.0, "staleness_bound_s": 2.5}
-"""A busy machine is no outage; and what takes its time from the bound is quick."""
+"""A busy machine is not an outage; and the times derived from the bound are short."""
 CALM_PROCESS = {"FLAGSVC_CACHE_TIMEOUT_S": "1"}
 ENABLED, DISABLED = types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED
 
@@ -49,14 +49,14 @@ class Running:
         return self.server.replica
 
     def held(self, key: str) -> int:
-        """The revision that is held in memory; 0 for none."""
+        """The revision that is in memory; 0 for none."""
         held = self.replica.near.get(FlagId("default", key))
         return held.entry.revision if held is not None else 0
 
 
 @asynccontextmanager
 async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
-    """Replicas of these kinds, ready, and hearing of changes on both channels."""
+    """Start replicas of these kinds; they are ready, and both of their channels are up."""
     async with AsyncExitStack() as stack:
         started = []
         for kind in kinds:
@@ -70,13 +70,13 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
 
 
 async def until_lease_held(replicas: Sequence[Running]) -> None:
-    """Wait until one of the replicas holds the cache lease, and has put into the cache what changed."""
+    """Wait until one of the replicas holds the cache lease and has written recent changes to the cache."""
     leases = [each.replica.cache_lease for each in replicas]
     await until(lambda: any(lease.is_holder and not lease._changed for lease in leases))
 
 
 async def until_answered(client: Client, key: str, revision: int, seconds: float = 5) -> float:
-    """Ask until the answer has this revision or a newer one; gives the seconds it took."""
+    """Ask until the answer has this revision or a newer one; return the seconds it took."""
     began = time.monotonic()
     while (await client.evaluate(key)).revision < revision:
         assert time.monotonic() - began < seconds, f"revision {revision} of {key} is not seen after {seconds} s"
@@ -85,7 +85,7 @@ async def until_answered(client: Client, key: str, revision: int, seconds: float
 
 
 class Asking:
-    """Asks a replica for a flag all the time, and keeps when it last answered with which revision."""
+    """Evaluates a flag on a replica all the time, and records the time and revision of each answer."""
 
     def __init__(self, asked: Running, key: str = "a") -> None:
         self._asked, self._key = asked, key
@@ -105,24 +105,24 @@ class Asking:
         return self.answers[-1][1] if self.answers else 0
 
     async def stop(self) -> object:
-        """Stop, and give what ended it: a cancellation, unless a call failed."""
+        """Stop, and return what ended it: a cancellation, unless a call failed."""
         self._task.cancel()
         return (await asyncio.gather(self._task, return_exceptions=True))[0]
 
     async def end(self) -> None:
-        """Stop; a call that failed fails here, and so does an answer that was older than one before."""
+        """Stop; fail if a call failed or an answer was older than one before."""
         result = await self.stop()
         assert isinstance(result, asyncio.CancelledError), result
         revisions = [revision for _, revision, _ in self.answers]
         assert revisions == sorted(revisions), "an answer went back"
 
     def last_before(self, revision: int) -> float:
-        """When it was last asked for an answer that was older than this revision."""
+        """When the last call began that was answered with an older revision than this."""
         return max((at for at, answered, _ in self.answers if answered < revision), default=0.0)
 
 
 async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:
-    """Let all of these happen at the same time; when one fails, the others end too."""
+    """Run all of these at the same time; when one fails, the others end too."""
     try:
         async with asyncio.TaskGroup() as group:
             for scene in scenes:
@@ -132,7 +132,7 @@ async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:
 
 
 class Gate:
-    """Holds the first call of an asynchronous method whose result is `wanted`, once it has it, until `open`."""
+    """Holds the first call of an asynchronous method whose result is `wanted` after it has the result, until `open`."""
 
     def __init__(self, owner: Any, name: str, wanted: Callable[[Any], bool] = lambda _: True) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
@@ -156,32 +156,32 @@ class Gate:
 
 
 class Stream:
-    """Reads a stream from its beginning; `told` has what came so far."""
+    """Reads a stream from its beginning; `received` has its messages so far."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
-        self.told: list[Any] = []
+        self.received: list[Any] = []
         self._task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         while (message := await self.call.read()) is not grpc.aio.EOF:
-            self.told.append(message)
+            self.received.append(message)
 
     @property
     def changes(self) -> list[Any]:
         """The changes of a watch."""
-        return [message.change for message in self.told if message.HasField("change")]
+        return [message.change for message in self.received if message.HasField("change")]
 
     @property
     def states(self) -> list[str]:
         """The state of flag a in each message of a sync stream."""
-        flags = [json.loads(message.flag_configuration)["flags"] for message in self.told]
+        flags = [json.loads(message.flag_configuration)["flags"] for message in self.received]
         return [each["a"]["state"] for each in flags if "a" in each]
 
     @property
     def keys(self) -> list[str]:
-        """Every key that an event stream named, as often as it did."""
-        events = [MessageToDict(message).get("data", {}).get("flags", {}) for message in self.told]
+        """Every key that an event stream named, as often as it was named."""
+        events = [MessageToDict(message).get("data", {}).get("flags", {}) for message in self.received]
         return [key for flags in events for key in flags]
 
     async def close(self) -> None:
@@ -203,7 +203,7 @@ def events(client: Client) -> Stream:
 
 
 class Cached:
-    """What stands in Redis, seen and changed past the replicas."""
+    """The entries in Redis, read and changed without the replicas."""
 
     def __init__(self, url: str) -> None:
         self.redis = redis.Redis.from_url(url)
@@ -223,7 +223,7 @@ class Cached:
             self.redis.delete(cache_key(FlagId("default", key)))
 
     def unsubscribe_all(self) -> int:
-        """Cut every connection that hears the channel."""
+        """Cut every connection that is subscribed to the channel."""
         return int(self.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
 
 

@@ -1,4 +1,4 @@
-"""Hole 1: a reader is paused between its read of the store and its fill, and a change goes by meanwhile."""
+"""Hole 1: a reader is paused between its read of the store and its fill, and a change is made meanwhile."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.servers import RedisServer
 
 BOUND_S = 2.0
 FLAG_OF = {NEAR: "a", OVERFULL: "b", NONE: "c"}
-"""Each reader has a flag of its own: of those who ask for the same, one reads and the others wait for it."""
+"""Each reader has a flag of its own: of those who ask for the same flag, one reads and the others wait for it."""
 
 
 def raise_counter(url: str) -> int:
-    """Do what a writer does that will never announce; gives the revision."""
+    """Do what a writer does that never announces its change; return the revision."""
     with pymongo.MongoClient(url) as direct:
         counters = database(direct)["flagsvc_revisions"]
         raised = counters.find_one_and_update({"_id": "default"}, {"$inc": {"revision": 1}}, return_document=True)
@@ -45,7 +45,7 @@ async def paused_read(reader: Running, key: str, url: str, cached: Cached) -> tu
     gate = Gate(reader.replica.store, "get")
     while not gate.reached.is_set():
         cached.evict(key)
-        # A replica that holds all flags reads one only for who asks for a revision that it does not have yet.
+        # A replica that holds all flags reads one only for a caller that requires a revision it does not have yet.
         wanted = {"min_revision": raise_counter(url)} if reader.replica.near.complete else {}
         asking = asyncio.create_task(reader.client.evaluate(key, **wanted))
         reaching = asyncio.create_task(gate.reached.wait())
@@ -57,7 +57,7 @@ async def paused_read(reader: Running, key: str, url: str, cached: Cached) -> tu
 async def test_01_a_reader_paused_between_its_read_and_its_fill_does_not_bring_back_the_old_value(
     new_database_url: Callable[[], str], new_redis: Callable[[], RedisServer]
 ) -> None:
-    """Where the newer entry stands in Redis, and where it was evicted, so that nothing is there to compare with."""
+    """Where Redis has the newer entry, and where that entry was evicted, so that there is nothing to compare with."""
     await at_once(*(fills_late(new_database_url(), new_redis().url, evicted=evicted) for evicted in (False, True)))
 
 
@@ -74,7 +74,7 @@ async def fills_late(mongo_url: str, redis_url: str, *, evicted: bool) -> None:
                 toggled_at = time.monotonic()
                 new = {key: (await writer.client.toggle(key, True)).revision for key in FLAG_OF.values()}
                 if evicted:
-                    # Not before who vouches has put the change again: from then on nobody but a reader fills.
+                    # Not before the lease holder has put the change again: from then on only readers fill.
                     await until_lease_held([writer, *readers])
                     cached.evict(*new)
                 for gate, _ in paused:
@@ -83,18 +83,18 @@ async def fills_late(mongo_url: str, redis_url: str, *, evicted: bool) -> None:
                 filled = {key: entry.revision for key in new if (entry := cached.entry(key)) is not None}
                 assert evicted or filled == new, "an old fill took the place of a newer entry"
                 async with running(NONE, **settings) as (late,):
-                    await told_true(late, new, toggled_at)
+                    await assert_ages_are_true(late, new, toggled_at)
                 for each in (writer, *readers):
                     for key, revision in new.items():
                         assert (await each.client.evaluate(key)).revision == revision
 
 
-async def told_true(late: Running, new: dict[str, int], toggled_at: float) -> None:
-    """A replica that knows of no change says of no old answer that it was right after the change.
+async def assert_ages_are_true(late: Running, new: dict[str, int], toggled_at: float) -> None:
+    """A replica that missed the change never claims that an old answer was verified after the change.
 
-    Whoever knows of it would put it right by asking.
+    A replica that knows of the change would correct the entry when asked.
     """
-    until_then = time.monotonic() + BOUND_S * 0.6  # time for who vouches to do so again
+    until_then = time.monotonic() + BOUND_S * 0.6  # enough for the lease holder to put the change again
     while time.monotonic() < until_then:
         for key, revision in new.items():
             asked_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Hole 2: two replicas change one flag at the same time, and what they leave in the stores is not of the same order."""
+"""Hole 2: two replicas change one flag at the same time, and the stores end up with different orders of the changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOGGLES = 12
 
 
 async def agreed(replicas: list[Running], mongo_url: str, redis_url: str, newest: int) -> None:
-    """MongoDB, Redis, every replica and the history say the same of flag a, which has this revision."""
+    """MongoDB, Redis, every replica and the history agree on flag a, which has this revision."""
     for each in replicas:
         await until_answered(each.client, "a", newest)
     with pymongo.MongoClient(mongo_url) as direct, Cached(redis_url) as cached:
@@ -44,14 +44,14 @@ async def agreed(replicas: list[Running], mongo_url: str, redis_url: str, newest
     assert [row["revision"] for row in rows] == sorted({row["revision"] for row in rows})
     assert rows[-1]["revision"] == newest
     for before, after in pairwise(rows):
-        told, said = before["newValue"], after["previousValue"]
-        assert said["status"] == told["status"], f"revision {after['revision']} does not follow {before['revision']}"
+        new, previous = before["newValue"], after["previousValue"]
+        assert previous["status"] == new["status"], f"revision {after['revision']} does not follow {before['revision']}"
     assert rows[-1]["newValue"]["status"] == stored["status"]
-    told = await replicas[0].client.stub.ListFlagHistory(pb.ListFlagHistoryRequest(flag_key="a", page_size=1000))
-    assert [each.revision for each in told.entries] == [row["revision"] for row in reversed(rows)]
+    listed = await replicas[0].client.stub.ListFlagHistory(pb.ListFlagHistoryRequest(flag_key="a", page_size=1000))
+    assert [each.revision for each in listed.entries] == [row["revision"] for row in reversed(rows)]
 
 
-async def test_02_two_replicas_that_toggle_at_once_leave_one_order_everywhere(
+async def test_02_two_replicas_that_toggle_at_the_same_time_leave_one_order_everywhere(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
@@ -62,8 +62,8 @@ async def test_02_two_replicas_that_toggle_at_once_leave_one_order_everywhere(
         async def toggling(writer: Running, enabled: bool) -> list[int]:
             return [(await writer.client.toggle("a", enabled ^ (n % 2 == 0))).revision for n in range(TOGGLES)]
 
-        told = await asyncio.gather(*(toggling(w, e) for w in replicas[:2] for e in (True, False)))
-        revisions = sorted(revision for each in told for revision in each)
+        results = await asyncio.gather(*(toggling(w, e) for w in replicas[:2] for e in (True, False)))
+        revisions = sorted(revision for each in results for revision in each)
         assert revisions == list(range(4, 4 + 4 * TOGGLES)), "a change has no revision of its own"
         await agreed(replicas, mongo_database_url, redis_clean_url, revisions[-1])
 

@@ -1,4 +1,4 @@
-"""Hole 3: Redis dies between a commit and its refresh; it comes back empty, or with an old dump."""
+"""Hole 3: Redis dies between a commit and the cache's refresh, and comes back empty or with an old dump."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BOUND_S = 2.0
 async def test_03_redis_back_empty_or_with_an_old_dump_serves_nothing_old(
     new_database_url: Callable[[], str], new_redis: Callable[[], RedisServer]
 ) -> None:
-    """Each of the three in which the others differ, and the dump while the word in it still holds; all at once."""
+    """The three combinations that matter, and the dump whose lease record is still valid; all at once."""
     scenes = [
         served_nothing_old(new_database_url(), new_redis(), refreshed=False, dumped=False),
         served_nothing_old(new_database_url(), new_redis(), refreshed=True, dumped=False),
@@ -48,7 +48,7 @@ async def test_03_redis_back_empty_or_with_an_old_dump_serves_nothing_old(
 async def served_nothing_old(database_url: str, server: RedisServer, *, refreshed: bool, dumped: bool) -> None:
     """Kill Redis after a commit, before or after its refresh; start it empty, or with a dump from before.
 
-    Who vouches for it again is held when it has said so and put nothing: what is there then counts for nothing.
+    The next lease holder is paused when it has the lease and has put nothing: no entry in Redis is trusted then.
     """
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": BOUND_S}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:
@@ -59,7 +59,7 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
         if dumped:
             save(server)
         unasked = (await writer.client.toggle("b", True)).revision
-        await until_lease_held(replicas)  # else it would be put once more before anything else
+        await until_lease_held(replicas)  # otherwise it would be put once more before anything else
         asking = [Asking(each) for each in replicas]
         for each in asking:
             stack.push_async_callback(each.stop)
@@ -75,14 +75,14 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
             server.kill()
             gate.open()
             new = (await toggling).revision
-        # Later than that nobody is told of the change any more.
+        # After that time nobody receives the announcement any more.
         await asyncio.sleep(committed_at + BOUND_S - time.monotonic())
         late = Running(*await stack.enter_async_context(replica(**{**CALM, **KINDS[NONE], **settings})))
         await until_serving(late.client)
         acquiring = [Gate(each.replica.cache, "acquire_lease", is_held) for each in (*replicas, late)]
         await asyncio.to_thread(server.start)
         await until(lambda: any(gate.reached.is_set() for gate in acquiring) and late.replica.cache_is_up())
-        asking.append(Asking(late, "b"))  # for which nobody asked before, and so put nothing right
+        asking.append(Asking(late, "b"))  # nobody asked for this flag before, so nobody corrected it
         stack.push_async_callback(asking[-1].stop)
         await until(lambda: len(asking[-1].answers) > 1)
         for gate in acquiring:
@@ -96,13 +96,13 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
     *before, after = asking
     for each in before:
         assert each.last_before(new) - committed_at <= BOUND_S
-    assert {revision for _, revision, _ in after.answers} == {unasked}, "one that began later trusts what is there"
+    assert {revision for _, revision, _ in after.answers} == {unasked}, "a later replica trusts the old entry"
 
 
 async def served_nothing_young_but_old(database_url: str, server: RedisServer) -> None:
     """Restore a dump so quickly that the lease record in it has not run out; its writer still holds the lease.
 
-    That replica notices nothing of it: it is held up meanwhile.
+    That replica does not notice, because it is paused meanwhile.
     """
     settings = {"store_url": database_url, "cache_url": server.url, "staleness_bound_s": 5.0}
     async with running(NEAR, NEAR, NONE, **settings) as replicas, AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Hole 4: a flag goes from A to B and back to A at once, and the change is taken for none."""
+"""Hole 4: a flag goes from A to B and straight back to A, and the service sees no change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MOMENT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 class Listening(NamedTuple):
-    """Replicas that have flag a switched off, and a stream of each kind at the second of them."""
+    """Replicas with flag a switched off, and a stream of each kind at the second of them."""
 
     replicas: list[Running]
     watched: Stream
@@ -47,7 +47,7 @@ class Listening(NamedTuple):
     evented: Stream
 
     async def agree(self, revision: int) -> None:
-        """Every replica has this revision, and its state is the one from before: off."""
+        """Every replica has this revision and the original state: off."""
         for each in self.replicas:
             await until_answered(each.client, "a", revision, 2)
             found = await each.client.evaluate("a")
@@ -63,8 +63,8 @@ async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
         await until(lambda: replicas[1].held("c") == 3)
         client = replicas[1].client
         streams = watch(client), sync(client), events(client)
-        await until(lambda: all(stream.told for stream in streams) and len(streams[2].told) > 1)
-        streams[2].told.clear()
+        await until(lambda: all(stream.received for stream in streams) and len(streams[2].received) > 1)
+        streams[2].received.clear()
         yield Listening(replicas, *streams)
         for stream in streams:
             await stream.close()
@@ -73,8 +73,8 @@ async def listening(mongo_url: str, redis_url: str) -> AsyncIterator[Listening]:
 async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is_two_changes(
     mongo_database_url: str, redis_clean_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class AckStatus(datetime):
-        """No writer's time goes on, so that all times of changes are equal."""
+    class StoppedClock(datetime):
+        """A clock that stands still, so that all changes have the same time."""
 
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:
@@ -84,7 +84,7 @@ async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is
         here = Listening(replicas, watched, synced, evented)
         one, two = replicas[0].client, replicas[1].client
         with monkeypatch.context() as patch:
-            patch.setattr(flag_service, "datetime", AckStatus)
+            patch.setattr(flag_service, "datetime", StoppedClock)
             there, back = (await one.toggle("a", True)).revision, (await two.toggle("a", False)).revision
         await here.agree(back)
         again = [(await client.toggle("a", enabled)).revision for client, enabled in ((two, True), (one, False))]
@@ -105,7 +105,7 @@ async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is
 async def test_04_there_and_back_by_another_program_gets_revisions_and_ends_right(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
-    """Within one write nothing is left of it, not even a time; yet whoever saw the one state must hear of the other."""
+    """One write leaves no trace of the state in between, not even a time; still, whoever saw it must get the other."""
     async with listening(mongo_database_url, redis_clean_url) as here:
         with pymongo.MongoClient(mongo_database_url) as direct:
             flags = database(direct)["feature_flags"]
@@ -116,27 +116,27 @@ async def test_04_there_and_back_by_another_program_gets_revisions_and_ends_righ
             await here.agree(revision)
             await until(settled(here, revision), 2)
 
-            here.watched.told.clear()
+            here.watched.received.clear()
             flags.update_one({"key": "a"}, THERE)
             await until(lambda: len(here.watched.changes) == 1 and here.synced.states[-1] == "ENABLED", 2)
             flags.update_one({"key": "a"}, BACK)
             await until(settled(here, revision + 2), 2)
             assert revision_in(flags) == revision + 2
         await here.agree(revision + 2)
-        # A state that is read before it has its own number is told twice.
-        told = [change.flag.status for change in here.watched.changes]
-        assert [status for status, _ in groupby(told)] == [ENABLED, DISABLED]
+        # A state that is read before it has a revision of its own is sent twice.
+        statuses = [change.flag.status for change in here.watched.changes]
+        assert [status for status, _ in groupby(statuses)] == [ENABLED, DISABLED]
 
 
 def settled(here: Listening, revision: int) -> Callable[[], bool]:
-    """Whether all who listen were told of the change, and know the last state."""
+    """Whether all streams received the change and know the last state."""
 
     def so() -> bool:
         last = here.watched.changes[-1:]
-        told = [(change.revision, change.flag.status) for change in last]
+        newest = [(change.revision, change.flag.status) for change in last]
         near = here.replicas[1].replica.near.get(FlagId("default", "a"))
         assert near is not None
-        return told == [(revision, DISABLED)] and here.synced.states[-1] == "DISABLED" and "a" in here.evented.keys
+        return newest == [(revision, DISABLED)] and here.synced.states[-1] == "DISABLED" and "a" in here.evented.keys
 
     return so
 

@@ -1,4 +1,4 @@
-"""Hole 5: a subscriber is cut off, or hears late, while a flag is toggled."""
+"""Hole 5: a subscriber is cut off, or receives announcements late, while a flag is toggled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOUND_S = 2.0
 
 
 class Deafened:
-    """Subscribers that hear nothing of the channel and do not notice, until they hear it all at once."""
+    """Subscribers that receive nothing on the channel and do not notice, until they receive it all at once."""
 
     def __init__(self, between: Proxies, cached: Cached, number: int) -> None:
         self._between = between
@@ -36,16 +36,16 @@ class Deafened:
             self._between.do(connection.flow)
 
 
-async def test_05_a_toggle_while_the_channel_is_cut_or_late_is_seen_within_the_bound_and_stays(
+async def test_05_a_toggle_while_the_channel_is_cut_or_late_is_seen_within_the_bound_and_is_not_reverted(
     new_database_url: Callable[[], str], new_redis: Callable[[], RedisServer]
 ) -> None:
-    """The channel alone, with it what the store tells of changes, and with it all of the store; all at once."""
+    """The channel alone; with it the change stream; and with it all of the store. All at once."""
     also = ((), (TAIL,), (STORE, TAIL))
     await at_once(*(seen_and_stays(new_database_url(), new_redis().url, labels) for labels in also))
 
 
 async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) -> None:
-    """`also`: what else of the readers' connections stalls at the same time."""
+    """`also`: which other connections of the readers stall at the same time."""
     direct = {"store_url": mongo_url, "cache_url": redis_url, "staleness_bound_s": BOUND_S}
     async with AsyncExitStack() as stack:
         [writer] = await stack.enter_async_context(running(NEAR, **direct))
@@ -61,11 +61,11 @@ async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) 
         await asyncio.sleep(0.1)
         for label in also:
             between.do(between.mongo.stall, label)
-        told: dict[int, float] = {}
+        toggled_at: dict[int, float] = {}
 
         async def toggled(enabled: bool) -> int:
             revision = (await writer.client.toggle("a", enabled)).revision
-            told[revision] = time.monotonic()
+            toggled_at[revision] = time.monotonic()
             return revision
 
         gate = Gate(writer.replica.store, "write")
@@ -84,9 +84,9 @@ async def seen_and_stays(mongo_url: str, redis_url: str, also: tuple[str, ...]) 
         await asyncio.sleep(0.3)
         for each in asking:
             await each.end()
-            for revision, at in told.items():
+            for revision, at in toggled_at.items():
                 assert each.last_before(revision) - at <= BOUND_S
             assert each.newest == last
         revisions = [change.revision for change in watched.changes]
-        assert revisions == sorted(set(revisions)), "a change that was heard late is told as if it were new"
+        assert revisions == sorted(set(revisions)), "a change that was received late is reported as new"
         assert revisions[-1] == last or also

@@ -1,4 +1,4 @@
-"""Hole 6: the one that reads the store for all others is gone before it has told what it read."""
+"""Hole 6: the caller that reads the store for all others fails before it has shared what it read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.replicas import Client, Process, until, until_serving
 
 CALLERS = 20
 IN_TIME_S = 1.5
-"""A lease ends by itself after a second."""
+"""A read lease expires after a second."""
 
 
 class Scene(NamedTuple):
-    """Two replicas without near cache, and a flag that stands in the store alone."""
+    """Two replicas without near cache, and a flag that is only in the store."""
 
     one: Running
     two: Running
@@ -37,11 +37,11 @@ class Scene(NamedTuple):
         await until(lambda: bool(self.cached.redis.exists(fill_key(FlagId("default", "a")))))
 
     def reads(self, of: Running) -> int:
-        """How often this replica has read the flag for somebody who asked."""
+        """How often this replica has read the flag for a caller."""
         return of.replica.reader.stats.store - self.read_before[of.replica.heartbeats.name]
 
     async def all_answered(self, *clients: Client) -> float:
-        """Many ask at once; everybody has the answer. Gives the seconds it took."""
+        """Many callers ask at once, and all get the answer. Return the seconds it took."""
         began = time.monotonic()
         found = await asyncio.gather(*(client.evaluate("a") for client in clients for _ in range(CALLERS)))
         assert {(each.enabled, each.error_code) for each in found} == {(True, 0)}
@@ -93,7 +93,7 @@ async def test_06_a_lease_holder_that_is_killed_fails_nobody_else(scene: Scene) 
 
 @asynccontextmanager
 async def paused_holder(scene: Scene) -> AsyncIterator[tuple[Gate, asyncio.Task[Any]]]:
-    """The first replica has the lease, and what it read, and goes no further."""
+    """The first replica has the lease and has read the flag, and is paused there."""
     gate = Gate(scene.one.replica.store, "get")
     asking = asyncio.create_task(scene.one.client.evaluate("a"))
     try:

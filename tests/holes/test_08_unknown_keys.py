@@ -1,4 +1,4 @@
-"""Hole 8: callers who ask for keys that do not exist reach the store with each call, and fill the memory."""
+"""Hole 8: callers that ask for keys that do not exist reach the store with each call, and fill the memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.replicas import until
 
 GROWTH_KB = 30_000
 DIFFERENT, TIMES = 200, 12
-"""Where not all flags are held, each of these keys costs the store something once, however often it is asked."""
+"""Where not all flags are in memory, each of these keys costs the store one read, however often it is asked for."""
 READS_PER_KEY = 3
 BATCH = 500
 MAX_HIGH_WATER_MARKS = 150
 
 
 async def ask(asked: Running, first: int, count: int) -> None:
-    """Ask for so many keys that nobody has, in one call; every one is answered."""
+    """Ask for this many nonexistent keys in one call; every one gets an answer."""
     keys = [f"unknown-{number}" for number in range(first, first + count)]
     answer = await asked.client.stub.BatchEvaluateFlags(pb.BatchEvaluateFlagsRequest(flag_keys=keys))
     assert {e.error_code for e in answer.evaluations} == {types.ERROR_CODE_FLAG_NOT_FOUND}
@@ -54,10 +54,10 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
             began, reads = time.monotonic(), each.replica.store.reads
             for _ in range(TIMES):
                 await ask(each, 0, DIFFERENT)
-            looks = 20 * (1 + time.monotonic() - began)
-            # What one replica did not find, no other looks for. Twice is for a word that came late on a busy machine.
+            polls = 20 * (1 + time.monotonic() - began)
+            # What one replica did not find, no other looks up. Twice is for an answer that came late on a busy machine.
             most = 2 * READS_PER_KEY * DIFFERENT if number == 0 else READS_PER_KEY * DIFFERENT
-            assert each.replica.store.reads - reads <= most + looks < DIFFERENT * TIMES
+            assert each.replica.store.reads - reads <= most + polls < DIFFERENT * TIMES
             assert len(each.replica.near) <= each.replica.near.limit
             assert len(each.replica.near.partial.high_water_marks) <= MAX_HIGH_WATER_MARKS
             assert len(each.replica.reader._lookup._reads) == 0
@@ -69,7 +69,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         with Cached(redis_clean_url) as cached:
             entry = cached.entry("unknown-7")
         assert entry is not None
-        assert entry.revision == created.revision, "it is still told to be unknown"
+        assert entry.revision == created.revision, "it is still reported as unknown"
         assert (await whole.client.evaluate("unknown-7")).enabled
         for each, before in zip(partial, heard, strict=True):
             await until(lambda e=each, b=before: e.replica.follower.announcements_received > b)
@@ -79,9 +79,9 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
 async def test_08_a_large_batch_of_unknown_keys_is_looked_up_once_and_costs_nobody_the_shared_cache(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
-    """With the time-outs that a replica has by itself: what it makes for itself to do is no outage of Redis.
+    """With a replica's own time-outs: load that it causes itself is not an outage of Redis.
 
-    What is asked together is read together.
+    Keys of one call are read together.
     """
     usual = Settings()
     defaults = {"cache_timeout_s": usual.cache_timeout_s, "staleness_bound_s": usual.staleness_bound_s}

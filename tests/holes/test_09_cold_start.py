@@ -1,4 +1,4 @@
-"""Hole 9: a service that starts while its stores are down or hang does not start, or answers wrongly for ever."""
+"""Hole 9: a service whose stores are down or hang at its start does not start, or gives wrong answers for ever."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ READY_S = 1.5
 ANSWERED_S = 4.5
 BACK_S = 8.0
 BOUND_S = 5.0
-"""What is vouched for stays so while a dozen replicas start in this process."""
+"""Long enough that the cache lease is renewed while a dozen replicas start in this process."""
 
 
 class Fault(NamedTuple):
-    """What a start finds: which of the two stores can be asked, and whether the others hang instead of refusing."""
+    """The condition at a start: which of the two stores answer, and whether the others hang or refuse connections."""
 
     store: bool
     cache: bool
@@ -44,7 +44,7 @@ FAULTS = {
 async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_when_they_are_back(
     mongo_database_url: str, redis_clean_url: str, tmp_path: Path
 ) -> None:
-    """Each fault, all at once; in each, one replica without near cache, one with it, and one with a snapshot too."""
+    """Each fault, all at once; each with one replica without near cache, one with it, and one with a snapshot too."""
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
     async with running(NEAR, **urls, staleness_bound_s=BOUND_S) as (alive,):
         for key in KEYS:
@@ -60,7 +60,7 @@ async def test_09_a_cold_start_without_its_stores_serves_what_it_can_and_all_whe
 
 
 async def started_cold(name: str, between: Proxies, fault: Fault, path: Path, saved: StoreContents) -> None:
-    """Start replicas, see what they answer, heal what ails them, and see that everything is well."""
+    """Start replicas, check their answers, heal the fault, and check that everything recovers."""
     settings: dict[str, Any] = {**CALM, **between.urls, "store_timeout_s": 0.7, "staleness_bound_s": BOUND_S}
     with_snapshot = {**settings, "snapshot_file": str(path)}
     snapshot = snapshot_for(Settings(**with_snapshot))
@@ -89,7 +89,7 @@ def spoil(between: Proxies, fault: Fault) -> None:
 
 
 async def answers_cold(name: str, client: Client, fault: Fault, *, saved: bool) -> None:
-    """It lives, and is ready if it has something; no call fails, and what is not known is told as that."""
+    """The replica lives, and is ready if it has any flags; no call fails, and unknown flags are reported as such."""
     began = time.monotonic()
     assert await client.serving("liveness"), name
     if fault.store or saved:

@@ -1,4 +1,4 @@
-"""Hole 10: a cursor breaks in the middle of a listing, and what came before is taken for everything."""
+"""Hole 10: a cursor breaks in the middle of a listing, and the part before it is taken for everything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys(name: str) -> list[str]:
 
 
 class Breaking:
-    """Breaks the next listings of flags in their first batch, while the rest is still to be asked for."""
+    """Breaks the next listings of flags in their first batch, before the rest is read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, break_it: Callable[[], None]) -> None:
         self._first, self._at = keys(name)[0], keys(name)[BREAKS_AT]
@@ -46,17 +46,17 @@ class Breaking:
 
 
 def kill_cursors(url: str) -> None:
-    """End what the server keeps for listings, as a failover or its own time-out does."""
+    """End the server's cursors of listings, as a failover or its own time-out does."""
     with pymongo.MongoClient(url) as direct:
         idle = direct.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": {"type": "idleCursor"}}])
         name = database(direct).name
         listings = [c["cursor"]["cursorId"] for c in idle if c["cursor"]["originatingCommand"].get("find")]
-        told = database(direct).command("killCursors", "feature_flags", cursors=listings)
-        assert told["cursorsKilled"], name
+        result = database(direct).command("killCursors", "feature_flags", cursors=listings)
+        assert result["cursorsKilled"], name
 
 
 async def all_there(asked: Running, name: str, *, ways: int) -> None:
-    """However it is asked, it gives all flags, or says that it cannot."""
+    """Every way of listing returns all flags, or an error."""
     whole, client = pb.ListFlagsRequest(page_size=1000), asked.client
     listings = (client.stub.ListFlags(whole, timeout=10) for _ in range(ways))
     for listed in await asyncio.gather(*listings, return_exceptions=True):
@@ -75,7 +75,7 @@ def insert_all(url: str, name: str) -> None:
 
 
 def raise_counter(url: str) -> None:
-    """Let replicas think that they have missed a change, so that they read everything."""
+    """Make replicas think that they have missed a change, so that they read everything."""
     with pymongo.MongoClient(url) as direct:
         database(direct)["flagsvc_revisions"].update_one({"_id": "default"}, {"$inc": {"revision": 1}}, upsert=True)
 
@@ -86,7 +86,7 @@ async def test_10_a_listing_that_breaks_in_the_middle_leaves_no_partial_set(
     new_redis: Callable[[], RedisServer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At a start, in a list and while running, the cursor; while running, all of the store; both at once."""
+    """The cursor at a start, in a list and while running; while running, the whole store; both at once."""
     name, other = "cursor", "server"
     cursors = Breaking(monkeypatch, name, lambda: kill_cursors(mongo_database_url))
     server = Breaking(monkeypatch, other, frozen_mongod.kill)
@@ -103,8 +103,8 @@ async def cursor_breaks(breaking: Breaking, name: str, mongo_url: str, redis_url
     async with running(NEAR, NONE, **settings) as (whole, partial):
         assert breaking.broken == 1, "the first load was not broken"
         watched = watch(whole.client)
-        await until(lambda: bool(watched.told))
-        assert len(watched.told[0].snapshot.flags) == FLAGS
+        await until(lambda: bool(watched.received))
+        assert len(watched.received[0].snapshot.flags) == FLAGS
 
         breaking.armed = 2
         await all_there(partial, name, ways=2)

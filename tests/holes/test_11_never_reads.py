@@ -1,4 +1,4 @@
-"""Hole 11: a client opens streams and never reads them; it holds up all others, and cannot even be let go."""
+"""Hole 11: a client opens streams and never reads them; it blocks all others, and cannot be disconnected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.replicas import Client, until
 CHANGES_BEFORE, CHANGES = 50, 200
 QUEUE = 32
 WEIGHT = "x" * 50_000
-"""In each message: what a client does not read soon fills all buffers between."""
+"""In each message: a client that does not read soon fills all buffers on the way."""
 
 
 class Deaf:
@@ -36,7 +36,7 @@ class Deaf:
         self.sync = sync_grpc.FlagSyncServiceStub(self.client.channel).SyncFlags(sync_pb.SyncFlagsRequest())
 
 
-async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
+async def test_11_clients_that_never_read_block_nobody_and_are_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "QUEUE_LENGTH", QUEUE)
@@ -71,19 +71,19 @@ async def test_11_clients_that_never_read_hold_up_nobody_and_are_let_go(
 
 
 async def late_reader(deaf: Deaf, newest: int) -> None:
-    """Who begins to read at last gets the newest state, and never what it missed piece by piece."""
-    told, held = 0, types.Flag()
+    """A client that begins to read late gets the newest state, not each change that it missed."""
+    received, held = 0, types.Flag()
     async with asyncio.timeout(5):
         while held.revision < newest:
             message = await deaf.watch.read()
             assert message is not grpc.aio.EOF
-            told += 1
+            received += 1
             if message.HasField("snapshot"):
                 held = next(flag for flag in message.snapshot.flags if flag.key == "a")
             else:
                 held = message.change.flag
         assert held.status == ENABLED
-        assert told < CHANGES, "nothing was ever held back"
+        assert received < CHANGES, "nothing was ever held back"
         messages = 0
         while '"state":"ENABLED"' not in str((await deaf.sync.read()).flag_configuration).split('"b"')[0]:
             messages += 1
@@ -92,7 +92,7 @@ async def late_reader(deaf: Deaf, newest: int) -> None:
             pass
 
 
-async def test_11_a_stop_waits_for_nobody_who_never_reads(tmp_path: Path) -> None:
+async def test_11_a_stop_does_not_wait_for_clients_that_never_read(tmp_path: Path) -> None:
     async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db", grace_s=0.3) as (one,):
         await one.client.create("a", status=ENABLED, metadata={"weight": to_value(WEIGHT)})
         deaf = Deaf(one.server.port)

@@ -1,4 +1,4 @@
-"""Hole 12: health is set once and never again; or it goes one way only."""
+"""Hole 12: health is set once and never again, or changes in one direction only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FLIPPING = ("store", "cache", "readiness")
 
 
 class Watched:
-    """What a health watch told, in order."""
+    """The states that a health watch reported, in order."""
 
     def __init__(self, client: Client, service: str) -> None:
-        self.told: list[bool] = []
+        self.reported: list[bool] = []
         self._call = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
         self._task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         while (message := await self._call.read()) is not grpc.aio.EOF:
-            self.told.append(message.status == SERVING)
+            self.reported.append(message.status == SERVING)
 
     async def close(self) -> None:
         self._call.cancel()
@@ -45,19 +45,19 @@ async def test_12_health_goes_both_ways_as_often_as_its_stores_do(
                     await until_serving(replica.client, service)
             watched = {service: Watched(bare.client, service) for service in FLIPPING}
             steady = [Watched(whole.client, "readiness"), Watched(bare.client, "liveness")]
-            await until(lambda: all(each.told for each in (*watched.values(), *steady)))
+            await until(lambda: all(each.reported for each in (*watched.values(), *steady)))
             for round_ in range(ROUNDS):
                 await flipped(between, [whole.client, bare.client], hangs=round_ % 2 == 0)
-            await until(lambda: all(len(each.told) >= 1 + 2 * ROUNDS for each in watched.values()))
+            await until(lambda: all(len(each.reported) >= 1 + 2 * ROUNDS for each in watched.values()))
             for service, each in watched.items():
-                assert each.told == [True] + [False, True] * ROUNDS, service
-            assert [each.told for each in steady] == [[True], [True]]
+                assert each.reported == [True] + [False, True] * ROUNDS, service
+            assert [each.reported for each in steady] == [[True], [True]]
             for each in (*watched.values(), *steady):
                 await each.close()
 
 
 async def flipped(between: Proxies, clients: list[Client], *, hangs: bool) -> None:
-    """Redis goes, then MongoDB, then both come back; each is told, and who has all flags in memory stays ready."""
+    """Redis goes, then MongoDB, then both return; each change is reported; with all flags in memory it stays ready."""
     whole, bare = clients
     gone(between, between.redis, CACHE, hangs=hangs)
     await all_are(clients, "cache", serving=False)

@@ -1,4 +1,4 @@
-"""Hole 14: a replica that is added gets no load, since every client stays where it is."""
+"""Hole 14: a replica that is added gets no load, since every client keeps its connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import free_port
 
 AGE_S = 1.0
 WITHIN_S = AGE_S * 1.1 + 0.5
-"""gRPC spreads the age by a tenth; and it takes a moment to connect."""
+"""gRPC varies the age by a tenth; and connecting takes a moment."""
 CLIENTS = 8
 ROUND_ROBIN = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -27,7 +27,7 @@ ROUND_ROBIN = (
 
 
 class Caller:
-    """Asks all the time. `answers` has when, and the revision: each replica has one of its own, so it tells which."""
+    """Calls all the time. `answers` has time and revision; each replica has a different revision, which names it."""
 
     def __init__(self, target: str, *options: tuple[str, object]) -> None:
         self._channel = grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options])
@@ -46,7 +46,7 @@ class Caller:
             await asyncio.sleep(0.03)
 
     def reached(self, revision: int) -> float:
-        """When the replica with this revision answered first."""
+        """When the replica with this revision first answered."""
         return min((at for at, answered in self.answers if answered == revision), default=float("inf"))
 
     async def close(self) -> None:
@@ -56,7 +56,7 @@ class Caller:
 
 
 async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connection(tmp_path: Path) -> None:
-    """Clients that know both addresses, and clients behind something that balances connections."""
+    """Clients that know both addresses, and clients behind a balancer of connections."""
     ports = free_port(), free_port()
     balancer = Proxy(ports[0], label="balanced")
     await balancer.start()
@@ -76,7 +76,7 @@ async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connect
             balancer.upstream_port = ports[1]
             added_at, before = time.monotonic(), starved_s()
             await asyncio.sleep(WITHIN_S)
-            # Time in which this process, which has all of them in it, was not let run does not count.
+            # Time in which this process, which contains all of them, got no CPU does not count.
             within_s = WITHIN_S + starved_s() - before
             await asyncio.sleep(added_at + within_s - time.monotonic())
             for caller in (spread, *balanced):
@@ -84,7 +84,7 @@ async def test_14_a_replica_that_is_added_gets_calls_within_the_age_of_a_connect
     await balancer.close()
     for caller in (spread, *balanced):
         assert caller.answers[0][1] == old
-        assert caller.reached(new) - added_at < within_s, "it never came to the replica that was added"
+        assert caller.reached(new) - added_at < within_s, "it never reached the replica that was added"
         assert caller.failures == []
     later = [revision for at, revision in spread.answers if at > added_at + within_s - 0.5]
     assert {old, new} <= set(later), "not spread over both"

@@ -1,4 +1,4 @@
-"""Hole 15: another program changes flags in the store, as Prisma does, and nobody here hears of it."""
+"""Hole 15: another program changes flags in the store, as Prisma does, and the service does not notice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Database = pymongo.database.Database[dict[str, Any]]
 
 
 def toggle(to: Database, key: str, status: str, session: Any = None) -> None:
-    """Switch a flag as the existing service does: its fields, then a row of history, which knows no revision."""
+    """Switch a flag as the existing service does: its fields, then a history row, without any revision."""
     now = datetime.now(UTC)
     fields = {"status": status, "updatedAt": now, "enabledAt" if status == "ENABLED" else "disabledAt": now}
     before = to["feature_flags"].find_one({"key": key}, session=session) or {}
@@ -48,7 +48,7 @@ def toggle(to: Database, key: str, status: str, session: Any = None) -> None:
 
 
 def toggle_in_transaction(to: Database, key: str, status: str) -> None:
-    """The same for two flags, as one transaction; repeated if another is in its way, as MongoDB wants it."""
+    """The same for two flags in one transaction; repeated after a conflict, as MongoDB requires."""
 
     def both(session: ClientSession) -> None:
         toggle(to, key, status, session)
@@ -65,7 +65,7 @@ def insert(to: Database, key: str, status: str) -> None:
 
 
 class Served:
-    """Replicas of every kind, a watch and an event stream at each, and the database past them."""
+    """Replicas of every kind, a watch and an event stream at each, and a direct connection to the database."""
 
     def __init__(self, replicas: list[Running], direct: Database, cached: Cached) -> None:
         self.replicas, self.direct, self.cached = replicas, direct, cached
@@ -80,9 +80,9 @@ class Served:
     async def change(
         self, key: str, seen: Callable[[Any], bool], work: Callable[[], None], *, gone: bool = False
     ) -> None:
-        """Let the other program work; every replica serves it in time, with a new revision, and tells its watchers."""
+        """Let the other program work; every replica serves the change in time, with a new revision, and sends it on."""
         for stream in self.events:
-            stream.told.clear()
+            stream.received.clear()
         await asyncio.to_thread(work)
         changed_at = time.monotonic()
         for each in self.replicas:
@@ -90,25 +90,25 @@ class Served:
                 assert time.monotonic() - changed_at < WITHIN_S, (found, each.server.settings.near_cache_entries)
                 await asyncio.sleep(0.005)
         for each in self.watches:
-            await until(lambda e=each: self._told(e, key, gone=gone))
+            await until(lambda e=each: self._received(e, key, gone=gone))
         for each in self.events:
             await until(lambda e=each: key in e.keys)
-        told = {[change.revision for change in each.changes if change.flag_key == key][-1] for each in self.watches}
-        assert min(told) > self.revision
-        self.revision = max(told)
+        shown = {[change.revision for change in each.changes if change.flag_key == key][-1] for each in self.watches}
+        assert min(shown) > self.revision
+        self.revision = max(shown)
         if not gone:
             stored = self.direct["feature_flags"].find_one({"key": key})
             assert stored is not None
-            assert stored["revision"] in told
+            assert stored["revision"] in shown
             assert (entry := self.cached.entry(key)) is not None
             assert entry.revision == stored["revision"]
 
-    def _told(self, stream: Stream, key: str, *, gone: bool) -> bool:
+    def _received(self, stream: Stream, key: str, *, gone: bool) -> bool:
         changes = [change for change in stream.changes if change.flag_key == key and change.revision > self.revision]
         return bool(changes) and changes[-1].HasField("flag") is not gone
 
 
-async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and_told_to_watchers(
+async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and_sent_to_watchers(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
@@ -119,13 +119,13 @@ async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and
         async with running(NEAR, OVERFULL, NONE, **urls) as replicas:
             await until_lease_held(replicas)
             served = Served(replicas, direct, cached)
-            await until(lambda: all(stream.told for stream in served.streams))
+            await until(lambda: all(stream.received for stream in served.streams))
             await served.change("a", lambda f: f.enabled, lambda: toggle(direct, "a", "ENABLED"))
             await served.change("a", lambda f: not f.enabled, lambda: toggle_in_transaction(direct, "a", "DISABLED"))
             await served.change("b", lambda f: f.enabled, lambda: toggle_in_transaction(direct, "a", "ENABLED"))
             await served.change("new", lambda f: f.status == DISABLED, lambda: insert(direct, "new", "DISABLED"))
             await served.change("new", lambda f: f.enabled, lambda: toggle(direct, "new", "ENABLED"))
-            await asyncio.sleep(0.7)  # whoever leaves it to others to number a change has looked by now
+            await asyncio.sleep(0.7)  # replicas that leave assigning revisions to others have polled by now
             await served.change(
                 "new",
                 lambda f: f.status not in (ENABLED, DISABLED) and not f.enabled,
@@ -138,10 +138,10 @@ async def test_15_changes_as_prisma_makes_them_are_served_everywhere_in_time_and
                 await stream.close()
 
 
-async def test_15_a_flag_that_was_deleted_and_made_anew_while_a_replica_was_down_tells_no_smaller_revision(
+async def test_15_a_flag_that_was_deleted_and_recreated_while_a_replica_was_down_gets_no_smaller_revision(
     mongo_database_url: str, redis_clean_url: str, tmp_path: Path
 ) -> None:
-    """What is there has no revision yet; the snapshot has one of what was there before."""
+    """The document has no revision yet; the snapshot has one of the flag before."""
     settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "snapshot_file": str(tmp_path / "saved")}
     async with running(NEAR, **settings) as (before,):
         await before.client.create("a", status=ENABLED)
@@ -153,11 +153,11 @@ async def test_15_a_flag_that_was_deleted_and_made_anew_while_a_replica_was_down
         insert(direct, "a", "DISABLED")
         cached.redis.flushdb()
     async with replica(**CALM, **settings) as (asked, _):
-        told = [await asked.evaluate("a")]
-        while told[-1].revision <= known and len(told) < 2_000:
-            told.append(await asked.evaluate("a"))
+        answers = [await asked.evaluate("a")]
+        while answers[-1].revision <= known and len(answers) < 2_000:
+            answers.append(await asked.evaluate("a"))
             await asyncio.sleep(0.002)
-    revisions = [found.revision for found in told]
+    revisions = [found.revision for found in answers]
     assert revisions == sorted(revisions)
-    assert (told[0].revision, told[0].reason) == (known, types.REASON_STALE), "it began with what the snapshot had"
-    assert told[-1].status == DISABLED
+    assert (answers[0].revision, answers[0].reason) == (known, types.REASON_STALE), "it began with the snapshot"
+    assert answers[-1].status == DISABLED

@@ -1,4 +1,4 @@
-"""Hole 16: a whole number in a flag's config or variants comes back as one with a fraction, or as another number."""
+"""Hole 16: a whole number in a flag's config or variants comes back with a fraction, or as another number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.replicas import Client, replica, until_serving
 from tests.servers import free_port
 
 BIG = 2**53 + 1
-"""The first whole number that a double cannot hold."""
+"""The first whole number that a double cannot represent."""
 CONFIG: dict[str, Any] = {
     "size": 52_428_800,
     "zero": 0,
@@ -35,7 +35,7 @@ VARIANTS = {"small": 1, "large": Int64(BIG), "double": 2.0}
 
 
 def plain(value: types.Value) -> Any:
-    """A value as Python has it, each kind as itself."""
+    """A value as plain Python types, each kind of number as itself."""
     match value.WhichOneof("kind"):
         case "object_value":
             return {name: plain(part) for name, part in value.object_value.fields.items()}
@@ -46,7 +46,7 @@ def plain(value: types.Value) -> Any:
 
 
 def typed(value: Any) -> Any:
-    """A value with the type of every number in it: 3 and 3.0 and True are equal, and not the same."""
+    """A value with the type of every number in it: 3, 3.0 and True are equal but not the same."""
     match value:
         case dict():
             return {name: typed(part) for name, part in value.items()}
@@ -61,7 +61,7 @@ def typed(value: Any) -> Any:
 
 
 def bson_types(value: Any) -> Any:
-    """A value out of MongoDB with its BSON types."""
+    """A value from MongoDB with its BSON types."""
     match value:
         case dict():
             return {name: bson_types(part) for name, part in value.items()}
@@ -71,14 +71,14 @@ def bson_types(value: Any) -> Any:
             return (type(value).__name__, value)
 
 
-async def told(client: Client, key: str = "a") -> tuple[Any, Any, int]:
-    """Config and variants as a client gets them, and where from."""
+async def received(client: Client, key: str = "a") -> tuple[Any, Any, int]:
+    """Config and variants as a client receives them, and their source."""
     found = await client.stub.GetFlag(pb.GetFlagRequest(flag_key=key))
     variants = {name: plain(value) for name, value in found.flag.variants.items()}
     return typed(plain(found.flag.config)), typed(variants), found.source
 
 
-async def test_16_whole_numbers_stay_what_they_are_on_every_way(
+async def test_16_whole_numbers_are_unchanged_on_every_path(
     mongo_database_url: str, redis_clean_url: str, tmp_path: Path
 ) -> None:
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
@@ -89,16 +89,16 @@ async def test_16_whole_numbers_stay_what_they_are_on_every_way(
         flags.insert_one({**document, "defaultVariant": "large"})
         async with running(NEAR, NEAR, NONE, **urls) as (writer, reader, bare):
             await until_lease_held([writer, reader, bare])
-            assert (await told(writer.client))[:2] == expected, "MongoDB to memory"
+            assert (await received(writer.client))[:2] == expected, "MongoDB to memory"
             revision = (await writer.client.toggle("a", True)).revision
             stored = flags.find_one({"key": "a"})
             assert bson_types(stored["config"]) == bson_types(CONFIG), "a write to MongoDB"
             assert bson_types(stored["variants"]) == bson_types(VARIANTS)
             await until_answered(reader.client, "a", revision)
-            assert await told(reader.client) == (*expected, types.DEFINITION_SOURCE_NEAR_CACHE), "the channel"
+            assert await received(reader.client) == (*expected, types.DEFINITION_SOURCE_NEAR_CACHE), "the channel"
             assert (await reader.client.evaluate("a")).value.integer_value == BIG
             await until_answered(bare.client, "a", revision)
-            assert await told(bare.client) == (*expected, types.DEFINITION_SOURCE_CACHE), "Redis"
+            assert await received(bare.client) == (*expected, types.DEFINITION_SOURCE_CACHE), "Redis"
             assert (entry := cached.entry("a")) is not None
             assert entry.flag is not None
             assert typed(entry.flag.config) == expected[0]
@@ -117,5 +117,5 @@ async def test_16_whole_numbers_stay_what_they_are_on_every_way(
     snapshot.write(Saved(contents, datetime.now(UTC)))
     async with replica(**nowhere, store_timeout_s=0.2) as (cold, _):
         await until_serving(cold)
-        assert await told(cold) == (*expected, types.DEFINITION_SOURCE_SNAPSHOT)
+        assert await received(cold) == (*expected, types.DEFINITION_SOURCE_SNAPSHOT)
         assert (await cold.evaluate("a")).value.integer_value == BIG

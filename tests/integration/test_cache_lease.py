@@ -211,7 +211,7 @@ async def test_an_old_view_acquires_no_lease_but_renews_the_one_it_holds(cache: 
 
 
 async def test_a_view_as_old_as_the_lease_lasts_is_not_renewed_and_the_reason_is_logged(cache: LossyCache) -> None:
-    near, timing = loaded(3), replace(TIMING, lease_s=0.5)
+    near, timing = loaded(3), replace(TIMING, lease_s=1.0)
     lease = CacheLease(near, cache, timing)
     near.mark_verified(time.monotonic())
     await lease.step()
@@ -228,11 +228,11 @@ async def test_a_view_as_old_as_the_lease_lasts_is_not_renewed_and_the_reason_is
 async def test_a_holder_whose_redis_freezes_says_by_its_own_clock_that_the_lease_ran_out(
     redis_server: RedisServer,
 ) -> None:
-    cache = LossyCache(redis_server.url, timeout_s=0.2)
+    cache = LossyCache(redis_server.url, timeout_s=0.5)
     await cache.open()
     near, timing = loaded(3), replace(TIMING, lease_s=2.0)
     lease = CacheLease(near, cache, timing)
-    near.mark_verified(acquired_at := time.monotonic())
+    near.mark_verified(time.monotonic())
     await lease.step()
     assert lease.is_holder
     redis_server.pause()
@@ -247,15 +247,15 @@ async def test_a_holder_whose_redis_freezes_says_by_its_own_clock_that_the_lease
     assert await cache.fetch(A, 5) is None
     assert not cache.available, "the breaker is open, so no renewal is sent"
     reasons: list[str] = []
-    while lease.is_holder:
-        assert time.monotonic() < acquired_at + timing.lease_s
+    while (now := time.monotonic()) and lease.is_holder:
+        assert now < acquired_at + timing.lease_s
         near.mark_verified(time.monotonic())
         reasons += await losses(lease)
         await asyncio.sleep(0.02)
     assert lease.left_s == 0
     near.mark_verified(time.monotonic())
     reasons += await losses(lease)
-    assert reasons == ["cache_unreachable"]
+    assert reasons == ["unreachable"]
     redis_server.resume()
     await cache.close()
 

@@ -16,6 +16,9 @@ from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.errors import WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, Entry, UnversionedChange
+from flagsvc.view.near_cache import NearCache
+from tests.followers import follower_of
+from tests.replicas import until
 from tests.servers import Mongod
 from tests.store_events import CHAT, DRIVERS, OTHER, SHORT_WAITS, Received, create, delete, made, toggle
 
@@ -160,6 +163,32 @@ async def test_in_the_end_every_foreign_change_has_a_revision(stores: list[Mongo
     for received in (first, second):
         last = {event.entry.id: event.entry for event in received.events if isinstance(event, Announced)}
         assert last == {flag_id: await stores[0].get(flag_id) for flag_id in ids}
+
+
+async def test_a_deletion_that_only_a_load_found_is_not_taken_for_an_announced_one(
+    stores: list[MongoStore], flags: Rows
+) -> None:
+    """The load finds the flag absent as of the set's counter, which is larger than the flag's last revision.
+
+    Without a revision of its own, no heartbeat demands the deletion of a replica that did not receive it.
+    """
+    await create(stores[0])
+    other = await create(stores[0], OTHER)
+    near = NearCache(10, 5.0)
+    follower = follower_of(near, stores[0])
+    follower.start()
+    try:
+        await until(lambda: follower.loaded.is_set() and near.changelogs.watermark("default") == other.revision)
+        flags.delete_one({"key": "chat"})
+        await follower.load_all()
+        held = near.get(CHAT)
+        assert held is not None
+        assert held.entry == Entry.absent(CHAT, other.revision)
+        await until(lambda: follower.revision_assigner.assigned > 0)
+        await until(lambda: not follower.revision_assigner)
+        assert await counter(stores[1]) == near.changelogs.watermark("default") > other.revision
+    finally:
+        await follower.close()
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

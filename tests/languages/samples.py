@@ -1,4 +1,4 @@
-"""The samples of clients/: which toolchains they need, how they are run, and whether their calls are the contract's."""
+"""The samples of clients/: which toolchains they need, how they run, and whether their calls match the contract."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 CLIENTS = Path(__file__).parents[2] / "clients"
 EVERYTHING = "WITH_DOWNLOADS" in os.environ
-"""Set by `make languages`: samples may download what they need, and each whose toolchain is there must run."""
+"""Set by `make languages`: samples may download what they need, and each whose toolchain is installed must run."""
 RUN_S = 100 if not EVERYTHING else 600
 _NOT_HERE = re.compile(r"offline mode|module lookup disabled by GOPROXY=off|not been downloaded from it before")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A program that asks for one flag. `made`: what must have been generated before it can be built."""
+    """A program that evaluates one flag. `made`: what must have been generated before it can be built."""
 
     folder: Path
     source: Path
@@ -29,7 +29,7 @@ class Sample:
     made: tuple[Path, ...] = ()
 
     def lacking(self) -> str:
-        """Say why it cannot be run here; empty when it can."""
+        """Return why it cannot be run here; empty when it can."""
         if tools := [tool for tool in self.tools if shutil.which(tool) is None]:
             return f"no {' and no '.join(tools)} on PATH"
         made = [path.name for path in self.made if not path.exists()]
@@ -41,7 +41,7 @@ GO = Sample(CLIENTS / "go", CLIENTS / "go/main.go", ("go",), (CLIENTS / "stubs/g
 
 
 def run(sample: Sample, *command: str, **offline: str) -> str | None:
-    """Give what the sample printed; None when its packages are not on this machine and may not be downloaded."""
+    """Return the sample's output; None when its packages are not on this machine and may not be downloaded."""
     environment = {**os.environ, **({} if EVERYTHING else offline)}
     options = {"cwd": sample.folder, "env": environment, "capture_output": True, "text": True, "timeout": RUN_S}
     done = subprocess.run(command, check=False, **options)

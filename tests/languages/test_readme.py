@@ -1,4 +1,4 @@
-"""What clients/README.md shows for Python and TypeScript runs as it stands, but for the ports."""
+"""The Python and TypeScript code in clients/README.md runs unchanged, except for the ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "clients" / "README.md"
 
 
 def block(language: str, beginning: str) -> str:
-    """Give the one block in this language that begins so."""
+    """Return the only block in this language that begins with this text."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     (found,) = (text for text in blocks if text.startswith(beginning))
     return found
@@ -46,7 +46,7 @@ def test_the_provider_for_node(tmp_path: Path) -> None:
 
 
 def shown(scratch: Path, code: str, *command: str, folder: Path) -> list[str]:
-    """Give the lines that the code prints; also with what a comment in it says for evaluation in process."""
+    """Return the lines that the code prints; also with what a comment in it says about evaluation in process."""
     lines = []
     with serving(scratch / "flags.db", [flag("checkout-v2")]) as (process, _):
         code = code.replace("8013", str(process.port)).replace("8015", str(process.sync_port))
@@ -68,12 +68,12 @@ def shown(scratch: Path, code: str, *command: str, folder: Path) -> list[str]:
 
 
 def in_process(code: str) -> str:
-    """Put what stands behind "In your process:" in place of the provider before it."""
-    told = re.search(r"^(?:#|//) In your process: (.*)\n", code, re.MULTILINE)
-    if not told:
+    """Put what follows "In your process:" in place of the provider before it."""
+    match = re.search(r"^(?:#|//) In your process: (.*)\n", code, re.MULTILINE)
+    if not match:
         return code
-    before = code[: told.start()]
+    before = code[: match.start()]
     return (
-        re.sub(r"(?:new )?FlagdProvider\((?!.*FlagdProvider\().*?\)(?=\)\s*;?\s*$)", told[1], before, count=1)
-        + code[told.end() :]
+        re.sub(r"(?:new )?FlagdProvider\((?!.*FlagdProvider\().*?\)(?=\)\s*;?\s*$)", match[1], before, count=1)
+        + code[match.end() :]
     )

@@ -1,4 +1,4 @@
-"""The Java and Go samples: compiled and run against `flagsvc serve` where their toolchains are, else read."""
+"""The Java and Go samples: compiled and run against `flagsvc serve` where their toolchains exist, otherwise read."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Say = Callable[[str], None]
 
 @pytest.fixture
 def say(capfd: pytest.CaptureFixture[str]) -> Say:
-    """Tell a person what was not run."""
+    """Report to a person what was not run."""
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         with capfd.disabled():
             print(f"\n{text}")  # noqa: T201
 
-    return tell
+    return report
 
 
 @pytest.mark.parametrize("sample", [JAVA, GO], ids=["java", "go"])
@@ -54,11 +54,11 @@ def test_java_asks_through_its_stub_and_through_the_flagd_provider(tmp_path: Pat
     with serving(tmp_path / "flags.db", FLAGS) as (process, _):
         arguments = f"127.0.0.1 {process.port} {process.sync_port} checkout-v2 user-7"
         options = ("--batch-mode", "--quiet", *(() if EVERYTHING else ("--offline",)))
-        told = run(JAVA, "mvn", *options, "compile", "exec:java", f"-Dexec.args={arguments}")
-    if told is None:
+        output = run(JAVA, "mvn", *options, "compile", "exec:java", f"-Dexec.args={arguments}")
+    if output is None:
         say("the Java sample was not run: its packages are not here yet; `make languages` downloads them")
         return
-    assert _answers(told) == [
+    assert _answers(output) == [
         "stub: true on REASON_TARGETING_MATCH",
         "flagd rpc: true on TARGETING_MATCH",
         "flagd in-process: true on TARGETING_MATCH",
@@ -70,13 +70,13 @@ def test_go_asks_through_its_stub(tmp_path: Path, say: Say) -> None:
         say(f"the Go sample was not run: {lacking}")
         return
     with serving(tmp_path / "flags.db", FLAGS) as (process, _):
-        told = run(GO, "go", "run", ".", process.address, "checkout-v2", "user-7", GOPROXY="off")
-    if told is None:
+        output = run(GO, "go", "run", ".", process.address, "checkout-v2", "user-7", GOPROXY="off")
+    if output is None:
         say("the Go sample was not run: its modules are not here yet; `make languages` downloads them")
         return
-    assert _answers(told) == ["stub: true on REASON_TARGETING_MATCH"]
+    assert _answers(output) == ["stub: true on REASON_TARGETING_MATCH"]
 
 
-def _answers(told: str) -> list[str]:
-    """What the sample said, between the terminal codes that Maven prints."""
-    return re.findall(r"(?:stub|flagd [\w-]+): .*", told)
+def _answers(output: str) -> list[str]:
+    """The sample's output lines, without the terminal codes that Maven prints."""
+    return re.findall(r"(?:stub|flagd [\w-]+): .*", output)

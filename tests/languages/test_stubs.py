@@ -1,4 +1,4 @@
-"""`make stubs` says what it cannot make: passed over when nothing was named, a failure when it was."""
+"""`make stubs` reports what it cannot generate: skipped when nothing was named, a failure when it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def stubs(folder: Path, *languages: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_without_names_a_language_without_tools_is_passed_over(tmp_path: Path) -> None:
+def test_without_names_a_language_without_tools_is_skipped(tmp_path: Path) -> None:
     done = stubs(tmp_path)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert done.stdout.splitlines() == [
@@ -31,7 +31,7 @@ def test_a_named_language_without_tools_fails(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.count("cannot be made, missing: ")) == (1, 2)
 
 
-def test_an_unknown_language_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_language_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     done = stubs(tmp_path, "cobol")
     assert done.returncode == 2
     assert "no such language: cobol; there are python, go, java, typescript" in done.stderr

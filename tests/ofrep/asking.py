@@ -23,7 +23,7 @@ EVENTS_PATH = "/ofrep/v1/sse"
 
 @dataclass
 class Asked:
-    """`http` asks over OFREP, `grpc` over FlagService."""
+    """`http` calls OFREP, `grpc` calls FlagService."""
 
     http: httpx.AsyncClient
     grpc: Client
@@ -75,7 +75,7 @@ class EventStream:
                 fields[name] = value.strip()
 
     async def opened(self) -> None:
-        """Read what every stream begins with."""
+        """Read the beginning that every stream has."""
         assert "retry" in await self.block()
 
     async def event(self, seconds: float = 10) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Servers that speak OFREP: one process with all flags for those who only ask, and quick ones for the rest."""
+"""Servers that speak OFREP: one process with all flags for tests that only evaluate, and quick ones for the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHERS = [
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A server that adds a value to every context; nobody changes its flags."""
+    """A server that adds a value to every context; no test changes its flags."""
     store = tmp_path_factory.mktemp("ofrep") / "flags.db"
     with serving(store, FLAGS, "--context-value", f"region={REGION}") as (process, _):
         yield process
@@ -42,7 +42,7 @@ def node_packages() -> None:
 
 @pytest.fixture(scope="session")
 async def asked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asked]:
-    """A server with all the flags; nobody changes them."""
+    """A server with all the flags; no test changes them."""
     settings = {"context_values": "tier=silver,region=eu-central", "context_from_headers": "X-Tier=tier,X-User=user"}
     async with asking(tmp_path_factory.mktemp("asked") / "flags.db", [*FLAGS, *OTHERS], **settings) as asked:
         yield asked
@@ -50,7 +50,7 @@ async def asked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asked
 
 @pytest.fixture
 async def few(tmp_path: Path) -> AsyncIterator[Asked]:
-    """A server of this test alone with a few flags."""
+    """A server for one test, with a few flags."""
     async with asking(tmp_path / "flags.db", FEW) as asked:
         yield asked
 

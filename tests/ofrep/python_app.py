@@ -29,7 +29,7 @@ class PythonApp:
         self._provider.session.close()
 
     def ask(self, case: Case) -> FlagEvaluationDetails[Any]:
-        """Put a case's question."""
+        """Evaluate a case."""
         return self.evaluate(case.kind, case.key, case.default, case.targeting_key, case.attributes)
 
     def evaluate(

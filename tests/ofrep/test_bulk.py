@@ -16,7 +16,7 @@ def listed(answer: Any) -> dict[str, dict[str, Any]]:
     return {each["key"]: each for each in answer.json()["flags"]}
 
 
-async def test_all_flags_are_there_each_as_it_is_told_alone(asked: Asked) -> None:
+async def test_all_flags_are_returned_each_as_in_a_single_evaluation(asked: Asked) -> None:
     for context in ({}, CH, {"choice": "green"}):
         flags = listed(await asked.all(context))
         keys = {case.key for case in CASES if case.error != "FLAG_NOT_FOUND"}
@@ -28,7 +28,7 @@ async def test_all_flags_are_there_each_as_it_is_told_alone(asked: Asked) -> Non
     assert flags["disabled"] == {"key": "disabled", "reason": "DISABLED", "variant": ""}
 
 
-async def test_a_trailing_slash_is_the_same(few: Asked) -> None:
+async def test_a_trailing_slash_makes_no_difference(few: Asked) -> None:
     assert (await few.http.post(f"{FLAGS_PATH}/", json={})).json() == (await few.all()).json()
 
 
@@ -47,7 +47,7 @@ async def test_metadata_of_all_is_the_selector(asked: Asked) -> None:
     ("selector", "query"),
     [("", ""), ("flagSetId=tenant-a", "?selector=flagSetId%3Dtenant-a"), ("a b&c=d", "")],
 )
-async def test_it_says_where_changes_are_told(few: Asked, selector: str, query: str) -> None:
+async def test_the_answer_says_where_changes_are_announced(few: Asked, selector: str, query: str) -> None:
     answer = await few.all(Flagd_Selector=selector)
     if selector == "a b&c=d":
         assert answer.status_code == 400
@@ -60,7 +60,7 @@ async def test_it_says_where_changes_are_told(few: Asked, selector: str, query: 
     }
 
 
-async def test_a_bad_context_is_told_without_key(few: Asked) -> None:
+async def test_a_bad_context_is_reported_without_key(few: Asked) -> None:
     found = await few.http.post(FLAGS_PATH, content=b"{")
     assert found.status_code == 400
     assert found.json() == {"errorCode": "INVALID_CONTEXT", "errorDetails": "Provider context is not valid"}
@@ -84,7 +84,7 @@ async def test_another_context_is_never_304(few: Asked) -> None:
     assert selected.status_code == 200
 
 
-async def test_a_change_ends_304_until_it_is_taken_back(few: Asked) -> None:
+async def test_a_change_ends_304_until_it_is_reverted(few: Asked) -> None:
     etag = (await few.all()).headers["etag"]
     await few.set_default("color", "red")
     changed = await few.all(If_None_Match=etag)
@@ -96,7 +96,7 @@ async def test_a_change_ends_304_until_it_is_taken_back(few: Asked) -> None:
     assert (await few.all(If_None_Match=etag)).status_code == 304
 
 
-async def test_what_an_event_sent_is_304_only_for_the_configuration_that_it_named(few: Asked) -> None:
+async def test_an_etag_from_an_event_is_304_only_for_the_configuration_that_it_named(few: Asked) -> None:
     revision = await few.set_default("color", "red")
     etag = (await few.all()).headers["etag"]
     same = await few.all(query={"flagConfigEtag": f'"{revision}"'}, If_None_Match=etag)
@@ -105,7 +105,7 @@ async def test_what_an_event_sent_is_304_only_for_the_configuration_that_it_name
         assert (await few.all(query=query, If_None_Match=etag)).status_code == 200
 
 
-async def test_what_an_event_sent_is_answered_from_that_configuration_or_a_newer_one(few: Asked) -> None:
+async def test_an_etag_from_an_event_is_answered_from_that_configuration_or_a_newer_one(few: Asked) -> None:
     revision = await few.set_default("color", "red")
     assert (await few.all(query={"flagConfigEtag": f'"{revision}"'})).status_code == 200
     behind = await few.all(query={"flagConfigEtag": f'"{revision + 1}"'})

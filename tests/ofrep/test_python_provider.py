@@ -12,7 +12,7 @@ from tests.providers.cases import CASES, SELECTED_CASES, Case
 from tests.replicas import Process
 
 PYTHON_CASES = [case for case in CASES if case.key != "integer-as-float"]
-"""The provider takes no whole number for a float, whoever sends it."""
+"""The provider does not accept a whole number as a float, whatever the server."""
 
 
 def url_of(process: Process) -> str:

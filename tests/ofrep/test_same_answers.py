@@ -1,4 +1,4 @@
-"""OFREP's answers are FlagService's, for every flag and many contexts."""
+"""OFREP's answers are the same as FlagService's, for every flag and many contexts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTEXTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("flag_set", ["default", "tenant-a"])
-async def test_answers_are_flagservices(asked: Asked, flag_set: str) -> None:
+async def test_answers_are_those_of_flag_service(asked: Asked, flag_set: str) -> None:
     reasons = set()
     for context in CONTEXTS:
         expected = await of_flag_service(asked, context, flag_set)

@@ -51,7 +51,7 @@ async def test_an_answer_is_exactly_this(asked: Asked, row: str) -> None:
     assert found.text == body
 
 
-async def test_an_object_and_metadata_come_as_they_are(asked: Asked) -> None:
+async def test_an_object_and_metadata_are_returned_as_they_are(asked: Asked) -> None:
     assert (await asked.one("map")).json()["value"] == MAP_LIST
     assert (await asked.one("boolean")).json()["metadata"] == {"team": "web", "rank": 3, "live": True}
 
@@ -69,11 +69,11 @@ async def test_an_unknown_flag_is_404(asked: Asked) -> None:
     }
 
 
-async def test_a_key_with_every_kind_of_sign_is_found(asked: Asked) -> None:
+async def test_a_key_with_any_characters_is_found(asked: Asked) -> None:
     assert (await asked.one("a%2Fb%20c%3F%C3%BC")).json()["key"] == "a/b c?ü"
 
 
-async def test_a_rule_without_result_is_general_and_tells_nothing_of_the_rule(asked: Asked) -> None:
+async def test_a_rule_without_result_is_general_and_reveals_nothing_of_the_rule(asked: Asked) -> None:
     found = await asked.one("chosen", {"choice": "secret-choice"})
     assert found.status_code == 400
     details = "error processing the flag for evaluation"
@@ -146,12 +146,12 @@ async def test_a_body_without_end_is_not_read_for_ever(asked: Asked) -> None:
             sent += len(chunk)
             yield chunk
 
-    with contextlib.suppress(httpx.TransportError):  # cut off in the middle of it, the answer may get lost
+    with contextlib.suppress(httpx.TransportError):  # closed in the middle of it, the answer may get lost
         assert (await asked.http.post(f"{FLAGS_PATH}/switch", content=counted())).status_code == 413
     assert sent < 100_000_000
 
 
-async def test_headers_win_over_configured_values_and_those_over_the_request(asked: Asked) -> None:
+async def test_headers_take_precedence_over_configured_values_and_those_over_the_request(asked: Asked) -> None:
     sent = {"tier": "gold", "user": "ann"}
     assert (await asked.one("tier", sent)).json()["variant"] == "off"
     assert (await asked.one("tier", sent, X_Tier="gold")).json()["variant"] == "on"
@@ -202,7 +202,7 @@ async def test_other_methods_and_paths_are_refused(asked: Asked) -> None:
     assert "errorDetails" in (await asked.http.get("/")).json()
 
 
-async def test_before_anything_is_known_a_caller_is_told_to_come_again(tmp_path: Path) -> None:
+async def test_before_the_first_load_a_caller_is_asked_to_retry(tmp_path: Path) -> None:
     refused = "mongodb://127.0.0.1:9/flags?serverSelectionTimeoutMS=100"
     async with (
         replica(store_url=refused, store_timeout_s=0.2, ofrep_port=0) as (_, server),

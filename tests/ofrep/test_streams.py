@@ -16,7 +16,7 @@ from tests.providers.servers import serving
 from tests.replicas import until
 
 
-async def test_a_change_is_told_with_the_configuration_that_has_it(few: Asked) -> None:
+async def test_a_change_is_announced_with_the_configuration_that_has_it(few: Asked) -> None:
     async with few.events() as stream:
         assert stream.response.headers["content-type"].startswith("text/event-stream")
         assert stream.response.headers["cache-control"] == "no-cache"
@@ -26,7 +26,7 @@ async def test_a_change_is_told_with_the_configuration_that_has_it(few: Asked) -
         assert await stream.event() == {"type": "refetchEvaluation", "etag": f'"{revision}"'}
 
 
-async def test_changes_at_once_are_told_at_once(few: Asked) -> None:
+async def test_simultaneous_changes_are_announced_together(few: Asked) -> None:
     async with few.events() as stream:
         await stream.event()
         for number in range(40):
@@ -40,7 +40,7 @@ async def test_changes_at_once_are_told_at_once(few: Asked) -> None:
         await stream.nothing()
 
 
-async def test_another_set_is_not_told(few: Asked) -> None:
+async def test_a_change_in_another_set_is_not_announced(few: Asked) -> None:
     async with few.events() as stream, few.events({"selector": "flagSetId=tenant-a"}) as tenant:
         await stream.event()
         await tenant.event()
@@ -53,7 +53,7 @@ async def test_another_set_is_not_told(few: Asked) -> None:
         await tenant.event()
 
 
-async def test_who_comes_back_hears_of_what_was_missed_and_of_nothing_else(few: Asked) -> None:
+async def test_a_client_that_reconnects_gets_what_it_missed_and_nothing_else(few: Asked) -> None:
     async with few.events() as stream:
         await stream.event()
         await stream.nothing()
@@ -68,7 +68,7 @@ async def test_who_comes_back_hears_of_what_was_missed_and_of_nothing_else(few: 
         await again.event(2)
 
 
-async def test_a_position_is_told_before_any_event(few: Asked) -> None:
+async def test_a_position_is_sent_before_any_event(few: Asked) -> None:
     async with few.events() as stream:
         await stream.opened()
         first = stream.id
@@ -78,7 +78,7 @@ async def test_a_position_is_told_before_any_event(few: Asked) -> None:
         await again.nothing()
 
 
-async def test_who_comes_first_hears_of_what_changed_shortly_before(few: Asked) -> None:
+async def test_a_new_client_gets_what_changed_shortly_before(few: Asked) -> None:
     async with few.events() as stream:
         await stream.event(2)
     async with few.events({"selector": "flagSetId=quiet"}) as stream:
@@ -86,7 +86,7 @@ async def test_who_comes_first_hears_of_what_changed_shortly_before(few: Asked) 
         await stream.nothing()
 
 
-async def test_silence_is_kept_alive(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_stream_gets_keep_alives(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse_streams, "KEEP_ALIVE_S", 0.1)
     async with few.events({"selector": "flagSetId=quiet"}) as stream:
         await stream.opened()
@@ -95,7 +95,7 @@ async def test_silence_is_kept_alive(few: Asked, monkeypatch: pytest.MonkeyPatch
             assert await stream.block() == {"": "alive"}
 
 
-async def test_a_stream_ends_at_its_age(tmp_path: Path) -> None:
+async def test_a_stream_ends_at_its_maximum_age(tmp_path: Path) -> None:
     began = time.monotonic()
     async with asking(tmp_path / "flags.db", connection_age_s=1.0) as asked, asked.events() as stream:
         async with asyncio.timeout(10):
@@ -111,7 +111,7 @@ def test_a_stop_ends_streams_at_once(tmp_path: Path) -> None:
             lines = sse.iter_lines()
             while not next(lines).startswith("data:"):
                 pass
-            time.sleep(0.1)  # it waits for the next change
+            time.sleep(0.1)  # the stream waits for the next change
             began = time.monotonic()
             process.terminate()
             assert all(line == "" or line[0] in "ide:" for line in lines), "the stream is ended, not cut off"
@@ -120,7 +120,7 @@ def test_a_stop_ends_streams_at_once(tmp_path: Path) -> None:
             assert time.monotonic() - began < 5
 
 
-async def test_a_caller_that_goes_away_is_forgotten(few: Asked) -> None:
+async def test_a_caller_that_disconnects_is_forgotten(few: Asked) -> None:
     live = few.server._ofrep.streams
     async with few.events() as stream:
         await stream.opened()

@@ -22,7 +22,7 @@ SELECTED = [["Flagd-Selector", "flagSetId=tenant-a"]]
 
 
 class WebApp(NodeApp):
-    """An application of a page."""
+    """The application of a web page."""
 
     program = ("--experimental-eventsource", "--no-warnings", "ofrep.mjs")
 
@@ -31,8 +31,8 @@ def url_of(process: Process) -> str:
     return f"http://127.0.0.1:{process.ofrep_port}"
 
 
-def until_told(app: WebApp, key: str, value: str) -> None:
-    """Wait until the application's own answer is this; no call of its own brings it about."""
+def until_shown(app: WebApp, key: str, value: str) -> None:
+    """Wait until the application's own answer is this; no call of the test causes it."""
     deadline = time.monotonic() + 10
     while app.value(key, "-") != value:
         assert time.monotonic() < deadline
@@ -64,7 +64,7 @@ def test_a_selector_chooses_the_flag_set(served: Process) -> None:
         assert app.evaluate("string", "only-a", "-")["metadata"] == {"tier": "gold", "flagSetId": "tenant-a"}
 
 
-def test_a_change_is_told_and_seen(tmp_path: Path) -> None:
+def test_a_change_is_announced_and_seen(tmp_path: Path) -> None:
     flags = [flag("color", COLORS, "blue"), flag("other", SWITCH, "on"), flag("color", COLORS, "red", flag_set="a")]
     with serving(tmp_path / "flags.db", flags) as (process, operator), WebApp(baseUrl=url_of(process)) as app:
         assert app.value("color", "-") == "#00f"
@@ -81,7 +81,7 @@ def test_a_change_is_told_and_seen(tmp_path: Path) -> None:
         assert app.evaluate("string", "color", "-")["errorCode"] == "FLAG_NOT_FOUND"
 
 
-def test_a_change_in_the_selected_set_is_told(tmp_path: Path) -> None:
+def test_a_change_in_the_selected_set_is_announced(tmp_path: Path) -> None:
     flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
     with (
         serving(tmp_path / "flags.db", flags) as (process, operator),
@@ -93,7 +93,7 @@ def test_a_change_in_the_selected_set_is_told(tmp_path: Path) -> None:
         assert app.value("color", "-") == "#f00"
 
 
-def test_a_change_while_the_server_was_away_is_seen_when_it_is_back(tmp_path: Path) -> None:
+def test_a_change_while_the_server_was_away_is_seen_when_it_returns(tmp_path: Path) -> None:
     store = tmp_path / "flags.db"
     with serving(store, [flag("color", COLORS, "blue")]) as (process, _), WebApp(baseUrl=url_of(process)) as app:
         assert app.value("color", "-") == "#00f"
@@ -108,7 +108,7 @@ def test_a_change_while_the_server_was_away_is_seen_when_it_is_back(tmp_path: Pa
         assert app.value("color", "-") == "#f00"
 
 
-def test_polling_sees_a_change_and_what_did_not_change_is_not_sent_again(tmp_path: Path) -> None:
+def test_polling_sees_a_change_and_unchanged_answers_are_not_sent_again(tmp_path: Path) -> None:
     with serving(tmp_path / "flags.db", [flag("color", COLORS, "blue")]) as (process, operator):
         options = {"baseUrl": url_of(process), "changeDetection": "polling", "pollInterval": 50}
         with WebApp(**options) as app:
@@ -118,7 +118,7 @@ def test_polling_sees_a_change_and_what_did_not_change_is_not_sent_again(tmp_pat
                 time.sleep(0.05)
             assert calls_with(process, 200) == 1
             operator.set_default("color", "red")
-            until_told(app, "color", "#f00")
+            until_shown(app, "color", "#f00")
 
 
 def calls_with(process: Process, status: int) -> int:

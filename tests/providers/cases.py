@@ -1,4 +1,4 @@
-"""The flags and the questions that every provider is asked, whatever its language and mode."""
+"""The flags and the evaluations for every provider, whatever its language and mode."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ FLAGS = [
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question and its answer."""
+    """One evaluation and its answer."""
 
     name: str
     kind: str
@@ -104,7 +104,7 @@ class Case:
     targeting_key: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     in_process_reason: str = ""
-    """Where an evaluation in the client has another reason, that one."""
+    """The reason of an evaluation in the client, where it differs."""
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -128,7 +128,7 @@ def _matched(name: str, key: str, value: Any, variant: str, key_of: str | None =
 
 
 def _default(name: str, key: str, value: Any, variant: str | None, **attributes: Any) -> Case:
-    """Targeting chose nothing: the default variant, or the caller's default where there is none."""
+    """Targeting returned nothing: the default variant, or the caller's default where there is none."""
     default = value if variant is None else "mine" if isinstance(value, str) else not value
     return Case(name, KINDS[type(value)], key, default, value, "DEFAULT", variant, attributes=attributes)
 
@@ -180,7 +180,7 @@ CASES = [
     _error("a fraction asked for as an integer", "mismatch-fraction", 3, "TYPE_MISMATCH"),
     _error("a rule that names no variant", "chosen", "mine", "GENERAL", choice="green"),
 ]
-"""Each answer is the same over RPC and in process, but for `in_process_reason`."""
+"""Each answer is the same over RPC and in process, except for `in_process_reason`."""
 
 SELECTED_CASES = [
     _static("the same key in the selected set", "boolean", True, False, "off"),
@@ -190,4 +190,4 @@ SELECTED_CASES = [
 """With the selector `flagSetId=tenant-a`."""
 
 NODE_CASES = [case for case in CASES if case.key != "mismatch-fraction"]
-"""JavaScript has one kind of number: an integer flag is asked for as a number."""
+"""JavaScript has one kind of number: an integer flag is requested as a number."""

@@ -1,4 +1,4 @@
-"""One server with all the flags for the tests that only ask."""
+"""One server with all the flags for the tests that only evaluate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.replicas import Process
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A server that adds a value to every context; nobody changes its flags."""
+    """A server that adds a value to every context; no test changes its flags."""
     store = tmp_path_factory.mktemp("providers") / "flags.db"
     with serving(store, FLAGS, "--context-value", f"region={REGION}") as (process, _):
         yield process

@@ -45,7 +45,7 @@ class Events:
             return len(self._seen)
 
     def until(self, event: str, *, flag: str = "", since: int = 0, seconds: float = 10) -> Seen:
-        """Wait for an event, of a flag where one is named, after position `since`."""
+        """Wait for an event after position `since`, for a flag if one is named."""
 
         def found() -> Seen | None:
             fits = (s for s in self._seen[since:] if s.event == event and (not flag or flag in s.flags))

@@ -21,7 +21,7 @@ _ANSWER_S = 20
 
 
 def install() -> None:
-    """Install the packages that the lock file names, unless they are there; `make test` has done so before."""
+    """Install the packages that the lock file names, unless they are installed; `make test` has done so before."""
     lock, stamp = FOLDER / "package-lock.json", FOLDER / "node_modules" / ".installed"
     if stamp.exists() and stamp.stat().st_mtime >= lock.stat().st_mtime:
         return
@@ -42,10 +42,10 @@ def _environment() -> dict[str, str]:
 
 
 class NodeApp:
-    """`with NodeApp(port=...) as app`; options are the provider's own. Without any it looks at its default port."""
+    """`with NodeApp(port=...) as app`; options are the provider's own. Without any it uses its default port."""
 
     program: tuple[str, ...] = ("app.mjs",)
-    """What node is given: its options and the application."""
+    """The arguments of node: the options and the application."""
 
     def __init__(self, **options: Any) -> None:
         self._command = [str(Path(sys.executable).with_name("node")), *self.program]
@@ -93,7 +93,7 @@ class NodeApp:
                 self.events.add(Seen(f"FAILED: {message['failed']}", (), 0))
 
     def ask(self, case: Case) -> dict[str, Any]:
-        """Put a case's question."""
+        """Evaluate a case."""
         key = {"targetingKey": case.targeting_key} if case.targeting_key else {}
         return self.evaluate(case.kind, case.key, case.default, {**key, **case.attributes})
 

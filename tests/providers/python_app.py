@@ -19,7 +19,7 @@ from tests.providers.events import Events, Seen
 
 
 class PythonApp:
-    """`with PythonApp(port=...) as app`; options are the provider's own. Without any it looks at its default port."""
+    """`with PythonApp(port=...) as app`; options are the provider's own. Without any it uses its default port."""
 
     def __init__(self, *, in_process: bool = False, **options: Any) -> None:
         if in_process:
@@ -50,7 +50,7 @@ class PythonApp:
         return handle
 
     def ask(self, case: Case) -> FlagEvaluationDetails[Any]:
-        """Put a case's question."""
+        """Evaluate a case."""
         return self.evaluate(case.kind, case.key, case.default, case.targeting_key, case.attributes)
 
     def evaluate(
@@ -69,7 +69,7 @@ class PythonApp:
 
 
 def assert_answer(case: Case, found: FlagEvaluationDetails[Any], *, process: bool = False) -> None:
-    """Compare all that an application sees of an evaluation."""
+    """Compare everything that an application sees of an evaluation."""
     assert found.value == case.value
     assert type(found.value) is type(case.value)
     assert str(found.reason) == case.reason_in(process=process)

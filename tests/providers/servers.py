@@ -67,7 +67,7 @@ def serving(store: Path, flags: Iterable[types.Flag] = (), *arguments: str) -> I
 
 @contextmanager
 def serving_default_ports(store: Path, flags: Iterable[types.Flag]) -> Iterator[tuple[Process, Operator]]:
-    """Serve on the ports that providers look at by default; waits for other runs of these tests on this machine."""
+    """Serve on the default ports of providers; waits for other runs of these tests on this machine."""
     process = Process("--store", f"sqlite:///{store}", FLAGSVC_DRAIN_S="0", FLAGSVC_GRACE_S="2")
     process.port, process.sync_port = DEFAULT_PORTS
     with Path(tempfile.gettempdir(), "flagsvc-default-ports.lock").open("w") as lock:
@@ -80,7 +80,7 @@ def serving_default_ports(store: Path, flags: Iterable[types.Flag]) -> Iterator[
 
 
 def calls_of(process: Process, method: str) -> int:
-    """Read from the server's metrics how many calls of a method there were, whatever came of them."""
+    """Read from the server's metrics how many calls of a method there were, whatever their outcome."""
     page = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=5).text
     lines = [line for line in page.splitlines() if line.startswith("flagsvc_call_seconds_count{")]
     return sum(int(float(line.split()[-1])) for line in lines if f'/{method}"' in line)

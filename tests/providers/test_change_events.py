@@ -50,7 +50,7 @@ def test_a_toggle_is_seen_by_each_provider_within_100_ms_at_p99(tmp_path: Path) 
                 usual[name].append((time.monotonic_ns() - began) / 1e6)
     for name, samples in took.items():
         print(f"{name}: p50 {at(samples, 0.5):.1f} ms, p99 {at(samples, 0.99):.1f} ms, max {max(samples):.1f} ms")  # noqa: T201  read with -rP
-    # On a busy machine everything takes longer, a question too.
+    # On a busy machine everything takes longer, an evaluation too.
     most = LIMIT_MS + 4 * max(at(samples, 0.99) for samples in usual.values())
     assert {name: at(samples, 0.99) for name, samples in took.items() if at(samples, 0.99) > most} == {}
 

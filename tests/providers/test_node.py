@@ -1,4 +1,4 @@
-"""The unmodified Node provider against `flagsvc serve`: over RPC, and in process where that is not the same."""
+"""The unmodified Node provider against `flagsvc serve`: over RPC, and in process where that differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("node_packages")
 
 IN_PROCESS = {"resolverType": "in-process"}
 QUICK = {"retryBackoffMs": 100, "retryBackoffMaxMs": 300}
-"""Reconnect soon, where a test does not show the defaults."""
+"""Reconnect soon in tests that are not about the defaults."""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_static_answers_are_cached_until_they_change(tmp_path: Path) -> None:
         assert app.evaluate("boolean", "other", False)["reason"] == "CACHED"
 
 
-def test_a_change_in_the_selected_set_ends_what_is_cached_of_it(tmp_path: Path) -> None:
+def test_a_change_in_the_selected_set_invalidates_what_is_cached_of_it(tmp_path: Path) -> None:
     """This provider sends its selector with evaluations but not with its event stream."""
     flags = [flag("elsewhere", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
     with (

@@ -20,7 +20,7 @@ from tests.providers.servers import calls_of, serving, serving_default_ports
 from tests.replicas import Process
 
 QUICK = {"retry_backoff_ms": 100, "retry_backoff_max_ms": 300}
-"""Reconnect soon, where a test does not show the defaults."""
+"""Reconnect soon in tests that are not about the defaults."""
 
 
 @pytest.fixture(scope="module", params=["rpc", "in-process"])
@@ -80,7 +80,7 @@ def test_a_failed_evaluation_is_not_retried(served: Process) -> None:
 
 
 def test_a_client_that_pings_all_the_time_stays_connected(served: Process) -> None:
-    """The provider's default keepalive of 0 is the least there is to gRPC, a ping as often as it can."""
+    """The provider's default keepalive of 0 makes gRPC ping as often as it can."""
     pings = [("grpc.keepalive_time_ms", 1), ("grpc.http2.max_pings_without_data", 0)]
     states: list[grpc.ChannelConnectivity] = []
     with grpc.insecure_channel(served.address, options=[*pings, ("grpc.keepalive_permit_without_calls", 1)]) as channel:
@@ -151,7 +151,7 @@ def test_every_kind_of_change_reaches_handlers_and_the_next_evaluation(tmp_path:
         assert app.value("late", "mine") == "#f00"
 
 
-def test_a_change_in_another_flag_set_is_not_told(tmp_path: Path, in_process: bool) -> None:
+def test_a_change_in_another_flag_set_is_not_announced(tmp_path: Path, in_process: bool) -> None:
     flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
     with (
         serving(tmp_path / "flags.db", flags) as (process, operator),

@@ -15,7 +15,7 @@ BUILD_S = 300
 
 
 def npm(*arguments: str, seconds: float, **environment: str) -> str:
-    """Run this environment's npm in the client's folder and give what it printed."""
+    """Run this environment's npm in the client's folder and return its output."""
     beside = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}", **environment}
     options: dict[str, Any] = {"cwd": FOLDER, "env": env, "capture_output": True, "text": True, "timeout": seconds}

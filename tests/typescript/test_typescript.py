@@ -25,6 +25,6 @@ FLAGS_HERE = [
 def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
     build()
     with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _):
-        told = npm("test", seconds=110, FLAGSVC_TARGET=process.address)
-    counts = {name: int(number) for name, number in re.findall(r"^. (\w+) (\d+)$", told, re.MULTILINE)}
+        output = npm("test", seconds=110, FLAGSVC_TARGET=process.address)
+    counts = {name: int(number) for name, number in re.findall(r"^. (\w+) (\d+)$", output, re.MULTILINE)}
     assert counts["pass"] == counts["tests"] > 20

@@ -16,7 +16,9 @@ from flagsvc.view.entries import Source
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "flag.md").read_text()
 RULES = {"none": None, "named": '{"if": [true, "off"]}', "null": '{"if": [false, "off"]}'}
-PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "clients" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "clients" / "README.md", *ROOT.glob("docs/**/*.md")]
+)
 
 
 def rows(begin: str, end: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""When the last good contents are saved: only while they are good, soon after a change, and now and then."""
+"""The snapshot writer saves only a verified view: soon after a change, and now and then."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ async def running(near: Any, snapshot: Any) -> AsyncIterator[SnapshotWriter]:
 
 async def until(reached: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not reached():  # noqa: ASYNC110  nothing tells
+        while not reached():  # noqa: ASYNC110  nothing announces it
             await asyncio.sleep(0.002)
 
 
-async def test_what_is_held_is_saved_as_of_when_it_was_confirmed(kept: Kept) -> None:
+async def test_the_view_is_saved_as_of_when_it_was_verified(kept: Kept) -> None:
     near = Near()
     near.verified_at -= 3.0
     async with running(near, kept) as saving:
@@ -61,7 +61,7 @@ async def test_what_is_held_is_saved_as_of_when_it_was_confirmed(kept: Kept) -> 
         assert saving.saved_at == kept.all[0].saved_at
 
 
-async def test_only_a_whole_and_confirmed_view_is_saved(kept: Kept) -> None:
+async def test_only_a_complete_and_verified_view_is_saved(kept: Kept) -> None:
     near = Near()
     near.complete = False
     async with running(near, kept) as saving:
@@ -72,7 +72,7 @@ async def test_only_a_whole_and_confirmed_view_is_saved(kept: Kept) -> None:
         near.verified_at = time.monotonic()
         await until(lambda: saving.writes)
         near.replacements, near.verified_at = 1, time.monotonic() - 6.0
-    assert saving.writes == 1, "neither at the end"
+    assert saving.writes == 1, "nor at the end"
 
 
 async def test_changes_are_saved_soon_but_not_each_of_them(kept: Kept) -> None:
@@ -89,7 +89,7 @@ async def test_changes_are_saved_soon_but_not_each_of_them(kept: Kept) -> None:
         assert 3 <= saving.writes <= (time.monotonic() - began) / 0.1 + 1
 
 
-async def test_what_does_not_change_is_saved_now_and_then(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unchanged_contents_are_saved_now_and_then(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
     monkeypatch.setattr(snapshots, "MAX_SAVE_INTERVAL_S", 0.3)
     async with running(Near(), kept) as saving:
@@ -97,7 +97,7 @@ async def test_what_does_not_change_is_saved_now_and_then(kept: Kept, monkeypatc
     assert kept.times[1] - kept.times[0] > 0.25
 
 
-async def test_the_end_saves_what_changed_since(kept: Kept) -> None:
+async def test_close_saves_what_changed_since(kept: Kept) -> None:
     near = Near()
     async with running(near, kept) as saving:
         await until(lambda: saving.writes)
@@ -108,7 +108,7 @@ async def test_the_end_saves_what_changed_since(kept: Kept) -> None:
     assert saving.writes == 1, "nothing changed since"
 
 
-async def test_the_end_waits_for_a_save_under_way(kept: Kept) -> None:
+async def test_close_waits_for_a_running_save(kept: Kept) -> None:
     kept.open.clear()
     saving = SnapshotWriter(Near(), kept)  # type: ignore[arg-type]
     saving.start()
@@ -125,12 +125,12 @@ async def test_the_end_waits_for_a_save_under_way(kept: Kept) -> None:
     assert impatient.cancelled()
 
 
-async def test_an_end_without_a_beginning(kept: Kept) -> None:
+async def test_close_without_start(kept: Kept) -> None:
     await SnapshotWriter(Near(), kept).close()  # type: ignore[arg-type]
     assert not kept.all
 
 
-async def test_a_failure_is_told_once_counted_and_tried_again(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_is_logged_once_counted_and_retried(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
     near, errors = Near(), (OSError(28, "full"), OSError(13, "denied"), ValueError("odd"))
     with capture_logs() as lines:
@@ -142,14 +142,14 @@ async def test_a_failure_is_told_once_counted_and_tried_again(kept: Kept, monkey
             assert saving.writes == 0
             kept.error = None
             await until(lambda: saving.writes)
-            assert lines[-1]["event"] == "snapshots are saved again"
+            assert lines[-1]["event"] == "snapshots_resumed"
             near.replacements, kept.error, failures = 1, errors[0], saving.failures
             await until(lambda: saving.failures > failures)
             assert lines[-1]["cause"] == str(errors[0]), "it had worked in between"
     assert [line["log_level"] for line in lines] == ["warning"] * 3 + ["info", "warning"]
 
 
-async def test_after_a_failure_also_what_did_not_change_is_soon_saved(
+async def test_after_a_failure_unchanged_contents_are_saved_soon_too(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
@@ -162,7 +162,7 @@ async def test_after_a_failure_also_what_did_not_change_is_soon_saved(
         await until(lambda: saving.failures > 2)
 
 
-async def test_what_another_has_saved_since_counts_as_saved(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_newer_snapshot_of_another_process_counts_as_saved(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "MIN_SAVE_INTERVAL_S", 0.01)
     kept.newer = True
     async with running(Near(), kept) as saving:
@@ -174,7 +174,7 @@ async def test_what_another_has_saved_since_counts_as_saved(kept: Kept, monkeypa
         assert (saving.writes, saving.failures, saving.saved_at) == (0, 0, None), "its time is not this replica's"
 
 
-async def test_a_replicas_view_outlives_it(tmp_path: Path) -> None:
+async def test_a_replicas_view_survives_its_end(tmp_path: Path) -> None:
     near = NearCache(10, 5.0)
     flag = Flag(key="a", name="last", revision=7)
     async with running(near, at(tmp_path / "s")):

@@ -69,7 +69,7 @@ def status_of(*heartbeats: Heartbeat, age_s: float = 0.5, complete: bool = True)
     return status_to_message([(each, age_s) for each in heartbeats], answered_by="a", complete=complete)
 
 
-def test_a_report_as_a_message() -> None:
+def test_heartbeats_as_a_message() -> None:
     behind = heartbeat(replica="b", revisions={"default": 5, "other": 1}, view_age_s=None, change_feed="none")
     message = status_to_message([(behind, 1.5), (WELL, 0.0)], answered_by="a", complete=False)
     assert (message.answered_by, message.complete) == ("a", False)
@@ -123,13 +123,13 @@ def test_a_replicas_problem_is_reported_with_what_to_do(
     assert (status, len(json.loads(out)["problems"])) == (1, 1)
 
 
-def test_a_replica_that_is_silent_is_no_good_whatever_it_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silent_replica_is_a_problem_whatever_its_last_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, status_of(WELL, age_s=2.9))[0] == 0
     status, _, err = shown(capsys, status_of(WELL, age_s=3.5))
     assert (status, err.startswith("error: a has not reported for 3.5 s")) == (1, True)
 
 
-def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
+def test_lag_is_what_a_replica_lacks_after_its_next_heartbeat(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replica_commands, "RETRY_DELAY_S", 0)
@@ -145,7 +145,7 @@ def test_lag_is_what_a_replica_still_lacks_when_it_has_reported_again(
     assert err == "error: b lags by 3 changes: if it does not catch up within 5 s, check its log\n"
 
 
-def test_how_foreign_changes_are_learned_and_within_which_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kind_of_change_feed_and_its_bound_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     feeds = {"stream": "stream", "polling": "polling, within 5 s", "none": "-"}
     for feed, expected in feeds.items():
         assert expected in shown(capsys, status_of(heartbeat(change_feed=feed)))[1]
@@ -179,7 +179,7 @@ def test_every_kind_of_drift_has_a_name_for_people_and_for_programs(capsys: pyte
     assert [drift["kind"] for drift in json.loads(out)["drifts"]] == ["OLDER", "NEWER", "DIFFERENT", "DELETED"]
 
 
-def test_a_verdict_is_good_when_all_is_repaired_and_says_how_many_are_not_listed(
+def test_an_audit_with_everything_repaired_succeeds_and_counts_what_is_not_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     drifts = [DriftedEntry(FlagId("default", "x"), 2, 1, DriftKind.OLDER, repaired=True)]
@@ -252,7 +252,7 @@ def test_the_reached_level_is_reported_if_it_was_asked_for(
     assert (wait_for.report_spread(args, reached), capsys.readouterr().err) == (0, "")
 
 
-def test_a_write_has_the_time_of_a_call_and_what_it_waits_for_on_top() -> None:
+def test_a_write_may_take_the_time_of_a_call_plus_its_wait() -> None:
     args = argparse.Namespace(wait_for="applied", wait_timeout=None, timeout=2.0)
     assert wait_for.deadline_s(args) == 7.0
     assert wait_for.request_fields(args)["wait_timeout"].ToTimedelta().total_seconds() == 5.0

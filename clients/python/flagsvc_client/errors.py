@@ -48,7 +48,7 @@ class FlagServiceError(Exception):
         self.violations, self.retry_after_s = violations, retry_after_s
 
 
-def failure_of(error: Exception) -> FlagServiceError:
+def failure_of(error: BaseException) -> FlagServiceError:
     """Return the failure for whatever a transport raised."""
     if isinstance(error, grpc.RpcError):
         return of_rpc_error(error)

@@ -10,7 +10,7 @@ from typing import Any
 from flagsvc.adapters.files.json_places import JsonPlaces, too_deep
 from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
 from flagsvc.core.flagd.reading import Finding
-from flagsvc.core.json_values import Path
+from flagsvc.core.json_values import Path, is_text
 from flagsvc.core.model import JsonValue
 
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -95,11 +95,11 @@ def _problems(document: JsonValue) -> list[Finding]:
         if isinstance(part, dict):
             if isinstance(part, _WithDuplicates):
                 found += [Finding((*path, name), _DUPLICATE) for name in part.names]
-            found += [Finding((*path, name), _LONE_SURROGATE) for name in part if _has_surrogate(name)]
+            found += [Finding((*path, name), _LONE_SURROGATE) for name in part if not is_text(name)]
             pending += [(value, (*path, name)) for name, value in reversed(part.items())]
         elif isinstance(part, list):
             pending += [(value, (*path, index)) for index, value in reversed([*enumerate(part)])]
-        elif isinstance(part, str) and _has_surrogate(part):
+        elif isinstance(part, str) and not is_text(part):
             found.append(Finding(path, _LONE_SURROGATE))
         elif isinstance(part, float) and not math.isfinite(part):
             found.append(Finding(path, "not a JSON number: NaN, infinite or out of range"))
@@ -108,7 +108,3 @@ def _problems(document: JsonValue) -> list[Finding]:
 
 _DUPLICATE = "duplicate field in one object; keep one"
 _LONE_SURROGATE = "a lone surrogate; write the character itself, or both surrogates"
-
-
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

@@ -180,12 +180,9 @@ def _stamp_of(found: os.stat_result) -> Stamp:
 def _log_findings(file: _File, content: CheckedFile) -> None:
     for note in content.notes[:_MAX_LOGGED]:
         log.warning("flag_file_note", file=file.source, line=note.line, path=note.path, note=note.text)
-    for violation in content.violations[:_MAX_LOGGED]:
-        log.error(
-            "flag_file_violation", file=file.source, line=violation.line, path=violation.path, cause=violation.text
-        )
-    if content.violations:
-        count = len(content.violations)
+    for each in content.violations[:_MAX_LOGGED]:
+        log.error("flag_file_violation", file=file.source, line=each.line, path=each.path, cause=each.text)
+    if count := len(content.violations):
         log.error("flag_file_rejected", file=file.source, violations=count, serving=_serving(file))
 
 
@@ -213,9 +210,7 @@ def _next_contents(old: _Contents, found: Mapping[FlagId, Flag], written_ms: int
     """
     kept = {flag_id: old.flags[flag_id] for flag_id in found if _unchanged(old.flags.get(flag_id), found[flag_id])}
     changed_sets = _sets(found.keys() - kept.keys()) | _sets(old.flags.keys() - found.keys())
-    revisions = {**old.revisions}
-    for name in changed_sets:
-        revisions[name] = max(old.revisions.get(name, 0) + 1, written_ms)
+    revisions = old.revisions | {name: max(old.revisions.get(name, 0) + 1, written_ms) for name in changed_sets}
     flags = {i: kept.get(i) or replace(flag, revision=revisions[i.flag_set]) for i, flag in found.items()}
     return _Contents(flags, revisions)
 

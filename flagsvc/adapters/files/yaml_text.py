@@ -78,11 +78,7 @@ def parse_yaml(text: str) -> FlagText:
         return unreadable(line, f"not YAML: {cause}")
     root = reader.root or _Node(None, 1)
     return FlagText(
-        root.value,
-        parsed=True,
-        problems=reader.problems,
-        notes=reader.notes,
-        lines=lambda path: _line(root, path),
+        root.value, parsed=True, problems=reader.problems, notes=reader.notes, lines=lambda path: _line(root, path)
     )
 
 
@@ -127,7 +123,8 @@ class _Reader:
                 case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
                     self._begin(event, line)
                 case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                    self._end()
+                    done = self._open.pop()
+                    self._add(done.node, done.anchor)
 
     def _begin(self, event: Any, line: int) -> None:
         if self._awaits_key():
@@ -140,10 +137,6 @@ class _Reader:
         self._open.append(_Open(_Node({} if mapping else [], line), event.anchor))
         if event.anchor:
             self._anchors.pop(event.anchor, None)
-
-    def _end(self) -> None:
-        done = self._open.pop()
-        self._add(done.node, done.anchor)
 
     def _scalar(self, event: Any, line: int) -> None:
         if self._awaits_key():
@@ -199,9 +192,8 @@ class _Reader:
     def _value(self, event: Any) -> JsonValue:
         text: str = event.value
         if event.tag is not None and event.tag not in ("!", _TEXT_TAG):
-            self._wrong(
-                f"the tag {short_repr(event.tag)} has no meaning in JSON; remove it, or put the value in quotes"
-            )
+            tag = short_repr(event.tag)
+            self._wrong(f"the tag {tag} has no meaning in JSON; remove it, or put the value in quotes")
             return text
         if event.tag is not None or not event.implicit[0]:
             return text

@@ -16,9 +16,7 @@ class BatchLoader(Generic[K, T]):
     `read` must return all keys that it was called with. If it raises, all callers waiting for these keys get the error.
     """
 
-    def __init__(
-        self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]], *, max_reads: int, max_keys: int
-    ) -> None:
+    def __init__(self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, T]]], max_reads: int, max_keys: int) -> None:
         self._read, self._max_reads, self._max_keys = read, max_reads, max_keys
         self._waiting: dict[K, asyncio.Future[T]] = {}
         self._reads: set[asyncio.Task[list[T]]] = set()

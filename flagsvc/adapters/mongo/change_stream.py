@@ -39,23 +39,19 @@ _MAX_EMPTY_STARTS = 3
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _UNAUTHORIZED = 13
-_UNSUPPORTED = frozenset(
-    {
-        59,  # CommandNotFound
-        115,  # CommandNotSupported
-        148,  # ReadConcernMajorityNotEnabled
-        40324,  # no such stage
-        40573,  # the stage is there for replica sets only
-    }
-)
-_PASSING = frozenset(
-    {
-        43,  # CursorNotFound: another member is primary now
-        50,  # MaxTimeMSExpired
-        134,  # ReadConcernMajorityNotAvailableYet
-        262,  # ExceededTimeLimit
-    }
-)
+_UNSUPPORTED = {
+    59,  # CommandNotFound
+    115,  # CommandNotSupported
+    148,  # ReadConcernMajorityNotEnabled
+    40324,  # no such stage
+    40573,  # the stage is there for replica sets only
+}
+_PASSING = {
+    43,  # CursorNotFound: another member is primary now
+    50,  # MaxTimeMSExpired
+    134,  # ReadConcernMajorityNotAvailableYet
+    262,  # ExceededTimeLimit
+}
 """Failures after which the stream can resume where it was."""
 
 log = structlog.get_logger(__name__)
@@ -250,9 +246,8 @@ class ChangeStream:
         if code in _UNSUPPORTED or code == _UNAUTHORIZED:
             if code == _UNAUTHORIZED and not self._refused:
                 self._refused = True
-                log.warning(
-                    "change_stream_refused", detail="The store URL's user may not read change streams of feature_flags."
-                )
+                detail = "The store URL's user may not read change streams of feature_flags."
+                log.warning("change_stream_refused", detail=detail)
             raise ChangesUnsupported from error
         log.info("change_stream_broke", error=type(error).__name__, code=code)
         if not isinstance(error, PyMongoError | StreamEnded):

@@ -101,9 +101,8 @@ def updated(
         return _as_stored(_new_document(change.after, change.at, revision)), {}
     old, new = to_document(flag), to_document(change.after)
     fields = {n: _to_bson(n, raw.get(n), v) for n, v in new.items() if n not in old or not json_values.same(old[n], v)}
-    for name in (
-        change.new or {}
-    ):  # A malformed value is read as the default, so it must be replaced even by the default.
+    # A malformed value is read as the default, so it must be replaced even by the default.
+    for name in change.new or {}:
         if name in new and name not in _TIMES and not json_values.same(plain(raw.get(name)), new[name]):
             fields[name] = merged_bson(raw.get(name), new[name])
     fields["revision"] = revision

@@ -79,9 +79,12 @@ class Events:
         known, document = self._known(identity), event.get("fullDocument")
         fields = document if event["operationType"] != "update" else event["updateDescription"]["updatedFields"]
         event_revision = documents.revision_of(fields)
-        if document is None:  # deleted since, which the next event reports
-            is_ours = known is not None and await self._reaches(known.id.flag_set, event_revision, session)
-            return [Announced(Entry.absent(known.id, event_revision))] if known is not None and is_ours else []
+        if document is None:  # deleted since, which a later event reports; a checkpoint may come before that
+            if known is None:
+                return []
+            is_ours = await self._reaches(known.id.flag_set, event_revision, session)
+            absent = Entry.absent(known.id, event_revision)
+            return [Announced(absent) if is_ours else UnversionedChange(*known, gone=True)]
         if not documents.identifiable(document):
             self._unsettled[identity] = None
             return [] if known is None else [UnversionedChange(*known, gone=True)]

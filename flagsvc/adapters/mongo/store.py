@@ -32,7 +32,7 @@ from flagsvc.replication.timing import LOAD_TIMEOUT_S
 
 DEFAULT_DATABASE = "flagsvc"
 _LINEARIZABLE = ReadConcern("linearizable")
-_ONE_REPLY = 100_000  # a linearizable read vouches for its first reply alone
+_ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 
 
@@ -237,9 +237,8 @@ class MongoStore:
     async def _deletion(self, flag_id: FlagId, revision: int, session: Any) -> dict[str, Any] | None:
         """Find the history row of a deletion of ours after this revision."""
         self.reads += 1
-        found: dict[str, Any] | None = await self._history.find_one(
-            documents.deletions(flag_id, revision), session=session
-        )
+        query = documents.deletions(flag_id, revision)
+        found: dict[str, Any] | None = await self._history.find_one(query, session=session)
         return found
 
     async def _counter(self, flag_set: str, session: Any) -> int:
@@ -265,9 +264,8 @@ class MongoStore:
     async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:
         """Raise the set's counter above itself and `floor`; where it is lost, its flags tell where it was."""
         above = {"$add": [{"$max": ["$revision", floor]}, 1]}
-        before = await self._revisions.find_one_and_update(
-            {"_id": flag_set}, [{"$set": {"revision": above}}], upsert=True, session=session
-        )
+        edit = [{"$set": {"revision": above}}]
+        before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)
         if before is not None:
             return max(int(before["revision"]), floor) + 1
         self.reads += 1

@@ -29,17 +29,7 @@ from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
-from flagsvc.ports import (
-    NEVER,
-    Announced,
-    CacheEvent,
-    Entry,
-    Found,
-    Heartbeat,
-    LeaseAnswer,
-    LeaseState,
-    Subscribed,
-)
+from flagsvc.ports import NEVER, Announced, CacheEvent, Entry, Found, Heartbeat, LeaseAnswer, LeaseState, Subscribed
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
 
 T = TypeVar("T")
@@ -69,11 +59,10 @@ class RedisCache:
         ttl_jitter: float = 0.1,
         negative_ttl_s: float = 5.0,
         timeout_s: float = 0.05,
-        max_put_age_s: float = 5.0,
         max_connections: int = 64,
     ) -> None:
         self._ttl_s, self._ttl_jitter, self._negative_ttl_s = ttl_s, ttl_jitter, negative_ttl_s
-        self._timeout_s, self._max_put_age_s = timeout_s, max_put_age_s
+        self._timeout_s = timeout_s
         self._client, self._background_client = _client(url, max_connections), _client(url, 4)
         self._breaker = Breaker()
         self._free = asyncio.Semaphore(max_connections)
@@ -87,7 +76,9 @@ class RedisCache:
 
     async def open(self) -> None:
         """Start watching the server's health and its clock."""
-        self._tasks.start(repeat(self._probe, self._until_next_probe, "redis_probe_failed"), "redis-probe")
+        self._tasks.start(
+            repeat(self._probe, partial(asyncio.sleep, PROBE_EVERY_S), "redis_probe_failed"), "redis-probe"
+        )
 
     async def close(self) -> None:
         """Stop and release connections."""
@@ -136,7 +127,7 @@ class RedisCache:
                 yield piece
 
     async def put(self, entries: Sequence[Entry], as_of: float, *, fills: bool = False, force: bool = False) -> bool:
-        """Store each entry unless a newer one is there (`force`: also then), or it was read too long ago."""
+        """Store each entry unless a newer one is there (`force`: also then)."""
         put = partial(self._put, stamp=await self._stamp(as_of), fills=fills, force=force)
         chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
         return all([await self._bounded(partial(put, chunk), False, len(chunk)) for chunk in chunks])
@@ -228,13 +219,13 @@ class RedisCache:
             self._add_puts(pipe, entries, stamp, fills, force)
             answers = await pipe.execute()
         self._clock.observe(answers[-1][0], sent_at, time.monotonic())
-        return all(accepted for _, accepted in answers)
+        return True
 
     def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fills: bool, force: bool) -> None:
         for number, entry in enumerate(entries):
             keys = (cache_key(entry.id), fill_key(entry.id), scripts.LEASE_KEY)
-            ttl_ms, max_age_ms = to_ms(self._ttl(entry, fills)), to_ms(self._max_put_age_s)
-            args = (entry.revision, messages.definition_of(entry), stamp, ttl_ms, max_age_ms, int(fills), int(force))
+            ttl_ms = to_ms(self._ttl(entry, fills))
+            args = (entry.revision, messages.definition_of(entry), stamp, ttl_ms, int(fills), int(force))
             # The first one loads the script: no further round trip to see whether the server has it.
             if number == 0:
                 pipe.eval(scripts.PUT, len(keys), *keys, *args)
@@ -252,19 +243,20 @@ class RedisCache:
         return LeaseAnswer(LeaseState(state.decode()), sent_at + left_ms / 1000)
 
     async def _put_and_write_lease(self, entries: Sequence[Entry], stamp: int, args: Sequence[Any]) -> Any:
-        """Put and renew in one transaction, so that nothing happens in between; None when an entry was refused."""
+        """Put and renew in one transaction, so that nothing happens in between."""
         sent_at = time.monotonic()
         async with self._client.pipeline(transaction=True) as pipe:
             self._add_puts(pipe, entries, stamp, fills=False, force=False)
             pipe.eval(scripts.LEASE, 1, scripts.LEASE_KEY, *args)
-            *puts, answer = await pipe.execute()
+            answer = (await pipe.execute())[-1]
         self._clock.observe(answer[0], sent_at, time.monotonic())
-        return answer if all(accepted for _, accepted in puts) else None
+        return answer
 
     async def _keep_heartbeat(self, replica: str, text: str, expires_s: float) -> bool:
         args = (replica, text, to_ms(expires_s), CHANNEL)
-        run = partial(self._run, scripts.HEARTBEAT, scripts.HEARTBEAT_KEYS, args)
-        return await self._bounded(run, None) is not None
+        return (
+            await self._bounded(partial(self._run, scripts.HEARTBEAT, scripts.HEARTBEAT_KEYS, args), None) is not None
+        )
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one script, and learn the server's time from its answer."""
@@ -321,9 +313,6 @@ class RedisCache:
             await self._client.connection_pool.disconnect(inuse_connections=False)
             self._breaker.close()
             log.info("cache_available")
-
-    async def _until_next_probe(self) -> None:
-        await asyncio.sleep(PROBE_EVERY_S)
 
 
 def _client(url: str, max_connections: int) -> aioredis.Redis:

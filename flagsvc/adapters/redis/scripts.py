@@ -53,30 +53,27 @@ end
 
 PUT = f"""{_COMMON}
 -- KEYS: the entry, who fills it, the lease record.
--- ARGV: revision, definition or nothing, as_of, time to live in ms, greatest age in ms, 1 for a fill, 1 to force.
--- Returns 1 when nothing older than this is there now, 0 when it is refused.
+-- ARGV: revision, definition or nothing, as_of, time to live in ms, 1 for a fill, 1 to force.
+-- Returns the clock: in any case nothing older than this is there now.
 local as_of = past(ARGV[3])
-if ARGV[6] == '1' then redis.call('DEL', KEYS[2]) end
--- A late entry may have been overtaken by one that was evicted since.
-if as_of > 0 and now - as_of > tonumber(ARGV[5]) then return {{micros, 0}} end
-
+if ARGV[5] == '1' then redis.call('DEL', KEYS[2]) end
 local revision, defined, ttl = tonumber(ARGV[1]), ARGV[2] ~= '', tonumber(ARGV[4])
 local held_as_of, held_revision, held_defined = entry_in(text_at(KEYS[1]))
 -- Older than what the lease certifies, with no certified entry to compare with: a newer one may have been here. The
 -- entry is kept, but not as verified.
 local _, from, untl = lease_in(text_at(KEYS[3]))
 if untl and as_of < untl and not (held_as_of and held_as_of >= from) then as_of = 0 end
-if held_as_of and ARGV[7] ~= '1' then
-  if held_revision > revision then return {{micros, 1}} end
+if held_as_of and ARGV[6] ~= '1' then
+  if held_revision > revision then return {{micros}} end
   -- A writer that counts no revisions may have changed an equal revision; a deletion always gets a new one.
   local keeps = held_as_of > as_of or (held_defined and not defined)
-  if held_revision == revision and keeps then return {{micros, 1}} end
+  if held_revision == revision and keeps then return {{micros}} end
 end
 -- A tombstone keeps its time to live, also where the flag is merely not found again.
 if held_as_of and not held_defined and not defined then ttl = math.max(ttl, redis.call('PTTL', KEYS[1])) end
 local text = '2:' .. string.format('%.0f', as_of) .. ':' .. ARGV[1] .. ':' .. ARGV[2]
 redis.call('SET', KEYS[1], text, 'PX', ttl)
-return {{micros, 1}}
+return {{micros}}
 """
 
 FETCH = f"""{_COMMON}

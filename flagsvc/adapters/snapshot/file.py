@@ -94,13 +94,12 @@ class SnapshotFile:
         return ahead
 
     def _replace(self, saved: Saved) -> None:
-        header, flags = render(self._store_name, saved)
+        lines = render(self._store_name, saved)
         temporary = _sibling(self._path, ".new")
         temporary.unlink(missing_ok=True)  # Left by a killed process: the lock excludes all others.
         try:
             with open(temporary, "xb", opener=_private) as file:
-                file.write(header)
-                file.write(flags)
+                file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(self._path)
@@ -114,14 +113,11 @@ class SnapshotFile:
 def _opened(path: Path) -> IO[bytes]:
     """Open a regular file for reading. Raises OSError."""
     _check_regular(path)
-    return open(path, "rb", opener=_no_follow)
-
-
-def _no_follow(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW)
+    return open(path, "rb", opener=_private)
 
 
 def _private(name: str, flags: int) -> int:
+    """Open a file that is not a link; a new one is for its owner only."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o600)
 
 

@@ -80,8 +80,7 @@ def verify(file: IO[bytes]) -> Header:
 def flags_of(file: IO[bytes], header: Header) -> Iterator[Flag]:
     """Yield the flags of a verified file. Raises Unusable."""
     count = 0
-    for line in file:
-        count += 1
+    for count, line in enumerate(file, 1):
         try:
             flag = loads(line)
         except (ValueError, AttributeError, TypeError, RecursionError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from flagsvc.core.errors import Overloaded, Stopping
 
@@ -27,9 +26,7 @@ class _Slots:
             raise Overloaded(f"the server is at its limit of {self._limit} concurrent {self._what}; retry later")
         self.taken += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.taken -= 1
 
 

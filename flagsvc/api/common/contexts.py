@@ -25,7 +25,7 @@ class LazyContext(Mapping[str, JsonValue]):
     __slots__ = ("_convert", "_fields", "_known")
 
     def __init__(
-        self, fields: Mapping[str, Any], convert: Callable[[str, Any], JsonValue], known: dict[str, JsonValue]
+        self, fields: Mapping[str, Any], convert: Callable[[Any, str], JsonValue], known: dict[str, JsonValue]
     ) -> None:
         self._fields, self._convert, self._known = fields, convert, known
 
@@ -37,7 +37,7 @@ class LazyContext(Mapping[str, JsonValue]):
         message = self._fields.get(name)
         if message is None:
             return default
-        value = known[name] = self._convert(name, message)
+        value = known[name] = self._convert(message, f"context.attributes[{name}]")
         return value
 
     def __getitem__(self, name: str) -> JsonValue:
@@ -71,15 +71,17 @@ class Contexts:
         size = message.ByteSize()
         if not size and not self._adds:
             return {}
-        _check_size(size)
+        if size > MAX_CONTEXT_BYTES:
+            wanted = f"at most {MAX_CONTEXT_BYTES} bytes serialized"
+            raise invalid("context", f"{size} bytes", wanted, "INVALID_CONTEXT")
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
-        return LazyContext(message.attributes, _from_message, self._added(known, metadata() if self._headers else None))
+        return LazyContext(message.attributes, from_value, self._added(known, metadata() if self._headers else None))
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
         """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed if larger than MAX_CONTEXT_BYTES."""
         if message.ByteSize() > MAX_CONTEXT_BYTES:
             raise EvaluationFailed("INVALID_CONTEXT")
-        return LazyContext(message.fields, _from_struct, self._added({}, metadata if with_headers else None))
+        return LazyContext(message.fields, from_struct_value, self._added({}, metadata if with_headers else None))
 
     def of_json(self, fields: Mapping[str, JsonValue], metadata: Metadata) -> Attributes:
         """Read OFREP's context; the caller has checked its size."""
@@ -92,16 +94,3 @@ class Contexts:
                 if value and isinstance(value, str) and header in self._headers:
                     known[self._headers[header]] = value
         return known
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_CONTEXT_BYTES:
-        raise invalid("context", f"{size} bytes", f"at most {MAX_CONTEXT_BYTES} bytes serialized", "INVALID_CONTEXT")
-
-
-def _from_message(name: str, message: types.Value) -> JsonValue:
-    return from_value(message, f"context.attributes[{name}]")
-
-
-def _from_struct(_name: str, message: Any) -> JsonValue:
-    return from_struct_value(message)

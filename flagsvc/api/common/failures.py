@@ -12,22 +12,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from flagsvc.core.errors import (
-    CacheMissing,
-    CacheUnavailable,
-    EvaluationFailed,
-    FlagExists,
-    FlagNotFound,
-    FlagsvcError,
-    InvalidRequest,
-    Overloaded,
-    RevisionConflict,
-    RevisionUnavailable,
-    Stopping,
-    StoreUnavailable,
-    StreamEnded,
-    WritesUnsupported,
-)
+from flagsvc.core import errors
 from flagsvc.core.validation import MAX_CONTEXT_BYTES
 
 log = structlog.get_logger(__name__)
@@ -45,6 +30,17 @@ EVALUATION_STATUSES = {
 
 GENERAL is INTERNAL here. flagd answers UNKNOWN, which providers retry to no effect.
 """
+
+_PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
+    errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", 1),
+    errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, "CACHE_UNAVAILABLE", 1),
+    errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
+    errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),
+    errors.StreamEnded: (grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", 0),
+    errors.WritesUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "WRITES_UNSUPPORTED", None),
+    errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", 1),
+}
+"""Errors without metadata: their status, their reason, and the seconds after which to retry (None: no advice)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,50 +70,39 @@ def failure_for(method: str, error: Exception) -> Failure:
     An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
     """
     failure = _failure(error)
-    if isinstance(error, FlagsvcError):
+    if isinstance(error, errors.FlagsvcError):
         return failure
     request_id = uuid.uuid4().hex[:12]
     log.error("call_failed", method=method, request_id=request_id, exc_info=error)
     return replace(failure, message=f"{failure.message}; request id {request_id}")
 
 
-def _failure(error: Exception) -> Failure:  # noqa: C901, PLR0912  a table
+def _failure(error: Exception) -> Failure:
     text = str(error)
+    if type(error) in _PLAIN:
+        code, reason, retry_s = _PLAIN[type(error)]
+        return Failure(code, text, reason, details=() if retry_s is None else (_retry_after(retry_s),))
     match error:
-        case InvalidRequest(violations=violations, reason=reason):
+        case errors.InvalidRequest(violations=violations, reason=reason):
             bad_request = error_details_pb2.BadRequest()
             for v in violations:
                 bad_request.field_violations.add(field=v.field, description=str(v), reason=reason)
             metadata = {"field": violations[0].field} if violations else {}
             return Failure(grpc.StatusCode.INVALID_ARGUMENT, text, reason, metadata, (bad_request,))
-        case FlagNotFound(key=key):
+        case errors.FlagNotFound(key=key):
             resource = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
             return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (resource,))
-        case FlagExists(key=key):
+        case errors.FlagExists(key=key):
             return Failure(grpc.StatusCode.ALREADY_EXISTS, text, "FLAG_ALREADY_EXISTS", {"flagKey": key})
-        case RevisionConflict(key=key, current=current):
+        case errors.RevisionConflict(key=key, current=current):
             metadata = {"flagKey": key, "currentEtag": f'"{current}"'}
             return Failure(grpc.StatusCode.ABORTED, text, "FLAG_VERSION_CONFLICT", metadata)
-        case StoreUnavailable():
-            return Failure(grpc.StatusCode.UNAVAILABLE, text, "STORE_UNAVAILABLE", details=(_retry_after(1),))
-        case RevisionUnavailable(flag_set=flag_set, revision=revision):
+        case errors.RevisionUnavailable(flag_set=flag_set, revision=revision):
             metadata = {"flagSet": flag_set, "revision": str(revision)}
             details = (_retry_after(1),)
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", metadata, details)
-        case CacheUnavailable():
-            return Failure(grpc.StatusCode.UNAVAILABLE, text, "CACHE_UNAVAILABLE", details=(_retry_after(1),))
-        case CacheMissing():
-            return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "CACHE_MISSING")
-        case Stopping():
-            return Failure(grpc.StatusCode.UNAVAILABLE, text, "SERVER_STOPPING", details=(_retry_after(0),))
-        case StreamEnded():
-            return Failure(grpc.StatusCode.UNAVAILABLE, text, "STREAM_ENDED", details=(_retry_after(0),))
-        case WritesUnsupported():
-            return Failure(grpc.StatusCode.FAILED_PRECONDITION, text, "WRITES_UNSUPPORTED")
-        case EvaluationFailed(code=reason):
+        case errors.EvaluationFailed(code=reason):
             return Failure(*EVALUATION_STATUSES[reason], reason)
-        case Overloaded():
-            return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, text, "TOO_MANY_REQUESTS", details=(_retry_after(1),))
         case _:
             return Failure(grpc.StatusCode.INTERNAL, "an internal error occurred", "INTERNAL")
 

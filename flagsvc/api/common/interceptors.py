@@ -38,18 +38,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_EXEMPT):
             return handler
+        codec = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
         if handler.unary_unary is not None:
-            wrapped = grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary),
-                _parse_or_unreadable(handler.request_deserializer),
-                handler.response_serializer,
-            )
+            wrapped = grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         elif handler.unary_stream is not None:
-            wrapped = grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream),
-                _parse_or_unreadable(handler.request_deserializer),
-                handler.response_serializer,
-            )
+            wrapped = grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
         else:
             raise NotImplementedError(method)
         self._wrapped[method] = wrapped

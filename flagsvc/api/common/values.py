@@ -52,19 +52,17 @@ def from_value(message: types.Value, field: str, depth: int = 0) -> JsonValue:
             return getattr(message, kind)
 
 
-def from_struct_value(message: Any) -> JsonValue:
+def from_struct_value(message: Any, _field: str = "") -> JsonValue:
     """Unpack a google.protobuf.Value. A whole number, which arrives as a double, becomes an integer."""
     match message.WhichOneof("kind"):
-        case "string_value":
-            return message.string_value
+        case None | "null_value":
+            return None
         case "number_value":
             number = message.number_value
             return int(number) if number.is_integer() and abs(number) < _MAX_WHOLE else number
-        case "bool_value":
-            return message.bool_value
         case "struct_value":
             return {name: from_struct_value(value) for name, value in message.struct_value.fields.items()}
         case "list_value":
             return [from_struct_value(value) for value in message.list_value.values]
-        case _:
-            return None
+        case kind:  # a string or a boolean
+            return getattr(message, kind)

@@ -19,7 +19,7 @@ _OPTIONAL_TEXTS = ("description", "icon", "badge", "owner")
 
 def flag_to_message(flag: Flag) -> types.Flag:
     """Pack a flag, with its etag."""
-    message = types.Flag(
+    return types.Flag(
         key=flag.key,
         flag_set=flag.flag_set,
         name=flag.name,
@@ -31,19 +31,11 @@ def flag_to_message(flag: Flag) -> types.Flag:
         etag=flag.etag,
         targeting=flag.targeting or "",
         evaluators=flag.evaluators,
-        **{name: getattr(flag, name) for name in _OPTIONAL_TEXTS},
+        config=None if flag.config is None else to_value(flag.config),
+        variants={name: to_value(value) for name, value in flag.variants.items()},
+        metadata={name: to_value(value) for name, value in flag.metadata.items()},
+        **{name: getattr(flag, name) for name in (*_OPTIONAL_TEXTS, *_TIMES)},
     )
-    for name in _TIMES:
-        moment: datetime | None = getattr(flag, name)
-        if moment is not None:
-            getattr(message, name).FromDatetime(moment)
-    if flag.config is not None:
-        message.config.CopyFrom(to_value(flag.config))
-    for variant, value in flag.variants.items():
-        message.variants[variant].CopyFrom(to_value(value))
-    for name, value in flag.metadata.items():
-        message.metadata[name].CopyFrom(to_value(value))
-    return message
 
 
 def flag_from_message(message: types.Flag) -> Flag:

@@ -27,9 +27,7 @@ SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
 MAX_STEPS = 10_000
 """Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
-_LEVELS: Mapping[WriteLevel, pb.WriteLevel.ValueType] = {
-    level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel
-}
+_LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
 _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
@@ -75,9 +73,8 @@ def expected_type(value: int) -> ValueType | None:
 
 def explanation_to_message(explanation: Explanation) -> pb.Explanation:
     """Pack an explanation, up to MAX_STEPS steps."""
-    message = pb.Explanation(summary=explanation.summary)
-    for name, value in explanation.read.items():
-        message.context_read[name].CopyFrom(to_value(value))
+    context_read = {name: to_value(value) for name, value in explanation.read.items()}
+    message = pb.Explanation(summary=explanation.summary, context_read=context_read)
     for step in explanation.steps[:MAX_STEPS]:
         result = to_value(step.result if json_values.problem(step.result) is None else short_repr(step.result))
         message.steps.add(
@@ -91,15 +88,13 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
     message = pb.HistoryEntry(
         flag_key=entry.key,
         action=entry.action,
+        previous_value=None if entry.previous is None else to_value(entry.previous),
+        new_value=None if entry.new is None else to_value(entry.new),
         actor=entry.actor,
         reason=entry.reason,
         revision=entry.revision,
     )
     message.created_at.FromDatetime(entry.created_at)
-    if entry.previous is not None:
-        message.previous_value.CopyFrom(to_value(entry.previous))
-    if entry.new is not None:
-        message.new_value.CopyFrom(to_value(entry.new))
     return message
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Heartbeat
@@ -13,16 +14,16 @@ _FEEDS: Mapping[str, pb.ChangeFeed.ValueType] = {
     "polling": pb.CHANGE_FEED_POLLING,
     "none": pb.CHANGE_FEED_NONE,
 }
-_KINDS: Mapping[DriftKind, pb.DriftKind.ValueType] = {
-    kind: pb.DriftKind.Value(f"DRIFT_KIND_{kind}") for kind in DriftKind
-}
+_KINDS = {kind: pb.DriftKind.Value(f"DRIFT_KIND_{kind}") for kind in DriftKind}
 
 
 def status_to_message(
     heartbeats: Sequence[tuple[Heartbeat, float]], *, answered_by: str, complete: bool
 ) -> pb.GetStatusResponse:
     """Pack the replicas' heartbeats, each with its age in seconds, sorted by name."""
-    newest = _newest(heartbeat.revisions for heartbeat, _ in heartbeats)
+    newest: Counter[str] = Counter()
+    for heartbeat, _ in heartbeats:
+        newest |= Counter(heartbeat.revisions)  # the greatest revision of each set
     message = pb.GetStatusResponse(answered_by=answered_by, complete=complete)
     for heartbeat, age_s in sorted(heartbeats, key=lambda each: each[0].replica):
         report = heartbeat.status
@@ -33,7 +34,8 @@ def status_to_message(
             version=report.version,
             reported_ms_ago=_milliseconds(age_s),
             revisions=heartbeat.revisions,
-            lag=_lag(heartbeat.revisions, newest),
+            # A set's revisions have no gaps, so a difference is a number of missing changes.
+            lag=(newest - Counter(heartbeat.revisions)).total(),
             view_age_ms=-1 if report.view_age_s is None else _milliseconds(report.view_age_s),
             staleness_bound_ms=_milliseconds(report.staleness_bound_s),
             ready=report.ready,
@@ -64,19 +66,6 @@ def audit_report_to_message(found: AuditReport) -> pb.VerifyCacheResponse:
             repaired=drift.repaired,
         )
     return message
-
-
-def _newest(reported: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for revisions in reported:
-        for flag_set, revision in revisions.items():
-            newest[flag_set] = max(revision, newest.get(flag_set, 0))
-    return newest
-
-
-def _lag(revisions: Mapping[str, int], newest: Mapping[str, int]) -> int:
-    """Return how many changes are missing. A set's revisions have no gaps, so a difference is a number of changes."""
-    return sum(revision - revisions.get(flag_set, 0) for flag_set, revision in newest.items())
 
 
 def _milliseconds(seconds: float) -> int:

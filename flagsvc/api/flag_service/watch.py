@@ -94,7 +94,6 @@ class Watches:
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:
     """Pack one change."""
-    change = pb.FlagChange(flag_key=entry.id.key, revision=entry.revision)
-    if entry.flag is not None:
-        change.flag.CopyFrom(flag_to_message(entry.flag))
+    flag = None if entry.flag is None else flag_to_message(entry.flag)
+    change = pb.FlagChange(flag_key=entry.id.key, revision=entry.revision, flag=flag)
     return pb.WatchFlagsResponse(change=change, resume_revision=watermark)

@@ -31,27 +31,20 @@ class Protocol:
     """One version of the service. A missing value is zero in its messages; in v2's it is unset.
 
     `without_default`: reason of an evaluation that chose no variant because the flag has no default variant;
-    None if this version answers FLAG_NOT_FOUND instead.
+    None if this version answers FLAG_NOT_FOUND instead. `is_first`: reads no headers, has no metadata in ResolveAll.
     """
 
     service: str
     messages: Any
     without_default: str | None
     resolves_all: bool = True
-    reads_headers: bool = True
-    has_metadata_in_all: bool = True
+    is_first: bool = False
 
 
 PROTOCOLS = (
     Protocol(service="flagd.evaluation.v1.Service", messages=v1, without_default=None),
     Protocol(service="flagd.evaluation.v2.Service", messages=v2, without_default="DEFAULT", resolves_all=False),
-    Protocol(
-        service="schema.v1.Service",
-        messages=schema,
-        without_default="FALLBACK",
-        reads_headers=False,
-        has_metadata_in_all=False,
-    ),
+    Protocol(service="schema.v1.Service", messages=schema, without_default="FALLBACK", is_first=True),
 )
 FILES = tuple(protocol.messages.DESCRIPTOR for protocol in PROTOCOLS)
 TYPES = {
@@ -88,9 +81,8 @@ class FlagdEvaluation:
         calls = {f"Resolve{name}": self._resolver(protocol, name, value_type) for name, value_type in TYPES.items()}
         if protocol.resolves_all:
             calls["ResolveAll"] = self._all_resolver(protocol)
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(call, *_codec(protocol, name)) for name, call in calls.items()
-        }
+        unary = grpc.unary_unary_rpc_method_handler
+        handlers = {name: unary(call, *_codec(protocol, name)) for name, call in calls.items()}
         stream = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol), *_codec(protocol, "EventStream"))
         return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
@@ -101,7 +93,7 @@ class FlagdEvaluation:
         async def resolve(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
-            attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             flag_id = _flag_id(selector, request.flag_key)
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
@@ -124,12 +116,12 @@ class FlagdEvaluation:
 
     def _all_resolver(self, protocol: Protocol) -> Handler:
         """Return the handler that evaluates a whole flag set for one context."""
-        response_type, has_metadata = protocol.messages.ResolveAllResponse, protocol.has_metadata_in_all
+        response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
         async def resolve_all(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
-            attributes = self._contexts.of_struct(request.context, metadata, with_headers=protocol.reads_headers)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             response = response_type()
             min_revision = min_revision_of(metadata)
             for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):
@@ -150,11 +142,9 @@ class FlagdEvaluation:
 
     def _event_stream(self, protocol: Protocol) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
-            selector = selector_of(context.invocation_metadata())
-            response_type = protocol.messages.EventStreamResponse
-            async for message in self._event_streams.stream(
-                selector.flag_set, response_type, peer=context.peer(), selects=bool(selector.metadata)
-            ):
+            flag_set, selected = selector_of(context.invocation_metadata())
+            response_type, peer = protocol.messages.EventStreamResponse, context.peer()
+            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
                 yield message
 
         return event_stream

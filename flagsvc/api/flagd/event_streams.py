@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.ports import Entry
@@ -79,7 +80,7 @@ class EventStreams:
                 if changed.kinds:
                     yield _message(message_type, "configuration_change", changed.take())
                     await asyncio.sleep(PAUSE_S)
-                elif not await changed.wait(min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
+                elif not await is_set_within(changed.wake, min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     yield message_type(type="keep_alive")
             raise Stopping if self._closing else StreamEnded
         finally:
@@ -133,15 +134,6 @@ class _ChangedKeys:
         self.kinds = {}
         self.wake.clear()
         return data
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds` for a change or the end; return whether there was one."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wake.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 def _message(message_type: Callable[..., Any], kind: str, data: Mapping[str, Any]) -> Any:

@@ -56,9 +56,7 @@ class FlagdSync:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "SyncFlags": grpc.unary_stream_rpc_method_handler(self.sync_flags, pb.SyncFlagsRequest.FromString),
             "FetchAllFlags": grpc.unary_unary_rpc_method_handler(
-                self.fetch_all_flags,
-                pb.FetchAllFlagsRequest.FromString,
-                pb.FetchAllFlagsResponse.SerializeToString,
+                self.fetch_all_flags, pb.FetchAllFlagsRequest.FromString, pb.FetchAllFlagsResponse.SerializeToString
             ),
             "GetMetadata": grpc.unary_unary_rpc_method_handler(
                 self.get_metadata, pb.GetMetadataRequest.FromString, pb.GetMetadataResponse.SerializeToString

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import TypeVar
 
+from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
@@ -14,6 +15,8 @@ from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
 from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
+
+T = TypeVar("T")
 
 TURN_S = 0.005
 """Seconds of rendering after which the event loop runs other tasks."""
@@ -31,18 +34,17 @@ class Payload:
         near: NearCache,
         reader: Reader,
         render: Callable[[Flag], str],
-        context_values: Mapping[str, str],
+        sync_context: Mapping[str, str],
     ) -> None:
         self._flag_set, self._near, self._reader, self._render = flag_set, near, reader, render
-        self._context_values = context_values
+        self._sync_context = sync_context
         self._definitions: dict[str, str] | None = None
         self._loads_seen = -1
         self._changed: set[str] = set()
         self._built, self._message = -1, b""
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
-        self.version = 0
-        self.users = 0
+        self.version = self.users = 0
 
     def note(self, entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
         """Note a change; it is rendered when the next message is built."""
@@ -57,10 +59,7 @@ class Payload:
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait at most `seconds` for a change or for `wake`."""
-        woken = self._woken
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await woken.wait()
+        await is_set_within(self._woken, seconds)
 
     async def newest(self) -> tuple[int, bytes]:
         """Return the newest version and its message. Raises StoreUnavailable if the set cannot be read."""
@@ -78,7 +77,7 @@ class Payload:
             definitions = await self._render_changed(self._definitions)
         text = f'{{"flags":{{{",".join(definitions.values())}}}}}'
         message = pb.SyncFlagsResponse(flag_configuration=text)
-        put_fields(message.sync_context, self._context_values)
+        put_fields(message.sync_context, self._sync_context)
         self._message, self._built = message.SerializeToString(), version
 
     async def _render_all(self) -> dict[str, str]:
@@ -86,35 +85,28 @@ class Payload:
         self._definitions, self._loads_seen = None, self._near.full_loads
         self._changed.clear()
         definitions: dict[str, str] = {}
-        time_slice = _TimeSlice()
-        for flag in await self._reader.flags(self._flag_set):
+        async for flag in _in_slices(await self._reader.flags(self._flag_set)):
             definitions[flag.key] = self._render(flag)
-            await time_slice.end_if_used()
         self._definitions = definitions
         return definitions
 
     async def _render_changed(self, definitions: dict[str, str]) -> dict[str, str]:
         """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
-        time_slice = _TimeSlice()
-        for key in tuple(self._changed):
+        async for key in _in_slices(tuple(self._changed)):
             self._changed.discard(key)
             held = self._near.get(FlagId(self._flag_set, key))
             if held is None or held.entry.flag is None:
                 definitions.pop(key, None)
             else:
                 definitions[key] = self._render(held.entry.flag)
-            await time_slice.end_if_used()
         return definitions
 
 
-class _TimeSlice:
-    """A time slice of the event loop."""
-
-    def __init__(self) -> None:
-        self._began_at = time.monotonic()
-
-    async def end_if_used(self) -> None:
-        """Let other tasks run if the time slice is used up."""
-        if time.monotonic() - self._began_at > TURN_S:
+async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """Yield the items, and let other tasks run after every TURN_S seconds of work on them."""
+    began_at = time.monotonic()
+    for item in items:
+        yield item
+        if time.monotonic() - began_at > TURN_S:
             await asyncio.sleep(0)
-            self._began_at = time.monotonic()
+            began_at = time.monotonic()

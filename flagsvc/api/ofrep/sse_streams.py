@@ -9,6 +9,7 @@ import uuid
 
 from starlette.types import Receive, Send
 
+from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.ofrep.responses import encode
 from flagsvc.ports import Entry
 from flagsvc.view.changelog import ChangeKind
@@ -40,9 +41,10 @@ class SseStreams:
     def __init__(self, near: NearCache, age_s: float) -> None:
         self._near, self._age_s = near, age_s
         self._id = uuid.uuid4().hex[:8]
-        self._streams: set[_SseStream] = set()
+        self._streams: set[asyncio.Event] = set()
+        """Each open stream's wake-up: set while an event is due, or to end the stream."""
         self._closing = False
-        near.when_complete(self._notify_all)
+        near.when_complete(self._wake_all)
 
     @property
     def active(self) -> int:
@@ -52,33 +54,36 @@ class SseStreams:
     def close(self) -> None:
         """End every stream, so that clients reconnect to another replica."""
         self._closing = True
-        for stream in self._streams:
-            stream.wake.set()
+        self._wake_all()
 
     async def serve(self, flag_set: str, last_event_id: str, receive: Receive, send: Send) -> None:
         """Answer a request with a stream of a set's changes, first an event if the client may have missed some."""
-        stream, ends_at = _SseStream(), time.monotonic() + self._age_s
-        self._streams.add(stream)
-        self._near.changelogs.listen(flag_set, stream.note)
-        gone = asyncio.create_task(stream.watch_disconnect(receive))
+        wake, ends_at = asyncio.Event(), time.monotonic() + self._age_s
+
+        def note(_entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
+            wake.set()
+
+        self._streams.add(wake)
+        self._near.changelogs.listen(flag_set, note)
+        gone = asyncio.create_task(_disconnected(receive, wake))
         try:
             if self._may_have_missed(flag_set, last_event_id):
-                stream.notify()
+                wake.set()
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await self._send(send, f"retry: {random.randint(*RETRY_MS)}\nid: {self._position()}\n\n")  # noqa: S311
-            while not (self._closing or stream.gone) and (left := ends_at - time.monotonic()) > 0:
-                if stream.due:
+            while not (self._closing or gone.done()) and (left := ends_at - time.monotonic()) > 0:
+                if wake.is_set():
                     jitter = random.uniform(0, JITTER_PER_STREAM_S * self.active)  # noqa: S311  not a secret
                     await asyncio.sleep(PAUSE_S + jitter)
-                    stream.clear()
+                    wake.clear()  # the event covers the changes so far
                     await self._send(send, self._event(flag_set))
-                elif not await stream.wait(min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
+                elif not await is_set_within(wake, min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     await self._send(send, ": alive\n\n")
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
-            self._near.changelogs.unlisten(flag_set, stream.note)
-            self._streams.discard(stream)
+            self._near.changelogs.unlisten(flag_set, note)
+            self._streams.discard(wake)
 
     def _may_have_missed(self, flag_set: str, last_event_id: str) -> bool:
         """Whether the set may have changed since the client last fetched it."""
@@ -94,49 +99,17 @@ class SseStreams:
         data = encode({"type": "refetchEvaluation", "etag": config_etag(self._near, flag_set)}).decode()
         return f"id: {self._position()}\nevent: message\ndata: {data}\n\n"
 
-    def _notify_all(self) -> None:
-        """Send an event to the streams that opened before the cache was complete."""
-        for stream in self._streams:
-            stream.notify()
+    def _wake_all(self) -> None:
+        for wake in self._streams:
+            wake.set()
 
     @staticmethod
     async def _send(send: Send, text: str) -> None:
         await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
-class _SseStream:
-    """Whether an event is due, and whether the client has disconnected."""
-
-    def __init__(self) -> None:
-        self.due = self.gone = False
-        self.wake = asyncio.Event()
-
-    def note(self, _entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
-        """Note a change."""
-        self.notify()
-
-    def notify(self) -> None:
-        """Make an event due."""
-        self.due = True
-        self.wake.set()
-
-    def clear(self) -> None:
-        """Clear the changes so far: their event is about to be sent."""
-        self.due = False
-        self.wake.clear()
-
-    async def watch_disconnect(self, receive: Receive) -> None:
-        """Wait until the client disconnects."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        self.wake.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds` for a change or the end; return whether there was one."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wake.wait()
-        except TimeoutError:
-            return False
-        return True
+async def _disconnected(receive: Receive, wake: asyncio.Event) -> None:
+    """Wait until the client disconnects, then wake its stream."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    wake.set()

@@ -44,18 +44,14 @@ def merged(stored: Flag, wanted: Flag) -> Flag:
     """
     if wanted.description is None:
         wanted = replace(wanted, description=stored.description)
-    new = _exported(wanted)
-    old = _exported(stored)
+    old, new = _exported(stored), _exported(wanted)
     if old is not None:
-        fields = [f for name, fields in _FIELDS.items() if not same(old.get(name), _get(new, name)) for f in fields]
+        given = new or {}
+        fields = [f for name, fields in _FIELDS.items() if not same(old.get(name), given.get(name)) for f in fields]
         candidate = replace(stored, **{field: getattr(wanted, field) for field in fields})
         if same(_exported(candidate), new):
             return candidate
     return replace(stored, problem="", **{field: getattr(wanted, field) for field in _ALL_FIELDS})
-
-
-def _get(exported: dict[str, Any] | None, name: str) -> Any:
-    return None if exported is None else exported.get(name)
 
 
 def _exported(flag: Flag) -> dict[str, Any] | None:

@@ -60,8 +60,8 @@ class _Reader:
             self._wrong((), f"{_a(document)}; it must be an object with a field `flags`")
             return self._result
         self._note_unknown((), document, _FILE_FIELDS)
-        self._evaluators = self._object(("$evaluators",), document, {})
-        self._metadata = self._file_metadata(self._object(("metadata",), document, {}))
+        self._evaluators = self._object(("$evaluators",), document)
+        self._metadata = self._file_metadata(self._object(("metadata",), document))
         paths: dict[FlagId, Path] = {}
         for key, definition, path in self._definitions(document):
             flag = self._flag(key, definition, path)
@@ -102,7 +102,7 @@ class _Reader:
         """Return the flag if it is valid."""
         before = len(self._result.violations)
         self._note_unknown(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
-        metadata = {**self._metadata, **self._object((*path, "metadata"), definition, {})}
+        metadata = {**self._metadata, **self._object((*path, "metadata"), definition)}
         flag_set = self._set_of(metadata, path)
         rule = self._targeting(definition, path)
         used = self._references(rule, (*path, "targeting"))
@@ -149,10 +149,8 @@ class _Reader:
         if default is not None and not isinstance(default, str):
             self._wrong((*path, "defaultVariant"), f"{short_repr(default)}; it must be the name of a variant, or null")
             return None
-        variants = definition.get("variants")
-        if not default or not isinstance(variants, dict) or not variants:
-            return None  # Missing variants are reported already.
-        return default
+        variants = definition.get("variants")  # Missing variants are reported already.
+        return default if default and variants and isinstance(variants, dict) else None
 
     def _description(self, definition: Mapping[str, JsonValue], path: Path) -> str | None:
         description = definition.get("description")
@@ -163,7 +161,7 @@ class _Reader:
 
     def _targeting(self, definition: Mapping[str, JsonValue], path: Path) -> JsonValue:
         """Return the rule; None if there is none."""
-        return self._object((*path, "targeting"), definition, {}, 'an object: a rule such as {"if": [...]}') or None
+        return self._object((*path, "targeting"), definition, 'an object: a rule such as {"if": [...]}') or None
 
     def _set_of(self, metadata: dict[str, JsonValue], path: Path) -> str:
         """Return the flag's set, and make its metadata agree with it."""
@@ -216,7 +214,7 @@ class _Reader:
             self._result.notes.append(Finding(("$evaluators", name), "unused evaluator, ignored"))
             self._references(self._evaluators[name], ("$evaluators", name))
         if unused:
-            self._report_rules(None, "", self._evaluators, {}, ())
+            self._report_rules(Flag(key=""), None, self._evaluators, ())
 
     def _report(self, violations: list[Violation], flag: Flag, rule: JsonValue, path: Path) -> None:
         """Report a flag's violations at their paths in the file, with the file's field names."""
@@ -230,32 +228,21 @@ class _Reader:
             self._wrong((*path, "targeting"), _text_of(in_rules[0]))
             return
         evaluators = {name: self._evaluators[name] for name in flag.evaluators}
-        self._report_rules(rule, flag.key, evaluators, flag.variants, path)
+        self._report_rules(flag, rule, evaluators, path)
 
-    def _report_rules(
-        self,
-        rule: JsonValue,
-        key: str,
-        evaluators: Mapping[str, JsonValue],
-        variants: Mapping[str, JsonValue],
-        path: Path,
-    ) -> None:
-        for problem in problems_of(rule, key, evaluators, variants, variant_name):
+    def _report_rules(self, flag: Flag, rule: JsonValue, evaluators: Mapping[str, JsonValue], path: Path) -> None:
+        for problem in problems_of(rule, flag.key, evaluators, flag.variants, variant_name):
             base = (*path, "targeting") if problem.evaluator is None else ("$evaluators", problem.evaluator)
             location = (*base, *problem.path)
             if location not in self._unresolved:  # Reported already, with all evaluators of the file.
                 self._wrong(location, problem.message)
 
-    def _object(
-        self, path: Path, parent: Mapping[str, JsonValue], default: dict[str, JsonValue], wanted: str = "an object"
-    ) -> dict[str, JsonValue]:
+    def _object(self, path: Path, parent: Mapping[str, JsonValue], wanted: str = "an object") -> dict[str, JsonValue]:
         value = parent.get(str(path[-1]))
-        if value is None:
-            return default
-        if not isinstance(value, dict):
+        if value is not None and not isinstance(value, dict):
             self._wrong(path, f"{_a(value)}; it must be {wanted}")
-            return default
-        return value
+            return {}
+        return value or {}
 
     def _note_unknown(self, path: Path, fields: Mapping[str, JsonValue], known: frozenset[str]) -> None:
         for name in fields.keys() - known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ..json_values import Path
 from ..model import JsonValue
@@ -38,6 +38,16 @@ def referred(part: JsonValue) -> str | None:
     if isinstance(part, dict) and len(part) == 1 and isinstance(part.get("$ref"), str):
         return str(part["$ref"])
     return None
+
+
+def add_referred(rule: JsonValue, found: dict[str, JsonValue], load: Callable[[str], JsonValue]) -> None:
+    """Add to `found` the evaluators, by name, that a rule refers to, directly or through other evaluators."""
+    pending = [rule]
+    while pending:
+        for name, _ in refs(pending.pop()):
+            if name not in found:
+                found[name] = load(name)
+                pending.append(found[name])
 
 
 def inlined(rule: JsonValue, evaluators: Mapping[str, JsonValue], keep: frozenset[str] = frozenset()) -> JsonValue:

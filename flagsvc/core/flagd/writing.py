@@ -12,7 +12,7 @@ from ..evaluation import has_targeting
 from ..json_values import NotJson, compact, strict_loads
 from ..model import DEFAULT_SET, Flag, JsonValue, Status
 from .reading import SET_NAME
-from .references import NotInlined, inlined, refs
+from .references import NotInlined, add_referred, inlined, refs
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 
@@ -41,7 +41,7 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
     if metadata := _hoisted(flags, flag_set):
         document["metadata"] = metadata
     for flag in flags:
-        own = {name: value for name, value in metadata_of(flag).items() if not _same(metadata, name, value)}
+        own = {n: v for n, v in metadata_of(flag).items() if n not in metadata or compact(metadata[n]) != compact(v)}
         if own:
             written[flag.key]["metadata"] = own
     document["flags"] = written
@@ -78,14 +78,13 @@ def rules_of(flag: Flag) -> Rules:
         return Rules(None, {})
     rule = strict_loads(flag.targeting or "")
     used: dict[str, JsonValue] = {}
-    pending = [rule]
-    while pending:
-        for name, _ in refs(pending.pop()):
-            if name not in flag.evaluators:
-                raise NotInlined(f"its targeting refers to the unknown evaluator {name!r}")
-            if name not in used:
-                used[name] = strict_loads(flag.evaluators[name])
-                pending.append(used[name])
+
+    def load(name: str) -> JsonValue:
+        if name not in flag.evaluators:
+            raise NotInlined(f"its targeting refers to the unknown evaluator {name!r}")
+        return strict_loads(flag.evaluators[name])
+
+    add_referred(rule, used, load)
     inlined(rule, used)
     return Rules(rule, used)
 
@@ -96,12 +95,7 @@ def _with_rule(flag: Flag, rules: Rules, shared: Mapping[str, JsonValue], used: 
     if rules.rule is None:
         return written
     written["targeting"] = inlined(rules.rule, rules.evaluators, _kept(rules.evaluators, shared))
-    pending = [written["targeting"]]
-    while pending:
-        for name, _ in refs(pending.pop()):
-            if name not in used:
-                used[name] = shared[name]
-                pending.append(shared[name])
+    add_referred(written["targeting"], used, shared.__getitem__)
     return written
 
 
@@ -134,10 +128,6 @@ def _hoisted(flags: Sequence[Flag], flag_set: str) -> dict[str, JsonValue]:
             counts = Counter(compact(metadata[name]) for metadata in of_flags)
             common[name] = json.loads(counts.most_common(1)[0][0])
     return common
-
-
-def _same(metadata: Mapping[str, JsonValue], name: str, value: JsonValue) -> bool:
-    return name in metadata and compact(metadata[name]) == compact(value)
 
 
 def _canonical(rule: JsonValue) -> str:

@@ -59,8 +59,7 @@ class Compiler:
         self._forms, self._evaluators = forms, evaluators
         self._path: list[str | int] = []
         self._open_evaluators: list[str] = []
-        self._depth = self._deepest = 0
-        self._nodes = 0
+        self._depth = self._deepest = self._nodes = 0
         self._compiled: dict[tuple[str, bool], tuple[Node, int]] = {}
         self._folding = Run({}, 0.0)
 

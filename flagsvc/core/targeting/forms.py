@@ -94,7 +94,6 @@ def _var(call: Call) -> Node:
         if not default.constant or default.value is not None:
             return Node(lambda data, run: default_of(data, run) if (v := data.get(name)) is None else v, size)
         return Node(lambda data, _run: data.get(name), size, field=name)
-
     if isinstance(name, str):
         return Node(_constant_path(call, name, default_of), size + name.count("."))
 

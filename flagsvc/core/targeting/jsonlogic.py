@@ -7,6 +7,7 @@ docs/targeting.md lists where flagd's engines disagree, and what flagsvc does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..model import JsonValue
@@ -31,27 +32,15 @@ def equals(a: JsonValue, b: JsonValue) -> bool:
     return isinstance(b, str) and text(a) == b
 
 
-def less(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with JsonLogic's `<`."""
-    left, right = _comparable(a, b)
-    return bool(left < right)
-
-
-def less_or_equal(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with JsonLogic's `<=`."""
-    left, right = _comparable(a, b)
-    return bool(left <= right)
-
-
-def _comparable(a: JsonValue, b: JsonValue) -> tuple[Any, Any]:
-    """Return both values as numbers or, if at least one is a string and neither is a number, both as strings."""
+def compare(test: Callable[[Any, Any], bool], a: JsonValue, b: JsonValue) -> bool:
+    """Apply `<`, `<=`, `>` or `>=`: as strings if one is a string and none a number; else as numbers."""
     if isinstance(a, (int, float)):
-        return a, number(b)
+        return test(a, number(b))
     if isinstance(b, (int, float)):
-        return number(a), b
+        return test(number(a), b)
     if isinstance(a, str) or isinstance(b, str):
-        return text(a), text(b)
-    return number(a), number(b)
+        return test(text(a), text(b))
+    return test(number(a), number(b))
 
 
 def number(value: JsonValue) -> int | float:
@@ -149,7 +138,7 @@ def _index(step: str) -> int | None:
     return int(step) if canonical and len(step) < MAX_INDEX_DIGITS else None
 
 
-def substring(value: JsonValue, start: JsonValue, length: JsonValue) -> str:
+def substring(value: JsonValue, start: JsonValue, length: JsonValue = None) -> str:
     """Return a substring as JsonLogic's substr does: negative numbers count from the end."""
     full, first = text(value), number(start)
     size = len(full)

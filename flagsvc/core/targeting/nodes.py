@@ -51,9 +51,7 @@ class Run:
     """The step that started last."""
 
     def __init__(self, context: Attributes, now: float) -> None:
-        self.context = context
-        self.now = now
-        self.work = MAX_WORK
+        self.context, self.now, self.work = context, now, MAX_WORK
 
     def flagd(self, flag_key: str) -> JsonValue:
         """Return the value of `$flagd`: the same object each time, like any field of the context."""
@@ -85,12 +83,9 @@ class Run:
             item = pending.pop()
             if item.__class__ is str:
                 self.spend(len(item) // TEXT_STEP)
-            elif isinstance(item, list):
+            elif isinstance(item, (list, dict)):
                 self.spend(len(item))
-                pending.extend(item)
-            elif isinstance(item, dict):
-                self.spend(len(item))
-                pending.extend(item.values())
+                pending.extend(item.values() if isinstance(item, dict) else item)
 
     def charge_path(self, key: JsonValue) -> None:
         """Spend the steps of following a path. Short paths are free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,44 +19,10 @@ MAX_BITS = 1_024
 Function = Callable[..., JsonValue]
 
 
-def _equals(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.equals(a, b)
-
-
-def _differs(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> bool:
-    return not jsonlogic.equals(a, b)
-
-
-def _same(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> bool:
-    return bool(a == b)
-
-
-def _not_same(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> bool:
-    return bool(a != b)
-
-
-def _less(a: JsonValue = None, b: JsonValue = None, c: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.less(a, b) and (c is None or jsonlogic.less(b, c))
-
-
-def _less_or_equal(a: JsonValue = None, b: JsonValue = None, c: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.less_or_equal(a, b) and (c is None or jsonlogic.less_or_equal(b, c))
-
-
-def _greater(a: JsonValue = None, b: JsonValue = None, c: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.less(b, a) and (c is None or jsonlogic.less(c, b))
-
-
-def _greater_or_equal(a: JsonValue = None, b: JsonValue = None, c: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.less_or_equal(b, a) and (c is None or jsonlogic.less_or_equal(c, b))
-
-
-def _not(a: JsonValue = None, *_: JsonValue) -> bool:
-    return not jsonlogic.truth(a)
-
-
-def _truth(a: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.truth(a)
+def _ordering(test: Function) -> Function:
+    """Return an ordering of two values or, as in `{"<": [1, x, 5]}`, of three."""
+    compare = jsonlogic.compare
+    return lambda a, b, c=None: compare(test, a, b) and (c is None or compare(test, b, c))
 
 
 def _add(*values: JsonValue) -> JsonValue:
@@ -72,34 +39,22 @@ def _multiply(*values: JsonValue) -> JsonValue:
     return total
 
 
-def _subtract(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> JsonValue:
+def _subtract(a: JsonValue, b: JsonValue = None) -> JsonValue:
     return -jsonlogic.number(a) if b is None else _bounded(jsonlogic.number(a) - jsonlogic.number(b))
 
 
-def _divide(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> JsonValue:
+def _divide(a: JsonValue, b: JsonValue) -> JsonValue:
     divisor = jsonlogic.number(b)
     if divisor == 0:
         raise RuleError("division by zero")
     return jsonlogic.number(a) / divisor
 
 
-def _remainder(a: JsonValue = None, b: JsonValue = None, *_: JsonValue) -> JsonValue:
+def _remainder(a: JsonValue, b: JsonValue) -> JsonValue:
     divisor = jsonlogic.number(b)
     if divisor == 0:
         raise RuleError("remainder of division by zero")
     return jsonlogic.number(a) % divisor
-
-
-def _minimum(*values: JsonValue) -> JsonValue:
-    return min(map(jsonlogic.number, values)) if values else jsonlogic.NAN
-
-
-def _maximum(*values: JsonValue) -> JsonValue:
-    return max(map(jsonlogic.number, values)) if values else jsonlogic.NAN
-
-
-def _in(needle: JsonValue = None, haystack: JsonValue = None, *_: JsonValue) -> bool:
-    return jsonlogic.contains(haystack, needle)
 
 
 def _cat(*values: JsonValue) -> str:
@@ -107,10 +62,6 @@ def _cat(*values: JsonValue) -> str:
     if len(joined) > MAX_TEXT:
         raise RuleError(f"a string of more than {MAX_TEXT} characters")
     return joined
-
-
-def _substr(value: JsonValue = None, start: JsonValue = None, length: JsonValue = None, *_: JsonValue) -> str:
-    return jsonlogic.substring(value, start, length)
 
 
 def _merge(*values: JsonValue) -> JsonValue:
@@ -125,20 +76,12 @@ def _merge(*values: JsonValue) -> JsonValue:
     return items
 
 
-def _log(a: JsonValue = None, *_: JsonValue) -> JsonValue:
-    return a
+def _starts_with(value: JsonValue, prefix: JsonValue) -> bool | None:
+    return value.startswith(prefix) if isinstance(value, str) and isinstance(prefix, str) else None
 
 
-def _starts_with(*values: JsonValue) -> bool | None:
-    return values[0].startswith(values[1]) if _two_texts(values) else None
-
-
-def _ends_with(*values: JsonValue) -> bool | None:
-    return values[0].endswith(values[1]) if _two_texts(values) else None
-
-
-def _two_texts(values: tuple[JsonValue, ...]) -> bool:
-    return len(values) == 2 and isinstance(values[0], str) and isinstance(values[1], str)  # noqa: PLR2004
+def _ends_with(value: JsonValue, suffix: JsonValue) -> bool | None:
+    return value.endswith(suffix) if isinstance(value, str) and isinstance(suffix, str) else None
 
 
 def _bounded(value: float) -> int | float:
@@ -156,28 +99,28 @@ class Operator(NamedTuple):
 
 
 OPERATORS: dict[str, Operator] = {
-    "==": Operator(_equals, 2, 2),
-    "!=": Operator(_differs, 2, 2),
-    "===": Operator(_same, 2, 2),
-    "!==": Operator(_not_same, 2, 2),
-    "<": Operator(_less, 2, 3),
-    "<=": Operator(_less_or_equal, 2, 3),
-    ">": Operator(_greater, 2, 3),
-    ">=": Operator(_greater_or_equal, 2, 3),
-    "!": Operator(_not, 1, 1),
-    "!!": Operator(_truth, 1, 1),
+    "==": Operator(jsonlogic.equals, 2, 2),
+    "!=": Operator(lambda a, b: not jsonlogic.equals(a, b), 2, 2),
+    "===": Operator(operator.eq, 2, 2),
+    "!==": Operator(operator.ne, 2, 2),
+    "<": Operator(_ordering(operator.lt), 2, 3),
+    "<=": Operator(_ordering(operator.le), 2, 3),
+    ">": Operator(_ordering(operator.gt), 2, 3),
+    ">=": Operator(_ordering(operator.ge), 2, 3),
+    "!": Operator(lambda a: not jsonlogic.truth(a), 1, 1),
+    "!!": Operator(jsonlogic.truth, 1, 1),
     "+": Operator(_add, 1),
     "*": Operator(_multiply, 1),
     "-": Operator(_subtract, 1, 2),
     "/": Operator(_divide, 2, 2),
     "%": Operator(_remainder, 2, 2),
-    "min": Operator(_minimum, 1),
-    "max": Operator(_maximum, 1),
-    "in": Operator(_in, 2, 2),
+    "min": Operator(lambda *values: min(map(jsonlogic.number, values)), 1),
+    "max": Operator(lambda *values: max(map(jsonlogic.number, values)), 1),
+    "in": Operator(lambda needle, haystack: jsonlogic.contains(haystack, needle), 2, 2),
     "cat": Operator(_cat, 1),
-    "substr": Operator(_substr, 2, 3),
+    "substr": Operator(jsonlogic.substring, 2, 3),
     "merge": Operator(_merge, 0),
-    "log": Operator(_log, 1, 1),
+    "log": Operator(lambda a: a, 1, 1),
     "starts_with": Operator(_starts_with, 2, 2),
     "ends_with": Operator(_ends_with, 2, 2),
     "sem_ver": Operator(sem_ver, 3, 3),

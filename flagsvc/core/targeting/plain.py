@@ -181,9 +181,8 @@ def _check_sem_ver(call: Call) -> None:
         return
     first, name, second = call.raw
     if not isinstance(name, dict) and (not isinstance(name, str) or name not in versions.TESTS):
-        raise CallProblem(
-            f"{as_json(name)} is not a version comparison; it must be one of {' '.join(versions.TESTS)}", 1
-        )
+        known = " ".join(versions.TESTS)
+        raise CallProblem(f"{as_json(name)} is not a version comparison; it must be one of {known}", 1)
     for index, value in ((0, first), (2, second)):
         if isinstance(value, str | int | float) and versions.version(value) is None:
             raise CallProblem(f"{as_json(value)} is not a semantic version such as 1.2.3", index)

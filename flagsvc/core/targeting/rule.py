@@ -85,9 +85,7 @@ def compile_texts(
     size = len(targeting) + sum(map(len, evaluators.values()))
     if size > MAX_RULE_BYTES:
         raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
-    parsed: dict[str, JsonValue] = {}
-    for name, text in evaluators.items():
-        parsed[name] = _parsed(text, name)
+    parsed = {name: _parsed(text, name) for name, text in evaluators.items()}
     rule = _parsed(targeting, None)
     if not isinstance(rule, dict):
         raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {RULE_HINT}")])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import grpc.aio
@@ -15,8 +15,8 @@ from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_channel
 
-CONNECTION_ERRORS = (grpc.RpcError, grpc.aio.UsageError, RuntimeError, TimeoutError)
-"""What grpc raises if a call cannot be sent or answered. RuntimeError, UsageError: the loop or channel is closed."""
+CALL_ERRORS = (grpc.RpcError, grpc.aio.UsageError, RuntimeError, TimeoutError, asyncio.CancelledError)
+"""What ends a call without a response. RuntimeError, UsageError: the event loop or the channel is closed."""
 Event = asyncio.Event
 
 
@@ -60,18 +60,22 @@ class Transport:
 
     async def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
-        with self._failures():
+        try:
             return await getattr(self._stub, method)(request, timeout=timeout_s or self._timeout_s)
+        except CALL_ERRORS as error:
+            self._raise_failure(error)
 
     async def messages(self, request: pb.WatchFlagsRequest) -> AsyncGenerator[pb.WatchFlagsResponse, None]:
         """Open one watch and yield its messages; a stream that is silent for too long fails with DEADLINE_EXCEEDED."""
-        with self._failures():
+        try:
             stream = self._stub.WatchFlags(request)
             try:
                 while (message := await _read(stream)) is not grpc.aio.EOF:
                     yield message
             finally:
                 stream.cancel()
+        except CALL_ERRORS as error:
+            self._raise_failure(error)
 
     def start(self, *loops: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Run functions in the background until the transport is closed; False if no event loop is running yet."""
@@ -116,15 +120,11 @@ class Transport:
             )
         return connection.stub
 
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn every failure of a call into a FlagServiceError, but leave the caller's own cancellation alone."""
-        try:
-            yield
-        except asyncio.CancelledError:
+    def _raise_failure(self, error: BaseException) -> NoReturn:
+        """Raise FlagServiceError for a call that failed, but leave the caller's own cancellation alone."""
+        if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if self.closed and task is not None and not task.cancelling():
                 raise client_unusable("it is closed") from None  # closing the channel cancelled the call
-            raise
-        except CONNECTION_ERRORS as error:
-            raise failure_of(error) from error
+            raise error
+        raise failure_of(error) from error

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -14,8 +13,8 @@ from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_channel
 
-CONNECTION_ERRORS = (grpc.RpcError, ValueError)
-"""What grpc raises if a call cannot be sent or answered. ValueError: the channel is closed."""
+CALL_ERRORS = (grpc.RpcError, ValueError)
+"""What ends a call without a response. ValueError: the channel is closed."""
 CLOSE_TIMEOUT_S = 2.0
 Event = threading.Event
 
@@ -56,12 +55,14 @@ class Transport:
 
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
-        with _failures():
+        try:
             return getattr(self._stub, method)(request, timeout=timeout_s or self._timeout_s)
+        except CALL_ERRORS as error:
+            raise failure_of(error) from error
 
     def messages(self, request: pb.WatchFlagsRequest) -> Generator[pb.WatchFlagsResponse, None, None]:
         """Open one watch and yield its messages; a stream that is silent for too long fails with CANCELLED."""
-        with _failures():
+        try:
             stream, received = self._stub.WatchFlags(request), threading.Event()
             idle_check = _thread(_cancel_when_idle, stream, received)
             try:
@@ -72,6 +73,8 @@ class Transport:
                 stream.cancel()
                 received.set()
                 idle_check.join()
+        except CALL_ERRORS as error:
+            raise failure_of(error) from error
 
     def start(self, *loops: Callable[[], None]) -> bool:
         """Run functions in the background until the transport is closed."""
@@ -113,15 +116,6 @@ class Transport:
                 channel = open_channel(grpc, self._target, self._credentials, self._options)
                 self._connection = _Connection(fork_count(), channel, pb_grpc.FlagServiceStub(channel))
             return self._connection
-
-
-@contextlib.contextmanager
-def _failures() -> Iterator[None]:
-    """Turn every failure of a call into a FlagServiceError."""
-    try:
-        yield
-    except CONNECTION_ERRORS as error:
-        raise failure_of(error) from error
 
 
 def _thread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
