@@ -80,7 +80,7 @@ export interface Written {
 type Answer<T> = (error: ServiceError | null, answer: T) => void;
 const WAIT_MS = 5_000;
 
-/** Asks flagsvc; waits for nothing when it is made. Evaluations reject only when told to, or for a wrong default. */
+/** Asks flagsvc; waits for nothing when it is made. Evaluations reject only when asked to, or for a wrong default. */
 export class FlagClient {
   readonly #stub: FlagServiceClient;
   readonly #options: FlagClientOptions;

@@ -20,7 +20,7 @@ export class FlagServiceError extends Error {
   override readonly name = 'FlagServiceError';
   /** The gRPC status code, as in grpc-js's `status`. */
   readonly code: status;
-  /** What went wrong, for programs, such as FLAG_VERSION_CONFLICT; empty when not told. */
+  /** What went wrong, for programs, such as FLAG_VERSION_CONFLICT; empty when unknown. */
   readonly reason: string;
   /** What the message speaks of, by name. */
   readonly metadata: ReadonlyMap<string, string>;

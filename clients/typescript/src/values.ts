@@ -60,8 +60,8 @@ function toComposite(value: ContextValue & (object | null), depth: number): NonN
 }
 
 function toFields(fields: { [name: string]: ContextValue }, depth: number): Map<string, Value> {
-  const told = Object.entries(fields).filter(([, value]) => value !== undefined);
-  return new Map(told.map(([name, value]) => [name, toValue(value, depth + 1)]));
+  const given = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return new Map(given.map(([name, value]) => [name, toValue(value, depth + 1)]));
 }
 
 /** Unpack a value; undefined for a kind that this release does not know. */

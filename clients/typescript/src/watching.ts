@@ -6,7 +6,7 @@ import { failureOf } from './errors.js';
 import { type Flag, fromFlag } from './flags.js';
 import type { WatchFlagsResponse } from './gen/flagsvc/v1/flag_service.js';
 
-/** The whole flag set; replaces everything that was told before. */
+/** The whole flag set; replaces everything received before. */
 export interface Snapshot {
   readonly kind: 'snapshot';
   readonly flags: readonly Flag[];

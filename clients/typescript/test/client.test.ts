@@ -79,7 +79,7 @@ test('where a flag has no value the default stands', async () => {
   assert.deepEqual([mismatch.value, mismatch.reason, mismatch.errorCode], [5, 'ERROR', 'TYPE_MISMATCH']);
 });
 
-test('a default of the wrong type is told at once', async () => {
+test('a default of the wrong type is found at once', async () => {
   const wrong = client as unknown as Record<string, (key: string, standing: unknown) => Promise<unknown>>;
   await assert.rejects(
     () => wrong['boolean']!('boolean', 'yes'),
@@ -111,8 +111,8 @@ test('a key that is no text is an error of the evaluation too', async () => {
 
 test('a batch', async () => {
   const some = await client.batch({ country: 'CH' }, { keys: ['by-country', 'nowhere', 'disabled'] });
-  const told = [...some].map(([key, found]) => [key, found.value, found.reason, found.errorCode]);
-  assert.deepEqual(told, [
+  const found = [...some].map(([key, found]) => [key, found.value, found.reason, found.errorCode]);
+  assert.deepEqual(found, [
     ['by-country', '#00f', 'TARGETING_MATCH', undefined],
     ['nowhere', undefined, 'ERROR', 'FLAG_NOT_FOUND'],
     ['disabled', undefined, 'DISABLED', undefined],

@@ -107,7 +107,7 @@ test('TLS against plaintext', async () => {
   );
 });
 
-test('a target that cannot be right is told when the client is made', () => {
+test('a target that cannot be right is reported when the client is made', () => {
   assert.throws(
     () => new FlagClient('localhost'),
     new TypeError('the target "localhost" has no port; write it as "host:8013" or "dns:///host:8013"'),
