@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -66,37 +65,38 @@ class CacheLease:
         """Renew the lease, or acquire it where it is not held: as of the view's moment, with what was applied since."""
         if self._cache is None:
             return
-        as_of, changed = self._near.verified_at, self._changed
+        as_of = self._near.verified_at
         age_s = time.monotonic() - as_of
         if self._holding and not self.is_holder:
             self._lose("view_too_old" if age_s > self._timing.lease_s / 2 else LeaseState.UNREACHABLE)
         if not self._cache.available or age_s >= self._timing.lease_s:
             return
-        entries = self._current(changed)
+        entries = self._current()
         must_refill = self._gaps != self._near.partial.gaps or entries is None or len(entries) > CHUNK
         if entries is None or must_refill or not self._holding:
             if age_s <= self._timing.max_acquire_age_s:
-                # What was committed after `as_of` was received after it: a new lease does not cover that yet.
-                self._changed = {flag_id: noted for flag_id, noted in changed.items() if noted[0] > as_of}
+                self._forget_until(as_of)
                 await self._acquire(self._cache, as_of)
-            return
-        self._changed = {}
-        answer = await self._cache.renew_lease(as_of, self._timing.lease_s, entries)
-        kept = self._take(answer)
-        # What this renewal does not cover is put again with the next one: it may have been evicted by then.
-        left = {flag_id: noted for flag_id, noted in changed.items() if not kept or noted[0] > as_of}
-        self._changed = {**left, **self._changed}
+        elif self._take(await self._cache.renew_lease(as_of, self._timing.lease_s, entries)):
+            self._forget_until(as_of)
+
+    def _forget_until(self, as_of: float) -> None:
+        """Keep the changes that the lease does not cover yet: they are put again, for they may have been evicted.
+
+        What was committed after `as_of` was also received after it.
+        """
+        self._changed = {flag_id: noted for flag_id, noted in self._changed.items() if noted[0] > as_of}
 
     def _note(self, entry: Entry) -> None:
         self._changed[entry.id] = time.monotonic(), entry
 
-    def _current(self, changed: Mapping[FlagId, tuple[float, Entry]]) -> list[Entry] | None:
+    def _current(self) -> list[Entry] | None:
         """Return what is held now of flags that changed: a read may have overtaken what was noted.
 
         None when a newer entry was known that is not held any more.
         """
         entries = []
-        for flag_id, (_, entry) in changed.items():
+        for flag_id, (_, entry) in self._changed.items():
             held = self._near.get(flag_id)
             if held is None and self._near.high_water_mark(flag_id) > entry.revision:
                 return None

@@ -70,8 +70,10 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
 
 
 async def until_lease_held(replicas: Sequence[Running]) -> None:
-    """Wait until one of the replicas holds the cache lease and has written recent changes to the cache."""
+    """Wait until all replicas have applied the same changes, and the lease's holder has put them into the cache."""
     leases = [each.replica.cache_lease for each in replicas]
+    changelogs = [each.replica.near.changelogs for each in replicas]
+    await until(lambda: all(each.watermarks() == changelogs[0].watermarks() for each in changelogs))
     await until(lambda: any(lease.is_holder and not lease._changed for lease in leases))
 
 
