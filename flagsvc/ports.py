@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import Flag, FlagId, HistoryEntry
@@ -71,6 +71,14 @@ class Announced:
     event_revision: int = 0
 
 
+class Problem(NamedTuple):
+    """Something configured that does not work now: a stable snake_case name, what is wrong, and what to do about it."""
+
+    name: str
+    detail: str
+    cure: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
     """The state of a replica, for operators. `view_age_s` None: it has no view yet.
@@ -90,6 +98,7 @@ class ReplicaStatus:
     change_feed_up: bool
     lease_left_s: float
     flags: int
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +301,9 @@ class FlagCache(Protocol):
 
     async def heartbeats(self) -> list[tuple[Heartbeat, float]] | None:
         """Return the kept heartbeats with their age in seconds; None when the cache cannot be asked."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what does not work now, as last seen; never asks the server."""
 
     def state(self) -> Mapping[str, float]:
         """Return figures for metrics (such as memory_bytes) as last seen; never asks the server."""

@@ -14,7 +14,7 @@ import structlog
 from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.core.evaluation import prepare
-from flagsvc.ports import ReplicaStatus
+from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.cache_lease import CacheLease
@@ -128,7 +128,13 @@ class Replica:
             change_feed_up=self.follower.feed_up,
             lease_left_s=self.cache_lease.left_s,
             flags=len(self.near),
+            problems=tuple(self._problems()),
         )
+
+    def _problems(self) -> Iterator[Problem]:
+        """Yield what is configured here and does not work now. `flagsvc status` exits 1 while there is anything."""
+        if self.cache is not None:
+            yield from self.cache.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -39,7 +39,7 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
             newest.update({s: max(r, newest.get(s, 0)) for s, r in replica.revisions.items()})
         time.sleep(RETRY_DELAY_S)
         response = stub.GetStatus(pb.GetStatusRequest(), timeout=args.timeout)
-    problems = [problem for replica in response.replicas if (problem := _problem(replica, newest))]
+    problems = [problem for replica in response.replicas for problem in _problems(replica, newest)]
     if args.json:
         replicas = [_fields(replica) for replica in response.replicas]
         payload = {"replicas": replicas, "answeredBy": response.answered_by, "complete": response.complete}
@@ -71,7 +71,14 @@ def verify(args: argparse.Namespace, stub: Stub) -> int:
     return 1 if remaining else 0
 
 
-def _problem(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> str:
+def _problems(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> Iterator[str]:
+    """Yield a replica's problems: the one of its view, and those that it reports itself."""
+    if problem := _view_problem(replica, newest):
+        yield problem
+    yield from (f"{replica.replica}: {each.detail}: {each.cure}" for each in replica.problems)
+
+
+def _view_problem(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> str:
     """Return a replica's problem and what to do, empty if it is well; `newest`: revisions that it should have."""
     name, bound_s = replica.replica, replica.staleness_bound_ms / 1000
     behind = sum(max(0, revision - replica.revisions.get(of, 0)) for of, revision in newest.items())
@@ -134,6 +141,7 @@ def _fields(replica: pb.ReplicaStatus) -> dict[str, Any]:
         "changeFeedUp": replica.change_feed_up,
         "holdsCacheLease": replica.holds_cache_lease,
         "flags": replica.flags,
+        "problems": [{"name": each.name, "detail": each.detail, "cure": each.cure} for each in replica.problems],
     }
 
 

@@ -232,8 +232,11 @@ def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
         assert "may be incomplete" not in done.stdout
         redis_server.kill()
         done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stdout)
-        assert done.returncode == 0, "it can answer"
-        assert good_json(run(process.address, "status", "--json"))["complete"] is False
+        assert done.returncode == 1, "what is configured does not work"
+        assert "the shared cache does not answer: check that Redis is running" in done.stderr
+        payload = json.loads(run(process.address, "status", "--json").stdout)
+        assert payload["complete"] is False
+        assert [each["name"] for each in payload["replicas"][0]["problems"]] == ["cache_unavailable"]
         done = run(process.address, "create", "a", "--wait-for", "cached", "--wait-timeout", "0.2")
         assert done.returncode == 3
         assert done.stderr.startswith("error: not cached after 0.2 s: the shared cache is unreachable")

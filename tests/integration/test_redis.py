@@ -29,6 +29,7 @@ from flagsvc.ports import (
     Heartbeat,
     LeaseAnswer,
     LeaseState,
+    Problem,
     ReplicaStatus,
     Subscribed,
 )
@@ -410,6 +411,7 @@ STATUS = ReplicaStatus(
     change_feed_up=True,
     lease_left_s=3.5,
     flags=7,
+    problems=(Problem("cache_unavailable", "it does not answer", "look at its log"),),
 )
 HEARTBEAT = {"heartbeat": 1, "replica": "a", "revisions": {}, "ageS": None, "streamAgeS": 0.0, "lastSeen": {}}
 MALFORMED = [

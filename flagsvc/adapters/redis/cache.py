@@ -29,7 +29,18 @@ from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import FlagId
-from flagsvc.ports import NEVER, Announced, CacheEvent, Entry, Found, Heartbeat, LeaseAnswer, LeaseState, Subscribed
+from flagsvc.ports import (
+    NEVER,
+    Announced,
+    CacheEvent,
+    Entry,
+    Found,
+    Heartbeat,
+    LeaseAnswer,
+    LeaseState,
+    Problem,
+    Subscribed,
+)
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
 
 T = TypeVar("T")
@@ -90,6 +101,13 @@ class RedisCache:
     def available(self) -> bool:
         """Whether commands are sent now."""
         return not self._breaker.is_open
+
+    def problems(self) -> Sequence[Problem]:
+        """Return the one problem of an open breaker, as last seen."""
+        if self.available:
+            return ()
+        cure = "check that Redis is running and reachable; see the log event cache_unavailable"
+        return (Problem("cache_unavailable", "the shared cache does not answer", cure),)
 
     def state(self) -> Mapping[str, float]:
         """Return memory_bytes, memory_limit_bytes and errors_total as last seen."""

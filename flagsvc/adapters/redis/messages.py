@@ -11,7 +11,7 @@ from typing import Any
 
 from flagsvc.core.documents import dumps, loads
 from flagsvc.core.model import FlagId
-from flagsvc.ports import Announced, Entry, Heartbeat, ReplicaStatus
+from flagsvc.ports import Announced, Entry, Heartbeat, Problem, ReplicaStatus
 
 _SCHEMA = "2"
 
@@ -89,10 +89,12 @@ def _heartbeat(fields: Mapping[str, Any]) -> Heartbeat:
 def _status(fields: Any) -> ReplicaStatus | None:
     """Read a replica's status; None for one of another version that cannot be understood."""
     try:
-        status = ReplicaStatus(**{**fields, "started_at": datetime.fromisoformat(fields["started_at"])})
+        started_at = datetime.fromisoformat(fields["started_at"])
+        problems = tuple(Problem(*problem) for problem in fields.get("problems", ()))
+        status = ReplicaStatus(**{**fields, "started_at": started_at, "problems": problems})
     except (ValueError, TypeError, KeyError):
         return None
-    texts = (status.version, status.change_feed)
+    texts = (status.version, status.change_feed, *(text for problem in problems for text in problem))
     numbers = (status.staleness_bound_s, status.view_age_s or 0.0, status.flags, status.lease_left_s)
     switches = (status.ready, status.store_up, status.cache_up, status.subscription_up, status.change_feed_up)
     is_sound = (

@@ -46,6 +46,7 @@ def status_to_message(
             change_feed_up=report.change_feed_up,
             holds_cache_lease=report.lease_left_s > age_s,
             flags=report.flags,
+            problems=(pb.Problem(**problem._asdict()) for problem in report.problems),
         )
         replica.started_at.FromDatetime(report.started_at)
     return message

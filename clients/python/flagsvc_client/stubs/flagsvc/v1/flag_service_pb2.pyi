@@ -1141,6 +1141,7 @@ class ReplicaStatus(google.protobuf.message.Message):
     CHANGE_FEED_UP_FIELD_NUMBER: builtins.int
     HOLDS_CACHE_LEASE_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
+    PROBLEMS_FIELD_NUMBER: builtins.int
     replica: builtins.str
     """Name of the replica: host, process id and a random part. It changes with every restart."""
     version: builtins.str
@@ -1177,6 +1178,10 @@ class ReplicaStatus(google.protobuf.message.Message):
     def revisions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
         """Revision up to which it has applied every change, by flag set."""
 
+    @property
+    def problems(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """What is configured on this replica and does not work. Empty on a healthy one."""
+
     def __init__(
         self,
         *,
@@ -1196,11 +1201,38 @@ class ReplicaStatus(google.protobuf.message.Message):
         change_feed_up: builtins.bool = ...,
         holds_cache_lease: builtins.bool = ...,
         flags: builtins.int = ...,
+        problems: collections.abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache_up", b"cache_up", "change_feed", b"change_feed", "change_feed_up", b"change_feed_up", "flags", b"flags", "holds_cache_lease", b"holds_cache_lease", "lag", b"lag", "ready", b"ready", "replica", b"replica", "reported_ms_ago", b"reported_ms_ago", "revisions", b"revisions", "staleness_bound_ms", b"staleness_bound_ms", "started_at", b"started_at", "store_up", b"store_up", "subscription_up", b"subscription_up", "version", b"version", "view_age_ms", b"view_age_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache_up", b"cache_up", "change_feed", b"change_feed", "change_feed_up", b"change_feed_up", "flags", b"flags", "holds_cache_lease", b"holds_cache_lease", "lag", b"lag", "problems", b"problems", "ready", b"ready", "replica", b"replica", "reported_ms_ago", b"reported_ms_ago", "revisions", b"revisions", "staleness_bound_ms", b"staleness_bound_ms", "started_at", b"started_at", "store_up", b"store_up", "subscription_up", b"subscription_up", "version", b"version", "view_age_ms", b"view_age_ms"]) -> None: ...
 
 Global___ReplicaStatus: typing_extensions.TypeAlias = ReplicaStatus
+
+@typing.final
+class Problem(google.protobuf.message.Message):
+    """Problem is something that is configured and does not work now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    CURE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Stable snake_case name, as in the log: "cache_refuses_writes"."""
+    detail: builtins.str
+    """What is wrong, in one sentence, with the server's own words where there are any."""
+    cure: builtins.str
+    """What the operator can do about it."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        detail: builtins.str = ...,
+        cure: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cure", b"cure", "detail", b"detail", "name", b"name"]) -> None: ...
+
+Global___Problem: typing_extensions.TypeAlias = Problem
 
 @typing.final
 class VerifyCacheRequest(google.protobuf.message.Message):
