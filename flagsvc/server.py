@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
+import sys
 from collections.abc import Iterator
 from itertools import chain
 
@@ -12,10 +12,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flagsvc import collector
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.interceptors import CallInterceptor
+from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import evaluation, sync
@@ -24,20 +26,19 @@ from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.api.ofrep.http import HttpServer, listening_socket
+from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
+from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings, origins, pairs, redacted
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.turns import SWITCH_S
 
 log = structlog.get_logger(__name__)
-
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-GC_THRESHOLDS = (50_000, 20, 20)
-"""Compiled rules are millions of long-lived objects; the default thresholds would scan them often and stall calls."""
 
 
 class Server:
@@ -62,6 +63,8 @@ class Server:
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
         self._health_task: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
+        self._loop_lag = LoopLag(self._metrics.loop_was_late, settings.log_loop_lag_s)
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -76,6 +79,7 @@ class Server:
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
         self._health_task = asyncio.create_task(self._health.run(), name="health")
+        self._background.start(self._loop_lag.run(), "loop-lag")
         await self._grpc.start()
         if self._http is not None:
             await self._http.start()
@@ -104,6 +108,7 @@ class Server:
         await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
         if self._health_task is not None:
             self._health_task.cancel()
+        await self._background.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -140,7 +145,7 @@ class Server:
         age_ms = int(self.settings.connection_age_s * 1000)
         options = [
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
@@ -189,7 +194,8 @@ def _address(host: str, port: int) -> str:
 
 async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    gc.set_threshold(*GC_THRESHOLDS)
+    collector.configure()
+    sys.setswitchinterval(SWITCH_S)
     server = Server(settings)
     try:
         await server.start()

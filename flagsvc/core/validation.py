@@ -24,6 +24,10 @@ MAX_VARIANTS = 100
 MAX_METADATA = 100
 MAX_EVALUATORS = 100
 MAX_CONTEXT_BYTES = 65_536
+MAX_CONTEXT_VALUES = 5_000
+"""Fields and list elements of an evaluation context, at all depths: converting each takes time."""
+SMALLEST_VALUE = 4
+"""Bytes of the smallest element of a list in a protobuf message; in JSON it takes half of that."""
 MAX_BATCH = 1_000
 SORT_ORDERS = range(-(2**31), 2**31)
 _ETAG = re.compile(r'"?(\d{1,19})"?')

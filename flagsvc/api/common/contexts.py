@@ -11,12 +11,16 @@ from typing import Any
 from flagsvc.api.common.values import from_struct_value, from_value
 from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES, SMALLEST_VALUE
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 TARGETING_KEY = "targetingKey"
 Metadata = Iterable[Any] | None
 """A call's metadata: (lower-case name, value) pairs."""
+
+
+_FEW_VALUES_BYTES = MAX_CONTEXT_VALUES * SMALLEST_VALUE
+"""Up to this size no context can have too many values."""
 
 
 class LazyContext(Mapping[str, JsonValue]):
@@ -74,12 +78,16 @@ class Contexts:
         if size > MAX_CONTEXT_BYTES:
             wanted = f"at most {MAX_CONTEXT_BYTES} bytes serialized"
             raise invalid("context", f"{size} bytes", wanted, "INVALID_CONTEXT")
+        if size > _FEW_VALUES_BYTES and _has_too_many(message.attributes, "object_value"):
+            wanted = f"at most {MAX_CONTEXT_VALUES} fields and list elements"
+            raise invalid("context", "more fields", wanted, "INVALID_CONTEXT")
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
         return LazyContext(message.attributes, from_value, self._added(known, metadata() if self._headers else None))
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
         """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed if larger than MAX_CONTEXT_BYTES."""
-        if message.ByteSize() > MAX_CONTEXT_BYTES:
+        size = message.ByteSize()
+        if size > MAX_CONTEXT_BYTES or (size > _FEW_VALUES_BYTES and _has_too_many(message.fields, "struct_value")):
             raise EvaluationFailed("INVALID_CONTEXT")
         return LazyContext(message.fields, from_struct_value, self._added({}, metadata if with_headers else None))
 
@@ -94,3 +102,21 @@ class Contexts:
                 if value and isinstance(value, str) and header in self._headers:
                     known[self._headers[header]] = value
         return known
+
+
+def _has_too_many(fields: Mapping[str, Any], objects: str) -> bool:
+    """Whether a context has too many values. `objects`: the name of the field of a value that holds an object."""
+    left = MAX_CONTEXT_VALUES
+    pending: list[Any] = [fields]
+    while pending:
+        each = pending.pop()
+        left -= len(each)
+        if left < 0:
+            return True
+        for value in each.values() if hasattr(each, "values") else each:
+            kind = value.WhichOneof("kind")
+            if kind == "list_value":
+                pending.append(value.list_value.values)
+            elif kind == objects:
+                pending.append(getattr(value, objects).fields)
+    return False

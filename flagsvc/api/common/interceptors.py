@@ -10,7 +10,7 @@ import grpc
 
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.failures import failure_for
-from flagsvc.core.errors import invalid
+from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -38,7 +38,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_EXEMPT):
             return handler
-        codec = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        codec = parse_within_limits(method, handler.request_deserializer), handler.response_serializer
         if handler.unary_unary is not None:
             wrapped = grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         elif handler.unary_stream is not None:
@@ -56,7 +56,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             try:
                 with self._admission.call():
-                    _check_readable(request)
+                    check_readable(request)
                     return await call(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -76,7 +76,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             try:
                 with self._admission.stream():
-                    _check_readable(request)
+                    check_readable(request)
                     async for message in call(request, context):
                         yield message
             except grpc.aio.AbortError:
@@ -88,29 +88,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
         return intercepted
-
-
-class _Unreadable:
-    """A request whose bytes cannot be parsed. The transport itself would send the parser's own text to the caller."""
-
-
-def _parse_or_unreadable(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if parse is None:
-        return None
-
-    def parsed(data: bytes) -> Any:
-        try:
-            return parse(data)
-        except Exception:  # noqa: BLE001  no text of the parser reaches the caller
-            return _Unreadable()
-
-    return parsed
-
-
-def _check_readable(request: Any) -> None:
-    if isinstance(request, _Unreadable):
-        wanted = "a message of the method's type, strings in UTF-8, nested less than 100 levels (a list takes two)"
-        raise invalid("request", "bytes that cannot be parsed", wanted, "INVALID_REQUEST")
 
 
 def _label(method: str) -> str:

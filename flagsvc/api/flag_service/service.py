@@ -23,6 +23,7 @@ from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
+from flagsvc.turns import in_turns, off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,7 +72,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
         response = pb.BatchEvaluateFlagsResponse()
-        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision):
+        evaluations = await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision)
+        async for evaluation in in_turns(evaluations):
             self._evaluated(evaluation)
             response.evaluations.append(messages.evaluation_to_message(evaluation))
         return response
@@ -88,22 +90,27 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_set = validation.set_name(request.flag_set)
         size = paging.page_size(request.page_size, default=100)
         after = paging.from_page_token(flag_set, request.page_token)
-        flags = [f for f in await self._reader.flags(flag_set) if after is None or (f.sort_order, f.key) > after]
-        page = flags[:size]
-        token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if len(flags) > size else ""
-        return pb.ListFlagsResponse(flags=map(flag_to_message, page), next_page_token=token)
+        page = await self._reader.page(flag_set, after, size + 1)
+        has_more = len(page) > size
+        page = page[:size]
+        token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if has_more else ""
+        response = pb.ListFlagsResponse(next_page_token=token)
+        async for flag in in_turns(page):
+            response.flags.append(flag_to_message(flag))
+        return response
 
     async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
         """Create a flag."""
-        flag = flag_from_message(request.flag)
+        flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
-        written = await self._write(request, flag_id, changes.create(flag, _author(request)))
+        decide = await off_loop(changes.create, flag, _author(request))
+        written = await self._write(request, flag_id, decide)
         return pb.CreateFlagResponse(**_flag_and_spread(written))
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
         """Change the fields in the mask."""
         fields = _masked(list(request.update_mask.paths))
-        flag = flag_from_message(request.flag)
+        flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, _author(request))

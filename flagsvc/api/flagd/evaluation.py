@@ -21,6 +21,7 @@ from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.serving.reader import Evaluation, Reader
+from flagsvc.turns import in_turns
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -124,7 +125,8 @@ class FlagdEvaluation:
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             response = response_type()
             min_revision = min_revision_of(metadata)
-            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):
+            evaluations = await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision)
+            async for evaluation in in_turns(evaluations):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)
                 if field is None:

@@ -24,6 +24,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
+from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -89,9 +90,11 @@ class Ofrep:
         context = self._contexts.of_json(await context_of(request), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-        for evaluation in evaluations:
+        bodies = []
+        async for evaluation in in_turns(evaluations):
             self._metrics.evaluated(evaluation)
-        body = encode(bulk_body(evaluations, selector.metadata, [_event_stream_of(selector)]))
+            bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
+        body = bulk_body(bodies, selector.metadata, [_event_stream_of(selector)])
         etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})

@@ -9,14 +9,15 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from flagsvc.api.common import consistency_tokens
+from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
 from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import JsonValue
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 
-MAX_BODY_BYTES = 1_000_000
+MAX_BODY_BYTES = MAX_EVALUATION_BYTES
 MAX_READ_BYTES = 10_000_000
 """A larger body is still read, up to this size, because a client that is sending does not read the response."""
 BODY_S = 10.0
@@ -60,6 +61,9 @@ async def context_of(request: Request, key: str | None = None) -> Mapping[str, J
     context = (parsed or {}).get("context")
     if not isinstance(context, dict):
         return {}
+    if len(body) > MAX_CONTEXT_VALUES and json_values.has_more_values(context, MAX_CONTEXT_VALUES):
+        details = f"The context has more than {MAX_CONTEXT_VALUES} fields and list elements"
+        raise _invalid_context(details, key)
     if problem := json_values.problem(context):
         raise _invalid_context(f"{_INVALID_CONTEXT}: {problem}", key)
     if len(body) > MAX_CONTEXT_BYTES and len(compact(context).encode()) > MAX_CONTEXT_BYTES:

@@ -99,7 +99,7 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
         return None
     below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
 
-    def ordered(data: Any, run: Run) -> JsonValue:
+    def ordered(data: Any, _run: Run) -> JsonValue:
         value = data.get(field)
         if value.__class__ in _NUMBERS and value == value:  # noqa: PLR0124  NaN differs from itself
             return below if value < limit else equal if value == limit else above
