@@ -127,6 +127,8 @@ def _variant_violations(flag: Flag) -> list[Violation]:
             found.append(Violation(field, short_repr(name), f"named with {problem}"))
         elif problem := json_values.problem(value):
             found.append(Violation(field, problem, "valid JSON"))
+        elif isinstance(value, dict) and json_values.has_more_values(value, MAX_CONTEXT_VALUES):
+            found.append(Violation(field, "more fields", f"at most {MAX_CONTEXT_VALUES} fields and list elements"))
         elif variant_kind(value) is None:
             found.append(Violation(field, short_repr(value), "a boolean, string, number or object"))
     first = next(iter(variants.values()), None)

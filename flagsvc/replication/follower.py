@@ -107,6 +107,11 @@ class Follower:
             return time.monotonic() - self._progress.checkpoint < SUBSCRIPTION_TIMEOUT_S
         return self.store_up
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether everything that was loaded is compiled."""
+        return self._compiling is not None and self._compiling.done()
+
     def start(self) -> None:
         """Begin to follow; waits for nothing."""
         self._tasks.start(repeat(self._poll, self._until_next_poll, "poll_failed"), "follower")

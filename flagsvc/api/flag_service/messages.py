@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagsvc.api.common.values import to_value
+from flagsvc.api.common.values import put_value, to_value
 from flagsvc.core import json_values
 from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
@@ -50,7 +50,7 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
         if value is True or value is False:
             message.value.boolean_value = value
         else:
-            message.value.CopyFrom(to_value(value))
+            put_value(message.value, value)
     if outcome.error_code is not None:
         message.error_code = _ERRORS[outcome.error_code]
         message.error_message = outcome.message
@@ -58,7 +58,7 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
         message.status = _STATUSES[flag.status]
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
         for name, item in flag.metadata.items():
-            message.flag_metadata[name].CopyFrom(to_value(item))
+            put_value(message.flag_metadata[name], item)
     return message
 
 

@@ -1,4 +1,7 @@
-"""flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors."""
+"""flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors.
+
+Whole flags, which may be large, are packed and unpacked outside the event loop.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
@@ -16,7 +19,7 @@ from flagsvc.api.flag_service.watch import Watches
 from flagsvc.core import changes, validation
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
-from flagsvc.core.model import ANONYMOUS, WRITABLE, FlagId
+from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.replication.cache_audit import CacheAuditor
@@ -51,6 +54,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
+        if attributes.__class__ is LazyContext and attributes.is_large:
+            attributes = await in_full(attributes)
         expected = messages.expected_type(request.expected_type)
         min_revision = messages.min_revision(request.min_revision)
         if request.explain:
@@ -66,7 +71,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         self, request: pb.BatchEvaluateFlagsRequest, context: Context
     ) -> pb.BatchEvaluateFlagsResponse:
         """Evaluate several flags for one context."""
-        attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata))
+        attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
@@ -83,7 +88,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
-        return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms)
+        return pb.GetFlagResponse(flag=await off_loop(flag_to_message, flag), source=source, age_ms=age_ms)
 
     async def ListFlags(self, request: pb.ListFlagsRequest, context: Context) -> pb.ListFlagsResponse:
         """List a flag set in pages."""
@@ -94,10 +99,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         has_more = len(page) > size
         page = page[:size]
         token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if has_more else ""
-        response = pb.ListFlagsResponse(next_page_token=token)
-        async for flag in in_turns(page):
-            response.flags.append(flag_to_message(flag))
-        return response
+        return await off_loop(_list_to_message, page, token)
 
     async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
         """Create a flag."""
@@ -105,7 +107,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         decide = await off_loop(changes.create, flag, _author(request))
         written = await self._write(request, flag_id, decide)
-        return pb.CreateFlagResponse(**_flag_and_spread(written))
+        return pb.CreateFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
         """Change the fields in the mask."""
@@ -114,14 +116,16 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, _author(request))
-        return pb.UpdateFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
+        written = await self._write(request, flag_id, decide)
+        return pb.UpdateFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> pb.ToggleFlagResponse:
         """Switch a flag to the requested state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
-        return pb.ToggleFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
+        written = await self._write(request, flag_id, decide)
+        return pb.ToggleFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -134,7 +138,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """List a flag's changes, newest first."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         entries = await self._reader.history(flag_id, paging.page_size(request.page_size, default=50))
-        return pb.ListFlagHistoryResponse(entries=map(messages.history_to_message, entries))
+        return await off_loop(_history_to_message, entries)
 
     async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[pb.WatchFlagsResponse]:
         """Stream a flag set: a snapshot, then each change."""
@@ -154,6 +158,14 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written = await self._writer.write(flag_id, decide, messages.wait_for(request))
         assert written is not None  # noqa: S101  only an import decides to write nothing
         return written
+
+
+def _list_to_message(page: list[Flag], token: str) -> pb.ListFlagsResponse:
+    return pb.ListFlagsResponse(flags=map(flag_to_message, page), next_page_token=token)
+
+
+def _history_to_message(entries: list[HistoryEntry]) -> pb.ListFlagHistoryResponse:
+    return pb.ListFlagHistoryResponse(entries=map(messages.history_to_message, entries))
 
 
 def _flag_and_spread(written: WriteResult) -> dict[str, Any]:

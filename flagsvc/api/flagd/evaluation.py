@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from flagsvc.api.common.consistency_tokens import min_revision_of
-from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.selectors import Selector, selector_of
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -95,6 +95,8 @@ class FlagdEvaluation:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
+            if attributes.__class__ is LazyContext and attributes.is_large:
+                attributes = await in_full(attributes)
             flag_id = _flag_id(selector, request.flag_key)
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
@@ -119,13 +121,14 @@ class FlagdEvaluation:
         """Return the handler that evaluates a whole flag set for one context."""
         response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
-        async def resolve_all(request: Any, context: Context) -> Any:
-            metadata = context.invocation_metadata()
+        async def resolve_all(request: Any, call: Context) -> Any:
+            metadata = call.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             response = response_type()
             min_revision = min_revision_of(metadata)
-            evaluations = await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision)
+            context = await in_full(attributes)
+            evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
             async for evaluation in in_turns(evaluations):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)

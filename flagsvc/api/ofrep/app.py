@@ -24,7 +24,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import in_turns
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -94,8 +94,8 @@ class Ofrep:
         async for evaluation in in_turns(evaluations):
             self._metrics.evaluated(evaluation)
             bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
-        body = bulk_body(bodies, selector.metadata, [_event_stream_of(selector)])
-        etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+        body = await off_loop(bulk_body, bodies, selector.metadata, [_event_stream_of(selector)])
+        etag = await off_loop(_etag_of, body)
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
         return Response(body, 200, {"etag": etag}, "application/json")
@@ -112,6 +112,10 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
         return validation.flag_id(selector.flag_set, key)
     except InvalidRequest:  # no flag can have that key
         raise Refused(404, not_found_body(key)) from None
+
+
+def _etag_of(body: bytes) -> str:
+    return f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
 
 
 def _event_stream_of(selector: Selector) -> JsonValue:

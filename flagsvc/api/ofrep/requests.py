@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from flagsvc.api.common import consistency_tokens
+from flagsvc.api.common.contexts import LARGE_BYTES
 from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
 from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
@@ -16,6 +17,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
+from flagsvc.turns import Turns
 
 MAX_BODY_BYTES = MAX_EVALUATION_BYTES
 MAX_READ_BYTES = 10_000_000
@@ -61,6 +63,8 @@ async def context_of(request: Request, key: str | None = None) -> Mapping[str, J
     context = (parsed or {}).get("context")
     if not isinstance(context, dict):
         return {}
+    if len(body) > LARGE_BYTES:
+        await Turns().next()  # parsing took a turn
     if len(body) > MAX_CONTEXT_VALUES and json_values.has_more_values(context, MAX_CONTEXT_VALUES):
         details = f"The context has more than {MAX_CONTEXT_VALUES} fields and list elements"
         raise _invalid_context(details, key)
@@ -68,6 +72,8 @@ async def context_of(request: Request, key: str | None = None) -> Mapping[str, J
         raise _invalid_context(f"{_INVALID_CONTEXT}: {problem}", key)
     if len(body) > MAX_CONTEXT_BYTES and len(compact(context).encode()) > MAX_CONTEXT_BYTES:
         raise _invalid_context(f"The context is over {MAX_CONTEXT_BYTES} bytes", key)
+    if len(body) > LARGE_BYTES:
+        await Turns().next()  # so did checking it
     return context
 
 
