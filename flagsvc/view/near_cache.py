@@ -48,7 +48,7 @@ class NearCache:
         self.changelogs = Changelogs()
         self.partial = PartialView(is_needed=limit == 0)
         self._held = HeldEntries()
-        self._evicted: set[FlagId] | None = None
+        self._evicted: dict[FlagId, int] | None = None
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
 
@@ -171,7 +171,7 @@ class NearCache:
         view = View(self._held, watermarks, self.verified_at, self.restored, self.high_water_mark)
         found: set[FlagId] = set()
         is_whole = True
-        evicted: set[FlagId] = set()
+        evicted: dict[FlagId, int] = {}
         self._evicted = evicted
         try:
             for diff in reconcile(view, contents, asked_at, found):
@@ -182,7 +182,8 @@ class NearCache:
         finally:
             self._evicted = None
         self.partial.is_needed, self.restored = False, False
-        self.complete = evicted.isdisjoint(found)  # else a change that was applied meanwhile took the room
+        counters = contents.revisions
+        self.complete = not any(i in found or revision > counters.get(i.flag_set, 0) for i, revision in evicted.items())
         self.partial.gap_free_since = NEVER
         if is_whole:
             self.mark_verified(asked_at)
@@ -275,8 +276,8 @@ class NearCache:
         while len(self._held) > self.limit:
             flag_id, evicted = next(iter(self._held.items()))
             del self._held[flag_id]
-            if self._evicted is not None:
-                self._evicted.add(flag_id)
+            if self._evicted is not None and evicted.entry.flag is not None:
+                self._evicted[flag_id] = evicted.entry.revision
             self.complete = self.complete and evicted.entry.flag is None
             self.partial.high_water_marks.raise_to(flag_id, evicted.entry.revision)
 
