@@ -34,16 +34,14 @@ _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status 
 _TYPES: Mapping[int, ValueType] = {types.ValueType.Value(f"VALUE_TYPE_{kind.name}"): kind for kind in ValueType}
 
 
-def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
-    """Pack one evaluation."""
+def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
+    """Pack one evaluation into a part of a response, where a large value is not copied again."""
     outcome, flag = evaluation.outcome, evaluation.flag
-    message = pb.FlagEvaluation(
-        flag_key=evaluation.flag_id.key,
-        reason=_REASONS[outcome.reason],
-        revision=evaluation.revision,
-        source=SOURCES[evaluation.source],
-        age_ms=int(evaluation.age_s * 1000),
-    )
+    message.flag_key = evaluation.flag_id.key
+    message.reason = _REASONS[outcome.reason]
+    message.revision = evaluation.revision
+    message.source = SOURCES[evaluation.source]
+    message.age_ms = int(evaluation.age_s * 1000)
     if outcome.variant is not None:
         message.variant = outcome.variant
         value = outcome.value
@@ -59,7 +57,6 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
         for name, item in flag.metadata.items():
             put_value(message.flag_metadata[name], item)
-    return message
 
 
 def expected_type(value: int) -> ValueType | None:

@@ -60,12 +60,13 @@ class FlagService(pb_grpc.FlagServiceServicer):
         min_revision = messages.min_revision(request.min_revision)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
-            explanation = messages.explanation_to_message(explained)
+            response = pb.EvaluateFlagResponse(explanation=messages.explanation_to_message(explained))
         else:
             evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
-            explanation = None
+            response = pb.EvaluateFlagResponse()
         self._evaluated(evaluation)
-        return pb.EvaluateFlagResponse(evaluation=messages.evaluation_to_message(evaluation), explanation=explanation)
+        messages.put_evaluation(response.evaluation, evaluation)
+        return response
 
     async def BatchEvaluateFlags(
         self, request: pb.BatchEvaluateFlagsRequest, context: Context
@@ -80,7 +81,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         evaluations = await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision)
         async for evaluation in in_turns(evaluations):
             self._evaluated(evaluation)
-            response.evaluations.append(messages.evaluation_to_message(evaluation))
+            messages.put_evaluation(response.evaluations.add(), evaluation)
         return response
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:

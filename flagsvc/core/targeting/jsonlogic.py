@@ -14,7 +14,7 @@ from ..model import JsonValue
 
 NAN = math.nan
 MAX_INDEX_DIGITS = 10
-MAX_NUMBER_CHARS = 1_024
+MAX_NUMBER_CHARS = 256
 """A longer string is not a number, so that every conversion takes microseconds."""
 
 
