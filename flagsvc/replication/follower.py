@@ -47,6 +47,8 @@ STREAM_START_S = 0.3
 """How long the first load waits for the change stream, so that no change falls between the two."""
 LOAD_SHARE = 5
 """Where the whole store is read again and again, that takes at most one part in this many of the time."""
+MAX_LOAD_PAUSE_S = 1.0
+"""Longest that a load waits where callers need the whole store again and again: else as long as the last one took."""
 
 log = structlog.get_logger(__name__)
 
@@ -127,10 +129,10 @@ class Follower:
     async def load_all(self) -> StoreContents:
         """Read the whole store for a caller, and hold it where there is room. Raises StoreUnavailable.
 
-        Callers cause loads during one part in LOAD_SHARE of the time at most.
+        After a long load the next one waits, so that callers do not make the replica load all the time.
         """
-        pause_s = self._load_ended_at + (LOAD_SHARE - 1) * self._load_s - time.monotonic()
-        await asyncio.sleep(max(0.0, pause_s) if self.loaded.is_set() else 0.0)
+        pause_s = self._load_ended_at + min(self._load_s, MAX_LOAD_PAUSE_S) - time.monotonic()
+        await asyncio.sleep(max(0.0, pause_s))
         return await self._load_now()
 
     async def _load_now(self) -> StoreContents:
