@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from flagsvc.cli.parser import build_parser
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.errors import FlagsvcError
-from flagsvc.settings import SettingsError
+from flagsvc.urls import SettingsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

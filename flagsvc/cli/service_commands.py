@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import time
@@ -16,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import arguments, render, wait_for
+from flagsvc.cli.channels import open_channel, server_address
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -27,7 +29,7 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with grpc.insecure_channel(args.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with open_channel(args.address) as channel:
         try:
             return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
@@ -178,7 +180,8 @@ def health(args: argparse.Namespace) -> int:
     """Call grpc.health.v1; exit status 0 only for SERVING."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  only this command needs it
 
-    with grpc.insecure_channel(args.address) as channel:
+    args.address = server_address(args, os.environ)
+    with open_channel(args.address, proxy=False) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=args.service)
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flagsvc.settings import Settings, SettingsError, pairs, redacted
+from flagsvc.settings import Settings, pairs
+from flagsvc.urls import SettingsError, redacted
 
 
 def test_the_environment_and_then_the_options_win() -> None:
@@ -34,7 +35,7 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_STORE_URL", "redis://db", "must be mongodb://"),
         ("FLAGSVC_STORE_URL", "mongodb:///db", "no host"),
         ("FLAGSVC_STORE_URL", "sqlite://x.db", "three slashes"),
-        ("FLAGSVC_STORE_URL", "", "begins with ''"),
+        ("FLAGSVC_STORE_URL", "", "is empty"),
         ("FLAGSVC_CACHE_URL", "rediss//x", "redis://..., rediss://... or none"),
         ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is not a number"),
         ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot read the file"),
