@@ -30,9 +30,9 @@ from flagsvc.health import Health
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings, origins, pairs
-from flagsvc.urls import host_and_port, redacted
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.urls import host_and_port, redacted
 
 log = structlog.get_logger(__name__)
 

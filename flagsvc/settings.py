@@ -15,11 +15,13 @@ from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError,
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the client commands of the command line read."""
-_KUBERNETES_NAME = re.compile(r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)")
+_KUBERNETES_NAME = re.compile(
+    r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _HOST_NAME = re.compile(r"[\w.-]+")
 _PATH = re.compile(r"\.{0,2}/[^@:]*")
-_INSIDE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
 
@@ -159,8 +161,9 @@ def _from_file(name: str, path: str) -> str:
 
 
 def _parsed(name: str, text: str, spec: Any) -> object:
+    """Return a setting's value from its text. Raises SettingsError."""
     text = text.strip()  # a file or a template often ends a value with a newline
-    if match := _INSIDE.search(text):
+    if match := _CONTROL.search(text):
         at = f"U+{ord(match[0]):04X} at character {match.start() + 1}"
         raise SettingsError(f"{name} has the control character {at}; it must be one line of text")
     limits = spec.metadata
@@ -170,25 +173,29 @@ def _parsed(name: str, text: str, spec: Any) -> object:
         return _host(name, text, needed=limits["host"] == "needed")
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
-        return text
-    if limits.get("origins"):
+    elif limits.get("origins"):
         origins(text, name)
-        return text
-    choices = limits.get("choices")
-    if choices and text not in choices:
+    elif (choices := limits.get("choices")) and text not in choices:
         raise SettingsError(f"{name} is {shown(text)}; it must be one of {', '.join(choices)}")
     if isinstance(spec.default, bool):
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise SettingsError(f"{name} is {shown(text)}; it must be true or false")
-        return text.lower() in ("true", "1")
-    if not isinstance(spec.default, (int, float)):
-        return text
+        return _switch(name, text)
+    return _number(name, text, spec) if isinstance(spec.default, (int, float)) else text
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise SettingsError(f"{name} is {shown(text)}; it must be true or false")
+    return text.lower() in ("true", "1")
+
+
+def _number(name: str, text: str, spec: Any) -> int | float:
+    low, high = spec.metadata["low"], spec.metadata["high"]
     try:
-        number = type(spec.default)(text)
+        number: int | float = type(spec.default)(text)
     except ValueError:
         raise SettingsError(f"{name} is {shown(text)}; it must be a number") from None
-    if not limits["low"] <= number <= limits["high"]:
-        raise SettingsError(f"{name} is {text}; it must be from {limits['low']:g} to {limits['high']:g}")
+    if not low <= number <= high:
+        raise SettingsError(f"{name} is {text}; it must be from {low:g} to {high:g}")
     return number
 
 
@@ -215,7 +222,9 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
         if form == "HEADER=NAME":
             left, right = left.lower(), right.strip()
             if not _HEADER.fullmatch(left) or left.endswith("-bin"):
-                raise SettingsError(f"{name} has {shown(left, text)}; it must be the name of a header with a text value")
+                raise SettingsError(
+                    f"{name} has {shown(left, text)}; it must be the name of a header with a text value"
+                )
         if left in found:
             raise SettingsError(f"{name} has {shown(left, text)} twice; it must appear once")
         found[left] = right

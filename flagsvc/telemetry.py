@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
+from flagsvc.core.shown_text import visible
 from flagsvc.serving.reader import Evaluation
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the creation time of each counter is of no use
@@ -52,12 +53,17 @@ def configure_logging(level: str, style: str) -> None:
             processors.add_log_level,
             processors.TimeStamper(fmt="iso", utc=True),
             processors.StackInfoRenderer(),
-            *([] if console else [processors.format_exc_info]),
+            *([_visible_values] if console else [processors.format_exc_info]),  # JSON escapes by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+
+
+def _visible_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what could steer a terminal, or pass for another log line."""
+    return {name: visible(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 class Metrics:

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from flagsvc.cli.parser import build_parser
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.errors import FlagsvcError
+from flagsvc.core.shown_text import visible
 from flagsvc.urls import SettingsError
+
+NEWLINE = "\n"  # an error may have several lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {visible(str(error), NEWLINE)}", file=sys.stderr)
     return status
 
 

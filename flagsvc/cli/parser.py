@@ -213,6 +213,9 @@ def _add_transfers(commands: _Commands) -> None:
     importing.add_argument(
         "--prune", action="store_true", help="delete the flags of the file's sets that are not in the file"
     )
+    importing.add_argument(
+        "--if-empty", action="store_true", help="do nothing if the store has, or ever had, a flag; never change one"
+    )
     options.add_author(importing)
     exporting = _add_command(commands, "export", run.on_store("export_file"))
     exporting.add_argument(

@@ -18,9 +18,8 @@ def serve(args: argparse.Namespace) -> int:
     exit_at_once_on(*STOP)
     import asyncio  # noqa: PLC0415  only `serve` needs it
 
-    import uvloop  # noqa: PLC0415
-
     import structlog  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415
 
     from flagsvc.server import run  # noqa: PLC0415
     from flagsvc.telemetry import configure_logging  # noqa: PLC0415

@@ -20,6 +20,7 @@ from flagsvc.cli import arguments, render, wait_for
 from flagsvc.cli.channels import open_channel, server_address
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
+from flagsvc.core.shown_text import visible
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -131,7 +132,9 @@ def delete(args: argparse.Namespace, stub: Stub) -> int:
         spread = wait_for.spread_fields(response.spread)
         render.print_json({"flagKey": args.key, "revision": response.revision, "spread": spread})
     else:
-        print(f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}")
+        render.say(
+            f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}"
+        )
     return wait_for.report_spread(args, response.spread)
 
 
@@ -234,7 +237,7 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
             else:
                 state = flag.status.value if flag else "deleted"
                 now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
-                print(f"{now}  {change.flag_key}  {state}  revision {change.revision}", flush=True)
+                render.say(f"{now}  {visible(change.flag_key)}  {state}  revision {change.revision}")
 
 
 def _print_error(error: grpc.RpcError, address: str) -> None:
@@ -244,7 +247,7 @@ def _print_error(error: grpc.RpcError, address: str) -> None:
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not respond in time; try a larger --timeout"
-    print(f"error: {text}", file=sys.stderr)
+    render.say(f"error: {text}", error=True)
 
 
 def _error_reason(error: grpc.RpcError) -> str:

@@ -21,7 +21,7 @@ _AMBIGUOUS = re.compile(
 class StrictConnection(h11.Connection):
     """A server's connection. `next_event` raises RemoteProtocolError for an ambiguous request."""
 
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         """Return the next event."""
         if self.their_state is h11.IDLE and _is_ambiguous(self.trailing_data[0]):
             raise h11.RemoteProtocolError("an ambiguous request head")
