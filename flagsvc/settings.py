@@ -28,7 +28,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
 
 def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
     metadata = {"about": about, "low": low, "high": high, **extra}
-    return field(default=default, repr="url" not in extra, metadata=metadata)  # a URL holds credentials
+    return field(default=default, repr=not {"url", "pairs"} & extra.keys(), metadata=metadata)  # they hold secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.%-]+)(?::\d*)?")
 _PATH = re.compile(r"(?:/[\w.%-]*)?")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SECRET_LIKE = re.compile(r"://|@")
+_SECRET_LIKE = re.compile(r"(?<!file)://|@")
 _SECRET_OPTION = re.compile(r"pass|token|secret|propert", re.IGNORECASE)
 _ENCODE = "percent-encode @ : / ? # % in a user name or password (@ is %40, / is %2F)"
 
@@ -59,7 +59,7 @@ def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
 def redacted(url: str) -> str:
     """Return a URL without its credentials and query, for logs; of a malformed one, only a scheme that is known."""
     scheme, _, rest = url.partition("://")
-    if url == "none" or all(part.startswith("file:") for part in url.split(",")):
+    if url == "none" or (url.startswith("file:") and not _SECRET_LIKE.search(url)):
         return url
     if scheme == "sqlite" and rest.startswith("/"):
         return url.partition("?")[0]

@@ -30,7 +30,7 @@ def hidden_at(text: str, allowed: str = "") -> int | None:
 
 
 def visible(text: str, allowed: str = "") -> str:
-    """Return the text with its hidden characters escaped as JSON escapes them, a zero-width space as `u200b` after a backslash."""
+    """Return the text with its hidden characters escaped, as in JSON."""
     if _ASCII.fullmatch(text):
         return text
     hidden = set(_hidden(text, allowed))

@@ -112,7 +112,8 @@ def _shown_texts(flag: Flag) -> Iterator[tuple[str, tuple[str, str]]]:
 def _key_problem(key: str) -> str | None:
     if 1 <= len(key) <= MAX_KEY and not any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         return None
-    return f"1 to {MAX_KEY} characters without control characters"
+    wanted = f"1 to {MAX_KEY} characters without control characters"
+    return wanted if len(key) > MAX_KEY else ", ".join(filter(None, (wanted, shown_text.problem(key))))
 
 
 def _text_violations(flag: Flag) -> list[Violation]:
