@@ -39,8 +39,9 @@ class Settings:
         "sqlite:///flagsvc.db",
         "Flag store: mongodb://..., sqlite:///FILE or file:FLAGS.json.",
         url="store",
+        option="--store",
     )
-    cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache")
+    cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache", option="--cache")
     host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port.", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)

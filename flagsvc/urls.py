@@ -115,12 +115,12 @@ def _server_problem(url: str, parts: Parts) -> str:
 
 def _host_problem(host: str, form: str) -> str:
     name, colon, port = (host, "", "") if host.endswith("]") else host.rpartition(":")
-    if not (name if colon else port or name):
-        return f"has no host; {form}"
     if colon and ":" in name and not name.startswith("["):
         return "has an IPv6 address without brackets; it must be written [::1]:PORT"
     if colon and not (port.isdecimal() and int(port) <= MAX_PORT):
         return f"has a port that is not a number from 0 to {MAX_PORT}; {form}"
+    if not (name if colon else host):
+        return f"has no host; {form}"
     if not _HOST.fullmatch(host):
         return f"has a host with characters that no host has; {form}; {_ENCODE}"
     return ""

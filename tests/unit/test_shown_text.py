@@ -23,9 +23,19 @@ from flagsvc.telemetry import configure_logging
 
 AUTHOR = Author(datetime(2026, 11, 30, tzinfo=UTC))
 HIDDEN = {
-    "ESC": "\x1b", "newline": "\n", "C1": "\x85", "DEL": "\x7f", "right to left": "\u202e", "isolate": "\u2066",
-    "zero width": "\u200b", "line separator": "\u2028", "byte order mark": "\ufeff", "soft hyphen": "\u00ad",
-    "filler": "\u3164", "tag": "\U000e0041", "joiner of letters": "\u200d",
+    "ESC": "\x1b",
+    "newline": "\n",
+    "C1": "\x85",
+    "DEL": "\x7f",
+    "right to left": "\u202e",
+    "isolate": "\u2066",
+    "zero width": "\u200b",
+    "line separator": "\u2028",
+    "byte order mark": "\ufeff",
+    "soft hyphen": "\u00ad",
+    "filler": "\u3164",
+    "tag": "\U000e0041",
+    "joiner of letters": "\u200d",
 }
 hidden = pytest.mark.parametrize("char", HIDDEN.values(), ids=HIDDEN)
 
