@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flagsvc import health, management
+from flagsvc.api.ofrep import http
 from flagsvc.management import Shared
 from flagsvc.server import Server
 from tests.replicas import Client, Process, replica, until, until_serving
@@ -102,6 +103,9 @@ async def test_who_waits_shares_a_run_that_begins_later() -> None:
     first = [asyncio.create_task(shared.result()) for _ in range(10)]
     await until(lambda: len(runs) == 1)
     later = [asyncio.create_task(shared.result()) for _ in range(10)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(runs) == 1, "one run at a time"
     runs[0].set()
     assert await asyncio.gather(*first) == [b"1"] * 10
     await until(lambda: len(runs) == 2)
@@ -124,6 +128,7 @@ async def test_a_page_in_pieces_is_the_whole_page(served: tuple[Client, Server])
 
 async def test_idle_connections_give_way_to_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(management, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(http, "HEADERS_S", 60.0)
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", management_port=0) as (_, server):
         idle = [await asyncio.open_connection("127.0.0.1", server.management_port) for _ in range(9)]
         assert await asyncio.to_thread(fetch, server.management_port, "/healthz") == (200, "ok\n")
