@@ -75,6 +75,11 @@ def shown(text: str, whole: str | None = None) -> str:
     return NOT_SHOWN if _SECRET_LIKE.search(text if whole is None else whole) else repr(text[:80])
 
 
+def masked(text: str) -> str:
+    """Return a text without the words in it that look like a URL."""
+    return re.sub(r"\S*(?:://|@)\S*", NOT_SHOWN, text)
+
+
 def without_secrets(text: str, url: str) -> str:
     """Return a driver's text about a URL; if it repeats something secret of the URL, only that there is a problem."""
     parts = _split(url)

@@ -29,6 +29,7 @@ def validate(args: argparse.Namespace) -> int:
             found = _checked(path)
         except BadFile as error:
             found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
+        found.notes += [Located(1, "$", f"an import refuses this: {text}") for text in _invisible(found.flags)]
         valid = valid and not found.violations
         if args.json:
             print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
@@ -92,8 +93,6 @@ def _print_report(path: str, found: CheckedFile) -> None:
         say(f"{path}:{violation}")
     for note in found.notes:
         say(_note(path, note))
-    for text in _invisible(found.flags):
-        say(f"{path}: note: an import refuses this: {text}")
     if not found.violations:
         count = len(found.flags)
         say(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid")

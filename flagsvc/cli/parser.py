@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import NoReturn, TypeAlias
 
 from flagsvc import __version__
 from flagsvc.cli import options, run
-from flagsvc.urls import NOT_SHOWN
+from flagsvc.urls import masked
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
@@ -106,7 +105,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and a message."""
-        super().error(re.sub(r"\S*(?:://|@)\S*", NOT_SHOWN, message))
+        super().error(masked(message))
 
 
 def build_parser() -> argparse.ArgumentParser:

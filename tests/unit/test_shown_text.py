@@ -162,4 +162,4 @@ def test_an_import_refuses_invisible_characters_and_validate_says_so(
         capsys.readouterr().err
     )
     assert main(["validate", str(flagd)]) == 0
-    assert "note: an import refuses this" in capsys.readouterr().out
+    assert "note: $: an import refuses this" in capsys.readouterr().out

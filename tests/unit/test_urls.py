@@ -15,7 +15,7 @@ from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.cli.main import main
 from flagsvc.core.errors import FlagsvcError
 from flagsvc.settings import Settings
-from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, redacted
+from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, host_and_port, redacted
 
 SECRET = "hunter2hunter2"
 
@@ -70,6 +70,11 @@ def test_an_invalid_url_is_refused_without_showing_it(url: str, text: str) -> No
     assert text in str(caught.value)
     assert SECRET not in str(caught.value)
     assert SECRET not in redacted(url)
+
+
+@pytest.mark.parametrize(("host", "text"), [("::", "[::]:80"), ("127.0.0.1", "127.0.0.1:80"), ("db", "db:80")])
+def test_an_address_as_text(host: str, text: str) -> None:
+    assert host_and_port(host, 80) == text
 
 
 def test_redis_has_one_host() -> None:
