@@ -10,12 +10,7 @@ import re
 
 import h11
 
-_HEAD = re.compile(rb"\r?\n\r?\n")
-_AMBIGUOUS = re.compile(
-    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # control characters
-    rb"|\r(?!\n|$)"  # a carriage return alone, which some take for the end of a line
-    rb"|\n[ \t]"  # a folded header line
-)
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class StrictConnection(h11.Connection):
@@ -37,5 +32,8 @@ class StrictConnection(h11.Connection):
 
 def _is_ambiguous(received: bytes) -> bool:
     """Whether a head, or what has arrived of it, has something in it that is read differently."""
-    head = _HEAD.search(received)
-    return _AMBIGUOUS.search(received, 0, head.start() if head else len(received)) is not None
+    head, ends, _ = received.partition(b"\r\n\r\n")
+    if b"\n " in head or b"\n\t" in head or _CONTROL.search(head):
+        return True  # a folded line, or a control character
+    returns = head.count(b"\r") - (not ends and head.endswith(b"\r"))
+    return returns != head.count(b"\r\n")  # some take a carriage return alone for the end of a line
