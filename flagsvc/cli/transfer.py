@@ -24,6 +24,7 @@ from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order
+from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
 
 
@@ -49,9 +50,12 @@ def export_file(args: argparse.Namespace) -> int:
     flag_set = set_name(args.flag_set or "")
     stored = asyncio.run(store_changes.load_flags(store_for(args.store)))
     flags = sorted((flag for flag in stored if flag.flag_set == flag_set), key=list_order)
-    content = _formatted(flags, flag_set, args.format or _format_of(args.output))
+    file_format = args.format or _format_of(args.output)
+    content = _formatted(flags, flag_set, file_format)
     if args.output == "-":
-        sys.stdout.write(content)
+        sys.stdout.write(
+            content if file_format == "flagd-yaml" else visible(content, "\n")
+        )  # in JSON it means the same
         return 0
     target = Path(args.output).resolve()
     if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced

@@ -163,3 +163,20 @@ def test_an_import_refuses_invisible_characters_and_validate_says_so(
     )
     assert main(["validate", str(flagd)]) == 0
     assert "note: $: an import refuses this" in capsys.readouterr().out
+
+
+def test_an_export_to_a_terminal_steers_it_not_and_means_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, file = f"sqlite:///{tmp_path}/flags.db", tmp_path / "flags.ndjson"
+    (tmp_path / "good.ndjson").write_text('{"key": "a", "name": "A", "config": {"x": "\\u202e\\u007f"}}')
+    assert main(["import", str(tmp_path / "good.ndjson"), "--store", store]) == 0
+    assert main(["export", "--store", store, "--output", str(file)]) == 0
+    capsys.readouterr()
+    for file_format in ("mongoexport", "flagd"):
+        assert main(["export", "--store", store, "--format", file_format]) == 0
+        printed = capsys.readouterr().out
+        assert hidden_at(printed, "\n") is None
+    main(["export", "--store", store])
+    assert json.loads(capsys.readouterr().out) == json.loads(file.read_text())
+    assert "\u202e" in file.read_text()
