@@ -328,3 +328,6 @@ class Snapshot(Protocol):
 
     def write(self, saved: Saved) -> bool:
         """Replace what is there, atomically; False when that is newer. Raises OSError."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return why what is there cannot be used, as last seen; never touches the disk."""

@@ -135,6 +135,8 @@ class Replica:
         """Yield what is configured here and does not work now. `flagsvc status` exits 1 while there is anything."""
         if self.cache is not None:
             yield from self.cache.problems()
+        if self._snapshot is not None:
+            yield from self._snapshot.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, Timing
-from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url, redacted
+from flagsvc.settings import Settings
+from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url, redacted, without_secrets
 
 if TYPE_CHECKING:
     from flagsvc.ports import FlagCache, FlagStore, Snapshot
@@ -42,7 +43,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
             prove_after_s=timing.prove_after_s,
         )
     except ValueError as error:
-        raise SettingsError(f"--store: {error}") from None
+        raise SettingsError(f"--store: {without_secrets(str(error), url)}") from None
 
 
 def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:

@@ -36,6 +36,16 @@ async def load_flags(store: FlagStore) -> list[Flag]:
         await store.close()
 
 
+async def was_used(store: FlagStore) -> bool:
+    """Whether a store has a flag, or had one that was deleted since."""
+    await store.open()
+    try:
+        contents = await store.load()
+        return bool(contents.flags) or any(contents.revisions.values())
+    finally:
+        await store.close()
+
+
 def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[PlannedChange]:
     """Plan to delete the stored flags that are not in `kept`, in the flag sets that `kept` mentions."""
     ids = set(kept)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .shown_text import visible
+
 
 class FlagsvcError(Exception):
     """Base class of all errors that a caller may see. Messages never contain addresses or driver messages."""
@@ -64,7 +66,7 @@ class FlagNotFound(FlagsvcError):
     """The flag set has no flag with this key. The message is the existing system's."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f'Feature flag with key "{key}" not found')
+        super().__init__(f'Feature flag with key "{visible(key)}" not found')
         self.key = key
 
 
@@ -72,7 +74,7 @@ class FlagExists(FlagsvcError):
     """The flag set already has a flag with this key."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f'Feature flag with key "{key}" already exists')
+        super().__init__(f'Feature flag with key "{visible(key)}" already exists')
         self.key = key
 
 
@@ -80,7 +82,7 @@ class RevisionConflict(FlagsvcError):
     """The flag's current revision is not the one that the caller expected."""
 
     def __init__(self, key: str, expected: int, current: int) -> None:
-        state = f'Feature flag "{key}" is at etag "{current}", not "{expected}"'
+        state = f'Feature flag "{visible(key)}" is at etag "{current}", not "{expected}"'
         super().__init__(f"{state}: read it again, then repeat the change")
         self.key, self.expected, self.current = key, expected, current
 
@@ -97,7 +99,7 @@ class RevisionUnavailable(FlagsvcError):
 
     def __init__(self, flag_set: str, revision: int) -> None:
         super().__init__(
-            f'revision {revision} of flag set "{flag_set}" is not available: it does not exist,'
+            f'revision {revision} of flag set "{visible(flag_set)}" is not available: it does not exist,'
             " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision
