@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
+from pymongo.errors import AutoReconnect, DocumentTooLarge, OperationFailure, ServerSelectionTimeoutError
 from redis import exceptions
 
 from flagsvc.adapters.causes import MAX_CHARS
@@ -119,3 +119,8 @@ def test_a_change_that_conflicts_with_another_is_not_refused_for_good() -> None:
     assert refused_change(OperationFailure("conflict", 121, conflict)) is None
     assert refused_change(OperationFailure("no", 121, {"code": 121})) is not None
     assert refused_change(OperationFailure("again", 112)) is None
+
+
+@pytest.mark.parametrize("error", [DocumentTooLarge("over"), *(OperationFailure("", n) for n in (10334, 17419, 17420))])
+def test_a_document_that_is_too_large_is_refused_for_good(error: Exception) -> None:
+    assert "the document is larger than MongoDB stores" in str(refused_change(error))
