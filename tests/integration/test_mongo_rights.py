@@ -159,7 +159,7 @@ async def test_a_read_only_replica_serves_changes_of_others_and_reports_what_it_
 
 async def until_value(client: Client, key: str) -> None:
     async with asyncio.timeout(10):
-        while not (await client.evaluate(key)).value.boolean_value:
+        while not (await client.evaluate(key)).value.boolean_value:  # noqa: ASYNC110  in another process
             await asyncio.sleep(0.02)
 
 

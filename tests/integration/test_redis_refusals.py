@@ -145,7 +145,7 @@ async def test_a_probe_leaves_nothing_behind_and_disturbs_no_replica(server: Red
 
             async def listen() -> None:
                 async for event in cache.events():
-                    events.append(event)
+                    events.append(event)  # noqa: PERF401  it never ends
 
             listening = asyncio.create_task(listen())
             await until(lambda: bool(events))

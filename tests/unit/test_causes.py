@@ -96,6 +96,7 @@ def selection(said: str) -> ServerSelectionTimeoutError:
         (selection("h:1: [Errno -2] Name or service not known"), "cannot be resolved"),
         (selection('No replica set members match selector "Primary()"'), "no member of the replica set is its primary"),
         (AutoReconnect("10.0.0.1:27017: connection closed"), "closes the connection"),
+        (selection("Authentication failed., full error: {'codeName': 'AuthenticationFailed'}"), "refuses the user"),
         (OperationFailure("Authentication failed.", 18), "refuses the user or the password"),
         (OperationFailure("s3cret", 4242), "fails with code 4242"),
         (ssl.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number"), "does not use TLS"),

@@ -38,7 +38,9 @@ _NO_PRIMARY = Cause(
 def mongo_cause(error: BaseException) -> Cause:
     """Return why MongoDB cannot be used, without its own words: they contain addresses and data."""
     failures = [each for each in chain(error) if isinstance(each, OperationFailure)]
-    if any(failure.code == _AUTHENTICATION_FAILED for failure in failures):
+    # The first attempt fails with the code; then the driver counts the server as unknown, and quotes the failure.
+    refuses_login = any(failure.code == _AUTHENTICATION_FAILED for failure in failures)
+    if refuses_login or any("codeName': 'AuthenticationFailed'" in str(each) for each in chain(error)):
         return Cause("MongoDB refuses the user or the password", "correct the credentials and authSource in the URL")
     for failure in failures:
         if failure.code == UNAUTHORIZED:

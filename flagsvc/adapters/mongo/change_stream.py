@@ -39,13 +39,13 @@ _MAX_AHEAD_S = 1.0
 _MAX_EMPTY_STARTS = 3
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
-_STANDALONE = 40573  # the stage is there for replica sets only
+STANDALONE = 40573  # the stage is there for replica sets only
 _UNSUPPORTED = {
     59,  # CommandNotFound
     115,  # CommandNotSupported
     148,  # ReadConcernMajorityNotEnabled
     40324,  # no such stage
-    _STANDALONE,
+    STANDALONE,
 }
 _PASSING = {
     43,  # CursorNotFound: another member is primary now
@@ -259,7 +259,7 @@ class ChangeStream:
 
 
 def _why_unsupported(code: int) -> Problem | None:
-    if code == _STANDALONE:
+    if code == STANDALONE:
         return None
     if code == UNAUTHORIZED:
         detail = "MongoDB's user may not read the change stream of feature_flags, so everything is read again and again"

@@ -28,7 +28,7 @@ from flagsvc.ports import Entry
 _MAJORITY = WriteConcern("majority")
 _SNAPSHOT = ReadConcern("snapshot")
 _LIFETIME_S = 60.0  # MongoDB's own default
-_NOT_A_REPLICA_SET = 20
+NOT_A_REPLICA_SET = 20
 _ORPHAN_MARGIN_S = 0.5
 """A transaction counts as orphaned once it has been idle for this much longer than one may take."""
 
@@ -87,7 +87,7 @@ class Transactions:
                 with pymongo.timeout(left):
                     return await self._attempt(work)
             except (PyMongoError, BSONError, OverflowError) as error:
-                if isinstance(error, OperationFailure) and error.code == _NOT_A_REPLICA_SET:
+                if isinstance(error, OperationFailure) and error.code == NOT_A_REPLICA_SET:
                     raise WritesUnsupported(
                         "MongoDB is running without transactions: changes need a replica set (one member is enough)"
                     ) from error
