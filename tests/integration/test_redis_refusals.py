@@ -169,6 +169,7 @@ async def test_a_user_without_info_works_also_after_an_outage(server: RedisServe
             assert await write(cache)
             assert cache.problems() == ()
             assert set(cache.state()) == {"errors_total"}
+    assert {line["event"] for line in logs} == {"cache_memory_unknown", "cache_unavailable"}
     assert len([line for line in logs if line["event"] == "cache_memory_unknown"]) <= 2, "once for each connection"
 
 
