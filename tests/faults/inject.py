@@ -94,8 +94,8 @@ class Injector:
             if fault.kind == "pause":
                 await _paused(redis.pause, redis.resume, fault.seconds)
                 return
-            if fault.kind in REFUSALS:
-                begin, end = REFUSALS[fault.kind]
+            if fault.kind == "refuses":
+                begin, end = REFUSALS[int(fault.dice * len(REFUSALS)) % len(REFUSALS)]
                 await asyncio.to_thread(redis.configure, *begin)
                 try:
                     await asyncio.sleep(fault.seconds)

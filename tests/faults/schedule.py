@@ -61,9 +61,7 @@ ON_REDIS = (
     Kind("flush", 3.5, lasts=False),
     Kind("empty restart", 3, recovers_s=1.0, longest_s=4.0),
     Kind("old dump", 4, recovers_s=1.0, longest_s=4.0),
-    Kind("read-only", 2),
-    Kind("full", 2),
-    Kind("forbids", 2),
+    Kind("refuses", 3),
 )
 ON_MONGODS = (
     Kind("kill", 3, recovers_s=4.0, longest_s=6.0),

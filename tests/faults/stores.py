@@ -23,11 +23,11 @@ DATABASE = "faults"
 _DUMPS_KEPT = 12
 _PRIMARY_S = 60.0
 _POLL_S = 0.1
-REFUSALS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
-    "read-only": (("REPLICAOF", HOST, 1), ("REPLICAOF", "NO", "ONE")),
-    "full": (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
-    "forbids": (("ACL", "SETUSER", "default", "-publish"), ("ACL", "SETUSER", "default", "+publish")),
-}
+REFUSALS: tuple[tuple[tuple[object, ...], tuple[object, ...]], ...] = (
+    (("REPLICAOF", HOST, 1), ("REPLICAOF", "NO", "ONE")),
+    (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+    (("ACL", "SETUSER", "default", "-publish"), ("ACL", "SETUSER", "default", "+publish")),
+)
 """What makes Redis answer and refuse, and what ends that."""
 
 
