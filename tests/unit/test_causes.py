@@ -51,6 +51,8 @@ def test_what_redis_says_is_bounded_and_shows_neither_addresses_nor_arguments() 
         exceptions.ResponseError("Command # 1 (EVAL s3cret (x)) of pipeline caused error: ('NOPERM no \\x1b rights',)")
     )
     assert piped.text == "Redis refuses: NOPERM no \\x1b rights"
+    direct = exceptions.OutOfMemoryError("Command # 1 (GET x) of pipeline caused error: no memory.", status_code="OOM")
+    assert redis_cause(direct).text == "Redis refuses: OOM no memory"
     long = redis_cause(exceptions.ResponseError("MISCONF at 10.0.0.1:6379 \x1b[31m" + "x" * 10_000)).text
     assert len(long) < MAX_CHARS + 30
     assert "10.0.0.1" not in long

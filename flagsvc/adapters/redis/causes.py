@@ -12,7 +12,7 @@ from flagsvc.adapters.causes import bounded, connection_cause
 UNAVAILABLE, REFUSES, CREDENTIALS = "cache_unavailable", "cache_refuses_writes", "cache_refuses_credentials"
 _CODE = re.compile(r"-?\b([A-Z]{2,}[A-Z0-9]*) (.*)", re.DOTALL)
 _SCRIPT = re.compile(r"^.*@user_script:? ?\d+: ", re.DOTALL)
-_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: \(['\"](.*)['\"],?\)$", re.DOTALL)
+_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"])?(.*?)(?:['\"],?\))?$", re.DOTALL)
 _ARGUMENTS = re.compile(r",? with args beginning with.*", re.DOTALL)
 _RIGHTS = "grant the user the commands, keys and channel that docs/operating.md lists"
 _CLUSTER = "use a Redis that is not in cluster mode"
@@ -82,4 +82,5 @@ def _refusal(said: str) -> RedisCause:
     if found and code in _FIRST_WORDS:
         said = f"{code}: this Redis is a member of a cluster"
     cure = _CURES.get(code) or _MORE_CURES.get(code) or "see what Redis says, and docs/operating.md"
-    return RedisCause(_PROBLEMS.get(code, REFUSES), f"Redis refuses: {bounded(said.removeprefix('-'))}", cure)
+    words = bounded(said.removeprefix("-")).removesuffix(".")
+    return RedisCause(_PROBLEMS.get(code, REFUSES), f"Redis refuses: {words}", cure)
