@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flagsvc.cli.main import main
 from tests.guarded_mongod import DATABASE, GuardedMongod
 from tests.servers import HOST, Mongod, RedisServer, free_port
 
+pytestmark = pytest.mark.xdist_group("doctor")
 USERS = {
     "works": "+@all -@dangerous ~* &*",
     "nopublish": "+@all -publish ~* &*",
@@ -229,7 +231,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_file_that_is_read_only(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sqlite3.connect", _read_only(__import__("sqlite3").connect))
+    monkeypatch.setattr("sqlite3.connect", _read_only(sqlite3.connect))
     (tmp_path / "flags.db").touch()
     failed = Report(capsys, "--store", "sqlite:///flags.db").failed("store")
     assert "readonly database" in failed["file"]["detail"]

@@ -24,6 +24,7 @@ from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from tests.guarded_mongod import DATABASE, GuardedMongod
 from tests.replicas import Client, reason_of, replica, until
 
+pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 A = FlagId("default", "a")
 

@@ -24,6 +24,7 @@ from flagsvc.ports import Announced, Entry, Heartbeat, Subscribed
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
 
+pytestmark = pytest.mark.xdist_group("redis_refusals")
 A = Entry.of(Flag(key="a", revision=1))
 TLS = Path(__file__).parents[1] / "data" / "tls"
 USERS = {
