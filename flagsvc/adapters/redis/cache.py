@@ -1,4 +1,4 @@
-"""The shared cache and its channel on Redis. The only file that imports redis.
+"""The shared cache and its channel on Redis. Of what a replica runs, only this file has a client of Redis.
 
 Every command is bounded in time and behind a breaker: a dead or hung Redis costs a call one time-out, then nothing.
 An entry only ever replaces an older one; scripts on the server (`scripts.py`) compare and decide.
@@ -326,6 +326,7 @@ class RedisCache:
                 result = await command()
         except Exception as error:  # noqa: BLE001  whatever the driver raises is an outage, never a caller's error
             self.errors += 1
+            log.debug("cache_command_failed", exc_info=error)
             if sent:
                 self._breaker.failed(redis_cause(error))
             return otherwise
