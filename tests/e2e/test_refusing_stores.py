@@ -9,6 +9,7 @@ import redis
 from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
+from flagsvc.cli.main import main
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.replication import snapshot_writer
 from tests.replicas import Client, replica, until
@@ -86,3 +87,16 @@ async def test_a_store_that_cannot_be_used_is_a_problem_with_its_cause(tmp_path:
         assert problem.name == "store_unavailable"
         assert "unable to open database file" in problem.detail
         assert "path in the store URL" in problem.cure
+
+
+def test_an_import_says_what_was_not_announced(
+    tmp_path: Path, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with redis.Redis.from_url(redis_server.url) as direct:
+        direct.execute_command("REPLICAOF", "127.0.0.1", "1")
+    flags = tmp_path / "flags.json"
+    flags.write_text('{"flags": {"a": {"state": "ENABLED", "variants": {"on": true}, "defaultVariant": "on"}}}')
+    assert main(["import", str(flags), "--store", f"sqlite:///{tmp_path}/flags.db", "--cache", redis_server.url]) == 0
+    captured = capsys.readouterr()
+    assert "1 flags: 1 created" in captured.out
+    assert "warning: 1 change is stored, but not announced" in captured.err
