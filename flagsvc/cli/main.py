@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from flagsvc.cli.parser import build_parser
 from flagsvc.cli.usage import UsageError
-from flagsvc.core.errors import FlagsvcError
+from flagsvc.core.errors import FlagsvcError, StoreUnavailable
 from flagsvc.core.shown_text import visible
 from flagsvc.urls import SettingsError, masked
 
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except (SettingsError, UsageError) as error:
         return _fail(error, 2)
+    except StoreUnavailable as error:
+        advice = f" ({error.cause}: {error.cure}; or run: flagsvc doctor)" if error.cure else ""
+        return _fail(f"{error}{advice}", 1)
     except FlagsvcError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:

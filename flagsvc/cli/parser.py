@@ -25,6 +25,7 @@ _SUMMARIES = {
     "delete": "Delete a flag; its history is kept.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
+    "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
@@ -60,6 +61,11 @@ _EXAMPLES = {
     "delete": ("flagsvc delete checkout-v2",),
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
+    "doctor": (
+        "flagsvc doctor",
+        "flagsvc doctor --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379",
+        "flagsvc doctor --json | jq '.checks[] | select(.outcome == \"failed\")'",
+    ),
     "import": (
         "flagsvc import flags.json --dry-run",
         "flagsvc import flags.yaml --flag-set staging --prune",
@@ -196,6 +202,11 @@ def _add_replicas(commands: _Commands) -> None:
     verify = _add_command(commands, "verify", run.on_server("verify"))
     options.add_call(verify, timeout_s=60.0)
     verify.add_argument("--repair", action="store_true", help="replace the entries that differ")
+    doctor = _add_command(commands, "doctor", run.in_module("doctor", "doctor"))
+    doctor.add_argument("--store", metavar="URL", help="store to try [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
+    doctor.add_argument("--cache", metavar="URL", help="shared cache to try [FLAGSVC_CACHE_URL; none]")
+    doctor.add_argument("--timeout", metavar="S", type=float, default=3.0, help="seconds to wait for an answer [3]")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_transfers(commands: _Commands) -> None:

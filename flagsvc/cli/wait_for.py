@@ -75,7 +75,7 @@ def _reached(level: str, spread: pb.WriteSpread) -> str:
 def _so_far(level: str, spread: pb.WriteSpread) -> str:
     others = "other replicas will see it within their staleness bound"
     if level != "applied":
-        return f"the shared cache is unreachable or not configured; {others}"
+        return f"the shared cache is unreachable, refuses writes, or is not configured; see: flagsvc status; {others}"
     applied = f"applied by {', '.join(spread.applied_by) or 'no known replica'}"
     if not spread.lagging:
         return f"{applied}; without the shared cache other live replicas are unknown; {others}"

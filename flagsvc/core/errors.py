@@ -6,6 +6,8 @@ FlagsvcError
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
+│   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
+│   └── ChangeRefused   it answers, and will never take this change
 ├── RevisionUnavailable no reachable source has the revision that the caller requires; safe to retry
 ├── CacheUnavailable    the call needs the shared cache, which cannot be reached
 ├── CacheMissing        the call needs a shared cache, and none is configured
@@ -88,10 +90,27 @@ class RevisionConflict(FlagsvcError):
 
 
 class StoreUnavailable(FlagsvcError):
-    """The store cannot be reached or did not answer in time. No change is known to have been stored."""
+    """The store cannot be reached or did not answer in time. No change is known to have been stored.
 
-    def __init__(self, message: str = "the flag store cannot be reached; try again") -> None:
+    `cause` and `cure` are for logs and status: why that is so, and what to do about it.
+    """
+
+    def __init__(
+        self, message: str = "the flag store cannot be reached; try again", *, cause: str = "", cure: str = ""
+    ) -> None:
         super().__init__(message)
+        self.cause, self.cure = cause, cure
+
+
+class StoreForbidden(StoreUnavailable):
+    """The store answers, but flagsvc's user has no right to do this. To whoever only reads, that is an outage."""
+
+
+class ChangeRefused(StoreUnavailable):
+    """The store answers, and will never take this change. Nothing was changed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the flag store refuses this change: {reason}", cause=reason)
 
 
 class RevisionUnavailable(FlagsvcError):
