@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flagsvc.adapters.build import cache_for, store_for
-from flagsvc.settings import SettingsError
+from flagsvc.urls import SettingsError
 
 REFUSED = [
     ("redis://h/0?ssl=true", "unknown option 'ssl' in the URL; use rediss:// for TLS"),
