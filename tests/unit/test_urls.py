@@ -15,7 +15,16 @@ from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.cli.main import main
 from flagsvc.core.errors import FlagsvcError
 from flagsvc.settings import Settings
-from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, host_and_port, redacted
+from flagsvc.urls import (
+    CACHE_SCHEMES,
+    NOT_SHOWN,
+    STORE_SCHEMES,
+    SettingsError,
+    checked_url,
+    host_and_port,
+    redacted,
+    without_secrets,
+)
 
 SECRET = "hunter2hunter2"
 
@@ -80,6 +89,13 @@ def test_an_address_as_text(host: str, text: str) -> None:
 def test_redis_has_one_host() -> None:
     with pytest.raises(SettingsError, match="several hosts"):
         checked_url("--cache", "redis://a:1,b:2/0", CACHE_SCHEMES)
+
+
+@pytest.mark.parametrize("url", [f"redis://u:{SECRET}@h/0", f"redis://h?password={SECRET}", "redis://u:%68unter2@h"])
+def test_a_drivers_text_that_repeats_a_password_is_not_shown(url: str) -> None:
+    assert without_secrets(f"cannot use {SECRET}", url) == "the URL cannot be used"
+    assert without_secrets("unknown option 'ssl' in the URL", url) == "unknown option 'ssl' in the URL"
+    assert without_secrets("unknown option 'u' in the URL", "redis://u:ur@h") == "unknown option 'u' in the URL"
 
 
 def test_no_representation_of_the_settings_shows_a_url() -> None:
