@@ -119,13 +119,11 @@ async def test_a_caller_that_disconnects_in_the_middle_costs_nothing(few: Asked)
 
 async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> None:
     async with asking(tmp_path / "flags.db", FEW, max_calls=1, max_streams=1) as asked:
-        async with connected(asked) as (_, writer):
-            writer.write(HEAD + b"Content-Length: 10\r\n\r\n{")
-            await until(lambda: asked.server._admission.in_progress == (1, 0))
+        with asked.server._admission.ofrep:
             for refused in (await asked.one("switch"), await asked.all()):
                 assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
                 assert "retry later" in refused.json()["errorDetails"]
-        await until(lambda: asked.server._admission.in_progress == (0, 0))
+            assert (await asked.grpc.evaluate("switch")).variant == "on", "gRPC has slots of its own"
         assert (await asked.one("switch")).status_code == 200
         async with asked.events() as stream:
             await stream.opened()
@@ -138,9 +136,9 @@ async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> No
 
 
 async def test_during_a_stop_callers_are_sent_elsewhere(few: Asked) -> None:
-    few.server._admission._stopping = True
+    few.server._admission.gate.set(stopping=True)
     found = await few.one("switch")
-    few.server._admission._stopping = False
+    few.server._admission.gate.set(stopping=False)
     assert (found.status_code, found.headers["connection"]) == (503, "close")
     assert "another replica" in found.json()["errorDetails"]
 

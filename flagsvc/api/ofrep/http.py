@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import h11
 import uvicorn
@@ -24,16 +27,42 @@ BACKLOG = 2_048
 """Connections that wait to be accepted."""
 
 
+class Connections:
+    """The open connections of one port: at most `limit`, and at most `per_peer` from one address."""
+
+    def __init__(self, limit: int, per_peer: int) -> None:
+        self._limit, self._per_peer = limit, per_peer
+        self._peers: Counter[str] = Counter()
+        self.open = self.refused = 0
+
+    def admit(self, peer: str) -> bool:
+        """Count a new connection; False, and not counted, if there are too many."""
+        if self.open >= self._limit or self._peers[peer] >= self._per_peer:
+            self.refused += 1
+            return False
+        self.open += 1
+        self._peers[peer] += 1
+        return True
+
+    def closed(self, peer: str) -> None:
+        """Count the end of a connection that was admitted."""
+        self.open -= 1
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+
+
 class HttpServer:
     """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, connections: Connections | None = None) -> None:
+        self.connections = connections or Connections(BACKLOG, BACKLOG)
         self._socket = listening_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=functools.partial(_Protocol, connections=self.connections),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -74,14 +103,26 @@ class _Protocol(H11Protocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _peer: str | None = None
+
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections = connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        peer = str((transport.get_extra_info("peername") or ("",))[0])
         super().connection_made(transport)
+        if not self._connections.admit(peer):
+            transport.abort()
+            return
+        self._peer = peer
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
         self._end_write_timer()
+        if self._peer is not None:
+            self._connections.closed(self._peer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

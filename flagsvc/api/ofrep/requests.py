@@ -44,13 +44,11 @@ def header_pairs(request: Request) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
 
 
-async def context_of(request: Request, key: str | None = None) -> Mapping[str, JsonValue]:
-    """Return the evaluation context of a request for one flag or, without `key`, for all.
+def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
+    """Return the evaluation context in the body of a request for one flag or, without `key`, for all.
 
-    As in flagd, an empty body is accepted, and a context that is not an object counts as empty.
-    Raises Refused or Disconnected.
+    As in flagd, an empty body is accepted, and a context that is not an object counts as empty. Raises Refused.
     """
-    body = await _body_of(request.receive)
     try:
         parsed = strict_loads(body.decode()) if body.strip() else None
     except (NotJson, UnicodeDecodeError):
@@ -88,7 +86,8 @@ def has_current(request: Request, etag: str, config_etag: str) -> bool:
     return etag in given or "*" in given
 
 
-async def _body_of(receive: Receive) -> bytes:
+async def body_of(receive: Receive) -> bytes:
+    """Read a request's body, within limits of time and size. Raises Refused or Disconnected."""
     chunks, size = [], 0
     try:
         async with asyncio.timeout(BODY_S):
