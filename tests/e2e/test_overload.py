@@ -82,12 +82,13 @@ async def test_a_connection_has_a_limit_of_calls_and_others_have_theirs(store: s
 
 async def test_connections_beyond_the_limit_are_closed(store: str) -> None:
     limits = {"max_connections": 16, "max_connections_per_peer": 8}
-    async with replica(store_url=store, ofrep_port=0, **limits) as (client, server):
+    async with replica(store_url=store, sync_port=0, ofrep_port=0, **limits) as (client, server):
         await until_serving(client)
-        for port, most in ((server.port, 15), (server.ofrep_port, 8)):
-            with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            for port, most in ((server.port, 15), (server.sync_port, 16), (server.ofrep_port, 8)):
                 sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(24)]
-                await until(lambda sockets=sockets, most=most: sum(map(closed, sockets)) == len(sockets) - most)  # type: ignore[misc]
+                await until(lambda opened=sockets, most=most: sum(map(closed, opened)) == 24 - most)  # type: ignore[misc]
+            assert await client.serving()
 
 
 def closed(connection: socket.socket) -> bool:

@@ -89,6 +89,18 @@ async def test_a_body_that_does_not_arrive_is_408(few: Asked, monkeypatch: pytes
         assert b"connection: close" in answer.lower()
 
 
+async def test_bodies_that_have_arrived_in_part_are_bounded_together(few: Asked) -> None:
+    few.server._ofrep.bodies._limit = 1_000
+    part = HEAD + b"Content-Length: 900\r\n\r\n" + b" " * 600
+    async with connected(few) as (_, first), connected(few) as (reader, second):
+        first.write(part)
+        await until(lambda: few.server._ofrep.bodies.held == 600)
+        second.write(part)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 429")
+        assert (await few.one("switch")).status_code == 200
+    await until(lambda: few.server._ofrep.bodies.held == 0)
+
+
 async def test_a_client_that_reads_no_answers_is_disconnected(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WRITE_S", 0.3)
     before = few.server._admission.in_progress

@@ -16,7 +16,7 @@ from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.selectors import HEADER, Selector, selector_of
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.requests import Bodies, Refused, context_of, has_current, header_pairs, min_revision_of
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
@@ -53,8 +53,9 @@ class Ofrep:
         """`age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all."""
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
         self.streams = SseStreams(near, age_s)
-        one = UnaryCall("ofrep/Evaluate", self._evaluate, admission.ofrep, metrics)
-        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, admission.ofrep, metrics)
+        pool, self.bodies = admission.ofrep, Bodies()
+        one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics)
+        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics)
         events = StreamCall("ofrep/Events", self._events, admission.streams("ofrep/Events"), metrics)
         routes = [
             Route(FLAGS, whole, methods=["POST"]),

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
-from flagsvc.api.ofrep.requests import Disconnected, Refused, body_of
+from flagsvc.api.ofrep.requests import Bodies, Disconnected, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import InvalidRequest, Stopping
 from flagsvc.core.model import JsonValue
@@ -33,9 +33,14 @@ class UnaryCall:
     """An ASGI application whose handler returns one response."""
 
     def __init__(
-        self, name: str, call: Callable[[Request, bytes], Awaitable[Response]], pool: Pool, metrics: Metrics
+        self,
+        name: str,
+        call: Callable[[Request, bytes], Awaitable[Response]],
+        pool: Pool,
+        bodies: Bodies,
+        metrics: Metrics,
     ) -> None:
-        self._name, self._call, self._pool, self._metrics = name, call, pool, metrics
+        self._name, self._call, self._pool, self._bodies, self._metrics = name, call, pool, bodies, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that disconnected before its request was read gets no response."""
@@ -51,7 +56,8 @@ class UnaryCall:
 
     async def _response(self, request: Request) -> Response:
         try:
-            body = await body_of(request.receive)  # before a slot is taken: it comes as slowly as its client likes
+            # Before a slot is taken: a body comes as slowly as its client likes.
+            body = await self._bodies.read(request.receive)
             with self._pool:
                 return await self._call(request, body)
         except Disconnected:
