@@ -182,12 +182,13 @@ async def test_idle_streams_of_one_kind_leave_the_others_theirs(store: str) -> N
                 assert await stream.read()
             refused = kind()
             assert await code_of(refused) is CODE.RESOURCE_EXHAUSTED, "the third of this address"
-        assert server._admission.in_progress == (0, 8)
+        assert sum(pool.taken for pool in server._admission.pools) == 8
+        assert server._admission.in_progress == (0, 4), "a stop does not wait for Watch of health and for reflection"
         assert await client.serving()
         assert (await client.evaluate("a")).flag_key == "a"
         for stream in streams:
             stream.cancel()
-        await until(lambda: server._admission.in_progress == (0, 0))
+        await until(lambda: not any(pool.taken for pool in server._admission.pools))
 
 
 async def test_of_more_calls_than_may_wait_the_newest_are_cancelled_without_the_loop(store: str) -> None:

@@ -69,19 +69,21 @@ def test_a_stop_refuses_everything_and_is_not_ended_by_a_loop_on_time(admission:
             pass
 
 
-def test_a_burst_is_let_through_and_a_standing_queue_is_not() -> None:
+def test_a_burst_and_a_long_step_are_let_through_and_a_standing_queue_is_not() -> None:
     changes: list[bool] = []
-    lateness = Lateness(changes.append)
-    lateness.measured(3.0, now=10.0)  # one long step: its 3 s are over when it is measured
+    lateness, late, on_time = Lateness(changes.append), 2 * TARGET_S, TARGET_S / 2
+    lateness.measured(3.0, now=10.0)
+    lateness.measured(on_time, now=10.1)
+    lateness.measured(late, now=11.0)
+    lateness.measured(on_time, now=11.1)
+    lateness.measured(late, now=11.1 + INTERVAL_S)
+    assert changes == [], "late for a moment, on time in between"
+    lateness.measured(late, now=11.1 + 2 * INTERVAL_S)
     assert changes == [True]
-    lateness.measured(TARGET_S / 2, now=10.1)
+    lateness.measured(late, now=11.1 + 3 * INTERVAL_S)
+    lateness.measured(on_time, now=11.2 + 3 * INTERVAL_S)
     assert changes == [True, False]
-    lateness.measured(2 * TARGET_S, now=11.0)
-    lateness.measured(TARGET_S / 2, now=11.1)
-    lateness.measured(2 * TARGET_S, now=11.1 + INTERVAL_S)
-    assert changes == [True, False], "late twice for a moment, on time in between"
-    lateness.measured(2 * TARGET_S, now=11.1 + 2 * INTERVAL_S)
-    assert changes == [True, False, True]
+    assert lateness.most_s == 3.0
 
 
 class Call:

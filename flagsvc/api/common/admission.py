@@ -79,6 +79,8 @@ class StreamPool(Pool):
     """A pool of streams, in which one peer (one address) can have only a part of the slots."""
 
     per_peer: int = 1
+    awaited: bool = True
+    """Whether a stop waits for these streams to end."""
     peers: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
@@ -119,11 +121,11 @@ class Admission:
         self.administration = Pool("administrative calls", limits.administration, self.gate)
         self._streams: dict[str, StreamPool] = {}
 
-    def streams(self, kind: str) -> StreamPool:
+    def streams(self, kind: str, *, awaited: bool = True) -> StreamPool:
         """Return the pool of one kind of stream: idle streams of one kind take no slot of another."""
         if kind not in self._streams:
             most, per_peer = self._limits.streams, self._limits.streams_per_peer
-            self._streams[kind] = StreamPool(f"{kind} streams", most, self.gate, per_peer=per_peer)
+            self._streams[kind] = StreamPool(f"{kind} streams", most, self.gate, per_peer=per_peer, awaited=awaited)
         return self._streams[kind]
 
     @property
@@ -133,9 +135,10 @@ class Admission:
 
     @property
     def in_progress(self) -> tuple[int, int]:
-        """Number of calls and number of streams in progress."""
-        streams = sum(pool.taken for pool in self._streams.values())
-        return sum(pool.taken for pool in self.pools) - streams, streams
+        """Number of calls and number of streams in progress that a stop waits for."""
+        calls = (self.evaluations, self.ofrep, self.writes, self.administration)
+        streams = (pool for pool in self._streams.values() if pool.awaited)
+        return sum(pool.taken for pool in calls), sum(pool.taken for pool in streams)
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, and wait at most `grace_s` seconds for the calls and streams in progress."""

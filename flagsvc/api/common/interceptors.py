@@ -17,6 +17,7 @@ from flagsvc.telemetry import Metrics
 _OWN = "/flagsvc.v1.FlagService/"
 _WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
 _ADMINISTRATION = frozenset(_OWN + name for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache"))
+_ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -65,7 +66,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                pool.check()  # before the message is read and parsed, which is most of what a refused call costs here
+                pool.check()  # before the message is read and parsed
                 request = await message(context)
                 with pool:
                     _check_readable(request)
@@ -108,7 +109,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _both(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
         name = _label(method)
-        pool = self._admission.streams(name)
+        # Nothing ends a stream of these before the transport does.
+        pool = self._admission.streams(name, awaited=not method.startswith(_ENDLESS))
 
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()

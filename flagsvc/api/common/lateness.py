@@ -1,7 +1,8 @@
 """How late the event loop runs, and when that means that new evaluations have to be refused.
 
-The rule is CoDel's: a burst makes the loop late for a moment and is let through. Only if the loop was never on time
-during a whole interval is there more work than it can do; then new work is refused until it is on time again.
+The rule is CoDel's: a burst, or one long step, makes the loop late for a moment and is let through. Only if the loop is
+late again and again during a whole interval is there more work than it can do; then new work is refused until it is on
+time again.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import math
 from collections.abc import Callable
 
 TICK_S = 0.05
-TARGET_S = 0.1
+TARGET_S = 0.2
 """The loop is on time if a timer runs at most this late."""
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 """Seconds without one timer on time after which new work is refused."""
 
 
@@ -38,7 +39,7 @@ class Lateness:
     def measured(self, late_s: float, now: float) -> None:
         """Take one measurement: how late a timer ran at a moment."""
         self.most_s = max(self.most_s, late_s)
-        self._late_since = min(self._late_since, now - late_s) if late_s > TARGET_S else math.inf
+        self._late_since = min(self._late_since, now) if late_s > TARGET_S else math.inf
         is_late = now - self._late_since >= INTERVAL_S
         if is_late is not self.is_late:
             self.is_late = is_late
