@@ -52,7 +52,7 @@ async def test_a_call_without_a_message_is_ended(store: str) -> None:
 
 
 async def test_of_too_many_calls_without_a_message_the_oldest_are_ended(store: str) -> None:
-    async with replica(store_url=store, max_pending_calls=10) as (client, server):
+    async with replica(store_url=store, max_pending_calls=10, first_message_s=300) as (client, server):
         await until_serving(client)
         messages, calls = server._first_messages, []
         for number in range(1, 31):
