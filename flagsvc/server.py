@@ -26,16 +26,17 @@ from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.api.ofrep.http import Connections, HttpServer, listening_socket
+from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.settings import Settings, origins, pairs, redacted
+from flagsvc.settings import Settings, origins, pairs
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.urls import host_and_port, redacted
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +121,7 @@ class Server:
         await self.replica.stop()
         # Probes and metrics are served to the end.
         if self._management is not None:
-            self._management.close()
+            await self._management.stop()
         log.info("stopped")
 
     def _bind_ports(self) -> None:
@@ -130,19 +131,25 @@ class Server:
             self.sync_port = self._bind_grpc(settings.sync_port)
         if settings.ofrep_port >= 0:
             with _bind_errors(host, settings.ofrep_port):
-                connections = Connections(self._max_connections, settings.max_connections_per_peer)
-                self._http = HttpServer(self._ofrep.app, host, settings.ofrep_port, connections)
+                self._http = HttpServer(
+                    self._ofrep.app,
+                    host,
+                    settings.ofrep_port,
+                    max_connections=self._max_connections,
+                    max_per_peer=settings.max_connections_per_peer,
+                )
             self.ofrep_port = self._http.port
         if settings.management_port >= 0:
+            host = settings.management_host or host
             with _bind_errors(host, settings.management_port):
-                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics.page)
+                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
             self.management_port = self._management.port
 
     def _bind_grpc(self, port: int) -> int:
         host = self.settings.host
         with _bind_errors(host, port):
             try:
-                return self._grpc.add_insecure_port(_address(host, port))
+                return self._grpc.add_insecure_port(host_and_port(host, port))
             except RuntimeError:
                 # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
                 listening_socket(host, port).close()
@@ -201,7 +208,7 @@ class Server:
         if self._http is not None:
             connections = self._http.connections
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
-            about = "Connections to the OFREP port that were refused because there were too many."
+            about = "Connections to the OFREP port that were closed because there were too many."
             yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
         yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
         about = "Open event streams of flagd's evaluation services."
@@ -227,11 +234,7 @@ def _bind_errors(host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
-        raise OSError(f"cannot listen on {_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(f"cannot listen on {host_and_port(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
 
 
 async def run(settings: Settings) -> int:

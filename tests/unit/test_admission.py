@@ -138,12 +138,14 @@ async def test_no_work_is_done_for_a_call_past_its_deadline_or_without_a_message
     assert await messages.of(good) == "a message"  # type: ignore[arg-type]
 
 
-def test_connections_are_bounded_in_all_and_for_a_peer() -> None:
+def test_connections_are_counted_in_all_and_for_a_peer() -> None:
     connections = Connections(limit=3, per_peer=2)
-    assert [connections.admit(peer) for peer in ("a", "a", "a", "b", "c")] == [True, True, False, True, False]
-    assert (connections.open, connections.refused) == (3, 2)
-    connections.closed("a")
+    assert [connections.admit(peer) for peer in ("a", "a", "a", "b")] == [True, True, False, True]
+    assert (connections.open, connections.refused, connections.too_many) == (3, 1, False)
     assert connections.admit("c")
+    assert connections.too_many
+    connections.closed("a")
+    assert connections.admit("a")
 
 
 def test_descriptors_are_left_for_stores_and_probes() -> None:
