@@ -171,7 +171,7 @@ class Server:
             ("grpc.max_concurrent_streams", self.settings.max_calls_per_connection),
             ("grpc.max_allowed_incoming_connections", self._max_connections),
             # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
-            # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs half of one.
+            # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
             ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
             ("grpc.server.max_pending_requests_hard_limit", 2 * self.settings.max_pending_calls),
             ("grpc.max_connection_age_ms", age_ms),
