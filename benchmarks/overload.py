@@ -27,7 +27,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 TIMES = (2, 5, 20)
-IN_FLIGHT, CONNECTIONS = 64, 50
+IN_FLIGHT = 64
 CANCELLED, EXHAUSTED = "1", "8"
 Row = dict[str, float]
 
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each phase [4]")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the table shows medians [3]")
+    parser.add_argument("--connections", type=int, default=8, help="clients, of one connection each [8]")
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     console = Console(width=140)
@@ -50,28 +51,29 @@ def main() -> None:
         for _ in range(args.rounds):
             peak = 0.0
             for times in (0, *TIMES):
-                outcome = _offered(int(target.rpartition(":")[2]), times * peak, args.seconds)
+                outcome = _offered(int(target.rpartition(":")[2]), times * peak, args.seconds, args.connections)
                 peak = peak or outcome.in_time
                 rows.setdefault(f"{times} x" if times else "peak", []).append(_row(outcome, peak, _memory_mb(pid)))
                 time.sleep(1)
     medians = {
         name: {key: statistics.median(row[key] for row in found) for key in found[0]} for name, found in rows.items()
     }
-    console.print(_table(medians))
+    console.print(_table(medians, args.connections))
     OUT.mkdir(parents=True, exist_ok=True)
-    command = f"python -m benchmarks.overload --seconds {args.seconds:g} --rounds {args.rounds}"
+    options = f"--seconds {args.seconds:g} --rounds {args.rounds} --connections {args.connections}"
+    command = f"python -m benchmarks.overload {options}"
     record = {"command": command, "versions": versions, "rounds": rows}
     (OUT / "overload.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(medians, OUT / "overload.png")
     console.print(f"written: {OUT / 'overload.png'} and overload.json")
 
 
-def _offered(port: int, rate: float, seconds: float) -> Outcome:
+def _offered(port: int, rate: float, seconds: float, connections: int) -> Outcome:
     """Offer calls at a rate; without one, keep calls in flight, which finds the peak."""
     path = "/flagsvc.v1.FlagService/EvaluateFlag"
     request = Request(path, pb.EvaluateFlagRequest(flag_key=SWITCH_KEY).SerializeToString())
     health = Request("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest().SerializeToString())
-    with Load(port, request, health, CONNECTIONS) as load:
+    with Load(port, request, health, connections) as load:
         return load.steady(rate, seconds) if rate else load.full(IN_FLIGHT, seconds)
 
 
@@ -101,8 +103,8 @@ def _memory_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _table(rows: dict[str, Row]) -> Table:
-    table = Table(title=f"calls with a deadline of 1 s over {CONNECTIONS} connections, medians of the rounds")
+def _table(rows: dict[str, Row], connections: int) -> Table:
+    table = Table(title=f"calls with a deadline of 1 s over {connections} connections, medians of the rounds")
     table.add_column("offered")
     for column in next(iter(rows.values())):
         table.add_column(column, justify="right")
