@@ -41,6 +41,7 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.StreamEnded: (grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", 0),
     errors.WritesUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "WRITES_UNSUPPORTED", None),
     errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", 1),
+    errors.DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", None),
 }
 """Errors without metadata: their status, their reason, and the seconds after which to retry (None: no advice)."""
 
