@@ -16,6 +16,8 @@ from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.interceptors import CallInterceptor
+from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import evaluation, sync
@@ -54,6 +56,7 @@ class Server:
         self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
         self._admission = Admission(settings.max_calls, settings.max_streams)
+        self._outflow = Outflow(settings.outstanding_bytes)
         self._grpc = self._build_grpc()
         contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
         self._ofrep = Ofrep(
@@ -154,7 +157,8 @@ class Server:
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        server = grpc.aio.server(interceptors=(CallInterceptor(self._metrics, self._admission),), options=options)
+        interceptor = CallInterceptor(self._metrics, self._admission, Sender(self._outflow))
+        server = grpc.aio.server(interceptors=(interceptor,), options=options)
         evaluated = self._metrics.evaluated
         service = FlagService(self.replica, self._watches, self._contexts, evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
@@ -170,6 +174,10 @@ class Server:
         about = "Open event streams of flagd's evaluation services."
         yield Sample("flagsvc_event_streams", about, self._event_streams.active)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
+        about = "Bytes sent to clients that they have not taken yet."
+        yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)
+        about = "Streams ended because their clients did not read."
+        yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
 
 

@@ -13,6 +13,7 @@ from . import json_values
 from .errors import short_repr
 from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
+from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, brief, compile_texts
 
 
@@ -67,6 +68,9 @@ NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
 NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
 
 
+TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTES} bytes")
+
+
 class Prepared:
     """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting."""
 
@@ -118,6 +122,8 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
     """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
     if flag.problem:
         return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
+    if is_too_large(flag):
+        return Prepared(TOO_LARGE)
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
     variants = flag.effective_variants

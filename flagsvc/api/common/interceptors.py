@@ -10,6 +10,7 @@ import grpc
 
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.core.errors import invalid
 from flagsvc.telemetry import Metrics
 
@@ -20,10 +21,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Admits calls, maps their errors and measures them. Health checks and reflection are never refused."""
+    """Admits calls, maps their errors and measures them. Health checks and reflection are never refused.
 
-    def __init__(self, metrics: Metrics, admission: Admission) -> None:
-        self._metrics, self._admission = metrics, admission
+    Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
+    """
+
+    def __init__(self, metrics: Metrics, admission: Admission, sender: Sender) -> None:
+        self._metrics, self._admission, self._sender = metrics, admission, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -38,18 +42,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_EXEMPT):
             return handler
-        codec = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        parse, encode = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary is not None:
-            wrapped = grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
+            wrapped = grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary, encode), parse)
         elif handler.unary_stream is not None:
-            wrapped = grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
+            wrapped = grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
         else:
             raise NotImplementedError(method)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _unary(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = _label(method)
+    def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        name, sender = _label(method), self._sender
 
         async def intercepted(request: Any, context: Context) -> Any:
             started = time.perf_counter()
@@ -57,7 +62,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 with self._admission.call():
                     _check_readable(request)
-                    return await call(request, context)
+                    return sender.answer(method, await call(request, context), encode, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
@@ -69,15 +74,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return intercepted
 
-    def _stream(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = _label(method)
+    def _stream(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        name, sender = _label(method), self._sender
 
         async def intercepted(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
                 with self._admission.stream():
                     _check_readable(request)
-                    async for message in call(request, context):
+                    async for message in sender.stream(method, call(request, context), encode, context):
                         yield message
             except grpc.aio.AbortError:
                 raise
