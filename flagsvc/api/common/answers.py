@@ -8,6 +8,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from flagsvc.core.errors import AnswerTooLarge
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 M = TypeVar("M", bound=Message)
 
@@ -20,6 +21,10 @@ FEWER_KEYS = "send fewer flag_keys in one call"
 SMALLER_PAGE = "send a smaller page_size"
 ONE_BY_ONE = "evaluate flags one by one, or split the flag set"
 SPLIT_SET = "split the flag set"
+
+
+_REST_BYTES = 262_144
+"""Room for the other fields of an answer that has a flag."""
 
 
 class AnswerSize:
@@ -43,3 +48,17 @@ def within_limit(messages: Iterable[M], advice: str) -> Iterator[M]:
     for message in messages:
         size.add(message.ByteSize())
         yield message
+
+
+def sendable(flag: types.Flag) -> types.Flag:
+    """Return a written flag for the answer to its writer; one that is too large to be sent is without its values.
+
+    The change is stored by then, so the answer cannot be refused.
+    """
+    if flag.ByteSize() > MAX_ANSWER_BYTES - _REST_BYTES:
+        flag.ClearField("config")
+        flag.ClearField("variants")
+        flag.ClearField("metadata")
+        flag.ClearField("targeting")
+        flag.ClearField("evaluators")
+    return flag

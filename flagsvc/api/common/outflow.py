@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class Outflow:
-    """Bytes outstanding in all and for each connection. One message may always go to a connection that has none."""
+    """Bytes outstanding in all and for each connection. Alone, a message of any size is sent."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -56,6 +56,7 @@ class Outflow:
             return
         waiting = _Waiting(peer, size, asyncio.get_running_loop().create_future())
         self._waiting[waiting] = None
+        self._admit_waiting()
         try:
             async with asyncio.timeout(STALL_S):
                 await waiting.room
@@ -80,11 +81,16 @@ class Outflow:
         self._admit_waiting()
 
     def _has_room(self, peer: str, size: int) -> bool:
-        of_peer = self._by_peer.get(peer, 0)
         if size <= SMALL_BYTES:
             return self.outstanding + size <= self._limit
-        total_fits = self.outstanding + size <= self._limit * _LARGE_SHARE or not self.outstanding
-        return total_fits and (not of_peer or of_peer + size <= self._limit * _CONNECTION_SHARE)
+        return self._fits_in_all(size) and self._fits_connection(peer, size)
+
+    def _fits_in_all(self, size: int) -> bool:
+        return not self.outstanding or self.outstanding + size <= self._limit * _LARGE_SHARE
+
+    def _fits_connection(self, peer: str, size: int) -> bool:
+        of_peer = self._by_peer.get(peer, 0)
+        return not of_peer or of_peer + size <= self._limit * _CONNECTION_SHARE
 
     def _add(self, peer: str, size: int) -> None:
         self.outstanding += size
@@ -93,9 +99,11 @@ class Outflow:
     def _admit_waiting(self) -> None:
         """Admit who waits, the first first. One whose own connection is full does not stop those behind it."""
         for waiting in list(self._waiting):
-            if self.outstanding > self._limit * _LARGE_SHARE:
+            if waiting.room.done():  # its stream is gone
+                continue
+            if not self._fits_in_all(waiting.size):
                 break
-            if not waiting.room.done() and self._has_room(waiting.peer, waiting.size):
+            if self._fits_connection(waiting.peer, waiting.size):
                 del self._waiting[waiting]
                 self._add(waiting.peer, waiting.size)
                 waiting.room.set_result(None)

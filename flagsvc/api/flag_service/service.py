@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, within_limit
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, sendable, within_limit
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -158,7 +158,7 @@ def _flag_and_spread(written: WriteResult) -> dict[str, Any]:
     """Return the fields of a write's response."""
     flag = written.entry.flag
     assert flag is not None  # noqa: S101  only a deletion has no flag
-    return {"flag": flag_to_message(flag), "spread": messages.spread_to_message(written)}
+    return {"flag": sendable(flag_to_message(flag)), "spread": messages.spread_to_message(written)}
 
 
 def _author(request: Any) -> Author:
