@@ -60,7 +60,14 @@ class Server:
         self._grpc = self._build_grpc()
         contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
         self._ofrep = Ofrep(
-            replica.reader, replica.near, contexts, admission, metrics, age_s=age_s, origins=origins(allowed)
+            replica.reader,
+            replica.near,
+            contexts,
+            admission,
+            metrics,
+            outflow=self._outflow,
+            age_s=age_s,
+            origins=origins(allowed),
         )
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None

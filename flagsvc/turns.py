@@ -11,6 +11,8 @@ import heapq
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,7 +24,11 @@ SORTED_AT_ONCE = 2_000
 MANY = 1_000
 """More items than this surely take more than one turn."""
 
+SWITCH_S = 0.001
+"""Seconds after which the thread hands the interpreter back to the event loop (`sys.setswitchinterval`)."""
+
 T = TypeVar("T")
+_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="off-loop")
 
 
 class Turns:
@@ -72,6 +78,14 @@ async def sorted_in_turns(items: Iterable[T], key: Callable[[T], Any]) -> Iterat
         if turns.is_over():
             await turns.next()
     return heapq.merge(*pieces, key=key) if len(pieces) > 1 else iter(pieces[0] if pieces else ())
+
+
+async def off_loop(work: Callable[..., T], *arguments: Any) -> T:
+    """Return what a function returns, which runs in the one thread for work that cannot be divided into turns.
+
+    One thread at most competes with the event loop for the interpreter, however much is waiting.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, partial(work, *arguments))
 
 
 class _Queue:

@@ -16,7 +16,8 @@ from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
 from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
 from flagsvc.view.entries import CacheEntry, Prepare, Source
-from flagsvc.view.held_entries import HeldEntries, SetTotals
+from flagsvc.view.held_entries import HeldEntries
+from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
 from flagsvc.view.reconcile import Diff, View, missing, reconcile
 
@@ -195,16 +196,16 @@ class NearCache:
     @property
     def bytes(self) -> int:
         """About how much memory the held entries take."""
-        return self._held.bytes
+        return self._held.memory.bytes
 
     @property
     def too_large(self) -> Collection[FlagId]:
         """The held flags that are not evaluated because of their size."""
-        return self._held.too_large
+        return self._held.memory.too_large
 
     def totals_of(self, flag_set: str) -> SetTotals:
         """Return how many flags of a set are held, and the memory they take."""
-        return self._held.of_set(flag_set)
+        return self._held.memory.of_set(flag_set)
 
     def ids(self) -> list[FlagId]:
         """Return the ids of everything that is held, deleted flags too."""
@@ -265,7 +266,7 @@ class NearCache:
         self._held[held.entry.id] = held
         self._held.move_to_end(held.entry.id)
         self.partial.high_water_marks.drop(held.entry.id)
-        while len(self._held) > self.limit or (self._held.bytes > self.max_bytes and self._held):
+        while len(self._held) > self.limit or (self._held.memory.bytes > self.max_bytes and self._held):
             flag_id, evicted = next(iter(self._held.items()))
             del self._held[flag_id]
             self.complete = self.complete and evicted.entry.flag is None

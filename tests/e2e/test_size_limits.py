@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pymongo
 import pytest
 
@@ -232,3 +234,51 @@ async def test_unread_answers_are_counted_and_refused_when_they_are_too_many(tmp
             assert len(refusals) == 20 - server._outflow.outstanding // (12 * len(FAT))
             assert (await client.evaluate("k00")).reason == types.REASON_STATIC
         await until(lambda: server._outflow.outstanding == 0)
+
+
+async def test_ofreps_answers_are_counted_until_they_are_taken(tmp_path: Path) -> None:
+    settings = {"store_url": f"sqlite:///{tmp_path}/flags.db", "outstanding_bytes": 40_000_000, "ofrep_port": 0}
+    async with replica(**settings) as (client, server):
+        for number in range(60):
+            await client.create(f"k{number:02}", status=ENABLED, variants={"on": to_value(FAT)}, default_variant="on")
+        request = b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+        loop, opened = asyncio.get_running_loop(), [socket.socket() for _ in range(12)]
+        for each in opened:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)  # the system's buffers take little
+            each.setblocking(False)
+            await loop.sock_connect(each, ("127.0.0.1", server.ofrep_port))
+            await loop.sock_sendall(each, request)
+        heads = [await loop.sock_recv(each, 12) for each in opened]
+        assert set(heads) == {b"HTTP/1.1 200", b"HTTP/1.1 429"}
+        answered = heads.count(b"HTTP/1.1 200")
+        assert server._outflow.outstanding >= answered * 60 * len(FAT)
+        assert server._outflow.outstanding <= 30_000_000
+        for each in opened:
+            each.close()
+        await until(lambda: server._outflow.outstanding == 0)
+
+
+async def test_a_set_over_32_mb_is_refused_where_it_cannot_be_paged(tmp_path: Path) -> None:
+    path = tmp_path / "flags.db"
+    async with replica(store_url=f"sqlite:///{path}") as (client, _):
+        await client.create("small", status=ENABLED)
+    with sqlite3.connect(path) as db:
+        for number in range(9):
+            variants = {"on": "x" * 4_000_000}
+            flag = Flag(key=f"k{number}", status=Status.ENABLED, variants=variants, default_variant="on", revision=2)
+            db.execute("INSERT INTO flags VALUES ('default', ?, 2, ?)", (flag.key, dumps(flag)))
+    async with replica(store_url=f"sqlite:///{path}", ofrep_port=0) as (client, server):
+        await until_serving(client)
+        sync = sync_grpc.FlagSyncServiceStub(client.channel)
+        for call in (
+            sync.FetchAllFlags(sync_pb.FetchAllFlagsRequest()),
+            sync.SyncFlags(sync_pb.SyncFlagsRequest()).read(),
+        ):
+            error = await refused(call)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert error.details() == "the answer would be over 33554432 bytes: split the flag set"
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.ofrep_port}") as http:
+            answer = await http.post("/ofrep/v1/evaluate/flags", json={})
+            assert (answer.status_code, answer.json()["errorDetails"]) == (500, error.details())
+            one = await http.post("/ofrep/v1/evaluate/flags/k1", json={})
+            assert len(one.json()["value"]) == 4_000_000
