@@ -122,18 +122,20 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
     """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
     if flag.problem:
         return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
-    if is_too_large(flag):
-        return Prepared(TOO_LARGE)
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
     variants = flag.effective_variants
     if not has_targeting(flag):
+        if is_too_large(flag):
+            return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
         return Prepared(_error(ErrorCode.PARSE_ERROR, message))
+    if is_too_large(flag):  # a rule that is too large itself has the more precise error
+        return Prepared(TOO_LARGE)
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
     return Prepared(None, rule, variants, unmatched)
 

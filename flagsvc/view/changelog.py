@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from flagsvc.ports import Entry
 
@@ -22,6 +23,14 @@ class ChangeKind(StrEnum):
     WRITE = "write"
     UPDATE = "update"
     DELETE = "delete"
+
+
+class RecentChange(NamedTuple):
+    """When and how a key changed last. `number` grows with each change of the set."""
+
+    at: float
+    kind: ChangeKind
+    number: int
 
 
 Listener = Callable[[Entry, int, ChangeKind], None]
@@ -42,8 +51,10 @@ class Changelog:
     log_starts_after: int = 0
     """The log has every change after this revision."""
     log: deque[Entry] = field(default_factory=deque)
-    recent_changes: OrderedDict[str, tuple[float, ChangeKind]] = field(default_factory=OrderedDict)
+    recent_changes: OrderedDict[str, RecentChange] = field(default_factory=OrderedDict)
     """When and how each key changed last, the latest last."""
+    remembered: int = 0
+    """How many changes were remembered so far: the number of the latest."""
     listeners: set[Listener] = field(default_factory=set)
 
     @property
@@ -82,9 +93,10 @@ class Changelog:
 
     def remember(self, key: str, kind: ChangeKind, at: float) -> None:
         """Record that a key changed, and forget changes that are no longer recent."""
-        self.recent_changes[key] = (at, kind)
+        self.remembered += 1
+        self.recent_changes[key] = RecentChange(at, kind, self.remembered)
         self.recent_changes.move_to_end(key)
-        while at - next(iter(self.recent_changes.values()))[0] > RECENT_S:
+        while at - next(iter(self.recent_changes.values())).at > RECENT_S:
             self.recent_changes.popitem(last=False)
 
     def since(self, revision: int) -> Iterator[Entry] | None:
@@ -134,7 +146,18 @@ class Changelogs:
         changelog = self._of_set.get(flag_set)
         if changelog is None:
             return {}
-        return {key: kind for key, (at, kind) in changelog.recent_changes.items() if now - at <= RECENT_S}
+        return {key: each.kind for key, each in changelog.recent_changes.items() if now - each.at <= RECENT_S}
+
+    def changes_after(self, flag_set: str, number: int, limit: int, now: float) -> tuple[dict[str, ChangeKind], int]:
+        """Return the first recent changes after the one of this number, and the number of the last of them."""
+        found: dict[str, ChangeKind] = {}
+        changelog = self._of_set.get(flag_set)
+        for key, each in changelog.recent_changes.items() if changelog is not None else ():
+            if len(found) == limit:
+                break
+            if each.number > number and now - each.at <= RECENT_S:
+                found[key], number = each.kind, each.number
+        return found, number
 
     def watermark(self, flag_set: str) -> int:
         """Return the revision up to which every change of the set is applied: the one to resume from."""

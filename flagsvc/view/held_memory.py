@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from flagsvc.core.model import FlagId
+from flagsvc.core.model import FlagId, Status
 from flagsvc.core.sizes import MAX_SERVED_BYTES, estimated_memory, is_too_large
 from flagsvc.view.entries import CacheEntry
+
+_EVALUATED = (Status.ENABLED, Status.BETA)
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +48,7 @@ class HeldMemory:
         totals = self._of_sets.setdefault(flag_id.flag_set, SetTotals())
         totals.flags += 1
         totals.bytes += held.size
-        if held.size > MAX_SERVED_BYTES and is_too_large(flag):
+        if held.size > MAX_SERVED_BYTES and flag.status in _EVALUATED and is_too_large(flag):
             self.too_large.add(flag_id)
             detail = f"The flag is over {MAX_SERVED_BYTES} bytes, so it answers GENERAL. Make its values smaller."
             log.warning("flag_too_large", flag=flag_id.key, flag_set=flag_id.flag_set, detail=detail)
