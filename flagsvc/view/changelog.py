@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import Entry
 
 LOG_LENGTH = 1_000
 """Changes kept per flag set for watchers that resume."""
+LOG_BYTES = 8_388_608
+"""Memory of these changes, as estimated. A large flag that changes often would otherwise be kept a thousand times."""
 RECENT_S = 120.0
 """How long a changed key is remembered for clients that were disconnected for a moment."""
 
@@ -51,6 +54,7 @@ class Changelog:
     log_starts_after: int = 0
     """The log has every change after this revision."""
     log: deque[Entry] = field(default_factory=deque)
+    log_bytes: int = 0
     recent_changes: OrderedDict[str, RecentChange] = field(default_factory=OrderedDict)
     """When and how each key changed last, the latest last."""
     remembered: int = 0
@@ -73,6 +77,7 @@ class Changelog:
         if not self.loaded:
             self.loaded, self.log_starts_after = True, max(revision, self.watermark)
             self.log.clear()
+            self.log_bytes = 0
         self.watermark = max(self.watermark, revision)
         self.ahead = {r for r in self.ahead if r > self.watermark}
         self._close_gap(now)
@@ -86,8 +91,11 @@ class Changelog:
         """Write a change into the log and notify all listeners."""
         self.remember(entry.id.key, kind, now)
         self.log.append(entry)
-        if len(self.log) > LOG_LENGTH:
-            self.log_starts_after = max(self.log_starts_after, self.log.popleft().revision)
+        self.log_bytes += estimated_memory(entry.flag)
+        while len(self.log) > LOG_LENGTH or self.log_bytes > LOG_BYTES:
+            oldest = self.log.popleft()
+            self.log_bytes -= estimated_memory(oldest.flag)
+            self.log_starts_after = max(self.log_starts_after, oldest.revision)
         for listener in tuple(self.listeners):
             listener(entry, self.watermark, kind)
 

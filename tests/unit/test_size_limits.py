@@ -29,6 +29,7 @@ from flagsvc.core.sizes import MAX_SERVED_BYTES, estimated_memory, flag_bytes
 from flagsvc.core.validation import MAX_FLAG_BYTES, MAX_METADATA_BYTES, MAX_VALUE_BYTES, validated
 from flagsvc.ports import Entry, StoreContents
 from flagsvc.serving.quotas import Quotas
+from flagsvc.view.changelog import LOG_BYTES
 from flagsvc.view.near_cache import NearCache
 
 AUTHOR = Author(datetime(2026, 11, 1, tzinfo=UTC))
@@ -190,3 +191,17 @@ def test_trailers_take_at_most_6_kb_and_say_how_many_violations_are_not_listed(e
         assert 1 <= len(listed.field_violations) < len(error.violations)
         assert failure.message.endswith(f"; and {len(error.violations) - 1} more violations")
         assert failure.metadata["violations"] == str(len(error.violations))
+
+
+def test_a_large_flag_that_changes_often_is_not_kept_a_thousand_times() -> None:
+    near = NearCache(1_000, 5.0)
+    near.merge(StoreContents([], {}), 1.0, 1.0)
+    large = replace(FLAG, variants={"on": "x" * 500_000})
+    for revision in range(1, 101):
+        near.apply_change(Entry.of(replace(large, revision=revision)), 2.0)
+    changelog = near.changelogs.of("default")
+    assert changelog.log_bytes == sum(estimated_memory(entry.flag) for entry in changelog.log) <= LOG_BYTES
+    missed = near.changelogs.since("default", 90)
+    assert missed is not None
+    assert [entry.revision for entry in missed] == list(range(91, 101))
+    assert near.changelogs.since("default", 50) is None, "who resumes from there gets a snapshot"
