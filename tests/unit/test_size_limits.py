@@ -144,7 +144,7 @@ def test_a_set_over_its_quota_takes_no_more_and_can_still_be_toggled_shortened_a
     with pytest.raises(QuotaExceeded, match='"default" has 2 flags, and FLAGSVC_MAX_FLAGS_PER_SET is 2'):
         few.checked("default", changes.create(replace(FLAG, key="c"), AUTHOR), near)(None)
     assert few.checked("other", changes.create(replace(FLAG, flag_set="other"), AUTHOR), near)(None)
-    small = Quotas(flags=100, bytes=near.bytes)
+    small = Quotas(flags=100, bytes=near.bytes - 1_000)
     longer = changes.update(replace(fat, description="x" * 99), ["description"], None, AUTHOR)
     with pytest.raises(QuotaExceeded, match="FLAGSVC_MAX_BYTES_PER_SET is"):
         small.checked("default", longer, near)(fat)
