@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from flagsvc.api.common import sending
 from flagsvc.api.common.values import to_value
-from flagsvc.api.flag_service import snapshots
+from flagsvc.api.flag_service import snapshots, watch
 from flagsvc.core.documents import dumps
 from flagsvc.core.model import Flag, Status
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
@@ -282,3 +283,27 @@ async def test_a_set_over_32_mb_is_refused_where_it_cannot_be_paged(tmp_path: Pa
             assert (answer.status_code, answer.json()["errorDetails"]) == (500, error.details())
             one = await http.post("/ofrep/v1/evaluate/flags/k1", json={})
             assert len(one.json()["value"]) == 4_000_000
+
+
+async def test_a_stream_that_has_sent_its_snapshot_holds_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "HEARTBEAT_S", 0.05)
+    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (client, server):
+        for number in range(12):
+            await client.create(f"k{number:02}", variants={"on": to_value(FAT)})
+        calls, tracing = [], 0
+        for number in range(9):
+            if number == 1:
+                tracemalloc.start()
+                tracing = tracemalloc.get_traced_memory()[0]
+            call = client.stub.WatchFlags(pb.WatchFlagsRequest())
+            assert len((await call.read()).snapshot.flags) == 12
+            assert (await call.read()).HasField("heartbeat")  # gRPC itself holds a stream's last message
+            calls.append(call)
+        grown = tracemalloc.get_traced_memory()[0] - tracing
+        tracemalloc.stop()
+        assert server._watches.active == 9
+        assert grown < 3 * 12 * len(FAT), "eight snapshots that were sent are gone"
+        for call in calls:
+            call.cancel()

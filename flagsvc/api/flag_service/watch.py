@@ -52,13 +52,18 @@ class Watches:
         self._streams.add(pending)
         try:
             missed = self._missed(flag_set, resume)
-            pending.needs_snapshot = missed is None
-            for message in missed or ():
-                yield message
+            if missed is None:
+                pending.needs_snapshot = True
+            else:
+                for message in missed:
+                    yield message
+                del message  # a stream lives long, and holds nothing that it has sent
+            del missed
             while True:
                 if pending.needs_snapshot:
-                    async for each in self._snapshot(flag_set, pending, in_pages):
-                        yield each
+                    async for page in self._snapshot(flag_set, pending, in_pages):
+                        yield page
+                    del page
                 elif pending.changes:
                     yield change_to_message(*pending.changes.popleft())
                 elif self._closing:
@@ -70,7 +75,7 @@ class Watches:
             self._near.changelogs.unlisten(flag_set, pending.note)
 
     def _missed(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse] | None:
-        """Return the changes since a client left, or a heartbeat if there are none; None if it needs a snapshot."""
+        """Return the changes since a client left, or one heartbeat if there are none; None if it needs a snapshot."""
         if resume <= 0 or not self._near.complete:
             return None
         missed = self._near.changelogs.since(flag_set, resume)
