@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from flagsvc.core.errors import Overloaded
 
 STALL_S = 60.0
-"""Seconds after which a stream ends whose client takes nothing of what waits for it. An idle stream never ends so."""
+"""Seconds after which a stream ends whose client does not take what waits for it. An idle stream never ends so."""
 SMALL_BYTES = 16_384
 """Messages up to this size never wait for room."""
 UNCOUNTED_BYTES = 1_024

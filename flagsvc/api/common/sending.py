@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Encode = Callable[[Any], bytes] | None
+SLOWEST_BYTES_PER_S = 262_144
+"""A message has STALL_S to be taken, and longer in proportion to its size: gRPC does not say how far it has got."""
 _WHOLE_SETS = frozenset({"/flagd.sync.v1.FlagSyncService/FetchAllFlags"})
 
 
@@ -49,7 +51,7 @@ class Sender:
     async def stream(
         self, method: str, messages: AsyncIterator[Any], encode: Encode, context: Context
     ) -> AsyncIterator[bytes]:
-        """Yield a stream's messages, each once there is room for it. A stream that takes nothing for STALL_S ends."""
+        """Yield a stream's messages, each once there is room for it. A stream whose client does not read them ends."""
         peer, loop, task = context.peer(), asyncio.get_running_loop(), asyncio.current_task()
         begun = False
         async for message in messages:
@@ -60,9 +62,13 @@ class Sender:
             try:
                 if not begun:
                     # gRPC cannot send a status beside a message that waits unless the headers were sent on their own.
-                    await context.send_initial_metadata(())
+                    try:
+                        await context.send_initial_metadata(())
+                    except Exception:  # noqa: BLE001  gRPC's own class is private: the client is gone
+                        return
                     begun = True
-                stall = loop.call_later(STALL_S, self._end_stalled, method, context, task, size, waiting)
+                allowed_s = STALL_S + size / SLOWEST_BYTES_PER_S
+                stall = loop.call_later(allowed_s, self._end_stalled, method, context, task, size, waiting)
                 try:
                     yield data
                 finally:
@@ -77,7 +83,7 @@ class Sender:
         """End a stream's handler. Its last message stays in the account: gRPC holds it until the client is gone."""
         waiting.has_stalled = True
         self._outflow.stalled += 1
-        detail = f"A client took nothing for {STALL_S:g} s, so its stream ends."
+        detail = "A client did not take a message in time, so its stream ends."
         log.warning("stream_stalled", method=method, peer=context.peer(), waiting_bytes=size, detail=detail)
         ending = asyncio.get_running_loop().create_task(self._end(method, context, context.peer(), size))
         self._endings.add(ending)
@@ -87,7 +93,8 @@ class Sender:
 
     async def _end(self, method: str, context: Context, peer: str, size: int) -> None:
         """Send the status behind the message that waits, and wait until both are taken or the client is gone."""
-        text = f"this stream took nothing for {STALL_S:g} s while {size} bytes waited for it; read faster, or reconnect"
+        allowed_s = STALL_S + size / SLOWEST_BYTES_PER_S
+        text = f"this stream did not take a message of {size} bytes in {allowed_s:.0f} s; read faster, or reconnect"
         failure = failure_for(method, Overloaded(text))
         try:
             with contextlib.suppress(Exception):  # AbortError, or the client is gone
