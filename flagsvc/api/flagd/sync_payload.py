@@ -17,6 +17,10 @@ from flagsvc.turns import in_turns
 from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
 
+_CONFIGURATION_TAG = b"\x0a"
+"""Begins `flag_configuration`, the first field, which is encoded by hand: megabytes are copied once, not four times."""
+_SEVEN_BITS, _MORE = 0x7F, 0x80
+
 
 class Payload:
     """One set's message for all its streams. `version` counts changes; `users` counts the streams and calls using it.
@@ -78,14 +82,13 @@ class Payload:
             definitions = await self._render_all()
         else:
             definitions = await self._render_changed(self._definitions)
-        self._message = self._configuration = b""
-        if sum(map(len, definitions.values())) > MAX_SET_BYTES:
-            raise AnswerTooLarge(MAX_SET_BYTES, SPLIT_SET)
-        text = f'{{"flags":{{{",".join(definitions.values())}}}}}'
-        message = pb.SyncFlagsResponse(flag_configuration=text)
-        self._length = message.ByteSize()
-        put_fields(message.sync_context, self._sync_context)  # the field after the configuration, also when encoded
-        self._message, self._built = message.SerializeToString(), version
+        self._message = self._configuration = b""  # so that not more than two are in memory while one is built
+        configuration = await _configuration(definitions)
+        rest = pb.SyncFlagsResponse()
+        put_fields(rest.sync_context, self._sync_context)
+        head = _CONFIGURATION_TAG + _varint(len(configuration))
+        self._length = len(head) + len(configuration)
+        self._message, self._built = b"".join((head, configuration, rest.SerializeToString())), version
 
     async def _render_all(self) -> dict[str, str]:
         """Render the whole set. Flags that change meanwhile are noted and rendered again next time."""
@@ -107,3 +110,26 @@ class Payload:
             else:
                 definitions[key] = self._render(held.entry.flag)
         return definitions
+
+
+async def _configuration(definitions: Mapping[str, str]) -> bytearray:
+    """Return the definitions as one JSON object, put together in turns. Raises AnswerTooLarge."""
+    text = bytearray(b'{"flags":{')
+    async for definition in in_turns(definitions.values()):
+        text += definition.encode()
+        text += b","
+        if len(text) > MAX_SET_BYTES:
+            raise AnswerTooLarge(MAX_SET_BYTES, SPLIT_SET)
+    if definitions:
+        del text[-1:]
+    text += b"}}"
+    return text
+
+
+def _varint(number: int) -> bytes:
+    """Encode a number as Protobuf does: seven bits in each byte, the lowest first."""
+    encoded = bytearray()
+    while number > _SEVEN_BITS:
+        encoded.append(number & _SEVEN_BITS | _MORE)
+        number >>= 7
+    return bytes((*encoded, number))
