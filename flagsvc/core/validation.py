@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from . import json_values
+from . import json_values, shown_text
 from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
 from .model import DEFAULT_SET, Flag, FlagId, JsonValue
+from .sizes import flag_bytes, json_bytes
 from .targeting import MAX_RULE_BYTES, RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096
 MAX_REASON = 1_024
-MAX_CONFIG_BYTES = 262_144
+MAX_VALUE_BYTES = 65_536
+"""Size of a variant's value and of `config`, as JSON."""
+MAX_METADATA_BYTES = 16_384
+MAX_FLAG_BYTES = 524_288
 MAX_VARIANTS = 100
 MAX_METADATA = 100
 MAX_EVALUATORS = 100
@@ -49,9 +53,11 @@ def set_name(flag_set: str) -> str:
 
 
 def text(field: str, value: str, limit: int = MAX_KEY) -> str:
-    """Return a checked text such as an actor or a reason. `limit` is in characters. Raises InvalidRequest."""
+    """Return a checked line of text, such as an actor or a reason. `limit` is in characters. Raises InvalidRequest."""
     if len(value) > limit or "\0" in value:
         raise invalid(field, value, f"at most {limit} characters without NUL")
+    if wanted := shown_text.problem(value):
+        raise invalid(field, value, wanted)
     return value
 
 
@@ -65,8 +71,12 @@ def etag_revision(etag: str) -> int | None:
     return int(match[1])
 
 
-def validated(flag: Flag) -> Flag:
-    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid."""
+def validated(flag: Flag, *, is_write: bool = True) -> Flag:
+    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid.
+
+    The sizes of values and of the whole flag are limited only for what is written through the API or imported
+    (`is_write`): files are served whatever their flags' sizes, up to MAX_SERVED_BYTES.
+    """
     rules, rule_violations = _rules(flag)
     found = [
         *_text_violations(flag),
@@ -77,15 +87,46 @@ def validated(flag: Flag) -> Flag:
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
+    if is_write and not found:
+        found = _size_violations(flag)
     if found:
         raise InvalidRequest(found)
     return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
 
 
+def validated_change(flag: Flag, before: Flag | None = None) -> Flag:
+    """Return the flag as `validated` does. A text that is not as `before` may have no invisible character either."""
+    good = validated(flag)
+    if found := invisible(flag, before):
+        raise InvalidRequest(found)
+    return good
+
+
+def invisible(flag: Flag, before: Flag | None = None) -> list[Violation]:
+    """Return a violation for each text with an invisible character that `before` does not have as well."""
+    old = dict(_shown_texts(before)) if before is not None else {}
+    return [
+        Violation(field, short_repr(text), wanted)
+        for field, (text, allowed) in _shown_texts(flag)
+        if old.get(field) != (text, allowed) and (wanted := shown_text.problem(text, allowed))
+    ]
+
+
+def _shown_texts(flag: Flag) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield each text that people read, with the invisible characters that it may have."""
+    for field in ("key", "flag_set", "name", "category", "icon", "badge", "owner"):
+        yield f"flag.{field}", (getattr(flag, field) or "", "")
+    yield "flag.description", (flag.description or "", "\n\r\t")
+    for field, names in (("variants", flag.variants), ("metadata", flag.metadata), ("evaluators", flag.evaluators)):
+        for name in names:
+            yield f"flag.{field}[{shown_text.visible(name)}]", (name, "")
+
+
 def _key_problem(key: str) -> str | None:
     if 1 <= len(key) <= MAX_KEY and not any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         return None
-    return f"1 to {MAX_KEY} characters without control characters"
+    wanted = f"1 to {MAX_KEY} characters without control characters"
+    return wanted if len(key) > MAX_KEY else ", ".join(filter(None, (wanted, shown_text.problem(key))))
 
 
 def _text_violations(flag: Flag) -> list[Violation]:
@@ -110,10 +151,26 @@ def _config_violations(config: JsonValue) -> list[Violation]:
         return [Violation("flag.config", short_repr(config), "an object")]
     if problem := json_values.problem(config):
         return [Violation("flag.config", problem, "valid JSON")]
-    size = len(json.dumps(config, ensure_ascii=False).encode())
-    if size > MAX_CONFIG_BYTES:
-        return [Violation("flag.config", f"{size} bytes of JSON", f"at most {MAX_CONFIG_BYTES}")]
     return []
+
+
+def _size_violations(flag: Flag) -> list[Violation]:
+    """Return which parts of a valid flag are too large, or that all parts together are."""
+    parts = [("flag.config", flag.config, MAX_VALUE_BYTES), ("flag.metadata", flag.metadata, MAX_METADATA_BYTES)]
+    parts += [(f"flag.variants[{name}]", value, MAX_VALUE_BYTES) for name, value in flag.variants.items()]
+    sizes = [(field, json_bytes(value), limit) for field, value, limit in parts if value is not None]
+    found = [Violation(field, _bytes(size), _at_most(limit)) for field, size, limit in sizes if size > limit]
+    if not found and (size := flag_bytes(flag)) > MAX_FLAG_BYTES:
+        found.append(Violation("flag", f"{_bytes(size)} with all values and rules", _at_most(MAX_FLAG_BYTES)))
+    return found
+
+
+def _bytes(size: int) -> str:
+    return f"{size} bytes of JSON"
+
+
+def _at_most(limit: int) -> str:
+    return f"at most {limit} bytes"
 
 
 def _variant_violations(flag: Flag) -> list[Violation]:

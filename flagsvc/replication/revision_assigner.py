@@ -12,8 +12,8 @@ import time
 
 import structlog
 
-from flagsvc.background import BackgroundTasks
-from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.background import BackgroundTasks, backoff_s
+from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.ports import ChangeFeed, Entry, FlagCache, FlagStore, UnversionedChange
 from flagsvc.replication.cache_lease import CacheLease
@@ -23,7 +23,7 @@ from flagsvc.view.near_cache import NearCache
 
 LEAVE_TO_HOLDER_S = 0.3
 """How long the other replicas leave a change to the holder of the cache lease."""
-RETRY_DELAY_S = 0.25
+RETRY_DELAY_S, MAX_RETRY_DELAY_S = 0.25, 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +42,7 @@ class RevisionAssigner:
         self._pending: dict[UnversionedChange, asyncio.Task[None]] = {}
         self._repeat: set[UnversionedChange] = set()
         self._deletions: dict[FlagId, int] = {}
+        self._logged_refusals: set[str] = set()
         self._tasks = BackgroundTasks()
         self.assigned = 0
 
@@ -71,16 +72,20 @@ class RevisionAssigner:
         try:
             if not self._lease.is_holder:
                 await asyncio.sleep(LEAVE_TO_HOLDER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
+            failures = 0
             while not self._is_deletion_announced(change):
                 self._repeat.discard(change)
                 try:
                     await self._assign_once(change, feed)
                 except StoreUnavailable:
-                    await asyncio.sleep(RETRY_DELAY_S)
+                    await asyncio.sleep(backoff_s(failures, RETRY_DELAY_S, MAX_RETRY_DELAY_S))
+                    failures += 1
                 except Exception:
                     log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is tried again.")
-                    await asyncio.sleep(RETRY_DELAY_S)
+                    await asyncio.sleep(backoff_s(failures, RETRY_DELAY_S, MAX_RETRY_DELAY_S))
+                    failures += 1
                 else:
+                    failures = 0
                     if change not in self._repeat:
                         return
         finally:
@@ -97,12 +102,15 @@ class RevisionAssigner:
         as_of = time.monotonic()
         try:
             entry = await feed.assign_revision(change.id, change.revision)
-        except WritesUnsupported as error:
+        except (WritesUnsupported, StoreForbidden, ChangeRefused) as error:
             # The store then wins although its revision may be smaller. No peer can know of this change by a revision,
             # so peers' heartbeats prove nothing from before it.
             self._near.force_replace(change.revision, await self._store.get(change.id), as_of, time.monotonic())
             self._progress.restart(time.monotonic())
-            log.warning("foreign_change_without_revision", flag_key=change.id.key, error=str(error))
+            if str(error) not in self._logged_refusals:  # the cause is the same for every flag
+                self._logged_refusals.add(str(error))
+                detail = "Changes of other programs are served without a revision while the store refuses this."
+                log.warning("foreign_change_without_revision", flag_key=change.id.key, error=str(error), detail=detail)
             return
         if entry is not None:
             self.assigned += 1

@@ -8,14 +8,18 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
+
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry, FlagCache, FlagStore
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
+from flagsvc.serving.quotas import NO_QUOTAS, Quotas
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 RETRY_DELAY_S = 0.1
 """Time between two attempts to reach the shared cache, for a caller who waits for that."""
 
@@ -51,8 +55,16 @@ class WriteResult:
 class Writer:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        heartbeats: Heartbeats,
+        quotas: Quotas = NO_QUOTAS,
+    ) -> None:
         self._near, self._store, self._cache, self._heartbeats = near, store, cache, heartbeats
+        self._quotas = quotas
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stats = WriteStats()
 
@@ -82,7 +94,7 @@ class Writer:
     async def _write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor) -> WriteResult | None:
         as_of = time.monotonic()
         until = as_of + wait_for.timeout_s
-        entry = await self._store.write(flag_id, decide)
+        entry = await self._store.write(flag_id, self._quotas.checked(flag_id.flag_set, decide, self._near))
         if entry is None:
             return None
         self.stats.stored += 1
@@ -100,7 +112,11 @@ class Writer:
         reached = await publishing
         if wait_for.level is not WriteLevel.APPLIED:
             return WriteResult(entry, reached, own)
-        acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        try:
+            acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        except Exception:
+            log.exception("wait_for_replicas_failed", detail="The change is stored.")
+            return WriteResult(entry, reached, own)
         if acks.known and not acks.lagging and reached is WriteLevel.CACHED:
             reached = WriteLevel.APPLIED
         return WriteResult(entry, reached, acks.applied, acks.lagging)
@@ -108,7 +124,7 @@ class Writer:
     async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
         """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""
         while True:
-            reached = await publish_change(self._cache, entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
+            reached = await self._publish_once(entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
             must_not_retry = wait_for.level in (None, WriteLevel.STORED) or time.monotonic() + RETRY_DELAY_S > until
             if reached is WriteLevel.CACHED or must_not_retry:
                 break
@@ -116,3 +132,11 @@ class Writer:
         self.stats.announced += reached is WriteLevel.CACHED
         self.stats.not_announced += reached is not WriteLevel.CACHED
         return reached
+
+    async def _publish_once(self, entry: Entry, as_of: float, *, reply: bool) -> WriteLevel:
+        """Put and announce. Whatever fails there, the change is stored: its caller must not get an error for it."""
+        try:
+            return await publish_change(self._cache, entry, as_of, reply=reply)
+        except Exception:
+            log.exception("publish_failed", detail="The change is stored; replicas see it by the next poll.")
+            return WriteLevel.STORED

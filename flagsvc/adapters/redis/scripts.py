@@ -11,6 +11,8 @@ from urllib.parse import quote, unquote
 from flagsvc.core.model import DEFAULT_SET, FlagId
 
 CHANNEL = "flagsvc:changes"
+PROBE_MESSAGE = "probe"
+"""What a probe publishes; nobody takes it for anything."""
 LEASE_KEY = "flagsvc:cache-lease"
 HEARTBEAT_KEYS = ("flagsvc:replicas", "flagsvc:heartbeats")
 ENTRY_KEYS = "feature-flag[:@]*"
@@ -142,6 +144,28 @@ for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   if sent and past(sent) > 0 then found[#found + 1] = heartbeat end
 end
 return {{micros, found}}
+"""
+
+PROBE = f"""{_COMMON}
+-- KEYS: an entry that no flag has, who fills it, the lease record, and the two of the heartbeats. ARGV: the channel.
+-- Runs each command that the other scripts run, and leaves nothing behind. SET comes first: a Redis whose memory is
+-- full refuses only a script's first write.
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('PTTL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+for number = 3, 5 do redis.call('TYPE', KEYS[number]) end
+text_at(KEYS[3])
+redis.call('ZADD', KEYS[1], 1, 'probe')
+redis.call('PEXPIREAT', KEYS[1], now + 1000)
+redis.call('ZRANGE', KEYS[1], 0, -1)
+redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+redis.call('ZREM', KEYS[1], 'probe')
+redis.call('HSET', KEYS[1], 'probe', '')
+redis.call('HGET', KEYS[1], 'probe')
+redis.call('HDEL', KEYS[1], 'probe')
+redis.call('PUBLISH', ARGV[1], '{PROBE_MESSAGE}')
+return {{micros}}
 """
 
 ALL = (PUT, FETCH, LEASE, HEARTBEAT, HEARTBEATS)
