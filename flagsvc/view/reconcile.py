@@ -43,6 +43,9 @@ class Diff:
     is_whole: bool = True
 
 
+_UNCHANGED = Diff()
+
+
 def reconcile(view: View, contents: StoreContents, asked_at: float, found: set[FlagId]) -> Iterator[Diff]:
     """Yield what the contents, which the store was asked for at this moment, change at each flag in the view.
 
@@ -53,8 +56,8 @@ def reconcile(view: View, contents: StoreContents, asked_at: float, found: set[F
         yield _compared(view, flag, asked_at)
     for flag_id in list(view.held):
         old = view.held.get(flag_id)
-        if old is not None and old.entry.flag is not None and flag_id not in found:
-            yield _deleted(old, contents, asked_at)
+        is_missing = old is not None and old.entry.flag is not None and flag_id not in found
+        yield _deleted(old, contents, asked_at) if old is not None and is_missing else _UNCHANGED
 
 
 def _ambiguous(old: CacheEntry | None, flag: Flag, asked_at: float) -> list[UnversionedChange]:

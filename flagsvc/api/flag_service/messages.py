@@ -59,6 +59,13 @@ def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
             put_value(message.flag_metadata[name], item)
 
 
+def encoded_evaluation(evaluation: Evaluation) -> bytes:
+    """Return a batch's response with this evaluation alone. Joined, such responses are the response with all."""
+    response = pb.BatchEvaluateFlagsResponse()
+    put_evaluation(response.evaluations.add(), evaluation)
+    return response.SerializeToString()
+
+
 def expected_type(value: int) -> ValueType | None:
     """Return the value type that the caller expects; None for any. Raises InvalidRequest."""
     if value == types.VALUE_TYPE_UNSPECIFIED:

@@ -126,7 +126,7 @@ class FlagdEvaluation:
             metadata = call.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            response, size = response_type(), AnswerSize(ONE_BY_ONE)
+            parts, size = [], AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
             evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
@@ -135,15 +135,18 @@ class FlagdEvaluation:
                 field = _value_field(evaluation)
                 if field is None:
                     continue
-                message = response.flags[evaluation.flag_id.key]
+                part = response_type()
+                message = part.flags[evaluation.flag_id.key]
                 _put_any(message, field, evaluation)
                 if has_metadata and evaluation.flag is not None:
                     put_fields(message.metadata, selector.metadata)
                     put_fields(message.metadata, evaluation.flag.metadata)
-                size.add(message.ByteSize())
+                parts.append(part.SerializeToString())
+                size.add(len(parts[-1]))
+            rest = response_type()
             if has_metadata:
-                put_fields(response.metadata, selector.metadata)
-            return response
+                put_fields(rest.metadata, selector.metadata)
+            return b"".join([*parts, rest.SerializeToString()])  # joined, responses are the response with all flags
 
         return resolve_all
 
