@@ -74,10 +74,10 @@ def etag_revision(etag: str) -> int | None:
 def validated(flag: Flag, *, is_write: bool = True) -> Flag:
     """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid.
 
-    The sizes of values and of the whole flag are limited only for what is written through the API or imported
-    (`is_write`): files are served whatever their flags' sizes, up to MAX_SERVED_BYTES.
+    The sizes of values and of the whole flag, and the cost of its rule, are limited only for what is written through
+    the API or imported (`is_write`): files are served whatever their flags' sizes, up to MAX_SERVED_BYTES.
     """
-    rules, rule_violations = _rules(flag)
+    rules, rule_violations = _rules(flag, is_write=is_write)
     found = [
         *_text_violations(flag),
         *_config_violations(flag.config),
@@ -221,7 +221,7 @@ def _metadata_violations(metadata: object) -> list[Violation]:
     return found
 
 
-def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
+def _rules(flag: Flag, *, is_write: bool) -> tuple[dict[Any, str], list[Violation]]:
     """Return the rules as compact JSON by evaluator name, the targeting under None; and all violations in them."""
     texts: dict[Any, str] = dict(flag.evaluators)
     if has_targeting(flag):
@@ -242,7 +242,8 @@ def _rules(flag: Flag) -> tuple[dict[Any, str], list[Violation]]:
     if found:
         return {}, found
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
-    problems = problems_of(rules.get(None), flag.key, evaluators, flag.effective_variants, variant_name)
+    variants = flag.effective_variants
+    problems = problems_of(rules.get(None), flag.key, evaluators, variants, variant_name, limits_cost=is_write)
     if problems:
         return {}, [_violation(problem) for problem in problems]
     return {name: compact(rule) for name, rule in rules.items()}, []

@@ -414,23 +414,25 @@ def test_an_insertion_without_revision_over_a_deletion_is_reported_and_nothing_i
 
 
 def test_changes_applied_between_two_steps_of_a_merge_are_not_undone_by_it() -> None:
-    cache, unversioned = near(), list[UnversionedChange]()
+    cache = near()
     cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5), 0.0, 0.0)
-    loaded = contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5)
-    steps = cache.merging(loaded, 1.0, 1.1, unversioned)
-    for _ in range(len(loaded.flags) + 1):  # it has room for them all, and the first is compared
+    # The load has a change of k4, a new flag, and k5 deleted. All of them change again before they are merged.
+    loaded = contents(*(entry(n, f"k{n}") for n in range(1, 4)), entry(6, "k4"), entry(7, "new"), default=8)
+    steps = cache.merging(loaded, 1.0, 1.1, [])
+    for _ in range(len(loaded.flags) + 1):  # there is room for them all, and the first is compared
         next(steps)
-    cache.apply_change(entry(6, "k5"), 1.2)  # changed
-    cache.apply_change(gone(7, "k4"), 1.2)  # deleted
-    cache.apply_change(entry(8, "new"), 1.2)  # made
+    cache.apply_change(entry(9, "k4"), 1.2)
+    cache.apply_change(gone(10, "new"), 1.2)
+    cache.apply_change(entry(11, "k5"), 1.2)
+    cache.apply_change(entry(12, "newer"), 1.2)
     assert cache.verified_at == 0.0, "nothing is verified before the last step"
     for _ in steps:
         pass
-    assert [held(cache, key) for key in ("k5", "k4", "new")] == [entry(6, "k5"), gone(7, "k4"), entry(8, "new")]
-    assert unversioned == []
+    wanted = [entry(9, "k4"), gone(10, "new"), entry(11, "k5"), entry(12, "newer")]
+    assert [held(cache, each.id.key) for each in wanted] == wanted
     assert cache.complete
     assert cache.verified_at == 1.0
-    assert cache.changelogs.watermark("default") == 8
+    assert cache.changelogs.watermark("default") == 12
 
 
 def test_a_merge_during_which_a_flag_had_to_be_evicted_does_not_complete_the_view() -> None:

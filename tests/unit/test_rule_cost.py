@@ -37,6 +37,10 @@ def test_thousands_of_searches_are_refused_with_their_place_and_the_cure() -> No
     assert '{"in": [x, ["a", "b"]]}' in violation.found
 
 
+def test_thousands_of_searches_in_a_served_file_are_no_error() -> None:
+    assert validated(flag(SEARCHES), is_write=False).targeting == json.dumps(SEARCHES, separators=(",", ":"))
+
+
 def test_thousands_of_searches_that_are_stored_end_within_the_budget() -> None:
     prepared = prepare(flag(SEARCHES))
     assert prepared.evaluate({"h": "abc"}, 0.0).variant == "on"

@@ -234,7 +234,8 @@ class _Reader:
         self._report_rules(flag, rule, evaluators, path)
 
     def _report_rules(self, flag: Flag, rule: JsonValue, evaluators: Mapping[str, JsonValue], path: Path) -> None:
-        for problem in problems_of(rule, flag.key, evaluators, flag.variants, variant_name):
+        limited = self._is_write
+        for problem in problems_of(rule, flag.key, evaluators, flag.variants, variant_name, limits_cost=limited):
             base = (*path, "targeting") if problem.evaluator is None else ("$evaluators", problem.evaluator)
             location = (*base, *problem.path)
             if location not in self._unresolved:  # Reported already, with all evaluators of the file.
