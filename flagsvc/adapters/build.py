@@ -68,7 +68,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
             timeout_s=settings.cache_timeout_s,
         )
     except ValueError as error:
-        raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {error}") from None
+        raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {without_secrets(str(error), url)}") from None
 
 
 def snapshot_for(settings: Settings) -> Snapshot | None:

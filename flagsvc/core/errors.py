@@ -14,6 +14,7 @@ FlagsvcError
 ├── WritesUnsupported   the store cannot store a change and its history entry atomically
 ├── EvaluationFailed    an evaluation failed, and the protocol reports that as a status
 ├── Overloaded          the server is at its limit; retry later
+├── DeadlinePassed      the call's time was over before any work was done
 ├── AnswerTooLarge      the answer is over its limit; ask for less at a time
 ├── QuotaExceeded       the flag set is at a limit that its operator has set
 ├── Stopping            this replica is shutting down; retry on another
@@ -154,6 +155,10 @@ class EvaluationFailed(FlagsvcError):
 
 class Overloaded(FlagsvcError):
     """The server has as many calls as it can serve. Retry later."""
+
+
+class DeadlinePassed(FlagsvcError):
+    """The call's time was over before any work was done: its deadline, or the time for its message to arrive."""
 
 
 class AnswerTooLarge(FlagsvcError):

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
-from flagsvc.api.ofrep.requests import Disconnected, Refused
+from flagsvc.api.ofrep.requests import Bodies, Disconnected, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -36,12 +36,14 @@ class UnaryCall:
     def __init__(
         self,
         name: str,
-        call: Callable[[Request], Awaitable[Response]],
-        admission: Admission,
+        call: Callable[[Request, bytes], Awaitable[Response]],
+        pool: Pool,
+        bodies: Bodies,
         metrics: Metrics,
+        *,
         outflow: Outflow,
     ) -> None:
-        self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
+        self._name, self._call, self._pool, self._bodies, self._metrics = name, call, pool, bodies, metrics
         self._outflow = outflow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,8 +73,10 @@ class UnaryCall:
 
     async def _response(self, request: Request) -> Response:
         try:
-            with self._admission.call():
-                return await self._call(request)
+            # Before a slot is taken: a body comes as slowly as its client likes.
+            body = await self._bodies.read(request.receive)
+            with self._pool:
+                return await self._call(request, body)
         except Disconnected:
             raise
         except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
@@ -95,15 +99,15 @@ class StreamCall:
     """An ASGI application whose handler sends its response, a stream, itself."""
 
     def __init__(
-        self, name: str, call: Callable[[Request, Send], Awaitable[None]], admission: Admission, metrics: Metrics
+        self, name: str, call: Callable[[Request, Send], Awaitable[None]], pool: StreamPool, metrics: Metrics
     ) -> None:
-        self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
+        self._name, self._call, self._pool, self._metrics = name, call, pool, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request with a stream, or with an error if the stream cannot start."""
         started, request = time.perf_counter(), Request(scope, receive)
         try:
-            with self._admission.stream():
+            with self._pool.of(request.client.host if request.client else ""):
                 await self._call(request, send)
         except Exception as error:  # noqa: BLE001  as above
             await failed(self._name, request, error)(scope, receive, send)
