@@ -178,7 +178,7 @@ class Replica:
         saved = await snapshot_writer.read(self._snapshot)
         if saved is not None:
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
-            self.near.restore(saved.contents, age_s, time.monotonic())
+            await self.follower.restore(saved.contents, age_s)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 
