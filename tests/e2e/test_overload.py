@@ -212,7 +212,7 @@ async def test_of_more_calls_than_may_wait_the_newest_are_cancelled_without_the_
     async with replica(store_url=store, max_pending_calls=8, max_calls_per_connection=1_000) as (client, server):
         await until_serving(client)
         with flood(server, 60) as calls:
-            while sum(call.done() for call in calls) < 60 - 2 * 8 - 4:
+            while sum(call.done() for call in calls) < 60 - 10 - 4:
                 calls[-1].event.wait(0.01)
             codes = {call.code() for call in calls if call.done()}
             await until(lambda: all(call.done() for call in calls))
