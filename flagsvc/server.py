@@ -20,6 +20,8 @@ from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.common.lateness import Lateness
+from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import evaluation, sync
@@ -66,10 +68,18 @@ class Server:
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
+        self._outflow = Outflow(settings.outstanding_bytes)
         self._grpc = self._build_grpc()
         contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
         self._ofrep = Ofrep(
-            replica.reader, replica.near, contexts, admission, metrics, age_s=age_s, origins=origins(allowed)
+            replica.reader,
+            replica.near,
+            contexts,
+            admission,
+            metrics,
+            outflow=self._outflow,
+            age_s=age_s,
+            origins=origins(allowed),
         )
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
@@ -178,7 +188,8 @@ class Server:
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        interceptor = CallInterceptor(self._metrics, self._admission, self._first_messages)
+        sender = Sender(self._outflow)
+        interceptor = CallInterceptor(self._metrics, self._admission, self._first_messages, sender)
         server = grpc.aio.server(interceptors=(interceptor,), options=options)
         evaluated = self._metrics.evaluated
         service = FlagService(self.replica, self._watches, self._contexts, evaluated)
@@ -215,6 +226,10 @@ class Server:
         about = "Open event streams of flagd's evaluation services."
         yield Sample("flagsvc_event_streams", about, self._event_streams.active)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
+        about = "Bytes sent to clients that they have not taken yet."
+        yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)
+        about = "Streams ended because their clients did not read."
+        yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
 
 

@@ -90,6 +90,25 @@ class Settings:
     near_cache_entries: int = _setting(
         100_000, "Maximum number of flags held in memory; 0 turns the near cache off.", 0, 10_000_000
     )
+    near_cache_bytes: int = _setting(
+        536_870_912, "Maximum memory of the flags held in memory, in bytes, as estimated.", 1_000_000, 4_000_000_000
+    )
+    outstanding_bytes: int = _setting(
+        67_108_864,
+        "Maximum number of bytes sent to clients that they have not taken yet; streams then wait for room, and"
+        " further large answers are refused.",
+        1_000_000,
+        4_000_000_000,
+    )
+    max_flags_per_set: int = _setting(
+        100_000, "Maximum number of flags in a set; the creation of further ones is refused.", 1, 10_000_000
+    )
+    max_bytes_per_set: int = _setting(
+        268_435_456,
+        "Maximum memory of all flags of a set, in bytes, as estimated; a write that exceeds it is refused.",
+        1_000,
+        4_000_000_000,
+    )
     cache_ttl_s: float = _setting(
         300.0, "Seconds that an entry lives in the shared cache, plus or minus the jitter.", 1, 86_400
     )

@@ -11,6 +11,7 @@ import grpc
 from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.core.errors import invalid
 from flagsvc.telemetry import Metrics
 
@@ -24,10 +25,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Admits calls, maps their errors and measures them. A health check is never refused."""
+    """Admits calls, maps their errors and measures them. A health check is never refused.
 
-    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages) -> None:
-        self._metrics, self._admission, self._first_messages = metrics, admission, first_messages
+    Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
+    """
+
+    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender) -> None:
+        self._metrics, self._admission = metrics, admission
+        self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -46,21 +51,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        codec = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
-        if handler.unary_unary is not None:
-            call = self._check if method == HEALTH_CHECK else self._unary
-            wrapped = grpc.stream_unary_rpc_method_handler(call(method, handler.unary_unary), *codec)
+        parse, encode = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        wrapped: grpc.RpcMethodHandler[Any, Any]
+        if method == HEALTH_CHECK and handler.unary_unary is not None:
+            wrapped = grpc.stream_unary_rpc_method_handler(self._check(method, handler.unary_unary), parse, encode)
+        elif handler.unary_unary is not None:
+            wrapped = grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary, encode), parse)
         elif handler.unary_stream is not None:
-            wrapped = grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
+            wrapped = grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
         elif handler.stream_stream is not None:
-            wrapped = grpc.stream_stream_rpc_method_handler(self._both(method, handler.stream_stream), *codec)
+            wrapped = grpc.stream_stream_rpc_method_handler(self._both(method, handler.stream_stream, encode), parse)
         else:
             raise NotImplementedError(method)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _unary(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name, pool, message = _label(method), self._pool(method), self._first_messages.of
+    def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
 
         async def intercepted(_: object, context: Context) -> Any:
             started = time.perf_counter()
@@ -70,7 +77,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request = await message(context)
                 with pool:
                     _check_readable(request)
-                    return await call(request, context)
+                    return sender.answer(method, await call(request, context), encode, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
@@ -97,18 +104,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return intercepted
 
-    def _stream(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def _stream(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         async def once(_: object, context: Context) -> AsyncIterator[Any]:
             request = await self._first_messages.of(context)
             _check_readable(request)
             async for message in call(request, context):
                 yield message
 
-        return self._both(method, once)
+        return self._both(method, once, encode)
 
-    def _both(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def _both(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
-        name = _label(method)
+        name, sender = _label(method), self._sender
         # Nothing ends a stream of these before the transport does.
         pool = self._admission.streams(name, awaited=not method.startswith(_ENDLESS))
 
@@ -116,7 +123,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             try:
                 with pool.of(_host(context.peer())):
-                    async for message in call(requests, context):
+                    async for message in sender.stream(method, call(requests, context), encode, context):
                         yield message
             except grpc.aio.AbortError:
                 raise

@@ -13,7 +13,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import HEADER, Selector, selector_of
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
 from flagsvc.api.ofrep.requests import Bodies, Refused, context_of, has_current, header_pairs, min_revision_of
@@ -24,6 +26,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
+from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -47,6 +50,7 @@ class Ofrep:
         admission: Admission,
         metrics: Metrics,
         *,
+        outflow: Outflow,
         age_s: float,
         origins: Sequence[str] = (),
     ) -> None:
@@ -54,8 +58,8 @@ class Ofrep:
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
         self.streams = SseStreams(near, age_s)
         pool, self.bodies = admission.ofrep, Bodies()
-        one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics)
-        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics)
+        one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow)
+        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics, outflow=outflow)
         events = StreamCall("ofrep/Events", self._events, admission.streams("ofrep/Events"), metrics)
         routes = [
             Route(FLAGS, whole, methods=["POST"]),
@@ -91,9 +95,12 @@ class Ofrep:
         context = self._contexts.of_json(context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-        for evaluation in evaluations:
+        bodies, size = [], AnswerSize(SPLIT_SET, MAX_SET_BYTES)
+        async for evaluation in in_turns(evaluations):
             self._metrics.evaluated(evaluation)
-        answer = encode(bulk_body(evaluations, selector.metadata, [_event_stream_of(selector)]))
+            bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
+            size.add(len(bodies[-1]))
+        answer = bulk_body(bodies, selector.metadata, [_event_stream_of(selector)])
         etag = f'"{hashlib.blake2b(answer, digest_size=16).hexdigest()}"'
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
