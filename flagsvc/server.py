@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from itertools import chain
@@ -184,7 +185,7 @@ class Server:
             # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
             # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
             ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * self.settings.max_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * self.settings.max_pending_calls)),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
