@@ -27,7 +27,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 TIMES = (2, 5, 20)
-IN_FLIGHT = 64
+IN_FLIGHT = 256
 CANCELLED, EXHAUSTED = "1", "8"
 Row = dict[str, float]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
+import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -82,7 +84,7 @@ class Server:
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
-        self._loop_lag = LoopLag(self._metrics.loop_was_late, settings.log_loop_lag_s)
+        self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -97,7 +99,6 @@ class Server:
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
         self._tasks.start(self._health.run(), "health")
-        self._tasks.start(self._lateness.run(), "lateness")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         await self._grpc.start()
         if self._http is not None:
@@ -184,7 +185,7 @@ class Server:
             # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
             # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
             ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * self.settings.max_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * self.settings.max_pending_calls)),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
@@ -200,6 +201,10 @@ class Server:
         if self.settings.reflection:
             reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
+
+    def _loop_was_late(self, seconds: float) -> None:
+        self._metrics.loop_was_late(seconds)
+        self._lateness.measured(seconds, time.monotonic())
 
     def _late(self, late: bool) -> None:
         """Refuse new evaluations while the event loop is late, and say so once."""

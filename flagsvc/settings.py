@@ -145,8 +145,8 @@ class Settings:
     )
     max_pending_calls: int = _setting(
         512,
-        "Calls of one method that wait to be accepted; of the calls beyond, more and more are cancelled, all from"
-        " twice as many.",
+        "Calls of one method that wait to be accepted; of the calls beyond, more and more are cancelled, all from a"
+        " quarter more.",
         1,
         100_000,
     )
