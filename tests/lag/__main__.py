@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -93,40 +94,42 @@ async def started(store: Path, socket: Path) -> tuple[asyncio.subprocess.Process
     return process, control
 
 
+class _TimeIsUp(KeyboardInterrupt):
+    """Ends a search: Hypothesis takes no other exception for a wish to stop."""
+
+
+SIZES = st.builds(
+    Sizes,
+    key=st.sampled_from(KEYS),
+    keys=st.integers(1, 1_000),
+    same_keys=st.booleans(),
+    text=st.integers(0, 64_000),
+    text_of=st.sampled_from(["a", " ", "9", "object"]),
+    elements=st.integers(0, 20_000),
+    fields=st.integers(0, 20_000),
+    conditions=st.integers(0, 6_000),
+    page=st.integers(0, 1_000),
+    explain=st.booleans(),
+    min_revision=st.sampled_from([0, 1, 10**6]),
+)
+
+
 def explore(search: Search, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Let Hypothesis vary the requests of each method, towards those that hold the loop longer."""
-    each_s = seconds / len(search.worst)
     for name in search.worst:
-        until = time.monotonic() + each_s
+        with contextlib.suppress(_TimeIsUp):
+            _explored(search, loop, name, time.monotonic() + seconds / len(search.worst))()
 
-        @settings(max_examples=100_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(
-            st.builds(
-                Sizes,
-                key=st.sampled_from(KEYS),
-                keys=st.integers(1, 1_000),
-                same_keys=st.booleans(),
-                text=st.integers(0, 64_000),
-                text_of=st.sampled_from(["a", " ", "9", "object"]),
-                elements=st.integers(0, 20_000),
-                fields=st.integers(0, 20_000),
-                conditions=st.integers(0, 6_000),
-                page=st.integers(0, 1_000),
-                explain=st.booleans(),
-                min_revision=st.sampled_from([0, 1, 10**6]),
-            )
-        )
-        def once(sizes: Sizes, name: str = name, until: float = until) -> None:
-            if time.monotonic() > until:
-                raise TimeoutError
-            target(loop.run_until_complete(search.measured(name, sizes)))
 
-        try:
-            once()
-        except TimeoutError:
-            continue
-        except BaseExceptionGroup:
-            continue
+def _explored(search: Search, loop: asyncio.AbstractEventLoop, name: str, until: float) -> Callable[[], None]:
+    @settings(max_examples=100_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(SIZES)
+    def once(sizes: Sizes) -> None:
+        if time.monotonic() > until:
+            raise _TimeIsUp
+        target(loop.run_until_complete(search.measured(name, sizes)))
+
+    return once
 
 
 def show(search: Search, flags: int) -> None:
