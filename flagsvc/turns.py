@@ -63,6 +63,18 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
             await turns.next()
 
 
+async def drained_in_turns(items: list[T]) -> AsyncIterator[T]:
+    """Yield the items in turns and take each out of the list: to free a long list at once takes longer than a turn."""
+    turns = Turns()
+    if len(items) > MANY:
+        await turns.next()
+    items.reverse()
+    while items:
+        yield items.pop()
+        if turns.is_over():
+            await turns.next()
+
+
 async def run_in_turns(steps: Iterable[object]) -> None:
     """Run a generator's steps to its end, divided into turns."""
     async for _ in in_turns(steps):

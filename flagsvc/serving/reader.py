@@ -17,7 +17,7 @@ from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
-from flagsvc.turns import in_turns, off_loop
+from flagsvc.turns import drained_in_turns, off_loop
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Position
@@ -101,22 +101,24 @@ class Reader:
         """
         if not keys:
             answers = await self._lookup.get_all(flag_set, min_revision)
-            return await self._evaluated_in_turns([(answer.entry.id, answer) for answer in answers], context)
+            return await self._evaluated_in_turns(None, answers, context)
         ids = [FlagId(flag_set, key) for key in dict.fromkeys(keys)]
         found = await self._lookup.get_many(ids, min_revision)
-        evaluations = await self._evaluated_in_turns(list(zip(ids, found, strict=True)), context)
+        evaluations = await self._evaluated_in_turns(ids, found, context)
         by_key = {evaluation.flag_id.key: evaluation for evaluation in evaluations}
         return [by_key[key] for key in keys]
 
     async def _evaluated_in_turns(
-        self, answers: Sequence[tuple[FlagId, Answer]], context: Attributes
+        self, ids: Sequence[FlagId] | None, answers: list[Answer], context: Attributes
     ) -> list[Evaluation]:
-        """Evaluate definitions, all of one moment, for one time."""
-        now, evaluations = self._clock(), []
-        async for flag_id, answer in in_turns(answers):
+        """Evaluate definitions, all of one moment, for one time. Without `ids`, all of them exist."""
+        now = self._clock()
+        evaluations: list[Evaluation] = []
+        async for answer in drained_in_turns(answers):
             held = answer.held
             if held is not None and held.compiled is None:
                 await held.compile()
+            flag_id = ids[len(evaluations)] if ids is not None else answer.entry.id
             evaluations.append(_evaluated(flag_id, answer, context, now))
         return evaluations
 

@@ -22,7 +22,7 @@ from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.serving.reader import Evaluation, Reader
-from flagsvc.turns import in_turns
+from flagsvc.turns import drained_in_turns, off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -130,7 +130,7 @@ class FlagdEvaluation:
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
             evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-            async for evaluation in in_turns(evaluations):
+            async for evaluation in drained_in_turns(evaluations):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)
                 if field is None:
@@ -146,7 +146,8 @@ class FlagdEvaluation:
             rest = response_type()
             if has_metadata:
                 put_fields(rest.metadata, selector.metadata)
-            return b"".join([*parts, rest.SerializeToString()])  # joined, responses are the response with all flags
+            parts.append(rest.SerializeToString())
+            return await off_loop(b"".join, parts)  # joined, responses are the response with all flags
 
         return resolve_all
 
