@@ -165,7 +165,7 @@ class Replica:
             yield self.snapshots.problem
         if large := sorted(self.near.too_large)[:_LARGE_NAMED]:
             names = ", ".join(f"{short_repr(key)} of flag set {short_repr(flag_set)}" for flag_set, key in large)
-            detail = f"{len(self.near.too_large)} flags are over {MAX_SERVED_BYTES} bytes and answer GENERAL: {names}"
+            detail = f"flags over {MAX_SERVED_BYTES} bytes answer GENERAL; here {len(self.near.too_large)}: {names}"
             cure = "make their values smaller, or disable or delete them: both work for flags of any size"
             yield Problem("flag_too_large", detail, cure)
 
@@ -178,7 +178,7 @@ class Replica:
         saved = await snapshot_writer.read(self._snapshot)
         if saved is not None:
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
-            self.near.restore(saved.contents, age_s, time.monotonic())
+            await self.follower.restore(saved.contents, age_s)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 

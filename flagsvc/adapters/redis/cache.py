@@ -324,9 +324,8 @@ class RedisCache:
                     return otherwise
                 sent = True
                 result = await command()
-        except Exception as error:  # whatever the driver raises is an outage, never a caller's error
+        except Exception as error:  # noqa: BLE001  whatever the driver raises is an outage, never a caller's error
             self.errors += 1
-            log.debug("cache_command_failed", exc_info=error)
             if sent:
                 self._breaker.failed(redis_cause(error))
             return otherwise
