@@ -56,7 +56,11 @@ class Replica:
         self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
         self.writer = Writer(near, store, cache, self.heartbeats)
         self._snapshot = snapshot_for(settings)
-        self.snapshots = SnapshotWriter(near, self._snapshot) if self._snapshot is not None else None
+
+        def store_id() -> str:
+            return self.follower.lineage.store_id
+
+        self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
@@ -135,6 +139,7 @@ class Replica:
         """Yield what is configured here and does not work now. `flagsvc status` exits 1 while there is anything."""
         if self.cache is not None:
             yield from self.cache.problems()
+        yield from self.follower.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""
@@ -143,7 +148,7 @@ class Replica:
         if self.near.limit == 0:
             log.warning("snapshots_off", detail="FLAGSVC_NEAR_CACHE_ENTRIES is 0, so there is nothing to save.")
         saved = await snapshot_writer.read(self._snapshot)
-        if saved is not None:
+        if saved is not None and self.follower.lineage.may_restore(saved.store_id):
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             self.near.restore(saved.contents, age_s, time.monotonic())
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
@@ -169,6 +174,8 @@ class Replica:
         yield Sample("flagsvc_change_stream_restarts_total", "Failures of the change stream.", restarts)
         about = "Revisions assigned here to changes of other programs."
         yield Sample("flagsvc_foreign_changes_total", about, follower.revision_assigner.assigned)
+        about = "Announced changes that the store contradicted, and that were replaced."
+        yield Sample("flagsvc_contradicted_announcements_total", about, follower.hints.contradicted)
         yield Sample("flagsvc_cache_lease_held", "1 on the holder of the cache lease.", self.cache_lease.is_holder)
         yield Sample("flagsvc_verify_checks_total", "Comparisons of the shared cache with the store.", audits.checks)
         yield Sample("flagsvc_verify_drifted_total", "Cache entries that differed from the store.", audits.drifted)
@@ -184,6 +191,8 @@ class Replica:
         about = "1 while announcements reach this replica."
         yield Sample("flagsvc_cache_subscription_up", about, follower.subscription_up)
         if self.cache is not None:
+            about = "Messages of other stores on this deployment's channel, which were ignored."
+            yield Sample("flagsvc_foreign_store_messages_total", about, self.cache.foreign_messages)
             yield Sample("flagsvc_cache_up", "1 while the shared cache answers.", self.cache.available)
             for name, value in self.cache.state().items():
                 yield Sample(f"flagsvc_cache_{name}", "The shared cache's own figure, as last read.", value)

@@ -17,6 +17,9 @@ STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
 CACHE_SCHEMES = ("redis", "rediss")
+_NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_TAKEN_NAMES = frozenset({"feature-flag", "feature-flag-fill"})
+"""As a prefix they would make keys that a deployment without prefix takes for its own."""
 
 
 class SettingsError(ValueError):
@@ -37,6 +40,16 @@ class Settings:
         url="store",
     )
     cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache")
+    cache_prefix: str = _setting(
+        "",
+        "Prefix of every key and channel in Redis; it keeps deployments on one Redis apart. Letters, digits, . _ -.",
+        name=True,
+    )
+    store_name: str = _setting(
+        "",
+        "Identity of a store that refuses to keep one, as a read-only MongoDB does. Letters, digits, . _ -.",
+        name=True,
+    )
     host: str = _setting("0.0.0.0", "Address that every port listens on.")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port.", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
@@ -146,8 +159,8 @@ def _parsed(name: str, text: str, spec: Any) -> object:
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
         return text
-    if limits.get("origins"):
-        origins(text, name)
+    if limits.get("origins") or limits.get("name"):
+        (origins if limits.get("origins") else checked_name)(text, name)
         return text
     choices = limits.get("choices")
     if choices and text not in choices:
@@ -183,6 +196,14 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
             raise SettingsError(f"{name} has {left[:80]!r} twice; it must appear once")
         found[left] = right
     return found
+
+
+def checked_name(text: str, name: str) -> str:
+    """Return the text if it can be a part of the names of keys. Raises SettingsError."""
+    if not _NAME.fullmatch(text) or text in _TAKEN_NAMES:
+        wanted = "at most 64 letters, digits and . _ -, and not feature-flag"
+        raise SettingsError(f"{name} is {text[:80]!r}; it must be {wanted}")
+    return text
 
 
 def origins(text: str, name: str = "") -> tuple[str, ...]:

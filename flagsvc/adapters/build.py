@@ -40,6 +40,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
             timeout_s=settings.store_timeout_s,
             stream_wait_s=timing.stream_wait_s,
             prove_after_s=timing.prove_after_s,
+            given_identity=settings.store_name,
         )
     except ValueError as error:
         raise SettingsError(f"--store: {error}") from None
@@ -60,6 +61,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         ttl_jitter=settings.cache_ttl_jitter,
         negative_ttl_s=settings.negative_ttl_s,
         timeout_s=settings.cache_timeout_s,
+        prefix=settings.cache_prefix,
     )
 
 

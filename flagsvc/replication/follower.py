@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import structlog
@@ -29,13 +29,18 @@ from flagsvc.ports import (
     FlagCache,
     FlagStore,
     Heartbeat,
+    IdentityChanged,
+    Problem,
     StoreContents,
     StoreEvent,
+    StoreIdentity,
     Subscribed,
     UnversionedChange,
 )
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.replication.hints import Hint, Hints
+from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
@@ -43,6 +48,7 @@ from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
 """How long the first load waits for the change stream, so that no change falls between the two."""
+RESYNCED = "The store's identity is new. Everything was read again; what was held or cached before does not count."
 LOAD_SHARE = 5
 """Where the whole store is read again and again, that takes at most one part in this many of the time."""
 
@@ -77,8 +83,10 @@ class Follower:
         self._near, self._store, self._cache = near, store, cache
         self._heartbeats, self._lease, self._progress, self._timing = heartbeats, lease, progress, timing
         self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress)
+        self.hints, self.lineage = Hints(near), Lineage()
         self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
         self._streaming = asyncio.Event()
         self._opened = False
         self._announcement_at = NEVER
@@ -110,20 +118,29 @@ class Follower:
         if self._cache is not None:
             self._tasks.start(self._consume_announcements(self._cache), "subscriber")
 
+    def problems(self) -> Sequence[Problem]:
+        """Return what is wrong between what is held and the store."""
+        return (*self.lineage.problems(), *self.hints.problems())
+
     async def close(self) -> None:
         """Stop everything."""
+        if self._waking is not None:
+            self._waking.cancel()
         await asyncio.gather(self._tasks.close(), self.revision_assigner.close())
 
     async def load_all(self) -> StoreContents:
         """Read the whole store, and hold it where there is room. Raises StoreUnavailable."""
-        asked_at = time.monotonic()
+        asked_at, held = time.monotonic(), self._held_revisions()
         contents = await self._store.load()
         self.loads += 1
         self._load_s = time.monotonic() - asked_at
-        if not self._near.partial.is_needed:
+        if not self._is_continued(contents.revisions, held):
+            self._wake.set()
+        elif not self._near.partial.is_needed:
             contents = await self._with_missing(contents)
             for change in self._near.merge(contents, asked_at, time.monotonic()):
-                self._assign_revision(change)
+                if not self.hints.has(change.id):  # what a message claims is no reason to write to the store
+                    self._assign_revision(change)
             self._polled_at = max(self._polled_at, asked_at)
             self.loaded.set()
         return contents
@@ -150,11 +167,23 @@ class Follower:
         """Compare the store's revision counters with what is applied, or load everything where that is not enough."""
         if not self._opened:
             await self._open()
-        asked_at = time.monotonic()
-        if self._must_load(asked_at):
+        asked_at, held = time.monotonic(), self._held_revisions()
+        claims = self._due_claims(asked_at)
+        if self._must_load(asked_at) and not claims and not self.lineage.must_resync:
             await self._load()
             return
         revisions = await self._store.revisions()
+        if self.lineage.is_other(self._store.identity):
+            await self._resync()
+            return
+        if claims and not await self._ask_about(claims):
+            await self._load()
+            return
+        if not self._is_continued(revisions, held):
+            return
+        if self._must_load(asked_at):
+            await self._load()
+            return
         others_write = self._store.feed is not None or self._cache is not None
         if others_write and not self._near.changelogs.reach(revisions):
             await asyncio.sleep(self._timing.gap_wait_s)  # the change is probably in transit: then no load is needed
@@ -168,10 +197,59 @@ class Follower:
 
     async def _open(self) -> None:
         await self._store.open()
+        await self._belong_to(self._store.identity)
         self._opened = True
         if self._store.feed is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._streaming.wait(), STREAM_START_S)
+
+    async def _belong_to(self, identity: StoreIdentity | None) -> None:
+        """Use the shared cache, and what a snapshot restored, only as this store's."""
+        if not self.lineage.begin(identity):
+            self._near.drop_restored()
+        if self._cache is not None and identity is not None:
+            await self._cache.identify(identity)
+
+    async def _resync(self) -> None:
+        """Read everything from the store, which is not the one that was read before, and hold nothing else."""
+        self.lineage.must_resync = True
+        await self._store.open()
+        await self._belong_to(self._store.identity)
+        self._near.changelogs.forget()
+        self.hints.clear()
+        asked_at = time.monotonic()
+        contents = await self._store.load()
+        self.loads += 1
+        self._near.resync(contents, asked_at, time.monotonic())
+        self._polled_at = asked_at
+        self.lineage.resynced()
+        self.loaded.set()
+        log.warning("resynced", store=str(self._store.identity), flags=len(contents.flags), detail=RESYNCED)
+
+    def _held_revisions(self) -> Mapping[str, int]:
+        """Return up to which revisions changes are applied now, as far as the store itself has reported them."""
+        if not self.loaded.is_set() or self._near.restored:
+            return {}
+        marks = self._near.changelogs.watermarks()
+        return {name: revision for name, revision in marks.items() if not self.hints.has_any(name)}
+
+    def _is_continued(self, revisions: Mapping[str, int], held: Mapping[str, int]) -> bool:
+        """Whether the store, whose counters were read later, still is the one that was held, and has not gone back."""
+        return not self.lineage.is_other(self._store.identity) and self.lineage.continues(revisions, held)
+
+    def _due_claims(self, asked_at: float) -> list[Hint]:
+        """Return claims that the change stream should have confirmed by now."""
+        is_streaming = self.feed_kind is FeedKind.STREAM and self.feed_up
+        return self.hints.due(asked_at - 2 * self._timing.stream_wait_s if is_streaming else asked_at)
+
+    async def _ask_about(self, claims: Sequence[Hint]) -> bool:
+        """Read the claimed flags; return whether all claims are right.
+
+        The counters were read before: that fails on a primary that was replaced, which would have older flags.
+        """
+        as_of, ids = time.monotonic(), list({claim.entry.id for claim in claims})
+        stored = dict(zip(ids, await asyncio.gather(*map(self._store.get, ids)), strict=True))
+        return self.hints.settle(claims, stored, as_of)
 
     def _must_load(self, now: float) -> bool:
         """Whether the counters alone cannot show that nothing was missed."""
@@ -185,11 +263,15 @@ class Follower:
         )
 
     async def _load(self) -> None:
+        """Read everything; where there is no room for it, only the counters."""
         if not self._near.partial.is_needed:
             await self.load_all()
             return
-        asked_at = time.monotonic()
-        self._near.mark_gap(await self._store.revisions(), asked_at)
+        asked_at, held = time.monotonic(), self._held_revisions()
+        revisions = await self._store.revisions()
+        if not self._is_continued(revisions, held):
+            return
+        self._near.mark_gap(revisions, asked_at)
         self._polled_at = asked_at
         self.loaded.set()
 
@@ -203,8 +285,10 @@ class Follower:
 
     def _mark_verified(self) -> None:
         """The view equals the store as of the last poll; of unversioned changes, as far as the stream has delivered."""
-        if not self.revision_assigner and (
-            self._store.feed is None or self._polled_at >= self._progress.unbroken_since
+        if (
+            not self.revision_assigner
+            and self.lineage.is_sound
+            and (self._store.feed is None or self._polled_at >= self._progress.unbroken_since)
         ):
             self._near.mark_verified(min(self._polled_at, self._progress.checkpoint))
 
@@ -228,17 +312,29 @@ class Follower:
                 self._wake.set()
             case Announced(reply=reply):
                 self.announcements_received += 1
+                if not self.hints.accept(event, self._announcement_at):
+                    self._poll_soon()
+                    return
                 self._apply_change(event)
                 if reply:
                     self._heartbeats.reply_soon()
             case Heartbeat(revisions=revisions):
-                self._near.mark_verified(self._heartbeats.receive(event, self._announcement_at))
+                proven_as_of = self._heartbeats.receive(event, self._announcement_at)
+                if self.lineage.is_sound:
+                    self._near.mark_verified(proven_as_of)
                 if not self._near.changelogs.reach(revisions):
-                    asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_unless_reached, revisions)
+                    self._poll_soon()
+            case IdentityChanged():
+                self._poll_soon()
 
-    def _poll_unless_reached(self, revisions: Mapping[str, int]) -> None:
-        if not self._near.changelogs.reach(revisions):
-            self._wake.set()
+    def _poll_soon(self) -> None:
+        """Poll in a moment, unless that is planned already: what messages claim costs one poll at a time."""
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._waking = None
+        self._wake.set()
 
     async def _consume_changes(self, feed: ChangeFeed) -> None:
         try:
@@ -262,6 +358,7 @@ class Follower:
                     self._wake.set()
             case Announced():
                 self._apply_change(event)
+                self.hints.confirm(event, time.monotonic())
             case UnversionedChange():
                 self._assign_revision(event)
             case Checkpoint(as_of):
@@ -273,12 +370,8 @@ class Follower:
         self.revision_assigner.note_deletion(event.entry)
         self._near.apply_change(event.entry, time.monotonic(), event_revision=event.event_revision)
         if self._near.changelogs.gap_since() != math.inf:
-            asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_for_gap)
-
-    def _poll_for_gap(self) -> None:
-        if time.monotonic() - self._near.changelogs.gap_since() >= self._timing.gap_wait_s:
-            self._wake.set()
+            self._poll_soon()
 
     def _assign_revision(self, change: UnversionedChange) -> None:
-        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None:
+        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None and self.lineage.is_sound:
             self.revision_assigner.add(change, self._store.feed)  # without a stream there are no transactions either

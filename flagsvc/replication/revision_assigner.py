@@ -24,6 +24,8 @@ from flagsvc.view.near_cache import NearCache
 LEAVE_TO_HOLDER_S = 0.3
 """How long the other replicas leave a change to the holder of the cache lease."""
 RETRY_DELAY_S = 0.25
+MAX_FAILURES = 3
+"""Failures of another kind than an unreachable store after which a change is given up."""
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +70,7 @@ class RevisionAssigner:
             self._deletions[entry.id] = max(entry.revision, self._deletions.get(entry.id, 0))
 
     async def _assign(self, change: UnversionedChange, feed: ChangeFeed) -> None:
+        failures = 0
         try:
             if not self._lease.is_holder:
                 await asyncio.sleep(LEAVE_TO_HOLDER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
@@ -78,7 +81,11 @@ class RevisionAssigner:
                 except StoreUnavailable:
                     await asyncio.sleep(RETRY_DELAY_S)
                 except Exception:
-                    log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is tried again.")
+                    failures += 1
+                    if failures == MAX_FAILURES:
+                        log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is given up.")
+                        await self._take_unassigned(change, time.monotonic())
+                        return
                     await asyncio.sleep(RETRY_DELAY_S)
                 else:
                     if change not in self._repeat:
@@ -89,6 +96,14 @@ class RevisionAssigner:
             if all(other.id != change.id for other in self._pending):
                 self._deletions.pop(change.id, None)
 
+    async def _take_unassigned(self, change: UnversionedChange, as_of: float) -> None:
+        """Hold what the store has although its revision may be smaller.
+
+        No peer can know of this change by a revision, so peers' heartbeats prove nothing from before it.
+        """
+        self._near.force_replace(change.revision, await self._store.get(change.id), as_of, time.monotonic())
+        self._progress.restart(time.monotonic())
+
     def _is_deletion_announced(self, change: UnversionedChange) -> bool:
         """Whether another replica gave this deletion a revision. Of other changes only the store can tell."""
         return change.gone and self._deletions.get(change.id, 0) > change.revision
@@ -98,10 +113,7 @@ class RevisionAssigner:
         try:
             entry = await feed.assign_revision(change.id, change.revision)
         except WritesUnsupported as error:
-            # The store then wins although its revision may be smaller. No peer can know of this change by a revision,
-            # so peers' heartbeats prove nothing from before it.
-            self._near.force_replace(change.revision, await self._store.get(change.id), as_of, time.monotonic())
-            self._progress.restart(time.monotonic())
+            await self._take_unassigned(change, as_of)
             log.warning("foreign_change_without_revision", flag_key=change.id.key, error=str(error))
             return
         if entry is not None:

@@ -24,6 +24,7 @@ from flagsvc.replication.cache_audit import MAX_LISTED, AuditReport, CacheAudito
 from flagsvc.view.near_cache import NearCache
 from tests.replicas import until
 from tests.servers import RedisServer
+from tests.stores import STORE
 
 AUTHOR = Author(datetime.now(UTC))
 A, B, C = FlagId("default", "a"), FlagId("default", "b"), FlagId("staging", "c")
@@ -96,7 +97,7 @@ class Parts:
         self, path: Path, url: str, interval_s: float = 0.0, is_holder: Callable[[], bool] = lambda: True
     ) -> None:
         self.path = path / "flags.db"
-        self.store, self.cache = Store(f"sqlite:///{self.path}"), Cache(url)
+        self.store, self.cache = Store(f"sqlite:///{self.path}"), Cache(url, identity=STORE)
         self.near = NearCache(10_000, 5.0)
         self.cache_auditor = CacheAuditor(self.near, self.store, self.cache, interval_s, is_holder)
 

@@ -7,6 +7,7 @@ An entry only ever replaces an older one; scripts on the server (`scripts.py`) c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -19,12 +20,13 @@ from redis import asyncio as aioredis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from flagsvc.adapters.redis import messages, scripts
 from flagsvc.adapters.redis.breaker import Breaker
 from flagsvc.adapters.redis.clock import RedisClock, to_ms
-from flagsvc.adapters.redis.scripts import CHANNEL, cache_key, fill_key
+from flagsvc.adapters.redis.keys import Keys
+from flagsvc.adapters.redis.ownership import Ownership
 from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
@@ -39,6 +41,7 @@ from flagsvc.ports import (
     LeaseAnswer,
     LeaseState,
     Problem,
+    StoreIdentity,
     Subscribed,
 )
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
@@ -52,6 +55,7 @@ PUT_ALLOWANCE_S = 0.001
 """By how much each further entry of a round trip prolongs its time-out."""
 SCAN_COUNT = 1_000
 PROBE_EVERY_S = 0.5
+MALFORMED_LOG_EVERY_S = 60.0
 CONNECT_TIMEOUT_S = 1.0
 """For connecting and for what no caller waits for: probes, scans, subscribing."""
 MIN_RECONNECT_S, MAX_RECONNECT_S = 0.05, 2.0
@@ -71,10 +75,15 @@ class RedisCache:
         negative_ttl_s: float = 5.0,
         timeout_s: float = 0.05,
         max_connections: int = 64,
+        prefix: str = "",
+        identity: StoreIdentity | None = None,
     ) -> None:
+        """`prefix` keeps deployments apart in one database. `identity` saves a call of `identify`."""
         self._ttl_s, self._ttl_jitter, self._negative_ttl_s = ttl_s, ttl_jitter, negative_ttl_s
         self._timeout_s = timeout_s
         self._client, self._background_client = _client(url, max_connections), _client(url, 4)
+        database = self._client.connection_pool.connection_kwargs.get("db", 0)
+        self._keys, self._ownership = Keys(prefix, database), Ownership(identity)
         self._breaker = Breaker()
         self._free = asyncio.Semaphore(max_connections)
         self._scanning = asyncio.Lock()
@@ -83,6 +92,7 @@ class RedisCache:
         self._holder, self._nonce, self._lease_record = secrets.token_hex(8), "", b""
         self._tasks = BackgroundTasks()
         self._state: dict[str, float] = {}
+        self._malformed, self._malformed_logged_at = 0, NEVER
         self.errors = 0
 
     async def open(self) -> None:
@@ -100,18 +110,40 @@ class RedisCache:
     @property
     def available(self) -> bool:
         """Whether commands are sent now."""
-        return not self._breaker.is_open
+        return not self._breaker.is_open and self._ownership.is_ours
 
     def problems(self) -> Sequence[Problem]:
-        """Return the one problem of an open breaker, as last seen."""
-        if self.available:
-            return ()
-        cure = "check that Redis is running and reachable; see the log event cache_unavailable"
-        return (Problem("cache_unavailable", "the shared cache does not answer", cure),)
+        """Return the one problem of an open breaker, or of keys that belong to another store, as last seen."""
+        if self._breaker.is_open:
+            cure = "check that Redis is running and reachable; see the log event cache_unavailable"
+            return (Problem("cache_unavailable", "the shared cache does not answer", cure),)
+        return self._ownership.problems()
 
     def state(self) -> Mapping[str, float]:
         """Return memory_bytes, memory_limit_bytes and errors_total as last seen."""
         return {**self._state, "errors_total": self.errors}
+
+    @property
+    def foreign_messages(self) -> int:
+        """How many messages of other stores arrived, and were ignored."""
+        return self._ownership.foreign_messages
+
+    async def identify(self, identity: StoreIdentity) -> None:
+        """Belong to this store from now on, and take over what belonged to its identity before."""
+        before = self._ownership.become(identity)
+        if before is not None:
+            self._lease_record = b""
+            args = (before.id, *self._store, scripts.OWNER_MS)
+            hand_over = partial(self._scripts[scripts.HAND_OVER], keys=[self._keys.owner], args=args)
+            await self._bounded(hand_over, None)
+
+    async def announce_identity(self) -> bool:
+        """Announce a new identity under the one before it, for that is the one that other replicas listen to."""
+        before = self._ownership.before
+        if before is None:
+            return False
+        text = messages.identity_changed_text(before)
+        return await self._bounded(lambda: self._client.publish(self._keys.channel, text), None) is not None
 
     async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:
         """Read one entry; an unreadable one is a miss. A fill may take a second."""
@@ -123,24 +155,28 @@ class RedisCache:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             nothing: list[bytes | None] = [None] * len(chunk)
-            texts = await self._bounded(partial(_texts, self._client, [cache_key(each) for each in chunk]), nothing)
-            entries += map(messages.entry_in, chunk, texts)
+            texts = await self._bounded(
+                partial(_texts, self._client, [self._keys.entry(each) for each in chunk]), nothing
+            )
+            entries += [messages.entry_in(each, text, self._store[0]) for each, text in zip(chunk, texts, strict=True)]
         return entries
 
     async def entries(self) -> AsyncIterator[Sequence[Entry]]:
         """Return everything that is held, in pieces; an entry that moves meanwhile may come twice."""
         cursor = None
         while cursor != 0:
+            if not self._ownership.is_ours:
+                raise CacheUnavailable
             try:
                 async with self._scanning, asyncio.timeout(CONNECT_TIMEOUT_S):
-                    answer: Any = await self._background_client.scan(cursor or 0, scripts.ENTRY_KEYS, SCAN_COUNT)
+                    answer: Any = await self._background_client.scan(cursor or 0, self._keys.entry_pattern, SCAN_COUNT)
                     cursor, keys = int(answer[0]), list(dict.fromkeys(answer[1]))
                     texts = await _texts(self._background_client, keys) if keys else []
             except CONNECTION_ERRORS:
                 self.errors += 1
                 raise CacheUnavailable from None
-            found = [(scripts.flag_id_at(key), text) for key, text in zip(keys, texts, strict=True)]
-            entries = [messages.entry_in(flag_id, text) for flag_id, text in found if flag_id]
+            found = [(self._keys.flag_id_at(key), text) for key, text in zip(keys, texts, strict=True)]
+            entries = [messages.entry_in(flag_id, text, self._store[0]) for flag_id, text in found if flag_id]
             if piece := [entry for entry in entries if entry]:
                 yield piece
 
@@ -152,8 +188,10 @@ class RedisCache:
 
     async def announce(self, change: Announced) -> bool:
         """Publish a change to every replica."""
-        text = messages.announcement_text(change)
-        return await self._bounded(lambda: self._client.publish(CHANNEL, text), None) is not None
+        if self._ownership.identity is None:
+            return False
+        text = messages.announcement_text(change, self._ownership.identity)
+        return await self._bounded(lambda: self._client.publish(self._keys.channel, text), None) is not None
 
     async def acquire_lease(self, as_of: float, lease_s: float) -> LeaseAnswer:
         """Write this replica's lease record, unless another replica's is there."""
@@ -168,7 +206,10 @@ class RedisCache:
 
     async def send_heartbeat(self, heartbeat: Heartbeat, expires_s: float) -> bool:
         """Publish a heartbeat, and keep it until it expires or is replaced."""
-        return await self._keep_heartbeat(heartbeat.replica, messages.heartbeat_text(heartbeat), expires_s)
+        if self._ownership.identity is None:
+            return False
+        text = messages.heartbeat_text(heartbeat, self._ownership.identity)
+        return await self._keep_heartbeat(heartbeat.replica, text, expires_s)
 
     async def remove_heartbeat(self, replica: str) -> None:
         """Forget a replica's heartbeat."""
@@ -176,13 +217,13 @@ class RedisCache:
 
     async def heartbeats(self) -> list[tuple[Heartbeat, float]] | None:
         """Return the live replicas' heartbeats with their age in seconds; None when the cache cannot be asked."""
-        answer = await self._bounded(partial(self._run, scripts.HEARTBEATS, scripts.HEARTBEAT_KEYS, ()), None)
+        answer = await self._bounded(partial(self._run, scripts.HEARTBEATS, self._keys.heartbeats, ()), None)
         if answer is None:
             return None
         found = []
         for kept in answer[1]:
             sent_ms, _, text = kept.partition(b":")
-            heartbeat = _event(text)
+            heartbeat = self._event(text)
             if isinstance(heartbeat, Heartbeat):
                 found.append((heartbeat, max(answer[0] / 1e6 - int(sent_ms) / 1e3, 0.0)))
         return found
@@ -204,12 +245,12 @@ class RedisCache:
         """Subscribe once and deliver what arrives; ends by an exception, or when nothing arrived for too long."""
         async with self._background_client.pubsub() as channel:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await channel.subscribe(CHANNEL)
+                await channel.subscribe(self._keys.channel)
             while True:
                 message = await self._next_message(channel)
                 if message["type"] == "subscribe":
                     yield Subscribed()
-                elif message["type"] == "message" and (event := _event(message["data"])) is not None:
+                elif message["type"] == "message" and (event := self._event(message["data"])) is not None:
                     yield event
 
     async def _next_message(self, channel: PubSub) -> dict[str, Any]:
@@ -221,10 +262,10 @@ class RedisCache:
                     return message
 
     async def _fetch(self, flag_id: FlagId, within_s: float) -> Found:
-        keys = [cache_key(flag_id), fill_key(flag_id), scripts.LEASE_KEY]
         sent_at = time.monotonic()
-        micros, text, stamp, fills = await self._run(scripts.FETCH, keys, (to_ms(within_s), scripts.FILL_MS))
-        entry = messages.entry_in(flag_id, text)
+        args = (to_ms(within_s), scripts.FILL_MS)
+        micros, text, stamp, fills = await self._run(scripts.FETCH, self._keys_of(flag_id), args)
+        entry = messages.entry_in(flag_id, text, self._store[0])
         if text is not None and entry is None and not fills and within_s >= 0:
             # The script took it for an entry: now ask to fill it whatever it looks like.
             return await self._fetch(flag_id, -1)
@@ -241,9 +282,10 @@ class RedisCache:
 
     def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fills: bool, force: bool) -> None:
         for number, entry in enumerate(entries):
-            keys = (cache_key(entry.id), fill_key(entry.id), scripts.LEASE_KEY)
+            keys = (self._keys.owner, *self._keys_of(entry.id))
             ttl_ms = to_ms(self._ttl(entry, fills))
-            args = (entry.revision, messages.definition_of(entry), stamp, ttl_ms, int(fills), int(force))
+            definition = messages.definition_of(entry)
+            args = (*self._store, entry.revision, definition, stamp, ttl_ms, int(fills), int(force))
             # The first one loads the script: no further round trip to see whether the server has it.
             if number == 0:
                 pipe.eval(scripts.PUT, len(keys), *keys, *args)
@@ -265,21 +307,27 @@ class RedisCache:
         sent_at = time.monotonic()
         async with self._client.pipeline(transaction=True) as pipe:
             self._add_puts(pipe, entries, stamp, fills=False, force=False)
-            pipe.eval(scripts.LEASE, 1, scripts.LEASE_KEY, *args)
+            pipe.eval(scripts.LEASE, 2, self._keys.owner, self._keys.lease, *self._store, *args)
             answer = (await pipe.execute())[-1]
         self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer
 
     async def _keep_heartbeat(self, replica: str, text: str, expires_s: float) -> bool:
-        args = (replica, text, to_ms(expires_s), CHANNEL)
-        return (
-            await self._bounded(partial(self._run, scripts.HEARTBEAT, scripts.HEARTBEAT_KEYS, args), None) is not None
-        )
+        args = (replica, text, to_ms(expires_s), self._keys.channel)
+        keep = partial(self._run, scripts.HEARTBEAT, self._keys.heartbeats, args)
+        return await self._bounded(keep, None) is not None
+
+    def _keys_of(self, flag_id: FlagId) -> tuple[str, str, str]:
+        return self._keys.entry(flag_id), self._keys.fill(flag_id), self._keys.lease
+
+    @property
+    def _store(self) -> tuple[str, str]:
+        return self._ownership.store
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run one script, and learn the server's time from its answer."""
+        """Run one script as this store, and learn the server's time from its answer."""
         sent_at = time.monotonic()
-        answer: Any = await self._scripts[script](keys=keys, args=args)
+        answer: Any = await self._scripts[script](keys=(self._keys.owner, *keys), args=(*self._store, *args))
         self._clock.observe(answer[0], sent_at, time.monotonic())
         return answer
 
@@ -301,16 +349,18 @@ class RedisCache:
 
     async def _bounded(self, command: Callable[[], Awaitable[T]], otherwise: T, entries: int = 1) -> T:
         """Run a command within the time-out, which is longer for many entries; a failure opens the breaker."""
-        if self._breaker.is_open:
+        if not self.available:
             return otherwise
         sent = False
         try:
             async with stall_tolerant_timeout(self._timeout_s + (entries - 1) * PUT_ALLOWANCE_S), self._free:
-                if self._breaker.is_open:
+                if not self.available:
                     return otherwise
                 sent = True
                 result = await command()
         except CONNECTION_ERRORS as error:
+            if isinstance(error, ResponseError) and self._ownership.is_refused(str(error)):
+                return otherwise
             self.errors += 1
             if sent and self._breaker.failed():
                 log.warning("cache_unavailable", error=type(error).__name__)
@@ -331,6 +381,31 @@ class RedisCache:
             await self._client.connection_pool.disconnect(inuse_connections=False)
             self._breaker.close()
             log.info("cache_available")
+        if self._ownership.owner is not None:
+            await self._ask_owner()
+
+    def _note_malformed(self) -> None:
+        """Log the first message that cannot be read, and then their number once in a while."""
+        self._malformed += 1
+        if time.monotonic() - self._malformed_logged_at > MALFORMED_LOG_EVERY_S:
+            self._malformed_logged_at = time.monotonic()
+            log.warning("malformed_message_ignored", count=self._malformed)
+
+    async def _ask_owner(self) -> None:
+        """See whether the keys still belong to another store, which may have stopped."""
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                self._ownership.note_owner(await self._background_client.get(self._keys.owner))
+
+    def _event(self, data: bytes) -> messages.Event | None:
+        """Read a message; None for one of another store and for one that is malformed."""
+        try:
+            return messages.event_in(data, self._store[0])
+        except messages.OtherStore as error:
+            self._ownership.note_foreign(error.identity)
+        except ValueError:
+            self._note_malformed()
+        return None
 
 
 def _client(url: str, max_connections: int) -> aioredis.Redis:
@@ -347,11 +422,3 @@ def _client(url: str, max_connections: int) -> aioredis.Redis:
 async def _texts(client: aioredis.Redis, keys: list[Any]) -> list[bytes | None]:
     texts: Any = await client.mget(keys)
     return list(texts)
-
-
-def _event(data: bytes) -> Announced | Heartbeat | None:
-    try:
-        return messages.event_in(data)
-    except ValueError:
-        log.warning("malformed_message_ignored")
-        return None

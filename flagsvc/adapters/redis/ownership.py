@@ -1,0 +1,110 @@
+"""To which store this process, and the keys that it uses in Redis, belong. Knows no client.
+
+One store at a time owns the keys under a prefix in a database. For a process of another store the cache is down: it
+neither reads nor writes there, and runs from its own store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import structlog
+
+from flagsvc.adapters.redis.scripts import FOREIGN
+from flagsvc.ports import Problem, StoreIdentity
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+MAX_NAME = 400
+MAX_LOGGED = 100
+"""Most other stores that are named in the log, once each."""
+
+log = structlog.get_logger(__name__)
+
+
+class Ownership:
+    """`identity`: this process's store, None until it is known. `before`: its identity before the present one.
+
+    `owner`: the other store that owns the keys, as last seen; None where there is none.
+    """
+
+    def __init__(self, identity: StoreIdentity | None = None) -> None:
+        self.identity = identity
+        self.before: StoreIdentity | None = None
+        self.owner: StoreIdentity | None = None
+        self.foreign_messages = 0
+        self._logged: set[str] = set()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the keys may be used, as far as is known."""
+        return self.identity is not None and self.owner is None
+
+    @property
+    def store(self) -> tuple[str, str]:
+        """Id and name of this process's store, as scripts take them."""
+        return (self.identity.id, self.identity.name) if self.identity is not None else ("", "")
+
+    def become(self, identity: StoreIdentity) -> StoreIdentity | None:
+        """Belong to this store from now on. Return its identity before, where that was another one."""
+        before, self.identity = self.identity, identity
+        if before is None or before.id == identity.id:
+            return None
+        self.before, self.owner = before, None
+        return before
+
+    def is_refused(self, error: str) -> bool:
+        """Whether a script failed because another store owns the keys; it is then noted as their owner."""
+        _, refused, owner = error.rpartition(FOREIGN)
+        if not refused:
+            return False
+        self._note_owner(*owner.partition(" ")[::2])
+        return True
+
+    def note_owner(self, text: bytes | str | None) -> None:
+        """Note what the owner's key holds now."""
+        text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+        store_id, _, name = text.partition(" ")
+        if not name or (self.identity is not None and store_id == self.identity.id):
+            self.owner = None
+            log.info("cache_available", detail="No other store uses the shared cache under this prefix any more.")
+        else:
+            self._note_owner(store_id, name)
+
+    def note_foreign(self, sender: StoreIdentity) -> None:
+        """Count a message of another store; the first one of each is logged."""
+        self.foreign_messages += 1
+        if sender.id in self._logged or len(self._logged) >= MAX_LOGGED:
+            return
+        self._logged.add(sender.id)
+        log.warning(
+            "foreign_store_message_ignored",
+            store=str(self.identity),
+            sender=str(sender),
+            detail="Another store announces its changes on the same channel. Give each deployment on one Redis its own"
+            " FLAGSVC_CACHE_PREFIX or database number.",
+        )
+
+    def problems(self) -> Sequence[Problem]:
+        """Return the problem of keys that another store owns."""
+        if self.identity is None:
+            detail = "the shared cache is not used, because it is not known which store this is"
+            cure = "check that the store can be reached; for one that refuses writes set FLAGSVC_STORE_NAME"
+            return (Problem("store_without_identity", detail, cure),)
+        if self.owner is None:
+            return ()
+        detail = f"the shared cache belongs to another store, {self.owner}; this one is {self.identity}"
+        cure = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
+        return (Problem("cache_of_another_store", detail, cure),)
+
+    def _note_owner(self, store_id: str, name: str) -> None:
+        owner = StoreIdentity(_UNPRINTABLE.sub("?", store_id)[:MAX_NAME], _UNPRINTABLE.sub("?", name)[:MAX_NAME])
+        if self.owner is None or self.owner.id != store_id:
+            log.warning(
+                "cache_of_another_store",
+                store=str(self.identity),
+                owner=str(owner),
+                detail="The shared cache is not used. Give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or"
+                " database number.",
+            )
+        self.owner = owner
