@@ -20,6 +20,7 @@ from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.follower import Follower
 from flagsvc.replication.heartbeats import Heartbeats, replica_name
+from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import Timing
@@ -55,6 +56,7 @@ class Replica:
         self.cache_auditor = CacheAuditor(near, store, cache, interval_s, lambda: self.cache_lease.is_holder)
         self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
         self.writer = Writer(near, store, cache, self.heartbeats)
+        self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 
         def store_id() -> str:

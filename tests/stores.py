@@ -12,6 +12,7 @@ OTHER_STORE = StoreIdentity("e5f6a7b8", "sqlite:///other.db")
 
 KEYS = Keys()
 CHANNEL, LEASE_KEY, OWNER_KEY = KEYS.channel, KEYS.lease, KEYS.owner
+REPLICAS_KEY, HEARTBEATS_KEY = KEYS.heartbeats
 cache_key, fill_key, flag_id_at = KEYS.entry, KEYS.fill, KEYS.flag_id_at
 
 

@@ -9,7 +9,7 @@ from flagsvc.ports import StoreIdentity
 from flagsvc.settings import redacted
 
 MAX_NAME = 200
-_UNPRINTABLE = re.compile(r"[^!-~]")
+_UNPRINTABLE = re.compile(r"[^!-~]|'")
 
 
 def new_id() -> str:

@@ -24,6 +24,7 @@ _SUMMARIES = {
     "delete": "Delete a flag; its history is kept.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
+    "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
@@ -59,6 +60,7 @@ _EXAMPLES = {
     "delete": ("flagsvc delete checkout-v2",),
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
+    "resync": ("flagsvc resync", "flagsvc resync --confirm"),
     "import": (
         "flagsvc import flags.json --dry-run",
         "flagsvc import flags.yaml --flag-set staging --prune",
@@ -185,6 +187,9 @@ def _add_replicas(commands: _Commands) -> None:
     verify = _add_command(commands, "verify", run.on_server("verify"))
     options.add_call(verify, timeout_s=60.0)
     verify.add_argument("--repair", action="store_true", help="replace the entries that differ")
+    resync = _add_command(commands, "resync", run.on_server("resync"))
+    options.add_call(resync, timeout_s=60.0)
+    resync.add_argument("--confirm", action="store_true", help="do it; definitions may go back to older revisions")
 
 
 def _add_transfers(commands: _Commands) -> None:

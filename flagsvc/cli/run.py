@@ -49,7 +49,7 @@ def on_server(name: str) -> Command:
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
 
-        command = getattr(replica_commands if name in ("status", "verify") else service_commands, name)
+        command = getattr(replica_commands if name in ("status", "verify", "resync") else service_commands, name)
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run

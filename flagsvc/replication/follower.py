@@ -26,6 +26,7 @@ from flagsvc.ports import (
     ChangeFeed,
     ChangesUnsupported,
     Checkpoint,
+    Entry,
     FlagCache,
     FlagStore,
     Heartbeat,
@@ -82,11 +83,12 @@ class Follower:
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
         self._heartbeats, self._lease, self._progress, self._timing = heartbeats, lease, progress, timing
-        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress)
         self.hints, self.lineage = Hints(near), Lineage()
+        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress=progress, lineage=self.lineage)
         self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
+        self._polling = asyncio.Lock()
         self._streaming = asyncio.Event()
         self._opened = False
         self._announcement_at = NEVER
@@ -118,6 +120,17 @@ class Follower:
         if self._cache is not None:
             self._tasks.start(self._consume_announcements(self._cache), "subscriber")
 
+    def note_claim(self, entry: Entry) -> None:
+        """Note an entry of the shared cache that is answered: a poll asks the store where it claims to be newer."""
+        self.hints.note_read(entry, time.monotonic())
+
+    async def resync(self) -> None:
+        """Read everything again, now, because the store has a new identity. Raises StoreUnavailable."""
+        self.lineage.must_resync = True
+        async with self._polling:
+            if self.lineage.must_resync:
+                await self._resync()
+
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong between what is held and the store."""
         return (*self.lineage.problems(), *self.hints.problems())
@@ -148,7 +161,10 @@ class Follower:
     async def _poll(self) -> None:
         """Verify the view once, and record whether the store could be asked."""
         try:
-            await self._verify_view()
+            async with self._polling:
+                await self._verify_view()
+                if self.lineage.is_other(self._store.identity):
+                    await self._resync()
             self.store_up = True
         except StoreUnavailable as error:
             if self.store_up:
@@ -169,14 +185,11 @@ class Follower:
             await self._open()
         asked_at, held = time.monotonic(), self._held_revisions()
         claims = self._due_claims(asked_at)
-        if self._must_load(asked_at) and not claims and not self.lineage.must_resync:
+        if self._must_load(asked_at) and not claims:
             await self._load()
             return
         revisions = await self._store.revisions()
-        if self.lineage.is_other(self._store.identity):
-            await self._resync()
-            return
-        if claims and not await self._ask_about(claims):
+        if claims and not self.lineage.is_other(self._store.identity) and not await self._ask_about(claims):
             await self._load()
             return
         if not self._is_continued(revisions, held):
@@ -209,12 +222,12 @@ class Follower:
             self._near.drop_restored()
         if self._cache is not None and identity is not None:
             await self._cache.identify(identity)
+            self._heartbeats.reply_soon()  # the first one that can be sent, or the first under a new identity
 
     async def _resync(self) -> None:
         """Read everything from the store, which is not the one that was read before, and hold nothing else."""
         self.lineage.must_resync = True
         await self._store.open()
-        await self._belong_to(self._store.identity)
         self._near.changelogs.forget()
         self.hints.clear()
         asked_at = time.monotonic()
@@ -224,6 +237,7 @@ class Follower:
         self._polled_at = asked_at
         self.lineage.resynced()
         self.loaded.set()
+        await self._belong_to(self._store.identity)  # last: heartbeats under the new identity say that it is done
         log.warning("resynced", store=str(self._store.identity), flags=len(contents.flags), detail=RESYNCED)
 
     def _held_revisions(self) -> Mapping[str, int]:
@@ -307,6 +321,8 @@ class Follower:
             self._handle_cache_event(event)
 
     def _handle_cache_event(self, event: CacheEvent) -> None:
+        if self.lineage.must_resync:
+            return  # it belongs to the identity before; the next poll finds what is missed now
         match event:
             case Subscribed():
                 self._wake.set()

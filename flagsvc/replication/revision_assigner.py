@@ -17,6 +17,7 @@ from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.ports import ChangeFeed, Entry, FlagCache, FlagStore, UnversionedChange
 from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.publish import publish_change
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.view.near_cache import NearCache
@@ -37,10 +38,17 @@ class RevisionAssigner:
     """
 
     def __init__(
-        self, near: NearCache, store: FlagStore, cache: FlagCache | None, lease: CacheLease, progress: StreamProgress
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        lease: CacheLease,
+        *,
+        progress: StreamProgress,
+        lineage: Lineage,
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
-        self._lease, self._progress = lease, progress
+        self._lease, self._progress, self._lineage = lease, progress, lineage
         self._pending: dict[UnversionedChange, asyncio.Task[None]] = {}
         self._repeat: set[UnversionedChange] = set()
         self._deletions: dict[FlagId, int] = {}
@@ -118,6 +126,9 @@ class RevisionAssigner:
             return
         if entry is not None:
             self.assigned += 1
+            flag_set = entry.id.flag_set
+            if not self._lineage.continues({flag_set: entry.revision - 1}, {flag_set: change.revision}):
+                return  # the store had this revision before, and now counts from an older one: it was restored
             self._near.apply_change(entry, time.monotonic(), as_of=as_of)
             await publish_change(self._cache, entry, as_of)
         else:  # another replica has assigned one

@@ -295,7 +295,7 @@ async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: st
         assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
         assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
         assert "5 cached entries compared with the store: 4 different, 0 repaired\n" in done.stdout
-        assert "also restart every replica" in done.stdout
+        assert "flagsvc resync --confirm" in done.stdout
         expected = "error: 4 entries differ from the store; repair with: flagsvc verify --repair\n"
         assert done.stderr == expected
 

@@ -55,7 +55,7 @@ class Cache(RedisCache):
     """The shared cache on a real Redis, with hooks: after a scan, before single reads, and after a forced put."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, timeout_s=1.0)
+        super().__init__(url, timeout_s=1.0, identity=STORE)
         self.forced = 0
         self.scans_twice = self.refuses = False
         self.after_scan: Step | None = None
@@ -97,7 +97,7 @@ class Parts:
         self, path: Path, url: str, interval_s: float = 0.0, is_holder: Callable[[], bool] = lambda: True
     ) -> None:
         self.path = path / "flags.db"
-        self.store, self.cache = Store(f"sqlite:///{self.path}"), Cache(url, identity=STORE)
+        self.store, self.cache = Store(f"sqlite:///{self.path}"), Cache(url)
         self.near = NearCache(10_000, 5.0)
         self.cache_auditor = CacheAuditor(self.near, self.store, self.cache, interval_s, is_holder)
 

@@ -359,7 +359,7 @@ class RedisCache:
                 sent = True
                 result = await command()
         except CONNECTION_ERRORS as error:
-            if isinstance(error, ResponseError) and self._ownership.is_refused(str(error)):
+            if isinstance(error, ResponseError) and self._ownership.is_refused(str(error.args[0])):
                 return otherwise
             self.errors += 1
             if sent and self._breaker.failed():

@@ -14,6 +14,7 @@ import structlog
 from flagsvc.adapters.redis.scripts import FOREIGN
 from flagsvc.ports import Problem, StoreIdentity
 
+_REFUSED = re.compile(FOREIGN + r"([!-~]+) ([!-&(-~]+)")
 _UNPRINTABLE = re.compile(r"[^ -~]")
 MAX_NAME = 400
 MAX_LOGGED = 100
@@ -55,11 +56,10 @@ class Ownership:
 
     def is_refused(self, error: str) -> bool:
         """Whether a script failed because another store owns the keys; it is then noted as their owner."""
-        _, refused, owner = error.rpartition(FOREIGN)
-        if not refused:
-            return False
-        self._note_owner(*owner.partition(" ")[::2])
-        return True
+        found = _REFUSED.findall(error)
+        if found:
+            self._note_owner(*found[-1])
+        return bool(found)
 
     def note_owner(self, text: bytes | str | None) -> None:
         """Note what the owner's key holds now."""
