@@ -21,6 +21,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from flagsvc.adapters.redis import messages, scripts
 from flagsvc.adapters.redis.breaker import Breaker
@@ -415,6 +416,8 @@ def _client(url: str, max_connections: int) -> aioredis.Redis:
         socket_timeout=None,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        driver_info=None,  # no CLIENT commands: one right less, and two commands less for each connection
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         max_connections=max_connections,
     )
 
