@@ -27,7 +27,7 @@ from flagsvc.ports import Entry, LeaseState
 from flagsvc.replication.cache_audit import AuditReport
 from tests.replicas import FLAGSVC, Process, replica, until
 from tests.servers import Mongod, RedisServer
-from tests.stores import owner_at
+from tests.stores import owner_once_known
 
 Done = subprocess.CompletedProcess[str]
 APPLIED = ("--wait-for", "applied", "--wait-timeout", "2")
@@ -252,7 +252,7 @@ def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
 @asynccontextmanager
 async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
     """`is_holder`: take the cache lease, so that no replica holds it and puts recent changes again by itself."""
-    cache = RedisCache(url, timeout_s=1.0, identity=owner_at(url))
+    cache = RedisCache(url, timeout_s=1.0, identity=await owner_once_known(url))
     await cache.open()
     try:
         await cache.put([], time.monotonic())  # learns Redis's clock
