@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import redis
 
 from flagsvc.adapters.redis.keys import Keys
@@ -16,16 +14,6 @@ KEYS = Keys()
 CHANNEL, LEASE_KEY, OWNER_KEY = KEYS.channel, KEYS.lease, KEYS.owner
 REPLICAS_KEY, HEARTBEATS_KEY = KEYS.heartbeats
 cache_key, fill_key, flag_id_at = KEYS.entry, KEYS.fill, KEYS.flag_id_at
-
-
-async def owner_once_known(redis_url: str) -> StoreIdentity:
-    """Return the store that owns the keys of a Redis, once a replica has said which."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return owner_at(redis_url)
-            except AssertionError:
-                await asyncio.sleep(0.02)
 
 
 def owner_at(redis_url: str) -> StoreIdentity:
