@@ -157,7 +157,14 @@ StoreEvent = Subscribed | Announced | UnversionedChange | Checkpoint
 
 
 class ChangesUnsupported(Exception):
-    """The store cannot report changes; it has to be read again and again instead."""
+    """The store cannot report changes; it has to be read again and again instead.
+
+    `problem`: why a store that could do so does not; None where its kind has no change stream.
+    """
+
+    def __init__(self, problem: Problem | None = None) -> None:
+        super().__init__(problem.detail if problem else "")
+        self.problem = problem
 
 
 class ChangeFeed(Protocol):
@@ -372,3 +379,6 @@ class Snapshot(Protocol):
 
     def write(self, saved: Saved) -> bool:
         """Replace what is there, atomically; False when that is newer. Raises OSError."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return why what is there cannot be used, as last seen; never touches the disk."""

@@ -18,12 +18,12 @@ from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.cache_lease import CacheLease
-from flagsvc.replication.follower import Follower
+from flagsvc.replication.follower import FeedKind, Follower
 from flagsvc.replication.heartbeats import Heartbeats, replica_name
 from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import StreamProgress
-from flagsvc.replication.timing import Timing
+from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
@@ -139,9 +139,25 @@ class Replica:
 
     def _problems(self) -> Iterator[Problem]:
         """Yield what is configured here and does not work now. `flagsvc status` exits 1 while there is anything."""
+        follower = self.follower
+        if follower.store_problem is not None:
+            yield follower.store_problem
+        if follower.feed_problem is not None:
+            yield follower.feed_problem
+        is_started = time.monotonic() - self._started > SUBSCRIPTION_TIMEOUT_S
+        if is_started and follower.feed_kind is FeedKind.STREAM and follower.store_up and not follower.feed_up:
+            detail = "the change stream of the store delivers nothing, so changes of other programs arrive late"
+            yield Problem("change_stream_down", detail, "see the log events change_stream_broke and store_unavailable")
         if self.cache is not None:
-            yield from self.cache.problems()
-        yield from self.follower.problems()
+            yield from (problems := self.cache.problems())
+            if is_started and not problems and not follower.subscription_up:
+                detail = "the channel of the shared cache delivers nothing, so changes arrive late"
+                yield Problem("cache_subscription_down", detail, "check the connection to Redis, and Redis' log")
+        if self._snapshot is not None:
+            yield from self._snapshot.problems()
+        if self.snapshots is not None and self.snapshots.problem is not None:
+            yield self.snapshots.problem
+        yield from follower.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

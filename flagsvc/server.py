@@ -29,9 +29,10 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.settings import Settings, origins, pairs, redacted
+from flagsvc.settings import Settings, origins, pairs
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.urls import host_and_port, redacted
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ class Server:
         await self.replica.stop()
         # Probes and metrics are served to the end.
         if self._management is not None:
-            self._management.close()
+            await self._management.stop()
         log.info("stopped")
 
     def _bind_ports(self) -> None:
@@ -121,15 +122,16 @@ class Server:
                 self._http = HttpServer(self._ofrep.app, host, settings.ofrep_port)
             self.ofrep_port = self._http.port
         if settings.management_port >= 0:
+            host = settings.management_host or host
             with _bind_errors(host, settings.management_port):
-                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics.page)
+                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
             self.management_port = self._management.port
 
     def _bind_grpc(self, port: int) -> int:
         host = self.settings.host
         with _bind_errors(host, port):
             try:
-                return self._grpc.add_insecure_port(_address(host, port))
+                return self._grpc.add_insecure_port(host_and_port(host, port))
             except RuntimeError:
                 # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
                 listening_socket(host, port).close()
@@ -180,11 +182,7 @@ def _bind_errors(host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
-        raise OSError(f"cannot listen on {_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(f"cannot listen on {host_and_port(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
 
 
 async def run(settings: Settings) -> int:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the client commands of the command line read."""
-STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
+_KUBERNETES_NAME = re.compile(
+    r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+_HOST_NAME = re.compile(r"[\w.-]+")
+_PATH = re.compile(r"\.{0,2}/[^@:]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
-CACHE_SCHEMES = ("redis", "rediss")
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _TAKEN_NAMES = frozenset({"feature-flag", "feature-flag-fill"})
 """As a prefix they would make keys that a deployment without prefix takes for its own."""
 
 
-class SettingsError(ValueError):
-    """A setting is unknown or invalid; the text names it and says what is valid."""
-
-
 def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
-    return field(default=default, metadata={"about": about, "low": low, "high": high, **extra})
+    metadata = {"about": about, "low": low, "high": high, **extra}
+    return field(default=default, repr=not {"url", "pairs"} & extra.keys(), metadata=metadata)  # they hold secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,9 @@ class Settings:
         "sqlite:///flagsvc.db",
         "Flag store: mongodb://..., sqlite:///FILE or file:FLAGS.json.",
         url="store",
+        option="--store",
     )
-    cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache")
+    cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache", option="--cache")
     cache_prefix: str = _setting(
         "",
         "Prefix of every key and channel in Redis; it keeps deployments on one Redis apart. Letters, digits, . _ -.",
@@ -50,9 +55,12 @@ class Settings:
         "Identity of a store that refuses to keep one, as a read-only MongoDB does. Letters, digits, . _ -.",
         name=True,
     )
-    host: str = _setting("0.0.0.0", "Address that every port listens on.")  # noqa: S104  probes and peers come from outside
+    host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port.", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
+    management_host: str = _setting(
+        "", "Address that the management port listens on; empty means FLAGSVC_HOST.", host="optional"
+    )
     sync_port: int = _setting(
         8015, "Second gRPC port, the default of flagd's in-process providers; -1 turns it off.", -1, 65535
     )
@@ -128,7 +136,7 @@ class Settings:
         values: dict[str, Any] = {}
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name, text in sorted(environ.items()):
-            if not name.startswith(PREFIX) or name in CLIENT_NAMES:
+            if not name.startswith(PREFIX) or name in CLIENT_NAMES or _of_kubernetes(name, text):
                 continue
             base = name if name in known else name.removesuffix("_FILE")
             spec = known.get(base)
@@ -145,39 +153,76 @@ class Settings:
         return cls(**values)
 
 
+def kubernetes_names(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that Kubernetes sets for Services whose names begin with flagsvc. They are no settings."""
+    return sorted(name for name, text in environ.items() if _of_kubernetes(name, text))
+
+
+def _of_kubernetes(name: str, text: str) -> bool:
+    """Whether Kubernetes sets such a variable: FLAGSVC_PORT=tcp://10.0.0.1:8013, FLAGSVC_CANARY_SERVICE_HOST, ..."""
+    is_port = name.startswith(PREFIX) and name.endswith("_PORT")
+    return bool(_KUBERNETES_NAME.fullmatch(name) or (is_port and _KUBERNETES_PORT.fullmatch(text.strip())))
+
+
 def _from_file(name: str, path: str) -> str:
+    path = path.strip()
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name}: cannot read the file {path!r}: {type(error).__name__}") from None
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        # The value itself may stand where the name of its file belongs.
+        file = f"the file {path!r}" if _PATH.fullmatch(path) else f"the file that it names {NOT_SHOWN}"
+        raise SettingsError(f"{name}: cannot read {file}: {type(error).__name__}") from None
 
 
 def _parsed(name: str, text: str, spec: Any) -> object:
+    """Return a setting's value from its text. Raises SettingsError."""
+    text = text.strip()  # a file or a template often ends a value with a newline
+    if match := _CONTROL.search(text):
+        at = f"U+{ord(match[0]):04X} at character {match.start() + 1}"
+        raise SettingsError(f"{name} has the control character {at}; it must be one line of text")
     limits = spec.metadata
     if limits.get("url"):
         return checked_url(name, text, STORE_SCHEMES if limits["url"] == "store" else CACHE_SCHEMES)
+    if limits.get("host"):
+        return _host(name, text, needed=limits["host"] == "needed")
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
-        return text
-    if limits.get("origins") or limits.get("name"):
+    elif limits.get("origins") or limits.get("name"):
         (origins if limits.get("origins") else checked_name)(text, name)
-        return text
-    choices = limits.get("choices")
-    if choices and text not in choices:
-        raise SettingsError(f"{name} is {text!r}; it must be one of {', '.join(choices)}")
+    elif (choices := limits.get("choices")) and text not in choices:
+        raise SettingsError(f"{name} is {shown(text)}; it must be one of {', '.join(choices)}")
     if isinstance(spec.default, bool):
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise SettingsError(f"{name} is {text!r}; it must be true or false")
-        return text.lower() in ("true", "1")
-    if not isinstance(spec.default, (int, float)):
-        return text
+        return _switch(name, text)
+    return _number(name, text, spec) if isinstance(spec.default, (int, float)) else text
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise SettingsError(f"{name} is {shown(text)}; it must be true or false")
+    return text.lower() in ("true", "1")
+
+
+def _number(name: str, text: str, spec: Any) -> int | float:
+    low, high = spec.metadata["low"], spec.metadata["high"]
     try:
-        number = type(spec.default)(text)
+        number: int | float = type(spec.default)(text)
     except ValueError:
-        raise SettingsError(f"{name} is {text!r}; it must be a number") from None
-    if not limits["low"] <= number <= limits["high"]:
-        raise SettingsError(f"{name} is {text}; it must be from {limits['low']:g} to {limits['high']:g}")
+        raise SettingsError(f"{name} is {shown(text)}; it must be a number") from None
+    if not low <= number <= high:
+        raise SettingsError(f"{name} is {text}; it must be from {low:g} to {high:g}")
     return number
+
+
+def _host(name: str, text: str, *, needed: bool) -> str:
+    """Return an address to listen on, an IPv6 one without brackets. Raises SettingsError."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(text) and (text or needed):
+            wanted = "an address or a host name without a port, such as 0.0.0.0, 127.0.0.1 or ::"
+            raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}") from None
+    return bare
 
 
 def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]:
@@ -187,13 +232,15 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
         left, equals, right = part.partition("=")
         left = left.strip()
         if not (equals and left) or (form == "HEADER=NAME" and not right.strip()):
-            raise SettingsError(f"{name} has {part[:80]!r}; each part between commas must be {form}")
+            raise SettingsError(f"{name} has {shown(part, text)}; each part between commas must be {form}")
         if form == "HEADER=NAME":
             left, right = left.lower(), right.strip()
             if not _HEADER.fullmatch(left) or left.endswith("-bin"):
-                raise SettingsError(f"{name} has {left[:80]!r}; it must be the name of a header with a text value")
+                raise SettingsError(
+                    f"{name} has {shown(left, text)}; it must be the name of a header with a text value"
+                )
         if left in found:
-            raise SettingsError(f"{name} has {left[:80]!r} twice; it must appear once")
+            raise SettingsError(f"{name} has {shown(left, text)} twice; it must appear once")
         found[left] = right
     return found
 
@@ -202,7 +249,7 @@ def checked_name(text: str, name: str) -> str:
     """Return the text if it can be a part of the names of keys. Raises SettingsError."""
     if not _NAME.fullmatch(text) or text in _TAKEN_NAMES:
         wanted = "at most 64 letters, digits and . _ -, and not feature-flag"
-        raise SettingsError(f"{name} is {text[:80]!r}; it must be {wanted}")
+        raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}")
     return text
 
 
@@ -212,53 +259,5 @@ def origins(text: str, name: str = "") -> tuple[str, ...]:
     for origin in found:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             wanted = "* or an origin such as https://app.example:8443"
-            raise SettingsError(f"{name} has {origin[:80]!r}; it must be {wanted}")
+            raise SettingsError(f"{name} has {NOT_SHOWN if '@' in text else repr(origin[:80])}; it must be {wanted}")
     return found
-
-
-def checked_url(name: str, url: str, schemes: tuple[str, ...]) -> str:
-    """Return the URL if its scheme and host are valid. Raises SettingsError, whose text never shows credentials."""
-    if url == "none" and schemes is CACHE_SCHEMES:
-        return url
-    if schemes is STORE_SCHEMES and "file:" in url and _names_files(name, url):
-        return url
-    scheme, _, rest = url.partition("://")
-    forms = ["file:FLAGS.json" if each == "file" else f"{each}://..." for each in schemes]
-    wanted = ", ".join(forms) + (" or none" if schemes is CACHE_SCHEMES else "")
-    if not rest or scheme not in schemes:
-        close = difflib.get_close_matches(scheme, schemes, n=1)
-        hint = f"; did you mean {close[0]}://?" if close and close[0] != scheme else ""
-        raise SettingsError(f"{name} begins with {scheme[:20]!r}; it must be {wanted}{hint}")
-    if scheme == "sqlite" and (not rest.startswith("/") or rest == "/"):
-        raise SettingsError(f"{name} must be sqlite:///FILE (three slashes, or four for an absolute path)")
-    if scheme != "sqlite":
-        form = f"{scheme}://HOST:PORT/..."
-        try:
-            parts = urlsplit(url.split(",", maxsplit=1)[0])
-            host, _port = parts.hostname, parts.port
-        except ValueError:
-            raise SettingsError(f"{name} has a port that is not a number; it must be {form}") from None
-        if not host:
-            raise SettingsError(f"{name} has no host; it must be {form}")
-    return url
-
-
-def _names_files(name: str, url: str) -> bool:
-    """Whether the URL is `file:`, one file or a comma-separated list. Raises SettingsError for an invalid list."""
-    parts = url.split(",")
-    files = [part for part in parts if part.startswith("file:")]
-    others = [part for part in parts if part.partition("://")[0] in STORE_SCHEMES and part not in files]
-    if files and others:
-        raise SettingsError(f"{name} names files and another store; only file: may be repeated")
-    if not url.startswith("file:"):
-        return False
-    if not all(part.removeprefix("file://").removeprefix("file:") for part in parts):
-        raise SettingsError(f"{name} has an empty file name; it must be file:FLAGS.json or file:A.json,B.yaml")
-    return True
-
-
-def redacted(url: str) -> str:
-    """Return a URL without its credentials and query, for logs."""
-    scheme, _, rest = url.partition("://")
-    place = rest.split("?")[0].rsplit("@", 1)[-1]
-    return f"{scheme}://{place}" if rest else url

@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from copy import copy
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
@@ -19,11 +20,14 @@ from prometheus_client.registry import Collector
 
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
+from flagsvc.core.shown_text import visible
 from flagsvc.serving.reader import Evaluation
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the creation time of each counter is of no use
 
 MAX_KEY_LABELS = 1_000
+PIECE = 50
+"""Samples that are rendered in one go."""
 _OTHER = FlagId("other", "other")
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -49,12 +53,17 @@ def configure_logging(level: str, style: str) -> None:
             processors.add_log_level,
             processors.TimeStamper(fmt="iso", utc=True),
             processors.StackInfoRenderer(),
-            *([] if console else [processors.format_exc_info]),
+            *([_visible_values] if console else [processors.format_exc_info]),  # JSON escapes by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+
+
+def _visible_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what could steer a terminal, or pass for another log line."""
+    return {name: visible(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 class Metrics:
@@ -72,7 +81,7 @@ class Metrics:
             registry=self.registry,
         )
         self._timers: dict[tuple[str, str], Histogram] = {}
-        self.registry.register(_Samples(lambda: chain(self._evaluation_samples(), samples())))
+        self._samples = samples
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Count one evaluation."""
@@ -89,9 +98,22 @@ class Metrics:
             timer = self._timers[method, code] = self._calls.labels(method, code)
         timer.observe(seconds)
 
+    def samples(self) -> list[Sample]:
+        """Return the plain counts as they are now. Call it in the event loop that changes them."""
+        return [*self._evaluation_samples(), *self._samples()]
+
     def page(self) -> bytes:
-        """Return the metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Return all metrics in Prometheus's text format. Call it in the event loop."""
+        return b"".join(self.pieces(self.samples()))
+
+    def pieces(self, samples: Iterable[Sample]) -> Iterator[bytes]:
+        """Yield the page with these samples in small pieces, between which another thread may run."""
+        for family in chain(self.registry.collect(), _families(samples)):
+            for start in range(0, max(1, len(family.samples)), PIECE):
+                piece = copy(family)
+                piece.samples = family.samples[start : start + PIECE]
+                text = generate_latest(_One(piece))
+                yield text.split(b"\n", 2)[2] if start else text  # the lines HELP and TYPE come once
 
     def _evaluation_samples(self) -> Iterator[Sample]:
         for (reason, code), count in self._reasons.items():
@@ -103,21 +125,24 @@ class Metrics:
             yield Sample("flagsvc_flag_evaluations_total", about, count, labels)
 
 
-class _Samples(Collector):
-    """Collects the samples when Prometheus scrapes."""
+def _families(samples: Iterable[Sample]) -> Iterable[Metric]:
+    """Return one metric family for each name."""
+    families: dict[str, Metric] = {}
+    for name, about, value, labels in samples:
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        family = families.get(name)
+        if family is None:
+            family = families[name] = kind(name, about, labels=list(labels))
+        family.add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
+    return families.values()
 
-    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
-        self._samples = samples
 
-    def describe(self) -> Iterable[Metric]:
-        """Return no metrics: their names are known only when samples are collected."""
-        return []
+class _One(Collector):
+    """Collects one metric family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> Iterable[Metric]:
-        """Return one metric family for each name."""
-        families: dict[str, Metric] = {}
-        for name, about, value, labels in self._samples():
-            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            family = families.setdefault(name, kind(name, about, labels=list(labels)))
-            family.add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
-        return families.values()
+        """Return it."""
+        return (self._family,)

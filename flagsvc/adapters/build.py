@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, Timing
-from flagsvc.settings import CACHE_SCHEMES, STORE_SCHEMES, Settings, SettingsError, checked_url, redacted
+from flagsvc.settings import Settings
+from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url, redacted, without_secrets
 
 if TYPE_CHECKING:
     from flagsvc.ports import FlagCache, FlagStore, Snapshot
@@ -18,6 +19,10 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
     settings = settings or Settings()
     checked_url("--store", url, STORE_SCHEMES)
     if url.startswith("sqlite:"):
+        if "?" in url:
+            raise SettingsError(
+                "--store (FLAGSVC_STORE_URL): sqlite:///FILE takes no options; remove all from the ? on"
+            )
         from flagsvc.adapters.sqlite import SqliteStore  # noqa: PLC0415  a driver is imported only if it is used
 
         return SqliteStore(url)
@@ -43,7 +48,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
             given_identity=settings.store_name,
         )
     except ValueError as error:
-        raise SettingsError(f"--store: {error}") from None
+        raise SettingsError(f"--store (FLAGSVC_STORE_URL): {without_secrets(str(error), url)}") from None
 
 
 def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
@@ -55,14 +60,17 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
         raise SettingsError("--cache has no effect with --store file: (every replica reads the files); omit --cache")
     from flagsvc.adapters.redis.cache import RedisCache  # noqa: PLC0415
 
-    return RedisCache(
-        url,
-        ttl_s=settings.cache_ttl_s,
-        ttl_jitter=settings.cache_ttl_jitter,
-        negative_ttl_s=settings.negative_ttl_s,
-        timeout_s=settings.cache_timeout_s,
-        prefix=settings.cache_prefix,
-    )
+    try:
+        return RedisCache(
+            url,
+            ttl_s=settings.cache_ttl_s,
+            ttl_jitter=settings.cache_ttl_jitter,
+            negative_ttl_s=settings.negative_ttl_s,
+            timeout_s=settings.cache_timeout_s,
+            prefix=settings.cache_prefix,
+        )
+    except ValueError as error:
+        raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {error}") from None
 
 
 def snapshot_for(settings: Settings) -> Snapshot | None:

@@ -6,7 +6,7 @@ import re
 import secrets
 
 from flagsvc.ports import StoreIdentity
-from flagsvc.settings import redacted
+from flagsvc.urls import redacted
 
 MAX_NAME = 200
 _UNPRINTABLE = re.compile(r"[^!-~]|'")

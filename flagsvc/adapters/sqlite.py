@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
-from flagsvc.core.errors import StoreUnavailable
+from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents, StoreIdentity
 
@@ -35,6 +35,7 @@ CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS identity (row INTEGER PRIMARY KEY CHECK (row = 1), id TEXT NOT NULL, path TEXT NOT NULL);
 """
+FILE_CURE = "check the path in the store URL, that this user may write the file and its folder, and the free disk"
 _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 
 
@@ -98,7 +99,7 @@ class SqliteStore:
                     self._open(None)
                 return work(self._connection)  # type: ignore[arg-type]
             except sqlite3.Error as error:
-                raise StoreUnavailable from error
+                raise _failure(error) from error
 
         # Shielded: if the caller is cancelled, the write continues in the thread and must be awaited.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
@@ -136,13 +137,20 @@ class SqliteStore:
                 raise
         except sqlite3.Error as error:
             text = f"the file {self._path!r} cannot be used as a store: {error}"
-            raise StoreUnavailable(text) from error
+            raise StoreUnavailable(text, cause=f"the file cannot be used: {error}", cure=FILE_CURE) from error
         self._connection = db
 
     def _close(self, _: object) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _failure(error: sqlite3.Error) -> StoreUnavailable:
+    """Return the error for what SQLite does not do: a file that is read-only will never take a change."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        return ChangeRefused("its file is read-only")
+    return StoreUnavailable(cause=f"the file cannot be used: {error}", cure=FILE_CURE)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ class Differences:
         lines = [f"+ {_shown(flag_id)}: {flag.status if flag else ''}" for flag_id, flag in self.created]
         for flag_id, fields in self.updated:
             lines.append(f"~ {_shown(flag_id)}")
-            lines += [f"    {name}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
+            lines += [f"    {text(name)}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
         lines += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
         summary = f"{len(self.created)} created, {len(self.updated)} updated, {len(self.deleted)} deleted"
         return [*lines, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
@@ -92,7 +92,7 @@ def _named(flag_id: FlagId) -> dict[str, str]:
 
 
 def _shown(flag_id: FlagId) -> str:
-    return flag_id.key if flag_id.flag_set == DEFAULT_SET else f"{flag_id.flag_set}/{flag_id.key}"
+    return text(flag_id.key if flag_id.flag_set == DEFAULT_SET else f"{flag_id.flag_set}/{flag_id.key}")
 
 
 def _sides(before: Any, after: Any) -> str:

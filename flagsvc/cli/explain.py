@@ -34,12 +34,12 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
     from rich.tree import Tree  # noqa: PLC0415
 
     fields = explanation_fields(explanation)
-    tree = Tree(Text(title))
-    tree.add(Text(fields["summary"]))
+    tree = Tree(Text(text(title)))
+    tree.add(Text(text(fields["summary"])))
     if fields["contextRead"]:
         read = tree.add(Text("context fields read"))
         for name, value in fields["contextRead"].items():
-            read.add(Text(f"{name} = {_value(value)}" if value is not None else f"{name} is missing"))
+            read.add(Text(f"{text(name)} = {_value(value)}" if value is not None else f"{text(name)} is missing"))
     if fields["steps"]:
         _add_steps(tree.add(Text("rule")), fields["steps"], Text)
     print_wide(tree)
@@ -51,13 +51,13 @@ def _add_steps(branch: Any, steps: list[dict[str, Any]], styled: Any) -> None:
 
 
 def _label(step: dict[str, Any]) -> str:
-    operator, note, result = step["operator"], step.get("note", ""), _value(step["result"])
+    operator, note, result = text(step["operator"]), text(step.get("note", "")), _value(step["result"])
     if operator == "var":
-        return f"var {note}: {result}   {step['path']}"
-    return f"{operator}: {result}{f'   ({note})' if note else ''}   {step['path']}"
+        return f"var {note}: {result}   {text(step['path'])}"
+    return f"{operator}: {result}{f'   ({note})' if note else ''}   {text(step['path'])}"
 
 
 def _value(value: Any) -> str:
-    shown = f'"{value}"' if isinstance(value, str) else "null" if value is None else text(value)
+    shown = f'"{text(value)}"' if isinstance(value, str) else "null" if value is None else text(value)
     limit = 100
     return shown if len(shown) <= limit else f"{shown[:limit]}..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import check_mongoexport
-from flagsvc.cli.render import print_json
+from flagsvc.cli.render import print_json, say
+from flagsvc.core.errors import short_repr
 from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Flag
+from flagsvc.core.validation import invisible
 
 _BEGINS_LIKE_FLAGD = re.compile(r'\s*\{\s*(?:"(?:flags|\$schema|\$evaluators|metadata)"\s*:|\}\s*$|$)')
 
@@ -28,6 +29,7 @@ def validate(args: argparse.Namespace) -> int:
             found = _checked(path)
         except BadFile as error:
             found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
+        found.notes += [Located(1, "$", f"an import refuses this: {text}") for text in _invisible(found.flags)]
         valid = valid and not found.violations
         if args.json:
             print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
@@ -41,8 +43,10 @@ def read_flagd(path: str, raw: bytes, flag_set: str | None) -> list[Flag]:
     found = checked(path, raw, flag_set)
     if found.violations:
         raise BadFile.of(path, [f"{path}:{each}" for each in found.violations])
+    if hidden := _invisible(found.flags):
+        raise BadFile.of(path, hidden)
     for note in found.notes:
-        print(_note(path, note), file=sys.stderr)
+        say(_note(path, note), error=True)
     return found.flags
 
 
@@ -68,6 +72,11 @@ def flagd_text(flags: Sequence[Flag], flag_set: str, *, as_yaml: bool) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _invisible(flags: Sequence[Flag]) -> list[str]:
+    """Return the problems of texts with invisible characters. Stored flags and file stores may have them."""
+    return [f"flag {short_repr(flag.key)}: {violation}" for flag in flags for violation in invisible(flag)]
+
+
 def _checked(path: str) -> CheckedFile:
     raw = read_bytes(path)
     if is_flagd(path, raw) or not raw.strip():
@@ -81,12 +90,12 @@ def _checked(path: str) -> CheckedFile:
 
 def _print_report(path: str, found: CheckedFile) -> None:
     for violation in found.violations:
-        print(f"{path}:{violation}")
+        say(f"{path}:{violation}")
     for note in found.notes:
-        print(_note(path, note))
+        say(_note(path, note))
     if not found.violations:
         count = len(found.flags)
-        print(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid")
+        say(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid")
 
 
 def _note(path: str, note: Located) -> str:

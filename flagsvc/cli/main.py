@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 from flagsvc.cli.parser import build_parser
 from flagsvc.cli.usage import UsageError
-from flagsvc.core.errors import FlagsvcError
-from flagsvc.settings import SettingsError
+from flagsvc.core.errors import FlagsvcError, StoreUnavailable
+from flagsvc.core.shown_text import visible
+from flagsvc.urls import SettingsError, masked
+
+NEWLINE = "\n"  # an error may have several lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except (SettingsError, UsageError) as error:
         return _fail(error, 2)
+    except StoreUnavailable as error:
+        advice = f" ({error.cause}: {error.cure}; or run: flagsvc doctor)" if error.cure else ""
+        return _fail(f"{error}{advice}", 1)
     except FlagsvcError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
@@ -31,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UnicodeError, OverflowError, RecursionError, ValueError, OSError) as error:
-        return _fail(f"an argument or file cannot be used ({type(error).__name__}: {str(error)[:200]})", 2)
+        return _fail(f"an argument or file cannot be used ({type(error).__name__}: {masked(str(error))[:200]})", 2)
 
 
 def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {visible(str(error), NEWLINE)}", file=sys.stderr)
     return status
 
 

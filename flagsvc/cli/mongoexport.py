@@ -16,7 +16,7 @@ from flagsvc.core.documents import from_document, to_document
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import no_constant
 from flagsvc.core.model import STORED_NAMES, Flag
-from flagsvc.core.validation import validated
+from flagsvc.core.validation import validated_change
 
 NEWLINE = b"\n"
 _EXPECTED = {"status": "ENABLED, DISABLED, BETA or DEPRECATED"}
@@ -107,7 +107,7 @@ def _checked(number: int, document: dict[str, Any], flag_set: str | None, proble
         return None
     flag = replace(flag, name=flag.name or flag.key, flag_set=flag_set or flag.flag_set)
     try:
-        return validated(flag)
+        return validated_change(flag)
     except InvalidRequest as error:
         for violation in error.violations:
             field = violation.field.removeprefix("flag.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-DEFAULT_ADDRESS = "127.0.0.1:8013"
 DEFAULT_WAIT_S = 5.0
 
 
@@ -14,8 +13,7 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        default=os.environ.get("FLAGSVC_ADDRESS", DEFAULT_ADDRESS),
-        help=f"address of the server [FLAGSVC_ADDRESS; {DEFAULT_ADDRESS}]",
+        help="address of the server [FLAGSVC_ADDRESS; FLAGSVC_HOST and FLAGSVC_PORT on this machine; 127.0.0.1:8013]",
     )
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from flagsvc import __version__
 from flagsvc.cli import options, run
+from flagsvc.urls import masked
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
@@ -25,6 +26,7 @@ _SUMMARIES = {
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
+    "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
@@ -44,7 +46,7 @@ _EXAMPLES = {
     "list": ("flagsvc list", "flagsvc list --json"),
     "history": ("flagsvc history checkout-v2 --limit 5",),
     "watch": ("flagsvc watch", "flagsvc watch --json | jq .flagKey"),
-    "health": ("flagsvc health", "flagsvc health --service liveness"),
+    "health": ("flagsvc health", "flagsvc health --port 9013", "flagsvc health --service liveness"),
     "toggle": (
         "flagsvc toggle checkout-v2 off --reason 'error rate'",
         "flagsvc toggle checkout-v2 off --wait-for applied",
@@ -61,6 +63,11 @@ _EXAMPLES = {
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
     "resync": ("flagsvc resync", "flagsvc resync --confirm"),
+    "doctor": (
+        "flagsvc doctor",
+        "flagsvc doctor --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379",
+        "flagsvc doctor --json | jq '.checks[] | select(.outcome == \"failed\")'",
+    ),
     "import": (
         "flagsvc import flags.json --dry-run",
         "flagsvc import flags.yaml --flag-set staging --prune",
@@ -77,8 +84,9 @@ _EXAMPLES = {
 _SERVE_OPTIONS = {
     "--store URL": "mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
     "--cache URL": "redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]",
-    "--host": "address to listen on [FLAGSVC_HOST; 0.0.0.0]",
+    "--host": "address to listen on; :: for IPv6 and IPv4 [FLAGSVC_HOST; 0.0.0.0]",
     "--port N": "gRPC port [FLAGSVC_PORT; 8013]",
+    "--management-host": "address of the management port [FLAGSVC_MANAGEMENT_HOST; as --host]",
     "--management-port N": "HTTP port of /healthz, /readyz and /metrics; -1 disables it [FLAGSVC_MANAGEMENT_PORT; 8014]",
     "--sync-port N": "gRPC port for flagd's in-process providers; -1 disables it [FLAGSVC_SYNC_PORT; 8015]",
     "--ofrep-port N": "HTTP port of OFREP, OpenFeature's remote evaluation protocol; -1 disables it [FLAGSVC_OFREP_PORT; 8016]",
@@ -100,9 +108,17 @@ _SERVE_ACTIONS = {
 """Option -> field of the settings and action, where they do not follow from its name."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no URL: one may hold a password."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and a message."""
+        super().error(masked(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed arguments have the command's function in `run`."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="flagsvc",
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
@@ -160,6 +176,7 @@ def _add_reads(commands: _Commands) -> None:
     options.add_set_call(watch)
     health = _add_command(commands, "health", run.in_module("service_commands", "health"))
     options.add_set_call(health)
+    health.add_argument("--port", metavar="N", help="gRPC port of the server on this machine [FLAGSVC_PORT; 8013]")
     health.add_argument("--service", default="", help="readiness, liveness, store, cache or changes [readiness]")
 
 
@@ -190,6 +207,11 @@ def _add_replicas(commands: _Commands) -> None:
     resync = _add_command(commands, "resync", run.on_server("resync"))
     options.add_call(resync, timeout_s=60.0)
     resync.add_argument("--confirm", action="store_true", help="do it; definitions may go back to older revisions")
+    doctor = _add_command(commands, "doctor", run.in_module("doctor", "doctor"))
+    doctor.add_argument("--store", metavar="URL", help="store to try [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
+    doctor.add_argument("--cache", metavar="URL", help="shared cache to try [FLAGSVC_CACHE_URL; none]")
+    doctor.add_argument("--timeout", metavar="S", type=float, default=3.0, help="seconds to wait for an answer [3]")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_transfers(commands: _Commands) -> None:
@@ -205,6 +227,9 @@ def _add_transfers(commands: _Commands) -> None:
     importing.add_argument("--dry-run", action="store_true", help="show what would change, without writing")
     importing.add_argument(
         "--prune", action="store_true", help="delete the flags of the file's sets that are not in the file"
+    )
+    importing.add_argument(
+        "--if-empty", action="store_true", help="do nothing if the store has, or ever had, a flag; never change one"
     )
     options.add_author(importing)
     exporting = _add_command(commands, "export", run.on_store("export_file"))

@@ -11,18 +11,24 @@ from typing import Any
 from flagsvc.core.documents import json_safe, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import Flag
+from flagsvc.core.shown_text import visible
 
 
 def print_json(value: object) -> None:
     """Print one JSON value and flush, so that a program that reads the stream sees it immediately."""
-    print(json.dumps(json_safe(value), ensure_ascii=False), flush=True)
+    print(_json(value), flush=True)
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line of text for people; a hidden character in it is escaped."""
+    print(visible(line, "\n"), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
     """Print rows under headings, or the text `empty` if there are none."""
     shown = [[text(cell) for cell in row] for row in rows]
     if not shown:
-        print(empty)
+        say(empty)
         return
     from rich.table import Table  # noqa: PLC0415  slow to import, and not needed for --help
     from rich.text import Text  # noqa: PLC0415
@@ -46,19 +52,35 @@ def print_wide(shape: Any) -> None:
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print one object as a table of its fields."""
-    print_table(("field", "value"), ((k, v) for k, v in fields.items() if v not in (None, "", {})), "no fields")
+    """Print one object as a table of its fields. A description may have several lines."""
+    rows = [
+        (k, _Shown(visible(v, "\n\t")) if k == "description" else v)
+        for k, v in fields.items()
+        if v not in (None, "", {})
+    ]
+    print_table(("field", "value"), rows, "no fields")
+
+
+class _Shown(str):
+    """A text whose hidden characters are escaped already."""
+
+    __slots__ = ()
 
 
 def text(value: Any) -> str:
-    """Return the text of a cell: strings unchanged, times in short form, everything else as JSON."""
+    """Return the text of a cell: strings with hidden characters escaped, times in short form, all else as JSON."""
     if isinstance(value, str):
-        return value
+        return value if isinstance(value, _Shown) else visible(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%SZ")
     if value is None:
         return "-"
-    return json.dumps(json_safe(value), ensure_ascii=False)
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """Return JSON in which every hidden character is escaped, which changes nothing of its meaning."""
+    return visible(json.dumps(json_safe(value), ensure_ascii=False))
 
 
 def flag_fields(flag: Flag) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
             cause = "replicas report through the shared cache, which is unreachable"
             print(f"the list may be incomplete: {cause}; see: flagsvc health --service cache")
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        render.say(f"error: {problem}", error=True)
     return 1 if problems else 0
 
 

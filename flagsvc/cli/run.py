@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-from flagsvc.settings import Settings
+from flagsvc.settings import Settings, kubernetes_names
 from flagsvc.signals import STOP, exit_at_once_on
 
 Command = Callable[[argparse.Namespace], int]
@@ -18,6 +18,7 @@ def serve(args: argparse.Namespace) -> int:
     exit_at_once_on(*STOP)
     import asyncio  # noqa: PLC0415  only `serve` needs it
 
+    import structlog  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
 
     from flagsvc.server import run  # noqa: PLC0415
@@ -27,6 +28,9 @@ def serve(args: argparse.Namespace) -> int:
     overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
     settings = Settings.from_env(os.environ, overrides)
     configure_logging(settings.log_level, settings.log_format)
+    if names := kubernetes_names(os.environ):
+        detail = "Kubernetes sets these for Services whose names begin with flagsvc; they are not settings."
+        structlog.get_logger(__name__).info("kubernetes_variables_ignored", names=names, detail=detail)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run(settings))
 
@@ -48,7 +52,9 @@ def on_server(name: str) -> Command:
 
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
+        from flagsvc.cli.channels import server_address  # noqa: PLC0415
 
+        args.address = server_address(args, os.environ)
         command = getattr(replica_commands if name in ("status", "verify", "resync") else service_commands, name)
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 

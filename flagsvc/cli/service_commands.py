@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import time
@@ -16,8 +17,10 @@ from google.rpc import error_details_pb2, status_pb2
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import arguments, render, wait_for
+from flagsvc.cli.channels import open_channel, server_address
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
+from flagsvc.core.shown_text import visible
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -27,7 +30,7 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with grpc.insecure_channel(args.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with open_channel(args.address) as channel:
         try:
             return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
@@ -129,7 +132,9 @@ def delete(args: argparse.Namespace, stub: Stub) -> int:
         spread = wait_for.spread_fields(response.spread)
         render.print_json({"flagKey": args.key, "revision": response.revision, "spread": spread})
     else:
-        print(f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}")
+        render.say(
+            f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}"
+        )
     return wait_for.report_spread(args, response.spread)
 
 
@@ -178,7 +183,8 @@ def health(args: argparse.Namespace) -> int:
     """Call grpc.health.v1; exit status 0 only for SERVING."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  only this command needs it
 
-    with grpc.insecure_channel(args.address) as channel:
+    args.address = server_address(args, os.environ)
+    with open_channel(args.address, proxy=False) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=args.service)
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
@@ -231,7 +237,7 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
             else:
                 state = flag.status.value if flag else "deleted"
                 now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
-                print(f"{now}  {change.flag_key}  {state}  revision {change.revision}", flush=True)
+                render.say(f"{now}  {visible(change.flag_key)}  {state}  revision {change.revision}")
 
 
 def _print_error(error: grpc.RpcError, address: str) -> None:
@@ -241,7 +247,7 @@ def _print_error(error: grpc.RpcError, address: str) -> None:
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not respond in time; try a larger --timeout"
-    print(f"error: {text}", file=sys.stderr)
+    render.say(f"error: {text}", error=True)
 
 
 def _error_reason(error: grpc.RpcError) -> str:

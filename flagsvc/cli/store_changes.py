@@ -10,7 +10,7 @@ from typing import NamedTuple
 from flagsvc.core.changes import Author, Decide, delete
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.ports import FlagCache, FlagStore
-from flagsvc.replication.publish import publish_change
+from flagsvc.replication.publish import WriteLevel, publish_change
 
 
 class PlannedChange(NamedTuple):
@@ -36,6 +36,16 @@ async def load_flags(store: FlagStore) -> list[Flag]:
         await store.close()
 
 
+async def was_used(store: FlagStore) -> bool:
+    """Whether a store has a flag, or had one that was deleted since."""
+    await store.open()
+    try:
+        contents = await store.load()
+        return bool(contents.flags) or any(contents.revisions.values())
+    finally:
+        await store.close()
+
+
 def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[PlannedChange]:
     """Plan to delete the stored flags that are not in `kept`, in the flag sets that `kept` mentions."""
     ids = set(kept)
@@ -46,7 +56,7 @@ def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -
 
 async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache: FlagCache | None) -> Counter[str]:
     """Make each change in an open store, update the cache, and announce it. Return the number of each `effect`."""
-    made = Counter[str]()
+    made, unannounced = Counter[str](), 0
     for flag_id, decide in _progress(planned):
         decisions: list[Change | None] = []
 
@@ -58,8 +68,12 @@ async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache
 
         entry = await store.write(flag_id, decide_and_note)
         made[effect(decisions[0] if decisions else None)] += 1
-        if entry is not None:
-            await publish_change(cache, entry)
+        if entry is not None and await publish_change(cache, entry) is WriteLevel.STORED:
+            unannounced += cache is not None
+    if unannounced:
+        what = "1 change is" if unannounced == 1 else f"{unannounced:,} changes are"
+        cause = "the shared cache cannot be used (try: flagsvc doctor)"
+        print(f"warning: {what} stored, but not announced: {cause}; replicas see them later", file=sys.stderr)
     return made
 
 

@@ -18,11 +18,13 @@ from flagsvc.cli.differences import Differences
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import read_mongoexport, to_line
-from flagsvc.cli.render import print_json
+from flagsvc.cli.render import print_json, say
 from flagsvc.cli.store_changes import PlannedChange
-from flagsvc.core.changes import Author, put
+from flagsvc.cli.usage import UsageError
+from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order
+from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
 
 
@@ -33,6 +35,13 @@ def import_file(args: argparse.Namespace) -> int:
     planned = _plan(args.file, flag_set, author)
     if args.prune and not planned:
         raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
+    if args.if_empty and args.prune:
+        raise UsageError("--if-empty never deletes; leave out --prune")
+    if args.if_empty:
+        if not _is_missing(args.store) and asyncio.run(store_changes.was_used(store_for(args.store))):
+            say("the store has been used already; nothing was imported (--if-empty)", error=args.json)
+            planned = []
+        planned = [PlannedChange(flag_id, create_only(decide)) for flag_id, decide in planned]
     return _preview(args, planned, author) if args.dry_run else _import(args, planned, author)
 
 
@@ -41,9 +50,12 @@ def export_file(args: argparse.Namespace) -> int:
     flag_set = set_name(args.flag_set or "")
     stored = asyncio.run(store_changes.load_flags(store_for(args.store)))
     flags = sorted((flag for flag in stored if flag.flag_set == flag_set), key=list_order)
-    content = _formatted(flags, flag_set, args.format or _format_of(args.output))
+    file_format = args.format or _format_of(args.output)
+    content = _formatted(flags, flag_set, file_format)
     if args.output == "-":
-        sys.stdout.write(content)
+        sys.stdout.write(
+            content if file_format == "flagd-yaml" else visible(content, "\n")
+        )  # in JSON it means the same
         return 0
     target = Path(args.output).resolve()
     if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
@@ -63,9 +75,7 @@ def _plan(path: str, flag_set: str | None, author: Author) -> list[PlannedChange
 
 def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
     differences = Differences()
-    # Opening a SQLite store creates its file, and a preview must not create one.
-    missing = args.store.startswith("sqlite:") and not Path(args.store.removeprefix("sqlite:///")).exists()
-    stored = [] if missing else asyncio.run(store_changes.load_flags(store_for(args.store)))
+    stored = [] if _is_missing(args.store) else asyncio.run(store_changes.load_flags(store_for(args.store)))
     deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author) if args.prune else []
     current = {flag.id: flag for flag in stored}
     for flag_id, decide in [*planned, *deletions]:
@@ -75,6 +85,11 @@ def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Aut
     else:
         differences.print()
     return 0
+
+
+def _is_missing(store: str) -> bool:
+    """Whether it is a SQLite store without a file. Opening it creates the file, and a preview must not."""
+    return store.startswith("sqlite:") and not Path(store.removeprefix("sqlite:///")).exists()
 
 
 def _import(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:

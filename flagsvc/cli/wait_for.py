@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import timedelta
 from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
 from flagsvc.cli.options import DEFAULT_WAIT_S
+from flagsvc.cli.render import say
 from flagsvc.cli.usage import UsageError
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
@@ -58,10 +58,10 @@ def report_spread(args: argparse.Namespace, spread: pb.WriteSpread) -> int:
     if spread.reached < _LEVELS[args.wait_for]:
         wanted = "applied everywhere" if args.wait_for == "applied" else args.wait_for
         missed = f"not {wanted} after {_wait_s(args):g} s"
-        print(f"error: {missed}: {_so_far(args.wait_for, spread)}; the change IS stored", file=sys.stderr)
+        say(f"error: {missed}: {_so_far(args.wait_for, spread)}; the change IS stored", error=True)
         return NOT_REACHED
     if not args.json:
-        print(f"revision {spread.revision}: {_reached(args.wait_for, spread)}")
+        say(f"revision {spread.revision}: {_reached(args.wait_for, spread)}")
     return 0
 
 
@@ -75,7 +75,7 @@ def _reached(level: str, spread: pb.WriteSpread) -> str:
 def _so_far(level: str, spread: pb.WriteSpread) -> str:
     others = "other replicas will see it within their staleness bound"
     if level != "applied":
-        return f"the shared cache is unreachable or not configured; {others}"
+        return f"the shared cache is unreachable, refuses writes, or is not configured; see: flagsvc status; {others}"
     applied = f"applied by {', '.join(spread.applied_by) or 'no known replica'}"
     if not spread.lagging:
         return f"{applied}; without the shared cache other live replicas are unknown; {others}"

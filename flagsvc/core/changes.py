@@ -13,10 +13,14 @@ from . import json_values
 from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
 from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
-from .validation import validated
+from .validation import validated_change
 
 Decide = Callable[[Flag | None], Change | None]
 """From the current flag (None: absent) to the change to store (None: no change). Raises FlagsvcError to reject it."""
+
+
+SERVER_TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at")
+"""Times that the server writes, never a caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Author:
 def create(flag: Flag, author: Author) -> Decide:
     """Create a flag. Raises InvalidRequest; the decision raises FlagExists."""
     blank = replace(flag, name=flag.name or flag.key, created_at=author.at, enabled_at=None, disabled_at=None)
-    fresh = validated(_stamped(blank, author, moved=flag.status is Status.ENABLED))
+    fresh = validated_change(_stamped(blank, author, moved=flag.status is Status.ENABLED))
 
     def decide(current: Flag | None) -> Change:
         if current is not None:
@@ -63,7 +67,7 @@ def update(wanted: Flag, fields: list[str], expected: int | None, author: Author
         before = _expected(wanted.key, current, expected)
         values = {field: getattr(wanted, field) for field in fields}
         bare = replace(before, **values, problem="")
-        after = validated(_stamped(bare, author, moved=bare.status is not before.status))
+        after = validated_change(_stamped(bare, author, moved=bare.status is not before.status), before)
         return _change(before, after, Action.UPDATED, author, [STORED_NAMES[field] for field in fields])
 
     return decide
@@ -79,17 +83,33 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
 
 
 def put(flag: Flag, author: Author) -> Decide:
-    """Import a whole flag, including its times. The decision is None if the stored flag is already equal."""
+    """Import a whole flag; a time that it lacks stays as it is. The decision is None if nothing else differs."""
 
     def decide(current: Flag | None) -> Change | None:
-        after = replace(flag, revision=current.revision if current else 0)
         if current is None:
-            return _change(None, after, Action.CREATED, author)
-        old, new = to_document(current), to_document(after)
-        names = [n for n in {**old, **new} if not json_values.same(old.get(n), new.get(n))]
-        return _change(current, after, Action.UPDATED, author, names) if names else None
+            return _change(None, replace(flag, revision=0), Action.CREATED, author)
+        times = {field: getattr(flag, field) or getattr(current, field) for field in SERVER_TIMES}
+        after = replace(flag, revision=current.revision, **times)
+        if not _differing(current, after):
+            return None
+        # What only the server writes when a flag changes, the import writes where its file does not say.
+        stamped = _stamped(after, author, moved=flag.status is not current.status)
+        times = {field: getattr(flag, field) or getattr(stamped, field) for field in SERVER_TIMES}
+        after = replace(after, **times)
+        return _change(current, after, Action.UPDATED, author, _differing(current, after))
 
     return decide
+
+
+def create_only(decide: Decide) -> Decide:
+    """Return a decision that leaves a flag alone that exists already."""
+    return lambda current: decide(None) if current is None else None
+
+
+def _differing(old: Flag, new: Flag) -> list[str]:
+    """Return the stored names of the fields that differ."""
+    before, after = to_document(old), to_document(new)
+    return [n for n in {**before, **after} if not json_values.same(before.get(n), after.get(n))]
 
 
 def _expected(key: str, current: Flag | None, expected: int | None) -> Flag:

@@ -6,6 +6,8 @@ FlagsvcError
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
+│   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
+│   └── ChangeRefused   it answers, and will never take this change
 ├── RevisionUnavailable no reachable source has the revision that the caller requires; safe to retry
 ├── CacheUnavailable    the call needs the shared cache, which cannot be reached
 ├── CacheMissing        the call needs a shared cache, and none is configured
@@ -19,6 +21,8 @@ FlagsvcError
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from .shown_text import visible
 
 
 class FlagsvcError(Exception):
@@ -64,7 +68,7 @@ class FlagNotFound(FlagsvcError):
     """The flag set has no flag with this key. The message is the existing system's."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f'Feature flag with key "{key}" not found')
+        super().__init__(f'Feature flag with key "{visible(key)}" not found')
         self.key = key
 
 
@@ -72,7 +76,7 @@ class FlagExists(FlagsvcError):
     """The flag set already has a flag with this key."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f'Feature flag with key "{key}" already exists')
+        super().__init__(f'Feature flag with key "{visible(key)}" already exists')
         self.key = key
 
 
@@ -80,16 +84,33 @@ class RevisionConflict(FlagsvcError):
     """The flag's current revision is not the one that the caller expected."""
 
     def __init__(self, key: str, expected: int, current: int) -> None:
-        state = f'Feature flag "{key}" is at etag "{current}", not "{expected}"'
+        state = f'Feature flag "{visible(key)}" is at etag "{current}", not "{expected}"'
         super().__init__(f"{state}: read it again, then repeat the change")
         self.key, self.expected, self.current = key, expected, current
 
 
 class StoreUnavailable(FlagsvcError):
-    """The store cannot be reached or did not answer in time. No change is known to have been stored."""
+    """The store cannot be reached or did not answer in time. No change is known to have been stored.
 
-    def __init__(self, message: str = "the flag store cannot be reached; try again") -> None:
+    `cause` and `cure` are for logs and status: why that is so, and what to do about it.
+    """
+
+    def __init__(
+        self, message: str = "the flag store cannot be reached; try again", *, cause: str = "", cure: str = ""
+    ) -> None:
         super().__init__(message)
+        self.cause, self.cure = cause, cure
+
+
+class StoreForbidden(StoreUnavailable):
+    """The store answers, but flagsvc's user has no right to do this. To whoever only reads, that is an outage."""
+
+
+class ChangeRefused(StoreUnavailable):
+    """The store answers, and will never take this change. Nothing was changed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the flag store refuses this change: {reason}", cause=reason)
 
 
 class RevisionUnavailable(FlagsvcError):
@@ -97,7 +118,7 @@ class RevisionUnavailable(FlagsvcError):
 
     def __init__(self, flag_set: str, revision: int) -> None:
         super().__init__(
-            f'revision {revision} of flag set "{flag_set}" is not available: it does not exist,'
+            f'revision {revision} of flag set "{visible(flag_set)}" is not available: it does not exist,'
             " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision

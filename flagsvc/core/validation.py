@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from . import json_values
+from . import json_values, shown_text
 from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
@@ -45,9 +46,11 @@ def set_name(flag_set: str) -> str:
 
 
 def text(field: str, value: str, limit: int = MAX_KEY) -> str:
-    """Return a checked text such as an actor or a reason. `limit` is in characters. Raises InvalidRequest."""
+    """Return a checked line of text, such as an actor or a reason. `limit` is in characters. Raises InvalidRequest."""
     if len(value) > limit or "\0" in value:
         raise invalid(field, value, f"at most {limit} characters without NUL")
+    if wanted := shown_text.problem(value):
+        raise invalid(field, value, wanted)
     return value
 
 
@@ -78,10 +81,39 @@ def validated(flag: Flag) -> Flag:
     return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
 
 
+def validated_change(flag: Flag, before: Flag | None = None) -> Flag:
+    """Return the flag as `validated` does. A text that is not as `before` may have no invisible character either."""
+    good = validated(flag)
+    if found := invisible(flag, before):
+        raise InvalidRequest(found)
+    return good
+
+
+def invisible(flag: Flag, before: Flag | None = None) -> list[Violation]:
+    """Return a violation for each text with an invisible character that `before` does not have as well."""
+    old = dict(_shown_texts(before)) if before is not None else {}
+    return [
+        Violation(field, short_repr(text), wanted)
+        for field, (text, allowed) in _shown_texts(flag)
+        if old.get(field) != (text, allowed) and (wanted := shown_text.problem(text, allowed))
+    ]
+
+
+def _shown_texts(flag: Flag) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield each text that people read, with the invisible characters that it may have."""
+    for field in ("key", "flag_set", "name", "category", "icon", "badge", "owner"):
+        yield f"flag.{field}", (getattr(flag, field) or "", "")
+    yield "flag.description", (flag.description or "", "\n\r\t")
+    for field, names in (("variants", flag.variants), ("metadata", flag.metadata), ("evaluators", flag.evaluators)):
+        for name in names:
+            yield f"flag.{field}[{shown_text.visible(name)}]", (name, "")
+
+
 def _key_problem(key: str) -> str | None:
     if 1 <= len(key) <= MAX_KEY and not any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         return None
-    return f"1 to {MAX_KEY} characters without control characters"
+    wanted = f"1 to {MAX_KEY} characters without control characters"
+    return wanted if len(key) > MAX_KEY else ", ".join(filter(None, (wanted, shown_text.problem(key))))
 
 
 def _text_violations(flag: Flag) -> list[Violation]:

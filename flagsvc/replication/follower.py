@@ -18,7 +18,7 @@ from enum import StrEnum
 import structlog
 
 from flagsvc.background import BackgroundTasks, cause_of, repeat
-from flagsvc.core.errors import StoreUnavailable
+from flagsvc.core.errors import StoreForbidden, StoreUnavailable
 from flagsvc.ports import (
     NEVER,
     Announced,
@@ -97,6 +97,11 @@ class Follower:
         self.feed_kind = FeedKind.NONE if store.feed is None else FeedKind.STREAM
         self.loaded, self.tried = asyncio.Event(), asyncio.Event()
         self.store_up = True
+        self.store_problem: Problem | None = None
+        """Why the store could not be asked at the last poll."""
+        self.feed_problem: Problem | None = None
+        """Why there is no change stream although the store could have one."""
+        self._logged_causes: set[str] = set()
         self.loads = 0
         self.announcements_received = 0
 
@@ -165,13 +170,22 @@ class Follower:
                 await self._verify_view()
                 if self.lineage.is_other(self._store.identity):
                     await self._resync()
-            self.store_up = True
+            self.store_up, self.store_problem = True, None
+            self._logged_causes.clear()
         except StoreUnavailable as error:
-            if self.store_up:
-                log.warning("store_unavailable", error=str(error), cause=cause_of(error))
-            self.store_up = False
+            self._note_outage(error)
         finally:
             self.tried.set()
+
+    def _note_outage(self, error: StoreUnavailable) -> None:
+        """Record why the store could not be asked; each cause is logged once in an outage."""
+        if error.cause not in self._logged_causes:
+            self._logged_causes.add(error.cause)
+            log.warning("store_unavailable", error=str(error), cause=cause_of(error), detail=error.cause)
+        name = "store_forbidden" if isinstance(error, StoreForbidden) else "store_unavailable"
+        detail = f"the store cannot be used: {error.cause or 'it does not answer'}"
+        cure = error.cure or "check that the store is running; see the log event store_unavailable"
+        self.store_up, self.store_problem = False, Problem(name, detail, cure)
 
     async def _until_next_poll(self) -> None:
         """Wait until the next poll is due, or until there is a reason to poll earlier."""
@@ -356,8 +370,8 @@ class Follower:
         try:
             async for event in feed.changes():
                 self._handle_store_event(event)
-        except ChangesUnsupported:
-            self.feed_kind = FeedKind.POLLING
+        except ChangesUnsupported as error:
+            self.feed_kind, self.feed_problem = FeedKind.POLLING, error.problem
             self._streaming.set()
             log.warning(
                 "change_stream_unsupported",

@@ -114,9 +114,8 @@ class Heartbeats:
 
     async def statuses(self) -> tuple[list[tuple[Heartbeat, float]], bool]:
         """Return the live replicas' heartbeats with their age in seconds, its own first, and whether all are known."""
-        now = time.monotonic()
-        own = self._heartbeat(now, {})
         found = await self._cache.heartbeats() if self._cache is not None else []
+        own = self._heartbeat(time.monotonic(), {})  # after the question, whose failure is one of its problems
         others = [(heartbeat, age_s) for heartbeat, age_s in found or () if heartbeat.replica != self.name]
         return [(own, 0.0), *others], found is not None
 

@@ -12,8 +12,8 @@ import time
 
 import structlog
 
-from flagsvc.background import BackgroundTasks
-from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.background import BackgroundTasks, backoff_s
+from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.ports import ChangeFeed, Entry, FlagCache, FlagStore, UnversionedChange
 from flagsvc.replication.cache_lease import CacheLease
@@ -24,7 +24,7 @@ from flagsvc.view.near_cache import NearCache
 
 LEAVE_TO_HOLDER_S = 0.3
 """How long the other replicas leave a change to the holder of the cache lease."""
-RETRY_DELAY_S = 0.25
+RETRY_DELAY_S, MAX_RETRY_DELAY_S = 0.25, 5.0
 MAX_FAILURES = 3
 """Failures of another kind than an unreachable store after which a change is given up."""
 
@@ -52,6 +52,7 @@ class RevisionAssigner:
         self._pending: dict[UnversionedChange, asyncio.Task[None]] = {}
         self._repeat: set[UnversionedChange] = set()
         self._deletions: dict[FlagId, int] = {}
+        self._logged_refusals: set[str] = set()
         self._tasks = BackgroundTasks()
         self.assigned = 0
 
@@ -78,24 +79,26 @@ class RevisionAssigner:
             self._deletions[entry.id] = max(entry.revision, self._deletions.get(entry.id, 0))
 
     async def _assign(self, change: UnversionedChange, feed: ChangeFeed) -> None:
-        failures = 0
         try:
             if not self._lease.is_holder:
                 await asyncio.sleep(LEAVE_TO_HOLDER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
+            failures = unexpected = 0
             while not self._is_deletion_announced(change):
                 self._repeat.discard(change)
                 try:
                     await self._assign_once(change, feed)
                 except StoreUnavailable:
-                    await asyncio.sleep(RETRY_DELAY_S)
-                except Exception:
+                    await asyncio.sleep(backoff_s(failures, RETRY_DELAY_S, MAX_RETRY_DELAY_S))
                     failures += 1
-                    if failures == MAX_FAILURES:
+                except Exception:
+                    unexpected += 1
+                    if unexpected == MAX_FAILURES:
                         log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is given up.")
                         await self._take_unassigned(change, time.monotonic())
                         return
                     await asyncio.sleep(RETRY_DELAY_S)
                 else:
+                    failures = 0
                     if change not in self._repeat:
                         return
         finally:
@@ -120,9 +123,12 @@ class RevisionAssigner:
         as_of = time.monotonic()
         try:
             entry = await feed.assign_revision(change.id, change.revision)
-        except WritesUnsupported as error:
+        except (WritesUnsupported, StoreForbidden, ChangeRefused) as error:
             await self._take_unassigned(change, as_of)
-            log.warning("foreign_change_without_revision", flag_key=change.id.key, error=str(error))
+            if str(error) not in self._logged_refusals:  # the cause is the same for every flag
+                self._logged_refusals.add(str(error))
+                detail = "Changes of other programs are served without a revision while the store refuses this."
+                log.warning("foreign_change_without_revision", flag_key=change.id.key, error=str(error), detail=detail)
             return
         if entry is not None:
             self.assigned += 1

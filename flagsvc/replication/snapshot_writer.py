@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from flagsvc.ports import Saved, Snapshot
+from flagsvc.ports import Problem, Saved, Snapshot
 from flagsvc.view.near_cache import NearCache
 
 CHECK_EVERY_S = 0.5
@@ -49,6 +49,8 @@ class SnapshotWriter:
         self._logged: set[object] = set()
         self.saved_at: datetime | None = None
         """As of when this replica saved last; None before that."""
+        self.problem: Problem | None = None
+        """Why the last save failed."""
         self.writes = 0
         self.failures = 0
 
@@ -97,6 +99,9 @@ class SnapshotWriter:
     def _failed(self, error: Exception) -> None:
         self.failures += 1
         self._saved_state = None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        cure = "make the folder of FLAGSVC_SNAPSHOT_FILE writable for this user, or give another file"
+        self.problem = Problem("snapshot_not_saved", f"the snapshot cannot be saved: {why}", cure)
         kind = error.errno if isinstance(error, OSError) else type(error)
         if kind not in self._logged:  # once for each kind of failure, until a save succeeds
             self._logged.add(kind)
@@ -109,6 +114,7 @@ class SnapshotWriter:
             )
 
     def _succeeded(self, saved: Saved, *, written: bool) -> None:
+        self.problem = None
         if self._logged:
             self._logged.clear()
             log.info("snapshots_resumed")

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
+
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry, FlagCache, FlagStore
@@ -16,6 +18,7 @@ from flagsvc.replication.publish import WriteLevel, publish_change
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 RETRY_DELAY_S = 0.1
 """Time between two attempts to reach the shared cache, for a caller who waits for that."""
 
@@ -98,7 +101,11 @@ class Writer:
         reached = await publishing
         if wait_for.level is not WriteLevel.APPLIED:
             return WriteResult(entry, reached, own)
-        acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        try:
+            acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+        except Exception:
+            log.exception("wait_for_replicas_failed", detail="The change is stored.")
+            return WriteResult(entry, reached, own)
         if acks.known and not acks.lagging and reached is WriteLevel.CACHED:
             reached = WriteLevel.APPLIED
         return WriteResult(entry, reached, acks.applied, acks.lagging)
@@ -106,7 +113,7 @@ class Writer:
     async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
         """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""
         while True:
-            reached = await publish_change(self._cache, entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
+            reached = await self._publish_once(entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
             must_not_retry = wait_for.level in (None, WriteLevel.STORED) or time.monotonic() + RETRY_DELAY_S > until
             if reached is WriteLevel.CACHED or must_not_retry:
                 break
@@ -114,3 +121,11 @@ class Writer:
         self.stats.announced += reached is WriteLevel.CACHED
         self.stats.not_announced += reached is not WriteLevel.CACHED
         return reached
+
+    async def _publish_once(self, entry: Entry, as_of: float, *, reply: bool) -> WriteLevel:
+        """Put and announce. Whatever fails there, the change is stored: its caller must not get an error for it."""
+        try:
+            return await publish_change(self._cache, entry, as_of, reply=reply)
+        except Exception:
+            log.exception("publish_failed", detail="The change is stored; replicas see it by the next poll.")
+            return WriteLevel.STORED

@@ -19,7 +19,7 @@ from tests.servers import free_port
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     store = f"sqlite:///{tmp_path_factory.mktemp('cli')}/flags.db"
     with Process("--store", store) as process:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while run(process.address, "health").returncode:
             assert time.monotonic() < deadline
         yield process

@@ -19,7 +19,8 @@ from flagsvc.adapters.files.store import FileStore
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.settings import Settings, SettingsError
+from flagsvc.settings import Settings
+from flagsvc.urls import SettingsError
 from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until, until_serving
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"

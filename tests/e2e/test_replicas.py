@@ -21,6 +21,7 @@ from flagsvc.replication.timing import Timing
 from tests.replicas import Client, replica, until, until_serving
 from tests.stores import owner_at
 
+TOGGLES = 400
 EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
 
 
@@ -61,7 +62,7 @@ async def test_existing_documents_evaluate_unchanged(mongo_database_url: str, re
         assert flag.config.object_value.fields["maxFileSize"].integer_value == 52428800
 
 
-async def test_twenty_thousand_cold_evaluations_cost_a_handful_of_finds(
+async def test_eight_thousand_cold_evaluations_cost_a_handful_of_finds(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     documents = insert_eight(mongo_database_url)
@@ -70,10 +71,10 @@ async def test_twenty_thousand_cold_evaluations_cost_a_handful_of_finds(
     async with replica(store_url=mongo_database_url, cache_url=redis_clean_url) as (client, _):
 
         async def caller(number: int) -> int:
-            wanted = [keys[(number + i) % len(keys)] for i in range(400)]
+            wanted = [keys[(number + i) % len(keys)] for i in range(160)]
             return sum([(await client.evaluate(key)).error_code == 0 for key in wanted])
 
-        assert sum(await asyncio.gather(*map(caller, range(50)))) == 20_000
+        assert sum(await asyncio.gather(*map(caller, range(50)))) == 8_000
     polls = (time.monotonic() - began) / Timing.of_bound(5.0).poll_every_s
     assert finds(mongo_database_url) - before <= 8 + polls
 
@@ -102,21 +103,22 @@ async def seen(client: Client, key: str, revision: int) -> float:
     return time.perf_counter() - started
 
 
-async def test_a_thousand_toggles_are_seen_by_the_other_replica_in_order(pair: tuple[Client, Client]) -> None:
+async def test_four_hundred_toggles_are_seen_by_the_other_replica_in_order(pair: tuple[Client, Client]) -> None:
     one, two = pair
     await one.create("a")
     stream = two.stub.WatchFlags(pb.WatchFlagsRequest())
     await stream.read()
     waits = []
-    for number in range(1_000):
+    for number in range(TOGGLES):
         flag = await one.toggle("a", number % 2 == 0)
         waits.append(await seen(two, "a", flag.revision))
-    changes = [(await asyncio.wait_for(stream.read(), 5)).change for _ in range(1_000)]
-    assert [change.revision for change in changes] == list(range(2, 1_002))
+    changes = [(await asyncio.wait_for(stream.read(), 5)).change for _ in range(TOGGLES)]
+    assert [change.revision for change in changes] == list(range(2, TOGGLES + 2))
     assert [change.flag.status for change in changes[:2]] == [types.FLAG_STATUS_ENABLED, types.FLAG_STATUS_DISABLED]
     stream.cancel()
     waits.sort()
-    print(f"toggle to other replica: p50 {waits[500] * 1e3:.2f} ms, p99 {waits[990] * 1e3:.2f} ms")  # noqa: T201
+    p50, p99 = (waits[TOGGLES * percent // 100] * 1e3 for percent in (50, 99))
+    print(f"toggle to other replica: p50 {p50:.2f} ms, p99 {p99:.2f} ms")  # noqa: T201
 
 
 async def test_the_shared_cache_holds_what_was_written(pair: tuple[Client, Client], redis_clean_url: str) -> None:

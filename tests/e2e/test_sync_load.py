@@ -24,7 +24,7 @@ from tests.replicas import Client, Process, until_serving, waited_for_a_cpu_s
 
 SCRIPT = Path(__file__).with_name("sync_readers.py")
 FLAGS, READING, PAUSED = 300, (450, 450), 100
-BURST, ROUNDS = 120, 12
+BURST, ROUNDS = 120, 6
 REACHED_S = 1.0
 """Within this time the last change reaches all streams that read."""
 GROWTH_MB = 64

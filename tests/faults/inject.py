@@ -13,6 +13,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.record import FaultWindow, Story
 from tests.faults.replica import Replica
 from tests.faults.schedule import Fault
+from tests.faults.stores import REFUSALS
 from tests.faults.writers import Writer
 
 _DELAY_S = (0.005, 0.8)
@@ -96,6 +97,14 @@ class Injector:
                 return
             if fault.kind == "pause":
                 await _paused(redis.pause, redis.resume, fault.seconds)
+                return
+            if fault.kind == "refuses":
+                begin, end = REFUSALS[int(fault.dice * len(REFUSALS)) % len(REFUSALS)]
+                await asyncio.to_thread(redis.configure, *begin)
+                try:
+                    await asyncio.sleep(fault.seconds)
+                finally:
+                    await asyncio.to_thread(redis.configure, *end)
                 return
             await asyncio.to_thread(redis.kill)
             if fault.kind == "empty restart":

@@ -62,6 +62,7 @@ ON_REDIS = (
     Kind("poison", 4, lasts=False),
     Kind("empty restart", 3, recovers_s=1.0, longest_s=4.0),
     Kind("old dump", 4, recovers_s=1.0, longest_s=4.0),
+    Kind("refuses", 3),
 )
 ON_MONGODS = (
     Kind("kill", 3, recovers_s=4.0, longest_s=6.0),
@@ -109,7 +110,7 @@ def schedule(seed: int, seconds: float, *, replicas: int = 3, mongods: int = 1) 
     for since, until in _storms(dice, seconds):
         at = since
         while True:
-            at = round(at + dice.expovariate(1 / _BETWEEN_S), 3)
+            at = round(at + 0.001 + dice.expovariate(1 / _BETWEEN_S), 3)  # no two begin at the same time
             if at >= until:
                 break
             fault = _fault(dice, len(faults), at, replicas, mongods)

@@ -23,6 +23,12 @@ DATABASE = "faults"
 _DUMPS_KEPT = 12
 _PRIMARY_S = 60.0
 _POLL_S = 0.1
+REFUSALS: tuple[tuple[tuple[object, ...], tuple[object, ...]], ...] = (
+    (("REPLICAOF", HOST, 1), ("REPLICAOF", "NO", "ONE")),
+    (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+    (("ACL", "SETUSER", "default", "-publish"), ("ACL", "SETUSER", "default", "+publish")),
+)
+"""What makes Redis answer and refuse, and what ends that."""
 
 
 class Mongods(ReplicaSet):
@@ -127,9 +133,13 @@ class DurableRedis(RedisServer):
 
     def flush(self) -> None:
         """Empty it."""
+        self.configure("FLUSHALL")
+
+    def configure(self, *command: object) -> None:
+        """Run a command of its operator, if it answers."""
         client = redis.Redis(host=HOST, port=self.port, socket_timeout=2)
         try:
-            client.flushall()
+            client.execute_command(*command)
         except redis.RedisError:
             return
         finally:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from flagsvc.cli.main import main
+from flagsvc.core.changes import Author, create_only, put
+from flagsvc.core.model import Flag
 
-EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
+ROOT = Path(__file__).parents[2]
+EIGHT = ROOT / "tests" / "data" / "feature_flags.extjson.ndjson"
 GOOD = '{"key": "good", "name": "Good", "status": "ENABLED"}'
 
 
@@ -140,3 +144,83 @@ def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path, capsys: pytes
     (tmp_path / "text.db").write_text("this is no database, however long it may be" * 100)
     assert main(["import", str(EIGHT), "--store", f"sqlite:///{tmp_path}/text.db"]) == 1
     assert "cannot be used as a store" in capsys.readouterr().err
+
+
+STORED = (
+    '{"key": "a", "name": "A", "status": "DISABLED", "createdAt": {"$date": "2026-02-08T10:00:00Z"},'
+    ' "updatedAt": {"$date": "2026-02-09T10:00:00Z"}, "disabledAt": {"$date": "2026-02-09T10:00:00Z"}}'
+)
+
+
+def exported(store: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(["export", "--store", store]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_an_import_keeps_the_times_that_only_the_server_writes(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.ndjson"
+    file.write_text(STORED)
+    main(["import", str(file), "--store", store])
+    before = exported(store, capsys)
+    file.write_text('{"key": "a", "name": "A", "status": "DISABLED"}')
+    assert main(["import", str(file), "--store", store]) == 0
+    assert "1 unchanged" in capsys.readouterr().out
+    assert exported(store, capsys) == before
+    file.write_text('{"key": "a", "name": "A", "status": "ENABLED"}')
+    assert main(["import", str(file), "--store", store]) == 0
+    after = exported(store, capsys)
+    assert {name: after[name] for name in ("createdAt", "disabledAt")} == {
+        name: before[name] for name in ("createdAt", "disabledAt")
+    }
+    assert after["enabledAt"] == after["updatedAt"] != before["updatedAt"]
+    file.write_text(STORED)
+    assert main(["import", str(file), "--store", store]) == 0
+    again = exported(store, capsys)
+    assert (again["updatedAt"], again["enabledAt"]) == (before["updatedAt"], after["enabledAt"])
+
+
+def test_into_a_used_store_the_examples_are_not_imported_again(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = tmp_path / "examples.ndjson"
+    examples.write_text(f'{GOOD}\n{{"key": "other", "name": "Other"}}\n')
+    words = ["import", str(examples), "--if-empty", "--store", store]
+    assert main([*words, "--dry-run"]) == 0
+    assert not Path(store.removeprefix("sqlite:///")).exists(), "a preview makes no file"
+    assert main(words) == 0
+    assert "2 flags: 2 created" in capsys.readouterr().out
+    (tmp_path / "changed.ndjson").write_text('{"key": "good", "name": "Mine", "status": "DISABLED"}')
+    main(["import", str(tmp_path / "changed.ndjson"), "--prune", "--store", store])
+    assert main(words) == 0
+    assert "the store has been used already; nothing was imported" in capsys.readouterr().out
+    assert exported(store, capsys)["name"] == "Mine"
+
+
+def test_a_store_whose_flags_were_all_deleted_stays_so(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "f.ndjson").write_text(GOOD)
+    words = ["import", str(tmp_path / "f.ndjson"), "--if-empty", "--store", store]
+    assert main(words) == 0
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as db:
+        db.execute("DELETE FROM flags")
+    assert main(words) == 0
+    assert rows(store) == 0
+    assert main([*words, "--prune"]) == 2
+    assert "--if-empty never deletes" in capsys.readouterr().err
+
+
+def test_a_flag_that_appears_in_between_is_left_alone() -> None:
+    author = Author(datetime(2026, 11, 30, tzinfo=UTC))
+    decide = create_only(put(Flag(key="a", name="example"), author))
+    assert decide(Flag(key="a", name="theirs", revision=1)) is None
+    assert decide(None) is not None
+
+
+def test_make_run_imports_its_examples_only_once() -> None:
+    [line] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "flagsvc import" in line]
+    assert "--if-empty" in line.split()

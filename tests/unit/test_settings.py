@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flagsvc.settings import Settings, SettingsError, pairs, redacted
+from flagsvc.settings import Settings, kubernetes_names, pairs
+from flagsvc.urls import SettingsError, redacted
 
 
 def test_the_environment_and_then_the_options_win() -> None:
@@ -34,7 +35,7 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_STORE_URL", "redis://db", "must be mongodb://"),
         ("FLAGSVC_STORE_URL", "mongodb:///db", "no host"),
         ("FLAGSVC_STORE_URL", "sqlite://x.db", "three slashes"),
-        ("FLAGSVC_STORE_URL", "", "begins with ''"),
+        ("FLAGSVC_STORE_URL", "", "is empty"),
         ("FLAGSVC_CACHE_URL", "rediss//x", "redis://..., rediss://... or none"),
         ("FLAGSVC_CACHE_URL", "redis://u:hunter2@h:99x/0", "port that is not a number"),
         ("FLAGSVC_CACHE_URL_FILE", "/no/such/file", "cannot read the file"),
@@ -63,6 +64,71 @@ def test_an_invalid_setting_is_named(name: str, value: str, text: str) -> None:
     assert text in str(caught.value)
     assert name.removesuffix("_FILE") in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+KUBERNETES = {
+    "FLAGSVC_PORT": "tcp://10.0.0.1:8013",
+    "FLAGSVC_MANAGEMENT_PORT": "tcp://[fd00::1]:8014",
+    "FLAGSVC_SERVICE_HOST": "10.0.0.1",
+    "FLAGSVC_SERVICE_PORT": "8013",
+    "FLAGSVC_SERVICE_PORT_GRPC": "8013",
+    "FLAGSVC_PORT_8013_TCP": "tcp://10.0.0.1:8013",
+    "FLAGSVC_PORT_8013_TCP_PROTO": "tcp",
+    "FLAGSVC_PORT_8013_TCP_PORT": "8013",
+    "FLAGSVC_PORT_8013_TCP_ADDR": "10.0.0.1",
+    "FLAGSVC_CANARY_SERVICE_HOST": "10.0.0.2",
+    "FLAGSVC_CANARY_SERVICE_PORT_HTTP_METRICS": "8014",
+    "FLAGSVC_CANARY_PORT": "udp://10.0.0.2:53",
+    "FLAGSVC_CANARY_PORT_53_UDP_ADDR": "10.0.0.2",
+}
+
+
+def test_what_kubernetes_sets_for_services_is_no_setting() -> None:
+    assert Settings.from_env(KUBERNETES) == Settings()
+    assert kubernetes_names({**KUBERNETES, "FLAGSVC_SYNC_PORT": "1", "OTHER_SERVICE_HOST": "x"}) == sorted(KUBERNETES)
+    assert kubernetes_names({"FLAGSVC_PORT": "8013", "FLAGSVC_STORE_ULR": "tcp://10.0.0.1:1"}) == []
+
+
+@pytest.mark.parametrize("name", ["FLAGSVC_PROT", "FLAGSVC_SERVICE_HOSTS", "FLAGSVC_PORT_X_TCP", "FLAGSVC_CANARY_PORT"])
+def test_what_only_looks_a_little_like_it_stops_the_start(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"unknown setting {name}"):
+        Settings.from_env({name: "8013"})
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "\t{}\r\n", "{} "])
+def test_white_space_around_a_value_is_not_part_of_it(around: str) -> None:
+    given = {
+        "STORE_URL": "mongodb://h/shop",
+        "HOST": "::1",
+        "PORT": "80",
+        "LOG_LEVEL": "debug",
+        "CONTEXT_VALUES": "a=b",
+    }
+    found = Settings.from_env({f"FLAGSVC_{name}": around.format(text) for name, text in given.items()})
+    assert (found.store_url, found.host, found.port) == ("mongodb://h/shop", "::1", 80)
+    assert (found.log_level, found.context_values) == ("debug", "a=b")
+
+
+@pytest.mark.parametrize("name", ["SNAPSHOT_FILE", "STORE_URL", "HOST", "CONTEXT_VALUES", "CORS_ORIGINS", "LOG_LEVEL"])
+def test_a_control_character_inside_a_value_is_refused_with_its_place(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"FLAGSVC_{name} has the control character U\+000A at character 2"):
+        Settings.from_env({f"FLAGSVC_{name}": "a\nb"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "localhost", "db-1.example", "fe80::1"])
+def test_hosts_to_listen_on(host: str) -> None:
+    assert Settings.from_env({"FLAGSVC_HOST": host}).host == host
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1:8013", "a b", "[::1]:80", "::1::"])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"FLAGSVC_HOST is .*; it must be an address or a host name without a port"):
+        Settings.from_env({"FLAGSVC_HOST": host})
+
+
+def test_an_ipv6_host_may_have_brackets_and_the_management_host_may_be_empty() -> None:
+    found = Settings.from_env({"FLAGSVC_HOST": "[::]", "FLAGSVC_MANAGEMENT_HOST": ""})
+    assert (found.host, found.management_host) == ("::", "")
 
 
 def test_pairs_are_read_and_values_kept_as_they_are() -> None:

@@ -102,7 +102,7 @@ def unprivileged(directory: Path) -> Iterator[None]:
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
-        at(tmp_path / "nowhere" / "s").write(saved(1))
+        at(tmp_path / "nowhere" / "deep" / "s").write(saved(1))
     monkeypatch.chdir(tmp_path)
     with unprivileged(tmp_path):
         assert at(Path("s")).write(saved(1))

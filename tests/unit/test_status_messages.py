@@ -234,7 +234,10 @@ STORED, CACHED = pb.WRITE_LEVEL_STORED, pb.WRITE_LEVEL_CACHED
         (
             "cached",
             pb.WriteSpread(reached=STORED, applied_by=["a"]),
-            ["error: not cached after 5 s: the shared cache is unreachable or not configured; ", OTHERS],
+            [
+                "error: not cached after 5 s: the shared cache is unreachable, refuses writes, or is not configured;",
+                f" see: flagsvc status; {OTHERS}",
+            ],
         ),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from flagsvc.adapters.build import store_for
 from flagsvc.replication import timing as timing_module
 from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, PAUSE_SHARE, SUBSCRIPTION_TIMEOUT_S, Timing
-from flagsvc.settings import Settings, SettingsError
+from flagsvc.settings import Settings
+from flagsvc.urls import SettingsError
 
 BOUNDS = (300, 5, 3, 2.5, 1.5, 1, 0.5)
 ROUND_TRIP_SHARE = 0.05

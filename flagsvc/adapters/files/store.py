@@ -128,7 +128,8 @@ class FileStore:
             _reload_file(file)
         if invalid := [file.source for file in self._files if file.flags is None]:
             log.debug("flag_files_not_valid_yet", files=invalid)
-            raise StoreUnavailable
+            cause = f"{', '.join(invalid[:3])} {'has' if len(invalid) == 1 else 'have'} no valid content"
+            raise StoreUnavailable(cause=cause, cure="see the log event flag_file_rejected, or: flagsvc validate FILE")
         newest = max((file.changed_at for file in self._files if file.changed_at), default=datetime.now(UTC))
         return _next_contents(contents, _all_flags(self._files), int(newest.timestamp() * 1_000))
 

@@ -23,10 +23,11 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from flagsvc.adapters.mongo.causes import UNAUTHORIZED
 from flagsvc.adapters.mongo.events import Events, StreamEnded
 from flagsvc.adapters.mongo.transactions import close_client, session_of
 from flagsvc.background import backoff_s
-from flagsvc.ports import NEVER, ChangesUnsupported, Checkpoint, StoreEvent, Subscribed
+from flagsvc.ports import NEVER, ChangesUnsupported, Checkpoint, Problem, StoreEvent, Subscribed
 
 FLAGS = "feature_flags"
 RESUME_POINTS = "flagsvc_change_stream"
@@ -38,13 +39,13 @@ _MAX_AHEAD_S = 1.0
 _MAX_EMPTY_STARTS = 3
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
-_UNAUTHORIZED = 13
+STANDALONE = 40573  # the stage is there for replica sets only
 _UNSUPPORTED = {
     59,  # CommandNotFound
     115,  # CommandNotSupported
     148,  # ReadConcernMajorityNotEnabled
     40324,  # no such stage
-    40573,  # the stage is there for replica sets only
+    STANDALONE,
 }
 _PASSING = {
     43,  # CursorNotFound: another member is primary now
@@ -243,15 +244,25 @@ class ChangeStream:
         """Decide where the stream goes on after a failure. Raises ChangesUnsupported."""
         self.restarts += 1
         code = error.code if isinstance(error, OperationFailure) else None
-        if code in _UNSUPPORTED or code == _UNAUTHORIZED:
-            if code == _UNAUTHORIZED and not self._refused:
+        if code in _UNSUPPORTED or code == UNAUTHORIZED:
+            if code == UNAUTHORIZED and not self._refused:
                 self._refused = True
                 detail = "The store URL's user may not read change streams of feature_flags."
                 log.warning("change_stream_refused", detail=detail)
-            raise ChangesUnsupported from error
+            raise ChangesUnsupported(_why_unsupported(code)) from error
         log.info("change_stream_broke", error=type(error).__name__, code=code)
         if not isinstance(error, PyMongoError | StreamEnded):
             log.error("change_stream_failed", exc_info=error, detail="A new stream is opened.")
         is_passing = isinstance(error, PyMongoError) and (code is None or code in _PASSING)
         if not is_passing or self._empty_starts >= _MAX_EMPTY_STARTS:
             self._resume_point, self._empty_starts = None, 0
+
+
+def _why_unsupported(code: int) -> Problem | None:
+    if code == STANDALONE:
+        return None
+    if code == UNAUTHORIZED:
+        detail = "MongoDB's user may not read the change stream of feature_flags, so everything is read again and again"
+        return Problem("change_stream_refused", detail, "grant the user changeStream and find on feature_flags")
+    detail = f"MongoDB offers no change stream (code {code}), so everything is read again and again"
+    return Problem("change_stream_unsupported", detail, "check the version and the storage engine of MongoDB")

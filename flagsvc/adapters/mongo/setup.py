@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pymongo
-from pymongo.errors import CollectionInvalid, OperationFailure
+import structlog
+from pymongo.errors import CollectionInvalid, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.uri_parser import validate_options
 
+from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
 
@@ -15,6 +20,22 @@ BUILD_S = 60.0
 """Timeout for building an index, which may cover years of history."""
 _APP_NAME_BYTES = 128 - len("-tail")  # MongoDB's limit
 _NAMESPACE_EXISTS = 48
+
+log = structlog.get_logger(__name__)
+
+
+def check_options(url: str) -> None:
+    """Raise ValueError, without an option's value, for one that the driver would ignore with a warning."""
+    for name, value in parse_qsl(url.partition("?")[2].replace(";", "&")):
+        try:
+            validate_options({name: value}, warn=False)
+        except OSError:
+            raise ValueError(f"the file that the option {name[:40]} names cannot be read") from None
+        except (PyMongoError, ValueError, TypeError) as error:
+            if "Unknown option" in str(error):
+                hint = "see MongoDB's connection string options"
+                raise ValueError(f"unknown option {name[:40]!r} in the URL; {hint}") from None
+            raise ValueError(f"the option {name[:40]} has a value that is not valid for it") from None
 
 
 def client_options(url: str, timeout_s: float, pool_size: int) -> dict[str, Any]:
@@ -53,15 +74,38 @@ def change_stream_options(url: str) -> dict[str, Any]:
 
 
 async def prepare(database: Any) -> None:
-    """Create missing collections and indexes. Those of the existing system are used unchanged."""
-    for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
-        await _create_collection(database, name)
-    flags, history = database["feature_flags"], database["feature_flag_history"]
-    keys = await index_keys(flags)
-    if keys.get(("key",)) is not True and ("flagSet", "key") not in keys:
-        await _create_index(flags, [("flagSet", 1), ("key", 1)], unique=True)
-    if not any(key[0] == "featureKey" for key in await index_keys(history)):
-        await _create_index(history, [("featureKey", 1), ("createdAt", -1)])
+    """Create missing collections and indexes. Those of the existing system are used unchanged.
+
+    What MongoDB refuses is a warning: flags can be served without, and somebody else may create it.
+    """
+    with _wished("collections"):
+        there = await database.list_collection_names(authorizedCollections=True)
+        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
+            if name not in there:
+                await _create_collection(database, name)
+    with _wished("the unique index on flagSet and key of feature_flags"):
+        flags = database["feature_flags"]
+        keys = await index_keys(flags)
+        if keys.get(("key",)) is not True and ("flagSet", "key") not in keys:
+            await _create_index(flags, [("flagSet", 1), ("key", 1)], unique=True)
+    with _wished("the index on featureKey and createdAt of feature_flag_history"):
+        history = database["feature_flag_history"]
+        if not any(key[0] == "featureKey" for key in await index_keys(history)):
+            await _create_index(history, [("featureKey", 1), ("createdAt", -1)])
+
+
+@contextmanager
+def _wished(what: str) -> Iterator[None]:
+    """Turn a refusal into a warning. What a later attempt may do is raised."""
+    try:
+        yield
+    except ExecutionTimeout:
+        raise
+    except OperationFailure as error:
+        if error.has_error_label("RetryableWriteError"):
+            raise
+        cause, detail = mongo_cause(error).text, "Create what is missing by hand, or grant the rights to do so."
+        log.warning("store_setup_refused", wanted=what, cause=cause, detail=detail)
 
 
 async def index_keys(collection: Any) -> dict[tuple[str, ...], bool]:
@@ -72,7 +116,7 @@ async def index_keys(collection: Any) -> dict[tuple[str, ...], bool]:
 
 async def _create_collection(database: Any, name: str) -> None:
     try:
-        await database.create_collection(name)
+        await database.create_collection(name, check_exists=False)
     except CollectionInvalid:
         return
     except OperationFailure as error:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -22,18 +23,21 @@ from flagsvc.adapters.identity import identity_of
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.batch_loader import BatchLoader
+from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
 from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
+from flagsvc.background import cause_of
 from flagsvc.core.changes import Decide
-from flagsvc.core.errors import InvalidRequest, StoreUnavailable, Violation, invalid
+from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 
 DEFAULT_DATABASE = "flagsvc"
-_LINEARIZABLE = ReadConcern("linearizable")
+log = structlog.get_logger(__name__)
+_LINEARIZABLE, _LOCAL = ReadConcern("linearizable"), ReadConcern("local")
 _ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 
@@ -63,6 +67,7 @@ class MongoStore:
         self._url = url
         self._timeout_s = timeout_s
         self._linearizable = False
+        mongo_setup.check_options(url)
         try:
             self._client = client_factory(url, **mongo_setup.client_options(url, timeout_s, pool_size))
             stream_client = client_factory(url, **mongo_setup.change_stream_options(url))
@@ -175,7 +180,11 @@ class MongoStore:
         async def taken(error: DuplicateKeyError) -> None:
             await self._refuse_taken_key(flag_id, error)
 
-        return await self._transactions.run(lambda session: self._change(flag_id, decide, session), taken)
+        try:
+            return await self._transactions.run(lambda session: self._change(flag_id, decide, session), taken)
+        except StoreUnavailable as error:
+            log.warning("change_failed", cause=cause_of(error), detail=error.cause)
+            raise
 
     async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
         """Give a flag that another program changed the next revision; without history, which is not ours to write.
@@ -238,15 +247,21 @@ class MongoStore:
         return Entry.of(documents.to_flag(raw | {"revision": new}))
 
     async def _refuse_taken_key(self, flag_id: FlagId, error: DuplicateKeyError) -> None:
-        """Raise if another flag set has the key and the existing system's index allows only one."""
+        """Raise if the key stays taken: by another flag set, or by a key that the index's collation finds equal."""
+        fields = (error.details or {}).get("keyPattern", {})
+        if "key" not in fields:
+            return
         async with self._asking(self._timeout_s):
-            if (await mongo_setup.index_keys(self._flags)).get(("key",)) is not True:
-                return
             self.reads += 1
-            taken = await self._flags.find_one({"key": flag_id.key})
-        if taken is not None and (taken.get("flagSet") or DEFAULT_SET) != flag_id.flag_set:
+            # Local: what an index refuses for may not be committed by a majority yet.
+            taken = [raw async for raw in self._flags.with_options(read_concern=_LOCAL).find({"key": flag_id.key})]
+        sets = {raw.get("flagSet") or DEFAULT_SET for raw in taken}
+        if flag_id.flag_set in sets:
+            return  # another writer was faster
+        if sets and "flagSet" not in fields:
             wanted = "a key that no other flag set has, while the collection has a unique index on `key` alone"
             raise invalid("flag.key", flag_id.key, wanted, "KEY_TAKEN_IN_OTHER_SET") from error
+        raise ChangeRefused("a unique index takes this key for equal to another one, such as in other case") from error
 
     async def _find(self, flag_id: FlagId, session: Any = None) -> dict[str, Any] | None:
         self.reads += 1
@@ -306,4 +321,4 @@ class MongoStore:
             async with asyncio.timeout(seconds + 0.5):  # the driver's own bound first: it leaves its connections sound
                 yield
         except (PyMongoError, BSONError, TimeoutError) as error:
-            raise StoreUnavailable from error
+            raise unavailable(error) from error

@@ -20,6 +20,7 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailur
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from flagsvc.adapters.mongo.causes import refused_change, unavailable
 from flagsvc.adapters.mongo.orphans import end_orphans
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.ports import Entry
@@ -27,8 +28,7 @@ from flagsvc.ports import Entry
 _MAJORITY = WriteConcern("majority")
 _SNAPSHOT = ReadConcern("snapshot")
 _LIFETIME_S = 60.0  # MongoDB's own default
-_NOT_A_REPLICA_SET = 20
-_CAUSE_CHARS = 300
+NOT_A_REPLICA_SET = 20
 _ORPHAN_MARGIN_S = 0.5
 """A transaction counts as orphaned once it has been idle for this much longer than one may take."""
 
@@ -63,6 +63,8 @@ class Transactions:
     async def run(self, work: Work, on_duplicate_key: OnDuplicateKey | None = None) -> Entry | None:
         """Run the work in one transaction, retried on conflicts. Raises StoreUnavailable or WritesUnsupported.
 
+        ChangeRefused and StoreForbidden are StoreUnavailable too: repeating the work later does not help then.
+
         Writers of one process are serialized: all of them update the revision counter, and queueing is cheaper than
         conflicts. If the caller is cancelled, the transaction still runs to its end, and the next writer waits for it.
         """
@@ -84,20 +86,21 @@ class Transactions:
             try:
                 with pymongo.timeout(left):
                     return await self._attempt(work)
-            except (PyMongoError, BSONError) as error:
-                if isinstance(error, OperationFailure) and error.code == _NOT_A_REPLICA_SET:
+            except (PyMongoError, BSONError, OverflowError) as error:
+                if isinstance(error, OperationFailure) and error.code == NOT_A_REPLICA_SET:
                     raise WritesUnsupported(
                         "MongoDB is running without transactions: changes need a replica set (one member is enough)"
                     ) from error
                 if isinstance(error, DuplicateKeyError) and on_duplicate_key is not None:
                     await on_duplicate_key(error)
+                if (refused := refused_change(error)) is not None:
+                    raise refused from error
                 disconnected = isinstance(error, ConnectionFailure)
                 spent = time.monotonic() - started
                 conflict_left = min(self._timeout_s, self._conflict_timeout_s - spent)
                 left = self._timeout_s - spent if disconnected else conflict_left
                 if not _is_retryable(error) or left <= 0:
-                    log.warning("change_failed", cause=repr(error)[:_CAUSE_CHARS])
-                    raise StoreUnavailable from error
+                    raise unavailable(error) from error
                 if spent > self._timeout_s:
                     # No live writer can hold a conflict this long, so its process must have died.
                     await end_orphans(self._client, self._timeout_s + _ORPHAN_MARGIN_S)

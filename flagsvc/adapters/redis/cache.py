@@ -1,4 +1,4 @@
-"""The shared cache and its channel on Redis. The only file that imports redis.
+"""The shared cache and its channel on Redis. Of what a replica runs, only this file has a client of Redis.
 
 Every command is bounded in time and behind a breaker: a dead or hung Redis costs a call one time-out, then nothing.
 An entry only ever replaces an older one; scripts on the server (`scripts.py`) compare and decide.
@@ -20,18 +20,20 @@ from redis import asyncio as aioredis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from flagsvc.adapters.redis import messages, scripts
 from flagsvc.adapters.redis.breaker import Breaker
+from flagsvc.adapters.redis.causes import RedisCause, redis_cause
 from flagsvc.adapters.redis.clock import RedisClock, to_ms
 from flagsvc.adapters.redis.keys import Keys
+from flagsvc.adapters.redis.options import checked_options
 from flagsvc.adapters.redis.ownership import Ownership
 from flagsvc.adapters.redis.timeouts import stall_tolerant_timeout
 from flagsvc.background import BackgroundTasks, backoff_s, repeat
 from flagsvc.core.errors import CacheUnavailable
-from flagsvc.core.model import FlagId
+from flagsvc.core.model import DEFAULT_SET, FlagId
 from flagsvc.ports import (
     NEVER,
     Announced,
@@ -55,13 +57,12 @@ CHUNK = 500
 PUT_ALLOWANCE_S = 0.001
 """By how much each further entry of a round trip prolongs its time-out."""
 SCAN_COUNT = 1_000
-PROBE_EVERY_S = 0.5
 MALFORMED_LOG_EVERY_S = 60.0
 CONNECT_TIMEOUT_S = 1.0
 """For connecting and for what no caller waits for: probes, scans, subscribing."""
 MIN_RECONNECT_S, MAX_RECONNECT_S = 0.05, 2.0
-# uvloop raises RuntimeError where a connection was closed under a command.
-CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, asyncio.TimeoutError, RuntimeError)
+NO_FLAG = FlagId(DEFAULT_SET, "")
+"""Its entry is what a probe writes and removes: no flag has an empty key."""
 
 
 class RedisCache:
@@ -94,12 +95,14 @@ class RedisCache:
         self._tasks = BackgroundTasks()
         self._state: dict[str, float] = {}
         self._malformed, self._malformed_logged_at = 0, NEVER
+        self._may_read_memory = True
+        self._subscription_refused: RedisCause | None = None
         self.errors = 0
 
     async def open(self) -> None:
         """Start watching the server's health and its clock."""
         self._tasks.start(
-            repeat(self._probe, partial(asyncio.sleep, PROBE_EVERY_S), "redis_probe_failed"), "redis-probe"
+            repeat(self._probe, lambda: asyncio.sleep(self._breaker.pause_s()), "redis_probe_failed"), "redis-probe"
         )
 
     async def close(self) -> None:
@@ -114,11 +117,15 @@ class RedisCache:
         return not self._breaker.is_open and self._ownership.is_ours
 
     def problems(self) -> Sequence[Problem]:
-        """Return the one problem of an open breaker, or of keys that belong to another store, as last seen."""
-        if self._breaker.is_open:
-            cure = "check that Redis is running and reachable; see the log event cache_unavailable"
-            return (Problem("cache_unavailable", "the shared cache does not answer", cure),)
-        return self._ownership.problems()
+        """Return why the breaker is open, whose the keys are, or why the channel is refused, as last seen."""
+        if (cause := self._breaker.cause) is not None:
+            return (Problem(cause.problem, f"the shared cache cannot be used: {cause.text}", cause.cure),)
+        if problems := self._ownership.problems():
+            return problems
+        if (cause := self._subscription_refused) is not None:
+            detail = f"the channel of the shared cache cannot be subscribed to: {cause.text}"
+            return (Problem("cache_subscription_refused", detail, cause.cure),)
+        return ()
 
     def state(self) -> Mapping[str, float]:
         """Return memory_bytes, memory_limit_bytes and errors_total as last seen."""
@@ -173,8 +180,9 @@ class RedisCache:
                     answer: Any = await self._background_client.scan(cursor or 0, self._keys.entry_pattern, SCAN_COUNT)
                     cursor, keys = int(answer[0]), list(dict.fromkeys(answer[1]))
                     texts = await _texts(self._background_client, keys) if keys else []
-            except CONNECTION_ERRORS:
+            except Exception as error:  # noqa: BLE001  as in `_bounded`
                 self.errors += 1
+                log.debug("cache_scan_failed", cause=redis_cause(error).text)
                 raise CacheUnavailable from None
             found = [(self._keys.flag_id_at(key), text) for key, text in zip(keys, texts, strict=True)]
             entries = [messages.entry_in(flag_id, text, self._store[0]) for flag_id, text in found if flag_id]
@@ -237,8 +245,8 @@ class RedisCache:
                 async for event in self._listen():
                     failures = 0
                     yield event
-            except CONNECTION_ERRORS as error:
-                log.debug("subscription_lost", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001  whatever it is, messages have to be delivered for ever
+                self._note_subscription(redis_cause(error))
             await asyncio.sleep(backoff_s(failures, MIN_RECONNECT_S, MAX_RECONNECT_S))
             failures += 1
 
@@ -250,9 +258,18 @@ class RedisCache:
             while True:
                 message = await self._next_message(channel)
                 if message["type"] == "subscribe":
+                    self._subscription_refused = None
                     yield Subscribed()
                 elif message["type"] == "message" and (event := self._event(message["data"])) is not None:
                     yield event
+
+    def _note_subscription(self, cause: RedisCause) -> None:
+        """Record a refusal, and log it once; what breaks a connection is the breaker's to log."""
+        log.debug("subscription_lost", cause=cause.text)
+        if cause.is_refusal:
+            if self._subscription_refused is None and self.available:
+                log.warning("cache_subscription_refused", cause=cause.text, detail=f"Do this: {cause.cure}.")
+            self._subscription_refused = cause
 
     async def _next_message(self, channel: PubSub) -> dict[str, Any]:
         """Wait for the next message. Raises TimeoutError when none arrives: heartbeats alone come more often."""
@@ -359,31 +376,59 @@ class RedisCache:
                     return otherwise
                 sent = True
                 result = await command()
-        except CONNECTION_ERRORS as error:
+        except Exception as error:  # whatever the driver raises is an outage, never a caller's error
             if isinstance(error, ResponseError) and self._ownership.is_refused(str(error.args[0])):
                 return otherwise
             self.errors += 1
-            if sent and self._breaker.failed():
-                log.warning("cache_unavailable", error=type(error).__name__)
+            log.debug("cache_command_failed", exc_info=error)
+            if sent:
+                self._breaker.failed(redis_cause(error))
             return otherwise
-        self._breaker.succeeded()
         return result
 
     async def _probe(self) -> None:
+        """Read the clock; of an open breaker's server, also try everything that calls will do."""
+        was_open = self._breaker.is_open
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._ask_clock(self._background_client)
-                info: Any = await self._background_client.info("memory")
-        except CONNECTION_ERRORS:
+                if was_open:
+                    await self._try_use(self._background_client)
+        except Exception as error:  # noqa: BLE001  as above
+            if was_open:
+                self._breaker.probe_failed(redis_cause(error))
             return
-        self._state = {"memory_bytes": info.get("used_memory", 0), "memory_limit_bytes": info.get("maxmemory", 0)}
-        if self._breaker.is_open:
+        if was_open:
             # Idle connections are of the server that went away: each would open the breaker once more.
             await self._client.connection_pool.disconnect(inuse_connections=False)
+            self._may_read_memory = True
             self._breaker.close()
-            log.info("cache_available")
         if self._ownership.owner is not None:
             await self._ask_owner()
+        await self._read_memory()
+
+    async def _try_use(self, client: aioredis.Redis) -> None:
+        """Read, write and publish by each kind of command that calls use. Raises what the driver raises."""
+        keys = self._keys.probed(NO_FLAG)
+        await self._scripts[scripts.PROBE](keys=keys, args=[self._keys.channel], client=client)
+        await _texts(client, list(keys[:1]))
+        await client.publish(self._keys.channel, scripts.PROBE_MESSAGE)
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.eval(scripts.PROBE, len(keys), *keys, self._keys.channel)
+            await pipe.execute()
+
+    async def _read_memory(self) -> None:
+        """Read what only metrics show: a user without INFO does without."""
+        if not self._may_read_memory:
+            return
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                info: Any = await self._background_client.info("memory")
+            self._state = {"memory_bytes": info.get("used_memory", 0), "memory_limit_bytes": info.get("maxmemory", 0)}
+        except Exception as error:  # noqa: BLE001  as above
+            if (cause := redis_cause(error)).is_refusal:
+                self._may_read_memory = False
+                log.info("cache_memory_unknown", cause=cause.text, detail="Only two metrics need INFO.")
 
     def _note_malformed(self) -> None:
         """Log the first message that cannot be read, and then their number once in a while."""
@@ -394,12 +439,14 @@ class RedisCache:
 
     async def _ask_owner(self) -> None:
         """See whether the keys still belong to another store, which may have stopped."""
-        with contextlib.suppress(*CONNECTION_ERRORS):
+        with contextlib.suppress(Exception):  # as above
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 self._ownership.note_owner(await self._background_client.get(self._keys.owner))
 
     def _event(self, data: bytes) -> messages.Event | None:
-        """Read a message; None for one of another store and for one that is malformed."""
+        """Read a message; None for a probe, for one of another store, and for one that is malformed."""
+        if data == scripts.PROBE_MESSAGE.encode():
+            return None
         try:
             return messages.event_in(data, self._store[0])
         except messages.OtherStore as error:
@@ -412,7 +459,7 @@ class RedisCache:
 def _client(url: str, max_connections: int) -> aioredis.Redis:
     # No time-out of the driver's own: on Python 3.11 its send swallows a cancellation, and with it our bound.
     return aioredis.Redis.from_url(
-        url,
+        checked_options(url),
         socket_timeout=None,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),

@@ -31,6 +31,10 @@ class Keys:
         """Return the key that one caller of all replicas holds while it fills this entry."""
         return f"{self._start}feature-flag-fill{_suffix(flag_id)}"
 
+    def probed(self, no_flag: FlagId) -> tuple[str, ...]:
+        """Return the keys that a probe tries: an entry that no flag has, and one of each other kind."""
+        return (self.entry(no_flag), self.fill(no_flag), self.lease, *self.heartbeats, self.owner)
+
     def flag_id_at(self, key: bytes) -> FlagId | None:
         """Return the flag whose entry has this key; None when the key is not one of these."""
         try:

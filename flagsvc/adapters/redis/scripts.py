@@ -20,10 +20,12 @@ MAX_HEARTBEATS, MAX_HEARTBEAT_BYTES, MAX_HEARTBEAT_MS = 1_000, 1_000_000, 3_600_
 """More replicas than these, larger heartbeats, and such that live longer, are not read."""
 MAX_LEASE_MS = 300_000
 """The longest lease, that of the largest staleness bound."""
+PROBE_MESSAGE = "probe"
+"""What a probe publishes; nobody takes it for anything."""
 FILL_MS = 1_000
 """For so long one caller of all replicas fills an entry, while the others wait for it."""
 
-_COMMON = f"""
+_CLOCK = """
 local clock = redis.call('TIME')
 local micros = clock[1] * 1000000 + clock[2]
 local now = math.floor(micros / 1000)
@@ -33,7 +35,9 @@ local function text_at(key)
   local text = redis.pcall('GET', key)
   return type(text) == 'string' and text or ''
 end
+"""
 
+_COMMON = f"""{_CLOCK}
 local owner = text_at(KEYS[1])
 local owner_id = string.match(owner, '^([^ ]+) ')
 if not owner_id then
@@ -186,4 +190,29 @@ if type(owner) == 'string' and string.match(owner, '^([^ ]+) ') == ARGV[1] then
 end
 """
 
-ALL = (PUT, FETCH, LEASE, HEARTBEAT, HEARTBEATS, HAND_OVER)
+PROBE = f"""{_CLOCK}
+-- KEYS: an entry that no flag has, who fills it, the lease record, the two of the heartbeats, the owner.
+-- ARGV: the channel.
+-- Runs each command that the other scripts run, and leaves nothing behind. SET comes first: a Redis whose memory is
+-- full refuses only a script's first write.
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('PTTL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+for number = 3, 6 do redis.call('TYPE', KEYS[number]) end
+text_at(KEYS[3])
+redis.call('ZADD', KEYS[1], 1, 'probe')
+redis.call('PEXPIREAT', KEYS[1], now + 1000)
+redis.call('PEXPIRE', KEYS[1], 1000)
+redis.call('ZRANGE', KEYS[1], 0, -1)
+redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+redis.call('ZREM', KEYS[1], 'probe')
+redis.call('HSET', KEYS[1], 'probe', '')
+redis.call('HGET', KEYS[1], 'probe')
+redis.call('HDEL', KEYS[1], 'probe')
+redis.call('PUBLISH', ARGV[1], '{PROBE_MESSAGE}')
+return {{micros}}
+"""
+
+
+ALL = (PUT, FETCH, LEASE, HEARTBEAT, HEARTBEATS, HAND_OVER, PROBE)

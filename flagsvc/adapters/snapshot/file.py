@@ -12,15 +12,16 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 import structlog
 
+from flagsvc.adapters.snapshot import permissions
 from flagsvc.adapters.snapshot.format import Header, Unusable, flags_of, render, verify
-from flagsvc.ports import Saved, StoreContents
+from flagsvc.ports import Problem, Saved, StoreContents
 
 LOCK_TIMEOUT_S = 5.0
 """Time to wait for the lock. A save takes a fraction of a second."""
@@ -40,11 +41,19 @@ class SnapshotFile:
     def __init__(self, path: Path, store_name: str, max_age_s: float, clock: Callable[[], datetime]) -> None:
         self._path, self._store_name = path, store_name
         self._max_age_s, self._clock = max_age_s, clock
+        self._untrusted = ""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return why what is there is not believed, as last seen."""
+        if not self._untrusted:
+            return ()
+        cure = "let only the user of flagsvc write the file and its directory, best in a directory of its own"
+        return (Problem("snapshot_untrusted", f"the snapshot {self._path} is not used: {self._untrusted}", cure),)
 
     def read(self) -> Saved | None:
         """Return the saved contents. If there are none that can be used, log why and return None."""
         try:
-            with _opened(self._path) as file:
+            with self._trusted() as file:
                 header = self._usable(file)
                 contents = StoreContents(list(flags_of(file, header)), header.revisions)
                 return Saved(contents, header.saved_at, header.store_id)
@@ -56,17 +65,38 @@ class SnapshotFile:
 
     def write(self, saved: Saved) -> bool:
         """Replace the snapshot atomically. Return False, and keep it, if it is newer. Raises OSError."""
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            self._path.parent.mkdir(mode=0o700)
+        self._check_directory()
         _check_regular(self._path)
         with _locked(_sibling(self._path, ".lock")):
             current = self._current()
             if current is not None and self._is_newer(current, saved):
                 return False
             self._replace(saved)
+            self._untrusted = ""
         return True
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[IO[bytes]]:
+        """Open the snapshot if nobody else can have written it. Raises OSError and Unusable."""
+        self._untrusted = ""
+        self._check_directory()
+        with _opened(self._path) as file:
+            if cause := permissions.untrusted_file(os.fstat(file.fileno())):
+                self._untrusted = cause
+                raise Unusable(cause)
+            yield file
+
+    def _check_directory(self) -> None:
+        """Raise OSError if others can put a file of theirs in the snapshot's place."""
+        if cause := permissions.untrusted_directory(self._path.parent.stat()):
+            self._untrusted = cause
+            raise PermissionError(errno.EPERM, cause, str(self._path.parent))
 
     def _current(self) -> Header | None:
         try:
-            with _opened(self._path) as file:
+            with self._trusted() as file:
                 return self._usable(file)
         except FileNotFoundError:
             return None

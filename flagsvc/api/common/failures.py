@@ -33,6 +33,8 @@ GENERAL is INTERNAL here. flagd answers UNKNOWN, which providers retry to no eff
 
 _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", 1),
+    errors.StoreForbidden: (grpc.StatusCode.PERMISSION_DENIED, "STORE_FORBIDDEN", None),
+    errors.ChangeRefused: (grpc.StatusCode.FAILED_PRECONDITION, "STORE_REFUSES_CHANGE", None),
     errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, "CACHE_UNAVAILABLE", 1),
     errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
     errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from flagsvc.api.common.contexts import Metadata
 from flagsvc.core.errors import InvalidRequest, Violation
 from flagsvc.core.model import DEFAULT_SET
+from flagsvc.core.shown_text import visible
 
 HEADER = "flagd-selector"
 KEYS = ("flagSetId", "source")
@@ -27,7 +28,7 @@ class InvalidSelector(InvalidRequest):
 
     def __init__(self, key: str) -> None:
         valid = ", ".join(f'"{known}"' for known in KEYS)
-        self._text = f'invalid selector key "{key[:_SHOWN]}", valid keys: {valid}'
+        self._text = f'invalid selector key "{visible(key[:_SHOWN])}", valid keys: {valid}'
         super().__init__([Violation(HEADER, self._text)], "INVALID_SELECTOR")
 
     def __str__(self) -> str:

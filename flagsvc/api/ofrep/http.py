@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from flagsvc.api.ofrep.strict_http import StrictConnection
+
+MAX_HEAD_BYTES = 16_384
 HEADERS_S = 10.0
 """Seconds in which a request's head must arrive."""
 WRITE_S = 60.0
@@ -25,15 +30,21 @@ BACKLOG = 2_048
 
 
 class HttpServer:
-    """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound."""
+    """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound.
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    Beyond `max_connections` the connection that has waited longest for a request gives way to a new one.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, *, max_connections: int | None = None) -> None:
+        class Protocol(_Protocol):
+            limit = max_connections
+
         self._socket = listening_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -72,11 +83,20 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """uvicorn's protocol with time limits: by itself it waits for ever for a request's head and for a slow reader."""
 
+    limit: int | None = None
+    waiting_since = math.inf
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.conn = StrictConnection(h11.SERVER, MAX_HEAD_BYTES)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.waiting_since = self.loop.time()
+        if self.limit is not None and len(self.connections) > self.limit:
+            self._make_room()
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -101,6 +121,16 @@ class _Protocol(H11Protocol):
             self.transport.abort()  # the client never read the response
         else:
             super().timeout_keep_alive_handler()
+
+    def on_response_complete(self) -> None:
+        self.waiting_since = self.loop.time()
+        super().on_response_complete()
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest for a request; this one if all others have one."""
+        others = (other for other in self.connections if isinstance(other, _Protocol) and other is not self)
+        waiting = [other for other in others if other.cycle is None or other.cycle.response_complete]
+        min(waiting, key=lambda other: other.waiting_since, default=self).transport.abort()
 
     def _watch_head(self) -> None:
         """Limit the time of a request's head from its first byte, and of the first head from the connection's start."""

@@ -1,0 +1,1 @@
+"""Checks of a store and a cache for `flagsvc doctor`: each tries what a replica will do, and leaves nothing behind."""

@@ -1,0 +1,89 @@
+"""`flagsvc health` asks the server of its own settings, directly, as the probe of a container does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flagsvc.cli.channels import server_address
+from flagsvc.cli.main import main
+from flagsvc.cli.parser import build_parser
+from flagsvc.cli.usage import UsageError
+from flagsvc.urls import SettingsError
+from tests.replicas import FLAGSVC, Client, Process, until_serving
+
+KUBERNETES = {"FLAGSVC_PORT": "tcp://10.0.0.1:8013", "FLAGSVC_SERVICE_HOST": "10.0.0.1"}
+ADDRESSES: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "nothing": ([], {}, "127.0.0.1:8013"),
+    "the port of the settings": ([], {"FLAGSVC_PORT": "9013\n"}, "127.0.0.1:9013"),
+    "a Service of Kubernetes": ([], KUBERNETES, "127.0.0.1:8013"),
+    "the host of the settings": ([], {"FLAGSVC_HOST": "10.1.2.3", "FLAGSVC_PORT": "1"}, "10.1.2.3:1"),
+    "all addresses": ([], {"FLAGSVC_HOST": "0.0.0.0", "FLAGSVC_PORT": "1"}, "127.0.0.1:1"),
+    "all IPv6 addresses": ([], {"FLAGSVC_HOST": "::"}, "[::1]:8013"),
+    "settings that do not matter": ([], {"FLAGSVC_STORE_ULR": "x", "FLAGSVC_STORE_URL_FILE": "/no"}, "127.0.0.1:8013"),
+    "--port": (["--port", "7"], {"FLAGSVC_PORT": "9013", "FLAGSVC_ADDRESS": "a:1"}, "127.0.0.1:7"),
+    "FLAGSVC_ADDRESS": ([], {"FLAGSVC_PORT": "9013", "FLAGSVC_ADDRESS": "a:1 "}, "a:1"),
+    "--address": (["--address", "b:2"], {"FLAGSVC_PORT": "9013", "FLAGSVC_ADDRESS": "a:1"}, "b:2"),
+}
+
+
+@pytest.mark.parametrize(("words", "environ", "address"), ADDRESSES.values(), ids=ADDRESSES)
+def test_which_server_is_asked(words: list[str], environ: dict[str, str], address: str) -> None:
+    assert server_address(build_parser().parse_args(["health", *words]), environ) == address
+
+
+def test_what_names_no_server_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave out --port"):
+        server_address(build_parser().parse_args(["health", "--address", "a:1", "--port", "7"]), {})
+    with pytest.raises(UsageError, match="FLAGSVC_PORT is 0"):
+        server_address(build_parser().parse_args(["health"]), {"FLAGSVC_PORT": "0"})
+    with pytest.raises(SettingsError, match="--port is 'x'; it must be a number"):
+        server_address(build_parser().parse_args(["health", "--port", "x"]), {})
+
+
+@pytest.fixture
+def proxy() -> Iterator[socket.socket]:
+    """A listener that is named as HTTP proxy; it accepts, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+async def test_the_configured_port_is_asked_without_a_proxy(tmp_path: Path, proxy: socket.socket) -> None:
+    with Process("--store", f"sqlite:///{tmp_path}/flags.db") as server:
+        client = Client(server.address)
+        await until_serving(client)
+        await client.channel.close()
+        through = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
+        environment |= {"FLAGSVC_PORT": str(server.port), "http_proxy": through, "https_proxy": through}
+        environment |= {"no_proxy": "", "NO_PROXY": ""}
+        for command, printed in ((["health"], "SERVING\n"), (["list"], "no flags in set 'default'")):
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [FLAGSVC, *command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(printed)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+def test_health_never_goes_through_a_proxy(proxy: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert main(["health", "--address", "server.invalid:1", "--timeout", "0.5"]) == 1
+    with pytest.raises(BlockingIOError):
+        proxy.accept()
