@@ -410,9 +410,9 @@ class RedisCache:
     async def _try_use(self, client: aioredis.Redis) -> None:
         """Read, write and publish by each kind of command that calls use. Raises what the driver raises."""
         keys = self._keys.probed(NO_FLAG)
-        await self._scripts[scripts.PROBE](keys=keys, args=[self._keys.channel], client=client)
         await _texts(client, list(keys[:1]))
         await client.publish(self._keys.channel, scripts.PROBE_MESSAGE)
+        await self._scripts[scripts.PROBE](keys=keys, args=[self._keys.channel], client=client)
         async with client.pipeline(transaction=True) as pipe:
             pipe.eval(scripts.PROBE, len(keys), *keys, self._keys.channel)
             await pipe.execute()
