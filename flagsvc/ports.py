@@ -298,10 +298,14 @@ class FlagCache(Protocol):
     def foreign_messages(self) -> int:
         """How many messages of other stores arrived, and were ignored."""
 
-    async def identify(self, identity: StoreIdentity) -> None:
-        """Belong to this store from now on. Before the first call nothing is read or written.
+    def assume(self, identity: StoreIdentity) -> None:
+        """Belong to this store until `identify` says which it is: the store cannot be read yet."""
+
+    async def identify(self, identity: StoreIdentity) -> bool:
+        """Belong to this store from now on. Before it is known or assumed, nothing is read or written.
 
         What belongs to another store is ignored. Where that is this store's identity before, its keys are taken over.
+        Return False where another store was assumed: what was read until now is not this one's.
         """
 
     async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:

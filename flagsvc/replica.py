@@ -13,6 +13,7 @@ import structlog
 
 from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
+from flagsvc.adapters.identity import identity_of
 from flagsvc.core.evaluation import prepare
 from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
@@ -167,6 +168,8 @@ class Replica:
             log.warning("snapshots_off", detail="FLAGSVC_NEAR_CACHE_ENTRIES is 0, so there is nothing to save.")
         saved = await snapshot_writer.read(self._snapshot)
         if saved is not None and self.follower.lineage.may_restore(saved.store_id):
+            if self.cache is not None and saved.store_id:
+                self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             self.near.restore(saved.contents, age_s, time.monotonic())
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))

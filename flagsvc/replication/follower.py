@@ -232,10 +232,13 @@ class Follower:
 
     async def _belong_to(self, identity: StoreIdentity | None) -> None:
         """Use the shared cache, and what a snapshot restored, only as this store's."""
-        if not self.lineage.begin(identity):
-            self._near.drop_restored()
+        is_same = self.lineage.begin(identity)
         if self._cache is not None and identity is not None:
-            await self._cache.identify(identity)
+            is_same = await self._cache.identify(identity) and is_same
+        if not is_same:
+            self._near.drop()
+            self.hints.clear()
+        if self._cache is not None:
             self._heartbeats.reply_soon()  # the first one that can be sent, or the first under a new identity
 
     async def _resync(self) -> None:

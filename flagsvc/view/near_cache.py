@@ -209,13 +209,13 @@ class NearCache:
         self.complete = self.restored = True
         self.mark_verified(as_of)
 
-    def drop_restored(self) -> None:
-        """Forget a snapshot's contents: they are another store's."""
-        if self.restored:
-            self._held.clear()
-            self.changelogs.forget()
-            self.complete = self.restored = False
-            self.verified_at = NEVER
+    def drop(self) -> None:
+        """Forget everything: it came from another store's snapshot or cache."""
+        self._held.clear()
+        self.partial.high_water_marks.clear()
+        self.changelogs.forget()
+        self.complete = self.restored = False
+        self.verified_at = NEVER
 
     def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Record that changes up to these revisions may have been missed: older entries count by their own age."""

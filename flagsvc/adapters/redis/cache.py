@@ -79,13 +79,17 @@ class RedisCache:
         max_connections: int = 64,
         prefix: str = "",
         identity: StoreIdentity | None = None,
+        store_name: str = "",
     ) -> None:
-        """`prefix` keeps deployments apart in one database. `identity` saves a call of `identify`."""
+        """`prefix` keeps deployments apart in one database. `identity` saves a call of `identify`.
+
+        `store_name`: the store's URL without credentials.
+        """
         self._ttl_s, self._ttl_jitter, self._negative_ttl_s = ttl_s, ttl_jitter, negative_ttl_s
         self._timeout_s = timeout_s
         self._client, self._background_client = _client(url, max_connections), _client(url, 4)
         database = self._client.connection_pool.connection_kwargs.get("db", 0)
-        self._keys, self._ownership = Keys(prefix, database), Ownership(identity)
+        self._keys, self._ownership = Keys(prefix, database), Ownership(identity, store_name)
         self._breaker = Breaker()
         self._free = asyncio.Semaphore(max_connections)
         self._scanning = asyncio.Lock()
@@ -136,14 +140,19 @@ class RedisCache:
         """How many messages of other stores arrived, and were ignored."""
         return self._ownership.foreign_messages
 
-    async def identify(self, identity: StoreIdentity) -> None:
+    def assume(self, identity: StoreIdentity) -> None:
+        """Belong to this store until `identify` says which it is."""
+        self._ownership.assume(identity)
+
+    async def identify(self, identity: StoreIdentity) -> bool:
         """Belong to this store from now on, and take over what belonged to its identity before."""
-        before = self._ownership.become(identity)
+        before, is_same = self._ownership.become(identity)
         if before is not None:
             self._lease_record = b""
             args = (before.id, *self._store, scripts.OWNER_MS)
             hand_over = partial(self._scripts[scripts.HAND_OVER], keys=[self._keys.owner], args=args)
             await self._bounded(hand_over, None)
+        return is_same
 
     async def announce_identity(self) -> bool:
         """Announce a new identity under the one before it, for that is the one that other replicas listen to."""
@@ -403,7 +412,7 @@ class RedisCache:
             await self._client.connection_pool.disconnect(inuse_connections=False)
             self._may_read_memory = True
             self._breaker.close()
-        if self._ownership.owner is not None:
+        if self._ownership.identity is None or self._ownership.owner is not None:
             await self._ask_owner()
         await self._read_memory()
 
@@ -441,7 +450,11 @@ class RedisCache:
         """See whether the keys still belong to another store, which may have stopped."""
         with contextlib.suppress(Exception):  # as above
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                self._ownership.note_owner(await self._background_client.get(self._keys.owner))
+                owner = await self._background_client.get(self._keys.owner)
+                if self._ownership.identity is None:
+                    self._ownership.assume_owner(owner)
+                else:
+                    self._ownership.note_owner(owner)
 
     def _event(self, data: bytes) -> messages.Event | None:
         """Read a message; None for a probe, for one of another store, and for one that is malformed."""

@@ -29,8 +29,9 @@ class Ownership:
     `owner`: the other store that owns the keys, as last seen; None where there is none.
     """
 
-    def __init__(self, identity: StoreIdentity | None = None) -> None:
+    def __init__(self, identity: StoreIdentity | None = None, store_name: str = "") -> None:
         self.identity = identity
+        self._store_name, self._is_assumed = store_name, False
         self.before: StoreIdentity | None = None
         self.owner: StoreIdentity | None = None
         self.foreign_messages = 0
@@ -46,13 +47,33 @@ class Ownership:
         """Id and name of this process's store, as scripts take them."""
         return (self.identity.id, self.identity.name) if self.identity is not None else ("", "")
 
-    def become(self, identity: StoreIdentity) -> StoreIdentity | None:
-        """Belong to this store from now on. Return its identity before, where that was another one."""
+    def assume(self, identity: StoreIdentity) -> None:
+        """Belong to this store until the store itself can be read."""
+        if self.identity is None:
+            self.identity, self._is_assumed = identity, True
+
+    def assume_owner(self, text: bytes | str | None) -> None:
+        """Assume the owner's identity where its store has the scheme and the database of this one's URL.
+
+        Otherwise a replica that starts while its store is away could not answer from the cache.
+        """
+        store_id, _, name = _decoded(text).partition(" ")
+        if name and _database(name) == _database(self._store_name) is not None:
+            self.assume(StoreIdentity(store_id, name))
+
+    def become(self, identity: StoreIdentity) -> tuple[StoreIdentity | None, bool]:
+        """Belong to this store from now on.
+
+        Return its identity before, where it was given a new one; and whether what was read until now is this store's.
+        """
         before, self.identity = self.identity, identity
+        was_assumed, self._is_assumed = self._is_assumed, False
         if before is None or before.id == identity.id:
-            return None
+            return None, True
+        if was_assumed:
+            return None, False
         self.before, self.owner = before, None
-        return before
+        return before, True
 
     def is_refused(self, error: str) -> bool:
         """Whether a script failed because another store owns the keys; it is then noted as their owner."""
@@ -63,8 +84,7 @@ class Ownership:
 
     def note_owner(self, text: bytes | str | None) -> None:
         """Note what the owner's key holds now."""
-        text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
-        store_id, _, name = text.partition(" ")
+        store_id, _, name = _decoded(text).partition(" ")
         if not name or (self.identity is not None and store_id == self.identity.id):
             self.owner = None
             log.info("cache_available", detail="No other store uses the shared cache under this prefix any more.")
@@ -108,3 +128,14 @@ class Ownership:
                 " database number.",
             )
         self.owner = owner
+
+
+def _decoded(text: bytes | str | None) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+
+
+def _database(name: str) -> tuple[str, str] | None:
+    """Return a store's scheme and database; None where its name has no database. Replicas may name other hosts."""
+    scheme, _, rest = name.partition("://")
+    database = rest.partition("/")[2]
+    return (scheme, database) if database else None
