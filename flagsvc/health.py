@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 CHECK_EVERY_S = 0.1
 STUCK_AFTER_S = 10.0
@@ -28,7 +29,7 @@ class Health:
     """
 
     def __init__(self, ready: Callable[[], bool], details: Mapping[str, Callable[[], bool]]) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = HealthServicer()
         self._checks = {**dict.fromkeys(READY_NAMES, ready), **details}
         self._published: dict[str, bool] = {}
         self._stopping = False
@@ -44,31 +45,71 @@ class Health:
         """Whether the event loop ran within the last STUCK_AFTER_S seconds."""
         return time.monotonic() - self._loop_ran_at < STUCK_AFTER_S
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Publish the first state. Call it before the server listens."""
-        await self._publish("liveness", True)
-        await self._publish_checks()
+        self._publish("liveness", True)
+        self._publish_checks()
 
     async def run(self) -> None:
         """Publish changes until cancelled."""
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            await self._publish_checks()
+            self._publish_checks()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Publish that nothing is ready any more. Liveness stays."""
         self._stopping = True
         for name in self._checks:
-            await self._publish(name, False)
+            self._publish(name, False)
 
-    async def _publish_checks(self) -> None:
+    def _publish_checks(self) -> None:
         self._loop_ran_at = time.monotonic()
         if not self._stopping:
             for name, check in self._checks.items():
-                await self._publish(name, check())
+                self._publish(name, check())
 
-    async def _publish(self, name: str, serving: bool) -> None:
+    def _publish(self, name: str, serving: bool) -> None:
         if self._published.get(name) is not serving:
             self._published[name] = serving
             status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-            await self.servicer.set(name, status)
+            self.servicer.set(name, status)
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Serves grpc.health.v1. A watcher that does not read delays nobody else: it gets the newest status later."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._watchers: set[asyncio.Event] = set()
+
+    def set(self, service: str, status: int) -> None:
+        """Set the status of a service, and wake those who watch."""
+        self._statuses[service] = status
+        for changed in self._watchers:
+            changed.set()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802
+        """Return a service's status."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Yield a service's status, and again when it has changed."""
+        changed, sent = asyncio.Event(), None
+        self._watchers.add(changed)
+        try:
+            while True:
+                changed.clear()
+                status = self._statuses.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+                if status != sent:
+                    sent = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)

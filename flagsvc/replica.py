@@ -14,7 +14,9 @@ import structlog
 from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
+from flagsvc.core.errors import short_repr
 from flagsvc.core.evaluation import prepare
+from flagsvc.core.sizes import MAX_SERVED_BYTES
 from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
 from flagsvc.replication.cache_audit import CacheAuditor
@@ -25,12 +27,15 @@ from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
 from flagsvc.view.near_cache import NearCache
 
+_LARGE_NAMED = 5
+"""Flags over the size limit that a status names."""
 STORE_WAIT_S = 0.5
 """How long a start with a snapshot waits for the store before it is ready without."""
 
@@ -46,7 +51,12 @@ class Replica:
         self.cache = cache = cache_for(settings.cache_url, settings)
         version = settings.fractional_version
         self.prepare = partial(prepare, fractional_version=version)
-        self.near = near = NearCache(settings.near_cache_entries, settings.staleness_bound_s, self.prepare)
+        self.near = near = NearCache(
+            settings.near_cache_entries,
+            settings.staleness_bound_s,
+            self.prepare,
+            max_bytes=settings.near_cache_bytes,
+        )
         timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(store)
         self.cache_lease = CacheLease(near, cache, timing)
         self.heartbeats = Heartbeats(replica_name(), near, cache, progress=progress, timing=timing, status=self.status)
@@ -56,7 +66,9 @@ class Replica:
         interval_s = settings.verify_interval_s
         self.cache_auditor = CacheAuditor(near, store, cache, interval_s, lambda: self.cache_lease.is_holder)
         self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
-        self.writer = Writer(near, store, cache, self.heartbeats)
+        self.writer = Writer(
+            near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
+        )
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 
@@ -158,6 +170,11 @@ class Replica:
             yield from self._snapshot.problems()
         if self.snapshots is not None and self.snapshots.problem is not None:
             yield self.snapshots.problem
+        if large := sorted(self.near.too_large)[:_LARGE_NAMED]:
+            names = ", ".join(f"{short_repr(key)} of flag set {short_repr(flag_set)}" for flag_set, key in large)
+            detail = f"flags over {MAX_SERVED_BYTES} bytes answer GENERAL; here {len(self.near.too_large)}: {names}"
+            cure = "make their values smaller, or disable or delete them: both work for flags of any size"
+            yield Problem("flag_too_large", detail, cure)
         yield from follower.problems()
 
     async def _restore(self) -> None:
@@ -188,6 +205,7 @@ class Replica:
         yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
         yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loads)
         yield Sample("flagsvc_near_cache_entries", "Flags held in memory.", len(self.near))
+        yield Sample("flagsvc_near_cache_bytes", "Memory of the flags held, as estimated.", self.near.bytes)
         about = "Seconds since the near cache was last known to equal the store."
         yield Sample("flagsvc_view_age_seconds", about, self._view_age_s())
         yield Sample("flagsvc_change_feed_up", "1 while changes of other programs arrive.", follower.feed_up)

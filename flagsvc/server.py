@@ -12,10 +12,15 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flagsvc import descriptors
 from flagsvc.api.common import reflection
-from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.interceptors import CallInterceptor
+from flagsvc.api.common.lateness import Lateness
+from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import evaluation, sync
@@ -24,6 +29,7 @@ from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.api.ofrep.http import HttpServer, listening_socket
+from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
@@ -54,15 +60,29 @@ class Server:
         self._sync = FlagdSync(replica.near, replica.reader, self._contexts, replica.prepare, age_s)
         self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
-        self._admission = Admission(settings.max_calls, settings.max_streams)
+        self._admission = Admission(_limits(settings))
+        self._first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
+        self._lateness = Lateness(self._late)
+        ports = 1 + sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
+        self._max_connections = descriptors.connections_per_port(
+            settings.max_connections, descriptors.limit(), settings.store_connections, ports
+        )
+        self._outflow = Outflow(settings.outstanding_bytes)
         self._grpc = self._build_grpc()
         contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
         self._ofrep = Ofrep(
-            replica.reader, replica.near, contexts, admission, metrics, age_s=age_s, origins=origins(allowed)
+            replica.reader,
+            replica.near,
+            contexts,
+            admission,
+            metrics,
+            outflow=self._outflow,
+            age_s=age_s,
+            origins=origins(allowed),
         )
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
-        self._health_task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -71,12 +91,13 @@ class Server:
         It does not wait for the store: until flags are loaded, health reports that the server is not ready.
         """
         # Health has a state before the first probe can arrive.
-        await self._health.start()
+        self._health.start()
         # Every port is bound before the replica starts, so a port in use has no other effects.
         self._bind_ports()
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
-        self._health_task = asyncio.create_task(self._health.run(), name="health")
+        self._tasks.start(self._health.run(), "health")
+        self._tasks.start(self._lateness.run(), "lateness")
         await self._grpc.start()
         if self._http is not None:
             await self._http.start()
@@ -88,13 +109,15 @@ class Server:
             ofrep_port=self.ofrep_port,
             store=redacted(self.settings.store_url),
             cache=redacted(self.settings.cache_url),
+            max_open_files=descriptors.limit(),
+            connections_per_port=self._max_connections,
         )
 
     async def stop(self) -> None:
         """Shut down in an order that cuts off no call, unless one lasts longer than `grace_s`."""
         log.info("stopping", drain_s=self.settings.drain_s, grace_s=self.settings.grace_s)
         # Not ready first: load balancers need time to notice before calls are refused.
-        await self._health.stop()
+        self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         # Streams do not end by themselves, and admission would wait for them for the whole grace period.
         for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
@@ -103,8 +126,7 @@ class Server:
         await self._admission.stop(self.settings.grace_s)
         # The transports after the calls, which they would cut off.
         await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
-        if self._health_task is not None:
-            self._health_task.cancel()
+        await self._tasks.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -119,7 +141,13 @@ class Server:
             self.sync_port = self._bind_grpc(settings.sync_port)
         if settings.ofrep_port >= 0:
             with _bind_errors(host, settings.ofrep_port):
-                self._http = HttpServer(self._ofrep.app, host, settings.ofrep_port)
+                self._http = HttpServer(
+                    self._ofrep.app,
+                    host,
+                    settings.ofrep_port,
+                    max_connections=self._max_connections,
+                    max_per_peer=settings.max_connections_per_peer,
+                )
             self.ofrep_port = self._http.port
         if settings.management_port >= 0:
             host = settings.management_host or host
@@ -150,13 +178,18 @@ class Server:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
-            # Beyond these limits gRPC cancels waiting calls. Admission refuses calls earlier, with an error.
-            ("grpc.server.max_pending_requests", 20_000),
-            ("grpc.server.max_pending_requests_hard_limit", 50_000),
+            ("grpc.max_concurrent_streams", self.settings.max_calls_per_connection),
+            ("grpc.max_allowed_incoming_connections", self._max_connections),
+            # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
+            # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
+            ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * self.settings.max_pending_calls),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
-        server = grpc.aio.server(interceptors=(CallInterceptor(self._metrics, self._admission),), options=options)
+        sender = Sender(self._outflow)
+        interceptor = CallInterceptor(self._metrics, self._admission, self._first_messages, sender)
+        server = grpc.aio.server(interceptors=(interceptor,), options=options)
         evaluated = self._metrics.evaluated
         service = FlagService(self.replica, self._watches, self._contexts, evaluated)
         pb_grpc.add_FlagServiceServicer_to_server(service, server)
@@ -167,12 +200,46 @@ class Server:
             reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
 
+    def _late(self, late: bool) -> None:
+        """Refuse new evaluations while the event loop is late, and say so once."""
+        self._admission.gate.set(late=late)
+        if late:
+            log.warning("overloaded", detail="The event loop is late; new evaluations are refused until it is on time.")
+        else:
+            log.info("overload_over", detail="The event loop is on time again.")
+
     def _samples(self) -> Iterator[Sample]:
+        about = "Calls and streams in progress, by kind."
+        refused = "Calls and streams refused because their kind was at its limit or the event loop was late."
+        for pool in self._admission.pools:
+            yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
+            yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
+        about = "gRPC calls ended because their message did not arrive in time."
+        yield Sample("flagsvc_calls_without_message_total", about, self._first_messages.ended)
+        if self._http is not None:
+            connections = self._http.connections
+            yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
+            about = "Connections to the OFREP port that were closed because there were too many."
+            yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
         yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
         about = "Open event streams of flagd's evaluation services."
         yield Sample("flagsvc_event_streams", about, self._event_streams.active)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
+        about = "Bytes sent to clients that they have not taken yet."
+        yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)
+        about = "Streams ended because their clients did not read."
+        yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        evaluations=settings.max_calls,
+        writes=settings.max_writes,
+        administration=settings.max_admin_calls,
+        streams=settings.max_streams,
+        streams_per_peer=settings.max_streams_per_peer,
+    )
 
 
 @contextlib.contextmanager
@@ -188,6 +255,7 @@ def _bind_errors(host: str, port: int) -> Iterator[None]:
 async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     gc.set_threshold(*GC_THRESHOLDS)
+    descriptors.raise_limit()
     server = Server(settings)
     try:
         await server.start()

@@ -103,6 +103,25 @@ class Settings:
     near_cache_entries: int = _setting(
         100_000, "Maximum number of flags held in memory; 0 turns the near cache off.", 0, 10_000_000
     )
+    near_cache_bytes: int = _setting(
+        536_870_912, "Maximum memory of the flags held in memory, in bytes, as estimated.", 1_000_000, 4_000_000_000
+    )
+    outstanding_bytes: int = _setting(
+        67_108_864,
+        "Maximum number of bytes sent to clients that they have not taken yet; streams then wait for room, and"
+        " further large answers are refused.",
+        1_000_000,
+        4_000_000_000,
+    )
+    max_flags_per_set: int = _setting(
+        100_000, "Maximum number of flags in a set; the creation of further ones is refused.", 1, 10_000_000
+    )
+    max_bytes_per_set: int = _setting(
+        268_435_456,
+        "Maximum memory of all flags of a set, in bytes, as estimated; a write that exceeds it is refused.",
+        1_000,
+        4_000_000_000,
+    )
     cache_ttl_s: float = _setting(
         300.0, "Seconds that an entry lives in the shared cache, plus or minus the jitter.", 1, 86_400
     )
@@ -119,8 +138,46 @@ class Settings:
     verify_interval_s: float = _setting(
         600.0, "Seconds between two comparisons of the shared cache with the store; 0 turns them off.", 0, 1e6
     )
-    max_calls: int = _setting(2_000, "Maximum number of concurrent unary calls; further ones are refused.", 1, 100_000)
-    max_streams: int = _setting(2_000, "Maximum number of concurrent streams; further ones are refused.", 1, 100_000)
+    max_calls: int = _setting(
+        2_000,
+        "Maximum number of concurrent evaluation calls, over gRPC and over OFREP each; further ones are refused.",
+        1,
+        100_000,
+    )
+    max_writes: int = _setting(
+        200, "Maximum number of concurrent writes, including those that wait for replicas.", 1, 100_000
+    )
+    max_admin_calls: int = _setting(
+        50, "Maximum number of concurrent administrative calls: lists, history, status and verify.", 1, 100_000
+    )
+    max_pending_calls: int = _setting(
+        512,
+        "Calls of one method that wait to be accepted; of the calls beyond, more and more are cancelled, all from"
+        " twice as many.",
+        1,
+        100_000,
+    )
+    max_streams: int = _setting(
+        2_000, "Maximum number of concurrent streams of each streaming method; further ones are refused.", 1, 100_000
+    )
+    max_streams_per_peer: int = _setting(
+        1_500, "Maximum number of those streams that one address can have; a proxy is one address.", 1, 100_000
+    )
+    max_calls_per_connection: int = _setting(
+        512, "Calls and streams that one gRPC connection can have open; clients hold back further ones.", 1, 100_000
+    )
+    max_connections: int = _setting(
+        4_000,
+        "Maximum number of connections to each port; fewer if the limit of open files (RLIMIT_NOFILE) is lower.",
+        1,
+        1_000_000,
+    )
+    max_connections_per_peer: int = _setting(
+        2_000, "Maximum number of connections to the OFREP port from one address; a proxy is one address.", 1, 1_000_000
+    )
+    first_message_s: float = _setting(
+        10.0, "Seconds in which a gRPC call must send its message after its headers.", 0.1, 300
+    )
     drain_s: float = _setting(1.0, "Seconds at shutdown between reporting not ready and refusing calls.", 0, 300)
     grace_s: float = _setting(10.0, "Seconds at shutdown that calls in progress have to finish.", 0, 300)
     connection_age_s: float = _setting(

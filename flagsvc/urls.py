@@ -14,6 +14,7 @@ STORE_SCHEMES = ("mongodb", "mongodb+srv", "sqlite", "file")
 CACHE_SCHEMES = ("redis", "rediss")
 NOT_SHOWN = "(not shown: it may hold a secret)"
 MAX_PORT = 65_535
+MIN_SECRET = 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.%-]+)(?::\d*)?")
 _PATH = re.compile(r"(?:/[\w.%-]*)?")
@@ -81,12 +82,14 @@ def masked(text: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Return a driver's text about a URL; if it repeats something secret of the URL, only that there is a problem."""
+    """Return a text about a valid URL; if it repeats a password of the URL, only that the URL cannot be used."""
     parts = _split(url)
     options = [option.partition("=") for option in re.split("[&;]", parts.query)]
     secrets = [value for option, _, value in options if _SECRET_OPTION.search(option)]
-    words = [word for each in (*re.split("[:@]", parts.userinfo), *secrets) for word in (each, unquote(each)) if word]
-    return "the driver refuses it" if NOT_SHOWN in redacted(url) or any(word in text for word in words) else text
+    words = {word for each in (parts.userinfo.partition(":")[2], *secrets) for word in (each, unquote(each))}
+    # A shorter one is a part of many words; a text that has it need not repeat it.
+    repeats = any(len(word) >= MIN_SECRET and word in text for word in words)
+    return "the URL cannot be used" if repeats else text
 
 
 def host_and_port(host: str, port: int) -> str:

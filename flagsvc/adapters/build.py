@@ -72,7 +72,7 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
             store_name=identity_of("", settings.store_url).name,
         )
     except ValueError as error:
-        raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {error}") from None
+        raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {without_secrets(str(error), url)}") from None
 
 
 def snapshot_for(settings: Settings) -> Snapshot | None:

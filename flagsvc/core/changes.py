@@ -13,7 +13,8 @@ from . import json_values
 from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
 from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
-from .validation import validated_change
+from .sizes import without_large
+from .validation import MAX_FLAG_BYTES, validated_change
 
 Decide = Callable[[Flag | None], Change | None]
 """From the current flag (None: absent) to the change to store (None: no change). Raises FlagsvcError to reject it."""
@@ -137,6 +138,7 @@ def _change(
     previous, new = (None if flag is None else to_document(flag) for flag in (before, after))
     if previous is not None and new is not None and names is not None:
         previous, new = {n: previous.get(n) for n in names}, {n: new.get(n) for n in names}
+    previous, new = (None if side is None else without_large(side, MAX_FLAG_BYTES) for side in (previous, new))
     actor, reason, at = author.actor or ANONYMOUS, author.reason, author.at
     return Change(
         before=before, after=after, action=action, previous=previous, new=new, actor=actor, reason=reason, at=at

@@ -14,6 +14,9 @@ FlagsvcError
 ├── WritesUnsupported   the store cannot store a change and its history entry atomically
 ├── EvaluationFailed    an evaluation failed, and the protocol reports that as a status
 ├── Overloaded          the server is at its limit; retry later
+├── DeadlinePassed      the call's time was over before any work was done
+├── AnswerTooLarge      the answer is over its limit; ask for less at a time
+├── QuotaExceeded       the flag set is at a limit that its operator has set
 ├── Stopping            this replica is shutting down; retry on another
 └── StreamEnded         the stream reached its maximum duration; reconnect
 """
@@ -152,6 +155,22 @@ class EvaluationFailed(FlagsvcError):
 
 class Overloaded(FlagsvcError):
     """The server has as many calls as it can serve. Retry later."""
+
+
+class DeadlinePassed(FlagsvcError):
+    """The call's time was over before any work was done: its deadline, or the time for its message to arrive."""
+
+
+class AnswerTooLarge(FlagsvcError):
+    """The answer would be over its limit. `advice` says how to ask for less."""
+
+    def __init__(self, limit: int, advice: str) -> None:
+        super().__init__(f"the answer would be over {limit} bytes: {advice}")
+        self.limit = limit
+
+
+class QuotaExceeded(FlagsvcError):
+    """The change would take the flag set over a limit that its operator has set. Nothing was changed."""
 
 
 class Stopping(FlagsvcError):

@@ -13,6 +13,7 @@ from . import json_values
 from .errors import short_repr
 from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
+from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, brief, compile_texts
 
 
@@ -65,6 +66,9 @@ def _error(code: ErrorCode, message: str) -> Outcome:
 DISABLED = Outcome(Reason.DISABLED)
 NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
 NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
+
+
+TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTES} bytes")
 
 
 class Prepared:
@@ -122,12 +126,16 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
         return Prepared(DISABLED)
     variants = flag.effective_variants
     if not has_targeting(flag):
+        if is_too_large(flag):
+            return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
         return Prepared(_error(ErrorCode.PARSE_ERROR, message))
+    if is_too_large(flag):  # a rule that is too large itself has the more precise error
+        return Prepared(TOO_LARGE)
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
     return Prepared(None, rule, variants, unmatched)
 

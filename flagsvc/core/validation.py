@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -15,12 +14,16 @@ from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
 from .model import DEFAULT_SET, Flag, FlagId, JsonValue
+from .sizes import flag_bytes, json_bytes
 from .targeting import MAX_RULE_BYTES, RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096
 MAX_REASON = 1_024
-MAX_CONFIG_BYTES = 262_144
+MAX_VALUE_BYTES = 65_536
+"""Size of a variant's value and of `config`, as JSON."""
+MAX_METADATA_BYTES = 16_384
+MAX_FLAG_BYTES = 524_288
 MAX_VARIANTS = 100
 MAX_METADATA = 100
 MAX_EVALUATORS = 100
@@ -64,8 +67,12 @@ def etag_revision(etag: str) -> int | None:
     return int(match[1])
 
 
-def validated(flag: Flag) -> Flag:
-    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid."""
+def validated(flag: Flag, *, is_write: bool = True) -> Flag:
+    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid.
+
+    The sizes of values and of the whole flag are limited only for what is written through the API or imported
+    (`is_write`): files are served whatever their flags' sizes, up to MAX_SERVED_BYTES.
+    """
     rules, rule_violations = _rules(flag)
     found = [
         *_text_violations(flag),
@@ -76,6 +83,8 @@ def validated(flag: Flag) -> Flag:
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
+    if is_write and not found:
+        found = _size_violations(flag)
     if found:
         raise InvalidRequest(found)
     return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
@@ -138,10 +147,26 @@ def _config_violations(config: JsonValue) -> list[Violation]:
         return [Violation("flag.config", short_repr(config), "an object")]
     if problem := json_values.problem(config):
         return [Violation("flag.config", problem, "valid JSON")]
-    size = len(json.dumps(config, ensure_ascii=False).encode())
-    if size > MAX_CONFIG_BYTES:
-        return [Violation("flag.config", f"{size} bytes of JSON", f"at most {MAX_CONFIG_BYTES}")]
     return []
+
+
+def _size_violations(flag: Flag) -> list[Violation]:
+    """Return which parts of a valid flag are too large, or that all parts together are."""
+    parts = [("flag.config", flag.config, MAX_VALUE_BYTES), ("flag.metadata", flag.metadata, MAX_METADATA_BYTES)]
+    parts += [(f"flag.variants[{name}]", value, MAX_VALUE_BYTES) for name, value in flag.variants.items()]
+    sizes = [(field, json_bytes(value), limit) for field, value, limit in parts if value is not None]
+    found = [Violation(field, _bytes(size), _at_most(limit)) for field, size, limit in sizes if size > limit]
+    if not found and (size := flag_bytes(flag)) > MAX_FLAG_BYTES:
+        found.append(Violation("flag", f"{_bytes(size)} with all values and rules", _at_most(MAX_FLAG_BYTES)))
+    return found
+
+
+def _bytes(size: int) -> str:
+    return f"{size} bytes of JSON"
+
+
+def _at_most(limit: int) -> str:
+    return f"at most {limit} bytes"
 
 
 def _variant_violations(flag: Flag) -> list[Violation]:

@@ -15,6 +15,7 @@ from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry, FlagCache, FlagStore
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
+from flagsvc.serving.quotas import NO_QUOTAS, Quotas
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
@@ -54,8 +55,16 @@ class WriteResult:
 class Writer:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
-    def __init__(self, near: NearCache, store: FlagStore, cache: FlagCache | None, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        heartbeats: Heartbeats,
+        quotas: Quotas = NO_QUOTAS,
+    ) -> None:
         self._near, self._store, self._cache, self._heartbeats = near, store, cache, heartbeats
+        self._quotas = quotas
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stats = WriteStats()
 
@@ -85,7 +94,7 @@ class Writer:
     async def _write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor) -> WriteResult | None:
         as_of = time.monotonic()
         until = as_of + wait_for.timeout_s
-        entry = await self._store.write(flag_id, decide)
+        entry = await self._store.write(flag_id, self._quotas.checked(flag_id.flag_set, decide, self._near))
         if entry is None:
             return None
         self.stats.stored += 1

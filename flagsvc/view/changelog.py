@@ -7,11 +7,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import Entry
 
 LOG_LENGTH = 1_000
 """Changes kept per flag set for watchers that resume."""
+LOG_BYTES = 8_388_608
+"""Memory of these changes, as estimated. A large flag that changes often would otherwise be kept a thousand times."""
 RECENT_S = 120.0
 """How long a changed key is remembered for clients that were disconnected for a moment."""
 
@@ -22,6 +26,14 @@ class ChangeKind(StrEnum):
     WRITE = "write"
     UPDATE = "update"
     DELETE = "delete"
+
+
+class RecentChange(NamedTuple):
+    """When and how a key changed last. `number` grows with each change of the set."""
+
+    at: float
+    kind: ChangeKind
+    number: int
 
 
 Listener = Callable[[Entry, int, ChangeKind], None]
@@ -42,8 +54,11 @@ class Changelog:
     log_starts_after: int = 0
     """The log has every change after this revision."""
     log: deque[Entry] = field(default_factory=deque)
-    recent_changes: OrderedDict[str, tuple[float, ChangeKind]] = field(default_factory=OrderedDict)
+    log_bytes: int = 0
+    recent_changes: OrderedDict[str, RecentChange] = field(default_factory=OrderedDict)
     """When and how each key changed last, the latest last."""
+    remembered: int = 0
+    """How many changes were remembered so far: the number of the latest."""
     listeners: set[Listener] = field(default_factory=set)
 
     @property
@@ -62,6 +77,7 @@ class Changelog:
         if not self.loaded:
             self.loaded, self.log_starts_after = True, max(revision, self.watermark)
             self.log.clear()
+            self.log_bytes = 0
         self.watermark = max(self.watermark, revision)
         self.ahead = {r for r in self.ahead if r > self.watermark}
         self._close_gap(now)
@@ -75,16 +91,20 @@ class Changelog:
         """Write a change into the log and notify all listeners."""
         self.remember(entry.id.key, kind, now)
         self.log.append(entry)
-        if len(self.log) > LOG_LENGTH:
-            self.log_starts_after = max(self.log_starts_after, self.log.popleft().revision)
+        self.log_bytes += estimated_memory(entry.flag)
+        while len(self.log) > LOG_LENGTH or self.log_bytes > LOG_BYTES:
+            oldest = self.log.popleft()
+            self.log_bytes -= estimated_memory(oldest.flag)
+            self.log_starts_after = max(self.log_starts_after, oldest.revision)
         for listener in tuple(self.listeners):
             listener(entry, self.watermark, kind)
 
     def remember(self, key: str, kind: ChangeKind, at: float) -> None:
         """Record that a key changed, and forget changes that are no longer recent."""
-        self.recent_changes[key] = (at, kind)
+        self.remembered += 1
+        self.recent_changes[key] = RecentChange(at, kind, self.remembered)
         self.recent_changes.move_to_end(key)
-        while at - next(iter(self.recent_changes.values()))[0] > RECENT_S:
+        while at - next(iter(self.recent_changes.values())).at > RECENT_S:
             self.recent_changes.popitem(last=False)
 
     def since(self, revision: int) -> Iterator[Entry] | None:
@@ -134,7 +154,18 @@ class Changelogs:
         changelog = self._of_set.get(flag_set)
         if changelog is None:
             return {}
-        return {key: kind for key, (at, kind) in changelog.recent_changes.items() if now - at <= RECENT_S}
+        return {key: each.kind for key, each in changelog.recent_changes.items() if now - each.at <= RECENT_S}
+
+    def changes_after(self, flag_set: str, number: int, limit: int, now: float) -> tuple[dict[str, ChangeKind], int]:
+        """Return the first recent changes after the one of this number, and the number of the last of them."""
+        found: dict[str, ChangeKind] = {}
+        changelog = self._of_set.get(flag_set)
+        for key, each in changelog.recent_changes.items() if changelog is not None else ():
+            if len(found) == limit:
+                break
+            if each.number > number and now - each.at <= RECENT_S:
+                found[key], number = each.kind, each.number
+        return found, number
 
     def watermark(self, flag_set: str) -> int:
         """Return the revision up to which every change of the set is applied: the one to resume from."""

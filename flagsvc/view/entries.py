@@ -30,7 +30,7 @@ class CacheEntry:
     Both are `time.monotonic()` seconds.
     """
 
-    __slots__ = ("_prepare", "_prepared", "entry", "origin", "received_at", "verified_at")
+    __slots__ = ("_prepare", "_prepared", "entry", "origin", "received_at", "size", "verified_at")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class CacheEntry:
         self.entry = entry
         self.verified_at, self.received_at = verified_at, received_at
         self.origin = origin
+        self.size = 0  # about how much memory it takes, once it is held
         self._prepare = prepare
         self._prepared: Prepared | None = None if entry.flag else NO_FLAG
 

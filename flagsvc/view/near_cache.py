@@ -8,14 +8,16 @@ is never enough. Moments are `time.monotonic()` seconds of the caller.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId, list_order
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
 from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
 from flagsvc.view.entries import CacheEntry, Prepare, Source, same_entry
+from flagsvc.view.held_entries import HeldEntries
+from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
 from flagsvc.view.reconcile import Diff, View, missing, reconcile
 
@@ -24,7 +26,10 @@ TOMBSTONE_S = 60.0
 
 
 class NearCache:
-    """Held entries of all flag sets, at most `limit`. `complete`: it holds every flag of the store."""
+    """Held entries of all flag sets, at most `limit` and about `max_bytes`.
+
+    `complete`: it holds every flag of the store.
+    """
 
     def __init__(
         self,
@@ -32,8 +37,9 @@ class NearCache:
         staleness_bound_s: float,
         prepare: Prepare = prepare,
         wall_clock: Callable[[], float] = time.time,
+        max_bytes: int = 2**62,
     ) -> None:
-        self.limit = limit
+        self.limit, self.max_bytes = limit, max_bytes
         self._prepare, self._wall_clock = prepare, wall_clock
         self.staleness_bound_s = staleness_bound_s
         self.complete = False
@@ -46,7 +52,7 @@ class NearCache:
         """How often a held entry was replaced."""
         self.changelogs = Changelogs()
         self.partial = PartialView(is_needed=limit == 0)
-        self._held: OrderedDict[FlagId, CacheEntry] = OrderedDict()
+        self._held = HeldEntries()
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
 
@@ -141,8 +147,8 @@ class NearCache:
         """
         self.partial.high_water_marks.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
-        if len(contents.flags) > self.limit:
-            self._held.clear()
+        if not self._fits(contents.flags):
+            self._held = HeldEntries()
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
             return
@@ -175,7 +181,7 @@ class NearCache:
         `asked_at`, `now`: when the load began and ended. Return what changed without a new revision, as far as that
         can be seen from what was held before.
         """
-        if len(contents.flags) > self.limit:
+        if not self._fits(contents.flags):
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
             return []
@@ -199,7 +205,7 @@ class NearCache:
 
     def restore(self, contents: StoreContents, age_s: float, now: float) -> None:
         """Hold a snapshot's contents until a store can be read. They are never fresh, whatever their age."""
-        if self.complete or len(contents.flags) > self.limit:
+        if self.complete or not self._fits(contents.flags):
             return
         as_of = now - max(age_s, self.staleness_bound_s + 1.0)
         for flag in contents.flags:
@@ -211,7 +217,7 @@ class NearCache:
 
     def drop(self) -> None:
         """Forget everything: it came from another store's snapshot or cache."""
-        self._held.clear()
+        self._held = HeldEntries()
         self.partial.high_water_marks.clear()
         self.changelogs.forget()
         self.complete = self.restored = False
@@ -227,6 +233,20 @@ class NearCache:
         """Return everything that is held, as one moment's state."""
         flags = [held.entry.flag for held in self._held.values() if held.entry.flag is not None]
         return StoreContents(flags, self.changelogs.watermarks())
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the held entries take."""
+        return self._held.memory.bytes
+
+    @property
+    def too_large(self) -> Collection[FlagId]:
+        """The held flags that are not evaluated because of their size."""
+        return self._held.memory.too_large
+
+    def totals_of(self, flag_set: str) -> SetTotals:
+        """Return how many flags of a set are held, and the memory they take."""
+        return self._held.memory.of_set(flag_set)
 
     def ids(self) -> list[FlagId]:
         """Return the ids of everything that is held, deleted flags too."""
@@ -245,6 +265,17 @@ class NearCache:
         """Call this with every change of every set that is applied. It must not block or raise."""
         self._when_changed.append(notify)
 
+    def _fits(self, flags: Sequence[Flag]) -> bool:
+        """Whether all flags of a load can be held."""
+        if len(flags) > self.limit:
+            return False
+        size = 0
+        for flag in flags:
+            held = self._held.get(flag.id)
+            is_held = held is not None and held.entry.revision == flag.revision
+            size += held.size if held is not None and is_held else estimated_memory(flag)
+        return size <= self.max_bytes
+
     def _is_past(self, entry: Entry) -> bool:
         return entry.revision <= self.changelogs.watermark(entry.id.flag_set)
 
@@ -262,8 +293,8 @@ class NearCache:
         held = CacheEntry(entry, as_of, now, self._prepare)
         if entry.flag is not None or entry.revision or not self.complete:
             self._hold(held)
-        else:
-            self._held.pop(entry.id, None)  # a complete cache knows that what it does not hold does not exist
+        elif entry.id in self._held:
+            del self._held[entry.id]  # a complete cache knows that what it does not hold does not exist
         if announced or self.complete:
             for notify in self._when_changed:
                 notify(entry)
@@ -276,8 +307,9 @@ class NearCache:
         self._held[held.entry.id] = held
         self._held.move_to_end(held.entry.id)
         self.partial.high_water_marks.drop(held.entry.id)
-        while len(self._held) > self.limit:
-            flag_id, evicted = self._held.popitem(last=False)
+        while len(self._held) > self.limit or (self._held.memory.bytes > self.max_bytes and self._held):
+            flag_id, evicted = next(iter(self._held.items()))
+            del self._held[flag_id]
             self.complete = self.complete and evicted.entry.flag is None
             self.partial.high_water_marks.raise_to(flag_id, evicted.entry.revision)
 

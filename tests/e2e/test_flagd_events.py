@@ -189,3 +189,34 @@ async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_u
         async with asyncio.timeout(1):
             assert await events.next() == ("configuration_change", {"a": "update"})
         assert (await Evaluator("v2", two.channel).resolve("Boolean", "a"))["reason"] == "DISABLED"
+
+
+async def test_a_stream_stores_a_thousand_keys_at_most_and_announces_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flagd_events, "MAX_KEYS", 10)
+    monkeypatch.setattr(flagd_events, "PAUSE_S", 0.3)
+    path = tmp_path / "flags.json"
+
+    def write(variant: str) -> None:
+        definition = {"state": "ENABLED", "variants": {"on": variant}, "defaultVariant": "on"}
+        path.write_text(json.dumps({"flags": {f"k{number:02}": definition for number in range(35)}}))
+
+    write("before")
+    async with replica(store_url=f"file:{path}") as (client, server):
+        await until_serving(client)
+        events = Evaluator("v2", client.channel).events()
+        assert await events.next() == ("provider_ready", {})
+        for _ in range(4):  # what a new client may have missed
+            await events.next()
+        write("after")
+        [stream] = next(iter(server._event_streams._by_peer.values()))
+        announced: list[int] = []
+        keys: set[str] = set()
+        async with asyncio.timeout(10):
+            while len(keys) < 35:
+                _, changed = await events.next()
+                assert len(stream.kinds) <= 10
+                announced.append(len(changed))
+                keys |= changed.keys()
+        assert announced == [10, 10, 10, 5]

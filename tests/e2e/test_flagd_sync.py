@@ -205,8 +205,9 @@ async def test_one_message_is_built_for_all_streams_and_one_definition_for_a_cha
 
 async def test_a_slow_reader_continues_with_the_newest(served: tuple[Client, Server]) -> None:
     client, server = served
-    big = flag("big", {"x": "y" * 1_000_000}, "x")
-    await client.stub.CreateFlag(pb.CreateFlagRequest(flag=big))
+    for key in ("big", "bigger"):
+        big = flag(key, {f"x{number}": "y" * 60_000 for number in range(8)}, "x1")
+        await client.stub.CreateFlag(pb.CreateFlagRequest(flag=big))
     slow_client = Client(f"127.0.0.1:{server.port}")
     slow, quick = opened(slow_client), opened(client)
     await next_flags(slow)

@@ -192,7 +192,7 @@ async def test_an_error_outside_the_domain_leaks_nothing_and_is_logged(
 
 
 async def test_an_overloaded_server_refuses_and_stays_healthy(store: str) -> None:
-    async with replica(store_url=store, max_calls=4, max_streams=2) as (client, _):
+    async with replica(store_url=store, max_writes=4, max_streams=2) as (client, _):
         await until_serving(client)
         streams = [client.stub.WatchFlags(pb.WatchFlagsRequest()) for _ in range(3)]
         results = await asyncio.gather(*(stream.read() for stream in streams), return_exceptions=True)

@@ -46,8 +46,7 @@ async def test_the_documented_user_has_every_right_that_is_needed(
             await one.create("b")
             assert (await two.stub.VerifyCache(pb.VerifyCacheRequest(repair=True), timeout=10)).checked == 2
             near = second.replica.near  # as if it held nothing: lookups go to Redis, and fill it
-            near._held.clear()
-            near.complete = False
+            near.drop()
             assert (await two.evaluate("b")).revision
             await one.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="b"), timeout=5)
             assert not (await one.stub.Resync(pb.ResyncRequest(confirm=True), timeout=20)).waiting

@@ -42,7 +42,7 @@ async def test_11_clients_that_never_read_block_nobody_and_are_released(
     monkeypatch.setattr(watching, "QUEUE_LENGTH", QUEUE)
     async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db") as (one,):
         for key in "ab":
-            await one.client.create(key, status=ENABLED, metadata={"weight": to_value(WEIGHT)})
+            await one.client.create(key, status=ENABLED, variants={"on": to_value(WEIGHT)}, default_variant="on")
         streams = [watch(one.client), sync(one.client), events(one.client)]
         server = one.server
         await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (1, 1, 1))
@@ -94,7 +94,7 @@ async def late_reader(deaf: Deaf, newest: int) -> None:
 
 async def test_11_a_stop_does_not_wait_for_clients_that_never_read(tmp_path: Path) -> None:
     async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db", grace_s=0.3) as (one,):
-        await one.client.create("a", status=ENABLED, metadata={"weight": to_value(WEIGHT)})
+        await one.client.create("a", status=ENABLED, variants={"on": to_value(WEIGHT)}, default_variant="on")
         deaf = Deaf(one.server.port)
         await until(lambda: one.server._watches.active == 1)
         for number in range(CHANGES):

@@ -89,6 +89,18 @@ async def test_a_body_that_does_not_arrive_is_408(few: Asked, monkeypatch: pytes
         assert b"connection: close" in answer.lower()
 
 
+async def test_bodies_that_have_arrived_in_part_are_bounded_together(few: Asked) -> None:
+    few.server._ofrep.bodies._limit = 1_000
+    part = HEAD + b"Content-Length: 900\r\n\r\n" + b" " * 600
+    async with connected(few) as (_, first), connected(few) as (reader, second):
+        first.write(part)
+        await until(lambda: few.server._ofrep.bodies.held == 600)
+        second.write(part)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 429")
+        assert (await few.one("switch")).status_code == 200
+    await until(lambda: few.server._ofrep.bodies.held == 0)
+
+
 async def test_a_client_that_reads_no_answers_is_disconnected(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WRITE_S", 0.3)
     before = few.server._admission.in_progress
@@ -119,13 +131,11 @@ async def test_a_caller_that_disconnects_in_the_middle_costs_nothing(few: Asked)
 
 async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> None:
     async with asking(tmp_path / "flags.db", FEW, max_calls=1, max_streams=1) as asked:
-        async with connected(asked) as (_, writer):
-            writer.write(HEAD + b"Content-Length: 10\r\n\r\n{")
-            await until(lambda: asked.server._admission.in_progress == (1, 0))
+        with asked.server._admission.ofrep:
             for refused in (await asked.one("switch"), await asked.all()):
                 assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
                 assert "retry later" in refused.json()["errorDetails"]
-        await until(lambda: asked.server._admission.in_progress == (0, 0))
+            assert (await asked.grpc.evaluate("switch")).variant == "on", "gRPC has slots of its own"
         assert (await asked.one("switch")).status_code == 200
         async with asked.events() as stream:
             await stream.opened()
@@ -138,9 +148,9 @@ async def test_too_many_calls_are_refused_with_retry_after(tmp_path: Path) -> No
 
 
 async def test_during_a_stop_callers_are_sent_elsewhere(few: Asked) -> None:
-    few.server._admission._stopping = True
+    few.server._admission.gate.set(stopping=True)
     found = await few.one("switch")
-    few.server._admission._stopping = False
+    few.server._admission.gate.set(stopping=False)
     assert (found.status_code, found.headers["connection"]) == (503, "close")
     assert "another replica" in found.json()["errorDetails"]
 

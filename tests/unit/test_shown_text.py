@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagsvc.cli import render
@@ -129,6 +129,7 @@ def test_json_keeps_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_nothing_hidden_remains(text: str) -> None:
     assert hidden_at(visible(text)) is None

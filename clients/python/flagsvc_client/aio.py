@@ -25,7 +25,7 @@ from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.transport.aio import Event, Transport, wait_for
 from flagsvc_client.transport.backoff import Backoff
 from flagsvc_client.transport.channel import channel_options, checked_target
-from flagsvc_client.watch_events import WatchEvent, watch_event_of
+from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_of
 from flagsvc_client.wire_flags import flag_of
 
 T = TypeVar("T")
@@ -273,8 +273,11 @@ class FlagClient:
         while not self._transport.closed:
             try:
                 async with aclosing(self._transport.messages(self._session.watch_request(resume_revision))) as messages:
-                    async for message in messages:
+                    pages = SnapshotPages()
+                    async for page in messages:
                         backoff.reset()
+                        if (message := pages.add(page)) is None:
+                            continue
                         resume_revision = message.resume_revision or resume_revision
                         if (event := watch_event_of(message)) is not None:
                             yield event
@@ -330,8 +333,10 @@ class FlagClient:
             try:
                 request = self._session.watch_request(local.resume_revision)
                 async with aclosing(self._transport.messages(request)) as messages:
-                    async for message in messages:
-                        local.apply(message)
+                    pages = SnapshotPages()
+                    async for page in messages:
+                        if (message := pages.add(page)) is not None:
+                            local.apply(message)
                         backoff.reset()
             except Exception as caught:  # noqa: BLE001  see above
                 error = caught

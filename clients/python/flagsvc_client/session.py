@@ -70,7 +70,7 @@ class Session:
 
     def watch_request(self, resume_revision: int) -> pb.WatchFlagsRequest:
         """Build the request for a watch that resumes after a revision; 0 starts with a snapshot."""
-        return pb.WatchFlagsRequest(flag_set=self.flag_set, resume_revision=resume_revision)
+        return pb.WatchFlagsRequest(flag_set=self.flag_set, resume_revision=resume_revision, paged_snapshots=True)
 
     def create_request(self, flag: Flag) -> pb.CreateFlagRequest:
         """Build the request. Raises FlagServiceError if a field is not JSON."""

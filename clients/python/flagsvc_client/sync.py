@@ -22,7 +22,7 @@ from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.transport.backoff import Backoff
 from flagsvc_client.transport.channel import channel_options, checked_target
 from flagsvc_client.transport.sync import Event, Transport, wait_for
-from flagsvc_client.watch_events import WatchEvent, watch_event_of
+from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_of
 from flagsvc_client.wire_flags import flag_of
 
 T = TypeVar("T")
@@ -270,8 +270,11 @@ class FlagClient:
         while not self._transport.closed:
             try:
                 with closing(self._transport.messages(self._session.watch_request(resume_revision))) as messages:
-                    for message in messages:
+                    pages = SnapshotPages()
+                    for page in messages:
                         backoff.reset()
+                        if (message := pages.add(page)) is None:
+                            continue
                         resume_revision = message.resume_revision or resume_revision
                         if (event := watch_event_of(message)) is not None:
                             yield event
@@ -327,8 +330,10 @@ class FlagClient:
             try:
                 request = self._session.watch_request(local.resume_revision)
                 with closing(self._transport.messages(request)) as messages:
-                    for message in messages:
-                        local.apply(message)
+                    pages = SnapshotPages()
+                    for page in messages:
+                        if (message := pages.add(page)) is not None:
+                            local.apply(message)
                         backoff.reset()
             except Exception as caught:  # noqa: BLE001  see above
                 error = caught

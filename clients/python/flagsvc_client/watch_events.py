@@ -30,6 +30,21 @@ class Change:
 WatchEvent = Snapshot | Change
 
 
+class SnapshotPages:
+    """Puts the pages of a stream's snapshots together. A snapshot that breaks off was never received."""
+
+    def __init__(self) -> None:
+        self._begun: pb.WatchFlagsResponse | None = None
+
+    def add(self, message: pb.WatchFlagsResponse) -> pb.WatchFlagsResponse | None:
+        """Return the message, a snapshot once it is whole; None for a page that others follow."""
+        if self._begun is not None and message.HasField("snapshot"):
+            self._begun.MergeFrom(message)  # adds the flags; the last page says that no other follows
+            message = self._begun
+        self._begun = message if message.HasField("snapshot") and message.snapshot.more else None
+        return message if self._begun is None else None
+
+
 def watch_event_of(message: pb.WatchFlagsResponse) -> WatchEvent | None:
     """Unpack one message; None for a heartbeat, and for a kind of event that a newer release added."""
     event: Any = message.WhichOneof("event")

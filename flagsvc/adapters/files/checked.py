@@ -38,12 +38,15 @@ class CheckedFile:
     notes: list[Located] = field(default_factory=list)
 
 
-def checked(name: str, raw: bytes, flag_set: str | None = None) -> CheckedFile:
-    """Read and validate a file, YAML or JSON by its name. `flag_set` takes precedence over the sets that it names."""
+def checked(name: str, raw: bytes, flag_set: str | None = None, *, is_write: bool = True) -> CheckedFile:
+    """Read and validate a file, YAML or JSON by its name. `flag_set` takes precedence over the sets that it names.
+
+    `is_write`: its flags are to be written to a store, which limits their sizes.
+    """
     text = parse(name, raw)
     if not text.parsed:
         return CheckedFile(violations=_located(text, text.problems))
-    content = reading.read(text.document, flag_set)
+    content = reading.read(text.document, flag_set, is_write=is_write)
     reported = {problem.path[:length] for problem in text.problems for length in range(_FIELD_STEPS, len(problem.path))}
     reported |= {problem.path for problem in text.problems}
     violations = text.problems + [each for each in content.violations if each.path not in reported]

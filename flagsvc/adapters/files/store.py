@@ -148,7 +148,7 @@ def _reload_file(file: _File) -> None:
     if not stamp:
         log.error("flag_file_rejected", file=file.source, cause=raw.decode(), serving=_serving(file))
         return
-    content = checked(file.source, raw)
+    content = checked(file.source, raw, is_write=False)
     _log_findings(file, content)
     if not content.violations:
         file.flags = content.flags

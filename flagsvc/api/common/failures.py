@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -40,9 +40,20 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),
     errors.StreamEnded: (grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", 0),
     errors.WritesUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "WRITES_UNSUPPORTED", None),
+    errors.AnswerTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", None),
+    errors.QuotaExceeded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", None),
     errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", 1),
+    errors.DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", None),
 }
 """Errors without metadata: their status, their reason, and the seconds after which to retry (None: no advice)."""
+
+
+MAX_MESSAGE = 700
+"""Bytes of a status message. It is sent twice: as `grpc-message`, percent-encoded, and in the details."""
+MAX_DETAILS_BYTES = 1_536
+"""Bytes of listed violations. The details travel in base64, and clients accept 8 kB of trailers at most."""
+_MAX_FIELD, _MAX_DESCRIPTION, _PER_VIOLATION = 256, 512, 16
+_MAX_UTF8 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,8 @@ def failure_for(method: str, error: Exception) -> Failure:
     An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
     """
     failure = _failure(error)
+    if len(failure.message) > MAX_MESSAGE // _MAX_UTF8:
+        failure = replace(failure, message=_cut(failure.message, MAX_MESSAGE))
     if isinstance(error, errors.FlagsvcError):
         return failure
     request_id = uuid.uuid4().hex[:12]
@@ -86,11 +99,7 @@ def _failure(error: Exception) -> Failure:
         return Failure(code, text, reason, details=() if retry_s is None else (_retry_after(retry_s),))
     match error:
         case errors.InvalidRequest(violations=violations, reason=reason):
-            bad_request = error_details_pb2.BadRequest()
-            for v in violations:
-                bad_request.field_violations.add(field=v.field, description=str(v), reason=reason)
-            metadata = {"field": violations[0].field} if violations else {}
-            return Failure(grpc.StatusCode.INVALID_ARGUMENT, text, reason, metadata, (bad_request,))
+            return _invalid(violations, reason, text)
         case errors.FlagNotFound(key=key):
             resource = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
             return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (resource,))
@@ -107,6 +116,32 @@ def _failure(error: Exception) -> Failure:
             return Failure(*EVALUATION_STATUSES[reason], reason)
         case _:
             return Failure(grpc.StatusCode.INTERNAL, "an internal error occurred", "INTERNAL")
+
+
+def _invalid(violations: Sequence[errors.Violation], reason: str, text: str) -> Failure:
+    """Return the failure with as many violations as fit into MAX_DETAILS_BYTES, and how many more there are."""
+    bad_request = error_details_pb2.BadRequest()
+    size = 0
+    for v in violations:
+        field, description = _cut(v.field, _MAX_FIELD), _cut(str(v), _MAX_DESCRIPTION)
+        size += len(field.encode()) + len(description.encode()) + len(reason) + _PER_VIOLATION
+        if size > MAX_DETAILS_BYTES:
+            break
+        bad_request.field_violations.add(field=field, description=description, reason=reason)
+    listed = len(bad_request.field_violations)
+    metadata = {"field": _cut(violations[0].field, _MAX_FIELD)} if violations else {}
+    if len(violations) > listed:
+        metadata["violations"] = str(len(violations))
+    message = text
+    if len(violations) > 1 and (len(violations) > listed or len(text.encode(errors="replace")) > MAX_MESSAGE):
+        message = _cut(str(violations[0]), _MAX_DESCRIPTION) + f"; and {len(violations) - 1} more violations"
+    return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, reason, metadata, (bad_request,))
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return the text with at most `limit` bytes of UTF-8, its end marked where it is cut."""
+    data = text.encode(errors="replace")
+    return text if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "..."
 
 
 def _retry_after(seconds: int) -> error_details_pb2.RetryInfo:

@@ -8,22 +8,31 @@ from typing import Any
 
 import grpc
 
-from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.core.errors import invalid
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
-_EXEMPT = ("/grpc.health.v1.", "/grpc.reflection.")
+_WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
+_ADMINISTRATION = frozenset(_OWN + name for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache"))
+_ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Admits calls, maps their errors and measures them. Health checks and reflection are never refused."""
+    """Admits calls, maps their errors and measures them. A health check is never refused.
 
-    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+    Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
+    """
+
+    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender) -> None:
         self._metrics, self._admission = metrics, admission
+        self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -31,33 +40,44 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the wrapped handler of a method: made once, of the same kind. Only responses may stream."""
+        """Return the wrapped handler of a method, made once.
+
+        Its request streams, whatever the method says: only so does gRPC call it before the message is there. A call
+        can then be refused before its message is read, and ended if no message comes.
+        """
         method = handler_call_details.method
         if method in self._wrapped:
             return self._wrapped[method]
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_EXEMPT):
-            return handler
-        codec = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
-        if handler.unary_unary is not None:
-            wrapped = grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
+        if handler is None:
+            return None
+        parse, encode = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        wrapped: grpc.RpcMethodHandler[Any, Any]
+        if method == HEALTH_CHECK and handler.unary_unary is not None:
+            wrapped = grpc.stream_unary_rpc_method_handler(self._check(method, handler.unary_unary), parse, encode)
+        elif handler.unary_unary is not None:
+            wrapped = grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary, encode), parse)
         elif handler.unary_stream is not None:
-            wrapped = grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
+            wrapped = grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
+        elif handler.stream_stream is not None:
+            wrapped = grpc.stream_stream_rpc_method_handler(self._both(method, handler.stream_stream, encode), parse)
         else:
             raise NotImplementedError(method)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _unary(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = _label(method)
+    def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
 
-        async def intercepted(request: Any, context: Context) -> Any:
+        async def intercepted(_: object, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                with self._admission.call():
+                pool.check()  # before the message is read and parsed
+                request = await message(context)
+                with pool:
                     _check_readable(request)
-                    return await call(request, context)
+                    return sender.answer(method, await call(request, context), encode, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
@@ -69,25 +89,59 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return intercepted
 
-    def _stream(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-        name = _label(method)
+    def _check(self, method: str, call: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+        """Wrap the health check: no pool and no metric, but a time for its message."""
 
-        async def intercepted(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def intercepted(_: object, context: Context) -> Any:
+            try:
+                request = await self._first_messages.of(context)
+                _check_readable(request)
+                return await call(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001  as above
+                await self._abort(method, error, context)
+
+        return intercepted
+
+    def _stream(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        async def once(_: object, context: Context) -> AsyncIterator[Any]:
+            request = await self._first_messages.of(context)
+            _check_readable(request)
+            async for message in call(request, context):
+                yield message
+
+        return self._both(method, once, encode)
+
+    def _both(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        """Wrap a method whose responses stream."""
+        name, sender = _label(method), self._sender
+        # Nothing ends a stream of these before the transport does.
+        pool = self._admission.streams(name, awaited=not method.startswith(_ENDLESS))
+
+        async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                with self._admission.stream():
-                    _check_readable(request)
-                    async for message in call(request, context):
+                with pool.of(_host(context.peer())):
+                    async for message in sender.stream(method, call(requests, context), encode, context):
                         yield message
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                failure = failure_for(method, error)
-                await context.abort(failure.code, failure.message, failure.trailers())
+                await self._abort(method, error, context)
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
         return intercepted
+
+    async def _abort(self, method: str, error: Exception, context: Context) -> None:
+        failure = failure_for(method, error)
+        await context.abort(failure.code, failure.message, failure.trailers())
+
+    def _pool(self, method: str) -> Pool:
+        if method in _WRITES:
+            return self._admission.writes
+        return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
 
 
 class _Unreadable:
@@ -116,3 +170,8 @@ def _check_readable(request: Any) -> None:
 def _label(method: str) -> str:
     """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")
+
+
+def _host(peer: str) -> str:
+    """Return the address in a peer's name, without the port: `ipv4:10.0.0.1` of `ipv4:10.0.0.1:50000`."""
+    return peer.rpartition(":")[0]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, sendable, within_limit
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -73,10 +74,12 @@ class FlagService(pb_grpc.FlagServiceServicer):
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        response = pb.BatchEvaluateFlagsResponse()
+        response, size = pb.BatchEvaluateFlagsResponse(), AnswerSize(FEWER_KEYS)
         for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision):
             self._evaluated(evaluation)
-            response.evaluations.append(messages.evaluation_to_message(evaluation))
+            message = messages.evaluation_to_message(evaluation)
+            size.add(message.ByteSize())
+            response.evaluations.append(message)
         return response
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
@@ -94,7 +97,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flags = [f for f in await self._reader.flags(flag_set) if after is None or (f.sort_order, f.key) > after]
         page = flags[:size]
         token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if len(flags) > size else ""
-        return pb.ListFlagsResponse(flags=map(flag_to_message, page), next_page_token=token)
+        return pb.ListFlagsResponse(flags=within_limit(map(flag_to_message, page), SMALLER_PAGE), next_page_token=token)
 
     async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
         """Create a flag."""
@@ -130,11 +133,13 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """List a flag's changes, newest first."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         entries = await self._reader.history(flag_id, paging.page_size(request.page_size, default=50))
-        return pb.ListFlagHistoryResponse(entries=map(messages.history_to_message, entries))
+        packed = map(messages.history_to_message, entries)
+        return pb.ListFlagHistoryResponse(entries=within_limit(packed, SMALLER_PAGE))
 
-    async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[pb.WatchFlagsResponse]:
-        """Stream a flag set: a snapshot, then each change."""
-        async for message in self._watches.stream(validation.set_name(request.flag_set), request.resume_revision):
+    async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[Any]:
+        """Stream a flag set: a snapshot, whose pages are encoded already, then each change."""
+        flag_set, resume = validation.set_name(request.flag_set), request.resume_revision
+        async for message in self._watches.stream(flag_set, resume, in_pages=request.paged_snapshots):
             yield message
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
@@ -167,7 +172,7 @@ def _flag_and_spread(written: WriteResult) -> dict[str, Any]:
     """Return the fields of a write's response."""
     flag = written.entry.flag
     assert flag is not None  # noqa: S101  only a deletion has no flag
-    return {"flag": flag_to_message(flag), "spread": messages.spread_to_message(written)}
+    return {"flag": sendable(flag_to_message(flag)), "spread": messages.spread_to_message(written)}
 
 
 def _author(request: Any) -> Author:

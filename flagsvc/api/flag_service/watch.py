@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 
+from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
+from flagsvc.api.flag_service.snapshots import Snapshots
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
@@ -14,82 +17,111 @@ from flagsvc.view.near_cache import NearCache
 
 HEARTBEAT_S = 10.0
 """Seconds without a message after which a heartbeat is sent."""
-QUEUE_LENGTH = 1_024
+QUEUE_LENGTH = 256
 """Changes that wait for one client; with more, it gets a new snapshot instead."""
+
+Message = pb.WatchFlagsResponse | bytes
 
 
 class Watches:
     """All watch streams of one replica."""
 
     def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near, self._reader = near, reader
-        self._closing = asyncio.Event()
-        self.active = 0
+        self._near, self._snapshots = near, Snapshots(near, reader)
+        self._streams: set[_Pending] = set()
+        self._closing = False
+
+    @property
+    def active(self) -> int:
+        """Number of open streams."""
+        return len(self._streams)
 
     def close(self) -> None:
         """End every stream with OK once its queue is sent."""
-        self._closing.set()
+        self._closing = True
+        for pending in self._streams:
+            pending.wake.set()
 
-    async def stream(self, flag_set: str, resume: int) -> AsyncIterator[pb.WatchFlagsResponse]:
-        """Yield a snapshot, or the changes after the revision `resume`, then each change in the order applied here."""
-        queue: asyncio.Queue[tuple[Entry, int]] = asyncio.Queue(QUEUE_LENGTH)
-        overflowed = False
+    async def stream(self, flag_set: str, resume: int, *, in_pages: bool = False) -> AsyncIterator[Message]:
+        """Yield a snapshot, or the changes after the revision `resume`, then each change in the order applied here.
 
-        def listener(entry: Entry, watermark: int, _: ChangeKind) -> None:
-            nonlocal overflowed
-            if queue.full():
-                overflowed = True
+        `in_pages`: the client takes a snapshot in several messages.
+        """
+        pending = _Pending()
+        self._near.changelogs.listen(flag_set, pending.note)
+        self._streams.add(pending)
+        try:
+            missed = self._missed(flag_set, resume)
+            if missed is None:
+                pending.needs_snapshot = True
             else:
-                queue.put_nowait((entry, watermark))
-
-        self._near.changelogs.listen(flag_set, listener)
-        self.active += 1
-        try:
-            for message in await self._beginning(flag_set, resume):
-                yield message
+                for message in missed:
+                    yield message
+                del message  # a stream lives long, and holds nothing that it has sent
+            del missed
             while True:
-                if overflowed:
-                    # The client reads too slowly: a snapshot replaces the changes that did not fit into its queue.
-                    while not queue.empty():
-                        queue.get_nowait()
-                    overflowed = False
-                    yield await self._snapshot(flag_set)
-                item = await self._next(queue)
-                if item is None:
+                if pending.needs_snapshot:
+                    async for page in self._snapshot(flag_set, pending, in_pages):
+                        yield page
+                    del page
+                elif pending.changes:
+                    yield change_to_message(*pending.changes.popleft())
+                elif self._closing:
                     return
-                yield item if isinstance(item, pb.WatchFlagsResponse) else change_to_message(*item)
+                elif not await pending.is_woken():
+                    yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat())
         finally:
-            self.active -= 1
-            self._near.changelogs.unlisten(flag_set, listener)
+            self._streams.discard(pending)
+            self._near.changelogs.unlisten(flag_set, pending.note)
 
-    async def _next(self, queue: asyncio.Queue[tuple[Entry, int]]) -> tuple[Entry, int] | pb.WatchFlagsResponse | None:
-        """Return the next change, a heartbeat after HEARTBEAT_S without one, or None at the end."""
-        if not queue.empty():
-            return queue.get_nowait()
-        getting = asyncio.ensure_future(queue.get())
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait({getting, closing}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
-                return getting.result()
-            return None if closing.done() else pb.WatchFlagsResponse(heartbeat=pb.Heartbeat())
-        finally:
-            getting.cancel()
-            closing.cancel()
+    def _missed(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse] | None:
+        """Return the changes since a client left, or one heartbeat if there are none; None if it needs a snapshot."""
+        if resume <= 0 or not self._near.complete:
+            return None
+        missed = self._near.changelogs.since(flag_set, resume)
+        if missed is None:
+            return None
+        watermark = self._near.changelogs.watermark(flag_set)
+        changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
+        return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
 
-    async def _beginning(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse]:
-        if resume > 0 and self._near.complete:
-            missed = self._near.changelogs.since(flag_set, resume)
-            if missed is not None:
-                watermark = self._near.changelogs.watermark(flag_set)
-                changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
-                return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
-        return [await self._snapshot(flag_set)]
+    async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
+        """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
+        with self._snapshots.of(flag_set) as shared:
+            rendered, later = await shared.newest()
+            pending.restart()  # in the same step: later changes go to the queue, and no earlier ones
+            for page in rendered.pages if in_pages else (rendered.whole,):
+                yield page
+        for entry, watermark in later:
+            yield change_to_message(entry, watermark)
 
-    async def _snapshot(self, flag_set: str) -> pb.WatchFlagsResponse:
-        flags = await self._reader.flags(flag_set)
-        snapshot = pb.FlagSnapshot(flags=map(flag_to_message, flags))
-        return pb.WatchFlagsResponse(snapshot=snapshot, resume_revision=self._near.changelogs.watermark(flag_set))
+
+class _Pending:
+    """The changes that wait for one client."""
+
+    def __init__(self) -> None:
+        self.changes: deque[tuple[Entry, int]] = deque()
+        self.needs_snapshot = False
+        self.wake = asyncio.Event()
+
+    def note(self, entry: Entry, watermark: int, _kind: ChangeKind) -> None:
+        """Add a change. A client that reads too slowly for its queue gets a snapshot instead of the queue."""
+        if len(self.changes) < QUEUE_LENGTH:
+            self.changes.append((entry, watermark))
+        else:
+            self.changes.clear()
+            self.needs_snapshot = True
+        self.wake.set()
+
+    def restart(self) -> None:
+        """Forget what is in the snapshot that is sent now."""
+        self.changes.clear()
+        self.needs_snapshot = False
+
+    async def is_woken(self) -> bool:
+        """Wait for a change or the end; return False after HEARTBEAT_S without either."""
+        self.wake.clear()
+        return await is_set_within(self.wake, HEARTBEAT_S)
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:

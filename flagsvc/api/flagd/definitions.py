@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flagsvc.core.evaluation import Prepared, has_targeting
+from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_targeting
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.writing import definition, metadata_of
 from flagsvc.core.json_values import NotJson, compact, strict_loads
@@ -27,6 +27,8 @@ class Definition(NamedTuple):
 
 def definition_of(flag: Flag, prepared: Prepared) -> Definition:
     """Return a flag's definition. A broken flag is DISABLED and has no rule, so callers use their defaults."""
+    if prepared.fixed is TOO_LARGE:
+        flag = Flag(key=flag.key, flag_set=flag.flag_set, revision=flag.revision)  # without the values
     known = definition(flag)
     variants, default = known["variants"], known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None

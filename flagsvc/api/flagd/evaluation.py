@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.selectors import Selector, selector_of
@@ -122,7 +123,7 @@ class FlagdEvaluation:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            response = response_type()
+            response, size = response_type(), AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):
                 self._evaluated(evaluation)
@@ -134,6 +135,7 @@ class FlagdEvaluation:
                 if has_metadata and evaluation.flag is not None:
                     put_fields(message.metadata, selector.metadata)
                     put_fields(message.metadata, evaluation.flag.metadata)
+                size.add(message.ByteSize())
             if has_metadata:
                 put_fields(response.metadata, selector.metadata)
             return response

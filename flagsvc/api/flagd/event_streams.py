@@ -1,4 +1,4 @@
-"""flagd's event streams, which announce the changed keys of a set. A stream stores keys, never messages."""
+"""flagd's event streams, which announce the changed keys of a set. A stream stores a few keys, never messages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.ports import Entry
-from flagsvc.view.changelog import ChangeKind
+from flagsvc.view.changelog import ChangeKind, Changelogs
 from flagsvc.view.near_cache import NearCache
 
 KEEP_ALIVE_S = 20.0
 """Seconds without a message after which a keep-alive is sent."""
 PAUSE_S = 0.005
 """Minimum seconds between two messages of a stream; changes in between share one message."""
+MAX_KEYS = 1_000
+"""Most keys in one message. A stream that has more to announce reads them from the changelog, piece by piece."""
 MAX_PEERS = 10_000
 """Maximum number of connections whose selectors are remembered; the oldest are dropped first."""
 
@@ -77,8 +79,9 @@ class EventStreams:
                 self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
             while not self._closing and (left := ends_at - time.monotonic()) > 0:
-                if changed.kinds:
-                    yield _message(message_type, "configuration_change", changed.take())
+                if changed.is_pending:
+                    if kinds := changed.take(self._near.changelogs):
+                        yield _message(message_type, "configuration_change", _data(kinds))
                     await asyncio.sleep(PAUSE_S)
                 elif not await is_set_within(changed.wake, min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     yield message_type(type="keep_alive")
@@ -105,35 +108,69 @@ class EventStreams:
                 self._add_missed(stream, flag_set)
 
     def _add_missed(self, stream: _ChangedKeys, flag_set: str) -> None:
-        if missed := self._near.changelogs.recent_changes(flag_set, time.monotonic()):
-            stream.kinds |= missed
-            stream.wake.set()
+        stream.behind[flag_set] = 0
+        stream.wake.set()
 
 
 class _ChangedKeys:
-    """The keys that changed since a stream's last message, by kind of change."""
+    """The keys that changed since a stream's last message, by kind of change.
+
+    `behind`: sets of which a stream has more to announce than it stores, with the number of the last change announced.
+    What changes meanwhile is behind too, so nothing is stored for these sets. A stream that takes nothing for a minute
+    is ended by its sender, before the changelog forgets what it still has to announce.
+    """
 
     def __init__(self, *, selects: bool) -> None:
         self.selects = selects
         self.sets: set[str] = set()
         self.kinds: dict[str, ChangeKind] = {}
+        self.behind: dict[str, int] = {}
         self.wake = asyncio.Event()
 
     def note(self, entry: Entry, _watermark: int, kind: ChangeKind) -> None:
         """Add a change. With an earlier change of the same key it becomes the difference of both."""
         key = entry.id.key
+        self.wake.set()
+        if entry.id.flag_set in self.behind:
+            return
         before = self.kinds.get(key)
+        if before is None and len(self.kinds) >= MAX_KEYS:
+            self.kinds.clear()
+            self.behind = dict.fromkeys(self.sets, 0)
+            return
         if before is not None and kind is not ChangeKind.DELETE:
             kind = ChangeKind.WRITE if before is ChangeKind.WRITE else ChangeKind.UPDATE
         self.kinds[key] = kind
-        self.wake.set()
 
-    def take(self) -> dict[str, Any]:
-        """Return the changes as an event's data, and clear them."""
-        data = {"flags": {key: {"type": kind.value} for key, kind in self.kinds.items()}}
-        self.kinds = {}
-        self.wake.clear()
-        return data
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is something to announce."""
+        return bool(self.kinds or self.behind)
+
+    def take(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
+        """Return the next changes, at most MAX_KEYS, and forget them. What is behind comes first."""
+        taken = self._take_behind(changelogs)
+        if not taken:
+            taken, self.kinds = self.kinds, {}
+        if not self.is_pending:
+            self.wake.clear()
+        return taken
+
+    def _take_behind(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
+        for flag_set, number in list(self.behind.items()):
+            found, last = changelogs.changes_after(flag_set, number, MAX_KEYS, time.monotonic())
+            if len(found) < MAX_KEYS:
+                del self.behind[flag_set]
+            else:
+                self.behind[flag_set] = last
+            if found:
+                return found
+        return {}
+
+
+def _data(kinds: Mapping[str, ChangeKind]) -> dict[str, Any]:
+    """Return changes as an event's data."""
+    return {"flags": {key: {"type": kind.value} for key, kind in kinds.items()}}
 
 
 def _message(message_type: Callable[..., Any], kind: str, data: Mapping[str, Any]) -> Any:

@@ -86,18 +86,17 @@ class FlagdSync:
                         continue
                     sent, message = await payload.newest()
                     yield message
+                    del message  # while a stream waits for a change, only its payload holds the message
                     await asyncio.sleep(max(PAUSE_S, self.active * PAUSE_PER_STREAM_S))
                 raise Stopping if self._closing else StreamEnded
             finally:
                 self.active -= 1
 
-    async def fetch_all_flags(self, request: pb.FetchAllFlagsRequest, context: Context) -> pb.FetchAllFlagsResponse:
-        """Return the set once."""
+    async def fetch_all_flags(self, request: pb.FetchAllFlagsRequest, context: Context) -> bytes:
+        """Return the set once: FetchAllFlagsResponse is SyncFlagsResponse without the sync context."""
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
         with self._payload(flag_set) as payload:
-            _, message = await payload.newest()
-        whole = pb.SyncFlagsResponse.FromString(message)
-        return pb.FetchAllFlagsResponse(flag_configuration=whole.flag_configuration)
+            return await payload.configuration()
 
     async def get_metadata(self, _request: pb.GetMetadataRequest, _context: Context) -> pb.GetMetadataResponse:
         """Return the configured context values. The field is always set, because older providers require it."""

@@ -13,10 +13,12 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import HEADER, Selector, selector_of
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.requests import Bodies, Refused, context_of, has_current, header_pairs, min_revision_of
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
@@ -24,6 +26,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
+from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -47,19 +50,22 @@ class Ofrep:
         admission: Admission,
         metrics: Metrics,
         *,
+        outflow: Outflow,
         age_s: float,
         origins: Sequence[str] = (),
     ) -> None:
         """`age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all."""
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
         self.streams = SseStreams(near, age_s)
-        one = UnaryCall("ofrep/Evaluate", self._evaluate, admission, metrics)
-        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, admission, metrics)
+        pool, self.bodies = admission.ofrep, Bodies()
+        one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow)
+        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics, outflow=outflow)
+        events = StreamCall("ofrep/Events", self._events, admission.streams("ofrep/Events"), metrics)
         routes = [
             Route(FLAGS, whole, methods=["POST"]),
             Route(f"{FLAGS}/", whole, methods=["POST"]),
             Route(f"{FLAGS}/{{key:path}}", one, methods=["POST"]),
-            Route(EVENTS, StreamCall("ofrep/Events", self._events, admission, metrics), methods=["GET"]),
+            Route(EVENTS, events, methods=["GET"]),
         ]
         self.app: ASGIApp = Router(routes, redirect_slashes=False, default=_not_found)
         if origins:
@@ -72,30 +78,33 @@ class Ofrep:
                 max_age=PREFLIGHT_AGE_S,
             )
 
-    async def _evaluate(self, request: Request) -> Response:
+    async def _evaluate(self, request: Request, body: bytes) -> Response:
         """Evaluate one flag."""
         key, headers = request.path_params["key"], header_pairs(request)
         selector = selector_of(headers)
-        context = self._contexts.of_json(await context_of(request, key), headers)
+        context = self._contexts.of_json(context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
         return json_response(status_of(evaluation), evaluation_body(evaluation, selector.metadata))
 
-    async def _evaluate_all(self, request: Request) -> Response:
+    async def _evaluate_all(self, request: Request, body: bytes) -> Response:
         """Evaluate a whole set for one context. The ETag is a hash of the response's body."""
         headers = header_pairs(request)
         selector = selector_of(headers)
-        context = self._contexts.of_json(await context_of(request), headers)
+        context = self._contexts.of_json(context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-        for evaluation in evaluations:
+        bodies, size = [], AnswerSize(SPLIT_SET, MAX_SET_BYTES)
+        async for evaluation in in_turns(evaluations):
             self._metrics.evaluated(evaluation)
-        body = encode(bulk_body(evaluations, selector.metadata, [_event_stream_of(selector)]))
-        etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+            bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
+            size.add(len(bodies[-1]))
+        answer = bulk_body(bodies, selector.metadata, [_event_stream_of(selector)])
+        etag = f'"{hashlib.blake2b(answer, digest_size=16).hexdigest()}"'
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
-        return Response(body, 200, {"etag": etag}, "application/json")
+        return Response(answer, 200, {"etag": etag}, "application/json")
 
     async def _events(self, request: Request, send: Send) -> None:
         """Stream the changes of a set."""

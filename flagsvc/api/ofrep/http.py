@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,15 +30,56 @@ BACKLOG = 2_048
 """Connections that wait to be accepted."""
 
 
+class Connections:
+    """Counts the open connections of one port, by address."""
+
+    def __init__(self, limit: float, per_peer: float) -> None:
+        self._limit, self._per_peer = limit, per_peer
+        self._peers: Counter[str] = Counter()
+        self.open = self.refused = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more are open than the port may have."""
+        return self.open > self._limit
+
+    def admit(self, peer: str) -> bool:
+        """Count a new connection; False, and not counted, if its address has too many."""
+        if self._peers[peer] >= self._per_peer:
+            self.refused += 1
+            return False
+        self.open += 1
+        self._peers[peer] += 1
+        return True
+
+    def closed(self, peer: str) -> None:
+        """Count the end of a connection that was admitted."""
+        self.open -= 1
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+
+
 class HttpServer:
     """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound.
 
-    Beyond `max_connections` the connection that has waited longest for a request gives way to a new one.
+    Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
+    that has `max_per_peer` gets no new one.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, max_connections: int | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        max_connections: float = math.inf,
+        max_per_peer: float = math.inf,
+    ) -> None:
+        self.connections = counted = Connections(max_connections, max_per_peer)
+
         class Protocol(_Protocol):
-            limit = max_connections
+            port = counted
 
         self._socket = listening_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
@@ -83,7 +125,9 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """uvicorn's protocol with time limits: by itself it waits for ever for a request's head and for a slow reader."""
 
-    limit: int | None = None
+    port: Connections
+    peer: str | None = None
+    """The address, while the connection is counted."""
     waiting_since = math.inf
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -95,13 +139,19 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.waiting_since = self.loop.time()
-        if self.limit is not None and len(self.connections) > self.limit:
+        peer = str((transport.get_extra_info("peername") or ("",))[0])
+        if not self.port.admit(peer):
+            transport.abort()
+            return
+        self.peer = peer
+        if self.port.too_many:
             self._make_room()
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
         self._end_write_timer()
+        self.leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -129,8 +179,17 @@ class _Protocol(H11Protocol):
     def _make_room(self) -> None:
         """Close the connection that has waited longest for a request; this one if all others have one."""
         others = (other for other in self.connections if isinstance(other, _Protocol) and other is not self)
-        waiting = [other for other in others if other.cycle is None or other.cycle.response_complete]
-        min(waiting, key=lambda other: other.waiting_since, default=self).transport.abort()
+        waiting = [other for other in others if other.peer and (other.cycle is None or other.cycle.response_complete)]
+        leaving = min(waiting, key=lambda other: other.waiting_since, default=self)
+        self.port.refused += 1
+        leaving.leave()  # at once, so that of several new connections each makes room
+        leaving.transport.abort()
+
+    def leave(self) -> None:
+        """Count the connection as closed, once."""
+        if self.peer is not None:
+            self.port.closed(self.peer)
+            self.peer = None
 
     def _watch_head(self) -> None:
         """Limit the time of a request's head from its first byte, and of the first head from the connection's start."""

@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 import grpc
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
-from flagsvc.api.ofrep.requests import Disconnected, Refused
+from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
+from flagsvc.api.ofrep.requests import Bodies, Disconnected, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
-from flagsvc.core.errors import InvalidRequest, Stopping
+from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
 from flagsvc.telemetry import Metrics
 
@@ -33,17 +34,38 @@ class UnaryCall:
     """An ASGI application whose handler returns one response."""
 
     def __init__(
-        self, name: str, call: Callable[[Request], Awaitable[Response]], admission: Admission, metrics: Metrics
+        self,
+        name: str,
+        call: Callable[[Request, bytes], Awaitable[Response]],
+        pool: Pool,
+        bodies: Bodies,
+        metrics: Metrics,
+        *,
+        outflow: Outflow,
     ) -> None:
-        self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
+        self._name, self._call, self._pool, self._bodies, self._metrics = name, call, pool, bodies, metrics
+        self._outflow = outflow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that disconnected before its request was read gets no response."""
         started, code = time.perf_counter(), "DISCONNECTED"
         try:
-            response = await self._response(Request(scope, receive))
+            request = Request(scope, receive)
+            response = await self._response(request)
+            peer, size = str(request.client), len(response.body)
+            if size > UNCOUNTED_BYTES:
+                try:
+                    self._outflow.take(peer, size)
+                except Overloaded as error:
+                    response, size = failed(self._name, request, error), 0
             code = str(response.status_code)
-            await response(scope, receive, send)
+            if size <= UNCOUNTED_BYTES:
+                await response(scope, receive, send)
+                return
+            try:
+                await response(scope, receive, _until_taken(send))
+            finally:
+                self._outflow.release(peer, size)
         except Disconnected:
             return
         finally:
@@ -51,27 +73,41 @@ class UnaryCall:
 
     async def _response(self, request: Request) -> Response:
         try:
-            with self._admission.call():
-                return await self._call(request)
+            # Before a slot is taken: a body comes as slowly as its client likes.
+            body = await self._bodies.read(request.receive)
+            with self._pool:
+                return await self._call(request, body)
         except Disconnected:
             raise
         except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
             return failed(self._name, request, error)
 
 
+def _until_taken(send: Send) -> Send:
+    """Return a `send` that returns once the client has taken the body: the server waits for it before the next part."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await send({**message, "more_body": True})
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    return sent
+
+
 class StreamCall:
     """An ASGI application whose handler sends its response, a stream, itself."""
 
     def __init__(
-        self, name: str, call: Callable[[Request, Send], Awaitable[None]], admission: Admission, metrics: Metrics
+        self, name: str, call: Callable[[Request, Send], Awaitable[None]], pool: StreamPool, metrics: Metrics
     ) -> None:
-        self._name, self._call, self._admission, self._metrics = name, call, admission, metrics
+        self._name, self._call, self._pool, self._metrics = name, call, pool, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request with a stream, or with an error if the stream cannot start."""
         started, request = time.perf_counter(), Request(scope, receive)
         try:
-            with self._admission.stream():
+            with self._pool.of(request.client.host if request.client else ""):
                 await self._call(request, send)
         except Exception as error:  # noqa: BLE001  as above
             await failed(self._name, request, error)(scope, receive, send)
@@ -92,5 +128,7 @@ def failed(name: str, request: Request, error: Exception) -> Response:
     if isinstance(error, InvalidRequest):
         return json_response(400, error_body("GENERAL", str(error), request.path_params.get("key")))
     failure = failure_for(name, error)
+    if isinstance(error, AnswerTooLarge):
+        return json_response(500, {"errorDetails": failure.message})  # 429 would make clients repeat the request
     status, body = STATUSES.get(failure.code, 500), {"errorDetails": failure.message}
     return json_response(status, body, close=isinstance(error, Stopping))

@@ -19,6 +19,8 @@ from flagsvc.core.validation import MAX_CONTEXT_BYTES
 MAX_BODY_BYTES = 1_000_000
 MAX_READ_BYTES = 10_000_000
 """A larger body is still read, up to this size, because a client that is sending does not read the response."""
+MAX_BODIES_BYTES = 64_000_000
+"""Bytes of all bodies together that have arrived in part."""
 BODY_S = 10.0
 """Seconds in which a body must arrive."""
 CONFIG_ETAG = "flagConfigEtag"
@@ -44,13 +46,11 @@ def header_pairs(request: Request) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
 
 
-async def context_of(request: Request, key: str | None = None) -> Mapping[str, JsonValue]:
-    """Return the evaluation context of a request for one flag or, without `key`, for all.
+def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
+    """Return the evaluation context in the body of a request for one flag or, without `key`, for all.
 
-    As in flagd, an empty body is accepted, and a context that is not an object counts as empty.
-    Raises Refused or Disconnected.
+    As in flagd, an empty body is accepted, and a context that is not an object counts as empty. Raises Refused.
     """
-    body = await _body_of(request.receive)
     try:
         parsed = strict_loads(body.decode()) if body.strip() else None
     except (NotJson, UnicodeDecodeError):
@@ -88,27 +88,44 @@ def has_current(request: Request, etag: str, config_etag: str) -> bool:
     return etag in given or "*" in given
 
 
-async def _body_of(receive: Receive) -> bytes:
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Disconnected
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size <= MAX_BODY_BYTES:
-                    chunks.append(chunk)
-                elif size > MAX_READ_BYTES:
-                    break
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        raise Refused(408, {"errorDetails": "request body too slow"}, close=True) from None
-    if size > MAX_BODY_BYTES:
-        raise Refused(413, {"errorDetails": "request body too large"}, close=size > MAX_READ_BYTES)
-    return b"".join(chunks)
+class Bodies:
+    """Reads requests' bodies, and bounds the bytes of all that have arrived in part."""
+
+    def __init__(self, limit: int = MAX_BODIES_BYTES) -> None:
+        self._limit = limit
+        self.held = 0
+
+    async def read(self, receive: Receive) -> bytes:
+        """Read one body, within limits of time and size. Raises Refused or Disconnected."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                size = await self._fill(body, receive)
+        except TimeoutError:
+            raise Refused(408, {"errorDetails": "request body too slow"}, close=True) from None
+        finally:
+            self.held -= len(body)
+        if size > MAX_BODY_BYTES:
+            raise Refused(413, {"errorDetails": "request body too large"}, close=size > MAX_READ_BYTES)
+        return bytes(body)
+
+    async def _fill(self, body: bytearray, receive: Receive) -> int:
+        """Append what arrives, up to MAX_BODY_BYTES; return how much arrived."""
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size <= MAX_BODY_BYTES:
+                if self.held + len(chunk) > self._limit:
+                    details = "too many request bodies arrive at once; retry later"
+                    raise Refused(429, {"errorDetails": details}, close=True)
+                body += chunk
+                self.held += len(chunk)
+            if size > MAX_READ_BYTES or not message.get("more_body", False):
+                return size
 
 
 def _invalid_context(details: str, key: str | None) -> Refused:

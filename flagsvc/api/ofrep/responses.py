@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flagsvc.core.evaluation import ErrorCode, Reason
@@ -43,14 +43,11 @@ def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict
     return body
 
 
-def bulk_body(
-    evaluations: Iterable[Evaluation], selected: Mapping[str, str], event_streams: list[JsonValue]
-) -> dict[str, JsonValue]:
-    """Return the JSON of all flags of a set, with the event streams that announce their changes."""
-    body: dict[str, Any] = {"flags": [evaluation_body(evaluation, selected) for evaluation in evaluations]}
-    if selected:
-        body["metadata"] = dict(selected)
-    return {**body, "eventStreams": event_streams}
+def bulk_body(bodies: Sequence[bytes], selected: Mapping[str, str], event_streams: list[JsonValue]) -> bytes:
+    """Return the JSON of a set from its flags' JSON, with the event streams that announce their changes."""
+    rest: dict[str, Any] = {"metadata": dict(selected)} if selected else {}
+    others = encode({**rest, "eventStreams": event_streams})
+    return b'{"flags":[' + b",".join(bodies) + b"]," + others[1:]
 
 
 def not_found_body(key: str) -> dict[str, JsonValue]:

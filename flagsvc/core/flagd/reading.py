@@ -38,16 +38,19 @@ class FlagFile:
     notes: list[Finding] = field(default_factory=list)
 
 
-def read(document: JsonValue, flag_set: str | None = None) -> FlagFile:
-    """Read and validate a whole configuration. `flag_set` takes precedence over the sets that the file names."""
-    return _Reader(flag_set).read(document)
+def read(document: JsonValue, flag_set: str | None = None, *, is_write: bool = True) -> FlagFile:
+    """Read and validate a whole configuration. `flag_set` takes precedence over the sets that the file names.
+
+    `is_write`: its flags are to be written to a store, which limits their sizes.
+    """
+    return _Reader(flag_set, is_write).read(document)
 
 
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, flag_set: str | None) -> None:
-        self._flag_set = flag_set
+    def __init__(self, flag_set: str | None, is_write: bool) -> None:
+        self._flag_set, self._is_write = flag_set, is_write
         self._result = FlagFile()
         self._seen: set[tuple[Path, str]] = set()
         self._evaluators: dict[str, JsonValue] = {}
@@ -119,7 +122,7 @@ class _Reader:
             metadata=metadata,
         )
         try:
-            good = validated(flag)
+            good = validated(flag, is_write=self._is_write)
         except InvalidRequest as error:
             self._report(error.violations, flag, rule, path)
             return None
@@ -183,7 +186,7 @@ class _Reader:
         if SET_NAME in good and not isinstance(good[SET_NAME], str):
             self._wrong(("metadata", SET_NAME), f"{short_repr(good.pop(SET_NAME))}; it must be a string")
         try:
-            validated(Flag(key="any", metadata=good))
+            validated(Flag(key="any", metadata=good), is_write=False)
         except InvalidRequest as error:
             for violation in error.violations:
                 location = _path_of(violation.field, ())
@@ -265,7 +268,7 @@ def _a(value: JsonValue) -> str:
 def _path_of(violated: str, path: Path) -> Path:
     """Return the path in the file of a field as `validated` names it, such as `flag.variants[on]`."""
     name, _, rest = violated.removeprefix("flag.").partition("[")
-    steps = {"key": (), "flag_set": ("metadata", SET_NAME), "default_variant": ("defaultVariant",)}
+    steps = {"flag": (), "key": (), "flag_set": ("metadata", SET_NAME), "default_variant": ("defaultVariant",)}
     return (*path, *steps.get(name, (name,)), *((rest[:-1],) if rest else ()))
 
 

@@ -914,19 +914,23 @@ class WatchFlagsRequest(google.protobuf.message.Message):
 
     FLAG_SET_FIELD_NUMBER: builtins.int
     RESUME_REVISION_FIELD_NUMBER: builtins.int
+    PAGED_SNAPSHOTS_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     resume_revision: builtins.int
     """resume_revision of the last message received. The stream then begins with the changes since, or with a snapshot if
     this replica does not have them all. Default 0: begin with a snapshot.
     """
+    paged_snapshots: builtins.bool
+    """Whether the client takes a snapshot in several messages of about 256 kB. Default: false, it is one message."""
     def __init__(
         self,
         *,
         flag_set: builtins.str = ...,
         resume_revision: builtins.int = ...,
+        paged_snapshots: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flag_set", b"flag_set", "resume_revision", b"resume_revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag_set", b"flag_set", "paged_snapshots", b"paged_snapshots", "resume_revision", b"resume_revision"]) -> None: ...
 
 Global___WatchFlagsRequest: typing_extensions.TypeAlias = WatchFlagsRequest
 
@@ -975,16 +979,22 @@ class FlagSnapshot(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FLAGS_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    more: builtins.bool
+    """Whether the next message continues the snapshot. Only with paged_snapshots."""
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[flagsvc_client.stubs.flagsvc.v1.types_pb2.Flag]:
-        """Every flag of the set, by sort order, then key."""
+        """Every flag of the set, by sort order, then key. With paged_snapshots: the next flags of the set."""
 
     def __init__(
         self,
         *,
         flags: collections.abc.Iterable[flagsvc_client.stubs.flagsvc.v1.types_pb2.Flag] | None = ...,
+        more: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_more", b"_more", "more", b"more"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_more", b"_more", "flags", b"flags", "more", b"more"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_more", b"_more"]) -> typing.Literal["more"] | None: ...
 
 Global___FlagSnapshot: typing_extensions.TypeAlias = FlagSnapshot
 

@@ -491,7 +491,7 @@ class Flag(google.protobuf.message.Message):
     """Revision as an entity tag, in quotes. In UpdateFlag, if set, the flag must still have it; else ABORTED."""
     @property
     def config(self) -> Global___Value:
-        """Settings of the feature: an object of at most 262,144 bytes of JSON. Unset: none."""
+        """Settings of the feature: an object of at most 65,536 bytes of JSON. Unset: none."""
 
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -511,13 +511,14 @@ class Flag(google.protobuf.message.Message):
 
     @property
     def variants(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___Value]:
-        """Values by variant name: at most 100, all of one type (boolean, string, number or object).
+        """Values by variant name: at most 100, all of one type (boolean, string, number or object), each at most 65,536 bytes
+        of JSON.
         Default: none. The flag is then a plain switch with on = true and off = false.
         """
 
     @property
     def metadata(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___Value]:
-        """Metadata sent with each evaluation: at most 100 strings, numbers or booleans."""
+        """Metadata sent with each evaluation: at most 100 strings, numbers or booleans, and 16,384 bytes of JSON."""
 
     @property
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:

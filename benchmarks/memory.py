@@ -1,0 +1,140 @@
+"""The server's memory under clients that do not read: `python -m benchmarks.memory [SCENARIO...]`.
+
+Each scenario has a server of its own, with 10,000 flags. Its memory is read while the clients hold their calls, and
+after they are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+
+from flagsvc.adapters.sqlite import SqliteStore
+from flagsvc.core.documents import dumps
+from flagsvc.core.model import Flag, Status
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from tests.servers import free_port
+from tests.unreading import Unreading
+
+FLAGS, FAT_FLAGS, FAT_BYTES = 10_000, 4, 4_000_000
+HOLD_S, GONE_S = 8.0, 8.0
+RULE = '{"if":[{"ends_with":[{"var":"email"},"@flagsvc.example"]},"on",{"fractional":[["on",10],["off",90]]}]}'
+WATCH, BATCH = "/flagsvc.v1.FlagService/WatchFlags", "/flagsvc.v1.FlagService/BatchEvaluateFlags"
+SYNC, RESOLVE_ALL = "/flagd.sync.v1.FlagSyncService/SyncFlags", "/flagd.evaluation.v1.Service/ResolveAll"
+
+Act = Callable[[int, contextlib.ExitStack], object]
+
+
+def _calls(path: str, connections: int, calls: int, request: bytes | None = b"") -> Act:
+    def act(port: int, stack: contextlib.ExitStack) -> None:
+        for _ in range(connections):
+            client = stack.enter_context(Unreading(port))
+            with contextlib.suppress(OSError):  # the server may close a connection that asks for too much
+                for _ in range(calls):
+                    client.call(path, request)
+
+    return act
+
+
+def _fat_batch(port: int, _stack: contextlib.ExitStack) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]) as channel:
+        try:
+            answer = pb_grpc.FlagServiceStub(channel).BatchEvaluateFlags(
+                pb.BatchEvaluateFlagsRequest(flag_keys=[f"fat-{number}" for number in range(FAT_FLAGS)] * 75)
+            )
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"  # type: ignore[attr-defined]
+    return f"{answer.ByteSize()} bytes"
+
+
+SCENARIOS: dict[str, Act] = {
+    "300 WatchFlags on one connection": _calls(WATCH, 1, 300),
+    "300 WatchFlags on 30 connections": _calls(WATCH, 30, 10),
+    "300 SyncFlags on one connection": _calls(SYNC, 1, 300),
+    "300 SyncFlags on 30 connections": _calls(SYNC, 30, 10),
+    "3,000 ResolveAll on 30 connections": _calls(RESOLVE_ALL, 30, 100),
+    "45,000 calls without a message on 45 connections": _calls(RESOLVE_ALL, 45, 1_000, None),
+    "one batch of 300 keys with values of 4 MB": _fat_batch,
+}
+
+
+def measure(act: Act) -> tuple[float, float, float, object]:
+    """Return the server's memory in MB before, at its peak, and after; and what the scenario saw."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _serving(Path(folder), FAT_FLAGS if act is _fat_batch else 0) as (port, pid),
+    ):
+        before, peak, stop = _rss_mb(pid), [0.0], threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.05):
+                peak[0] = max(peak[0], _rss_mb(pid))
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        with contextlib.ExitStack() as stack:
+            seen = act(port, stack)
+            time.sleep(HOLD_S)
+        time.sleep(GONE_S)
+        stop.set()
+        watching.join()
+        return before, peak[0], _rss_mb(pid), seen
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, fat_flags: int) -> Iterator[tuple[int, int]]:
+    path, port = folder / "flags.db", free_port()
+    asyncio.run(_fill(path, fat_flags))
+    command = [str(Path(sys.executable).with_name("flagsvc")), "serve", "--store", f"sqlite:///{path}"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    command += [part for name in ("sync", "management", "ofrep") for part in (f"--{name}-port", "-1")]
+    server = subprocess.Popen(command, env={k: v for k, v in os.environ.items() if not k.startswith("FLAGSVC_")})
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = pb_grpc.FlagServiceStub(channel)
+            while not stub.ListFlags(pb.ListFlagsRequest(page_size=1), wait_for_ready=True, timeout=30).flags:
+                time.sleep(0.1)
+        yield port, server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def _fill(path: Path, fat_flags: int) -> None:
+    store = SqliteStore(f"sqlite:///{path}")
+    await store.open()
+    await store.close()
+    flags = [Flag(key=f"flag-{n:05}", status=Status.ENABLED, targeting=RULE, revision=n) for n in range(1, FLAGS + 1)]
+    fat = Flag(key="", status=Status.ENABLED, variants={"on": "x" * FAT_BYTES}, default_variant="on", revision=1)
+    flags += [replace(fat, key=f"fat-{n}") for n in range(fat_flags)]
+    with sqlite3.connect(path) as db:
+        rows = [(flag.flag_set, flag.key, flag.revision, dumps(flag)) for flag in flags]
+        db.executemany("INSERT INTO flags VALUES (?, ?, ?, ?)", rows)
+        db.execute("INSERT INTO revisions VALUES ('default', ?)", (FLAGS,))
+
+
+def _rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    for name, act in SCENARIOS.items():
+        if not wanted or any(each in name for each in wanted):
+            before, peak, after, seen = measure(act)
+            note = f"  {seen}" if seen else ""
+            print(f"{name}: {before:.0f} -> {peak:.0f} MB, after {after:.0f} MB{note}", flush=True)

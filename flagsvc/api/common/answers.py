@@ -1,0 +1,64 @@
+"""Limits on the size of answers, checked while an answer is built: before it takes memory, and before it is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from flagsvc.core.errors import AnswerTooLarge
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+
+M = TypeVar("M", bound=Message)
+
+MAX_ANSWER_BYTES = 4_194_304
+"""An answer to a unary call: what gRPC's clients accept unless they are configured otherwise."""
+MAX_SET_BYTES = 33_554_432
+"""A whole flag set in one message or body, in protocols that cannot page: flagd's sync and OFREP's bulk evaluation."""
+
+FEWER_KEYS = "send fewer flag_keys in one call"
+SMALLER_PAGE = "send a smaller page_size"
+ONE_BY_ONE = "evaluate flags one by one, or split the flag set"
+SPLIT_SET = "split the flag set"
+
+
+_REST_BYTES = 262_144
+"""Room for the other fields of an answer that has a flag."""
+
+
+class AnswerSize:
+    """The size of one answer while it is built."""
+
+    __slots__ = ("_advice", "_limit", "_size")
+
+    def __init__(self, advice: str, limit: int = MAX_ANSWER_BYTES) -> None:
+        self._advice, self._limit, self._size = advice, limit, 0
+
+    def add(self, size: int) -> None:
+        """Count a part of the answer. Raises AnswerTooLarge once all parts together are over the limit."""
+        self._size += size
+        if self._size > self._limit:
+            raise AnswerTooLarge(self._limit, self._advice)
+
+
+def within_limit(messages: Iterable[M], advice: str) -> Iterator[M]:
+    """Yield the messages of an answer. Raises AnswerTooLarge before the answer is over its limit."""
+    size = AnswerSize(advice)
+    for message in messages:
+        size.add(message.ByteSize())
+        yield message
+
+
+def sendable(flag: types.Flag) -> types.Flag:
+    """Return a written flag for the answer to its writer; one that is too large to be sent is without its values.
+
+    The change is stored by then, so the answer cannot be refused.
+    """
+    if flag.ByteSize() > MAX_ANSWER_BYTES - _REST_BYTES:
+        flag.ClearField("config")
+        flag.ClearField("variants")
+        flag.ClearField("metadata")
+        flag.ClearField("targeting")
+        flag.ClearField("evaluators")
+    return flag

@@ -1,0 +1,123 @@
+"""The snapshot that begins a watch: rendered once, in turns, for all streams that begin while one of them sends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+from flagsvc.api.flag_service.flag_messages import flag_to_message
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.ports import Entry
+from flagsvc.serving.reader import Reader
+from flagsvc.turns import in_turns
+from flagsvc.view.changelog import ChangeKind
+from flagsvc.view.near_cache import NearCache
+
+PAGE_BYTES = 262_144
+"""About the size of one page of a snapshot."""
+MAX_LATER = 256
+"""Changes that follow a shared snapshot; after more of them, the next stream gets a new snapshot."""
+
+
+class Rendered:
+    """A set as it was at one moment, as encoded messages, and the changes since."""
+
+    def __init__(self, watermark: int, full_loads: int) -> None:
+        self.pages: list[bytes] = []
+        self.later: list[tuple[Entry, int]] = []
+        self.watermark, self.full_loads, self.began_at = watermark, full_loads, time.monotonic()
+        self._whole: bytes | None = None
+
+    @property
+    def whole(self) -> bytes:
+        """The snapshot as one message: encoded messages of one type, put together, are one with all their fields."""
+        if self._whole is None:
+            self._whole = b"".join(self.pages)
+        return self._whole
+
+    def add_page(self, page: pb.FlagSnapshot, *, more: bool) -> None:
+        """Encode a page. `more` is set on the last one too, so that it is false in all pages put together."""
+        page.more = more
+        self.pages.append(pb.WatchFlagsResponse(snapshot=page, resume_revision=self.watermark).SerializeToString())
+
+    def note(self, entry: Entry, watermark: int, _kind: ChangeKind) -> None:
+        """Keep a change for the streams that are sent this snapshot."""
+        if len(self.later) <= MAX_LATER:
+            self.later.append((entry, watermark))
+
+
+class SetSnapshot:
+    """One set's snapshot for all its streams; `users` counts those that begin."""
+
+    def __init__(self, flag_set: str, near: NearCache, reader: Reader) -> None:
+        self._flag_set, self._near, self._reader = flag_set, near, reader
+        self._newest: Rendered | None = None
+        self._lock = asyncio.Lock()
+        self.users = 0
+
+    async def newest(self) -> tuple[Rendered, list[tuple[Entry, int]]]:
+        """Return a snapshot and the changes that follow it up to this moment. Raises StoreUnavailable."""
+        asked_at = time.monotonic()
+        async with self._lock:
+            found = self._newest
+            if found is None or not self._is_usable(found, asked_at):
+                found = await self._render()
+        return found, list(found.later)
+
+    def close(self) -> None:
+        """Keep no more changes."""
+        if self._newest is not None:
+            self._near.changelogs.unlisten(self._flag_set, self._newest.note)
+            self._newest = None
+
+    def _is_usable(self, found: Rendered, asked_at: float) -> bool:
+        """Whether a snapshot with the changes since is the set as it is now, as far as this replica knows."""
+        if len(found.later) > MAX_LATER or found.full_loads != self._near.full_loads:
+            return False
+        return self._near.complete or found.began_at >= asked_at  # changes may be missed while it is not complete
+
+    async def _render(self) -> Rendered:
+        self.close()
+        flags = await self._reader.flags(self._flag_set)
+        rendered = Rendered(self._near.changelogs.watermark(self._flag_set), self._near.full_loads)
+        self._near.changelogs.listen(self._flag_set, rendered.note)  # in one step with the list and its watermark
+        self._newest = rendered
+        try:
+            page, size = pb.FlagSnapshot(), 0
+            async for flag in in_turns(flags):
+                message = flag_to_message(flag)
+                size += message.ByteSize()
+                page.flags.append(message)
+                if size >= PAGE_BYTES:
+                    rendered.add_page(page, more=True)
+                    page, size = pb.FlagSnapshot(), 0
+            rendered.add_page(page, more=False)
+        except BaseException:
+            self.close()
+            raise
+        return rendered
+
+
+class Snapshots:
+    """The shared snapshots of all sets, each kept while a stream sends it."""
+
+    def __init__(self, near: NearCache, reader: Reader) -> None:
+        self._near, self._reader = near, reader
+        self._of_set: dict[str, SetSnapshot] = {}
+
+    @contextlib.contextmanager
+    def of(self, flag_set: str) -> Iterator[SetSnapshot]:
+        """Return the set's snapshot, which is kept as long as any caller is in this block."""
+        shared = self._of_set.get(flag_set)
+        if shared is None:
+            shared = self._of_set[flag_set] = SetSnapshot(flag_set, self._near, self._reader)
+        shared.users += 1
+        try:
+            yield shared
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del self._of_set[flag_set]
+                shared.close()
