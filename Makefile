@@ -67,10 +67,11 @@ test-long: $(VENV)/.dev  ## 200,000 rules beside flagd-core, ten minutes of faul
 	FAULTS_SECONDS=$(FAULTS_SECONDS) $(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.model --large
 
-bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets
+bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets; overload
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
 	$(BIN)/python -m benchmarks.client
+	$(BIN)/python -m benchmarks.overload
 
 faults: $(VENV)/.dev  ## random faults on real replicas and servers, judged from the record; FAULTS_SECONDS, FAULTS_SEED
 	$(BIN)/python -m tests.faults

@@ -146,7 +146,7 @@ class _Connection:
     def receive(self) -> Iterator[tuple[float, str]]:
         """Yield when each call was due that is answered now, and its outcome."""
         try:
-            chunk = self.socket.recv(1 << 20)
+            chunk = self.socket.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError:

@@ -27,7 +27,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 TIMES = (2, 5, 20)
-IN_FLIGHT = 64
+IN_FLIGHT = 256
 CANCELLED, EXHAUSTED = "1", "8"
 Row = dict[str, float]
 
@@ -53,6 +53,8 @@ def main() -> None:
             for times in (0, *TIMES):
                 outcome = _offered(int(target.rpartition(":")[2]), times * peak, args.seconds, args.connections)
                 peak = peak or outcome.in_time
+                if not peak:
+                    raise SystemExit(f"the server answered nothing in time: {dict(outcome.codes)}")
                 rows.setdefault(f"{times} x" if times else "peak", []).append(_row(outcome, peak, _memory_mb(pid)))
                 time.sleep(1)
     medians = {

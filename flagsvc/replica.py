@@ -188,7 +188,7 @@ class Replica:
             if self.cache is not None and saved.store_id:
                 self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
-            self.near.restore(saved.contents, age_s, time.monotonic())
+            await self.follower.restore(saved.contents, age_s)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 

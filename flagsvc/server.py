@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
+import math
+import sys
+import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -12,7 +14,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from flagsvc import descriptors
+from flagsvc import collector, descriptors
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
@@ -20,6 +22,7 @@ from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
 from flagsvc.api.flag_service.watch import Watches
@@ -33,18 +36,16 @@ from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
+from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings, origins, pairs
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.turns import SWITCH_S
 from flagsvc.urls import host_and_port, redacted
 
 log = structlog.get_logger(__name__)
-
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-GC_THRESHOLDS = (50_000, 20, 20)
-"""Compiled rules are millions of long-lived objects; the default thresholds would scan them often and stall calls."""
 
 
 class Server:
@@ -83,6 +84,7 @@ class Server:
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
+        self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -97,7 +99,7 @@ class Server:
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
         self._tasks.start(self._health.run(), "health")
-        self._tasks.start(self._lateness.run(), "lateness")
+        self._tasks.start(self._loop_lag.run(), "loop-lag")
         await self._grpc.start()
         if self._http is not None:
             await self._http.start()
@@ -170,7 +172,7 @@ class Server:
         age_ms = int(self.settings.connection_age_s * 1000)
         options = [
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
@@ -183,7 +185,7 @@ class Server:
             # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
             # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
             ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * self.settings.max_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * self.settings.max_pending_calls)),
             ("grpc.max_connection_age_ms", age_ms),
             ("grpc.max_connection_age_grace_ms", 60_000),
         ]
@@ -199,6 +201,10 @@ class Server:
         if self.settings.reflection:
             reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
         return server
+
+    def _loop_was_late(self, seconds: float) -> None:
+        self._metrics.loop_was_late(seconds)
+        self._lateness.measured(seconds, time.monotonic())
 
     def _late(self, late: bool) -> None:
         """Refuse new evaluations while the event loop is late, and say so once."""
@@ -254,7 +260,8 @@ def _bind_errors(host: str, port: int) -> Iterator[None]:
 
 async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    gc.set_threshold(*GC_THRESHOLDS)
+    collector.configure()
+    sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()
     server = Server(settings)
     try:

@@ -138,6 +138,12 @@ class Settings:
     verify_interval_s: float = _setting(
         600.0, "Seconds between two comparisons of the shared cache with the store; 0 turns them off.", 0, 1e6
     )
+    log_loop_lag_s: float = _setting(
+        0.0,
+        "For debugging: log what the event loop is doing once it has been held so many seconds; 0 turns it off.",
+        0,
+        60,
+    )
     max_calls: int = _setting(
         2_000,
         "Maximum number of concurrent evaluation calls, over gRPC and over OFREP each; further ones are refused.",
@@ -152,8 +158,8 @@ class Settings:
     )
     max_pending_calls: int = _setting(
         512,
-        "Calls of one method that wait to be accepted; of the calls beyond, more and more are cancelled, all from"
-        " twice as many.",
+        "Calls of one method that wait to be accepted; of the calls beyond, more and more are cancelled, all from a"
+        " quarter more.",
         1,
         100_000,
     )

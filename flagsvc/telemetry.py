@@ -80,6 +80,12 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._lag = Histogram(
+            "flagsvc_loop_lag_seconds",
+            "Seconds by which the event loop woke up late: another caller waits that long.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
         self._timers: dict[tuple[str, str], Histogram] = {}
         self._samples = samples
 
@@ -97,6 +103,10 @@ class Metrics:
         if timer is None:
             timer = self._timers[method, code] = self._calls.labels(method, code)
         timer.observe(seconds)
+
+    def loop_was_late(self, seconds: float) -> None:
+        """Record by how much the event loop was late."""
+        self._lag.observe(seconds)
 
     def samples(self) -> list[Sample]:
         """Return the plain counts as they are now. Call it in the event loop that changes them."""

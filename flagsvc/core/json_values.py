@@ -51,6 +51,19 @@ def is_text(value: str) -> bool:
     return True
 
 
+def has_more_values(value: JsonValue, limit: int) -> bool:
+    """Whether a value has more fields and list elements, at all depths. It takes no longer where it has many more."""
+    pending: list[JsonValue] = [value]
+    while pending:
+        item = pending.pop()
+        limit -= len(item)
+        if limit < 0:
+            return True
+        values = item.values() if item.__class__ is dict else item
+        pending += [each for each in values if each.__class__ in (list, dict)]
+    return False
+
+
 def problem(value: JsonValue, depth: int = 0) -> str | None:
     """Return why this is not a JSON value that can be stored; None if it is one."""
     if depth > MAX_DEPTH:

@@ -28,6 +28,10 @@ MAX_VARIANTS = 100
 MAX_METADATA = 100
 MAX_EVALUATORS = 100
 MAX_CONTEXT_BYTES = 65_536
+MAX_CONTEXT_VALUES = 5_000
+"""Fields and list elements of an evaluation context, at all depths: converting each takes time."""
+SMALLEST_VALUE = 4
+"""Bytes of the smallest element of a list in a protobuf message; in JSON it takes half of that."""
 MAX_BATCH = 1_000
 SORT_ORDERS = range(-(2**31), 2**31)
 _ETAG = re.compile(r'"?(\d{1,19})"?')
@@ -180,6 +184,8 @@ def _variant_violations(flag: Flag) -> list[Violation]:
             found.append(Violation(field, short_repr(name), f"named with {problem}"))
         elif problem := json_values.problem(value):
             found.append(Violation(field, problem, "valid JSON"))
+        elif isinstance(value, dict) and json_values.has_more_values(value, MAX_CONTEXT_VALUES):
+            found.append(Violation(field, "more fields", f"at most {MAX_CONTEXT_VALUES} fields and list elements"))
         elif variant_kind(value) is None:
             found.append(Violation(field, short_repr(value), "a boolean, string, number or object"))
     first = next(iter(variants.values()), None)

@@ -21,6 +21,7 @@ from flagsvc.background import BackgroundTasks
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
+from flagsvc.turns import Turns, in_turns
 from flagsvc.view.entries import same_entry
 from flagsvc.view.near_cache import NearCache
 
@@ -31,8 +32,6 @@ SETTLE_S = 0.25
 PAUSE_S = 0.02
 """Pause between two pieces of a comparison in the background."""
 BATCH = 50
-_SLICE = 100
-"""Flags compared in one go: thousands would hold up every call."""
 _MAX_LOGGED = 5
 
 log = structlog.get_logger(__name__)
@@ -109,6 +108,8 @@ class CacheAuditor:
         self._near, self._store, self._cache = near, store, cache
         self._interval_s, self._is_holder = interval_s, is_holder
         self._turn = asyncio.Lock()
+        self._next: dict[bool, asyncio.Task[AuditReport]] = {}
+        self._running: set[asyncio.Task[AuditReport]] = set()
         self._tasks = BackgroundTasks()
         self.checks = 0
         self.drifted = 0
@@ -121,12 +122,30 @@ class CacheAuditor:
             self._tasks.start(self._check_forever(), "cache-audit")
 
     async def close(self) -> None:
-        """Stop them."""
-        await self._tasks.close()
+        """Stop them, and every comparison that somebody has asked for."""
+        asked_for = list(self._running)
+        for task in asked_for:
+            task.cancel()
+        await asyncio.gather(self._tasks.close(), *asked_for, return_exceptions=True)
 
     async def verify(self, *, repair: bool) -> AuditReport:
-        """Compare everything now. Raises CacheMissing, CacheUnavailable and StoreUnavailable."""
-        return await self._verify(repair=repair, pause_s=0.0)
+        """Compare everything now. Raises CacheMissing, CacheUnavailable and StoreUnavailable.
+
+        Whoever asks while one comparison runs gets the next one, together with all others who ask meanwhile.
+        """
+        if self._cache is None:
+            raise CacheMissing
+        task = self._next.get(repair)
+        if task is None:
+            task = self._next[repair] = asyncio.create_task(self._verify(repair=repair, pause_s=0.0, asked_for=True))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[AuditReport]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not warn about callers who left
 
     async def _check_forever(self) -> None:
         while True:
@@ -146,10 +165,12 @@ class CacheAuditor:
                 flags = [f"{drift.id.flag_set}/{drift.id.key}: {drift.kind}" for drift in found.drifts[:_MAX_LOGGED]]
                 log.warning("cache_drifted", drifted=found.drifted, repaired=found.repaired, first=flags)
 
-    async def _verify(self, *, repair: bool, pause_s: float) -> AuditReport:
+    async def _verify(self, *, repair: bool, pause_s: float, asked_for: bool = False) -> AuditReport:
         if self._cache is None:
             raise CacheMissing
         async with self._turn:
+            if asked_for:
+                del self._next[repair]  # who asks from now on needs a comparison that begins later
             found = AuditReport()
             suspects = await self._suspects(self._cache, found, pause_s)
             if suspects:
@@ -168,20 +189,21 @@ class CacheAuditor:
         contents = await self._store.load()
         flags = await _by_id(contents)
         seen: set[FlagId] = set()
-        suspects = []
+        suspects, known, turns = [], 0, Turns()
         async for piece in cache.entries():
             for cached in piece:
                 if cached.id in seen:  # an entry that moves during a scan may come twice
                     continue
                 seen.add(cached.id)
+                known += cached.id in flags
                 kind = kind_of(cached, flags.get(cached.id) or _absent(contents, cached.id))
                 if kind is not None:
                     suspects.append(Suspect(cached, kind))
-                if not len(seen) % _SLICE:
-                    await asyncio.sleep(0)
+                if turns.is_over():
+                    await turns.next()
             await asyncio.sleep(pause_s)
         found.checked = len(seen)
-        found.missing = len(flags.keys() - seen)
+        found.missing = len(flags) - known
         return suspects
 
     async def _confirmed(self, cache: FlagCache, suspects: Sequence[Suspect]) -> list[Mismatch]:
@@ -259,12 +281,7 @@ def _same_entry(cached: Entry, other: Entry | None) -> bool:
 
 
 async def _by_id(contents: StoreContents) -> dict[FlagId, Entry]:
-    entries: dict[FlagId, Entry] = {}
-    for flag in contents.flags:
-        entries[flag.id] = Entry.of(flag)
-        if not len(entries) % _SLICE:
-            await asyncio.sleep(0)
-    return entries
+    return {flag.id: Entry.of(flag) async for flag in in_turns(contents.flags)}
 
 
 def _absent(contents: StoreContents, flag_id: FlagId) -> Entry:

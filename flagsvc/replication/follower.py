@@ -17,6 +17,7 @@ from enum import StrEnum
 
 import structlog
 
+from flagsvc import collector
 from flagsvc.background import BackgroundTasks, cause_of, repeat
 from flagsvc.core.errors import StoreForbidden, StoreUnavailable
 from flagsvc.ports import (
@@ -45,6 +46,7 @@ from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.turns import in_turns, run_in_turns, sorted_in_turns
 from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
@@ -52,6 +54,8 @@ STREAM_START_S = 0.3
 RESYNCED = "The store's identity is new. Everything was read again; what was held or cached before does not count."
 LOAD_SHARE = 5
 """Where the whole store is read again and again, that takes at most one part in this many of the time."""
+MAX_LOAD_PAUSE_S = 1.0
+"""Longest that a load waits where callers need the whole store again and again: else as long as the last one took."""
 
 log = structlog.get_logger(__name__)
 
@@ -88,12 +92,16 @@ class Follower:
         self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
+        self._unless_reached: Mapping[str, int] | None = None
         self._polling = asyncio.Lock()
         self._streaming = asyncio.Event()
         self._opened = False
         self._announcement_at = NEVER
         self._polled_at = NEVER
         self._load_s = 0.0
+        self._load_ended_at = NEVER
+        self._loading, self._merging = asyncio.Lock(), asyncio.Lock()
+        self._compiling: asyncio.Task[None] | None = None
         self.feed_kind = FeedKind.NONE if store.feed is None else FeedKind.STREAM
         self.loaded, self.tried = asyncio.Event(), asyncio.Event()
         self.store_up = True
@@ -116,6 +124,11 @@ class Follower:
         if self.feed_kind is FeedKind.STREAM:
             return time.monotonic() - self._progress.checkpoint < SUBSCRIPTION_TIMEOUT_S
         return self.store_up
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether everything that was loaded is compiled."""
+        return self._compiling is not None and self._compiling.done()
 
     def start(self) -> None:
         """Begin to follow; waits for nothing."""
@@ -147,21 +160,62 @@ class Follower:
         await asyncio.gather(self._tasks.close(), self.revision_assigner.close())
 
     async def load_all(self) -> StoreContents:
-        """Read the whole store, and hold it where there is room. Raises StoreUnavailable."""
+        """Read the whole store for a caller, and hold it where there is room. Raises StoreUnavailable.
+
+        After a long load the next one waits, so that callers do not make the replica load all the time.
+        """
+        pause_s = self._load_ended_at + min(self._load_s, MAX_LOAD_PAUSE_S) - time.monotonic()
+        await asyncio.sleep(max(0.0, pause_s))
+        return await self._load_now()
+
+    async def _load_now(self) -> StoreContents:
+        async with self._loading:  # two loads would be merged into each other
+            with collector.paused():
+                return await self._load_and_merge()
+
+    async def _load_and_merge(self) -> StoreContents:
         asked_at, held = time.monotonic(), self._held_revisions()
+        fills = not self._near.complete or self._near.restored
         contents = await self._store.load()
         self.loads += 1
-        self._load_s = time.monotonic() - asked_at
         if not self._is_continued(contents.revisions, held):
             self._wake.set()
         elif not self._near.partial.is_needed:
             contents = await self._with_missing(contents)
-            for change in self._near.merge(contents, asked_at, time.monotonic()):
+            unversioned: list[UnversionedChange] = []
+            async with self._merging:
+                await run_in_turns(self._near.merging(contents, asked_at, time.monotonic(), unversioned))
+            for change in unversioned:
                 if not self.hints.has(change.id):  # what a message claims is no reason to write to the store
                     self._assign_revision(change)
             self._polled_at = max(self._polled_at, asked_at)
             self.loaded.set()
+            if fills:
+                collector.freeze_load()
+            self._compile_soon()
+        self._load_ended_at = time.monotonic()
+        self._load_s = self._load_ended_at - asked_at
         return contents
+
+    async def restore(self, contents: StoreContents, age_s: float) -> None:
+        """Hold a snapshot's contents until the store is read."""
+        async with self._merging:
+            await run_in_turns(self._near.restoring(contents, age_s, time.monotonic()))
+
+    def _compile_soon(self) -> None:
+        """Compile in the background what was loaded, so that evaluations find it compiled."""
+        if self._compiling is None or self._compiling.done():
+            self._compiling = self._tasks.start(self._compile_all(), "compile")
+
+    async def _compile_all(self) -> None:
+        compiled = 0
+        async for flag_id in in_turns(self._near.ids()):
+            held = self._near.peek(flag_id)
+            if held is not None and held.compiled is None:
+                await held.compile()
+                compiled += 1
+                if compiled % collector.FREEZE_EVERY == 0:
+                    collector.freeze()
 
     async def _poll(self) -> None:
         """Verify the view once, and record whether the store could be asked."""
@@ -247,10 +301,12 @@ class Follower:
         await self._store.open()
         self._near.changelogs.forget()
         self.hints.clear()
-        asked_at = time.monotonic()
-        contents = await self._store.load()
-        self.loads += 1
-        self._near.resync(contents, asked_at, time.monotonic())
+        async with self._loading, self._merging:
+            asked_at = time.monotonic()
+            contents = await self._store.load()
+            self.loads += 1
+            self._near.resync(contents, asked_at, time.monotonic())
+        self._compile_soon()
         self._polled_at = asked_at
         self.lineage.resynced()
         self.loaded.set()
@@ -296,7 +352,7 @@ class Follower:
     async def _load(self) -> None:
         """Read everything; where there is no room for it, only the counters."""
         if not self._near.partial.is_needed:
-            await self.load_all()
+            await self._load_now()
             return
         asked_at, held = time.monotonic(), self._held_revisions()
         revisions = await self._store.revisions()
@@ -308,11 +364,13 @@ class Follower:
 
     async def _with_missing(self, contents: StoreContents) -> StoreContents:
         """Look up once more what was not found: deleted after the counters were read, it has a later revision."""
-        missing = self._near.missing({flag.id for flag in contents.flags})
+        found = {flag.id async for flag in in_turns(contents.flags)}
+        missing = [i async for i in in_turns(self._near.ids()) if i not in found and self._near.has_flag(i)]
         entries = await asyncio.gather(*map(self._store.get, missing))
-        found = [entry.flag for entry in entries if entry.flag is not None]
         absent = {entry.id: entry.revision for entry in entries if entry.flag is None}
-        return StoreContents([*contents.flags, *found], contents.revisions, absent)
+        flags = [*contents.flags, *(entry.flag for entry in entries if entry.flag is not None)]
+        flags = [flag async for flag in in_turns(await sorted_in_turns(flags, lambda flag: flag.revision))]
+        return StoreContents(flags, contents.revisions, absent)
 
     def _mark_verified(self) -> None:
         """The view equals the store as of the last poll; of unversioned changes, as far as the stream has delivered."""
@@ -356,18 +414,22 @@ class Follower:
                 if self.lineage.is_sound:
                     self._near.mark_verified(proven_as_of)
                 if not self._near.changelogs.reach(revisions):
-                    self._poll_soon()
+                    self._poll_soon(unless_reached=revisions)
             case IdentityChanged():
                 self._poll_soon()
 
-    def _poll_soon(self) -> None:
-        """Poll in a moment, unless that is planned already: what messages claim costs one poll at a time."""
+    def _poll_soon(self, unless_reached: Mapping[str, int] | None = None) -> None:
+        """Poll in a moment, unless these revisions are applied by then: what messages claim costs one poll at a time."""
         if self._waking is None:
             self._waking = asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._wake_up)
+            self._unless_reached = unless_reached
+        elif unless_reached is None:
+            self._unless_reached = None
 
     def _wake_up(self) -> None:
         self._waking = None
-        self._wake.set()
+        if self._unless_reached is None or not self._near.changelogs.reach(self._unless_reached):
+            self._wake.set()
 
     async def _consume_changes(self, feed: ChangeFeed) -> None:
         try:
@@ -403,7 +465,8 @@ class Follower:
         self.revision_assigner.note_deletion(event.entry)
         self._near.apply_change(event.entry, time.monotonic(), event_revision=event.event_revision)
         if self._near.changelogs.gap_since() != math.inf:
-            self._poll_soon()
+            revision = event.event_revision or event.entry.revision
+            self._poll_soon(unless_reached={event.entry.id.flag_set: revision})
 
     def _assign_revision(self, change: UnversionedChange) -> None:
         if self.feed_kind is FeedKind.STREAM and self._store.feed is not None and self.lineage.is_sound:

@@ -17,8 +17,10 @@ from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
+from flagsvc.view.set_order import Position
 
 
 class Evaluation(NamedTuple):
@@ -73,6 +75,9 @@ class Reader:
         answer = self._lookup.cached(flag_id, min_revision)
         if answer is None:
             answer = await self._lookup.get(flag_id, min_revision)
+        held = answer.held
+        if held is not None and held.compiled is None:
+            await held.compile()
         return _evaluated(flag_id, answer, context, self._clock(), wanted)
 
     async def explain(
@@ -82,21 +87,38 @@ class Reader:
         evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
         if evaluation.flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ())
-        _, explanation = explain(evaluation.flag, context, self._clock(), self._fractional_version)
+        _, explanation = await off_loop(
+            explain, evaluation.flag, dict(context), self._clock(), self._fractional_version
+        )
         return evaluation, explanation
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
     ) -> list[Evaluation]:
-        """Evaluate several flags of a set for one context; without keys all of them, in list order."""
-        if keys:
-            ids = [FlagId(flag_set, key) for key in keys]
-            answers = await self._lookup.get_many(ids, min_revision)
-        else:
+        """Evaluate several flags of a set for one context; without keys all of them, in list order.
+
+        Each key is evaluated once, however often it is asked for, and answered at each of its positions.
+        """
+        if not keys:
             answers = await self._lookup.get_all(flag_set, min_revision)
-            ids = [answer.entry.id for answer in answers]
-        now = self._clock()
-        return [_evaluated(i, answer, context, now) for i, answer in zip(ids, answers, strict=True)]
+            return await self._evaluated_in_turns([(answer.entry.id, answer) for answer in answers], context)
+        ids = [FlagId(flag_set, key) for key in dict.fromkeys(keys)]
+        found = await self._lookup.get_many(ids, min_revision)
+        evaluations = await self._evaluated_in_turns(list(zip(ids, found, strict=True)), context)
+        by_key = {evaluation.flag_id.key: evaluation for evaluation in evaluations}
+        return [by_key[key] for key in keys]
+
+    async def _evaluated_in_turns(
+        self, answers: Sequence[tuple[FlagId, Answer]], context: Attributes
+    ) -> list[Evaluation]:
+        """Evaluate definitions, all of one moment, for one time."""
+        now, evaluations = self._clock(), []
+        async for flag_id, answer in in_turns(answers):
+            held = answer.held
+            if held is not None and held.compiled is None:
+                await held.compile()
+            evaluations.append(_evaluated(flag_id, answer, context, now))
+        return evaluations
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
         """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
@@ -108,8 +130,13 @@ class Reader:
         return answer.held.entry.flag, answer
 
     async def flags(self, flag_set: str) -> list[Flag]:
-        """Give a whole set in list order; reads the store only when the near cache cannot answer."""
-        return [answer.entry.flag for answer in await self._lookup.get_all(flag_set) if answer.entry.flag is not None]
+        """Return a whole set in list order; reads the store only when the near cache cannot answer."""
+        return [held.entry.flag for held in await self._lookup.get_set(flag_set) if held.entry.flag is not None]
+
+    async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
+        """Return at most so many flags of a set after a position in list order (None: from the first)."""
+        held = await self._lookup.get_page(flag_set, after, size)
+        return [each.entry.flag for each in held if each.entry.flag is not None]
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
         """Read a flag's newest changes."""

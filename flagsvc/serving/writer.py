@@ -101,10 +101,12 @@ class Writer:
         # This replica first: whoever is answered reads the own write here, also when the cache is away.
         self._near.apply_change(entry, time.monotonic(), as_of=as_of)
         own = (self._heartbeats.name,)
-        if self._cache is None:
+        publishing = self._started(self._publish(entry, as_of, wait_for, until)) if self._cache is not None else None
+        if (held := self._near.get(entry.id)) is not None:
+            await held.compile()  # so that the writer's own evaluations do not wait for it
+        if publishing is None:
             # A store of one process has no other replicas. With one for many, they cannot be heard without a cache.
             return WriteResult(entry, WriteLevel.APPLIED if self._store.feed is None else WriteLevel.STORED, own)
-        publishing = self._started(self._publish(entry, as_of, wait_for, until))
         if wait_for.level is WriteLevel.STORED:
             return WriteResult(entry, WriteLevel.STORED, own)
         reached = await publishing

@@ -10,6 +10,7 @@ from flagsvc.core.documents import to_document
 from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
 from flagsvc.core.model import Flag
 from flagsvc.ports import Entry
+from flagsvc.turns import off_loop
 
 Prepare = Callable[[Flag], Prepared]
 
@@ -23,14 +24,19 @@ class Source(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-class CacheEntry:
-    """One held entry. Its rule is compiled at the first evaluation: most flags of a large set are never asked for.
+MAX_INLINE_CHARS = 2_048
+"""Longest rule that is compiled on the event loop, where that takes up to 2 ms."""
 
+
+class CacheEntry:
+    """One held entry. Its rule is compiled after a load in turns, or when it is first asked for.
+
+    `compiled`: the compiled definition, once there is one.
     `verified_at`: the entry is not older than the store was at this moment. `received_at`: when it arrived here.
     Both are `time.monotonic()` seconds.
     """
 
-    __slots__ = ("_prepare", "_prepared", "entry", "origin", "received_at", "size", "verified_at")
+    __slots__ = ("_prepare", "compiled", "entry", "origin", "received_at", "size", "verified_at")
 
     def __init__(
         self,
@@ -45,14 +51,24 @@ class CacheEntry:
         self.origin = origin
         self.size = 0  # about how much memory it takes, once it is held
         self._prepare = prepare
-        self._prepared: Prepared | None = None if entry.flag else NO_FLAG
+        self.compiled: Prepared | None = None if entry.flag else NO_FLAG
 
     @property
     def prepared(self) -> Prepared:
-        """The compiled definition."""
-        if self._prepared is None:
-            self._prepared = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
-        return self._prepared
+        """The compiled definition. On the event loop only after `compile`."""
+        if self.compiled is None:
+            self.compiled = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
+        return self.compiled
+
+    async def compile(self) -> None:
+        """Compile the definition: a short rule at once, a long one in a thread, where others wait for it too."""
+        flag = self.entry.flag
+        if self.compiled is None and flag is not None:
+            size = len(flag.targeting or "") + sum(map(len, flag.evaluators.values()))
+            if size > MAX_INLINE_CHARS:
+                await off_loop(lambda: self.prepared)
+            else:
+                _ = self.prepared
 
     def is_replaced_by(self, entry: Entry, as_of: float) -> bool:
         """Whether an entry read as of a moment is newer: by its revision, or by its content at an equal revision.

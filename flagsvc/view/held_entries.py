@@ -1,4 +1,4 @@
-"""The near cache's entries in the order of their use, with the memory that they take."""
+"""The near cache's entries in the order of their use, with the memory that they take, and of each set in list order."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections import OrderedDict
 from flagsvc.core.model import FlagId
 from flagsvc.view.entries import CacheEntry
 from flagsvc.view.held_memory import HeldMemory
+from flagsvc.view.set_order import SetOrder
 
 
 class HeldEntries(OrderedDict[FlagId, CacheEntry]):
-    """Entries by flag. Change it only with `[]=` and `del`, which keep the totals."""
+    """Entries by flag. Change it only with `[]=` and `del`, which keep the totals, and the lists sorted."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = HeldMemory()
+        self.memory, self.order = HeldMemory(), SetOrder()
 
     def __setitem__(self, flag_id: FlagId, held: CacheEntry) -> None:
-        self.memory.put(held, self.get(flag_id))
+        old = self.get(flag_id)
+        self.memory.put(held, old)
+        self.order.put(held, old)
         super().__setitem__(flag_id, held)
 
     def __delitem__(self, flag_id: FlagId) -> None:
-        self.memory.drop(self[flag_id])
+        held = self[flag_id]
+        self.memory.drop(held)
+        self.order.drop(held)
         super().__delitem__(flag_id)

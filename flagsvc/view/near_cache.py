@@ -8,10 +8,10 @@ is never enough. Moments are `time.monotonic()` seconds of the caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
 from flagsvc.core.evaluation import prepare
-from flagsvc.core.model import Flag, FlagId, list_order
+from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
 from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
@@ -19,7 +19,8 @@ from flagsvc.view.entries import CacheEntry, Prepare, Source, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
-from flagsvc.view.reconcile import Diff, View, missing, reconcile
+from flagsvc.view.reconcile import Diff, View, reconcile
+from flagsvc.view.set_order import Position
 
 TOMBSTONE_S = 60.0
 """How long a deletion is remembered: longer than any read of a store can take (`replication.timing` checks it)."""
@@ -53,6 +54,7 @@ class NearCache:
         self.changelogs = Changelogs()
         self.partial = PartialView(is_needed=limit == 0)
         self._held = HeldEntries()
+        self._evicted: dict[FlagId, int] | None = None
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
 
@@ -65,6 +67,10 @@ class NearCache:
         if held is not None and not self.complete:
             self._held.move_to_end(flag_id)  # the least recently used entry is evicted first
         return held
+
+    def peek(self, flag_id: FlagId) -> CacheEntry | None:
+        """Return what is held of a flag, without counting that as a use."""
+        return self._held.get(flag_id)
 
     def high_water_mark(self, flag_id: FlagId) -> int:
         """Return the newest revision that was ever answered of a flag: no later answer may be older."""
@@ -107,13 +113,12 @@ class NearCache:
         held.verify(entry, as_of)
         return held
 
-    def note_served(self, flags: Iterable[Flag], as_of: float, now: float) -> None:
-        """Record what is answered although there is no room to hold it all."""
-        for flag in flags:
-            if flag.id in self._held:
-                self.apply_read(Entry.of(flag), as_of, now)
-            else:
-                self.partial.high_water_marks.raise_to(flag.id, flag.revision)
+    def note_served(self, flag: Flag, as_of: float, now: float) -> None:
+        """Record that a flag is answered although there may be no room to hold it."""
+        if flag.id in self._held:
+            self.apply_read(Entry.of(flag), as_of, now)
+        else:
+            self.partial.high_water_marks.raise_to(flag.id, flag.revision)
 
     def apply_change(self, entry: Entry, now: float, *, as_of: float = NEVER, event_revision: int = 0) -> None:
         """Apply an announced change, which moves the set's watermark.
@@ -171,9 +176,10 @@ class NearCache:
         for notify in self._when_complete:
             notify()
 
-    def missing(self, found: set[FlagId]) -> list[FlagId]:
-        """Return the held flags that are not among those found."""
-        return missing(self._held, found)
+    def has_flag(self, flag_id: FlagId) -> bool:
+        """Whether this flag exists, as far as it is held."""
+        held = self._held.get(flag_id)
+        return held is not None and held.entry.flag is not None
 
     def merge(self, contents: StoreContents, asked_at: float, now: float) -> list[UnversionedChange]:
         """Hold everything that the store has, and drop what it no longer has.
@@ -181,36 +187,65 @@ class NearCache:
         `asked_at`, `now`: when the load began and ended. Return what changed without a new revision, as far as that
         can be seen from what was held before.
         """
-        if not self._fits(contents.flags):
+        unversioned: list[UnversionedChange] = []
+        for _ in self.merging(contents, asked_at, now, unversioned):
+            pass
+        return unversioned
+
+    def merging(
+        self, contents: StoreContents, asked_at: float, now: float, unversioned: list[UnversionedChange]
+    ) -> Iterator[None]:
+        """Merge in steps, between which changes may be applied and flags answered, but no other merge begun.
+
+        The view counts as complete, and as verified, from the last step on.
+        """
+        if not (yield from self._fits(contents.flags)):
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
-            return []
+            return
         watermarks = self.changelogs.watermarks() if self.complete else None
         becomes_complete = not self.complete or self.restored
         if becomes_complete:
-            self._prepare_full_load(contents, asked_at)
+            yield from self._prepare_full_load(contents, asked_at)
         view = View(self._held, watermarks, self.verified_at, self.restored, self.high_water_mark)
-        diff = reconcile(view, contents, asked_at)
-        self._apply(diff, asked_at, now)
-        self.complete, self.partial.is_needed, self.restored = True, False, False
+        found: set[FlagId] = set()
+        is_whole = True
+        evicted: dict[FlagId, int] = {}
+        self._evicted = evicted
+        try:
+            for diff in reconcile(view, contents, asked_at, found):
+                self._apply(diff, asked_at, now)
+                unversioned += diff.unversioned
+                is_whole = is_whole and diff.is_whole
+                yield
+        finally:
+            self._evicted = None
+        self.partial.is_needed, self.restored = False, False
+        counters = contents.revisions
+        self.complete = not any(i in found or revision > counters.get(i.flag_set, 0) for i, revision in evicted.items())
         self.partial.gap_free_since = NEVER
-        if diff.is_whole:
+        if is_whole:
             self.mark_verified(asked_at)
         self.changelogs.jump(contents.revisions, asked_at)
-        self._forget_tombstones({flag.id for flag in contents.flags})
         if becomes_complete:
             for notify in self._when_complete:
                 notify()
-        return diff.unversioned
+        yield from self._forget_tombstones(found)
 
     def restore(self, contents: StoreContents, age_s: float, now: float) -> None:
         """Hold a snapshot's contents until a store can be read. They are never fresh, whatever their age."""
-        if self.complete or not self._fits(contents.flags):
+        for _ in self.restoring(contents, age_s, now):
+            pass
+
+    def restoring(self, contents: StoreContents, age_s: float, now: float) -> Iterator[None]:
+        """Restore in steps, between which no merge is begun."""
+        if self.complete or not (yield from self._fits(contents.flags)):
             return
         as_of = now - max(age_s, self.staleness_bound_s + 1.0)
         for flag in contents.flags:
             if flag.id not in self._held:
                 self._held[flag.id] = CacheEntry(Entry.of(flag), as_of, as_of, self._prepare, Source.SNAPSHOT)
+            yield
         self.changelogs.jump(contents.revisions, as_of)
         self.complete = self.restored = True
         self.mark_verified(as_of)
@@ -253,9 +288,12 @@ class NearCache:
         return list(self._held)
 
     def of_set(self, flag_set: str) -> list[CacheEntry]:
-        """Return what is held of the flags of a set, in list order."""
-        held = [(list_order(h.entry.flag), h) for i, h in self._held.items() if i.flag_set == flag_set and h.entry.flag]
-        return [each for _, each in sorted(held, key=lambda pair: pair[0])]
+        """Return what is held of the flags of a set at this moment, in list order."""
+        return self._held.order.of(flag_set)
+
+    def page_of_set(self, flag_set: str, after: Position | None, size: int) -> list[CacheEntry]:
+        """Return at most so many of them, those after a position (None: from the first)."""
+        return self._held.order.page(flag_set, after, size)
 
     def when_complete(self, notify: Callable[[], None]) -> None:
         """Call this whenever the cache has become complete: `recent_changes` then knows what changed before."""
@@ -265,8 +303,8 @@ class NearCache:
         """Call this with every change of every set that is applied. It must not block or raise."""
         self._when_changed.append(notify)
 
-    def _fits(self, flags: Sequence[Flag]) -> bool:
-        """Whether all flags of a load can be held."""
+    def _fits(self, flags: Sequence[Flag]) -> Generator[None, None, bool]:
+        """Whether all flags of a load can be held, found in steps."""
         if len(flags) > self.limit:
             return False
         size = 0
@@ -274,6 +312,7 @@ class NearCache:
             held = self._held.get(flag.id)
             is_held = held is not None and held.entry.revision == flag.revision
             size += held.size if held is not None and is_held else estimated_memory(flag)
+            yield
         return size <= self.max_bytes
 
     def _is_past(self, entry: Entry) -> bool:
@@ -310,6 +349,8 @@ class NearCache:
         while len(self._held) > self.limit or (self._held.memory.bytes > self.max_bytes and self._held):
             flag_id, evicted = next(iter(self._held.items()))
             del self._held[flag_id]
+            if self._evicted is not None and evicted.entry.flag is not None:
+                self._evicted[flag_id] = evicted.entry.revision
             self.complete = self.complete and evicted.entry.flag is None
             self.partial.high_water_marks.raise_to(flag_id, evicted.entry.revision)
 
@@ -322,33 +363,41 @@ class NearCache:
             return ChangeKind.DELETE if existed else None
         return ChangeKind.UPDATE if existed else ChangeKind.WRITE
 
-    def _prepare_full_load(self, contents: StoreContents, asked_at: float) -> None:
+    def _prepare_full_load(self, contents: StoreContents, asked_at: float) -> Iterator[None]:
         """Make room for a load that completes the view: what was known before may be of another time, or partial."""
-        self._remember_recent(contents.flags, asked_at)
+        yield from self._remember_recent(contents.flags, asked_at)
         if self.restored:
-            self._drop_newer_than_store(contents)
+            yield from self._drop_newer_than_store(contents)
         self.partial.gaps += self.full_loads > 0  # nobody was notified of what changed while a flag was not held
         self.full_loads += 1
 
-    def _remember_recent(self, flags: Iterable[Flag], now: float) -> None:
+    def _remember_recent(self, flags: Iterable[Flag], now: float) -> Iterator[None]:
         """Remember what changed shortly before the load: clients may have missed it. So may flags without a time."""
         horizon = self._wall_clock() - RECENT_S
         for flag in flags:
             if flag.updated_at is None or flag.updated_at.timestamp() >= horizon:
                 self.changelogs.of(flag.flag_set).remember(flag.key, ChangeKind.UPDATE, now)
+            yield
 
-    def _drop_newer_than_store(self, contents: StoreContents) -> None:
+    def _drop_newer_than_store(self, contents: StoreContents) -> Iterator[None]:
         """Let the store win over a snapshot that is newer: the store was restored from a backup since."""
         for flag in contents.flags:
             held, counter = self._held.get(flag.id), contents.revisions.get(flag.flag_set, 0)
             snapshot_revision = held.entry.revision if held is not None and held.origin is Source.SNAPSHOT else 0
             if snapshot_revision > max(flag.revision, counter):
                 del self._held[flag.id]
+            yield
         self.changelogs.forget()
 
-    def _forget_tombstones(self, found: set[FlagId]) -> None:
+    def _forget_tombstones(self, found: set[FlagId]) -> Iterator[None]:
         """Forget deletions that no late reader can undo any more: a complete cache answers unknown keys by itself."""
-        for flag_id in [i for i, h in self._held.items() if i not in found and h.entry.flag is None]:
-            held = self._held[flag_id]
-            if held.entry.revision == 0 or held.received_at < self.verified_at - TOMBSTONE_S:
+        for flag_id in list(self._held):
+            held = self._held.get(flag_id)
+            if (
+                held is not None
+                and held.entry.flag is None
+                and flag_id not in found
+                and (held.entry.revision == 0 or held.received_at < self.verified_at - TOMBSTONE_S)
+            ):
                 del self._held[flag_id]
+            yield

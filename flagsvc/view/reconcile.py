@@ -1,11 +1,12 @@
 """Compares a full load of the store with what is held: what to replace, and what changed without a new revision.
 
-Pure: `NearCache.merge` applies the difference.
+Pure: `NearCache.merging` applies the difference, flag by flag. Changes may be applied between two flags, so each is
+compared with what is held at that moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flagsvc.core.model import Flag, FlagId
@@ -15,7 +16,7 @@ from flagsvc.view.entries import CacheEntry, Source
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is held before the load is taken.
+    """What is held: `held` as it is now, all else as it was before the load was taken.
 
     `watermarks`: per flag set, the revision up to which all changes are applied; None while not every flag is held.
     `verified_at`: as of when the whole view is right. `restored`: it comes from a snapshot.
@@ -30,9 +31,9 @@ class View:
 
 @dataclass(slots=True)
 class Diff:
-    """What a load changes. `changed`: entries to hold, in the order of their revisions, then deletions.
+    """What a load changes at one flag. `changed`: the entry to hold, if there is a new one.
 
-    `confirmed`: entries found as they are held. `unversioned`: changes that need a revision, as far as that can be
+    `confirmed`: the entry found as it is held. `unversioned`: changes that need a revision, as far as that can be
     seen. `is_whole`: the view is the store's as of the load once `changed` is applied.
     """
 
@@ -42,51 +43,53 @@ class Diff:
     is_whole: bool = True
 
 
-def reconcile(view: View, contents: StoreContents, asked_at: float) -> Diff:
-    """Return what the contents, which the store was asked for at this moment, change in the view."""
-    diff = Diff(unversioned=_ambiguous(view.held, contents.flags, asked_at))
-    diff.is_whole = not diff.unversioned
+_UNCHANGED = Diff()
+
+
+def reconcile(view: View, contents: StoreContents, asked_at: float, found: set[FlagId]) -> Iterator[Diff]:
+    """Yield what the contents, which the store was asked for at this moment, change at each flag in the view.
+
+    Flags come in the order of their revisions, then deletions. `found` gets the ids of the contents' flags.
+    """
     for flag in sorted(contents.flags, key=lambda f: f.revision):
-        _compare(diff, view, flag, asked_at)
-    for flag_id in missing(view.held, {flag.id for flag in contents.flags}):
-        _delete(diff, view.held[flag_id], contents, asked_at)
-    return diff
+        found.add(flag.id)
+        yield _compared(view, flag, asked_at)
+    for flag_id in list(view.held):
+        old = view.held.get(flag_id)
+        is_missing = old is not None and old.entry.flag is not None and flag_id not in found
+        yield _deleted(old, contents, asked_at) if old is not None and is_missing else _UNCHANGED
 
 
-def missing(held: Mapping[FlagId, CacheEntry], found: set[FlagId]) -> list[FlagId]:
-    """Return the held flags that are not among those found."""
-    return [flag_id for flag_id, old in held.items() if flag_id not in found and old.entry.flag is not None]
-
-
-def _ambiguous(held: Mapping[FlagId, CacheEntry], flags: Iterable[Flag], asked_at: float) -> list[UnversionedChange]:
-    """Return flags that cannot be taken before they have a larger revision than the held entry.
+def _ambiguous(old: CacheEntry | None, flag: Flag, asked_at: float) -> list[UnversionedChange]:
+    """Return the change of a flag that cannot be taken before it has a larger revision than the held entry.
 
     With a smaller one, another program inserted the flag after a deletion that may have been missed.
     With an equal one, another program changed it, and it is unknown which of the two contents is newer.
     """
-    pairs = ((flag, held.get(flag.id)) for flag in flags)
-    return [
-        UnversionedChange(flag.id, old.entry.revision)
-        for flag, old in pairs
-        if old is not None
-        if (old.entry.revision > flag.revision and (old.received_at < asked_at or old.origin is Source.SNAPSHOT))
+    if old is not None and (
+        (old.entry.revision > flag.revision and (old.received_at < asked_at or old.origin is Source.SNAPSHOT))
         or (old.entry.revision == flag.revision and old.may_be_newer_than(asked_at) and old.entry.flag != flag)
-    ]
+    ):
+        return [UnversionedChange(flag.id, old.entry.revision)]
+    return []
 
 
-def _compare(diff: Diff, view: View, flag: Flag, asked_at: float) -> None:
+def _compared(view: View, flag: Flag, asked_at: float) -> Diff:
     old, entry = view.held.get(flag.id), Entry.of(flag)
+    diff = Diff(unversioned=_ambiguous(old, flag, asked_at))
+    diff.is_whole = not diff.unversioned
     if old is None:
         applied = (view.watermarks or {}).get(flag.flag_set, 0)
         deleted_since = view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied
         if deleted_since or flag.revision < view.high_water_mark(flag.id):
-            return
+            return diff
     elif not old.is_replaced_by(entry, asked_at):
         diff.confirmed.append(entry)
-        return
+        return diff
     diff.changed.append(entry)
     if _is_unversioned(view, old, flag):
         diff.unversioned.append(UnversionedChange(flag.id, flag.revision))
+    return diff
 
 
 def _is_unversioned(view: View, old: CacheEntry | None, flag: Flag) -> bool:
@@ -97,15 +100,16 @@ def _is_unversioned(view: View, old: CacheEntry | None, flag: Flag) -> bool:
     return same_revision and flag.revision <= view.watermarks.get(flag.flag_set, 0)
 
 
-def _delete(diff: Diff, old: CacheEntry, contents: StoreContents, asked_at: float) -> None:
+def _deleted(old: CacheEntry, contents: StoreContents, asked_at: float) -> Diff:
     """Remove what the store no longer has, and report it: another program may have deleted it without a revision."""
-    flag_id, revision = old.entry.id, old.entry.revision
+    flag_id, revision, diff = old.entry.id, old.entry.revision, Diff()
     absent_at = contents.absent.get(flag_id, contents.revisions.get(flag_id.flag_set, 0))
     if revision > absent_at and old.received_at >= asked_at:
-        return  # it was made after the load
+        return diff  # it was made after the load
     diff.unversioned.append(UnversionedChange(flag_id, revision, gone=True))
     absent = Entry.absent(flag_id, max(absent_at, revision))
     if old.is_replaced_by(absent, asked_at):
         diff.changed.append(absent)
     else:
         diff.is_whole = False
+    return diff

@@ -262,6 +262,16 @@ def test_files_that_can_be_used_are_left_as_they_are(tmp_path: Path, capsys: pyt
     assert "it can be written" in report.text
 
 
+def test_the_folder_of_a_snapshot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for name, found in (("new/snapshot", set()), ("file/snapshot", {"folder"}), ("no/such/snapshot", {"folder"})):
+        monkeypatch.setenv("FLAGSVC_SNAPSHOT_FILE", str(tmp_path / name))
+        assert set(Report(capsys).failed("snapshot")) == found
+    assert not (tmp_path / "new").exists()
+
+
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--store", "file:missing.json"]) == 1
     assert "what to do" in capsys.readouterr().out

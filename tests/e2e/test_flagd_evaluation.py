@@ -107,7 +107,7 @@ async def test_a_status_carries_the_error_code(client: Client) -> None:
 async def test_a_context_over_the_limit_is_refused_but_not_as_a_wrong_type(each: Evaluator) -> None:
     code, text = await refused(each.resolve("Boolean", "boolean", {"big": "x" * 70_000}))
     assert code is CODES.RESOURCE_EXHAUSTED
-    assert text == "The context is over 65536 bytes"
+    assert text == "The context is over 65536 bytes or 5000 fields and list elements"
 
 
 async def test_a_request_that_is_not_a_message_is_refused_with_our_message(client: Client) -> None:

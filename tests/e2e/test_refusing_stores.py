@@ -68,14 +68,15 @@ async def test_a_snapshot_that_cannot_be_saved_is_a_problem(tmp_path: Path, monk
     monkeypatch.setattr(snapshot_writer, "MIN_SAVE_INTERVAL_S", 0.05)
     monkeypatch.setattr(snapshot_writer, "CHECK_EVERY_S", 0.05)
     folder = tmp_path / "snapshots"
+    folder.touch()
     settings = {"store_url": f"sqlite:///{tmp_path}/flags.db", "snapshot_file": str(folder / "flags")}
     async with replica(**settings) as (client, server):
         await until(lambda: bool(server.replica.status().problems))
         [problem] = server.replica.status().problems
         assert problem.name == "snapshot_not_saved"
-        assert "No such file or directory" in problem.detail
+        assert "Not a directory" in problem.detail
         assert str(tmp_path) not in problem.detail
-        folder.mkdir()
+        folder.unlink()
         await client.create("a")
         await until(lambda: not server.replica.status().problems)
 

@@ -95,7 +95,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "a field twice": (b'{"context": {"country": "CH", "country": "FR"}}', 400, ""),
     "no UTF-8": (b'{"context": {"country": "\xff"}}', 400, ""),
     "half a surrogate pair": (b'{"context": {"country": "\\ud800"}}', 400, ""),
-    "nested without end": (b'{"context": ' + b'{"a":' * 50_000, 400, ""),
+    "nested without end": (b'{"context": ' + b'{"a":' * 25_000, 400, ""),
     "nested deep": (b'{"context": ' + b'{"a":' * 40 + b"1" + b"}" * 41, 400, ""),
     "a number of a thousand digits": (b'{"context": {"n": ' + b"9" * 1_000 + b"}}", 400, ""),
 }
@@ -130,11 +130,11 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
 
 
 async def test_a_body_over_the_limit_is_413_and_the_connection_stays(asked: Asked) -> None:
-    for content in (b" " * 1_000_001, chunks(3_000_000)):
+    for content in (b" " * 131_073, chunks(3_000_000)):
         found = await asked.http.post(f"{FLAGS_PATH}/switch", content=content)
         assert (found.status_code, found.json()) == (413, {"errorDetails": "request body too large"})
         assert "connection" not in found.headers
-    assert (await asked.http.post(f"{FLAGS_PATH}/switch", content=chunks(1_000_000))).status_code == 200
+    assert (await asked.http.post(f"{FLAGS_PATH}/switch", content=chunks(100_000))).status_code == 200
 
 
 async def test_a_body_without_end_is_not_read_for_ever(asked: Asked) -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.values import to_value
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
-from flagsvc.api.flag_service.messages import evaluation_to_message, explanation_to_message
+from flagsvc.api.flag_service.messages import explanation_to_message, put_evaluation
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Reason, ValueType, check_type, explain, prepare
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.targeting.forms import FORMS
 from flagsvc.core.validation import validated
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.serving.reader import Evaluation
 from flagsvc.view.entries import Source
@@ -141,7 +142,8 @@ def test_a_definition_is_refused_with_fields_or_can_be_stored_sent_and_evaluated
     prepared = prepare(again)
     outcome = prepared.fixed or prepared.evaluate(context, NOW)
     assert outcome.error_code is not ErrorCode.PARSE_ERROR, "a validated definition can be compiled"
-    evaluation_to_message(Evaluation(FlagId(again.flag_set, again.key), outcome, again, 1, Source.NEAR, 0.0))
+    evaluation = Evaluation(FlagId(again.flag_set, again.key), outcome, again, 1, Source.NEAR, 0.0)
+    put_evaluation(pb.FlagEvaluation(), evaluation)
 
 
 def stored_or_refused(flag: Flag) -> Flag | None:

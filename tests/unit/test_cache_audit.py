@@ -500,3 +500,18 @@ async def test_an_interval_of_zero_starts_no_checks(parts: Parts) -> None:
     parts.cache_auditor.start()
     await asyncio.sleep(0.05)
     assert parts.cache_auditor.checks == 0
+
+
+async def test_twenty_callers_at_once_share_two_comparisons(parts: Parts) -> None:
+    await parts.make(A)
+    reports = await asyncio.gather(*(parts.cache_auditor.verify(repair=False) for _ in range(20)))
+    assert [report.checked for report in reports] == [1] * 20
+    assert parts.cache_auditor.checks == 1
+    running = asyncio.create_task(parts.cache_auditor.verify(repair=False))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await parts.make(B)
+    later = await asyncio.gather(*(parts.cache_auditor.verify(repair=False) for _ in range(20)))
+    await running
+    assert {report.checked for report in later} == {2}, "a comparison begins after it was asked for"
+    assert parts.cache_auditor.checks <= 3

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flagsvc.api.flag_service.messages import evaluation_to_message
+from flagsvc.api.flag_service.messages import put_evaluation
 from flagsvc.core.evaluation import Outcome, prepare
 from flagsvc.core.model import STORED_NAMES, Flag, Status
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.serving.reader import Evaluation
 from flagsvc.view.entries import Source
 
@@ -34,7 +35,9 @@ def described(outcome: Outcome) -> str:
 
 def is_enabled(flag: Flag) -> bool:
     outcome = prepare(flag).evaluate({}, 0.0)
-    return evaluation_to_message(Evaluation(flag.id, outcome, flag, 1, Source.NEAR, 0.0)).enabled
+    message = pb.FlagEvaluation()
+    put_evaluation(message, Evaluation(flag.id, outcome, flag, 1, Source.NEAR, 0.0))
+    return message.enabled
 
 
 def test_what_each_status_evaluates_to() -> None:

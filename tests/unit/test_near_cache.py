@@ -56,10 +56,11 @@ def test_what_a_list_returned_without_room_to_hold_it_raises_the_high_water_mark
     listed = [flag for each in (entry(3), entry(4, "b")) if (flag := each.flag)]
     cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     cache.apply_read(entry(2, "b"), 0.0, 0.0)
-    cache.note_served(listed, 1.0, 1.0)
+    for each in listed:
+        cache.note_served(each, 1.0, 1.0)
     assert held(cache, "b") == entry(4, "b")
     assert cache.high_water_mark(FlagId("default", "a")) == 3
-    cache.note_served([flag for flag in [entry(1).flag] if flag], 0.5, 2.0)
+    cache.note_served(Flag(key="a", revision=1), 0.5, 2.0)
     assert cache.high_water_mark(FlagId("default", "a")) == 3
 
 
@@ -215,10 +216,11 @@ def test_a_flag_that_was_looked_up_once_more_is_absent_as_of_the_revision_of_tha
     cache = near()
     cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
     found = StoreContents([], {"default": 5}, {FlagId("default", "a"): 7})
-    assert cache.missing(set()) == [FlagId("default", "a"), FlagId("default", "b")]
+    assert cache.has_flag(FlagId("default", "a"))
+    assert not cache.has_flag(FlagId("default", "c"))
     cache.merge(found, 1.0, 1.0)
     assert (held(cache), held(cache, "b")) == (gone(7), gone(5, "b"))
-    assert cache.missing(set()) == []
+    assert not cache.has_flag(FlagId("default", "a"))
     assert cache.changelogs.watermark("default") == 5
 
 
@@ -409,3 +411,36 @@ def test_an_insertion_without_revision_over_a_deletion_is_reported_and_nothing_i
         cache.merge(contents(Entry.of(Flag(key="a", name="by another program", revision=7)), default=7), 4.0, 4.0) == []
     )
     assert cache.verified_at == 4.0
+
+
+def test_changes_applied_between_two_steps_of_a_merge_are_not_undone_by_it() -> None:
+    cache, unversioned = near(), list[UnversionedChange]()
+    cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5), 0.0, 0.0)
+    loaded = contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5)
+    steps = cache.merging(loaded, 1.0, 1.1, unversioned)
+    for _ in range(len(loaded.flags) + 1):  # it has room for them all, and the first is compared
+        next(steps)
+    cache.apply_change(entry(6, "k5"), 1.2)  # changed
+    cache.apply_change(gone(7, "k4"), 1.2)  # deleted
+    cache.apply_change(entry(8, "new"), 1.2)  # made
+    assert cache.verified_at == 0.0, "nothing is verified before the last step"
+    for _ in steps:
+        pass
+    assert [held(cache, key) for key in ("k5", "k4", "new")] == [entry(6, "k5"), gone(7, "k4"), entry(8, "new")]
+    assert unversioned == []
+    assert cache.complete
+    assert cache.verified_at == 1.0
+    assert cache.changelogs.watermark("default") == 8
+
+
+def test_a_merge_during_which_a_flag_had_to_be_evicted_does_not_complete_the_view() -> None:
+    cache = near(limit=3)
+    loaded = contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3)
+    steps = cache.merging(loaded, 1.0, 1.1, [])
+    next(steps)
+    next(steps)
+    for number in range(4, 7):
+        cache.apply_change(entry(number, f"new{number}"), 1.2)
+    for _ in steps:
+        pass
+    assert not cache.complete

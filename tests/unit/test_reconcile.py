@@ -9,7 +9,7 @@ import pytest
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents, UnversionedChange
 from flagsvc.view.entries import CacheEntry, Source
-from flagsvc.view.reconcile import Diff, View, missing, reconcile
+from flagsvc.view.reconcile import Diff, View, reconcile
 
 A, B = FlagId("default", "a"), FlagId("default", "b")
 VERIFIED_AT, ASKED_AT = 10.0, 20.0
@@ -47,7 +47,13 @@ def load(*entries: Entry, absent: Mapping[FlagId, int] | None = None) -> StoreCo
 
 
 def diff_of(before: View, contents: StoreContents) -> Diff:
-    return reconcile(before, contents, ASKED_AT)
+    whole = Diff()
+    for diff in reconcile(before, contents, ASKED_AT, set()):
+        whole.changed += diff.changed
+        whole.confirmed += diff.confirmed
+        whole.unversioned += diff.unversioned
+        whole.is_whole &= diff.is_whole
+    return whole
 
 
 def test_a_flag_found_as_it_is_held_is_confirmed() -> None:
@@ -124,9 +130,9 @@ def test_a_missing_flag_that_was_read_during_the_load_verifies_nothing_until_it_
 
 def test_a_flag_known_as_deleted_is_not_missing() -> None:
     assert diff_of(view(held(gone(5))), load()) == Diff()
-    entries = {A: held(gone(5)), B: held(flag(3, key="b"))}
-    assert missing(entries, set()) == [B]
-    assert missing(entries, {B}) == []
+    two = view(held(gone(5)), held(flag(3, key="b")))
+    assert [change.id for change in diff_of(two, load()).unversioned] == [B]
+    assert diff_of(two, load(flag(3, key="b"))).unversioned == []
 
 
 def test_a_snapshot_yields_to_the_store_also_where_it_seems_to_have_arrived_later() -> None:

@@ -33,7 +33,7 @@ def check_flag_files(url: str) -> list[Finding]:
 def check_snapshot(file: str) -> list[Finding]:
     """Check that a snapshot can be saved."""
     steps = Steps("snapshot", _cause)
-    steps.run("folder", lambda: _folder(Path(file).parent))
+    steps.run("folder", lambda: _snapshot_folder(Path(file).parent))
     return steps.findings
 
 
@@ -46,6 +46,13 @@ def _cause(error: Exception) -> Cause:
 def _folder(folder: Path) -> str:
     with tempfile.TemporaryFile(dir=folder):
         return "it can be written"
+
+
+def _snapshot_folder(folder: Path) -> str:
+    if folder.exists():
+        return _folder(folder)
+    _folder(folder.parent)
+    return "it is not there yet; the first save makes it"
 
 
 def _database(path: Path) -> str:

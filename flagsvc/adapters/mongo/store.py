@@ -34,6 +34,7 @@ from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable,
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
+from flagsvc.turns import Turns, off_loop
 
 DEFAULT_DATABASE = "flagsvc"
 log = structlog.get_logger(__name__)
@@ -126,12 +127,13 @@ class MongoStore:
             flags: list[Flag] = []
             known: dict[bytes, Known] = {}
             self.reads += 1
+            turns = Turns()
             async for raw in self._flags.find(session=session):
                 if documents.identifiable(raw):
                     flags.append(flag := documents.to_flag(raw))
                     known[documents.identity(raw["_id"])] = Known(flag.id, flag.revision)
-                if not len(flags) % 100:
-                    await asyncio.sleep(0)  # thousands of flags in one go would hold up every call
+                if turns.is_over():
+                    await turns.next()
         self._change_stream.events.loaded = known
         return StoreContents(flags, revisions)
 
@@ -216,7 +218,7 @@ class MongoStore:
         """Read, decide, store. The counter comes before the rest: a writer who is in another's way learns it early."""
         raw = await self._find(flag_id, session)
         flag = documents.to_flag(raw) if raw else None
-        change = decide(flag)
+        change = await off_loop(decide, flag)  # it validates the flag, which takes long where that is large
         subject = (change.after or flag) if change else None
         if change is None or subject is None:
             return None

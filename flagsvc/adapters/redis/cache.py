@@ -385,11 +385,10 @@ class RedisCache:
                     return otherwise
                 sent = True
                 result = await command()
-        except Exception as error:  # whatever the driver raises is an outage, never a caller's error
+        except Exception as error:  # noqa: BLE001  whatever the driver raises is an outage, never a caller's error
             if isinstance(error, ResponseError) and self._ownership.is_refused(str(error.args[0])):
                 return otherwise
             self.errors += 1
-            log.debug("cache_command_failed", exc_info=error)
             if sent:
                 self._breaker.failed(redis_cause(error))
             return otherwise

@@ -11,23 +11,36 @@ from typing import Any
 from flagsvc.api.common.values import from_struct_value, from_value
 from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES, SMALLEST_VALUE
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.turns import Turns, in_turns
 
 TARGETING_KEY = "targetingKey"
 Metadata = Iterable[Any] | None
 """A call's metadata: (lower-case name, value) pairs."""
 
 
+LARGE_BYTES = 8_192
+"""A larger context is converted before the turn in which it is evaluated."""
+_FEW_VALUES_BYTES = MAX_CONTEXT_VALUES * SMALLEST_VALUE
+"""Up to this size no context can have too many values."""
+
+
 class LazyContext(Mapping[str, JsonValue]):
     """A context's fields, each converted when it is first read; `known` holds the converted ones."""
 
-    __slots__ = ("_convert", "_fields", "_known")
+    __slots__ = ("_convert", "_fields", "_known", "is_large")
 
     def __init__(
-        self, fields: Mapping[str, Any], convert: Callable[[Any, str], JsonValue], known: dict[str, JsonValue]
+        self,
+        fields: Mapping[str, Any],
+        convert: Callable[[Any, str], JsonValue],
+        known: dict[str, JsonValue],
+        *,
+        is_large: bool,
     ) -> None:
         self._fields, self._convert, self._known = fields, convert, known
+        self.is_large = is_large
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a field's value, or the default without such a field."""
@@ -52,6 +65,15 @@ class LazyContext(Mapping[str, JsonValue]):
         return len(self._known.keys() | self._fields.keys())
 
 
+async def in_full(context: Attributes) -> Attributes:
+    """Return a context with all fields converted, in turns. The last turn ends before whoever reads it begins."""
+    if context.__class__ is not LazyContext or not context.is_large:
+        return dict(context)
+    converted = {name: context[name] async for name in in_turns(context)}
+    await Turns().next()
+    return converted
+
+
 class Contexts:
     """Reads evaluation contexts from requests.
 
@@ -74,14 +96,20 @@ class Contexts:
         if size > MAX_CONTEXT_BYTES:
             wanted = f"at most {MAX_CONTEXT_BYTES} bytes serialized"
             raise invalid("context", f"{size} bytes", wanted, "INVALID_CONTEXT")
+        if size > _FEW_VALUES_BYTES and _has_too_many(message.attributes, "object_value"):
+            wanted = f"at most {MAX_CONTEXT_VALUES} fields and list elements"
+            raise invalid("context", "more fields", wanted, "INVALID_CONTEXT")
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
-        return LazyContext(message.attributes, from_value, self._added(known, metadata() if self._headers else None))
+        added = self._added(known, metadata() if self._headers else None)
+        return LazyContext(message.attributes, from_value, added, is_large=size > LARGE_BYTES)
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
         """Read flagd's context, a google.protobuf.Struct. Raises EvaluationFailed if larger than MAX_CONTEXT_BYTES."""
-        if message.ByteSize() > MAX_CONTEXT_BYTES:
+        size = message.ByteSize()
+        if size > MAX_CONTEXT_BYTES or (size > _FEW_VALUES_BYTES and _has_too_many(message.fields, "struct_value")):
             raise EvaluationFailed("INVALID_CONTEXT")
-        return LazyContext(message.fields, from_struct_value, self._added({}, metadata if with_headers else None))
+        added = self._added({}, metadata if with_headers else None)
+        return LazyContext(message.fields, from_struct_value, added, is_large=size > LARGE_BYTES)
 
     def of_json(self, fields: Mapping[str, JsonValue], metadata: Metadata) -> Attributes:
         """Read OFREP's context; the caller has checked its size."""
@@ -94,3 +122,21 @@ class Contexts:
                 if value and isinstance(value, str) and header in self._headers:
                     known[self._headers[header]] = value
         return known
+
+
+def _has_too_many(fields: Mapping[str, Any], objects: str) -> bool:
+    """Whether a context has too many values. `objects`: the name of the field of a value that holds an object."""
+    left = MAX_CONTEXT_VALUES
+    pending: list[Any] = [fields]
+    while pending:
+        each = pending.pop()
+        left -= len(each)
+        if left < 0:
+            return True
+        for value in each.values() if hasattr(each, "values") else each:
+            kind = value.WhichOneof("kind")
+            if kind == "list_value":
+                pending.append(value.list_value.values)
+            elif kind == objects:
+                pending.append(getattr(value, objects).fields)
+    return False

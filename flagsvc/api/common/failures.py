@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.core import errors
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,10 @@ EVALUATION_STATUSES = {
     "PARSE_ERROR": (grpc.StatusCode.DATA_LOSS, "Error parsing input or configuration"),
     "PROVIDER_NOT_READY": (grpc.StatusCode.UNAVAILABLE, "Provider not ready"),
     "GENERAL": (grpc.StatusCode.INTERNAL, "General error"),
-    "INVALID_CONTEXT": (grpc.StatusCode.RESOURCE_EXHAUSTED, f"The context is over {MAX_CONTEXT_BYTES} bytes"),
+    "INVALID_CONTEXT": (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"The context is over {MAX_CONTEXT_BYTES} bytes or {MAX_CONTEXT_VALUES} fields and list elements",
+    ),
 }
 """flagd's status and text for each OpenFeature error code.
 

@@ -11,8 +11,8 @@ import grpc
 from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
-from flagsvc.core.errors import invalid
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -51,7 +51,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        parse, encode = _parse_or_unreadable(handler.request_deserializer), handler.response_serializer
+        parse, encode = parse_within_limits(method, handler.request_deserializer), handler.response_serializer
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if method == HEALTH_CHECK and handler.unary_unary is not None:
             wrapped = grpc.stream_unary_rpc_method_handler(self._check(method, handler.unary_unary), parse, encode)
@@ -76,7 +76,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 pool.check()  # before the message is read and parsed
                 request = await message(context)
                 with pool:
-                    _check_readable(request)
+                    check_readable(request)
                     return sender.answer(method, await call(request, context), encode, context)
             except grpc.aio.AbortError:
                 raise
@@ -95,7 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(_: object, context: Context) -> Any:
             try:
                 request = await self._first_messages.of(context)
-                _check_readable(request)
+                check_readable(request)
                 return await call(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -107,7 +107,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         async def once(_: object, context: Context) -> AsyncIterator[Any]:
             request = await self._first_messages.of(context)
-            _check_readable(request)
+            check_readable(request)
             async for message in call(request, context):
                 yield message
 
@@ -142,29 +142,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method in _WRITES:
             return self._admission.writes
         return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
-
-
-class _Unreadable:
-    """A request whose bytes cannot be parsed. The transport itself would send the parser's own text to the caller."""
-
-
-def _parse_or_unreadable(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if parse is None:
-        return None
-
-    def parsed(data: bytes) -> Any:
-        try:
-            return parse(data)
-        except Exception:  # noqa: BLE001  no text of the parser reaches the caller
-            return _Unreadable()
-
-    return parsed
-
-
-def _check_readable(request: Any) -> None:
-    if isinstance(request, _Unreadable):
-        wanted = "a message of the method's type, strings in UTF-8, nested less than 100 levels (a list takes two)"
-        raise invalid("request", "bytes that cannot be parsed", wanted, "INVALID_REQUEST")
 
 
 def _label(method: str) -> str:

@@ -14,22 +14,34 @@ _MAX_WHOLE = 2.0**63
 
 def to_value(value: JsonValue) -> types.Value:
     """Pack a JSON value. Raises TypeError for a value that JSON does not have."""
+    message = types.Value()
+    put_value(message, value)
+    return message
+
+
+def put_value(message: types.Value, value: JsonValue) -> None:
+    """Set a message in place, which is faster than to copy one into another. Raises TypeError like `to_value`."""
     match value:
-        case None:
-            return types.Value(null_value=types.NULL_VALUE_UNSPECIFIED)
-        case bool():
-            return types.Value(boolean_value=value)
-        case int():
-            return types.Value(integer_value=value)
-        case float():
-            return types.Value(float_value=value)
         case str():
-            return types.Value(string_value=value)
-        case list():
-            return types.Value(list_value=types.ListValue(values=map(to_value, value)))
+            message.string_value = value
+        case bool():
+            message.boolean_value = value
+        case int():
+            message.integer_value = value
+        case float():
+            message.float_value = value
+        case None:
+            message.null_value = types.NULL_VALUE_UNSPECIFIED
         case dict():
-            fields = {name: to_value(item) for name, item in value.items()}
-            return types.Value(object_value=types.ObjectValue(fields=fields))
+            message.object_value.SetInParent()
+            fields = message.object_value.fields
+            for name, item in value.items():
+                put_value(fields[name], item)
+        case list():
+            message.list_value.SetInParent()
+            values = message.list_value.values
+            for item in value:
+                put_value(values.add(), item)
         case _:
             raise TypeError(f"{type(value).__name__} is not JSON")
 

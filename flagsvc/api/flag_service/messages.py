@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagsvc.api.common.values import to_value
+from flagsvc.api.common.values import put_value, to_value
 from flagsvc.core import json_values
 from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
@@ -34,23 +34,21 @@ _STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status 
 _TYPES: Mapping[int, ValueType] = {types.ValueType.Value(f"VALUE_TYPE_{kind.name}"): kind for kind in ValueType}
 
 
-def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
-    """Pack one evaluation."""
+def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
+    """Pack one evaluation into a part of a response, where a large value is not copied again."""
     outcome, flag = evaluation.outcome, evaluation.flag
-    message = pb.FlagEvaluation(
-        flag_key=evaluation.flag_id.key,
-        reason=_REASONS[outcome.reason],
-        revision=evaluation.revision,
-        source=SOURCES[evaluation.source],
-        age_ms=int(evaluation.age_s * 1000),
-    )
+    message.flag_key = evaluation.flag_id.key
+    message.reason = _REASONS[outcome.reason]
+    message.revision = evaluation.revision
+    message.source = SOURCES[evaluation.source]
+    message.age_ms = int(evaluation.age_s * 1000)
     if outcome.variant is not None:
         message.variant = outcome.variant
         value = outcome.value
         if value is True or value is False:
             message.value.boolean_value = value
         else:
-            message.value.CopyFrom(to_value(value))
+            put_value(message.value, value)
     if outcome.error_code is not None:
         message.error_code = _ERRORS[outcome.error_code]
         message.error_message = outcome.message
@@ -58,8 +56,14 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.FlagEvaluation:
         message.status = _STATUSES[flag.status]
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
         for name, item in flag.metadata.items():
-            message.flag_metadata[name].CopyFrom(to_value(item))
-    return message
+            put_value(message.flag_metadata[name], item)
+
+
+def encoded_evaluation(evaluation: Evaluation) -> bytes:
+    """Return a batch's response with this evaluation alone. Joined, such responses are the response with all."""
+    response = pb.BatchEvaluateFlagsResponse()
+    put_evaluation(response.evaluations.add(), evaluation)
+    return response.SerializeToString()
 
 
 def expected_type(value: int) -> ValueType | None:

@@ -1,4 +1,7 @@
-"""flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors."""
+"""flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors.
+
+Whole flags, which may be large, are packed and unpacked outside the event loop.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Protocol
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, sendable, within_limit
-from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
@@ -17,7 +20,7 @@ from flagsvc.api.flag_service.watch import Watches
 from flagsvc.core import changes, validation
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
-from flagsvc.core.model import ANONYMOUS, WRITABLE, FlagId
+from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.replication.cache_audit import CacheAuditor
@@ -25,6 +28,7 @@ from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
+from flagsvc.turns import in_turns, off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -54,73 +58,82 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
+        if attributes.__class__ is LazyContext and attributes.is_large:
+            attributes = await in_full(attributes)
         expected = messages.expected_type(request.expected_type)
         min_revision = messages.min_revision(request.min_revision)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
-            explanation = messages.explanation_to_message(explained)
+            response = pb.EvaluateFlagResponse(explanation=messages.explanation_to_message(explained))
         else:
             evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
-            explanation = None
+            response = pb.EvaluateFlagResponse()
         self._evaluated(evaluation)
-        return pb.EvaluateFlagResponse(evaluation=messages.evaluation_to_message(evaluation), explanation=explanation)
+        messages.put_evaluation(response.evaluation, evaluation)
+        return response
 
-    async def BatchEvaluateFlags(
-        self, request: pb.BatchEvaluateFlagsRequest, context: Context
-    ) -> pb.BatchEvaluateFlagsResponse:
-        """Evaluate several flags for one context."""
-        attributes = dict(self._contexts.of_message(request.context, context.invocation_metadata))
+    async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
+        """Evaluate several flags for one context. The response is encoded in turns, piece by piece."""
+        attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        response, size = pb.BatchEvaluateFlagsResponse(), AnswerSize(FEWER_KEYS)
-        for evaluation in await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision):
+        evaluations = await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision)
+        encoded: dict[int, bytes] = {}
+        parts, size = [], AnswerSize(FEWER_KEYS)
+        async for evaluation in in_turns(evaluations):
             self._evaluated(evaluation)
-            message = messages.evaluation_to_message(evaluation)
-            size.add(message.ByteSize())
-            response.evaluations.append(message)
-        return response
+            part = encoded.get(id(evaluation))  # equal keys have one evaluation
+            if part is None:
+                part = encoded[id(evaluation)] = messages.encoded_evaluation(evaluation)
+            size.add(len(part))
+            parts.append(part)
+        return b"".join(parts)
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
         """Return one flag's definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
-        return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms)
+        return pb.GetFlagResponse(flag=await off_loop(flag_to_message, flag), source=source, age_ms=age_ms)
 
     async def ListFlags(self, request: pb.ListFlagsRequest, context: Context) -> pb.ListFlagsResponse:
         """List a flag set in pages."""
         flag_set = validation.set_name(request.flag_set)
         size = paging.page_size(request.page_size, default=100)
         after = paging.from_page_token(flag_set, request.page_token)
-        flags = [f for f in await self._reader.flags(flag_set) if after is None or (f.sort_order, f.key) > after]
-        page = flags[:size]
-        token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if len(flags) > size else ""
-        return pb.ListFlagsResponse(flags=within_limit(map(flag_to_message, page), SMALLER_PAGE), next_page_token=token)
+        page = await self._reader.page(flag_set, after, size + 1)
+        has_more = len(page) > size
+        page = page[:size]
+        token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if has_more else ""
+        return await off_loop(_list_to_message, page, token)
 
     async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
         """Create a flag."""
-        flag = flag_from_message(request.flag)
+        flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
-        written = await self._write(request, flag_id, changes.create(flag, _author(request)))
-        return pb.CreateFlagResponse(**_flag_and_spread(written))
+        decide = await off_loop(changes.create, flag, _author(request))
+        written = await self._write(request, flag_id, decide)
+        return pb.CreateFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
         """Change the fields in the mask."""
         fields = _masked(list(request.update_mask.paths))
-        flag = flag_from_message(request.flag)
+        flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, _author(request))
-        return pb.UpdateFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
+        written = await self._write(request, flag_id, decide)
+        return pb.UpdateFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> pb.ToggleFlagResponse:
         """Switch a flag to the requested state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
-        return pb.ToggleFlagResponse(**_flag_and_spread(await self._write(request, flag_id, decide)))
+        written = await self._write(request, flag_id, decide)
+        return pb.ToggleFlagResponse(**await off_loop(_flag_and_spread, written))
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -133,8 +146,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """List a flag's changes, newest first."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         entries = await self._reader.history(flag_id, paging.page_size(request.page_size, default=50))
-        packed = map(messages.history_to_message, entries)
-        return pb.ListFlagHistoryResponse(entries=within_limit(packed, SMALLER_PAGE))
+        return await off_loop(_history_to_message, entries)
 
     async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[Any]:
         """Stream a flag set: a snapshot, whose pages are encoded already, then each change."""
@@ -166,6 +178,15 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written = await self._writer.write(flag_id, decide, messages.wait_for(request))
         assert written is not None  # noqa: S101  only an import decides to write nothing
         return written
+
+
+def _list_to_message(page: list[Flag], token: str) -> pb.ListFlagsResponse:
+    return pb.ListFlagsResponse(flags=within_limit(map(flag_to_message, page), SMALLER_PAGE), next_page_token=token)
+
+
+def _history_to_message(entries: list[HistoryEntry]) -> pb.ListFlagHistoryResponse:
+    packed = map(messages.history_to_message, entries)
+    return pb.ListFlagHistoryResponse(entries=within_limit(packed, SMALLER_PAGE))
 
 
 def _flag_and_spread(written: WriteResult) -> dict[str, Any]:

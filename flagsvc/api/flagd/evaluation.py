@@ -10,7 +10,7 @@ import grpc
 
 from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize
 from flagsvc.api.common.consistency_tokens import min_revision_of
-from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.selectors import Selector, selector_of
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -22,6 +22,7 @@ from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.serving.reader import Evaluation, Reader
+from flagsvc.turns import in_turns
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -95,6 +96,8 @@ class FlagdEvaluation:
             metadata = context.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
+            if attributes.__class__ is LazyContext and attributes.is_large:
+                attributes = await in_full(attributes)
             flag_id = _flag_id(selector, request.flag_key)
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
@@ -119,26 +122,31 @@ class FlagdEvaluation:
         """Return the handler that evaluates a whole flag set for one context."""
         response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
-        async def resolve_all(request: Any, context: Context) -> Any:
-            metadata = context.invocation_metadata()
+        async def resolve_all(request: Any, call: Context) -> Any:
+            metadata = call.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            response, size = response_type(), AnswerSize(ONE_BY_ONE)
+            parts, size = [], AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
-            for evaluation in await self._reader.evaluate_all(selector.flag_set, (), dict(attributes), min_revision):
+            context = await in_full(attributes)
+            evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
+            async for evaluation in in_turns(evaluations):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)
                 if field is None:
                     continue
-                message = response.flags[evaluation.flag_id.key]
+                part = response_type()
+                message = part.flags[evaluation.flag_id.key]
                 _put_any(message, field, evaluation)
                 if has_metadata and evaluation.flag is not None:
                     put_fields(message.metadata, selector.metadata)
                     put_fields(message.metadata, evaluation.flag.metadata)
-                size.add(message.ByteSize())
+                parts.append(part.SerializeToString())
+                size.add(len(parts[-1]))
+            rest = response_type()
             if has_metadata:
-                put_fields(response.metadata, selector.metadata)
-            return response
+                put_fields(rest.metadata, selector.metadata)
+            return b"".join([*parts, rest.SerializeToString()])  # joined, responses are the response with all flags
 
         return resolve_all
 

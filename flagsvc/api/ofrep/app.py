@@ -26,7 +26,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import in_turns
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -82,7 +82,7 @@ class Ofrep:
         """Evaluate one flag."""
         key, headers = request.path_params["key"], header_pairs(request)
         selector = selector_of(headers)
-        context = self._contexts.of_json(context_of(body, key), headers)
+        context = self._contexts.of_json(await context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
@@ -92,7 +92,7 @@ class Ofrep:
         """Evaluate a whole set for one context. The ETag is a hash of the response's body."""
         headers = header_pairs(request)
         selector = selector_of(headers)
-        context = self._contexts.of_json(context_of(body), headers)
+        context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
         bodies, size = [], AnswerSize(SPLIT_SET, MAX_SET_BYTES)
@@ -100,8 +100,8 @@ class Ofrep:
             self._metrics.evaluated(evaluation)
             bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
             size.add(len(bodies[-1]))
-        answer = bulk_body(bodies, selector.metadata, [_event_stream_of(selector)])
-        etag = f'"{hashlib.blake2b(answer, digest_size=16).hexdigest()}"'
+        answer = await off_loop(bulk_body, bodies, selector.metadata, [_event_stream_of(selector)])
+        etag = await off_loop(_etag_of, answer)
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
         return Response(answer, 200, {"etag": etag}, "application/json")
@@ -118,6 +118,10 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
         return validation.flag_id(selector.flag_set, key)
     except InvalidRequest:  # no flag can have that key
         raise Refused(404, not_found_body(key)) from None
+
+
+def _etag_of(body: bytes) -> str:
+    return f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
 
 
 def _event_stream_of(selector: Selector) -> JsonValue:

@@ -9,14 +9,17 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from flagsvc.api.common import consistency_tokens
+from flagsvc.api.common.contexts import LARGE_BYTES
+from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
 from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import JsonValue
-from flagsvc.core.validation import MAX_CONTEXT_BYTES
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
+from flagsvc.turns import Turns
 
-MAX_BODY_BYTES = 1_000_000
+MAX_BODY_BYTES = MAX_EVALUATION_BYTES
 MAX_READ_BYTES = 10_000_000
 """A larger body is still read, up to this size, because a client that is sending does not read the response."""
 MAX_BODIES_BYTES = 64_000_000
@@ -46,7 +49,7 @@ def header_pairs(request: Request) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
 
 
-def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
+async def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
     """Return the evaluation context in the body of a request for one flag or, without `key`, for all.
 
     As in flagd, an empty body is accepted, and a context that is not an object counts as empty. Raises Refused.
@@ -60,10 +63,17 @@ def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
     context = (parsed or {}).get("context")
     if not isinstance(context, dict):
         return {}
+    if len(body) > LARGE_BYTES:
+        await Turns().next()  # parsing took a turn
+    if len(body) > MAX_CONTEXT_VALUES and json_values.has_more_values(context, MAX_CONTEXT_VALUES):
+        details = f"The context has more than {MAX_CONTEXT_VALUES} fields and list elements"
+        raise _invalid_context(details, key)
     if problem := json_values.problem(context):
         raise _invalid_context(f"{_INVALID_CONTEXT}: {problem}", key)
     if len(body) > MAX_CONTEXT_BYTES and len(compact(context).encode()) > MAX_CONTEXT_BYTES:
         raise _invalid_context(f"The context is over {MAX_CONTEXT_BYTES} bytes", key)
+    if len(body) > LARGE_BYTES:
+        await Turns().next()  # so did checking it
     return context
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ..json_values import Path, kind
 from ..model import JsonValue
 from .compiler import Compiler, RuleProblem, as_json
+from .cost import too_expensive
 from .forms import FORMS
 from .rule import RULE_HINT
 
@@ -29,6 +30,8 @@ def problems_of(
     compiler.root(rule)
     if compiler.problems:
         return compiler.problems
+    if (problem := too_expensive(rule, evaluators)) is not None:
+        return [problem]
     known = ", ".join(sorted(variants)[:20])
     return [
         RuleProblem(path, f"{as_json(value)} is not one of the flag's variants: {known}", evaluator)

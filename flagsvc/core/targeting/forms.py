@@ -11,7 +11,7 @@ from typing import Any
 from ..model import JsonValue
 from . import jsonlogic
 from .compiler import Call, Form
-from .nodes import Compiled, Node, Run, literal
+from .nodes import NODE_STEPS, Compiled, Node, Run, literal
 from .operators import OPERATORS
 from .plain import plain
 from .splits import fractional
@@ -184,7 +184,7 @@ def _loop(
     """Compile a loop. `finish` combines elements and the body's results; `otherwise` is the result for non-lists."""
     call.expect(2, 2)
     items, body = call.argument(0), call.argument(1, at_root=False)
-    items_of, each, cost = items.run, body.run, body.size
+    items_of, each, cost = items.run, body.run, NODE_STEPS * body.size
 
     def loop(data: Any, run: Run) -> JsonValue:
         elements = items_of(data, run)
@@ -199,7 +199,8 @@ def _loop(
 def _reduce(call: Call) -> Node:
     call.expect(2, 3)
     items, body, start = call.argument(0), call.argument(1, at_root=False), call.argument(2)
-    items_of, each, cost, start_of = items.run, body.run, body.size, start.run
+    items_of, each, start_of = items.run, body.run, start.run
+    cost = NODE_STEPS * body.size + 1
 
     def reduce(data: Any, run: Run) -> JsonValue:
         elements, accumulator = items_of(data, run), start_of(data, run)

@@ -9,18 +9,37 @@ from typing import Any, NamedTuple
 from ..json_values import Path
 from ..model import Attributes, JsonValue
 
-MAX_WORK = 100_000
-"""Work limit of one evaluation, in steps: loop iterations, list elements, and pieces of long strings."""
-SEARCH_STEP = 4_096
-"""Character comparisons of a substring search that count as one step."""
+STEPS_PER_MS = 10_000
+"""A step takes 0.1 microseconds or less: measured on a 2 GHz core, in the worst case of each kind of work."""
+MAX_WORK = 50_000
+"""Work limit of one evaluation in steps, which is 5 ms. No evaluation may hold the event loop longer."""
+NODE_STEPS = 2
+"""Steps of a node apart from the size of its data. They are set aside when a rule is compiled, not counted."""
+ELEMENT_STEPS = 4
+"""Steps for each element of a list or object that an operator walks through."""
+HASHED_PER_STEP = 32
+"""Characters of a string that is encoded and hashed that count as one step."""
 MAX_STEPS = 1_000
 """Maximum number of steps in an explanation."""
 TEXT_STEP = 256
-"""Characters of a string that count as one step."""
+"""Longest string that is free of charge."""
+TEXT_PER_STEP = 256
+"""Characters of a longer string that count as one step."""
 BRIEF = 256
 """Characters and elements up to which an explanation shows a value in full."""
 SHORT_PATH = 3
 """Paths with up to this many dots are free of charge."""
+
+
+def search_steps(wanted: int, length: int) -> int:
+    """Return the steps of searching one string of a length in another.
+
+    CPython compares up to every pair of characters where one of the two is short, else a few for each character.
+    """
+    if wanted > length:
+        return 0
+    is_quadratic = length < 2_500 or (wanted < 100 and length < 30_000)  # noqa: PLR2004  its own thresholds
+    return length * (max(16, wanted) if is_quadratic else 16) // 400
 
 
 class RuleError(Exception):
@@ -50,8 +69,8 @@ class Run:
     step: Step
     """The step that started last."""
 
-    def __init__(self, context: Attributes, now: float) -> None:
-        self.context, self.now, self.work = context, now, MAX_WORK
+    def __init__(self, context: Attributes, now: float, work: int = MAX_WORK) -> None:
+        self.context, self.now, self.work = context, now, work
 
     def flagd(self, flag_key: str) -> JsonValue:
         """Return the value of `$flagd`: the same object each time, like any field of the context."""
@@ -66,7 +85,7 @@ class Run:
         try:
             return self._whole
         except AttributeError:
-            self.spend(len(self.context))
+            self.spend(ELEMENT_STEPS * len(self.context))
             self._whole = {**self.context, "$flagd": self.flagd(flag_key)}
             return self._whole
 
@@ -74,7 +93,8 @@ class Run:
         """Subtract steps from the remaining work. Raises RuleError when none is left."""
         self.work -= steps
         if self.work < 0:
-            raise RuleError(f"more than {MAX_WORK} steps over lists and strings")
+            most_ms = MAX_WORK / STEPS_PER_MS
+            raise RuleError(f"more than {MAX_WORK} steps over lists and strings, which is {most_ms:g} ms of work")
 
     def charge(self, value: JsonValue) -> None:
         """Spend the steps of walking through a value and everything nested in it."""
@@ -82,17 +102,23 @@ class Run:
         while pending:
             item = pending.pop()
             if item.__class__ is str:
-                self.spend(len(item) // TEXT_STEP)
+                if len(item) > TEXT_STEP:
+                    self.spend(len(item) // TEXT_PER_STEP)
             elif isinstance(item, (list, dict)):
-                self.spend(len(item))
+                self.spend(ELEMENT_STEPS * len(item))
                 pending.extend(item.values() if isinstance(item, dict) else item)
+
+    def charge_hash(self, text: str) -> None:
+        """Spend the steps of hashing a string."""
+        if len(text) > TEXT_STEP:
+            self.spend(len(text) // HASHED_PER_STEP)
 
     def charge_path(self, key: JsonValue) -> None:
         """Spend the steps of following a path. Short paths are free."""
         if key.__class__ is not str:
             self.charge(key)
         elif (dots := key.count(".")) > SHORT_PATH or len(key) > TEXT_STEP:
-            self.spend(dots + len(key) // TEXT_STEP)
+            self.spend(NODE_STEPS * dots + len(key) // TEXT_PER_STEP)
 
 
 Compiled = Callable[[Any, Run], JsonValue]

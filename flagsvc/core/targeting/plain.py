@@ -9,12 +9,16 @@ from typing import Any
 from ..model import JsonValue
 from . import jsonlogic, versions
 from .compiler import Call, CallProblem, as_json
-from .nodes import SEARCH_STEP, TEXT_STEP, Compiled, ConstantSet, Node, RuleError, Run, literal
+from .nodes import TEXT_STEP, Compiled, ConstantSet, Node, RuleError, Run, literal, search_steps
 from .operators import Operator
 
 _SIZED = frozenset({list, dict, str})
 _NESTED = frozenset({list, dict})
 _NUMBERS: frozenset[Any] = frozenset({int, float})
+FREE_SEARCH = 128
+"""Longest text in which a search is free of charge: it takes no longer than calling the function that charges."""
+FOLDED_SEARCH = 4_096
+"""Pairs of characters of two constants up to which a search is done when the rule is compiled."""
 
 
 def plain(operator: Operator, call: Call) -> Node:
@@ -95,12 +99,11 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
         return None
     below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
 
-    def ordered(data: Any, run: Run) -> JsonValue:
+    def ordered(data: Any, _run: Run) -> JsonValue:
         value = data.get(field)
         if value.__class__ in _NUMBERS and value == value:  # noqa: PLR0124  NaN differs from itself
             return below if value < limit else equal if value == limit else above
-        run.charge(value)
-        return function(value, limit)
+        return function(value, limit)  # converted to a number, which takes no longer for large values
 
     return ordered
 
@@ -117,13 +120,30 @@ def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compil
             return lambda data, run: (value := needle_of(data, run)).__class__ not in _NESTED and value in elements
     if needle.value.__class__ is not str:
         return lambda data, run: search(needle_of(data, run), haystack_of(data, run), run)
-    wanted, max_free_length = needle.value, SEARCH_STEP // max(1, len(needle.value))
+    wanted = needle.value
 
     def contained(data: Any, run: Run) -> JsonValue:
         text = haystack_of(data, run)
-        return wanted in text if text.__class__ is str and len(text) <= max_free_length else search(wanted, text, run)
+        return wanted in text if text.__class__ is str and len(text) <= FREE_SEARCH else search(wanted, text, run)
 
     return contained
+
+
+def _affix(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+    """Specialize a test for a constant prefix or suffix: it takes as long as that is, however long the text."""
+    if nodes[1].value.__class__ is not str:
+        return None
+    text_of, affix = nodes[0].run, nodes[1].value
+    return lambda data, run: function(text_of(data, run), affix)
+
+
+def _arithmetic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
+    """Compile an operator that converts its arguments to numbers, which takes no longer for large values."""
+    runs = tuple(node.run for node in nodes)
+    if len(runs) == 2:  # noqa: PLR2004  as above
+        first, second = runs
+        return lambda data, run: function(first(data, run), second(data, run))
+    return lambda data, run: function(*[each(data, run) for each in runs])
 
 
 def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValue, Run], JsonValue]:
@@ -135,7 +155,7 @@ def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValu
             run.charge(haystack)
             return function(needle, haystack)
         wanted = jsonlogic.text(needle)
-        run.spend(len(wanted) * len(haystack) // SEARCH_STEP)
+        run.spend(search_steps(len(wanted), len(haystack)))
         return wanted in haystack
 
     return search
@@ -143,7 +163,7 @@ def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValu
 
 def _is_long_search(nodes: list[Node]) -> bool:
     sizes = [len(node.value) for node in nodes if isinstance(node.value, str)]
-    return len(sizes) == len(nodes) and math.prod(sizes) > SEARCH_STEP
+    return len(sizes) == len(nodes) and math.prod(sizes) > FOLDED_SEARCH
 
 
 def _constant_set(haystack: Node) -> ConstantSet:
@@ -191,6 +211,9 @@ def _check_sem_ver(call: Call) -> None:
 _SPECIALIZED: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {
     **dict.fromkeys(("==", "!=", "===", "!=="), _equality),
     **dict.fromkeys(("<", "<=", ">", ">="), _order),
+    **dict.fromkeys(("+", "-", "*", "/", "%", "min", "max"), _arithmetic),
     "in": _membership,
+    "starts_with": _affix,
+    "ends_with": _affix,
     "sem_ver": _version_test,
 }

@@ -8,7 +8,7 @@ from ..json_values import LONE_SURROGATE, NotJson, kind, strict_loads
 from ..model import Attributes, JsonValue
 from .compiler import Compiler, RuleProblem
 from .forms import FORMS
-from .nodes import Compiled, RuleError, Run, Step
+from .nodes import MAX_WORK, NODE_STEPS, Node, RuleError, Run, Step
 
 FRACTIONAL_VERSION = 3
 MAX_RULE_BYTES = 262_144
@@ -27,18 +27,19 @@ class WrongRule(Exception):
 class Rule:
     """A compiled rule of one flag."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("_run", "_work")
 
-    def __init__(self, run: Compiled) -> None:
-        self._run = run
+    def __init__(self, node: Node) -> None:
+        self._run = node.run
+        self._work = MAX_WORK - NODE_STEPS * node.size  # what evaluating each of its nodes once leaves for data
 
     def evaluate(self, context: Attributes, now: float) -> JsonValue:
         """Return the rule's result. `now` is in seconds since 1970. Raises RuleError if the rule has no result."""
-        return self._evaluate(Run(context, now))
+        return self._evaluate(Run(context, now, self._work))
 
     def explain(self, context: Attributes, now: float) -> tuple[JsonValue | RuleError, list[Step]]:
         """Return the result (or the error) and the evaluation's steps. Only a rule compiled with `traced` has steps."""
-        run = Run(context, now)
+        run = Run(context, now, self._work)
         run.steps, run.depth = [], 0
         try:
             return self._evaluate(run), run.steps
@@ -70,7 +71,7 @@ def compile_rule(
         raise WrongRule([RuleProblem((), f"the flag key contains {LONE_SURROGATE}")]) from None
     if compiler.problems:
         raise WrongRule(compiler.problems)
-    return Rule(node.run)
+    return Rule(node)
 
 
 def compile_texts(

@@ -37,6 +37,9 @@ def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
         step = run.step if traced else None
         arguments = [each(data, run) for each in runs]
         run.charge(arguments)
+        seed = arguments[0] if not isinstance(arguments[0], list) else run.context.get("targetingKey")
+        if seed.__class__ is str:
+            run.charge_hash(seed)
         hashed = hashes.of_seed(arguments[0], run.context)
         split = split_of(arguments if isinstance(arguments[0], list) else arguments[1:])
         if hashed is None or split is None:
@@ -58,7 +61,7 @@ def _by_key(split: Split, hashes: Hashing) -> Compiled:
         if key.__class__ is not str or not key:
             return None
         if len(key) > TEXT_STEP:
-            run.charge(key)
+            run.charge_hash(key)
         hashed = of_key(key)
         return None if hashed is None else variants[bisect_right(ends, (hashed * total) >> 32)]
 

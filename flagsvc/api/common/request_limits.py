@@ -1,0 +1,65 @@
+"""What a request may weigh, by method: checked on its bytes, before they are parsed.
+
+Parsing takes time in proportion to the number of fields, during which no other call is served. The transports refuse
+what is over MAX_REQUEST_BYTES by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flagsvc.core.errors import EvaluationFailed, FlagsvcError, InvalidRequest, invalid
+
+MAX_REQUEST_BYTES = 1_048_576
+"""Largest request of all: a write."""
+MAX_EVALUATION_BYTES = 131_072
+"""Largest request of every other method: 1,000 keys with an evaluation context of 64 kB."""
+MAX_WRITE_VALUES = 20_000
+"""Most fields and list elements of a write."""
+_OWN = "/flagsvc.v1.FlagService/"
+_WRITES = frozenset({f"{_OWN}CreateFlag", f"{_OWN}UpdateFlag"})
+_FIRST_FIELD = b"\x0a"
+"""The tag of a message's first field. Every field of an object and every element of a list begins with it."""
+_PER_VALUE = 2
+"""An object's field has the tag twice, because its name is the first field of its entry."""
+
+Parse = Callable[[bytes], Any]
+
+
+class _Refused:
+    """A request that is not passed on. The transport itself would send the parser's own text to the caller."""
+
+    def __init__(self, error: FlagsvcError) -> None:
+        self.error = error
+
+
+def parse_within_limits(method: str, parse: Parse | None) -> Parse | None:
+    """Return the method's parser, which parses nothing that is over the method's limits."""
+    if parse is None:
+        return None
+    is_own = method.startswith(_OWN)  # flagd's providers take INVALID_ARGUMENT for a mismatch of types
+    limit = MAX_REQUEST_BYTES if method in _WRITES else MAX_EVALUATION_BYTES
+
+    def parsed(data: bytes) -> Any:
+        if len(data) > limit:
+            return _Refused(_too_large("bytes", len(data), limit) if is_own else EvaluationFailed("INVALID_CONTEXT"))
+        if len(data) > MAX_EVALUATION_BYTES and data.count(_FIRST_FIELD) > _PER_VALUE * MAX_WRITE_VALUES:
+            return _Refused(_too_large("fields and list elements", "more", MAX_WRITE_VALUES))
+        try:
+            return parse(data)
+        except Exception:  # noqa: BLE001  no text of the parser reaches the caller
+            wanted = "a message of the method's type, strings in UTF-8, nested less than 100 levels (a list takes two)"
+            return _Refused(invalid("request", "bytes that cannot be parsed", wanted, "INVALID_REQUEST"))
+
+    return parsed
+
+
+def check_readable(request: Any) -> None:
+    """Raise InvalidRequest for a request that was not parsed."""
+    if request.__class__ is _Refused:
+        raise request.error
+
+
+def _too_large(unit: str, found: object, limit: int) -> InvalidRequest:
+    return invalid("request", f"{found} {unit}", f"at most {limit} {unit}", "REQUEST_TOO_LARGE")

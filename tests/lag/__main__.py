@@ -1,0 +1,178 @@
+"""Search for the request that holds the event loop longest, and print the worst milliseconds of each method."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+from hypothesis import HealthCheck, given, settings, target
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from tests.lag.requests import BY_HAND, KEYS, Requests, Sizes
+from tests.lag.store import fill
+
+Control = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+REPEATS = 3
+"""A request that seems to hold the loop is repeated; the least of its measurements counts, so that noise does not."""
+SUSPICIOUS_MS = 5.0
+
+
+@dataclass
+class Worst:
+    """The longest that one method has held the loop, and by which request."""
+
+    wall_ms: float = 0.0
+    cpu_ms: float = 0.0
+    sizes: Sizes = field(default_factory=Sizes)
+    status: str = ""
+    calls: int = 0
+
+
+class Search:
+    """One server under search."""
+
+    def __init__(self, requests: Requests, control: Control) -> None:
+        self._methods, self._control = requests.methods(), control
+        self.worst = {name: Worst() for name in self._methods}
+
+    async def measured(self, name: str, sizes: Sizes) -> float:
+        """Send a request, repeatedly if it seems bad. Return for how many milliseconds it held the loop."""
+        wall_ms, cpu_ms, status = await self._once(self._methods[name], sizes)
+        for _ in range(REPEATS - 1):
+            if cpu_ms < SUSPICIOUS_MS:
+                break
+            again = await self._once(self._methods[name], sizes)
+            wall_ms, cpu_ms = min(wall_ms, again[0]), min(cpu_ms, again[1])
+        worst = self.worst[name]
+        worst.calls += 1
+        if cpu_ms > worst.cpu_ms:
+            worst.wall_ms, worst.cpu_ms, worst.sizes, worst.status = wall_ms, cpu_ms, sizes, status
+        return cpu_ms
+
+    async def _once(self, call: Callable[[Sizes], Awaitable[object]], sizes: Sizes) -> tuple[float, float, str]:
+        await ask(self._control)
+        status = "OK"
+        try:
+            answer = await call(sizes)
+            status = str(answer.status_code) if isinstance(answer, httpx.Response) else status
+        except grpc.aio.AioRpcError as error:
+            status = error.code().name
+        wall_ms, cpu_ms, *_ = await ask(self._control)
+        return wall_ms, cpu_ms, status
+
+
+async def ask(control: Control) -> list[float]:
+    """Return what the server measured since the last time, whether it is ready, and its ports."""
+    control[1].write(b"\n")
+    return list(json.loads(await control[0].readline()))
+
+
+async def started(store: Path, socket: Path) -> tuple[asyncio.subprocess.Process, Control]:
+    """Start a server and wait until it has loaded and compiled everything."""
+    command = (sys.executable, "-m", "tests.lag.server", f"sqlite:///{store}", str(socket))
+    process = await asyncio.create_subprocess_exec(*command)
+    while not socket.exists():  # noqa: ASYNC110,ASYNC240  a process has no event
+        await asyncio.sleep(0.05)
+    control = await asyncio.open_unix_connection(str(socket))
+    longest = 0.0
+    while not (answer := await ask(control))[2]:
+        longest = max(longest, answer[1])
+        await asyncio.sleep(0.05)
+    Console().print(f"start and load held the loop for {max(longest, answer[1]):.1f} ms", highlight=False)
+    return process, control
+
+
+def explore(search: Search, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Let Hypothesis vary the requests of each method, towards those that hold the loop longer."""
+    each_s = seconds / len(search.worst)
+    for name in search.worst:
+        until = time.monotonic() + each_s
+
+        @settings(max_examples=100_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(
+            st.builds(
+                Sizes,
+                key=st.sampled_from(KEYS),
+                keys=st.integers(1, 1_000),
+                same_keys=st.booleans(),
+                text=st.integers(0, 64_000),
+                text_of=st.sampled_from(["a", " ", "9", "object"]),
+                elements=st.integers(0, 20_000),
+                fields=st.integers(0, 20_000),
+                conditions=st.integers(0, 6_000),
+                page=st.integers(0, 1_000),
+                explain=st.booleans(),
+                min_revision=st.sampled_from([0, 1, 10**6]),
+            )
+        )
+        def once(sizes: Sizes, name: str = name, until: float = until) -> None:
+            if time.monotonic() > until:
+                raise TimeoutError
+            target(loop.run_until_complete(search.measured(name, sizes)))
+
+        try:
+            once()
+        except TimeoutError:
+            continue
+        except BaseExceptionGroup:
+            continue
+
+
+def show(search: Search, flags: int) -> None:
+    """Print the table."""
+    table = Table(title=f"Longest that one request within the limits holds the event loop, {flags:,} flags")
+    for column in ("method", "ms of CPU", "ms of time", "requests", "status", "worst request"):
+        table.add_column(column, overflow="fold")
+    default = Sizes()
+    for name, worst in search.worst.items():
+        made_of = {n: v for n, v in vars(worst.sizes).items() if v != getattr(default, n)}
+        text = ", ".join(f"{n}={v}" for n, v in made_of.items())
+        table.add_row(name, f"{worst.cpu_ms:.1f}", f"{worst.wall_ms:.1f}", str(worst.calls), worst.status, text)
+    Console(width=150).print(table)
+
+
+def main() -> int:
+    """Search, print, and return 1 where a request held the loop longer than it may."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lag", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to search, after the requests by hand")
+    parser.add_argument("--flags", type=int, default=1_000)
+    parser.add_argument("--limit-ms", type=float, default=10.0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        store, socket = Path(folder, "flags.db"), Path(folder, "control")
+        fill(store, args.flags)
+        process, control = runner.run(started(store, socket))
+        try:
+            ports = runner.run(ask(control))[3:]
+
+            async def made() -> Requests:
+                return Requests(int(ports[0]), int(ports[1]))
+
+            requests = runner.run(made())
+            search = Search(requests, control)
+            for sizes in BY_HAND:
+                for name in search.worst:
+                    runner.run(search.measured(name, sizes))
+            if args.seconds:
+                explore(search, runner.get_loop(), args.seconds)
+            show(search, args.flags)
+            runner.run(requests.close())
+        finally:
+            control[1].close()
+            runner.run(process.wait())
+    return int(any(worst.cpu_ms > args.limit_ms for worst in search.worst.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
