@@ -419,7 +419,7 @@ class Follower:
                 self._poll_soon()
 
     def _poll_soon(self, unless_reached: Mapping[str, int] | None = None) -> None:
-        """Poll in a moment, unless these revisions are applied by then: what messages claim costs one poll at a time."""
+        """Poll in a moment, unless these revisions are applied by then. Many claims cost one poll."""
         if self._waking is None:
             self._waking = asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._wake_up)
             self._unless_reached = unless_reached

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from flagsvc.adapters.identity import new_id
@@ -38,11 +39,12 @@ class MongoIdentity:
     async def read_or_make(self) -> None:
         """Read the identity, or make it. Raises what the driver raises."""
         try:
-            row = await self._row()
+            row = await self._revisions.find_one({"_id": _ID})
             if row is None:
-                await self._insert()
+                row = await self._changed({"_id": _ID}, {"$setOnInsert": self._new()}, upsert=True)
             elif row.get("database") != self._database:
-                await self._revisions.update_one({"_id": _ID, "id": row["id"]}, {"$set": self._new()})
+                row = await self._changed({"_id": _ID, "id": row["id"]}, {"$set": self._new()})
+            self.note([row or {}])
         except OperationFailure as error:
             if error.code not in _REFUSALS:
                 raise
@@ -53,34 +55,34 @@ class MongoIdentity:
                 if not self._given
                 else "The store refuses the document. FLAGSVC_STORE_NAME takes its place.",
             )
-        self.note([await self._row() or {}])
+            self.note([])
 
     async def renew(self) -> None:
         """Replace the identity by a new one. Raises WritesUnsupported, and what the driver raises."""
         try:
-            await self._revisions.update_one({"_id": _ID}, {"$set": self._new()}, upsert=True)
+            row = await self._changed({"_id": _ID}, {"$set": self._new()}, upsert=True)
         except OperationFailure as error:
             if error.code in _REFUSALS:
                 raise WritesUnsupported(
                     "the store refuses a new identity; grant writes to flagsvc_revisions"
                 ) from error
             raise
-        self.note([await self._row() or {}])
+        self.note([row or {}])
 
     def note(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Note the identity where all rows of the collection were read."""
         found = [row.get("id") for row in rows if row.get("_id") == _ID and row.get("database") == self._database]
         self.id = found[0] if found and isinstance(found[0], str) else self._given
 
-    async def _row(self) -> Mapping[str, Any] | None:
-        row: Mapping[str, Any] | None = await self._revisions.find_one({"_id": _ID})
-        return row
-
-    async def _insert(self) -> None:
+    async def _changed(self, query: dict[str, Any], edit: dict[str, Any], *, upsert: bool = False) -> Any:
+        """Change the document, and return what is there then."""
         try:
-            await self._revisions.update_one({"_id": _ID}, {"$setOnInsert": self._new()}, upsert=True)
+            changed = await self._revisions.find_one_and_update(
+                query, edit, upsert=upsert, return_document=ReturnDocument.AFTER
+            )
         except DuplicateKeyError:
-            return  # another replica has made it in the meantime
+            changed = None  # another replica has made it in the meantime
+        return changed or await self._revisions.find_one({"_id": _ID})
 
     def _new(self) -> dict[str, str]:
         return {"id": new_id(), "database": self._database}
