@@ -71,6 +71,23 @@ class Announced:
     event_revision: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """Which store something belongs to. `id`: made once and kept in the store; `name`: for people, without secrets."""
+
+    id: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return both, for logs and problems."""
+        return f"{self.name} ({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityChanged:
+    """The store was given a new identity: what is held of it must be read from it again."""
+
+
 class Problem(NamedTuple):
     """Something configured that does not work now: a stable snake_case name, what is wrong, and what to do about it."""
 
@@ -135,7 +152,7 @@ class Checkpoint:
     as_of: float
 
 
-CacheEvent = Subscribed | Announced | Heartbeat
+CacheEvent = Subscribed | Announced | Heartbeat | IdentityChanged
 StoreEvent = Subscribed | Announced | UnversionedChange | Checkpoint
 
 
@@ -190,8 +207,18 @@ class FlagStore(Protocol):
     def feed(self) -> ChangeFeed | None:
         """The store's change feed; None where every writer counts revisions."""
 
+    @property
+    def identity(self) -> StoreIdentity | None:
+        """Which store this is, as `open`, `load` or `revisions` last read it; None where it has no identity."""
+
+    async def renew_identity(self) -> None:
+        """Give the store a new identity, so that nothing kept elsewhere counts as its own any more.
+
+        Raises StoreUnavailable and WritesUnsupported.
+        """
+
     async def open(self) -> None:
-        """Prepare (indexes, tables). May be called again after a failure."""
+        """Prepare (indexes, tables), and read or make the identity. May be called again, also after a failure."""
 
     async def close(self) -> None:
         """Release everything; no method may be called after."""
@@ -265,7 +292,21 @@ class FlagCache(Protocol):
 
     @property
     def available(self) -> bool:
-        """Whether calls reach the cache now (the breaker is closed)."""
+        """Whether calls reach the cache now: the breaker is closed, and the keys belong to this store."""
+
+    @property
+    def foreign_messages(self) -> int:
+        """How many messages of other stores arrived, and were ignored."""
+
+    def assume(self, identity: StoreIdentity) -> None:
+        """Belong to this store until `identify` says which it is: the store cannot be read yet."""
+
+    async def identify(self, identity: StoreIdentity) -> bool:
+        """Belong to this store from now on. Before it is known or assumed, nothing is read or written.
+
+        What belongs to another store is ignored. Where that is this store's identity before, its keys are taken over.
+        Return False where another store was assumed: what was read until now is not this one's.
+        """
 
     async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:
         """Read one entry; None when the cache cannot be asked.
@@ -287,6 +328,9 @@ class FlagCache(Protocol):
 
     async def announce(self, change: Announced) -> bool:
         """Announce a change to every replica; False when the cache could not be reached."""
+
+    async def announce_identity(self) -> bool:
+        """Announce to the replicas of the identity before `identify` that the store has a new one."""
 
     async def acquire_lease(self, as_of: float, lease_s: float) -> LeaseAnswer:
         """Take the cache lease for `lease_s` from `as_of` on: entries put from now on are verified by it.
@@ -321,10 +365,14 @@ class FlagCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A snapshot: everything as it was at `saved_at` (aware UTC, by the clock of the replica that saved it)."""
+    """A snapshot: everything as it was at `saved_at` (aware UTC, by the clock of the replica that saved it).
+
+    `store_id`: the identity of its store; empty where that has none.
+    """
 
     contents: StoreContents
     saved_at: datetime
+    store_id: str = ""
 
 
 class Snapshot(Protocol):

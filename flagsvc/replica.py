@@ -13,6 +13,7 @@ import structlog
 
 from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
+from flagsvc.adapters.identity import identity_of
 from flagsvc.core.errors import short_repr
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.sizes import MAX_SERVED_BYTES
@@ -22,6 +23,7 @@ from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.follower import FeedKind, Follower
 from flagsvc.replication.heartbeats import Heartbeats, replica_name
+from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
@@ -67,8 +69,13 @@ class Replica:
         self.writer = Writer(
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
+        self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
-        self.snapshots = SnapshotWriter(near, self._snapshot) if self._snapshot is not None else None
+
+        def store_id() -> str:
+            return self.follower.lineage.store_id
+
+        self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
@@ -168,6 +175,7 @@ class Replica:
             detail = f"flags over {MAX_SERVED_BYTES} bytes answer GENERAL; here {len(self.near.too_large)}: {names}"
             cure = "make their values smaller, or disable or delete them: both work for flags of any size"
             yield Problem("flag_too_large", detail, cure)
+        yield from follower.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""
@@ -176,7 +184,9 @@ class Replica:
         if self.near.limit == 0:
             log.warning("snapshots_off", detail="FLAGSVC_NEAR_CACHE_ENTRIES is 0, so there is nothing to save.")
         saved = await snapshot_writer.read(self._snapshot)
-        if saved is not None:
+        if saved is not None and self.follower.lineage.may_restore(saved.store_id):
+            if self.cache is not None and saved.store_id:
+                self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             await self.follower.restore(saved.contents, age_s)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
@@ -203,6 +213,8 @@ class Replica:
         yield Sample("flagsvc_change_stream_restarts_total", "Failures of the change stream.", restarts)
         about = "Revisions assigned here to changes of other programs."
         yield Sample("flagsvc_foreign_changes_total", about, follower.revision_assigner.assigned)
+        about = "Announced changes that the store contradicted, and that were replaced."
+        yield Sample("flagsvc_contradicted_announcements_total", about, follower.hints.contradicted)
         yield Sample("flagsvc_cache_lease_held", "1 on the holder of the cache lease.", self.cache_lease.is_holder)
         yield Sample("flagsvc_verify_checks_total", "Comparisons of the shared cache with the store.", audits.checks)
         yield Sample("flagsvc_verify_drifted_total", "Cache entries that differed from the store.", audits.drifted)
@@ -218,6 +230,8 @@ class Replica:
         about = "1 while announcements reach this replica."
         yield Sample("flagsvc_cache_subscription_up", about, follower.subscription_up)
         if self.cache is not None:
+            about = "Messages of other stores on this deployment's channel, which were ignored."
+            yield Sample("flagsvc_foreign_store_messages_total", about, self.cache.foreign_messages)
             yield Sample("flagsvc_cache_up", "1 while the shared cache answers.", self.cache.available)
             for name, value in self.cache.state().items():
                 yield Sample(f"flagsvc_cache_{name}", "The shared cache's own figure, as last read.", value)

@@ -24,6 +24,9 @@ _PATH = re.compile(r"\.{0,2}/[^@:]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
+_NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_TAKEN_NAMES = frozenset({"feature-flag", "feature-flag-fill"})
+"""As a prefix they would make keys that a deployment without prefix takes for its own."""
 
 
 def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
@@ -42,6 +45,16 @@ class Settings:
         option="--store",
     )
     cache_url: str = _setting("none", "Shared cache: redis://..., rediss://... or none.", url="cache", option="--cache")
+    cache_prefix: str = _setting(
+        "",
+        "Prefix of every key and channel in Redis; it keeps deployments on one Redis apart. Letters, digits, . _ -.",
+        name=True,
+    )
+    store_name: str = _setting(
+        "",
+        "Identity of a store that refuses to keep one, as a read-only MongoDB does. Letters, digits, . _ -.",
+        name=True,
+    )
     host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port.", 0, 65535)
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
@@ -237,8 +250,8 @@ def _parsed(name: str, text: str, spec: Any) -> object:
         return _host(name, text, needed=limits["host"] == "needed")
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
-    elif limits.get("origins"):
-        origins(text, name)
+    elif limits.get("origins") or limits.get("name"):
+        (origins if limits.get("origins") else checked_name)(text, name)
     elif (choices := limits.get("choices")) and text not in choices:
         raise SettingsError(f"{name} is {shown(text)}; it must be one of {', '.join(choices)}")
     if isinstance(spec.default, bool):
@@ -293,6 +306,14 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
             raise SettingsError(f"{name} has {shown(left, text)} twice; it must appear once")
         found[left] = right
     return found
+
+
+def checked_name(text: str, name: str) -> str:
+    """Return the text if it can be a part of the names of keys. Raises SettingsError."""
+    if not _NAME.fullmatch(text) or text in _TAKEN_NAMES:
+        wanted = "at most 64 letters, digits and . _ -, and not feature-flag"
+        raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}")
+    return text
 
 
 def origins(text: str, name: str = "") -> tuple[str, ...]:

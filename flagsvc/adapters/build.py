@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagsvc.adapters.identity import identity_of
 from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, Timing
 from flagsvc.settings import Settings
 from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url, redacted, without_secrets
@@ -45,6 +46,7 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
             timeout_s=settings.store_timeout_s,
             stream_wait_s=timing.stream_wait_s,
             prove_after_s=timing.prove_after_s,
+            given_identity=settings.store_name,
         )
     except ValueError as error:
         raise SettingsError(f"--store (FLAGSVC_STORE_URL): {without_secrets(str(error), url)}") from None
@@ -66,6 +68,8 @@ def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:
             ttl_jitter=settings.cache_ttl_jitter,
             negative_ttl_s=settings.negative_ttl_s,
             timeout_s=settings.cache_timeout_s,
+            prefix=settings.cache_prefix,
+            store_name=identity_of("", settings.store_url).name,
         )
     except ValueError as error:
         raise SettingsError(f"--cache (FLAGSVC_CACHE_URL): {without_secrets(str(error), url)}") from None

@@ -12,13 +12,15 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.ports import Entry, StoreContents, StoreIdentity
 
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS history (
     actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identity (row INTEGER PRIMARY KEY CHECK (row = 1), id TEXT NOT NULL, path TEXT NOT NULL);
 """
 FILE_CURE = "check the path in the store URL, that this user may write the file and its folder, and the free disk"
 _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
@@ -43,10 +46,20 @@ class SqliteStore:
     feed = None
 
     def __init__(self, url: str) -> None:
-        self._path = url.removeprefix("sqlite:///")
+        self._url, self._path = url, url.removeprefix("sqlite:///")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._id = ""
         self.reads = 0
+
+    @property
+    def identity(self) -> StoreIdentity | None:
+        """Which store this is, as last read."""
+        return identity_of(self._id, self._url) if self._id else None
+
+    async def renew_identity(self) -> None:
+        """Give the store a new identity."""
+        await self._run(lambda db: self._make_identity(db, renew=True))
 
     async def open(self) -> None:
         """Open the file, or create it. Raises StoreUnavailable naming the file if it cannot be used."""
@@ -65,11 +78,11 @@ class SqliteStore:
     async def load(self) -> StoreContents:
         """Read everything, in one transaction."""
         self.reads += 1
-        return await self._run(_load)
+        return await self._run(self._load)
 
     async def revisions(self) -> Mapping[str, int]:
         """Read the newest revision of each flag set."""
-        return await self._run(_revisions)
+        return await self._run(self._read_revisions)
 
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store a change with its history entry, in one transaction."""
@@ -91,8 +104,26 @@ class SqliteStore:
         # Shielded: if the caller is cancelled, the write continues in the thread and must be awaited.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
 
+    def _load(self, db: sqlite3.Connection) -> StoreContents:
+        self._id = _identity(db)
+        return _load(db)
+
+    def _read_revisions(self, db: sqlite3.Connection) -> Mapping[str, int]:
+        self._id = _identity(db)
+        return _revisions(db)
+
+    def _make_identity(self, db: sqlite3.Connection, *, renew: bool = False) -> None:
+        """Read the identity, or make it. It names its file: a copy under another name is another store."""
+        path = str(Path(self._path).resolve())
+        with _transaction(db, "IMMEDIATE"):
+            row = db.execute("SELECT path FROM identity").fetchone()
+            if renew or row is None or row[0] != path:
+                db.execute("INSERT OR REPLACE INTO identity VALUES (1, ?, ?)", (new_id(), path))
+            self._id = _identity(db)
+
     def _open(self, _: object) -> None:
         if self._connection is not None:
+            self._make_identity(self._connection)
             return
         try:
             db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
@@ -100,6 +131,7 @@ class SqliteStore:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.executescript(_SCHEMA)
+                self._make_identity(db)
             except sqlite3.Error:
                 db.close()
                 raise
@@ -149,6 +181,11 @@ def _flag(flag_set: str, key: str, revision: int, document: object) -> Flag:
         return loads(document)  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, RecursionError):
         return Flag(key=key, flag_set=flag_set, revision=revision, problem="The stored definition is malformed")
+
+
+def _identity(db: sqlite3.Connection) -> str:
+    row = db.execute("SELECT id FROM identity").fetchone()
+    return str(row[0]) if row else ""
 
 
 def _revisions(db: sqlite3.Connection) -> dict[str, int]:

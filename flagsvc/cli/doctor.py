@@ -64,7 +64,7 @@ def _cache(settings: Settings, timeout_s: float) -> list[Finding]:
         return [Finding("cache", "URL", Outcome.SKIPPED, "none is configured")]
     from flagsvc.adapters.checks.redis import check_redis  # noqa: PLC0415
 
-    return check_redis(url, timeout_s)
+    return check_redis(url, timeout_s, settings.cache_prefix)
 
 
 def _snapshot(settings: Settings) -> list[Finding]:

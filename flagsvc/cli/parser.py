@@ -25,6 +25,7 @@ _SUMMARIES = {
     "delete": "Delete a flag; its history is kept.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
+    "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
@@ -61,6 +62,7 @@ _EXAMPLES = {
     "delete": ("flagsvc delete checkout-v2",),
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
+    "resync": ("flagsvc resync", "flagsvc resync --confirm"),
     "doctor": (
         "flagsvc doctor",
         "flagsvc doctor --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379",
@@ -202,6 +204,9 @@ def _add_replicas(commands: _Commands) -> None:
     verify = _add_command(commands, "verify", run.on_server("verify"))
     options.add_call(verify, timeout_s=60.0)
     verify.add_argument("--repair", action="store_true", help="replace the entries that differ")
+    resync = _add_command(commands, "resync", run.on_server("resync"))
+    options.add_call(resync, timeout_s=60.0)
+    resync.add_argument("--confirm", action="store_true", help="do it; definitions may go back to older revisions")
     doctor = _add_command(commands, "doctor", run.in_module("doctor", "doctor"))
     doctor.add_argument("--store", metavar="URL", help="store to try [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
     doctor.add_argument("--cache", metavar="URL", help="shared cache to try [FLAGSVC_CACHE_URL; none]")

@@ -71,6 +71,25 @@ def verify(args: argparse.Namespace, stub: Stub) -> int:
     return 1 if remaining else 0
 
 
+def resync(args: argparse.Namespace, stub: Stub) -> int:
+    """Make every replica read the store again; exit status 1 if one has not, or without --confirm."""
+    report = stub.Resync(pb.ResyncRequest(confirm=args.confirm), timeout=args.timeout)
+    if args.json:
+        lists = {"resynced": list(report.resynced), "waiting": list(report.waiting)}
+        render.print_json({"done": report.done, "store": report.store, "flags": report.flags, **lists})
+    elif report.done:
+        print(f"{len(report.resynced)} replicas have read the store again: {report.flags:,} flags of {report.store}")
+    else:
+        print(f"this would make {len(report.waiting)} replicas drop what they hold ({report.flags:,} flags)")
+        print(f"and read {report.store} again; what is in the shared cache would not count any more")
+    if not report.done:
+        print("error: nothing was done; to do it: flagsvc resync --confirm", file=sys.stderr)
+    elif report.waiting:
+        names = ", ".join(report.waiting)
+        print(f"error: not yet read again by {names}: check that they reach the store", file=sys.stderr)
+    return 1 if report.waiting or not report.done else 0
+
+
 def _problems(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> Iterator[str]:
     """Yield a replica's problems: the one of its view, and those that it reports itself."""
     if problem := _view_problem(replica, newest):
@@ -167,7 +186,7 @@ def _print_drifts(report: pb.VerifyCacheResponse) -> None:
         flags = "1 flag is" if report.missing == 1 else f"{report.missing:,} flags are"
         print(f"{flags} not cached; this is not an error, a flag is cached when it is next read")
     if any(drift.kind == pb.DRIFT_KIND_NEWER for drift in report.drifts):
-        print("if the store was restored from a backup, also restart every replica: near caches keep newer revisions")
+        print("if the store was restored from a backup: flagsvc resync --confirm; replicas keep newer revisions")
 
 
 def _drift_fields(drift: pb.Drift) -> dict[str, Any]:

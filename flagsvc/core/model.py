@@ -15,6 +15,8 @@ Attributes = Mapping[str, JsonValue]
 """An evaluation context: its fields, including `targetingKey`. It is only read, mostly by `get`, so it may be lazy."""
 
 DEFAULT_SET = "default"
+MAX_REVISION = 2**53
+"""The largest revision: every program, JavaScript included, can still count to it exactly."""
 SWITCH_VARIANTS: Mapping[str, JsonValue] = {"on": True, "off": False}
 ANONYMOUS = "anonymous"
 

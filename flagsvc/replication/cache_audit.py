@@ -18,12 +18,11 @@ from typing import NamedTuple
 import structlog
 
 from flagsvc.background import BackgroundTasks
-from flagsvc.core import json_values
-from flagsvc.core.documents import to_document
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
 from flagsvc.turns import Turns, in_turns
+from flagsvc.view.entries import same_entry
 from flagsvc.view.near_cache import NearCache
 
 MAX_LISTED = 1_000
@@ -278,12 +277,7 @@ def _kept(cached: Entry, stored: Entry) -> bool:
 
 
 def _same_entry(cached: Entry, other: Entry | None) -> bool:
-    """Whether two entries are equal, JSON types included: 1, 1.0 and true are three values."""
-    if other is None or cached != other:
-        return False
-    if cached.flag is None or other.flag is None:
-        return True
-    return json_values.same(to_document(cached.flag), to_document(other.flag))
+    return other is not None and same_entry(cached, other)
 
 
 async def _by_id(contents: StoreContents) -> dict[FlagId, Entry]:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import structlog
@@ -27,17 +27,22 @@ from flagsvc.ports import (
     ChangeFeed,
     ChangesUnsupported,
     Checkpoint,
+    Entry,
     FlagCache,
     FlagStore,
     Heartbeat,
+    IdentityChanged,
     Problem,
     StoreContents,
     StoreEvent,
+    StoreIdentity,
     Subscribed,
     UnversionedChange,
 )
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.replication.hints import Hint, Hints
+from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
@@ -46,6 +51,7 @@ from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
 """How long the first load waits for the change stream, so that no change falls between the two."""
+RESYNCED = "The store's identity is new. Everything was read again; what was held or cached before does not count."
 LOAD_SHARE = 5
 """Where the whole store is read again and again, that takes at most one part in this many of the time."""
 MAX_LOAD_PAUSE_S = 1.0
@@ -81,9 +87,13 @@ class Follower:
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
         self._heartbeats, self._lease, self._progress, self._timing = heartbeats, lease, progress, timing
-        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress)
+        self.hints, self.lineage = Hints(near), Lineage()
+        self.revision_assigner = RevisionAssigner(near, store, cache, lease, progress=progress, lineage=self.lineage)
         self._tasks = BackgroundTasks()
         self._wake = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
+        self._unless_reached: Mapping[str, int] | None = None
+        self._polling = asyncio.Lock()
         self._streaming = asyncio.Event()
         self._opened = False
         self._announcement_at = NEVER
@@ -128,8 +138,25 @@ class Follower:
         if self._cache is not None:
             self._tasks.start(self._consume_announcements(self._cache), "subscriber")
 
+    def note_claim(self, entry: Entry) -> None:
+        """Note an entry of the shared cache that is answered: a poll asks the store where it claims to be newer."""
+        self.hints.note_read(entry, time.monotonic())
+
+    async def resync(self) -> None:
+        """Read everything again, now, because the store has a new identity. Raises StoreUnavailable."""
+        self.lineage.must_resync = True
+        async with self._polling:
+            if self.lineage.must_resync:
+                await self._resync()
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what is wrong between what is held and the store."""
+        return (*self.lineage.problems(), *self.hints.problems())
+
     async def close(self) -> None:
         """Stop everything."""
+        if self._waking is not None:
+            self._waking.cancel()
         await asyncio.gather(self._tasks.close(), self.revision_assigner.close())
 
     async def load_all(self) -> StoreContents:
@@ -147,17 +174,20 @@ class Follower:
                 return await self._load_and_merge()
 
     async def _load_and_merge(self) -> StoreContents:
-        asked_at = time.monotonic()
+        asked_at, held = time.monotonic(), self._held_revisions()
         fills = not self._near.complete or self._near.restored
         contents = await self._store.load()
         self.loads += 1
-        if not self._near.partial.is_needed:
+        if not self._is_continued(contents.revisions, held):
+            self._wake.set()
+        elif not self._near.partial.is_needed:
             contents = await self._with_missing(contents)
             unversioned: list[UnversionedChange] = []
             async with self._merging:
                 await run_in_turns(self._near.merging(contents, asked_at, time.monotonic(), unversioned))
             for change in unversioned:
-                self._assign_revision(change)
+                if not self.hints.has(change.id):  # what a message claims is no reason to write to the store
+                    self._assign_revision(change)
             self._polled_at = max(self._polled_at, asked_at)
             self.loaded.set()
             if fills:
@@ -190,7 +220,10 @@ class Follower:
     async def _poll(self) -> None:
         """Verify the view once, and record whether the store could be asked."""
         try:
-            await self._verify_view()
+            async with self._polling:
+                await self._verify_view()
+                if self.lineage.is_other(self._store.identity):
+                    await self._resync()
             self.store_up, self.store_problem = True, None
             self._logged_causes.clear()
         except StoreUnavailable as error:
@@ -218,11 +251,20 @@ class Follower:
         """Compare the store's revision counters with what is applied, or load everything where that is not enough."""
         if not self._opened:
             await self._open()
-        asked_at = time.monotonic()
-        if self._must_load(asked_at):
+        asked_at, held = time.monotonic(), self._held_revisions()
+        claims = self._due_claims(asked_at)
+        if self._must_load(asked_at) and not claims:
             await self._load()
             return
         revisions = await self._store.revisions()
+        if claims and not self.lineage.is_other(self._store.identity) and not await self._ask_about(claims):
+            await self._load()
+            return
+        if not self._is_continued(revisions, held):
+            return
+        if self._must_load(asked_at):
+            await self._load()
+            return
         others_write = self._store.feed is not None or self._cache is not None
         if others_write and not self._near.changelogs.reach(revisions):
             await asyncio.sleep(self._timing.gap_wait_s)  # the change is probably in transit: then no load is needed
@@ -236,10 +278,65 @@ class Follower:
 
     async def _open(self) -> None:
         await self._store.open()
+        await self._belong_to(self._store.identity)
         self._opened = True
         if self._store.feed is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._streaming.wait(), STREAM_START_S)
+
+    async def _belong_to(self, identity: StoreIdentity | None) -> None:
+        """Use the shared cache, and what a snapshot restored, only as this store's."""
+        is_same = self.lineage.begin(identity)
+        if self._cache is not None and identity is not None:
+            is_same = await self._cache.identify(identity) and is_same
+        if not is_same:
+            self._near.drop()
+            self.hints.clear()
+        if self._cache is not None:
+            self._heartbeats.reply_soon()  # the first one that can be sent, or the first under a new identity
+
+    async def _resync(self) -> None:
+        """Read everything from the store, which is not the one that was read before, and hold nothing else."""
+        self.lineage.must_resync = True
+        await self._store.open()
+        self._near.changelogs.forget()
+        self.hints.clear()
+        async with self._loading, self._merging:
+            asked_at = time.monotonic()
+            contents = await self._store.load()
+            self.loads += 1
+            self._near.resync(contents, asked_at, time.monotonic())
+        self._compile_soon()
+        self._polled_at = asked_at
+        self.lineage.resynced()
+        self.loaded.set()
+        await self._belong_to(self._store.identity)  # last: heartbeats under the new identity say that it is done
+        log.warning("resynced", store=str(self._store.identity), flags=len(contents.flags), detail=RESYNCED)
+
+    def _held_revisions(self) -> Mapping[str, int]:
+        """Return up to which revisions changes are applied now, as far as the store itself has reported them."""
+        if not self.loaded.is_set() or self._near.restored:
+            return {}
+        marks = self._near.changelogs.watermarks()
+        return {name: revision for name, revision in marks.items() if not self.hints.has_any(name)}
+
+    def _is_continued(self, revisions: Mapping[str, int], held: Mapping[str, int]) -> bool:
+        """Whether the store, whose counters were read later, still is the one that was held, and has not gone back."""
+        return not self.lineage.is_other(self._store.identity) and self.lineage.continues(revisions, held)
+
+    def _due_claims(self, asked_at: float) -> list[Hint]:
+        """Return claims that the change stream should have confirmed by now."""
+        is_streaming = self.feed_kind is FeedKind.STREAM and self.feed_up
+        return self.hints.due(asked_at - 2 * self._timing.stream_wait_s if is_streaming else asked_at)
+
+    async def _ask_about(self, claims: Sequence[Hint]) -> bool:
+        """Read the claimed flags; return whether all claims are right.
+
+        The counters were read before: that fails on a primary that was replaced, which would have older flags.
+        """
+        as_of, ids = time.monotonic(), list({claim.entry.id for claim in claims})
+        stored = dict(zip(ids, await asyncio.gather(*map(self._store.get, ids)), strict=True))
+        return self.hints.settle(claims, stored, as_of)
 
     def _must_load(self, now: float) -> bool:
         """Whether the counters alone cannot show that nothing was missed."""
@@ -253,11 +350,15 @@ class Follower:
         )
 
     async def _load(self) -> None:
+        """Read everything; where there is no room for it, only the counters."""
         if not self._near.partial.is_needed:
             await self._load_now()
             return
-        asked_at = time.monotonic()
-        self._near.mark_gap(await self._store.revisions(), asked_at)
+        asked_at, held = time.monotonic(), self._held_revisions()
+        revisions = await self._store.revisions()
+        if not self._is_continued(revisions, held):
+            return
+        self._near.mark_gap(revisions, asked_at)
         self._polled_at = asked_at
         self.loaded.set()
 
@@ -273,8 +374,10 @@ class Follower:
 
     def _mark_verified(self) -> None:
         """The view equals the store as of the last poll; of unversioned changes, as far as the stream has delivered."""
-        if not self.revision_assigner and (
-            self._store.feed is None or self._polled_at >= self._progress.unbroken_since
+        if (
+            not self.revision_assigner
+            and self.lineage.is_sound
+            and (self._store.feed is None or self._polled_at >= self._progress.unbroken_since)
         ):
             self._near.mark_verified(min(self._polled_at, self._progress.checkpoint))
 
@@ -293,21 +396,39 @@ class Follower:
             self._handle_cache_event(event)
 
     def _handle_cache_event(self, event: CacheEvent) -> None:
+        if self.lineage.must_resync:
+            return  # it belongs to the identity before; the next poll finds what is missed now
         match event:
             case Subscribed():
                 self._wake.set()
             case Announced(reply=reply):
                 self.announcements_received += 1
+                if not self.hints.accept(event, self._announcement_at):
+                    self._poll_soon()
+                    return
                 self._apply_change(event)
                 if reply:
                     self._heartbeats.reply_soon()
             case Heartbeat(revisions=revisions):
-                self._near.mark_verified(self._heartbeats.receive(event, self._announcement_at))
+                proven_as_of = self._heartbeats.receive(event, self._announcement_at)
+                if self.lineage.is_sound:
+                    self._near.mark_verified(proven_as_of)
                 if not self._near.changelogs.reach(revisions):
-                    asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_unless_reached, revisions)
+                    self._poll_soon(unless_reached=revisions)
+            case IdentityChanged():
+                self._poll_soon()
 
-    def _poll_unless_reached(self, revisions: Mapping[str, int]) -> None:
-        if not self._near.changelogs.reach(revisions):
+    def _poll_soon(self, unless_reached: Mapping[str, int] | None = None) -> None:
+        """Poll in a moment, unless these revisions are applied by then. Many claims cost one poll."""
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._wake_up)
+            self._unless_reached = unless_reached
+        elif unless_reached is None:
+            self._unless_reached = None
+
+    def _wake_up(self) -> None:
+        self._waking = None
+        if self._unless_reached is None or not self._near.changelogs.reach(self._unless_reached):
             self._wake.set()
 
     async def _consume_changes(self, feed: ChangeFeed) -> None:
@@ -332,6 +453,7 @@ class Follower:
                     self._wake.set()
             case Announced():
                 self._apply_change(event)
+                self.hints.confirm(event, time.monotonic())
             case UnversionedChange():
                 self._assign_revision(event)
             case Checkpoint(as_of):
@@ -343,12 +465,9 @@ class Follower:
         self.revision_assigner.note_deletion(event.entry)
         self._near.apply_change(event.entry, time.monotonic(), event_revision=event.event_revision)
         if self._near.changelogs.gap_since() != math.inf:
-            asyncio.get_running_loop().call_later(self._timing.gap_wait_s, self._poll_for_gap)
-
-    def _poll_for_gap(self) -> None:
-        if time.monotonic() - self._near.changelogs.gap_since() >= self._timing.gap_wait_s:
-            self._wake.set()
+            revision = event.event_revision or event.entry.revision
+            self._poll_soon(unless_reached={event.entry.id.flag_set: revision})
 
     def _assign_revision(self, change: UnversionedChange) -> None:
-        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None:
+        if self.feed_kind is FeedKind.STREAM and self._store.feed is not None and self.lineage.is_sound:
             self.revision_assigner.add(change, self._store.feed)  # without a stream there are no transactions either

@@ -30,6 +30,9 @@ from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
 
+MAX_PEERS = 1_000
+"""Heartbeats of more replicas than these are not heard."""
+
 
 def replica_name() -> str:
     """Return a name for this process that no other has, and that says where it runs."""
@@ -91,6 +94,8 @@ class Heartbeats:
 
     def receive(self, heartbeat: Heartbeat, now: float) -> float:
         """Record that the sender lives. Return the moment as of which its view proves this replica's; else NEVER."""
+        if heartbeat.replica not in self._peers and len(self._peers) >= MAX_PEERS:
+            return NEVER
         self._peers[heartbeat.replica] = _Peer(heartbeat.number, heartbeat.revisions, now)
         self._received.set()
         number, seconds_ago = heartbeat.last_seen.get(self.name, (-1, 0.0))
@@ -100,7 +105,7 @@ class Heartbeats:
             return NEVER
         has_all = self._near.changelogs.reach(heartbeat.revisions)
         missed_nothing = now - heartbeat.stream_age_s <= self._near.verified_at
-        return sent_at + seconds_ago - heartbeat.age_s if has_all and missed_nothing else NEVER
+        return min(sent_at + seconds_ago - heartbeat.age_s, now) if has_all and missed_nothing else NEVER
 
     def reply_soon(self) -> None:
         """Send a heartbeat at once: a writer waits for what is applied here."""

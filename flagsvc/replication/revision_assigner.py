@@ -17,6 +17,7 @@ from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable,
 from flagsvc.core.model import FlagId
 from flagsvc.ports import ChangeFeed, Entry, FlagCache, FlagStore, UnversionedChange
 from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.publish import publish_change
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.view.near_cache import NearCache
@@ -24,6 +25,8 @@ from flagsvc.view.near_cache import NearCache
 LEAVE_TO_HOLDER_S = 0.3
 """How long the other replicas leave a change to the holder of the cache lease."""
 RETRY_DELAY_S, MAX_RETRY_DELAY_S = 0.25, 5.0
+MAX_FAILURES = 3
+"""Failures of another kind than an unreachable store after which a change is given up."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +38,17 @@ class RevisionAssigner:
     """
 
     def __init__(
-        self, near: NearCache, store: FlagStore, cache: FlagCache | None, lease: CacheLease, progress: StreamProgress
+        self,
+        near: NearCache,
+        store: FlagStore,
+        cache: FlagCache | None,
+        lease: CacheLease,
+        *,
+        progress: StreamProgress,
+        lineage: Lineage,
     ) -> None:
         self._near, self._store, self._cache = near, store, cache
-        self._lease, self._progress = lease, progress
+        self._lease, self._progress, self._lineage = lease, progress, lineage
         self._pending: dict[UnversionedChange, asyncio.Task[None]] = {}
         self._repeat: set[UnversionedChange] = set()
         self._deletions: dict[FlagId, int] = {}
@@ -72,7 +82,7 @@ class RevisionAssigner:
         try:
             if not self._lease.is_holder:
                 await asyncio.sleep(LEAVE_TO_HOLDER_S * random.uniform(1, 2))  # noqa: S311  jitter is no secret
-            failures = 0
+            failures = unexpected = 0
             while not self._is_deletion_announced(change):
                 self._repeat.discard(change)
                 try:
@@ -81,9 +91,12 @@ class RevisionAssigner:
                     await asyncio.sleep(backoff_s(failures, RETRY_DELAY_S, MAX_RETRY_DELAY_S))
                     failures += 1
                 except Exception:
-                    log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is tried again.")
-                    await asyncio.sleep(backoff_s(failures, RETRY_DELAY_S, MAX_RETRY_DELAY_S))
-                    failures += 1
+                    unexpected += 1
+                    if unexpected == MAX_FAILURES:
+                        log.exception("assign_revision_failed", flag_key=change.id.key, detail="It is given up.")
+                        await self._take_unassigned(change, time.monotonic())
+                        return
+                    await asyncio.sleep(RETRY_DELAY_S)
                 else:
                     failures = 0
                     if change not in self._repeat:
@@ -94,6 +107,14 @@ class RevisionAssigner:
             if all(other.id != change.id for other in self._pending):
                 self._deletions.pop(change.id, None)
 
+    async def _take_unassigned(self, change: UnversionedChange, as_of: float) -> None:
+        """Hold what the store has although its revision may be smaller.
+
+        No peer can know of this change by a revision, so peers' heartbeats prove nothing from before it.
+        """
+        self._near.force_replace(change.revision, await self._store.get(change.id), as_of, time.monotonic())
+        self._progress.restart(time.monotonic())
+
     def _is_deletion_announced(self, change: UnversionedChange) -> bool:
         """Whether another replica gave this deletion a revision. Of other changes only the store can tell."""
         return change.gone and self._deletions.get(change.id, 0) > change.revision
@@ -103,10 +124,7 @@ class RevisionAssigner:
         try:
             entry = await feed.assign_revision(change.id, change.revision)
         except (WritesUnsupported, StoreForbidden, ChangeRefused) as error:
-            # The store then wins although its revision may be smaller. No peer can know of this change by a revision,
-            # so peers' heartbeats prove nothing from before it.
-            self._near.force_replace(change.revision, await self._store.get(change.id), as_of, time.monotonic())
-            self._progress.restart(time.monotonic())
+            await self._take_unassigned(change, as_of)
             if str(error) not in self._logged_refusals:  # the cause is the same for every flag
                 self._logged_refusals.add(str(error))
                 detail = "Changes of other programs are served without a revision while the store refuses this."
@@ -114,6 +132,9 @@ class RevisionAssigner:
             return
         if entry is not None:
             self.assigned += 1
+            flag_set = entry.id.flag_set
+            if not self._lineage.continues({flag_set: entry.revision - 1}, {flag_set: change.revision}):
+                return  # the store had this revision before, and now counts from an older one: it was restored
             self._near.apply_change(entry, time.monotonic(), as_of=as_of)
             await publish_change(self._cache, entry, as_of)
         else:  # another replica has assigned one

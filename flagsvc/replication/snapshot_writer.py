@@ -29,12 +29,19 @@ log = structlog.get_logger(__name__)
 
 
 class SnapshotWriter:
-    """Background task that saves what the near cache holds. `clock` returns aware UTC."""
+    """Background task that saves what the near cache holds.
+
+    `clock` returns aware UTC, `store_id` the identity of the store that is held.
+    """
 
     def __init__(
-        self, near: NearCache, snapshot: Snapshot, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        near: NearCache,
+        snapshot: Snapshot,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        store_id: Callable[[], str] = lambda: "",
     ) -> None:
-        self._near, self._snapshot, self._clock = near, snapshot, clock
+        self._near, self._snapshot, self._store_id, self._clock = near, snapshot, store_id, clock
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._tried_at = float("-inf")
@@ -81,7 +88,7 @@ class SnapshotWriter:
         self._tried_at = now
         state = self._state()
         try:
-            saved = Saved(self._near.contents(), self._clock() - timedelta(seconds=now - verified_at))
+            saved = Saved(self._near.contents(), self._clock() - timedelta(seconds=now - verified_at), self._store_id())
             written = await asyncio.to_thread(self._snapshot.write, saved)
         except Exception as error:  # noqa: BLE001  logged and counted; whatever it was, the next save is tried
             self._failed(error)

@@ -69,6 +69,9 @@ class Loader(Protocol):
     store_up: bool
     """Whether the store answered the last poll."""
 
+    def note_claim(self, entry: Entry) -> None:
+        """Note an entry of the shared cache that is answered: it is only what somebody put there."""
+
     async def load_all(self) -> StoreContents:
         """Read the whole store, and hold it where there is room. Raises StoreUnavailable."""
 
@@ -194,6 +197,7 @@ class Lookup:
         found = await self._read_cache(flag_id)
         if found is not None and found.entry is not None and self._is_fresh(found.as_of):
             self.stats.cache += 1
+            self._loader.note_claim(found.entry)
             return self._hold(found.entry, found.as_of, Source.CACHE)
         if self._loader.store_up:
             with contextlib.suppress(StoreUnavailable):

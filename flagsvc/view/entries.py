@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
+from flagsvc.core import json_values
+from flagsvc.core.documents import to_document
 from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
 from flagsvc.core.model import Flag
 from flagsvc.ports import Entry
@@ -88,3 +90,12 @@ class CacheEntry:
         )
         if same and as_of >= self.verified_at:
             self.verified_at, self.origin = as_of, Source.NEAR
+
+
+def same_entry(one: Entry, other: Entry) -> bool:
+    """Whether two entries are equal, JSON types included: 1, 1.0 and true are three values."""
+    if one != other:
+        return False
+    if one.flag is None or other.flag is None:
+        return True
+    return json_values.same(to_document(one.flag), to_document(other.flag))

@@ -15,7 +15,7 @@ from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
 from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
-from flagsvc.view.entries import CacheEntry, Prepare, Source
+from flagsvc.view.entries import CacheEntry, Prepare, Source, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
@@ -138,10 +138,43 @@ class NearCache:
             self._replace(held, entry, as_of, now, announced=True)
 
     def force_replace(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
-        """Hold what was read from the store although its revision is smaller, if `revision` is still held."""
+        """Hold what was read from the store although its revision is not larger, if `revision` is still held."""
+        if self.partial.high_water_marks.of(entry.id) == revision:
+            self.partial.high_water_marks.drop(entry.id)
         held = self._held.get(entry.id)
-        if held is not None and held.entry.revision == revision > entry.revision:
+        if held is not None and held.entry.revision == revision >= entry.revision and not same_entry(held.entry, entry):
             self._replace(held, entry, as_of, now, announced=True)
+
+    def resync(self, contents: StoreContents, asked_at: float, now: float) -> None:
+        """Hold what the store has and nothing else, also where that is older: revisions may have started over.
+
+        What was applied since the load was asked for, and is newer than the load, stays.
+        """
+        self.partial.high_water_marks.clear()
+        self.partial.gaps += 1  # the cache lease has to be acquired again
+        if not self._fits(contents.flags):
+            self._held = HeldEntries()
+            self.complete, self.partial.is_needed = False, True
+            self.mark_gap(contents.revisions, asked_at)
+            return
+        found = {flag.id: Entry.of(flag) for flag in contents.flags}
+        absent = [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
+        entries = [*found.values(), *(Entry.absent(i, contents.revisions.get(i.flag_set, 0)) for i in absent)]
+        for flag_id in [i for i, h in self._held.items() if h.entry.flag is None and h.received_at < asked_at]:
+            del self._held[flag_id]
+        self.complete, self.restored, self.partial.is_needed = True, False, False
+        for entry in entries:
+            held = self._held.get(entry.id)
+            if held is None or held.received_at < asked_at or held.entry.revision <= entry.revision:
+                if held is None or not same_entry(held.entry, entry):
+                    self._replace(held, entry, asked_at, now, announced=False)
+                else:
+                    held.verified_at = asked_at
+        self.partial.gap_free_since = NEVER
+        self.verified_at = asked_at
+        self.changelogs.jump(contents.revisions, asked_at)
+        for notify in self._when_complete:
+            notify()
 
     def has_flag(self, flag_id: FlagId) -> bool:
         """Whether this flag exists, as far as it is held."""
@@ -216,6 +249,14 @@ class NearCache:
         self.changelogs.jump(contents.revisions, as_of)
         self.complete = self.restored = True
         self.mark_verified(as_of)
+
+    def drop(self) -> None:
+        """Forget everything: it came from another store's snapshot or cache."""
+        self._held = HeldEntries()
+        self.partial.high_water_marks.clear()
+        self.changelogs.forget()
+        self.complete = self.restored = False
+        self.verified_at = NEVER
 
     def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Record that changes up to these revisions may have been missed: older entries count by their own age."""

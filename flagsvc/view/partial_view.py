@@ -32,6 +32,10 @@ class HighWaterMarks:
             if len(self._revisions) > MAX_HIGH_WATER_MARKS:
                 self._revisions.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all marks: revisions may have started over."""
+        self._revisions.clear()
+
     def drop(self, flag_id: FlagId) -> None:
         """Forget the mark of a flag that is held again: the held entry takes its place."""
         self._revisions.pop(flag_id, None)

@@ -27,6 +27,7 @@ from flagsvc.replication.timing import Timing
 from flagsvc.settings import Settings
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
+from tests.stores import owner_at
 
 AUTHOR = Author(datetime.now(UTC))
 KEYS = [f"flag-{n}" for n in range(8)]
@@ -232,7 +233,7 @@ async def test_a_lost_announcement_heals_before_the_replicas_own_poll(
             with redis.Redis.from_url(redis_server.url) as direct:
                 direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         else:
-            other = RedisCache(redis_server.url, timeout_s=1.0)
+            other = RedisCache(redis_server.url, timeout_s=1.0, identity=owner_at(redis_server.url))
             heartbeat = Heartbeat(replica="other", number=1, revisions={"default": entry.revision})
             assert await other.send_heartbeat(heartbeat, 10.0)
             await other.close()

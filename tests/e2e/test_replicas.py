@@ -19,6 +19,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.timing import Timing
 from tests.replicas import Client, replica, until, until_serving
+from tests.stores import owner_at
 
 TOGGLES = 400
 EIGHT = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
@@ -124,12 +125,13 @@ async def test_the_shared_cache_holds_what_was_written(pair: tuple[Client, Clien
     one, _ = pair
     await one.create("a", config=types.Value(object_value=types.ObjectValue()))
     with redis.Redis.from_url(redis_clean_url) as direct:
-        schema, as_of, revision, body = direct.get("feature-flag:a").split(b":", 3)
-        assert (schema, int(revision), json.loads(body)["status"]) == (b"2", 1, "DISABLED")
+        schema, store, as_of, revision, body = direct.get("feature-flag:a").split(b":", 4)
+        assert (schema, int(revision), json.loads(body)["status"]) == (b"3", 1, "DISABLED")
+        assert store.decode() == owner_at(redis_clean_url).id
         assert abs(direct.time()[0] - int(as_of) / 1000) < 3
         assert 200 < direct.ttl("feature-flag:a") <= 330
         await one.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"))
-        assert direct.get("feature-flag:a").split(b":")[2:] == [b"2", b""]
+        assert direct.get("feature-flag:a").split(b":")[3:] == [b"2", b""]
 
 
 async def test_without_near_cache_a_check_reads_redis_and_mongodb_once(

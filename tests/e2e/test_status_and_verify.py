@@ -18,6 +18,7 @@ import grpc
 import pymongo
 import pytest
 
+from flagsvc.adapters.build import store_for
 from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -249,9 +250,12 @@ def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
 
 
 @asynccontextmanager
-async def cache_at(url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
+async def cache_at(url: str, store_url: str, *, is_holder: bool = False) -> AsyncIterator[RedisCache]:
     """`is_holder`: take the cache lease, so that no replica holds it and puts recent changes again by itself."""
-    cache = RedisCache(url, timeout_s=1.0)
+    store = store_for(store_url)
+    await store.open()
+    cache = RedisCache(url, timeout_s=1.0, identity=store.identity)
+    await store.close()
     await cache.open()
     try:
         await cache.put([], time.monotonic())  # learns Redis's clock
@@ -273,7 +277,10 @@ def entry(key: str, revision: int, flag_set: str = "default") -> Entry:
 
 async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: str, redis_clean_url: str) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
-    async with cache_at(redis_clean_url, is_holder=True) as cache, replica(**stores) as (client, server):
+    async with (
+        cache_at(redis_clean_url, stores["store_url"], is_holder=True) as cache,
+        replica(**stores) as (client, server),
+    ):
 
         async def verify(*arguments: str) -> Done:
             return await asyncio.to_thread(run, f"127.0.0.1:{server.port}", "verify", *arguments)
@@ -294,7 +301,7 @@ async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: st
         assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
         assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
         assert "5 cached entries compared with the store: 4 different, 0 repaired\n" in done.stdout
-        assert "also restart every replica" in done.stdout
+        assert "flagsvc resync --confirm" in done.stdout
         expected = "error: 4 entries differ from the store; repair with: flagsvc verify --repair\n"
         assert done.stderr == expected
 
@@ -327,7 +334,7 @@ async def test_the_cache_is_put_right_by_itself_in_the_background(
     mongo_database_url: str, redis_clean_url: str
 ) -> None:
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.2}
-    async with replica(**stores) as (_, server), cache_at(redis_clean_url) as cache:
+    async with replica(**stores) as (_, server), cache_at(redis_clean_url, stores["store_url"]) as cache:
         await plant(cache, entry("ghost", 1))
         await until(lambda: server.replica.cache_auditor.repaired == 1, 15)
         assert await cache.peek([FlagId("default", "ghost")]) == [Entry.absent(FlagId("default", "ghost"), 0)]
@@ -342,7 +349,7 @@ async def test_a_document_that_cannot_be_evaluated_is_the_same_in_the_cache(
         mongo.get_default_database()["feature_flags"].insert_one(broken)
         mongo.get_default_database()["flagsvc_revisions"].insert_one({"_id": "default", "revision": 1})
     stores = {"store_url": mongo_database_url, "cache_url": redis_clean_url, "verify_interval_s": 0.0}
-    async with replica(**stores) as (client, server), cache_at(redis_clean_url) as cache:
+    async with replica(**stores) as (client, server), cache_at(redis_clean_url, stores["store_url"]) as cache:
         deadline = time.monotonic() + 10
         while (await cache.peek([FlagId("default", "a")])) == [None]:
             assert time.monotonic() < deadline

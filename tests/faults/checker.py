@@ -31,6 +31,8 @@ P9   In the history, revisions are unique, and each row's previous value is what
      have no rows; their place is after the revision that they found. Acknowledged writes are in the history exactly
      once, others at most once. Every document matches the end of its history.
 P10  No text that a server sent has an address, a port, a URL of a store or a traceback; failed calls have an ErrorInfo.
+P11  No evaluation shows a value of the second deployment on the same Redis, or of a poisoned message; the second
+     deployment answers what was written there, and its calls do not fail.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
      holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
      answer is STALE and no write is refused.
@@ -54,7 +56,7 @@ from tests.faults.record import Record
 from tests.faults.staleness import Staleness, lags_of
 from tests.faults.timeline import Timeline
 
-PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "END")
+PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "END")
 _EXPLAINED = 5
 _AROUND = 5
 
@@ -95,6 +97,8 @@ class _Judge:
             self._flag(answers)
         for text in self._of_history(lines):
             self._add(Mismatch("P9", 0.0, 0.0, text))
+        for text in self._story.neighbour_wrong:
+            self._add(Mismatch("P11", 0.0, 0.0, f"the second deployment: {text}"))
         for text in self._of_ending():
             self._add(Mismatch("END", 0.0, 0.0, text))
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.faults.neighbour import Neighbour
 from tests.faults.proxy import Proxy
 from tests.faults.record import Story
 from tests.faults.replica import Replica, python
@@ -33,6 +34,7 @@ class Cluster:
         self.redis = DurableRedis()
         self.redis_proxies = [Proxy(self.redis.port, label=_label(n), seed=n) for n in range(REPLICAS)]
         self.replicas: list[Replica] = []
+        self.neighbour = Neighbour(story, self.folder, self.redis.port, story.seed + 4)
         self._story, self._flaw = story, flaw
 
     async def open(self) -> None:
@@ -51,10 +53,11 @@ class Cluster:
             self.replicas.append(Replica(number, self._story, self.folder, self._program(number), environment))
         for replica in self.replicas:
             replica.start()
-        await asyncio.gather(*(self._ready(replica) for replica in self.replicas))
+        await asyncio.gather(self.neighbour.start(), *(self._ready(replica) for replica in self.replicas))
 
     async def close(self) -> None:
         """End everything that was started, even after a failure."""
+        await self.neighbour.close()
         for replica in self.replicas:
             await replica.close()
         await self.mongods.shut()

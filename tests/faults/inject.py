@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tests.faults.cluster import Cluster
+from tests.faults.poison import poison
 from tests.faults.proxy import Proxy
 from tests.faults.record import FaultWindow, Story
 from tests.faults.replica import Replica
@@ -90,6 +91,9 @@ class Injector:
         async with self._redis_turn:
             if fault.kind == "flush":
                 await asyncio.to_thread(redis.flush)
+                return
+            if fault.kind == "poison":
+                await asyncio.to_thread(poison, redis.port, self._story.flags, fault.dice)
                 return
             if fault.kind == "pause":
                 await _paused(redis.pause, redis.resume, fault.seconds)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.faults.answers import STRANGE, Answers, Column, floors, says_stale
 from tests.faults.calm import Calm
+from tests.faults.poison import STRANGERS
 from tests.faults.record import NEVER, TOKEN, Story, Write
 
 TOLERANCE_S = 0.1
@@ -36,6 +37,9 @@ Named = Callable[[str], int | None]
 
 def findings(answers: Answers, story: Story, named: Named, calm: Calm) -> Iterator[Finding]:
     """Look for every promise that one flag's evaluations can break."""
+    others = answers.rows["value"] > STRANGERS
+    yield Finding("P11", answers.where(others), np.zeros(int(others.sum()), "i8"), "another store's content")
+    answers = answers.where(~others)
     strange = answers.high == STRANGE
     yield Finding("P6", answers.where(strange), answers.high[strange], "a content that it never had at this revision")
     answers = answers.where(~strange)

@@ -164,6 +164,10 @@ class Story:
     """The times in which this process itself did not run."""
     links: dict[str, int] = field(default_factory=dict)
     """Connections through the proxies, by link and replica."""
+    neighbour_answers: int = 0
+    """Evaluations of the second deployment on the same Redis."""
+    neighbour_wrong: list[str] = field(default_factory=list)
+    """What was wrong there, which no fault of this deployment may cause."""
     ending: Ending = field(default_factory=Ending)
 
 

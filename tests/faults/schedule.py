@@ -59,6 +59,7 @@ ON_REDIS = (
     Kind("kill", 2.5, recovers_s=1.0),
     Kind("pause", 3),
     Kind("flush", 3.5, lasts=False),
+    Kind("poison", 4, lasts=False),
     Kind("empty restart", 3, recovers_s=1.0, longest_s=4.0),
     Kind("old dump", 4, recovers_s=1.0, longest_s=4.0),
     Kind("refuses", 3),

@@ -9,7 +9,10 @@ from __future__ import annotations
 import datetime  # noqa: ICN001  a class in it is replaced
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
+
+from grpc._cython import cygrpc
 
 _Real = datetime.datetime
 
@@ -44,6 +47,8 @@ def shift(seconds: float) -> None:
         def today(cls) -> Any:
             return cls.now()
 
+    # gRPC's own clock stays: its core took a call's deadline from the machine's clock, and compares it with this one.
+    cygrpc.time = SimpleNamespace(**vars(time))
     time.time = lambda: real_time() + seconds
     time.time_ns = lambda: real_time_ns() + int(seconds * 1e9)
     datetime.datetime = Shifted  # type: ignore[misc]

@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults.answers import STALE
 from tests.faults.handmade import FLAG, PASSING, Handmade, broken, only
+from tests.faults.poison import STRANGERS
 from tests.faults.record import TOKEN
 
 
@@ -102,6 +103,16 @@ def test_p10_a_text_leaks_details(made: Handmade, text: str) -> None:
 def test_p10_a_failed_call_without_error_info(made: Handmade) -> None:
     made.fail("toggle", 10, "UNKNOWN", "", text="Exception calling application")
     only("P10", made)
+
+
+def test_p11_an_answer_shows_another_stores_value(made: Handmade) -> None:
+    made.see(FLAG, 10, value=STRANGERS + 7)
+    assert "another store's content" in only("P11", made)
+
+
+def test_p11_the_second_deployment_answers_wrongly(made: Handmade) -> None:
+    made.story.neighbour_wrong.append("plain-0 has value 3 there instead of [1000000007]")
+    assert "instead of" in only("P11", made)
 
 
 def test_end_a_replica_does_not_recover(made: Handmade) -> None:

@@ -16,7 +16,6 @@ import redis
 from google.protobuf.json_format import MessageToDict
 
 from flagsvc.adapters.redis.messages import entry_in
-from flagsvc.adapters.redis.scripts import cache_key
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync_pb
 from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
@@ -27,6 +26,7 @@ from flagsvc.replica import Replica
 from flagsvc.server import Server
 from tests.flagd_clients import Evaluator
 from tests.replicas import Client, replica, until, until_serving
+from tests.stores import OWNER_KEY, cache_key
 
 NEAR, OVERFULL, NONE = "near cache", "overfull near cache", "no near cache"
 KINDS: dict[str, dict[str, Any]] = {NEAR: {}, OVERFULL: {"near_cache_entries": 2}, NONE: {"near_cache_entries": 0}}
@@ -218,7 +218,10 @@ class Cached:
 
     def entry(self, key: str) -> Entry | None:
         flag_id = FlagId("default", key)
-        return entry_in(flag_id, self.redis.get(cache_key(flag_id)))
+        return entry_in(flag_id, self.redis.get(cache_key(flag_id)), self._store_id())
+
+    def _store_id(self) -> str:
+        return (self.redis.get(OWNER_KEY) or b"").decode().partition(" ")[0]
 
     def evict(self, *keys: str) -> None:
         for key in keys:

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 
 import redis
 
-from flagsvc.adapters.redis.scripts import LEASE_KEY, cache_key
 from flagsvc.core.model import FlagId
 from flagsvc.ports import LeaseAnswer, LeaseState
 from tests.holes.stage import (
@@ -28,6 +27,7 @@ from tests.holes.stage import (
 )
 from tests.replicas import replica, until, until_serving
 from tests.servers import RedisServer
+from tests.stores import LEASE_KEY, cache_key
 
 BOUND_S = 2.0
 

@@ -13,7 +13,6 @@ import redis
 from structlog.testing import capture_logs
 
 from flagsvc.adapters.redis.cache import RedisCache
-from flagsvc.adapters.redis.scripts import LEASE_KEY
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, LeaseAnswer, LeaseState, StoreContents
 from flagsvc.replication.cache_lease import CacheLease
@@ -21,6 +20,7 @@ from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
 from tests.replicas import until
 from tests.servers import RedisServer
+from tests.stores import LEASE_KEY, STORE
 
 A = FlagId("default", "a")
 TIMING = Timing.of_bound(5.0)
@@ -57,7 +57,7 @@ class LossyCache(RedisCache):
 
 @pytest.fixture
 async def cache(redis_clean_url: str) -> AsyncIterator[LossyCache]:
-    cache = LossyCache(redis_clean_url, timeout_s=1.0)
+    cache = LossyCache(redis_clean_url, timeout_s=1.0, identity=STORE)
     await cache.open()
     yield cache
     await cache.close()
@@ -228,7 +228,7 @@ async def test_a_view_as_old_as_the_lease_lasts_is_not_renewed_and_the_reason_is
 async def test_a_holder_whose_redis_freezes_says_by_its_own_clock_that_the_lease_ran_out(
     redis_server: RedisServer,
 ) -> None:
-    cache = LossyCache(redis_server.url, timeout_s=0.5)
+    cache = LossyCache(redis_server.url, timeout_s=0.5, identity=STORE)
     await cache.open()
     near, timing = loaded(3), replace(TIMING, lease_s=2.0)
     lease = CacheLease(near, cache, timing)
@@ -278,7 +278,7 @@ class RedisOf:
     """The cache of another replica, while it is needed."""
 
     def __init__(self, url: str) -> None:
-        self._cache = RedisCache(url, timeout_s=1.0)
+        self._cache = RedisCache(url, timeout_s=1.0, identity=STORE)
 
     async def __aenter__(self) -> RedisCache:
         await self._cache.open()

@@ -311,7 +311,7 @@ async def test_a_counter_that_went_back_begins_a_new_stream(
     await create(store, OTHER)
     await create(store, FlagId("default", "third"))
     await received.settled()
-    database["flagsvc_revisions"].update_one({}, {"$set": {"revision": 1}})
+    database["flagsvc_revisions"].update_one({"_id": "default"}, {"$set": {"revision": 1}})
     assert (await toggle(store)).revision == 2
     assert await received.settled() == [Subscribed()]
     assert announced_revisions([Announced(await toggle(store))]) == announced_revisions(await received.settled()) == [3]

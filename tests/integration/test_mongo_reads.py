@@ -45,6 +45,7 @@ async def test_a_later_read_is_not_older(mongo_database_url: str, client: Any) -
     store = MongoStore(mongo_database_url, client_factory=functools.partial(client, event_listeners=[commands]))
     try:
         await store.open()
+        commands.reads.clear()
         await store.load()
         await store.get(FlagId("default", "none"))
     finally:

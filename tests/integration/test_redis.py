@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from flagsvc.adapters.redis.cache import CHUNK, RedisCache
 from flagsvc.adapters.redis.messages import heartbeat_text
-from flagsvc.adapters.redis.scripts import CHANNEL, cache_key, flag_id_at
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import (
@@ -35,6 +34,7 @@ from flagsvc.ports import (
 )
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
+from tests.stores import CHANNEL, STORE, cache_key, flag_id_at
 
 A = FlagId("default", "a")
 MISSING = FlagId("default", "missing")
@@ -42,7 +42,7 @@ MISSING = FlagId("default", "missing")
 
 @asynccontextmanager
 async def cache_on(url: str, **settings: float) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(url, **settings)  # type: ignore[arg-type]
+    cache = RedisCache(url, identity=STORE, **settings)  # type: ignore[arg-type]
     await cache.open()
     try:
         yield cache
@@ -174,14 +174,14 @@ UNREADABLE = [
     "x",
     "1:1:{}",
     "3:0:1:{}",
-    "2:1:{}",
-    "2:x:1:{}",
-    "2:0:x:{}",
-    "2:0:9:{",
-    "2:0:9:[]",
-    "2:0:9:7",
-    "2:0:1:{]}",
-    pytest.param('2:0:1:{"config":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
+    "3:a1b2c3d4:1:{}",
+    "3:a1b2c3d4:x:1:{}",
+    "3:a1b2c3d4:0:x:{}",
+    "3:a1b2c3d4:0:9:{",
+    "3:a1b2c3d4:0:9:[]",
+    "3:a1b2c3d4:0:9:7",
+    "3:a1b2c3d4:0:1:{]}",
+    pytest.param('3:a1b2c3d4:0:1:{"config":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
 ]
 
 
@@ -223,9 +223,13 @@ async def test_all_entries_are_found_among_the_keys_of_other_programs(cache: Red
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.mset({f"session:{n}": "x" for n in range(5_000)})
         direct.mset(
-            {"feature-flags:a": "2:0:1:{}", "feature-flag@default:a": "2:0:1:{}", "feature-flag@b c:a": "2:0:1:{}"}
+            {
+                "feature-flags:a": "3:a1b2c3d4:0:1:{}",
+                "feature-flag@default:a": "3:a1b2c3d4:0:1:{}",
+                "feature-flag@b c:a": "3:a1b2c3d4:0:1:{}",
+            }
         )
-        direct.mset({"feature-flag:theirs": "on", b"feature-flag:\xff": "2:0:1:{}"})
+        direct.mset({"feature-flag:theirs": "on", b"feature-flag:\xff": "3:a1b2c3d4:0:1:{}"})
         direct.rpush("feature-flag:list", "x")
     pieces = [piece async for piece in cache.entries()]
     assert len(pieces) > 1
@@ -414,29 +418,47 @@ STATUS = ReplicaStatus(
     problems=(Problem("cache_unavailable", "it does not answer", "look at its log"),),
 )
 HEARTBEAT = {"heartbeat": 1, "replica": "a", "revisions": {}, "ageS": None, "streamAgeS": 0.0, "lastSeen": {}}
+HEARTBEAT |= {"store": [STORE.id, STORE.name]}
+OURS = f'"store":["{STORE.id}","{STORE.name}"]'
+ANNOUNCEMENT = {"set": "default", "key": "b", "revision": 1, "flag": None, "store": [STORE.id, STORE.name]}
+FLAG = {"key": "b", "revision": 1}
 MALFORMED = [
-    *("", "{", "[]", "{}", "7", '{"heartbeat": 7}', '{"key": 1}'),
-    '{"set":"a","key":"b","revision":"x","flag":null}',
+    *("", "{", "[]", "7", f"{{{OURS}}}", f'{{"heartbeat": 7,{OURS}}}', f'{{"key": 1,{OURS}}}'),
+    *(json.dumps({**ANNOUNCEMENT, "revision": value}) for value in ("x", 2**53 + 1, 2**70, -1, 1.0, True, math.nan)),
+    *(json.dumps({**ANNOUNCEMENT, "eventRevision": value}) for value in (2**63 - 4, -1, "7")),
+    *(
+        json.dumps({**ANNOUNCEMENT, "flag": {**FLAG, **wrong}})
+        for wrong in ({"key": "c"}, {"revision": 2}, {"flagSet": "x"})
+    ),
+    *(json.dumps({**ANNOUNCEMENT, name: value}) for name in ("set", "key") for value in ("", "x" * 2_000, 7, "\ud800")),
+    *(json.dumps({**ANNOUNCEMENT, "store": value}) for value in (7, ["a"], ["a", "b\n"], ["", ""], ["a" * 500, "b"])),
+    pytest.param(json.dumps({**ANNOUNCEMENT, "revision": 1})[:-1] + ',"x":' + "9" * 5_000 + "}", id="long number"),
     *(
         json.dumps({**HEARTBEAT, name: value})
         for name, value in [
+            *(("revisions", {"a": 2**70}), ("lastSeen", {"a": [2**70, 1]}), ("replica", "x" * 2_000)),
+            *(("ageS", 2**70), ("revisions", {"x" * 2_000: 1}), ("lastSeen", {str(n): [1, 1] for n in range(1_001)})),
             *(("heartbeat", "x"), ("heartbeat", math.inf), ("revisions", 7), ("revisions", {"a": "x"})),
             *(("lastSeen", {"a": None}), ("lastSeen", {"a": 7}), ("lastSeen", {"a": [1, -1]})),
             *((age, value) for age in ("ageS", "streamAgeS") for value in ("old", -1, math.nan, [])),
         ]
     ),
-    *(json.dumps({name: value for name, value in HEARTBEAT.items() if name != left_out}) for left_out in HEARTBEAT),
-    pytest.param('{"set":"a","key":"b","revision":1,"flag":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
+    *(
+        json.dumps({name: value for name, value in HEARTBEAT.items() if name != left_out})
+        for left_out in list(HEARTBEAT)[:-1]
+    ),
+    pytest.param(f'{{{OURS},"set":"a","key":"b","revision":1,"flag":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
 ]
 
 
 def test_the_text_of_a_heartbeat() -> None:
-    assert json.loads(heartbeat_text(heartbeat("a")), parse_constant=pytest.fail) == HEARTBEAT
+    assert json.loads(heartbeat_text(heartbeat("a"), STORE), parse_constant=pytest.fail) == HEARTBEAT
     full = Heartbeat(
         replica="a", number=2, revisions={"default": 3}, age_s=0.5, stream_age_s=9.5, last_seen={"b": (4, 0.25)}
     )
     expected = {"heartbeat": 2, "replica": "a", "revisions": {"default": 3}, "ageS": 0.5, "streamAgeS": 9.5}
-    assert json.loads(heartbeat_text(full)) == expected | {"lastSeen": {"b": [4, 0.25]}}
+    expected |= {"lastSeen": {"b": [4, 0.25]}, "store": [STORE.id, STORE.name]}
+    assert json.loads(heartbeat_text(full, STORE)) == expected
 
 
 @pytest.mark.parametrize("message", MALFORMED)
@@ -468,7 +490,7 @@ async def test_a_heartbeat_with_the_status_of_another_version_still_counts(
     cache: RedisCache, redis_clean_url: str, change: dict[str, Any]
 ) -> None:
     sent = Heartbeat(replica="other", number=7, revisions={"default": 3}, last_seen={"a": (1, 0.5)}, status=STATUS)
-    text = json.loads(heartbeat_text(sent))
+    text = json.loads(heartbeat_text(sent, STORE))
     subscriber = Subscriber(cache)
     await until(lambda: subscriber.count(Subscribed) == 1)
     with redis.Redis.from_url(redis_clean_url) as direct:

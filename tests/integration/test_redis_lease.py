@@ -14,12 +14,12 @@ import redis
 from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.adapters.redis.clock import RedisClock
 from flagsvc.adapters.redis.messages import heartbeat_text
-from flagsvc.adapters.redis.scripts import LEASE_KEY, cache_key, fill_key
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, Found, LeaseState
 from tests.integration.test_redis import A, absent, ago, cache_on, entry, heartbeat
 from tests.replicas import until
 from tests.servers import RedisServer
+from tests.stores import LEASE_KEY, STORE, cache_key, fill_key
 
 B = FlagId("default", "b")
 HELD, HELD_BY_OTHER, EXPIRED = LeaseState.HELD, LeaseState.HELD_BY_OTHER, LeaseState.EXPIRED
@@ -139,7 +139,9 @@ async def test_an_entry_from_the_future_is_unverified_and_is_replaced(
 ) -> None:
     """As after the server's clock went back by ten seconds."""
     one, two = both
-    set_directly(redis_clean_url, cache_key(A), f"2:{redis_ms(redis_clean_url) + 10_000}:1:{{}}")
+    set_directly(
+        redis_clean_url, cache_key(A), f'3:{STORE.id}:{redis_ms(redis_clean_url) + 10_000}:1:{{"key":"a","revision":1}}'
+    )
     await acquire(one, ago(0))
     found = await fetched(one)
     assert found.entry
@@ -160,7 +162,7 @@ async def test_a_text_that_only_looks_like_an_entry_is_filled_however_young(
     both: tuple[RedisCache, RedisCache], redis_clean_url: str
 ) -> None:
     one, two = both
-    set_directly(redis_clean_url, cache_key(A), f"2:{redis_ms(redis_clean_url)}:1:{{]}}")
+    set_directly(redis_clean_url, cache_key(A), f"3:{STORE.id}:{redis_ms(redis_clean_url)}:1:{{]}}")
     assert await fetched(one) == Found(None, NEVER, fills=True)
     assert not (await fetched(two)).fills
 
@@ -498,7 +500,7 @@ async def test_heartbeats_survive_what_other_programs_left_in_their_place(
     set_directly(redis_clean_url, HEARTBEATS, "x")
     assert await one.heartbeats() == []
     assert await one.send_heartbeat(heartbeat("one"), 60)
-    now_ms, text = redis_ms(redis_clean_url), heartbeat_text(heartbeat("other"))
+    now_ms, text = redis_ms(redis_clean_url), heartbeat_text(heartbeat("other"), STORE)
     with redis.Redis.from_url(redis_clean_url) as direct:
         direct.zadd(REPLICAS, dict.fromkeys(("bad", "without", "future", "malformed"), now_ms + 60000))
         direct.hset(HEARTBEATS, "bad", text)

@@ -23,6 +23,7 @@ from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Announced, Entry, Heartbeat, Subscribed
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
+from tests.stores import STORE
 
 pytestmark = pytest.mark.xdist_group("redis_refusals")
 A = Entry.of(Flag(key="a", revision=1))
@@ -62,7 +63,7 @@ def url_of(server: RedisServer, user: str = "") -> str:
 
 @asynccontextmanager
 async def cache_on(url: str) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(url, timeout_s=1.0)
+    cache = RedisCache(url, timeout_s=1.0, identity=STORE)
     await cache.open()
     try:
         yield cache

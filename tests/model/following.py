@@ -20,6 +20,7 @@ from tests.model.state import (
     revision,
     with_replica,
 )
+from tests.model.strangers import STRANGER
 
 Step = tuple[str, State]
 
@@ -70,17 +71,21 @@ def _is_tombstone(s: State, r: Replica) -> bool:
 def _named(message: int | Heartbeat) -> str:
     if isinstance(message, Heartbeat):
         return f"a heartbeat with watermark {message.watermark}"
-    return f"the announcement of content {message}"
+    return "another store's announcement" if message == STRANGER else f"the announcement of content {message}"
 
 
 def _hear(setup: Setup, s: State, r: Replica) -> Replica:
     message, r = r.inbox[0], r._replace(inbox=r.inbox[1:])
+    if message == STRANGER and "messages name their store" not in setup.without:
+        return r
     if "proof by polls" in setup.without:
         r = r._replace(heard_at=0)
     if not isinstance(message, Heartbeat):
         r = take(setup, s, r, message, NEVER, news=True)
         if r.inbox and not setup.without:
-            r = r._replace(inbox=tuple(m for m in r.inbox if isinstance(m, Heartbeat) or not _is_old(s, r, m)))
+            r = r._replace(
+                inbox=tuple(m for m in r.inbox if isinstance(m, Heartbeat) or m == STRANGER or not _is_old(s, r, m))
+            )
         return r
     return _proven_by_peer(setup, r, message) if r.loaded else r
 

@@ -12,6 +12,7 @@ from tests.model.setups import (
     FOREIGN,
     FOREIGN_TWICE,
     HOLDERS,
+    HOLDERS_APART,
     NOTHING_HELD,
     PEERS,
     PEERS_IN_TIME,
@@ -20,6 +21,7 @@ from tests.model.setups import (
     THERE,
     TRUST,
     TWO,
+    TWO_STORES,
     VIEW,
 )
 from tests.model.state import Left, Setup, Writer
@@ -45,6 +47,7 @@ _REMOTE = replace(VIEW, writers=((Writer(THERE), Writer(THERE)),), left=Left(los
 _EVICTED = replace(ENTRIES, left=Left(evictions=1))
 _TWO_WRITES = replace(_EVICTED, writers=TWO)
 _HEARTBEATS = replace(_CALM, writers=((Writer(THERE),),), heartbeats=(THERE,), followed=(0, 1), slow_polls=False)
+_APART = replace(TWO_STORES, left=Left(strangers=1))
 _GAP = replace(PEERS, left=Left(foreign=1, others=2, lost=2))
 
 KNOWN = (
@@ -59,6 +62,9 @@ KNOWN = (
     Hole("view by the moment of the answer", _CALM, ("a poll counts from when it was asked",), "P3"),
     Hole("any heartbeat counted as proof", _HEARTBEATS, ("proof by polls",), "P3"),
     Hole("Redis trusted without a lease record", TRUST, ("lease records",), "P3"),
+    Hole("another store's announcement believed", TWO_STORES, ("messages name their store",), "P11"),
+    Hole("another store's entry believed", TWO_STORES, ("entries name their store",), "P11"),
+    Hole("another store's lease record believed", HOLDERS_APART, ("lease records name their store",), "lease"),
     Hole("joined a lookup from before the write", NOTHING_HELD, ("high-water marks",), "P1"),
 )
 """Mistakes of other systems, and near mistakes of this one."""
@@ -105,6 +111,7 @@ FOUND = (
 NEEDLESS = (
     Hole("delete on toggle, with lease records", TRUST, ("toggles put",), ""),
     Hole("delete on toggle, with a lease holder", replace(ENTRIES, left=Left()), ("toggles put",), ""),
+    Hole("two stores that overwrite each other's keys", _APART, ("one store owns the keys",), ""),
     Hole("no nonce at all", DUMPS, ("each lease has its own nonce",), ""),
     Hole("heartbeat while a change is pending", PEERS, ("a heartbeat waits for pending changes",), ""),
 )

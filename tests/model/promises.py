@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.model.near_cache import content, is_fresh
 from tests.model.shared_cache import alive
 from tests.model.state import NEVER, STEPS, Reader, Setup, State, age, newest, revision, with_replica
+from tests.model.strangers import STRANGER
 
 
 def due(setup: Setup, s: State) -> int:
@@ -36,6 +37,8 @@ def watched(setup: Setup, s: State) -> State:
 
 def judged(s: State, entry: int, reader: Reader, *, stale: bool = False) -> str:
     """Return which promise an answer breaks."""
+    if entry == STRANGER:
+        return "P11: another store's content is answered"
     if entry >= len(s.store):
         return f"truth: content {entry} is answered, and the store has none such"
     if revision(s, entry) < reader.token:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from tests.model import faults, following, readers, shared_cache, writers
+from tests.model import faults, following, readers, shared_cache, strangers, writers
 from tests.model.promises import agreement, certified, claims, watched
 from tests.model.state import NEVER, Commit, LeaseRecord, Reader, Replica, Setup, Shared, State
 
@@ -47,7 +47,8 @@ def successors(setup: Setup, s: State) -> list[Step]:
     done = [*writers.steps(setup, s), *readers.steps(setup, s), *following.steps(setup, s), *faults.repairs(setup, s)]
     if setup.holders:
         done += shared_cache.steps(setup, s)
-    steps = [(label, _checked(setup, after)) for label, after in (*done, *faults.steps(setup, s))]
+    outside = (*faults.steps(setup, s), *strangers.steps(setup, s))
+    steps = [(label, _checked(setup, after)) for label, after in (*done, *outside)]
     if not done:
         steps.append((END, s._replace(broken=agreement(setup, s))))
     return steps

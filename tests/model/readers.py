@@ -20,6 +20,7 @@ from tests.model.state import (
     revision,
     with_replica,
 )
+from tests.model.strangers import claimed, own_entry
 
 Step = tuple[str, State]
 
@@ -58,8 +59,12 @@ def _fly(setup: Setup, s: State, flight: Flight) -> Iterator[Step]:
 
 def _fetch(setup: Setup, s: State) -> Iterator[Step]:
     """Ask Redis. In worlds without ticks its entry may always be too old as well."""
+    if (claim := claimed(s)) is None:
+        yield "the lookup finds Redis in another store's hands", s._replace(flight=Flight("read"))
+        return
+    s = s._replace(shared=claim)
     shared, as_of = s.shared, redis_as_of(setup, s)
-    young = shared.entry and age(as_of) <= setup.bound
+    young = own_entry(setup, shared) and age(as_of) <= setup.bound
     if young and revision(s, shared.entry) >= revision(s, s.replicas[s.reads_at].held[0]):
         flight = Flight("take", shared.entry, as_of)
         yield f"the lookup finds content {shared.entry} in Redis, fresh enough", s._replace(flight=flight)

@@ -130,6 +130,21 @@ NOTHING_HELD = replace(
     about="a near cache that may hold nothing, two callers of one lookup; a lost message",
 )
 
+TWO_STORES = replace(
+    TRUST,
+    name="two stores",
+    left=Left(strangers=1, evictions=2),
+    about="a write, lookups in Redis, where another store puts, announces and certifies; the owner forgotten",
+)
+HOLDERS_APART = replace(
+    HOLDERS,
+    name="two stores and a lease",
+    holders=(THERE,),
+    followed=(THERE,),
+    left=Left(strangers=2, evictions=2),
+    about="a write, a lease holder, another store on the same Redis; the owner or the entry forgotten",
+)
+
 QUICK = (
     VIEW,
     FLAGS,
@@ -146,6 +161,8 @@ QUICK = (
     READS,
     TRUST,
     NOTHING_HELD,
+    TWO_STORES,
+    HOLDERS_APART,
 )
 """Seconds each: they run with every `make test`."""
 
@@ -168,6 +185,9 @@ LARGE = (
     replace(ENTRIES, name="entries, two writes", writers=TWO),
     replace(ENTRIES, name="entries, dumps", left=Left(losses=1, saves=1, evictions=1)),
     replace(DUMPS, name="dumps, two writes", writers=TWO),
+    replace(TWO_STORES, name="two stores, more", left=Left(strangers=3, evictions=2, lost=1)),
+    replace(HOLDERS_APART, name="two stores and holders", holders=(0, 1), followed=(0, 1)),
+    replace(ENTRIES, name="two stores and entries", left=Left(strangers=3, evictions=2)),
     replace(NOTHING_HELD, name="nothing held, tokens", writers=ONE, tokens=True),
 )
 """Minutes each."""

@@ -19,12 +19,15 @@ from tests.model.state import (
     revision,
     with_replica,
 )
+from tests.model.strangers import OURS, THEIR_REPLICA, THEIRS, claimed, own_entry
 
 Step = tuple[str, State]
 
 
 def alive(setup: Setup, s: State, record: LeaseRecord | None) -> LeaseRecord | None:
-    """Return the record unless it has expired."""
+    """Return the record unless it has expired, or names another store."""
+    if record is not None and record.holder == THEIR_REPLICA and "lease records name their store" not in setup.without:
+        return None
     return record if record is not None and age(record.verified_until) <= setup.lease_ticks else None
 
 
@@ -34,12 +37,15 @@ def put(setup: Setup, s: State, entry: int, as_of: int) -> State:
     Where no certified entry is there, a newer one may have been evicted: an entry as of before `verified_until` is then
     stored without a moment, so that nothing certifies it.
     """
-    shared = s.shared
+    shared = claimed(s)
+    if shared is None:
+        return s
+    held = own_entry(setup, shared)
     if "cache takes only newer" not in setup.without:
         record = alive(setup, s, shared.record)
         if record and as_of < record.verified_until and not _counts(setup, shared, record):
             as_of = NEVER
-        if shared.entry and (revision(s, shared.entry), shared.as_of) > (revision(s, entry), as_of):
+        if held and (revision(s, held), shared.as_of) > (revision(s, entry), as_of):
             return s._replace(shared=shared)
     return s._replace(shared=shared._replace(entry=entry, as_of=as_of))
 
@@ -48,7 +54,7 @@ def _counts(setup: Setup, shared: Shared, record: LeaseRecord) -> bool:
     """Whether the entry that is there keeps late puts out by itself."""
     if "late puts" in setup.without:
         return True
-    return shared.entry > 0 and (
+    return own_entry(setup, shared) > 0 and (
         shared.as_of >= record.verified_from or "uncertified entries keep nothing out" in setup.without
     )
 
@@ -56,7 +62,7 @@ def _counts(setup: Setup, shared: Shared, record: LeaseRecord) -> bool:
 def redis_as_of(setup: Setup, s: State) -> int:
     """Return the moment as of which Redis's entry is known to be the store's."""
     shared, record = s.shared, alive(setup, s, s.shared.record)
-    if not shared.entry:
+    if not own_entry(setup, shared):
         return NEVER
     if "lease records" in setup.without:
         return moment(setup, s)
@@ -125,11 +131,11 @@ def _unreached(setup: Setup, s: State, i: int, renewal: Renewal) -> State:
 
 def _acquired(setup: Setup, s: State, i: int, renewal: Renewal) -> State:
     record = alive(setup, s, s.shared.record)
-    if record and record.holder != i:
+    if (record and record.holder != i) or s.shared.owner == THEIRS:
         return _with(s, i, None)
     nonce = 0 if "each lease has its own nonce" in setup.without else _nonce(s)
     record = LeaseRecord(i, nonce, renewal.as_of, renewal.as_of)
-    s = s._replace(shared=s.shared._replace(record=record))
+    s = s._replace(shared=s.shared._replace(record=record, owner=OURS))
     return with_replica(s, i, s.replicas[i]._replace(record=record, renewal=renewal._replace(step="fill")))
 
 
@@ -141,12 +147,14 @@ def _renewed(setup: Setup, s: State, i: int, renewal: Renewal) -> State:
         there = there if there and r.record and there.holder == i else None
     elif there != r.record:
         there = None
+    if s.shared.owner == THEIRS:
+        there = None
     if there is None:
         return with_replica(s, i, r._replace(record=None, renewal=None))
     if renewal.entry and renewal.step == "both":
         s = put(setup, s, renewal.entry, renewal.as_of)
     record = LeaseRecord(i, there.nonce, there.verified_from, renewal.as_of)
-    s = s._replace(shared=s.shared._replace(record=record))
+    s = s._replace(shared=s.shared._replace(record=record, owner=OURS))
     to_put = r.to_put
     if to_put <= renewal.entry and (renewal.as_of % STEPS >= to_put or "until a renewal covers them" in setup.without):
         to_put = 0

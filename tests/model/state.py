@@ -132,11 +132,12 @@ class Reader(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Redis."""
+    """Redis. `owner`: see `tests.model.strangers`."""
 
     entry: int = 0
     as_of: int = NEVER
     record: LeaseRecord | None = None
+    owner: int = 0
 
 
 class Left(NamedTuple):
@@ -153,6 +154,7 @@ class Left(NamedTuple):
     others: int = 0
     breaks: int = 0
     cuts: int = 0
+    strangers: int = 0
 
 
 NO_FAULTS = Left()
@@ -195,6 +197,7 @@ PROTECTIONS = frozenset(
         "answers are what is held",
         "cache takes only newer",
         "changes are put again",
+        "entries name their store",
         "equal revisions",
         "high-water marks",
         "gaps",
@@ -202,6 +205,9 @@ PROTECTIONS = frozenset(
         "proof by polls",
         "lease records",
         "lease records are compared",
+        "lease records name their store",
+        "messages name their store",
+        "one store owns the keys",
         "near takes only newer",
         "announcements from before the view",
         "pending changes hold back the checkpoint",

@@ -24,6 +24,7 @@ from flagsvc.replication.cache_audit import MAX_LISTED, AuditReport, CacheAudito
 from flagsvc.view.near_cache import NearCache
 from tests.replicas import until
 from tests.servers import RedisServer
+from tests.stores import STORE
 
 AUTHOR = Author(datetime.now(UTC))
 A, B, C = FlagId("default", "a"), FlagId("default", "b"), FlagId("staging", "c")
@@ -54,7 +55,7 @@ class Cache(RedisCache):
     """The shared cache on a real Redis, with hooks: after a scan, before single reads, and after a forced put."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, timeout_s=1.0)
+        super().__init__(url, timeout_s=1.0, identity=STORE)
         self.forced = 0
         self.scans_twice = self.refuses = False
         self.after_scan: Step | None = None

@@ -17,6 +17,7 @@ from flagsvc.core.errors import WritesUnsupported
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import NEVER, Entry, StoreContents, StoreEvent, UnversionedChange
 from flagsvc.replication.cache_lease import CacheLease
+from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import Timing
@@ -93,7 +94,7 @@ def store(tmp_path: Path) -> StoreWithFeed:
 
 def assigner_of(near: NearCache, store: StoreWithFeed, *, is_holder: bool = False) -> RevisionAssigner:
     lease = (HeldLease if is_holder else CacheLease)(near, None, TIMING)
-    return RevisionAssigner(near, store, None, lease, StreamProgress.of_store(store))
+    return RevisionAssigner(near, store, None, lease, progress=StreamProgress.of_store(store), lineage=Lineage())
 
 
 async def until_done(assigner: RevisionAssigner) -> None:
@@ -219,7 +220,7 @@ async def test_where_no_revision_can_be_assigned_the_stores_flag_wins_and_the_st
     await store.open()
     stored = await store.write(A, changes.create(Flag(key="a"), Author(at=datetime.now(UTC))))
     progress = StreamProgress(checkpoint=NEVER, unbroken_since=NEVER)
-    assigner = RevisionAssigner(near, store, None, HeldLease(near, None, TIMING), progress)
+    assigner = RevisionAssigner(near, store, None, HeldLease(near, None, TIMING), progress=progress, lineage=Lineage())
     began = time.monotonic()
     assigner.add(UnversionedChange(A, 60), store)
     await until_done(assigner)

@@ -25,7 +25,7 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
     ("name", "value", "text"),
     [
         ("FLAGSVC_STORE_ULR", "x", "did you mean FLAGSVC_STORE_URL?"),
-        ("FLAGSVC_QQQQ", "x", "the settings are FLAGSVC_CACHE_TIMEOUT_S"),
+        ("FLAGSVC_QQQQ", "x", "the settings are FLAGSVC_CACHE_PREFIX"),
         ("FLAGSVC_PORT", "70000", "0 to 65535"),
         ("FLAGSVC_PORT", "1.5", "must be a number"),
         ("FLAGSVC_GRACE_S", "nan", "must be from 0 to 300"),
@@ -52,6 +52,9 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=", "must be HEADER=NAME"),
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "X User=user", "must be the name of a header"),
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "x-user-bin=user", "must be the name of a header with a text value"),
+        ("FLAGSVC_CACHE_PREFIX", "a:b", "'a:b'; it must be at most 64 letters, digits and . _ -"),
+        ("FLAGSVC_CACHE_PREFIX", "feature-flag", "and not feature-flag"),
+        ("FLAGSVC_STORE_NAME", "x" * 65, "at most 64 letters"),
         ("FLAGSVC_CONTEXT_FROM_HEADERS", "X-User=a,x-user=b", "'x-user' twice"),
     ],
 )

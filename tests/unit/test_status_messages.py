@@ -18,6 +18,7 @@ from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Heartbeat, ReplicaStatus
 from flagsvc.replication.cache_audit import AuditReport, DriftedEntry, DriftKind
+from tests.stores import STORE
 
 STATUS = ReplicaStatus(
     version="1.2.3",
@@ -41,6 +42,7 @@ def heartbeat(replica: str = "a", revisions: Mapping[str, int] = REVISIONS, **st
 
 
 WELL = heartbeat()
+OURS = f'"store":["{STORE.id}","{STORE.name}"]'
 
 
 class Stub:
@@ -266,16 +268,36 @@ def test_a_write_may_take_the_time_of_a_call_plus_its_wait() -> None:
     assert wait_for.request_fields(args) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"replica": "a"}', "not json"])
+@pytest.mark.parametrize("text", ["", "[]", f"{{{OURS}}}", "null", f'{{"replica": "a",{OURS}}}', "not json"])
 def test_what_is_no_heartbeat_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"Expecting|neither"):
-        event_in(text.encode())
+        event_in(text.encode(), STORE.id)
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("flags", "many"), ("ready", 1), ("started_at", 7), ("version", None)])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("flags", "many"),
+        ("ready", 1),
+        ("started_at", 7),
+        ("version", None),
+        ("flags", 1.5),
+        ("flags", 2**70),
+        ("staleness_bound_s", 1e13),
+        ("view_age_s", -1),
+        ("lease_left_s", "1"),
+        ("version", "\ud800"),
+        ("version", "x" * 2_001),
+        ("started_at", "0001-01-01T00:00:00+14:00"),
+        ("problems", [["a", "b"]]),
+        ("problems", [["a", "b", "c"]] * 101),
+        ("problems", 7),
+        ("change_feed", {}),
+    ],
+)
 def test_a_replica_whose_status_cannot_be_understood_is_left_out(name: str, wrong: object) -> None:
-    good = json.loads(heartbeat_text(WELL))
-    assert event_in(json.dumps(good).encode()) == WELL
-    read = event_in(json.dumps({**good, "status": {**good["status"], name: wrong}}).encode())
+    good = json.loads(heartbeat_text(WELL, STORE))
+    assert event_in(json.dumps(good).encode(), STORE.id) == WELL
+    read = event_in(json.dumps({**good, "status": {**good["status"], name: wrong}}).encode(), STORE.id)
     assert read == replace(WELL, status=None)
     assert not status_to_message([(replace(WELL, status=None), 0.0)], answered_by="b", complete=True).replicas

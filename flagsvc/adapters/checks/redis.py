@@ -13,32 +13,33 @@ from flagsvc.adapters.causes import Cause
 from flagsvc.adapters.checks.steps import CheckFailed, Finding, Steps, clock_detail, closing_quietly
 from flagsvc.adapters.redis import scripts
 from flagsvc.adapters.redis.causes import CREDENTIALS, redis_cause
+from flagsvc.adapters.redis.keys import Keys
 from flagsvc.adapters.redis.options import checked_options
-from flagsvc.adapters.redis.scripts import CHANNEL, HEARTBEAT_KEYS, LEASE_KEY, cache_key, fill_key
 from flagsvc.core.model import DEFAULT_SET, FlagId
 
 _NO_FLAG = FlagId(DEFAULT_SET, "")
-_ENTRY, _FILL = cache_key(_NO_FLAG), fill_key(_NO_FLAG)
 
 
-def check_redis(url: str, timeout_s: float) -> list[Finding]:
+def check_redis(url: str, timeout_s: float, prefix: str = "") -> list[Finding]:
     """Try everything that a replica does with Redis. Raises ValueError for an option that is not valid."""
     client: Any = redis.Redis.from_url(
         checked_options(url), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
     )
+    keys = Keys(prefix, client.connection_pool.connection_kwargs.get("db", 0))
+    entry = keys.entry(_NO_FLAG)
     steps = Steps("cache", _cause)
     with closing_quietly(client.close):
         connection = "connection (TLS)" if url.startswith("rediss:") else "connection"
         steps.run(connection, lambda: _connect(client), needed=True)
         steps.run("credentials", lambda: _authenticate(client), needed=True)
         steps.run("version", lambda: _version(client))
-        steps.run("read", lambda: _said(client.mget([_ENTRY]), "entries can be read"))
-        steps.run("write", lambda: _write(client))
-        steps.run("scripts", lambda: _scripts(client))
-        steps.run("transactions", lambda: _transaction(client))
-        steps.run("every command that flagsvc runs", lambda: _probe(client))
-        steps.run("publish and subscribe", lambda: _channel(client, timeout_s))
-        steps.run("audit", lambda: _said(client.scan(0, scripts.ENTRY_KEYS, 10), "entries can be listed (SCAN)"))
+        steps.run("read", lambda: _said(client.mget([entry]), "entries can be read"))
+        steps.run("write", lambda: _write(client, entry))
+        steps.run("scripts", lambda: _scripts(client, keys))
+        steps.run("transactions", lambda: _transaction(client, entry))
+        steps.run("every command that flagsvc runs", lambda: _probe(client, keys))
+        steps.run("publish and subscribe", lambda: _channel(client, keys.channel, timeout_s))
+        steps.run("audit", lambda: _said(client.scan(0, keys.entry_pattern, 10), "entries can be listed (SCAN)"))
         steps.run("memory", lambda: _memory(client))
         steps.run("clock", lambda: _clock(client))
     return steps.findings
@@ -80,39 +81,38 @@ def _version(client: Any) -> str:
         return "unknown, for the user may not run INFO; only metrics need it"
 
 
-def _write(client: Any) -> str:
-    client.set(_ENTRY, "", px=1_000)
-    client.delete(_ENTRY)
+def _write(client: Any, entry: str) -> str:
+    client.set(entry, "", px=1_000)
+    client.delete(entry)
     return "an entry was written and removed"
 
 
-def _scripts(client: Any) -> str:
+def _scripts(client: Any, keys: Keys) -> str:
     client.eval("return 1", 0)
     client.evalsha(client.script_load("return 1"), 0)
-    keys, args = [_ENTRY, _FILL, LEASE_KEY], [0, 1]
-    client.register_script(scripts.FETCH)(keys=keys, args=args)
+    client.register_script(scripts.PROBE)(keys=keys.probed(_NO_FLAG), args=[keys.channel])
     return "EVAL, EVALSHA and SCRIPT LOAD work"
 
 
-def _transaction(client: Any) -> str:
+def _transaction(client: Any, entry: str) -> str:
     with client.pipeline(transaction=True) as pipe:
-        pipe.get(_ENTRY)
+        pipe.get(entry)
         pipe.execute()
     return "MULTI and EXEC work"
 
 
-def _probe(client: Any) -> str:
-    keys = (_ENTRY, _FILL, LEASE_KEY, *HEARTBEAT_KEYS)
-    client.eval(scripts.PROBE, len(keys), *keys, CHANNEL)
+def _probe(client: Any, keys: Keys) -> str:
+    names = keys.probed(_NO_FLAG)
+    client.eval(scripts.PROBE, len(names), *names, keys.channel)
     return "a script wrote, removed and published"
 
 
-def _channel(client: Any, timeout_s: float) -> str:
+def _channel(client: Any, name: str, timeout_s: float) -> str:
     with client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(CHANNEL)
+        channel.subscribe(name)
         channel.get_message(timeout=timeout_s)  # the answer to the subscription
         sent_at = time.monotonic()
-        client.publish(CHANNEL, scripts.PROBE_MESSAGE)
+        client.publish(name, scripts.PROBE_MESSAGE)
         while (left := sent_at + timeout_s - time.monotonic()) > 0:
             message = channel.get_message(timeout=left)
             if message is not None and message["data"] == scripts.PROBE_MESSAGE.encode():

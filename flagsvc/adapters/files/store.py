@@ -65,6 +65,7 @@ class FileStore:
 
     poll_interval_s = 0.2
     feed = None
+    identity = None  # no shared cache can be used with files
 
     def __init__(self, url: str) -> None:
         sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
@@ -95,6 +96,10 @@ class FileStore:
     async def revisions(self) -> Mapping[str, int]:
         """Poll the files, and return the newest revision of each set."""
         return dict((await self._current()).revisions)
+
+    async def renew_identity(self) -> None:
+        """Raise WritesUnsupported: files have no identity."""
+        raise WritesUnsupported("flags are served from files, which every replica reads again by itself")
 
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Raise WritesUnsupported: flagsvc only reads the files."""

@@ -17,7 +17,17 @@ from bson.int64 import Int64
 
 from flagsvc.core import json_values
 from flagsvc.core.documents import from_document, json_safe, to_document
-from flagsvc.core.model import DEFAULT_SET, STORED_NAMES, Action, Change, Flag, FlagId, HistoryEntry, JsonValue
+from flagsvc.core.model import (
+    DEFAULT_SET,
+    MAX_REVISION,
+    STORED_NAMES,
+    Action,
+    Change,
+    Flag,
+    FlagId,
+    HistoryEntry,
+    JsonValue,
+)
 
 # A date out of Python's range, or a string that is not UTF-8, must not break the reading of other flags.
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -29,7 +39,8 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 _TIMES = frozenset(name for name in STORED_NAMES.values() if name.endswith("At"))
 _NEVER_UNSET = frozenset({"createdAt", "updatedAt"})
 _EXTENDED = json_util.RELAXED_JSON_OPTIONS
-_MAX_REVISION = 2**62  # Leaves room for the counter, an int64, to continue from it.
+_MAX_STORED = MAX_REVISION // 2
+"""The largest revision that a flag's document may bring with it: it leaves the counter room to go on from there."""
 
 
 def in_set(flag_set: str) -> dict[str, Any]:
@@ -53,7 +64,7 @@ def deletions(flag_id: FlagId, after: int) -> dict[str, Any]:
 
 def with_revision(flag_set: str) -> dict[str, Any]:
     """Return the query for a set's flags that have a valid revision."""
-    return {"revision": {"$type": ["int", "long", "double"], "$gt": 0, "$lte": _MAX_REVISION}} | in_set(flag_set)
+    return {"revision": {"$type": ["int", "long", "double"], "$gt": 0, "$lte": _MAX_STORED}} | in_set(flag_set)
 
 
 def identifiable(raw: Mapping[str, Any]) -> bool:
@@ -68,21 +79,36 @@ def identity(document_id: object) -> bytes:
 
 def revision_of(raw: Mapping[str, Any] | None) -> int:
     """Return a document's revision; 0 if it has none or an invalid one."""
+    return _revision(raw, _MAX_STORED)
+
+
+def counter_of(row: Mapping[str, Any] | None) -> int:
+    """Return a counter's value; 0 if there is none or it is invalid."""
+    return _revision(row, MAX_REVISION - 1)
+
+
+def next_counter(stored: int) -> dict[str, Any]:
+    """Return MongoDB's expression for the next counter: above itself, where it is valid, and above `stored`."""
+    valid = {"$and": [{"$isNumber": "$revision"}, {"$lt": ["$revision", MAX_REVISION]}]}
+    return {"$cond": [valid, {"$add": [{"$max": ["$revision", stored]}, 1]}, stored + 1]}
+
+
+def _revision(raw: Mapping[str, Any] | None, most: int) -> int:
     revision: Any = (raw or {}).get("revision")
     whole = isinstance(revision, int) or (isinstance(revision, float) and revision.is_integer())
-    return int(revision) if whole and not isinstance(revision, bool) and 0 < revision <= _MAX_REVISION else 0
+    return int(revision) if whole and not isinstance(revision, bool) and 0 < revision <= most else 0
 
 
 def counters(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return the revision counter of each flag set."""
-    return {row["_id"]: revision_of(row) for row in rows if isinstance(row["_id"], str)}
+    return {row["_id"]: counter_of(row) for row in rows if isinstance(row["_id"], str)}
 
 
 def to_flag(raw: Mapping[str, Any]) -> Flag:
     """Read a flag's document. Never raises: see `Flag.problem`. A revision that is too large is read as 0."""
     try:
         flag = from_document(_plain_document(raw))
-        return flag if 0 <= flag.revision <= _MAX_REVISION else replace(flag, revision=0)
+        return flag if 0 <= flag.revision <= _MAX_STORED else replace(flag, revision=0)
     except (TypeError, ValueError, OverflowError):
         problem = "The stored definition is malformed"
         return Flag(key=raw["key"], flag_set=raw.get("flagSet") or DEFAULT_SET, problem=problem)

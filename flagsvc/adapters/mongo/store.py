@@ -19,18 +19,20 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from flagsvc.adapters.identity import identity_of
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.batch_loader import BatchLoader
 from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
+from flagsvc.adapters.mongo.identity import MongoIdentity
 from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
 from flagsvc.background import cause_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents, StoreEvent
+from flagsvc.ports import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
 
@@ -55,10 +57,15 @@ class MongoStore:
         stream_wait_s: float = 0.25,
         prove_after_s: float = 1.25,
         conflict_timeout_s: float = 5.0,
+        given_identity: str = "",
         client_factory: Callable[..., Any] = AsyncIOMotorClient,
     ) -> None:
-        """`timeout_s` bounds each operation, `conflict_timeout_s` a write that has to be repeated because of others."""
+        """`timeout_s` bounds each operation, `conflict_timeout_s` a write that has to be repeated because of others.
+
+        `given_identity` is the identity of a store that refuses to keep one.
+        """
         self.reads = 0
+        self._url = url
         self._timeout_s = timeout_s
         self._linearizable = False
         mongo_setup.check_options(url)
@@ -76,6 +83,7 @@ class MongoStore:
         self._history = self._database["feature_flag_history"]
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
+        self._identity = MongoIdentity(self._revisions, given_identity)
         self._gets = BatchLoader(self._get, max_reads=_GETS, max_keys=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
         self._change_stream = ChangeStream(
@@ -89,6 +97,18 @@ class MongoStore:
         self._linearizable = "setName" in hello
         async with self._asking(mongo_setup.BUILD_S):
             await mongo_setup.prepare(self._database)
+        async with self._asking(self._timeout_s):
+            await self._identity.read_or_make()
+
+    @property
+    def identity(self) -> StoreIdentity | None:
+        """Which store this is, as last read."""
+        return identity_of(self._identity.id, self._url) if self._identity.id else None
+
+    async def renew_identity(self) -> None:
+        """Give the store a new identity."""
+        async with self._asking(self._timeout_s):
+            await self._identity.renew()
 
     async def close(self) -> None:
         """Let changes that are under way end, then release the connections."""
@@ -222,7 +242,7 @@ class MongoStore:
             return None
         if raw is None and await self._deletion(flag_id, revision, session) is not None:
             return None
-        new = await self._next_revision(flag_id.flag_set, max(found, revision), session)
+        new = await self._next_revision(flag_id.flag_set, found, session)  # `revision` is only what was heard of
         if raw is None:
             return Entry.absent(flag_id, new)
         await self._flags.update_one({"_id": raw["_id"]}, {"$set": {"revision": new}}, session=session)
@@ -260,7 +280,7 @@ class MongoStore:
 
     async def _counter(self, flag_set: str, session: Any) -> int:
         self.reads += 1
-        return documents.revision_of(await self._revisions.find_one({"_id": flag_set}, session=session))
+        return documents.counter_of(await self._revisions.find_one({"_id": flag_set}, session=session))
 
     async def _newest(self, later: Any = None) -> dict[str, int]:
         """Read the counters from what surely is the primary; the session `later` sees nothing that was before that."""
@@ -269,7 +289,9 @@ class MongoStore:
         async with session_of(self._client, causal_consistency=False) as session:
             revisions = self._revisions.with_options(read_concern=_LINEARIZABLE if self._linearizable else None)
             rows = revisions.find(session=session, batch_size=_ONE_REPLY)
-            counters = documents.counters([row async for row in rows])
+            found = [row async for row in rows]
+            counters = documents.counters(found)
+            self._identity.note(found)
             moment = session.operation_time
             if moment is not None and later is not None:
                 later.advance_cluster_time(session.cluster_time)
@@ -278,17 +300,19 @@ class MongoStore:
             self._change_stream.prove(asked_at, moment)
         return counters
 
-    async def _next_revision(self, flag_set: str, floor: int, session: Any) -> int:
-        """Raise the set's counter above itself and `floor`; where it is lost, its flags tell where it was."""
-        above = {"$add": [{"$max": ["$revision", floor]}, 1]}
-        edit = [{"$set": {"revision": above}}]
+    async def _next_revision(self, flag_set: str, stored: int, session: Any) -> int:
+        """Raise the set's counter above itself and a stored revision; where it is lost, its flags say where it was.
+
+        A counter beyond MAX_REVISION, to which a message may once have led it, counts as lost.
+        """
+        edit = [{"$set": {"revision": documents.next_counter(stored)}}]
         before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)
-        if before is not None:
-            return max(int(before["revision"]), floor) + 1
+        if counter := documents.counter_of(before):
+            return max(counter, stored) + 1
         self.reads += 1
         numbered = documents.with_revision(flag_set)
         newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
-        revision = max(int(newest["revision"]) if newest else 0, floor) + 1
+        revision = max(int(newest["revision"]) if newest else 0, stored) + 1
         await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": revision}}, session=session)
         return revision
 

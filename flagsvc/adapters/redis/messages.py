@@ -1,19 +1,42 @@
-"""The texts that Redis holds and carries: entries, announced changes, heartbeats. Each is read back strictly."""
+"""The texts that Redis holds and carries: entries, announced changes, heartbeats. Each is read back strictly.
+
+Others may write to the same Redis, so whatever is read is a hint: it names its store, its sizes, counts and numbers are
+bounded, and what is not as this module writes it is dropped.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
+from flagsvc.adapters.redis.report import status_in
+from flagsvc.core import json_values
 from flagsvc.core.documents import dumps, loads
-from flagsvc.core.model import FlagId
-from flagsvc.ports import Announced, Entry, Heartbeat, Problem, ReplicaStatus
+from flagsvc.core.model import MAX_REVISION, Flag, FlagId
+from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity
 
-_SCHEMA = "2"
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+MAX_NAME = 1_024
+MAX_SETS = 100_000
+MAX_PEERS = 1_000
+MAX_SECONDS = 1e9
+_SCHEMA = "3"
+_IDENTITY = re.compile(r"[!-~]{1,400}")
+_NO_IDENTITY = StoreIdentity("-", "a store without identity, such as one of an older version")
+
+Event = Announced | Heartbeat | IdentityChanged
+
+
+class OtherStore(Exception):
+    """A message belongs to another store."""
+
+    def __init__(self, identity: StoreIdentity) -> None:
+        super().__init__(str(identity))
+        self.identity = identity
 
 
 def definition_of(entry: Entry) -> str:
@@ -21,30 +44,35 @@ def definition_of(entry: Entry) -> str:
     return dumps(entry.flag) if entry.flag else ""
 
 
-def entry_in(flag_id: FlagId, text: bytes | None) -> Entry | None:
-    """Read `2:{as_of}:{revision}:{definition or nothing}`; None for anything else."""
-    if text is None:
+def entry_in(flag_id: FlagId, text: bytes | None, store_id: str) -> Entry | None:
+    """Read `3:{store}:{as_of}:{revision}:{definition or nothing}`; None for anything else, and for another store's."""
+    if text is None or len(text) > MAX_MESSAGE_BYTES:
         return None
     try:
-        schema, as_of, revision, body = text.split(b":", 3)
-        if schema.decode() != _SCHEMA or not as_of.isdigit():
+        schema, store, as_of, revision, body = text.split(b":", 4)
+        if schema.decode() != _SCHEMA or store.decode() != store_id or not (as_of.isdigit() and revision.isdigit()):
             return None
-        return Entry(flag_id, int(revision), loads(body) if body else None)
+        return _entry(flag_id, int(revision), loads(body) if body else None)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def announcement_text(change: Announced) -> str:
+def announcement_text(change: Announced, store: StoreIdentity) -> str:
     """Return an announced change as JSON."""
     entry = change.entry
     document = json.loads(dumps(entry.flag)) if entry.flag else None
     fields = {"set": entry.id.flag_set, "key": entry.id.key, "revision": entry.revision, "flag": document}
     fields |= {"reply": True} if change.reply else {}
     fields |= {"eventRevision": change.event_revision} if change.event_revision else {}
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(fields | {"store": [store.id, store.name]}, ensure_ascii=False)
 
 
-def heartbeat_text(heartbeat: Heartbeat) -> str:
+def identity_changed_text(store: StoreIdentity) -> str:
+    """Return the message that a store, which is named by its identity before, has a new one."""
+    return json.dumps({"identityChanged": True, "store": [store.id, store.name]})
+
+
+def heartbeat_text(heartbeat: Heartbeat, store: StoreIdentity) -> str:
     """Return a heartbeat as JSON. An infinite age is null."""
     fields: dict[str, Any] = {
         "heartbeat": heartbeat.number,
@@ -52,57 +80,80 @@ def heartbeat_text(heartbeat: Heartbeat) -> str:
         "revisions": dict(heartbeat.revisions),
         "ageS": _finite(heartbeat.age_s),
         "streamAgeS": _finite(heartbeat.stream_age_s),
-        "lastSeen": dict(heartbeat.last_seen),
+        "lastSeen": {name: (number, _finite(age_s)) for name, (number, age_s) in heartbeat.last_seen.items()},
+        "store": [store.id, store.name],
     }
     if heartbeat.status is not None:
         fields["status"] = asdict(heartbeat.status) | {"started_at": heartbeat.status.started_at.isoformat()}
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def event_in(data: bytes) -> Announced | Heartbeat:
-    """Read what the channel carries. Raises ValueError for anything that this module did not write."""
+def event_in(data: bytes, store_id: str) -> Event:
+    """Read what the channel carries. Raises OtherStore, and ValueError for anything that this module did not write."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError("too large")
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, parse_constant=_refuse)
+        store = _identity(fields.get("store"))
+        if store.id != store_id:
+            raise OtherStore(store)
+        if "identityChanged" in fields:
+            return IdentityChanged()
         return _heartbeat(fields) if "heartbeat" in fields else _announcement(fields)
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("neither an announced change nor a heartbeat") from error
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _identity(value: Any) -> StoreIdentity:
+    if value is None:
+        return _NO_IDENTITY
+    store_id, name = value
+    if not (_IDENTITY.fullmatch(store_id) and _IDENTITY.fullmatch(name)):
+        raise ValueError("the store is not named as stores are")
+    return StoreIdentity(store_id, name)
+
+
 def _announcement(fields: Mapping[str, Any]) -> Announced:
     flag = loads(json.dumps(fields["flag"])) if fields["flag"] is not None else None
-    entry = Entry(FlagId(str(fields["set"]), str(fields["key"])), int(fields["revision"]), flag)
-    return Announced(entry, fields.get("reply") is True, int(fields.get("eventRevision", 0)))
+    entry = _entry(FlagId(_name(fields["set"]), _name(fields["key"])), _count(fields["revision"]), flag)
+    return Announced(entry, fields.get("reply") is True, _count(fields.get("eventRevision", 0)))
+
+
+def _entry(flag_id: FlagId, revision: int, flag: Flag | None) -> Entry:
+    """Return an entry whose parts agree. Raises ValueError."""
+    if revision > MAX_REVISION or (flag is not None and (flag.id, flag.revision) != (flag_id, revision)):
+        raise ValueError("the definition is another flag's, or of another revision")
+    return Entry(flag_id, revision, flag)
 
 
 def _heartbeat(fields: Mapping[str, Any]) -> Heartbeat:
+    if len(fields["revisions"]) > MAX_SETS or len(fields["lastSeen"]) > MAX_PEERS:
+        raise ValueError("too many flag sets or replicas")
     return Heartbeat(
-        replica=str(fields["replica"]),
-        number=int(fields["heartbeat"]),
-        revisions={name: int(revision) for name, revision in fields["revisions"].items()},
+        replica=_name(fields["replica"]),
+        number=_count(fields["heartbeat"]),
+        revisions={_name(name): _count(revision) for name, revision in fields["revisions"].items()},
         age_s=_seconds(fields["ageS"]),
         stream_age_s=_seconds(fields["streamAgeS"]),
-        last_seen={name: (int(number), _seconds(age)) for name, (number, age) in fields["lastSeen"].items()},
-        status=_status(fields.get("status")),
+        last_seen={_name(name): (_count(number), _seconds(age)) for name, (number, age) in fields["lastSeen"].items()},
+        status=status_in(fields.get("status")),
     )
 
 
-def _status(fields: Any) -> ReplicaStatus | None:
-    """Read a replica's status; None for one of another version that cannot be understood."""
-    try:
-        started_at = datetime.fromisoformat(fields["started_at"])
-        problems = tuple(Problem(*problem) for problem in fields.get("problems", ()))
-        status = ReplicaStatus(**{**fields, "started_at": started_at, "problems": problems})
-    except (ValueError, TypeError, KeyError):
-        return None
-    texts = (status.version, status.change_feed, *(text for problem in problems for text in problem))
-    numbers = (status.staleness_bound_s, status.view_age_s or 0.0, status.flags, status.lease_left_s)
-    switches = (status.ready, status.store_up, status.cache_up, status.subscription_up, status.change_feed_up)
-    is_sound = (
-        all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, int | float) for number in numbers)
-        and all(isinstance(switch, bool) for switch in switches)
-    )
-    return status if is_sound else None
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not json_values.is_text(value):
+        raise ValueError("a name is a text of bounded length")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_REVISION:
+        raise ValueError("a revision is a whole number from 0 to 2**53")
+    return value
 
 
 def _finite(seconds: float) -> float | None:
@@ -110,7 +161,8 @@ def _finite(seconds: float) -> float | None:
 
 
 def _seconds(value: Any) -> float:
-    seconds = math.inf if value is None else float(value)
-    if not seconds >= 0:
-        raise ValueError("an age is never negative")
-    return seconds
+    if value is None:
+        return math.inf
+    if type(value) not in (int, float) or not 0 <= value <= MAX_SECONDS:
+        raise ValueError("an age is a number of seconds from 0 to 1e9")
+    return float(value)

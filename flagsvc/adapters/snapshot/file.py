@@ -55,7 +55,8 @@ class SnapshotFile:
         try:
             with self._trusted() as file:
                 header = self._usable(file)
-                return Saved(StoreContents(list(flags_of(file, header)), header.revisions), header.saved_at)
+                contents = StoreContents(list(flags_of(file, header)), header.revisions)
+                return Saved(contents, header.saved_at, header.store_id)
         except FileNotFoundError:
             log.info("snapshot_not_found", file=str(self._path))
         except (OSError, Unusable) as error:
@@ -115,6 +116,9 @@ class SnapshotFile:
 
     def _is_newer(self, current: Header, saved: Saved) -> bool:
         ours = saved.contents.revisions
+        if current.store_id and saved.store_id and current.store_id != saved.store_id:
+            log.warning("snapshot_of_another_store", file=str(self._path), detail="This store's snapshot replaces it.")
+            return False
         if current.revisions == ours:
             return saved.saved_at < current.saved_at <= self._clock()  # A time in the future is from a wrong clock.
         ahead = any(revision > ours.get(name, 0) for name, revision in current.revisions.items())

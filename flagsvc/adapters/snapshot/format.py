@@ -38,6 +38,7 @@ class Header:
     saved_at: datetime
     revisions: Mapping[str, int]
     flags: int
+    store_id: str = ""
 
 
 def render(store: str, saved: Saved) -> tuple[bytes, bytearray]:
@@ -46,6 +47,7 @@ def render(store: str, saved: Saved) -> tuple[bytes, bytearray]:
     fields = {
         "format": FORMAT,
         "store": store,
+        "storeId": saved.store_id,
         "savedAt": saved.saved_at.astimezone(UTC).isoformat(),
         "revisions": dict(saved.contents.revisions),
         "flags": len(saved.contents.flags),
@@ -94,7 +96,7 @@ def _header(fields: Mapping[str, Any]) -> Header:
     try:
         saved_at = datetime.fromisoformat(fields["savedAt"]).astimezone(UTC)
         revisions = {str(name): int(revision) for name, revision in fields["revisions"].items()}
-        return Header(str(fields["store"]), saved_at, revisions, int(fields["flags"]))
+        return Header(str(fields["store"]), saved_at, revisions, int(fields["flags"]), str(fields.get("storeId", "")))
     except (KeyError, AttributeError, TypeError, ValueError):
         raise Unusable("its header is malformed") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from flagsvc.core.model import MAX_REVISION
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Heartbeat
 from flagsvc.replication.cache_audit import AuditReport, DriftKind
@@ -35,7 +36,7 @@ def status_to_message(
             reported_ms_ago=_milliseconds(age_s),
             revisions=heartbeat.revisions,
             # A set's revisions have no gaps, so a difference is a number of missing changes.
-            lag=(newest - Counter(heartbeat.revisions)).total(),
+            lag=min((newest - Counter(heartbeat.revisions)).total(), MAX_REVISION),
             view_age_ms=-1 if report.view_age_s is None else _milliseconds(report.view_age_s),
             staleness_bound_ms=_milliseconds(report.staleness_bound_s),
             ready=report.ready,

@@ -25,6 +25,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.replication.resync import Resync
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import in_turns, off_loop
@@ -39,6 +40,7 @@ class Parts(Protocol):
     writer: Writer
     heartbeats: Heartbeats
     cache_auditor: CacheAuditor
+    resync: Resync
 
 
 class FlagService(pb_grpc.FlagServiceServicer):
@@ -49,6 +51,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
     ) -> None:
         self._reader, self._writer = parts.reader, parts.writer
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
+        self._resync = parts.resync
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
@@ -159,6 +162,17 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def VerifyCache(self, request: pb.VerifyCacheRequest, context: Context) -> pb.VerifyCacheResponse:
         """Compare the shared cache with the store."""
         return audit_report_to_message(await self._cache_auditor.verify(repair=request.repair))
+
+    async def Resync(self, request: pb.ResyncRequest, context: Context) -> pb.ResyncResponse:
+        """Read everything from the store again, on every replica."""
+        report = await self._resync.run(confirm=request.confirm)
+        return pb.ResyncResponse(
+            done=report.done,
+            store=report.store,
+            flags=report.flags,
+            resynced=report.resynced,
+            waiting=report.waiting,
+        )
 
     async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> WriteResult:
         written = await self._writer.write(flag_id, decide, messages.wait_for(request))

@@ -221,7 +221,23 @@ _FlagServiceVerifyCacheType = typing_extensions.TypeVar(
     ],
 )
 
-class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType]):
+_FlagServiceResyncType = typing_extensions.TypeVar(
+    '_FlagServiceResyncType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
+    ],
+)
+
+class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType, _FlagServiceResyncType]):
     """FlagService answers "is this feature on, and with which value, for this caller?" and lets operators change flags."""
 
     @typing.overload
@@ -273,6 +289,10 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
         grpc.UnaryUnaryMultiCallable[
             flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -326,6 +346,10 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
             flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     EvaluateFlag: _FlagServiceEvaluateFlagType
@@ -364,6 +388,12 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
     VerifyCache: _FlagServiceVerifyCacheType
     """Compares the shared cache with the store, flag by flag, and repairs the cache if requested.
     UNAVAILABLE if either cannot be reached; FAILED_PRECONDITION if there is no shared cache.
+    """
+
+    Resync: _FlagServiceResyncType
+    """Makes every replica drop what it holds and read everything from the store again, and stops believing what the
+    shared cache holds. For a store that was restored from a backup: definitions may go back to older revisions.
+    UNAVAILABLE if the store cannot be reached; FAILED_PRECONDITION if it cannot be written.
     """
 
 FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
@@ -414,6 +444,10 @@ FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheRequest,
         flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse,
     ],
 ]
 
@@ -516,6 +550,17 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.VerifyCacheResponse]]:
         """Compares the shared cache with the store, flag by flag, and repairs the cache if requested.
         UNAVAILABLE if either cannot be reached; FAILED_PRECONDITION if there is no shared cache.
+        """
+
+    @abc.abstractmethod
+    def Resync(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ResyncResponse]]:
+        """Makes every replica drop what it holds and read everything from the store again, and stops believing what the
+        shared cache holds. For a store that was restored from a backup: definitions may go back to older revisions.
+        UNAVAILABLE if the store cannot be reached; FAILED_PRECONDITION if it cannot be written.
         """
 
 def add_FlagServiceServicer_to_server(servicer: FlagServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

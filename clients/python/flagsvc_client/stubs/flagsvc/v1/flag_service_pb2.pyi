@@ -1299,6 +1299,62 @@ class VerifyCacheResponse(google.protobuf.message.Message):
 Global___VerifyCacheResponse: typing_extensions.TypeAlias = VerifyCacheResponse
 
 @typing.final
+class ResyncRequest(google.protobuf.message.Message):
+    """ResyncRequest asks for a resync, or what it would do."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONFIRM_FIELD_NUMBER: builtins.int
+    confirm: builtins.bool
+    """Whether to do it. Default: false, only say which replicas and how many flags it concerns."""
+    def __init__(
+        self,
+        *,
+        confirm: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["confirm", b"confirm"]) -> None: ...
+
+Global___ResyncRequest: typing_extensions.TypeAlias = ResyncRequest
+
+@typing.final
+class ResyncResponse(google.protobuf.message.Message):
+    """ResyncResponse says what was done, or would be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: builtins.int
+    STORE_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    RESYNCED_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    done: builtins.bool
+    """Whether the resync was made."""
+    store: builtins.str
+    """Name and identity of the store; a resync gives it a new identity."""
+    flags: builtins.int
+    """Number of flags in the answering replica's memory."""
+    @property
+    def resynced(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Replicas that have read everything again."""
+
+    @property
+    def waiting(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Live replicas that have not: they do so once they reach the store. Without `confirm`: all live replicas."""
+
+    def __init__(
+        self,
+        *,
+        done: builtins.bool = ...,
+        store: builtins.str = ...,
+        flags: builtins.int = ...,
+        resynced: collections.abc.Iterable[builtins.str] | None = ...,
+        waiting: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "flags", b"flags", "resynced", b"resynced", "store", b"store", "waiting", b"waiting"]) -> None: ...
+
+Global___ResyncResponse: typing_extensions.TypeAlias = ResyncResponse
+
+@typing.final
 class Drift(google.protobuf.message.Message):
     """Drift is an entry of the shared cache that differs from the store."""
 

@@ -95,6 +95,11 @@ class FlagServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.FromString,
                 _registered_method=True)
+        self.Resync = channel.unary_unary(
+                '/flagsvc.v1.FlagService/Resync',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.FromString,
+                _registered_method=True)
 
 
 class FlagServiceServicer(object):
@@ -186,6 +191,15 @@ class FlagServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resync(self, request, context):
+        """Makes every replica drop what it holds and read everything from the store again, and stops believing what the
+        shared cache holds. For a store that was restored from a backup: definitions may go back to older revisions.
+        UNAVAILABLE if the store cannot be reached; FAILED_PRECONDITION if it cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FlagServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -248,6 +262,11 @@ def add_FlagServiceServicer_to_server(servicer, server):
                     servicer.VerifyCache,
                     request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.SerializeToString,
+            ),
+            'Resync': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resync,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -575,6 +594,33 @@ class FlagService(object):
             '/flagsvc.v1.FlagService/VerifyCache',
             flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheRequest.SerializeToString,
             flagsvc_dot_v1_dot_flag__service__pb2.VerifyCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resync(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/Resync',
+            flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.FromString,
             options,
             channel_credentials,
             insecure,
