@@ -130,7 +130,7 @@ async def test_many_entries_at_once(cache: RedisCache) -> None:
 
 async def test_many_entries_may_take_longer_than_one_command(redis_clean_url: str) -> None:
     async with cache_on(redis_clean_url, timeout_s=0.005) as cache:
-        await until(lambda: cache._clock.known)
+        await until(lambda: cache._redis.clock.known)
         assert await cache.put([entry(n + 1, key=f"k{n}") for n in range(CHUNK)], ago(0))
 
 
@@ -212,7 +212,7 @@ async def test_a_key_of_another_type_is_a_miss_and_is_replaced(cache: RedisCache
     assert (await cache.acquire_lease(ago(0), 5)).state is LeaseState.HELD
     assert await cache.peek([A]) == [entry(5)]
     assert cache.available
-    assert cache.errors == 0
+    assert cache.state()["errors_total"] == 0
 
 
 async def test_all_entries_are_found_among_the_keys_of_other_programs(cache: RedisCache, redis_clean_url: str) -> None:
@@ -299,7 +299,7 @@ async def test_a_redis_that_refuses_commands_is_a_miss_and_never_an_error(
                 (lambda: cache.acquire_lease(ago(0), 5), LeaseAnswer(LeaseState.UNREACHABLE)),
             ]
             for call, answer in calls:
-                cache._breaker.close()
+                cache._redis.breaker.close()
                 assert await call() == answer
                 assert not cache.available
             direct.execute_command(*end)
@@ -316,7 +316,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(cache: RedisCache, red
         found = await cache.fetch(A, 5)
         assert found
         assert found.entry == entry(1)
-    assert cache.errors == 0
+    assert cache.state()["errors_total"] == 0
 
 
 async def test_connections_from_before_a_restart_do_not_count_as_errors(redis_server: RedisServer) -> None:
@@ -328,9 +328,9 @@ async def test_connections_from_before_a_restart_do_not_count_as_errors(redis_se
         assert not cache.available
         await asyncio.to_thread(redis_server.start)
         await until(lambda: cache.available)
-        errors = cache.errors
+        errors = cache.state()["errors_total"]
         await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
-        assert (cache.available, cache.errors) == (True, errors)
+        assert (cache.available, cache.state()["errors_total"]) == (True, errors)
 
 
 async def test_a_cancelled_caller_does_not_open_the_breaker(cache: RedisCache) -> None:

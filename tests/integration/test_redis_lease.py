@@ -390,8 +390,8 @@ async def test_an_entry_put_as_of_the_moment_of_the_lease_is_verified_by_it(
     """Although the estimate of the server's clock becomes better in between."""
     one, two = both
     await fetched(one)
-    assert one._clock._offset_ms is not None
-    one._clock._offset_ms -= 50
+    assert one._redis.clock._offset_ms is not None
+    one._redis.clock._offset_ms -= 50
     acquired = ago(0.5)
     await one.put([entry(1)], acquired)
     assert await acquire(one, acquired) is HELD
@@ -507,4 +507,4 @@ async def test_heartbeats_survive_what_other_programs_left_in_their_place(
         direct.hset(HEARTBEATS, "future", f"{now_ms + 10_000}:{text}")
         direct.hset(HEARTBEATS, "malformed", f"{now_ms}:x")
     assert (await kept(one)).keys() == {("one", 1)}
-    assert one.errors == 0
+    assert one.state()["errors_total"] == 0

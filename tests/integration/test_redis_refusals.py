@@ -121,8 +121,8 @@ async def test_a_redis_that_refuses_is_down_until_a_write_and_a_message_work(ser
         try:
             async with cache_on(url) as cache:
                 await use_until_refused(cache)
-                await until(lambda: cache._breaker._failures > 10)
-                assert cache._breaker.opened == 1, "no probe found it to work"
+                await until(lambda: cache._redis.breaker._failures > 10)
+                assert cache._redis.breaker.opened == 1, "no probe found it to work"
                 assert not await write(cache), "the writer is not led to believe that others know"
                 [problem] = cache.problems()
                 assert problem.name == REFUSES
@@ -134,7 +134,7 @@ async def test_a_redis_that_refuses_is_down_until_a_write_and_a_message_work(ser
                 direct.execute_command(*end)
                 await until(lambda: cache.available)
                 assert await write(cache)
-                assert cache._breaker.opened == 1
+                assert cache._redis.breaker.opened == 1
         finally:
             direct.execute_command(*end)
 
@@ -151,7 +151,7 @@ async def test_a_probe_leaves_nothing_behind_and_disturbs_no_replica(server: Red
 
             listening = asyncio.create_task(listen())
             await until(lambda: bool(events))
-            await cache._try_use(cache._background_client)
+            await cache._probe.try_use()
             assert direct.keys() == []
             assert await cache.announce(Announced(A))
             await until(lambda: len(events) > 1)
@@ -165,7 +165,7 @@ async def test_a_user_without_info_works_also_after_an_outage(server: RedisServe
     with capture_logs() as logs:
         async with cache_on(url_of(server, "works")) as cache:
             assert await write(cache)
-            cache._breaker.failed(redis_cause(TimeoutError()))
+            cache._redis.breaker.failed(redis_cause(TimeoutError()))
             assert not await write(cache)
             await until(lambda: cache.available)
             assert await write(cache)
@@ -200,7 +200,7 @@ async def test_a_cluster_is_refused_with_the_cure() -> None:
         await until(lambda: b"cluster_state:ok" in direct.execute_command("CLUSTER", "INFO"))
         async with cache_on(server.url) as cache:
             await use_until_refused(cache)
-            await until(lambda: cache._breaker._failures > 3)
+            await until(lambda: cache._redis.breaker._failures > 3)
             [problem] = cache.problems()
             assert "CROSSSLOT" in problem.detail
             assert problem.cure == "use a Redis that is not in cluster mode"
@@ -261,13 +261,13 @@ async def test_the_cause_of_a_failed_connection_is_named(server: RedisServer, fa
 async def test_whatever_the_driver_raises_is_an_outage_and_no_error(server: RedisServer) -> None:
     async with cache_on(url_of(server)) as cache:
         # An option that the driver does not know fails each time it connects.
-        cache._client.connection_pool.connection_kwargs["no_such_option"] = True
-        await cache._client.connection_pool.disconnect()
-        cache._client.connection_pool.reset()
+        cache._redis.client.connection_pool.connection_kwargs["no_such_option"] = True
+        await cache._redis.client.connection_pool.disconnect()
+        cache._redis.client.connection_pool.reset()
         assert not await write(cache)
         assert await cache.fetch(FlagId("default", "a"), 5) is None
-        assert cache._breaker.opened >= 1
+        assert cache._redis.breaker.opened >= 1
         assert [problem.name for problem in cache.problems()] in ([UNAVAILABLE], [])
-        del cache._client.connection_pool.connection_kwargs["no_such_option"]
+        del cache._redis.client.connection_pool.connection_kwargs["no_such_option"]
         await until(lambda: cache.available)
         assert await write(cache)

@@ -13,11 +13,10 @@ from flagsvc.adapters.causes import Cause
 from flagsvc.adapters.checks.steps import CheckFailed, Finding, Steps, clock_detail, closing_quietly
 from flagsvc.adapters.redis import scripts
 from flagsvc.adapters.redis.causes import CREDENTIALS, redis_cause
-from flagsvc.adapters.redis.keys import Keys
+from flagsvc.adapters.redis.keys import NO_FLAG, Keys
 from flagsvc.adapters.redis.options import checked_options
-from flagsvc.core.model import DEFAULT_SET, FlagId
 
-_NO_FLAG = FlagId(DEFAULT_SET, "")
+_NO_INFO = "unknown, for the user may not run INFO; only metrics need it"
 
 
 def check_redis(url: str, timeout_s: float, prefix: str = "") -> list[Finding]:
@@ -26,7 +25,7 @@ def check_redis(url: str, timeout_s: float, prefix: str = "") -> list[Finding]:
         checked_options(url), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
     )
     keys = Keys(prefix, client.connection_pool.connection_kwargs.get("db", 0))
-    entry = keys.entry(_NO_FLAG)
+    entry = keys.entry(NO_FLAG)
     steps = Steps("cache", _cause)
     with closing_quietly(client.close):
         connection = "connection (TLS)" if url.startswith("rediss:") else "connection"
@@ -78,7 +77,7 @@ def _version(client: Any) -> str:
     try:
         return f"Redis {client.info('server')['redis_version']}"
     except redis.ResponseError:
-        return "unknown, for the user may not run INFO; only metrics need it"
+        return _NO_INFO
 
 
 def _write(client: Any, entry: str) -> str:
@@ -90,7 +89,7 @@ def _write(client: Any, entry: str) -> str:
 def _scripts(client: Any, keys: Keys) -> str:
     client.eval("return 1", 0)
     client.evalsha(client.script_load("return 1"), 0)
-    client.register_script(scripts.PROBE)(keys=keys.probed(_NO_FLAG), args=[keys.channel])
+    client.register_script(scripts.PROBE)(keys=keys.probed(), args=[keys.channel])
     return "EVAL, EVALSHA and SCRIPT LOAD work"
 
 
@@ -102,7 +101,7 @@ def _transaction(client: Any, entry: str) -> str:
 
 
 def _probe(client: Any, keys: Keys) -> str:
-    names = keys.probed(_NO_FLAG)
+    names = keys.probed()
     client.eval(scripts.PROBE, len(names), *names, keys.channel)
     return "a script wrote, removed and published"
 
@@ -124,7 +123,7 @@ def _memory(client: Any) -> str:
     try:
         found = client.info("memory")
     except redis.ResponseError:
-        return "unknown, for the user may not run INFO; only metrics need it"
+        return _NO_INFO
     used, limit, policy = found["used_memory"], found["maxmemory"], found["maxmemory_policy"]
     if not limit:
         return f"{used / 1e6:.0f} MB used, without limit"

@@ -10,6 +10,9 @@ from urllib.parse import quote, unquote
 
 from flagsvc.core.model import DEFAULT_SET, FlagId
 
+NO_FLAG = FlagId(DEFAULT_SET, "")
+"""Its entry is what a probe writes and removes: no flag has an empty key."""
+
 
 class Keys:
     """The names under one prefix, which may be empty, in one database."""
@@ -31,9 +34,9 @@ class Keys:
         """Return the key that one caller of all replicas holds while it fills this entry."""
         return f"{self._start}feature-flag-fill{_suffix(flag_id)}"
 
-    def probed(self, no_flag: FlagId) -> tuple[str, ...]:
+    def probed(self) -> tuple[str, ...]:
         """Return the keys that a probe tries: an entry that no flag has, and one of each other kind."""
-        return (self.entry(no_flag), self.fill(no_flag), self.lease, *self.heartbeats, self.owner)
+        return (self.entry(NO_FLAG), self.fill(NO_FLAG), self.lease, *self.heartbeats, self.owner)
 
     def flag_id_at(self, key: bytes) -> FlagId | None:
         """Return the flag whose entry has this key; None when the key is not one of these."""
