@@ -21,11 +21,11 @@ from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.cache_lease import CacheLease
-from flagsvc.replication.follower import FeedKind, Follower
+from flagsvc.replication.follower import Follower
 from flagsvc.replication.heartbeats import Heartbeats, replica_name
 from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
-from flagsvc.replication.stream_progress import StreamProgress
+from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
@@ -73,7 +73,7 @@ class Replica:
         self._snapshot = snapshot_for(settings)
 
         def store_id() -> str:
-            return self.follower.lineage.store_id
+            return self.follower.proof.lineage.store_id
 
         self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
@@ -115,8 +115,8 @@ class Replica:
         if self.near.restored:
             return self.follower.tried.is_set() or time.monotonic() - self._started > STORE_WAIT_S
         if self.settings.near_cache_entries > 0:
-            return self.follower.loaded.is_set()
-        return self.follower.loaded.is_set() and (self.follower.store_up or self.cache_is_up())
+            return self.follower.proof.loaded.is_set()
+        return self.follower.proof.loaded.is_set() and (self.follower.store_up or self.cache_is_up())
 
     def cache_is_up(self) -> bool:
         """Whether the shared cache answers; False without one."""
@@ -142,7 +142,7 @@ class Replica:
             ready=self.is_ready(),
             store_up=self.follower.store_up,
             cache_up=self.cache_is_up(),
-            subscription_up=self.follower.subscription_up,
+            subscription_up=self.follower.channels.subscription_up,
             change_feed=self.follower.feed_kind,
             change_feed_up=self.follower.feed_up,
             lease_left_s=self.cache_lease.left_s,
@@ -153,17 +153,14 @@ class Replica:
     def _problems(self) -> Iterator[Problem]:
         """Yield what is configured here and does not work now. `flagsvc status` exits 1 while there is anything."""
         follower = self.follower
-        if follower.store_problem is not None:
-            yield follower.store_problem
-        if follower.feed_problem is not None:
-            yield follower.feed_problem
+        yield from follower.problems()
         is_started = time.monotonic() - self._started > SUBSCRIPTION_TIMEOUT_S
         if is_started and follower.feed_kind is FeedKind.STREAM and follower.store_up and not follower.feed_up:
             detail = "the change stream of the store delivers nothing, so changes of other programs arrive late"
             yield Problem("change_stream_down", detail, "see the log events change_stream_broke and store_unavailable")
         if self.cache is not None:
             yield from (problems := self.cache.problems())
-            if is_started and not problems and not follower.subscription_up:
+            if is_started and not problems and not follower.channels.subscription_up:
                 detail = "the channel of the shared cache delivers nothing, so changes arrive late"
                 yield Problem("cache_subscription_down", detail, "check the connection to Redis, and Redis' log")
         if self._snapshot is not None:
@@ -175,7 +172,6 @@ class Replica:
             detail = f"flags over {MAX_SERVED_BYTES} bytes answer GENERAL; here {len(self.near.too_large)}: {names}"
             cure = "make their values smaller, or disable or delete them: both work for flags of any size"
             yield Problem("flag_too_large", detail, cure)
-        yield from follower.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""
@@ -184,11 +180,11 @@ class Replica:
         if self.near.limit == 0:
             log.warning("snapshots_off", detail="FLAGSVC_NEAR_CACHE_ENTRIES is 0, so there is nothing to save.")
         saved = await snapshot_writer.read(self._snapshot)
-        if saved is not None and self.follower.lineage.may_restore(saved.store_id):
+        if saved is not None and self.follower.proof.lineage.may_restore(saved.store_id):
             if self.cache is not None and saved.store_id:
                 self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
-            await self.follower.restore(saved.contents, age_s)
+            await self.follower.loader.restore(saved.contents, age_s)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 
@@ -203,7 +199,7 @@ class Replica:
         yield Sample("flagsvc_hit_ratio", "Share of lookups answered without the store.", ratio)
         yield Sample("flagsvc_store_reads_total", "Queries sent to the store.", self.store.reads)
         yield Sample("flagsvc_store_up", "1 while the store answers.", follower.store_up)
-        yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loads)
+        yield Sample("flagsvc_full_loads_total", "Full loads of the store.", follower.loader.loads)
         yield Sample("flagsvc_near_cache_entries", "Flags held in memory.", len(self.near))
         yield Sample("flagsvc_near_cache_bytes", "Memory of the flags held, as estimated.", self.near.bytes)
         about = "Seconds since the near cache was last known to equal the store."
@@ -212,9 +208,9 @@ class Replica:
         restarts = self.store.feed.stream_restarts if self.store.feed is not None else 0
         yield Sample("flagsvc_change_stream_restarts_total", "Failures of the change stream.", restarts)
         about = "Revisions assigned here to changes of other programs."
-        yield Sample("flagsvc_foreign_changes_total", about, follower.revision_assigner.assigned)
+        yield Sample("flagsvc_foreign_changes_total", about, follower.proof.revision_assigner.assigned)
         about = "Announced changes that the store contradicted, and that were replaced."
-        yield Sample("flagsvc_contradicted_announcements_total", about, follower.hints.contradicted)
+        yield Sample("flagsvc_contradicted_announcements_total", about, follower.proof.hints.contradicted)
         yield Sample("flagsvc_cache_lease_held", "1 on the holder of the cache lease.", self.cache_lease.is_holder)
         yield Sample("flagsvc_verify_checks_total", "Comparisons of the shared cache with the store.", audits.checks)
         yield Sample("flagsvc_verify_drifted_total", "Cache entries that differed from the store.", audits.drifted)
@@ -226,9 +222,9 @@ class Replica:
         yield Sample("flagsvc_announcements_sent_total", "Changes announced.", writes.announced)
         yield Sample("flagsvc_announcements_failed_total", "Changes not announced.", writes.not_announced)
         about = "Announcements received, own ones included."
-        yield Sample("flagsvc_announcements_received_total", about, follower.announcements_received)
+        yield Sample("flagsvc_announcements_received_total", about, follower.channels.received)
         about = "1 while announcements reach this replica."
-        yield Sample("flagsvc_cache_subscription_up", about, follower.subscription_up)
+        yield Sample("flagsvc_cache_subscription_up", about, follower.channels.subscription_up)
         if self.cache is not None:
             about = "Messages of other stores on this deployment's channel, which were ignored."
             yield Sample("flagsvc_foreign_store_messages_total", about, self.cache.foreign_messages)

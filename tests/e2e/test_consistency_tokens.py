@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.replication.follower import Follower
+from flagsvc.replication.change_channels import ChangeChannels
 from flagsvc.server import Server
 from tests.replicas import Client, info_of, reason_of, replica, until, until_serving
 from tests.servers import Mongod
@@ -32,7 +32,7 @@ async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[t
     for _ in range(number):
         client, server = await stack.enter_async_context(replica(**settings))
         await until_serving(client)
-        await until(lambda server=server: server.replica.follower.subscription_up)
+        await until(lambda server=server: server.replica.follower.channels.subscription_up)
         found.append((client, server))
     return found
 
@@ -143,7 +143,7 @@ async def test_a_consistency_token_is_not_met_from_memory_when_the_store_is_gone
         (ahead, _), (deaf, server) = await started(stack, 2, **urls)
         old = (await ahead.create("a")).revision
         await until(lambda: server.replica.near.changelogs.watermark("default") == old)
-        monkeypatch.setattr(Follower, "_apply_change", hears_nothing)
+        monkeypatch.setattr(ChangeChannels, "_apply_change", hears_nothing)
         mongod.pause()
         try:
             assert (await deaf.evaluate("a", min_revision=old)).revision == old, "known already"

@@ -180,7 +180,7 @@ async def test_a_toggle_on_one_replica_is_an_event_on_the_other(mongo_database_u
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server.replica.follower.subscription_up)
+        await until(lambda: server.replica.follower.channels.subscription_up)
         await one.stub.CreateFlag(pb.CreateFlagRequest(flag=flag("a")))
         events = Evaluator("v2", two.channel).events()
         assert await events.next() == ("provider_ready", {})

@@ -301,7 +301,7 @@ async def test_a_toggle_on_one_replica_reaches_streams_of_the_other(
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await until_serving(one)
         await until_serving(two)
-        await until(lambda: server.replica.follower.subscription_up)
+        await until(lambda: server.replica.follower.channels.subscription_up)
         call = opened(two)
         await next_flags(call)
         await one.create("a", status=1)

@@ -32,12 +32,12 @@ async def deployment(store_url: str, cache_url: str, count: int = 1) -> AsyncIte
         found = [await stack.enter_async_context(replica(**settings)) for _ in range(count)]
         for client, server in found:
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.subscription_up)
+            await until(lambda server=server: server.replica.follower.channels.subscription_up)
         for key in ("a", "b"):
             await found[0][0].create(key, status=ON)
         for _, server in found:
             await until(lambda server=server: server.replica.near.contains("default", 2))
-            await until(lambda server=server: not len(server.replica.follower.hints))
+            await until(lambda server=server: not len(server.replica.follower.proof.hints))
         yield found
 
 
@@ -74,7 +74,7 @@ async def test_a_forged_message_lives_at_most_one_staleness_bound(
         while not (await client.evaluate("a")).enabled:
             assert time.monotonic() - began < BOUND_S
             await asyncio.sleep(0.02)
-        assert follower.hints.contradicted == 1
+        assert follower.proof.hints.contradicted == 1
         status = await client.stub.GetStatus(pb.GetStatusRequest(), timeout=5)
         assert [problem.name for problem in status.replicas[0].problems] == ["announcements_contradicted"]
         # The real change of the forged revision is seen, written, and counts on from the store.
@@ -99,7 +99,7 @@ async def test_a_revision_out_of_bounds_or_far_ahead_is_never_applied(
             assert (await client.evaluate("a")).enabled
         assert (await two.toggle("a", False)).revision == 4
         await until(lambda: second.replica.near.contains("default", 4))
-        assert second.replica.follower.hints.contradicted == 0
+        assert second.replica.follower.proof.hints.contradicted == 0
 
 
 async def test_a_forged_revision_does_not_hide_the_change_that_has_it(store_url: str, redis_clean_url: str) -> None:
@@ -123,9 +123,9 @@ async def test_an_own_message_twice_and_late_contradicts_nothing(store_url: str,
             await one.toggle("a", bool(number % 2))
         publish(redis_clean_url, **off("a", 2))
         await until(lambda: second.replica.near.contains("default", 22))
-        await until(lambda: not len(second.replica.follower.hints))
-        assert second.replica.follower.hints.contradicted == 0
-        assert second.replica.follower.lineage.is_sound
+        await until(lambda: not len(second.replica.follower.proof.hints))
+        assert second.replica.follower.proof.hints.contradicted == 0
+        assert second.replica.follower.proof.lineage.is_sound
 
 
 async def test_a_poisoned_counter_of_an_older_version_does_not_end_writes(

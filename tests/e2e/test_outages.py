@@ -109,7 +109,7 @@ async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_returns(
             assert (await client.evaluate(KEYS[0])).revision == flag.revision
             await asyncio.to_thread(redis_server.start) if fault == "kill" else redis_server.resume()
             await until_serving(client, "cache")
-            await until(lambda: server.replica.follower.subscription_up)
+            await until(lambda: server.replica.follower.channels.subscription_up)
             await asyncio.sleep(0.5)
         assert load.wrong == []
         load.check_waits()
@@ -193,7 +193,7 @@ async def test_a_replica_catches_up_on_changes_missed_while_the_channel_was_cut(
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url}
     async with replica(**settings) as (one, _), replica(**settings) as (two, server):
         await fill(one)
-        await until(lambda: server.replica.follower.subscription_up)
+        await until(lambda: server.replica.follower.channels.subscription_up)
         redis_server.kill()
         flag = await one.toggle(KEYS[0], False)
         await asyncio.to_thread(redis_server.start)
@@ -221,7 +221,7 @@ async def test_a_lost_announcement_heals_before_the_replicas_own_poll(
     settings = {"store_url": mongo_database_url, "cache_url": redis_server.url, "staleness_bound_s": 60.0}
     async with replica(**settings) as (client, server):
         await fill(client)
-        await until(lambda: server.replica.follower.subscription_up)
+        await until(lambda: server.replica.follower.channels.subscription_up)
         await asyncio.sleep(0.5)
         dying = store_for(mongo_database_url)
         entry = await dying.write(FlagId("default", KEYS[0]), changes.toggle(KEYS[0], False, None, AUTHOR))

@@ -33,7 +33,7 @@ async def replicas(number: int, **settings: Any) -> AsyncIterator[list[Client]]:
         for _ in range(number):
             client, server = await stack.enter_async_context(replica(**settings))
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.subscription_up)
+            await until(lambda server=server: server.replica.follower.channels.subscription_up)
             clients.append(client)
         yield clients
 

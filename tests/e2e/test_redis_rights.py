@@ -33,7 +33,7 @@ async def test_the_documented_user_has_every_right_that_is_needed(
         async with replica(**settings) as (one, first), replica(**settings) as (two, second):
             for client, server in ((one, first), (two, second)):
                 await until_serving(client)
-                await until(lambda server=server: server.replica.follower.subscription_up)
+                await until(lambda server=server: server.replica.follower.channels.subscription_up)
             await until(lambda: any(s.replica.cache_lease.is_holder for s in (first, second)))
             created = await one.stub.CreateFlag(
                 pb.CreateFlagRequest(

@@ -27,7 +27,7 @@ async def test_a_redis_that_becomes_read_only(mongo_database_url: str, redis_ser
     with redis.Redis.from_url(redis_server.url) as direct, capture_logs() as logs:
         async with replica(store_url=mongo_database_url, cache_url=redis_server.url) as (client, server):
             await client.create("a")
-            await until(lambda: server.replica.follower.subscription_up)
+            await until(lambda: server.replica.follower.channels.subscription_up)
             assert (await spread_of(client)).reached == pb.WRITE_LEVEL_CACHED
             assert (await spread_of(client, pb.WRITE_LEVEL_APPLIED)).reached == pb.WRITE_LEVEL_APPLIED
             assert server.replica.status().problems == ()

@@ -33,7 +33,7 @@ async def pair(mongo_database_url: str, redis_clean_url: str) -> AsyncIterator[t
             settings = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
             client, server = await stack.enter_async_context(replica(**settings))
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.subscription_up)
+            await until(lambda server=server: server.replica.follower.channels.subscription_up)
             clients.append(client)
         yield clients[0], clients[1]
 

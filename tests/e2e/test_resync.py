@@ -69,7 +69,7 @@ async def pair(store_url: str, redis_clean_url: str) -> AsyncIterator[list[tuple
         both = [await stack.enter_async_context(replica(**settings)) for _ in range(2)]
         for client, server in both:
             await until_serving(client)
-            await until(lambda server=server: server.replica.follower.subscription_up)
+            await until(lambda server=server: server.replica.follower.channels.subscription_up)
         await until(lambda: len(both[0][1].replica.heartbeats._peers) == 2)
         yield both
 
@@ -88,16 +88,16 @@ async def test_a_restored_store_is_noticed_and_a_resync_makes_every_replica_foll
     await one.toggle("a", False)
     await one.create("later", status=ON)
     await until(lambda: second.replica.near.contains("default", 3))
-    await until(lambda: not len(second.replica.follower.hints))
+    await until(lambda: not len(second.replica.follower.proof.hints))
     restore()
-    await until(lambda: not first.replica.follower.lineage.is_sound)
-    await until(lambda: not second.replica.follower.lineage.is_sound)
+    await until(lambda: not first.replica.follower.proof.lineage.is_sound)
+    await until(lambda: not second.replica.follower.proof.lineage.is_sound)
     assert "store_went_back" in await names(one)
     assert not (await two.evaluate("a")).enabled, "no replica goes back by itself"
 
     described = await one.stub.Resync(pb.ResyncRequest(), timeout=10)
     assert (described.done, len(described.waiting)) == (False, 2)
-    assert not first.replica.follower.lineage.is_sound
+    assert not first.replica.follower.proof.lineage.is_sound
 
     identity = first.replica.store.identity
     report = await one.stub.Resync(pb.ResyncRequest(confirm=True), timeout=20)
@@ -114,7 +114,7 @@ async def test_a_restored_store_is_noticed_and_a_resync_makes_every_replica_foll
     assert toggled.revision > counters["default"], "the store counts on from where it is"
     await until(lambda: second.replica.near.contains("default", toggled.revision))
     assert not (await two.evaluate("a")).enabled
-    await until(lambda: all(server.replica.follower.lineage.is_sound for _, server in pair))
+    await until(lambda: all(server.replica.follower.proof.lineage.is_sound for _, server in pair))
     with redis.Redis.from_url(redis_clean_url) as direct:
         assert str(first.replica.store.identity.id).encode() in (direct.get(OWNER_KEY) or b"")  # type: ignore[union-attr]
         assert str(first.replica.store.identity.id).encode() in (direct.get("feature-flag:a") or b"")  # type: ignore[union-attr]

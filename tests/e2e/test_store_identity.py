@@ -23,7 +23,7 @@ ON = types.FLAG_STATUS_ENABLED
 async def ready(client: Client, server: Server, *, subscribed: bool = True) -> None:
     await until_serving(client)
     if subscribed:
-        await until(lambda: server.replica.follower.subscription_up)
+        await until(lambda: server.replica.follower.channels.subscription_up)
 
 
 async def problems(client: Client) -> dict[str, pb.Problem]:
@@ -55,7 +55,7 @@ async def test_two_deployments_on_one_redis_both_work_in_full(tmp_path: Path, re
         )
         assert list(toggled.spread.applied_by) == [staging.replica.heartbeats.name]
         await prod.create("other", status=ON)  # its announcement comes after what staging announced
-        await until(lambda: production.replica.follower.announcements_received == 2)
+        await until(lambda: production.replica.follower.channels.received == 2)
         assert (await prod.evaluate("night-mode")).enabled
         assert not (await stage.evaluate("night-mode")).enabled
         for client, server in ((prod, production), (stage, staging)):
@@ -113,7 +113,7 @@ async def test_messages_of_another_store_are_ignored_counted_and_logged_once(
     async with replica(**first) as (client, server):
         await ready(client, server)
         await client.create("a", status=ON)
-        before = server.replica.follower.announcements_received
+        before = server.replica.follower.channels.received
         flag = {"key": "a", "status": "DISABLED", "revision": 2}
         theirs = '{"set":"default","key":"a","revision":2,"flag":%s,"store":["ffff","mongodb://other/db"]}'
         with redis.Redis.from_url(redis_clean_url) as direct:
@@ -123,7 +123,7 @@ async def test_messages_of_another_store_are_ignored_counted_and_logged_once(
         cache = server.replica.cache
         assert cache is not None
         await until(lambda: cache.foreign_messages == 3)
-        assert server.replica.follower.announcements_received == before
+        assert server.replica.follower.channels.received == before
         assert (await client.evaluate("a")).enabled
     logged = capsys.readouterr()
     assert (logged.out + logged.err).count("mongodb://other/db") == 1
@@ -159,7 +159,7 @@ async def test_a_snapshot_of_another_store_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "flags.db").unlink()
     async with replica(**settings) as (client, server):
         await until_serving(client)
-        await until(lambda: server.replica.follower.loaded.is_set() and not server.replica.near.restored)
+        await until(lambda: server.replica.follower.proof.loaded.is_set() and not server.replica.near.restored)
         assert (await client.evaluate("a")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
         assert (await client.create("c", status=ON)).revision == 1
         assert (await client.evaluate("c")).enabled

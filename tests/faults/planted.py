@@ -78,17 +78,18 @@ def _unchecked() -> None:
 
 def _deaf() -> None:
     """Announcements and the change stream are ignored, and a poll never finds a change."""
+    from flagsvc.replication.change_channels import ChangeChannels  # noqa: PLC0415
     from flagsvc.replication.follower import Follower  # noqa: PLC0415
     from flagsvc.view.near_cache import NearCache  # noqa: PLC0415
 
     verify_view = Follower._verify_view
 
     async def once(self: Any) -> None:
-        if not self.loaded.is_set():
+        if not self.proof.loaded.is_set():
             await verify_view(self)
 
     Follower._verify_view = once  # type: ignore[method-assign]
-    Follower._apply_change = lambda *_: None  # type: ignore[method-assign]
+    ChangeChannels._apply_change = lambda *_: None  # type: ignore[method-assign]
     NearCache.is_fresh = lambda *_: True  # type: ignore[method-assign]
 
 

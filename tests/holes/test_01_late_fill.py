@@ -118,9 +118,9 @@ async def test_01_a_load_of_everything_paused_before_it_is_taken_brings_nothing_
         await writer.client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="b"))
         created = (await writer.client.create("c")).revision
         await until(lambda: reader.held("c") == created)
-        loads = reader.replica.follower.loads
+        loads = reader.replica.follower.loader.loads
         gate.open()
-        await until(lambda: reader.replica.follower.loads > loads)
+        await until(lambda: reader.replica.follower.loader.loads > loads)
         assert (await reader.client.evaluate("a")).revision == toggled
         assert (await reader.client.evaluate("b")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
         assert (await reader.client.evaluate("c")).revision == created

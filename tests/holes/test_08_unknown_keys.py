@@ -64,7 +64,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         with Cached(redis_clean_url) as cached:
             assert cached.redis.dbsize() < DIFFERENT + 20
 
-        heard = [each.replica.follower.announcements_received for each in partial]
+        heard = [each.replica.follower.channels.received for each in partial]
         created = await whole.client.create("unknown-7", status=ENABLED)
         with Cached(redis_clean_url) as cached:
             entry = cached.entry("unknown-7")
@@ -72,7 +72,7 @@ async def test_08_a_hundred_thousand_unknown_keys_cost_a_bounded_amount_and_a_cr
         assert entry.revision == created.revision, "it is still reported as unknown"
         assert (await whole.client.evaluate("unknown-7")).enabled
         for each, before in zip(partial, heard, strict=True):
-            await until(lambda e=each, b=before: e.replica.follower.announcements_received > b)
+            await until(lambda e=each, b=before: e.replica.follower.channels.received > b)
             assert (await each.client.evaluate("unknown-7")).revision == created.revision, "not seen at once"
 
 

@@ -110,11 +110,11 @@ async def cursor_breaks(breaking: Breaking, name: str, mongo_url: str, redis_url
         await all_there(partial, name, ways=2)
         assert breaking.broken == 2, "the listing was not broken"
 
-        breaking.armed, loads = 3, whole.replica.follower.loads
+        breaking.armed, loads = 3, whole.replica.follower.loader.loads
         raise_counter(mongo_url)
         await until(lambda: breaking.broken == 3)
         await all_there(whole, name, ways=1)
-        await until(lambda: whole.replica.follower.loads > loads)
+        await until(lambda: whole.replica.follower.loader.loads > loads)
         await all_there(whole, name, ways=1)
         assert [change.flag_key for change in watched.changes if not change.HasField("flag")] == []
         await watched.close()
@@ -125,11 +125,11 @@ async def server_breaks(breaking: Breaking, name: str, mongod: Mongod, redis_url
     insert_all(url, name)
     settings = {"store_url": url, "cache_url": redis_url, "staleness_bound_s": 1.5, "store_timeout_s": 0.5}
     async with running(NEAR, **settings) as (whole,):
-        breaking.armed, loads = 1, whole.replica.follower.loads
+        breaking.armed, loads = 1, whole.replica.follower.loader.loads
         raise_counter(url)
         await until(lambda: breaking.broken == 1)
         await until(lambda: not whole.replica.follower.store_up)
         await all_there(whole, name, ways=1)
         await asyncio.to_thread(mongod.start)
-        await until(lambda: whole.replica.follower.loads > loads)
+        await until(lambda: whole.replica.follower.loader.loads > loads)
         await all_there(whole, name, ways=1)

@@ -178,14 +178,14 @@ async def test_a_deletion_that_only_a_load_found_is_not_taken_for_an_announced_o
     follower = follower_of(near, stores[0])
     follower.start()
     try:
-        await until(lambda: follower.loaded.is_set() and near.changelogs.watermark("default") == other.revision)
+        await until(lambda: follower.proof.loaded.is_set() and near.changelogs.watermark("default") == other.revision)
         flags.delete_one({"key": "chat"})
         await follower.load_all()
         held = near.get(CHAT)
         assert held is not None
         assert held.entry == Entry.absent(CHAT, other.revision)
-        await until(lambda: follower.revision_assigner.assigned > 0)
-        await until(lambda: not follower.revision_assigner)
+        await until(lambda: follower.proof.revision_assigner.assigned > 0)
+        await until(lambda: not follower.proof.revision_assigner)
         assert await counter(stores[1]) == near.changelogs.watermark("default") > other.revision
     finally:
         await follower.close()

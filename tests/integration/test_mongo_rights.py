@@ -145,7 +145,7 @@ async def test_a_read_only_replica_serves_changes_of_others_and_reports_what_it_
                 direct[DATABASE]["feature_flags"].update_many({}, {"$set": {"status": "ENABLED"}})
             for key in ("a", "b"):
                 await until_value(client, key)
-            assigner = server.replica.follower.revision_assigner
+            assigner = server.replica.follower.proof.revision_assigner
             await until(lambda: not assigner)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await client.toggle("a", True)

@@ -51,7 +51,7 @@ async def main(store: str, control: str) -> None:
 
     async def controlled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
-            ready = server.replica.is_ready() and server.replica.follower.is_compiled
+            ready = server.replica.is_ready() and server.replica.follower.loader.is_compiled
             answer = [*ticker.taken(), ready, server.port, server.ofrep_port]
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
