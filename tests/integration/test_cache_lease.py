@@ -18,6 +18,7 @@ from flagsvc.ports import Entry, LeaseAnswer, LeaseState, StoreContents
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge
 from tests.replicas import until
 from tests.servers import RedisServer
 from tests.stores import LEASE_KEY, STORE
@@ -65,8 +66,7 @@ async def cache(redis_clean_url: str) -> AsyncIterator[LossyCache]:
 
 def loaded(revision: int, limit: int = 10) -> NearCache:
     near = NearCache(limit, 5.0)
-    near.merge(
-        StoreContents([Flag(key="a", revision=revision)], {"default": revision}), time.monotonic(), time.monotonic()
+    merge(near, StoreContents([Flag(key="a", revision=revision)], {"default": revision}), time.monotonic(), time.monotonic()
     )
     return near
 
@@ -130,7 +130,7 @@ async def test_a_change_that_a_load_has_overtaken_is_not_put_as_if_it_were_new(c
     lease = CacheLease(near, cache, TIMING)
     asked_at = time.monotonic()
     near.apply_change(entry(2), time.monotonic())
-    near.merge(StoreContents([Flag(key="a", revision=3)], {"default": 3}), asked_at, asked_at)
+    merge(near, StoreContents([Flag(key="a", revision=3)], {"default": 3}), asked_at, asked_at)
     cache.lose = 1
     await lease.step()
     await lease.step()

@@ -21,6 +21,7 @@ from flagsvc.replication.heartbeats import AckStatus, Heartbeats
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge, restore
 
 TIMING = Timing.of_bound(5.0)
 STATUS = ReplicaStatus(
@@ -67,7 +68,7 @@ class Replica:
     def __init__(self, *, name: str = "this", timing: Timing = TIMING) -> None:
         now = time.monotonic()
         self.near = NearCache(10, 5.0)
-        self.near.merge(StoreContents([Flag(key="a", revision=7)], {"default": 7}), now - VIEW_AGE_S, now)
+        merge(self.near, StoreContents([Flag(key="a", revision=7)], {"default": 7}), now - VIEW_AGE_S, now)
         self.progress = StreamProgress(checkpoint=now, unbroken_since=now - 60)
         self.cache = Recorder()
         self.heartbeats = Heartbeats(
@@ -167,9 +168,9 @@ async def test_a_view_from_a_snapshot_or_without_any_load_is_never_proven(replic
     assert replica.receive(unbroken) > NEVER
     replica.heartbeats._near = near = NearCache(10, 5.0)
     assert replica.receive(replace(unbroken, revisions={}, stream_age_s=math.inf)) == NEVER
-    near.restore(contents, 0.0, time.monotonic())
+    restore(near, contents, 0.0, time.monotonic())
     assert replica.receive(unbroken) == NEVER
-    near.merge(contents, time.monotonic(), time.monotonic())
+    merge(near, contents, time.monotonic(), time.monotonic())
     assert replica.receive(unbroken) > NEVER
 
 

@@ -10,6 +10,7 @@ from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Announced, Entry, StoreContents
 from flagsvc.replication.hints import MAX_AHEAD, MAX_NOTED, Hints
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge
 
 A, B = FlagId("default", "a"), FlagId("default", "b")
 
@@ -25,7 +26,8 @@ class View:
         self.near = NearCache(100, 5.0)
         self.hints = Hints(self.near)
         now = time.monotonic()
-        self.near.merge(StoreContents([Flag(key="a", revision=1), Flag(key="b", revision=2)], {"default": 2}), now, now)
+        flags = [Flag(key="a", revision=1), Flag(key="b", revision=2)]
+        merge(self.near, StoreContents(flags, {"default": 2}), now, now)
 
     def hear(self, said: Entry, event_revision: int = 0) -> bool:
         """Receive an announcement, as a follower does."""

@@ -13,6 +13,7 @@ from flagsvc.ports import Entry, StoreContents, UnversionedChange
 from flagsvc.view.changelog import LOG_LENGTH, RECENT_S
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge, restore
 
 
 def entry(revision: int, key: str = "a", flag_set: str = "default") -> Entry:
@@ -42,7 +43,7 @@ def test_what_is_held_never_returns_to_an_older_revision(steps: list[tuple[int, 
     for number, (revision, exists, loaded) in enumerate(steps):
         offered = entry(revision) if exists else gone(revision)
         if loaded:
-            cache.merge(contents(*([offered] if exists else []), default=revision), float(number), float(number))
+            merge(cache, contents(*([offered] if exists else []), default=revision), float(number), float(number))
         else:
             cache.apply_change(offered, float(number))
         now = held(cache)
@@ -54,7 +55,7 @@ def test_what_is_held_never_returns_to_an_older_revision(steps: list[tuple[int, 
 def test_what_a_list_returned_without_room_to_hold_it_raises_the_high_water_mark() -> None:
     cache = near(limit=1)
     listed = [flag for each in (entry(3), entry(4, "b")) if (flag := each.flag)]
-    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
+    merge(cache, contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     cache.apply_read(entry(2, "b"), 0.0, 0.0)
     for each in listed:
         cache.note_served(each, 1.0, 1.0)
@@ -66,35 +67,35 @@ def test_what_a_list_returned_without_room_to_hold_it_raises_the_high_water_mark
 
 def test_a_late_read_does_not_restore_a_deleted_flag() -> None:
     cache = near()
-    cache.merge(contents(entry(1), default=1), 0.0, 0.0)
+    merge(cache, contents(entry(1), default=1), 0.0, 0.0)
     cache.apply_change(gone(2), 1.0)
-    cache.merge(contents(default=2), 2.0, 2.0)
+    merge(cache, contents(default=2), 2.0, 2.0)
     cache.apply_read(entry(1), 3.0, 3.0)
     assert held(cache) == gone(2)
-    cache.merge(contents(default=2), 100.0, 100.0)
+    merge(cache, contents(default=2), 100.0, 100.0)
     assert held(cache) is None, "tombstones expire"
 
 
 def test_a_load_that_began_before_a_create_does_not_delete_it() -> None:
     cache = near()
-    cache.merge(contents(default=1), 0.0, 0.0)
+    merge(cache, contents(default=1), 0.0, 0.0)
     cache.apply_change(entry(2, "new"), 1.0)
-    cache.merge(contents(default=1), 0.5, 0.5)
+    merge(cache, contents(default=1), 0.5, 0.5)
     assert held(cache, "new") == entry(2, "new")
 
 
 def test_what_a_load_no_longer_has_is_deleted_and_listeners_are_notified() -> None:
     cache, reported = near(), []
-    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
+    merge(cache, contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     cache.changelogs.listen("default", lambda e, *_: reported.append((e.id.key, e.flag is None, e.revision)))
-    cache.merge(contents(entry(5), default=6), 1.0, 1.0)
+    merge(cache, contents(entry(5), default=6), 1.0, 1.0)
     assert reported == [("a", False, 5), ("b", True, 6)]
     assert cache.changelogs.watermark("default") == 6
 
 
 def test_a_gap_in_the_revisions_is_noticed_and_closes() -> None:
     cache = near()
-    cache.merge(contents(default=3), 0.0, 0.0)
+    merge(cache, contents(default=3), 0.0, 0.0)
     cache.apply_change(entry(6, "c"), 1.0)
     cache.apply_change(entry(5, "b"), 2.0)
     assert (cache.changelogs.watermark("default"), cache.changelogs.gap_since()) == (3, 1.0)
@@ -104,7 +105,7 @@ def test_a_gap_in_the_revisions_is_noticed_and_closes() -> None:
 
 def test_since_returns_what_came_after_or_none_where_that_is_unknown() -> None:
     cache = near()
-    cache.merge(contents(entry(2), entry(3, "b"), default=3), 0.0, 0.0)
+    merge(cache, contents(entry(2), entry(3, "b"), default=3), 0.0, 0.0)
     assert cache.changelogs.since("default", 2) is None, "a deletion at 3 could be missing"
     assert list(cache.changelogs.since("default", 3) or []) == []
     for revision in (5, 4):
@@ -124,7 +125,7 @@ def test_since_returns_what_came_after_or_none_where_that_is_unknown() -> None:
 
 def test_freshness_depends_on_the_age_of_the_view_alone() -> None:
     cache = near()
-    cache.merge(contents(entry(1), default=1), 10.0, 10.0)
+    merge(cache, contents(entry(1), default=1), 10.0, 10.0)
     a = cache.get(FlagId("default", "a"))
     assert cache.is_fresh(cache.verified_at_of(a), 15.0)
     assert not cache.is_fresh(cache.verified_at_of(a), 15.1)
@@ -136,7 +137,7 @@ def test_freshness_depends_on_the_age_of_the_view_alone() -> None:
 
 def test_an_announcement_does_not_verify_freshness() -> None:
     cache = near()
-    cache.merge(contents(entry(1), default=1), 10.0, 10.0)
+    merge(cache, contents(entry(1), default=1), 10.0, 10.0)
     cache.apply_change(entry(2), 100.0)
     assert held(cache) == entry(2)
     assert cache.verified_at_of(cache.get(FlagId("default", "a"))) == 10.0, "it may have been delayed in transit"
@@ -146,7 +147,7 @@ def test_an_entry_held_before_changes_were_missed_counts_by_its_own_age() -> Non
     cache = near(limit=2)
     for number in range(1, 4):
         cache.apply_read(entry(number, f"k{number}"), 1.0, 1.0)
-    cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 2.0, 2.0)
+    merge(cache, contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 2.0, 2.0)
     cache.apply_read(entry(2, "k2"), 3.0, 3.0)
     cache.mark_verified(5.0)
     k2 = cache.get(FlagId("default", "k2"))
@@ -173,7 +174,7 @@ def test_an_evicted_flag_does_not_return_with_an_older_revision() -> None:
 
 def test_more_flags_than_the_limit_are_not_held_and_the_cache_is_not_complete() -> None:
     cache = near(limit=2)
-    cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 0.0, 0.0)
+    merge(cache, contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 0.0, 0.0)
     assert (cache.complete, cache.partial.is_needed, len(cache)) == (False, True, 0)
     for number in range(10):
         cache.apply_read(entry(1, f"k{number}"), 1.0, 1.0)
@@ -183,7 +184,7 @@ def test_more_flags_than_the_limit_are_not_held_and_the_cache_is_not_complete() 
 
 def test_a_flood_of_unknown_keys_takes_no_room_from_a_complete_cache() -> None:
     cache = near(limit=3)
-    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
+    merge(cache, contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     for number in range(1_000):
         cache.apply_read(Entry.absent(FlagId("default", f"u{number}")), 1.0, 1.0)
     assert cache.complete
@@ -201,12 +202,12 @@ def test_flag_sets_are_separate() -> None:
 
 def test_a_change_without_a_new_revision_is_applied_and_reported() -> None:
     cache = near()
-    assert cache.merge(contents(entry(0), entry(4, "b"), default=4), 0.0, 0.0) == []
+    assert merge(cache, contents(entry(0), entry(4, "b"), default=4), 0.0, 0.0) == []
     foreign = Entry.of(Flag(key="a", name="changed by the other system"))
-    changed = cache.merge(contents(foreign, entry(4, "b"), entry(0, "c"), default=4), 1.0, 1.0)
+    changed = merge(cache, contents(foreign, entry(4, "b"), entry(0, "c"), default=4), 1.0, 1.0)
     assert held(cache) == foreign
     assert changed == [UnversionedChange(FlagId("default", "a"), 0), UnversionedChange(FlagId("default", "c"), 0)]
-    assert cache.merge(contents(foreign, entry(0, "c"), default=4), 2.0, 2.0) == [
+    assert merge(cache, contents(foreign, entry(0, "c"), default=4), 2.0, 2.0) == [
         UnversionedChange(FlagId("default", "b"), 4, gone=True)
     ]
     assert held(cache, "b") == gone(4, "b")
@@ -214,11 +215,11 @@ def test_a_change_without_a_new_revision_is_applied_and_reported() -> None:
 
 def test_a_flag_that_was_looked_up_once_more_is_absent_as_of_the_revision_of_that_read() -> None:
     cache = near()
-    cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
+    merge(cache, contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
     found = StoreContents([], {"default": 5}, {FlagId("default", "a"): 7})
     assert cache.has_flag(FlagId("default", "a"))
     assert not cache.has_flag(FlagId("default", "c"))
-    cache.merge(found, 1.0, 1.0)
+    merge(cache, found, 1.0, 1.0)
     assert (held(cache), held(cache, "b")) == (gone(7), gone(5, "b"))
     assert not cache.has_flag(FlagId("default", "a"))
     assert cache.changelogs.watermark("default") == 5
@@ -227,14 +228,14 @@ def test_a_flag_that_was_looked_up_once_more_is_absent_as_of_the_revision_of_tha
 def test_an_older_read_of_the_same_revision_does_not_win() -> None:
     cache = near()
     old, new = Flag(key="a", name="old", revision=3), Flag(key="a", name="new", revision=3)
-    cache.merge(contents(Entry.of(new), default=3), 5.0, 5.0)
+    merge(cache, contents(Entry.of(new), default=3), 5.0, 5.0)
     cache.apply_read(Entry.of(old), 4.0, 6.0)
     assert held(cache) == Entry.of(new)
 
 
 def test_of_two_overlapping_reads_of_one_revision_the_held_one_stays() -> None:
     cache = near()
-    cache.merge(contents(entry(3), default=3), 0.0, 0.0)
+    merge(cache, contents(entry(3), default=3), 0.0, 0.0)
     old, new = (Entry.of(Flag(key="a", name=name, revision=3)) for name in ("old", "new"))
     cache.apply_read(new, 1.0, 1.5)
     cache.apply_read(old, 1.2, 1.6)
@@ -247,7 +248,7 @@ def test_of_two_overlapping_reads_of_one_revision_the_held_one_stays() -> None:
 
 def test_a_load_that_overlapped_another_read_verifies_nothing_until_the_change_has_a_revision() -> None:
     cache = near()
-    cache.merge(contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
+    merge(cache, contents(entry(3), entry(4, "b"), default=4), 0.0, 0.0)
     read = Entry.of(Flag(key="a", name="read", revision=3))
     cache.apply_read(read, 1.0, 1.5)
     again = Entry.of(Flag(key="b", name="read", revision=4))
@@ -256,41 +257,41 @@ def test_a_load_that_overlapped_another_read_verifies_nothing_until_the_change_h
         UnversionedChange(FlagId("default", "a"), 3),
         UnversionedChange(FlagId("default", "b"), 4, gone=True),
     ]
-    assert cache.merge(contents(entry(3), default=4), 1.2, 2.0) == unversioned
+    assert merge(cache, contents(entry(3), default=4), 1.2, 2.0) == unversioned
     assert (held(cache), held(cache, "b"), cache.verified_at) == (read, again, 0.0)
-    cache.merge(contents(entry(3), default=4), 2.1, 2.2)
+    merge(cache, contents(entry(3), default=4), 2.1, 2.2)
     assert (held(cache), held(cache, "b"), cache.verified_at) == (entry(3), gone(4, "b"), 2.1)
 
 
 def test_a_snapshot_is_never_fresh_and_the_store_wins_over_it() -> None:
     cache, reported = near(), []
-    cache.restore(contents(entry(7), entry(3, "b"), default=7), 0.0, 100.0)
+    restore(cache, contents(entry(7), entry(3, "b"), default=7), 0.0, 100.0)
     found = cache.get(FlagId("default", "a"))
     assert found is not None
     assert (cache.complete, cache.restored, found.origin) == (True, True, Source.SNAPSHOT)
     assert not cache.is_fresh(cache.verified_at_of(found), 100.0), "whatever age it states"
     cache.changelogs.listen("default", lambda e, *_: reported.append(e))
-    cache.merge(contents(entry(5), entry(3, "b"), default=5), 101.0, 101.0)
+    merge(cache, contents(entry(5), entry(3, "b"), default=5), 101.0, 101.0)
     assert held(cache) == entry(5), "the store was restored from a backup since"
     assert (cache.restored, cache.changelogs.watermark("default"), reported) == (False, 5, [entry(5)])
 
 
 def test_a_change_without_a_new_revision_to_a_flag_of_a_snapshot_is_reported() -> None:
     cache = near()
-    cache.restore(contents(entry(7), default=7), 3600.0, 100.0)
+    restore(cache, contents(entry(7), default=7), 3600.0, 100.0)
     foreign = Entry.of(Flag(key="a", name="changed while no replica ran", revision=7))
-    assert cache.merge(contents(foreign, default=7), 101.0, 101.0) == [UnversionedChange(FlagId("default", "a"), 7)]
+    assert merge(cache, contents(foreign, default=7), 101.0, 101.0) == [UnversionedChange(FlagId("default", "a"), 7)]
 
 
 def test_a_flag_inserted_after_an_unseen_deletion_is_reported_and_does_not_replace_the_held_one() -> None:
     """Another program deleted and inserted it while no event arrived: with a loaded view, and with a snapshot."""
     inserted = Entry.of(Flag(key="a", name="by another program"))
     seen, restored = near(), near()
-    seen.merge(contents(entry(5), entry(6, "b"), default=6), 100.0, 100.0)
-    restored.restore(contents(entry(5), entry(6, "b"), default=6), 3600.0, 100.0)
+    merge(seen, contents(entry(5), entry(6, "b"), default=6), 100.0, 100.0)
+    restore(restored, contents(entry(5), entry(6, "b"), default=6), 3600.0, 100.0)
     for cache in (seen, restored):
         before = cache.verified_at
-        assert cache.merge(contents(inserted, entry(6, "b"), default=7), 101.0, 101.0) == [
+        assert merge(cache, contents(inserted, entry(6, "b"), default=7), 101.0, 101.0) == [
             UnversionedChange(FlagId("default", "a"), 5)
         ]
         assert (held(cache), cache.verified_at) == (entry(5), before), (
@@ -298,21 +299,21 @@ def test_a_flag_inserted_after_an_unseen_deletion_is_reported_and_does_not_repla
         )
         versioned = Entry.of(Flag(key="a", name="by another program", revision=8))
         cache.apply_change(versioned, 102.0)
-        assert cache.merge(contents(versioned, entry(6, "b"), default=8), 103.0, 103.0) == []
+        assert merge(cache, contents(versioned, entry(6, "b"), default=8), 103.0, 103.0) == []
         assert (held(cache), cache.verified_at) == (versioned, 103.0)
 
 
 def test_a_load_from_before_the_held_entry_changes_nothing() -> None:
     cache = near()
-    cache.merge(contents(entry(5), default=5), 0.0, 0.0)
+    merge(cache, contents(entry(5), default=5), 0.0, 0.0)
     cache.apply_change(entry(6), 2.0)
-    assert cache.merge(contents(entry(5), default=5), 1.0, 1.0) == []
+    assert merge(cache, contents(entry(5), default=5), 1.0, 1.0) == []
     assert held(cache) == entry(6)
 
 
 def test_force_replace_takes_a_smaller_revision_unless_the_entry_was_replaced_meanwhile() -> None:
     cache, reported = near(), []
-    cache.merge(contents(entry(5), default=5), 0.0, 0.0)
+    merge(cache, contents(entry(5), default=5), 0.0, 0.0)
     cache.changelogs.listen("default", lambda e, *_: reported.append(e))
     cache.force_replace(4, entry(3), 1.0, 1.0)
     assert held(cache) == entry(5)
@@ -323,8 +324,8 @@ def test_force_replace_takes_a_smaller_revision_unless_the_entry_was_replaced_me
 
 def test_an_emptied_store_empties_the_cache() -> None:
     cache = near()
-    cache.merge(contents(entry(7), default=7), 0.0, 0.0)
-    cache.merge(StoreContents([], {}), 1.0, 1.0)
+    merge(cache, contents(entry(7), default=7), 0.0, 0.0)
+    merge(cache, StoreContents([], {}), 1.0, 1.0)
     found = held(cache)
     assert found is not None
     assert (found.flag, found.revision) == (None, 7)
@@ -332,7 +333,7 @@ def test_an_emptied_store_empties_the_cache() -> None:
 
 def test_changes_are_reported_across_sets_also_those_of_flags_that_are_not_held() -> None:
     cache, reported = near(), []
-    cache.merge(contents(default=1), 0.0, 0.0)
+    merge(cache, contents(default=1), 0.0, 0.0)
     cache.when_changed(reported.append)
     cache.apply_change(entry(2, flag_set="other"), 1.0)
     cache.apply_change(gone(3, "never seen"), 1.0)
@@ -341,7 +342,7 @@ def test_changes_are_reported_across_sets_also_those_of_flags_that_are_not_held(
 
 def test_a_recent_change_is_known_until_it_is_old() -> None:
     cache = near()
-    cache.merge(contents(default=0), 0.0, 0.0)
+    merge(cache, contents(default=0), 0.0, 0.0)
     cache.apply_change(entry(1), 1.0)
     cache.apply_change(entry(2, "b"), 2.0)
     cache.apply_change(gone(3), 3.0)
@@ -361,7 +362,7 @@ def test_a_first_load_counts_as_recent_what_changed_shortly_before_it() -> None:
     flags = [Flag(key=key, updated_at=datetime.fromtimestamp(at, UTC)) for key, at in times.items()]
     reported: list[str] = []
     cache.changelogs.listen("default", lambda e, *_: reported.append(e.id.key))
-    cache.merge(StoreContents([*flags, Flag(key="timeless")], {"default": 3}), 10.0, 10.0)
+    merge(cache, StoreContents([*flags, Flag(key="timeless")], {"default": 3}), 10.0, 10.0)
     assert cache.changelogs.recent_changes("default", 10.0) == {"new": "update", "timeless": "update"}
     assert cache.changelogs.recent_changes("default", 10.1 + RECENT_S) == {}
     assert reported == [], "the first load is a change for nobody"
@@ -370,7 +371,7 @@ def test_a_first_load_counts_as_recent_what_changed_shortly_before_it() -> None:
 def test_filling_a_miss_is_no_change() -> None:
     cache, reported = near(limit=1), []
     cache.changelogs.listen("default", lambda e, _, kind: reported.append((e.id.key, kind)))
-    cache.merge(contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
+    merge(cache, contents(entry(1), entry(2, "b"), default=2), 0.0, 0.0)
     cache.apply_read(entry(2, "b"), 1.0, 1.0)
     assert reported == []
     cache.apply_change(entry(3, "c"), 2.0)
@@ -380,16 +381,16 @@ def test_filling_a_miss_is_no_change() -> None:
 
 def test_a_flag_without_revision_is_gone_when_the_store_no_longer_has_it() -> None:
     cache = near()
-    cache.merge(contents(entry(0), default=0), 0.0, 0.0)
-    cache.merge(contents(default=0), 1.0, 1.0)
+    merge(cache, contents(entry(0), default=0), 0.0, 0.0)
+    merge(cache, contents(default=0), 1.0, 1.0)
     assert held(cache) is None
-    cache.merge(contents(entry(0), default=0), 2.0, 2.0)
+    merge(cache, contents(entry(0), default=0), 2.0, 2.0)
     assert held(cache) == entry(0)
 
 
 def test_announcements_and_reads_from_before_the_view_do_not_restore_a_deleted_flag() -> None:
     cache = near()
-    cache.merge(contents(entry(1, "other"), default=3), 10.0, 10.0)
+    merge(cache, contents(entry(1, "other"), default=3), 10.0, 10.0)
     cache.apply_change(entry(2), 11.0)
     assert held(cache) is None, "deleted at 3, before this replica started"
     cache.apply_read(entry(2), 9.0, 11.0)
@@ -401,21 +402,20 @@ def test_announcements_and_reads_from_before_the_view_do_not_restore_a_deleted_f
 
 def test_an_insertion_without_revision_over_a_deletion_is_reported_and_nothing_is_verified_before_it_has_one() -> None:
     cache = near()
-    cache.merge(contents(entry(5), default=5), 0.0, 0.0)
+    merge(cache, contents(entry(5), default=5), 0.0, 0.0)
     cache.apply_change(gone(6), 1.0)
     inserted = Entry.of(Flag(key="a", name="by another program"))
-    assert cache.merge(contents(inserted, default=6), 2.0, 2.0) == [UnversionedChange(FlagId("default", "a"), 6)]
+    assert merge(cache, contents(inserted, default=6), 2.0, 2.0) == [UnversionedChange(FlagId("default", "a"), 6)]
     assert (held(cache), cache.verified_at) == (gone(6), 0.0)
-    cache.apply_change(Entry.of(Flag(key="a", name="by another program", revision=7)), 3.0)
-    assert (
-        cache.merge(contents(Entry.of(Flag(key="a", name="by another program", revision=7)), default=7), 4.0, 4.0) == []
-    )
+    versioned = Entry.of(Flag(key="a", name="by another program", revision=7))
+    cache.apply_change(versioned, 3.0)
+    assert merge(cache, contents(versioned, default=7), 4.0, 4.0) == []
     assert cache.verified_at == 4.0
 
 
 def test_changes_applied_between_two_steps_of_a_merge_are_not_undone_by_it() -> None:
     cache = near()
-    cache.merge(contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5), 0.0, 0.0)
+    merge(cache, contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5), 0.0, 0.0)
     # The load has a change of k4, a new flag, and k5 deleted. All of them change again before they are merged.
     loaded = contents(*(entry(n, f"k{n}") for n in range(1, 4)), entry(6, "k4"), entry(7, "new"), default=8)
     steps = cache.merging(loaded, 1.0, 1.1, [])

@@ -21,6 +21,7 @@ from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.view.near_cache import NearCache
 from tests.followers import STALENESS_S, follower_of, heartbeats_of
+from tests.near_caches import merge
 
 A = FlagId("default", "a")
 AUTHOR = Author(datetime.now(UTC))
@@ -51,7 +52,7 @@ async def test_a_list_asked_for_after_a_write_contains_it_although_an_older_load
     follower.tried.set()
     reader, writer = Reader(near, store, None, follower), Writer(near, store, None, heartbeats_of(near, store))
     await writer.write(A, create(Flag(key="a", status=Status.ENABLED), AUTHOR))
-    near.merge(await store.load(), time.monotonic() - 10 * STALENESS_S, time.monotonic() - 10 * STALENESS_S)
+    merge(near, await store.load(), time.monotonic() - 10 * STALENESS_S, time.monotonic() - 10 * STALENESS_S)
     store.gate.clear()
     earlier = asyncio.create_task(reader.flags("default"))
     await asyncio.sleep(0.05)
@@ -111,7 +112,7 @@ async def loaded(tmp_path: Path, *flags: Flag) -> tuple[CountingStore, Reader]:
     follower.tried.set()
     for flag in flags:
         await store.write(flag.id, create(flag, AUTHOR))
-    near.merge(await store.load(), time.monotonic(), time.monotonic())
+    merge(near, await store.load(), time.monotonic(), time.monotonic())
     return store, Reader(near, store, None, follower)
 
 

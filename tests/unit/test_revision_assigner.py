@@ -22,6 +22,7 @@ from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge
 
 A = FlagId("default", "a")
 TIMING = Timing.of_bound(5.0)
@@ -83,7 +84,7 @@ class HeldLease(CacheLease):
 @pytest.fixture
 def near() -> NearCache:
     near = NearCache(10, 5.0)
-    near.merge(StoreContents([Flag(key="a", revision=60)], {"default": 60}), 0.0, 0.0)
+    merge(near, StoreContents([Flag(key="a", revision=60)], {"default": 60}), 0.0, 0.0)
     return near
 
 

@@ -31,6 +31,7 @@ from flagsvc.ports import Entry, StoreContents
 from flagsvc.serving.quotas import Quotas
 from flagsvc.view.changelog import LOG_BYTES
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge
 
 AUTHOR = Author(datetime(2026, 11, 1, tzinfo=UTC))
 FLAG = Flag(key="a", status=Status.ENABLED)
@@ -111,7 +112,7 @@ def test_a_flag_of_any_size_can_be_toggled_and_deleted_and_its_history_stays_sma
 def test_a_near_cache_holds_no_more_bytes_than_it_may() -> None:
     fat = [replace(FLAG, key=f"k{number}", variants={"on": "x" * 50_000}, revision=number + 1) for number in range(100)]
     near = NearCache(1_000, 5.0, max_bytes=1_000_000)
-    near.merge(StoreContents(fat, {"default": 100}), 1.0, 1.0)
+    merge(near, StoreContents(fat, {"default": 100}), 1.0, 1.0)
     assert (near.complete, len(near), near.bytes) == (False, 0, 0)
     for flag in fat:
         near.apply_read(Entry.of(flag), 1.0, 1.0)
@@ -124,22 +125,22 @@ def test_a_near_cache_holds_no_more_bytes_than_it_may() -> None:
 def test_bytes_are_counted_right_through_changes_deletions_and_loads() -> None:
     near = NearCache(1_000, 5.0)
     flags = [replace(FLAG, key=f"k{number}", flag_set=f"s{number % 2}", revision=number + 1) for number in range(10)]
-    near.merge(StoreContents(flags, {"s0": 9, "s1": 10}), 1.0, 1.0)
+    merge(near, StoreContents(flags, {"s0": 9, "s1": 10}), 1.0, 1.0)
     bigger = replace(flags[0], variants={"on": "x" * 5_000}, revision=11)
     near.apply_change(Entry.of(bigger), 2.0)
     near.apply_change(Entry.absent(flags[1].id, 12), 2.0)
     now = [bigger, *flags[2:]]
     assert [near.totals_of(name).flags for name in ("s0", "s1")] == [5, 4]
     assert near.totals_of("s0").bytes == sum(estimated_memory(flag) for flag in now if flag.flag_set == "s0")
-    near.merge(StoreContents(now[:3], {"s0": 13, "s1": 14}), 200.0, 200.0)
-    near.merge(StoreContents(now[:3], {"s0": 13, "s1": 14}), 300.0, 300.0)
+    merge(near, StoreContents(now[:3], {"s0": 13, "s1": 14}), 200.0, 200.0)
+    merge(near, StoreContents(now[:3], {"s0": 13, "s1": 14}), 300.0, 300.0)
     assert near.bytes == sum(map(estimated_memory, now[:3]))
 
 
 def test_a_set_over_its_quota_takes_no_more_and_can_still_be_toggled_shortened_and_emptied() -> None:
     near = NearCache(1_000, 5.0)
     fat = replace(FLAG, variants={"on": "x" * 5_000}, default_variant="on", revision=1)
-    near.merge(StoreContents([fat, replace(FLAG, key="b", revision=2)], {"default": 2}), 1.0, 1.0)
+    merge(near, StoreContents([fat, replace(FLAG, key="b", revision=2)], {"default": 2}), 1.0, 1.0)
     few = Quotas(flags=2, bytes=10**9)
     with pytest.raises(QuotaExceeded, match='"default" has 2 flags, and FLAGSVC_MAX_FLAGS_PER_SET is 2'):
         few.checked("default", changes.create(replace(FLAG, key="c"), AUTHOR), near)(None)
@@ -195,7 +196,7 @@ def test_trailers_take_at_most_6_kb_and_say_how_many_violations_are_not_listed(e
 
 def test_a_large_flag_that_changes_often_is_not_kept_a_thousand_times() -> None:
     near = NearCache(1_000, 5.0)
-    near.merge(StoreContents([], {}), 1.0, 1.0)
+    merge(near, StoreContents([], {}), 1.0, 1.0)
     large = replace(FLAG, variants={"on": "x" * 500_000})
     for revision in range(1, 101):
         near.apply_change(Entry.of(replace(large, revision=revision)), 2.0)

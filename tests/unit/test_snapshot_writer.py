@@ -18,6 +18,7 @@ from flagsvc.ports import Entry, StoreContents
 from flagsvc.replication import snapshot_writer as snapshots
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.view.near_cache import NearCache
+from tests.near_caches import merge, restore
 from tests.snapshot_files import NOW, Kept, Near, at
 
 
@@ -178,13 +179,13 @@ async def test_a_replicas_view_survives_its_end(tmp_path: Path) -> None:
     near = NearCache(10, 5.0)
     flag = Flag(key="a", name="last", revision=7)
     async with running(near, at(tmp_path / "s")):
-        near.merge(StoreContents([Flag(key="a", revision=6)], {"default": 6}), time.monotonic(), time.monotonic())
+        merge(near, StoreContents([Flag(key="a", revision=6)], {"default": 6}), time.monotonic(), time.monotonic())
         near.apply_read(Entry.of(flag), time.monotonic(), time.monotonic())
     found = await snapshots.read(at(tmp_path / "s"))
     assert found is not None
     assert found.contents.flags == [flag]
     again = NearCache(10, 5.0)
-    again.restore(found.contents, 0.0, time.monotonic())
+    restore(again, found.contents, 0.0, time.monotonic())
     held = again.get(FlagId("default", "a"))
     assert held is not None
     assert held.entry == Entry.of(flag)
