@@ -80,12 +80,13 @@ class NearCache(HeldView):
         """
         self.partial.high_water_marks.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
-        if not self._fits(contents.flags):
+        flags = contents.flags
+        if len(flags) > self.limit or sum(map(estimated_memory, flags)) > self.max_bytes:
             self._held = HeldEntries()
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
             return
-        found = {flag.id: Entry.of(flag) for flag in contents.flags}
+        found = {flag.id: Entry.of(flag) for flag in flags}
         absent = [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
         entries = [*found.values(), *(Entry.absent(i, contents.revisions.get(i.flag_set, 0)) for i in absent)]
         for flag_id in [i for i, h in self._held.items() if h.entry.flag is None and h.received_at < asked_at]:

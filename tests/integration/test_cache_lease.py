@@ -66,8 +66,8 @@ async def cache(redis_clean_url: str) -> AsyncIterator[LossyCache]:
 
 def loaded(revision: int, limit: int = 10) -> NearCache:
     near = NearCache(limit, 5.0)
-    merge(near, StoreContents([Flag(key="a", revision=revision)], {"default": revision}), time.monotonic(), time.monotonic()
-    )
+    now = time.monotonic()
+    merge(near, StoreContents([Flag(key="a", revision=revision)], {"default": revision}), now, now)
     return near
 
 
