@@ -1,0 +1,47 @@
+"""What the middle needs of the outside. Adapters implement these protocols; nothing here knows a driver.
+
+An `as_of` is a moment of this process's `time.monotonic()`: what comes with it is not older than the store was then.
+"""
+
+from flagsvc.ports.cache import CacheEvent, FlagCache, Found, LeaseAnswer, LeaseState
+from flagsvc.ports.changes import (
+    NEVER,
+    Announced,
+    Checkpoint,
+    Entry,
+    IdentityChanged,
+    StoreContents,
+    StoreEvent,
+    StoreIdentity,
+    Subscribed,
+    UnversionedChange,
+)
+from flagsvc.ports.reports import Heartbeat, Problem, ReplicaStatus
+from flagsvc.ports.snapshot import Saved, Snapshot
+from flagsvc.ports.store import ChangeFeed, ChangesUnsupported, FlagStore
+
+__all__ = [
+    "NEVER",
+    "Announced",
+    "CacheEvent",
+    "ChangeFeed",
+    "ChangesUnsupported",
+    "Checkpoint",
+    "Entry",
+    "FlagCache",
+    "FlagStore",
+    "Found",
+    "Heartbeat",
+    "IdentityChanged",
+    "LeaseAnswer",
+    "LeaseState",
+    "Problem",
+    "ReplicaStatus",
+    "Saved",
+    "Snapshot",
+    "StoreContents",
+    "StoreEvent",
+    "StoreIdentity",
+    "Subscribed",
+    "UnversionedChange",
+]

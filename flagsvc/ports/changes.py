@@ -1,0 +1,100 @@
+"""What is known of flags, and how a change of one is reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flagsvc.core.model import Flag, FlagId
+
+NEVER = -math.inf
+"""The `as_of` of what nobody has verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A known state of one flag: its definition, or that it does not exist.
+
+    `flag` None with a revision above 0: absent as of that revision of its set (deleted, or never made).
+    """
+
+    id: FlagId
+    revision: int
+    flag: Flag | None
+
+    @staticmethod
+    def of(flag: Flag) -> Entry:
+        """A flag that exists."""
+        return Entry(flag.id, flag.revision, flag)
+
+    @staticmethod
+    def absent(flag_id: FlagId, revision: int = 0) -> Entry:
+        """A flag that does not exist; with revision 0 it is replaced by anything that was ever written."""
+        return Entry(flag_id, revision, None)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContents:
+    """Every flag of every set. `revisions`: per set, the revision up to which all changes are surely contained.
+
+    Later changes may be contained too. `absent`: flags that were looked up once more, each with a revision as of which
+    it does not exist.
+    """
+
+    flags: Sequence[Flag]
+    revisions: Mapping[str, int]
+    absent: Mapping[FlagId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """Which store something belongs to. `id`: made once and kept in the store; `name`: for people, without secrets."""
+
+    id: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return both, for logs and problems."""
+        return f"{self.name} ({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """A channel was (re)connected: earlier messages may have been missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A flag changed to this entry. `reply`: replicas that have applied it send a heartbeat at once.
+
+    `event_revision`: the revision of the announced change where the entry is already newer; 0: the entry's own.
+    """
+
+    entry: Entry
+    reply: bool = False
+    event_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityChanged:
+    """The store was given a new identity: what is held of it must be read from it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnversionedChange:
+    """Another program changed or deleted (`gone`) a flag without a new revision; `revision` is the one it has."""
+
+    id: FlagId
+    revision: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Every change that the store had at this moment has been delivered."""
+
+    as_of: float
+
+
+StoreEvent = Subscribed | Announced | UnversionedChange | Checkpoint

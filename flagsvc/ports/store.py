@@ -1,0 +1,101 @@
+"""The source of truth, and the change feed of one that other programs write to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from flagsvc.core.changes import Decide
+from flagsvc.core.model import FlagId, HistoryEntry
+from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports.reports import Problem
+
+
+class ChangesUnsupported(Exception):
+    """The store cannot report changes; it has to be read again and again instead.
+
+    `problem`: why a store that could do so does not; None where its kind has no change stream.
+    """
+
+    def __init__(self, problem: Problem | None = None) -> None:
+        super().__init__(problem.detail if problem else "")
+        self.problem = problem
+
+
+class ChangeFeed(Protocol):
+    """What a store offers whose flags other programs may change without counting revisions."""
+
+    @property
+    def stream_up(self) -> bool:
+        """Whether the change stream delivers now."""
+
+    @property
+    def stream_restarts(self) -> int:
+        """How often it broke."""
+
+    def changes(self) -> AsyncIterator[StoreEvent]:
+        """Deliver what changes in the store, by whomever, for ever; failures are restarted inside, with backoff.
+
+        Subscribed comes after each (re)start that may have missed something. Raises ChangesUnsupported, at once or
+        later.
+        """
+
+    async def save_resume_token(self) -> None:
+        """Save how far `changes` has delivered, so that a later process resumes there."""
+
+    async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
+        """Give a flag that still has this revision (or is gone) the next one, atomically. None: it has another by now.
+
+        Raises StoreUnavailable and WritesUnsupported.
+        """
+
+
+class FlagStore(Protocol):
+    """The source of truth. Every method raises StoreUnavailable when it cannot be asked in time."""
+
+    poll_interval_s: float
+    """Seconds between two polls where no channel reports changes."""
+    reads: int
+    """Queries sent, for metrics."""
+
+    @property
+    def feed(self) -> ChangeFeed | None:
+        """The store's change feed; None where every writer counts revisions."""
+
+    @property
+    def identity(self) -> StoreIdentity | None:
+        """Which store this is, as `open`, `load` or `revisions` last read it; None where it has no identity."""
+
+    async def renew_identity(self) -> None:
+        """Give the store a new identity, so that nothing kept elsewhere counts as its own any more.
+
+        Raises StoreUnavailable and WritesUnsupported.
+        """
+
+    async def open(self) -> None:
+        """Prepare (indexes, tables), and read or make the identity. May be called again, also after a failure."""
+
+    async def close(self) -> None:
+        """Release everything; no method may be called after."""
+
+    async def get(self, flag_id: FlagId) -> Entry:
+        """Read one flag, never from a secondary. A missing one has the revision that its set had at that time."""
+
+    async def load(self) -> StoreContents:
+        """Read everything."""
+
+    async def revisions(self) -> Mapping[str, int]:
+        """Read the newest revision of each flag set: cheap, to see whether anything changed.
+
+        Linearizable where there is more than one member: a primary that was replaced fails instead of answering.
+        """
+
+    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+        """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
+
+        The new revision is larger than every revision of the flag set before it, and revisions become visible in
+        their order. Raises what `decide` raises (nothing is changed then) and WritesUnsupported.
+        """
+
+    async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+        """Read a flag's changes, the newest first; empty for an unknown key."""
