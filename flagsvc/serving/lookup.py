@@ -9,26 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from flagsvc.core.errors import RevisionUnavailable, StoreUnavailable
-from flagsvc.core.model import FlagId, list_order
+from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, Found, StoreContents
 from flagsvc.serving.singleflight import SingleFlight
-from flagsvc.turns import in_turns, sorted_in_turns
 from flagsvc.view.entries import CacheEntry, Source
 from flagsvc.view.near_cache import NearCache
-from flagsvc.view.set_order import Position
 
 KNOWN_WAIT_S = 0.05
 """How long an evaluation waits for a fresh entry when an older one is held."""
 UNKNOWN_WAIT_S = 4.0
 """How long it waits when none is held; the stores' own time-outs are shorter."""
-LIST_WAIT_S = 30.0
-"""How long a list waits for the whole store where nothing less will do."""
 MAX_CACHE_READS = 16
 """Keys that the shared cache is asked for at a time: a large batch must not make its own time-outs run out."""
 OTHERS_FILL_S = 0.015
@@ -83,8 +78,6 @@ class Lookup:
         self._near, self._store, self._cache, self._loader = near, store, cache, loader
         self._reads: SingleFlight[FlagId, Answer] = SingleFlight()
         self._reads_at_least: SingleFlight[tuple[FlagId, int], Answer] = SingleFlight()
-        self._loads: SingleFlight[str, StoreContents] = SingleFlight()
-        self._counters: SingleFlight[str, Mapping[str, int]] = SingleFlight()
         self._cache_reads = asyncio.Semaphore(MAX_CACHE_READS)
         self.stats = LookupStats()
 
@@ -105,7 +98,7 @@ class Lookup:
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> Answer:
         """Find one definition. Raises RevisionUnavailable."""
-        await self._first_load()
+        await self.first_load()
         if (answer := self.cached(flag_id, min_revision)) is not None:
             return answer
         near, high_water_mark = self._near, self._near.high_water_mark(flag_id)
@@ -126,67 +119,14 @@ class Lookup:
         found = iter(await asyncio.gather(*(self.get(flag_id, min_revision) for flag_id in missing)))
         return [answer or next(found) for answer in near]
 
-    async def get_all(self, flag_set: str, min_revision: int = 0) -> list[Answer]:
-        """Find all flags of a set as of one moment, in list order. Raises StoreUnavailable and RevisionUnavailable."""
-        loaded = await self._loaded(flag_set, min_revision)
-        if loaded is not None:
-            return [Answer(held, Source.STORE, 0.0) async for held in in_turns(loaded)]
-        flags = self._near.of_set(flag_set)
-        self.stats.near += len(flags)
-        return [self._answer(held, Source.NEAR) async for held in in_turns(flags)]
-
-    async def get_set(self, flag_set: str) -> list[CacheEntry]:
-        """Find all flags of a set as `get_all` does, without saying how fresh each is."""
-        loaded = await self._loaded(flag_set, 0)
-        flags = loaded if loaded is not None else self._near.of_set(flag_set)
-        self.stats.near += len(flags) if loaded is None else 0
-        return flags
-
-    async def get_page(self, flag_set: str, after: Position | None, size: int) -> list[CacheEntry]:
-        """Find at most so many flags of a set after a position in list order (None: from the first)."""
-        loaded = await self._loaded(flag_set, 0)
-        if loaded is not None:
-            first = bisect_right(loaded, after, key=_position) if after is not None else 0
-            return loaded[first : first + size]
-        page = self._near.page_of_set(flag_set, after, size)
-        self.stats.near += len(page)
-        return page
-
-    async def _loaded(self, flag_set: str, min_revision: int) -> list[CacheEntry] | None:
-        """Make sure that the near cache can list a set, or return the set as it was just loaded where it cannot."""
-        asked_at = time.monotonic()
-        await self._first_load()
-        near = self._near
-        fresh = near.complete and near.is_fresh(near.verified_at, time.monotonic())
-        if not (fresh and (not min_revision or near.contains(flag_set, min_revision))):
-            if min_revision:
-                await self._check_exists(flag_set, min_revision)
-            wait_s = KNOWN_WAIT_S if near.complete and not min_revision else LIST_WAIT_S
-            contents = await self._load(wait_s) if self._loader.store_up or not near.complete else None
-            if contents is not None and not near.complete:
-                return await self._of_contents(flag_set, contents, min_revision, asked_at)
-        if min_revision and not near.contains(flag_set, min_revision):
-            raise RevisionUnavailable(flag_set, min_revision)
-        return None
-
-    async def _check_exists(self, flag_set: str, revision: int) -> None:
-        """Compare a revision with the store's counter before anything is loaded for it. Raises RevisionUnavailable."""
-        revisions = await self._counters.result("", self._store.revisions, UNKNOWN_WAIT_S)
-        if revisions is not None and revisions.get(flag_set, 0) < revision:
-            await self._counters.current_done("", UNKNOWN_WAIT_S)
-            revisions = await self._counters.result("", self._store.revisions, UNKNOWN_WAIT_S)
-        if revisions is None or revisions.get(flag_set, 0) < revision:
-            raise RevisionUnavailable(flag_set, revision)
-
     async def close(self) -> None:
         """Cancel what is running."""
-        flights = self._reads, self._reads_at_least, self._loads, self._counters
-        await asyncio.gather(*(flight.close() for flight in flights))
+        await asyncio.gather(self._reads.close(), self._reads_at_least.close())
 
     def _contains(self, flag_set: str, held: CacheEntry | None, revision: int) -> bool:
         return (held is not None and held.entry.revision >= revision) or self._near.contains(flag_set, revision)
 
-    async def _first_load(self) -> None:
+    async def first_load(self) -> None:
         """Let the load at start-up answer for everybody instead of reading key by key."""
         if not self._loader.tried.is_set() and not self._near.complete:
             with contextlib.suppress(TimeoutError):
@@ -240,7 +180,7 @@ class Lookup:
         if found is None or (
             held.entry != found.entry and (near.complete or held.entry.revision > found.entry.revision)
         ):
-            return self._answer(held, Source.NEAR)
+            return self.answer(held, Source.NEAR)
         return answer
 
     async def _read_past(self, flag_id: FlagId, high_water_mark: int) -> Answer:
@@ -265,36 +205,12 @@ class Lookup:
             raise RevisionUnavailable(flag_id.flag_set, min_revision)
         return self._or_newer(flag_id, found)
 
-    async def _load(self, wait_s: float) -> StoreContents | None:
-        """Load the store once for all who ask; None when that takes long and every flag is held.
-
-        Raises StoreUnavailable.
-        """
-        await self._loads.current_done("", wait_s)  # it may have begun before what the caller has written
-        contents = await self._loads.result("", self._loader.load_all, wait_s)
-        if contents is None and not self._near.complete:
-            raise StoreUnavailable
-        return contents
-
-    async def _of_contents(
-        self, flag_set: str, contents: StoreContents, min_revision: int, asked_at: float
-    ) -> list[CacheEntry]:
-        """Return what was just loaded where the near cache cannot hold it all."""
-        if contents.revisions.get(flag_set, 0) < min_revision:
-            raise RevisionUnavailable(flag_set, min_revision)
-        now = time.monotonic()
-        flags = [flag async for flag in in_turns(contents.flags) if flag.flag_set == flag_set]
-        flags = [flag async for flag in in_turns(await sorted_in_turns(flags, list_order))]
-        async for flag in in_turns(flags):
-            self._near.note_served(flag, asked_at, now)
-        return [CacheEntry(Entry.of(flag), now, now) async for flag in in_turns(flags)]
-
     def _is_fresh(self, as_of: float) -> bool:
         return self._near.is_fresh(as_of, time.monotonic())
 
     def _hold(self, entry: Entry, as_of: float, source: Source) -> Answer:
         held = self._near.apply_read(entry, as_of, time.monotonic())
-        return self._answer(held, source if held.entry == entry else Source.NEAR)
+        return self.answer(held, source if held.entry == entry else Source.NEAR)
 
     def _last_known(self, flag_id: FlagId) -> Answer:
         self.stats.stale += 1
@@ -303,17 +219,13 @@ class Lookup:
             held = _absent(flag_id, self._near.verified_at)
         if held is None:
             return Answer(None, Source.NEAR, 0.0, stale=True)
-        return self._answer(held, held.origin)
+        return self.answer(held, held.origin)
 
-    def _answer(self, held: CacheEntry, source: Source) -> Answer:
+    def answer(self, held: CacheEntry, source: Source) -> Answer:
+        """Return a held entry with its age."""
         now, verified_at = time.monotonic(), self._near.verified_at_of(held)
         stale = not self._near.is_fresh(verified_at, now)
         return Answer(held, source, min(now - verified_at, MAX_AGE_S), stale)
-
-
-def _position(held: CacheEntry) -> Position:
-    flag = held.entry.flag
-    return list_order(flag) if flag is not None else (0, "")
 
 
 def _absent(flag_id: FlagId, verified_at: float) -> CacheEntry:

@@ -5,6 +5,7 @@ While the near cache is complete and fresh an answer costs no I/O, unknown keys 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
+from flagsvc.serving.set_lookup import SetLookup
 from flagsvc.turns import drained_in_turns, off_loop
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
@@ -61,6 +63,7 @@ class Reader:
     ) -> None:
         """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
         self._store, self._lookup = store, Lookup(near, store, cache, follower)
+        self._sets = SetLookup(near, store, follower, self._lookup)
         self._fractional_version, self._clock = fractional_version, clock
 
     @property
@@ -100,7 +103,7 @@ class Reader:
         Each key is evaluated once, however often it is asked for, and answered at each of its positions.
         """
         if not keys:
-            answers = await self._lookup.get_all(flag_set, min_revision)
+            answers = await self._sets.get_all(flag_set, min_revision)
             return await self._evaluated_in_turns(None, answers, context)
         ids = [FlagId(flag_set, key) for key in dict.fromkeys(keys)]
         found = await self._lookup.get_many(ids, min_revision)
@@ -133,11 +136,11 @@ class Reader:
 
     async def flags(self, flag_set: str) -> list[Flag]:
         """Return a whole set in list order; reads the store only when the near cache cannot answer."""
-        return [held.entry.flag for held in await self._lookup.get_set(flag_set) if held.entry.flag is not None]
+        return [held.entry.flag for held in await self._sets.get_set(flag_set) if held.entry.flag is not None]
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""
-        held = await self._lookup.get_page(flag_set, after, size)
+        held = await self._sets.get_page(flag_set, after, size)
         return [each.entry.flag for each in held if each.entry.flag is not None]
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
@@ -146,7 +149,7 @@ class Reader:
 
     async def close(self) -> None:
         """Cancel reads under way."""
-        await self._lookup.close()
+        await asyncio.gather(self._lookup.close(), self._sets.close())
 
 
 def _evaluated(
