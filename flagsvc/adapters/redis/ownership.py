@@ -16,6 +16,7 @@ from flagsvc.ports import Problem, StoreIdentity
 
 _REFUSED = re.compile(FOREIGN + r"([!-~]+) ([!-&(-~]+)")
 _UNPRINTABLE = re.compile(r"[^ -~]")
+_CURE = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
 MAX_NAME = 400
 MAX_LOGGED = 100
 """Most other stores that are named in the log, once each."""
@@ -101,8 +102,7 @@ class Ownership:
             "foreign_store_message_ignored",
             store=str(self.identity),
             sender=str(sender),
-            detail="Another store announces its changes on the same channel. Give each deployment on one Redis its own"
-            " FLAGSVC_CACHE_PREFIX or database number.",
+            detail=f"Another store announces its changes on the same channel. Do this: {_CURE}.",
         )
 
     def problems(self) -> Sequence[Problem]:
@@ -114,8 +114,7 @@ class Ownership:
         if self.owner is None:
             return ()
         detail = f"the shared cache belongs to another store, {self.owner}; this one is {self.identity}"
-        cure = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
-        return (Problem("cache_of_another_store", detail, cure),)
+        return (Problem("cache_of_another_store", detail, _CURE),)
 
     def _note_owner(self, store_id: str, name: str) -> None:
         owner = StoreIdentity(_UNPRINTABLE.sub("?", store_id)[:MAX_NAME], _UNPRINTABLE.sub("?", name)[:MAX_NAME])
@@ -124,8 +123,7 @@ class Ownership:
                 "cache_of_another_store",
                 store=str(self.identity),
                 owner=str(owner),
-                detail="The shared cache is not used. Give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or"
-                " database number.",
+                detail=f"The shared cache is not used. Do this: {_CURE}.",
             )
         self.owner = owner
 
