@@ -51,7 +51,7 @@ async def ahead_and_deaf(
         for key in ("a", "b"):
             await ahead.create(key)
         [(deaf, server)] = await started(stack, 1, **urls, near_cache_entries=request.param)
-        monkeypatch.setattr(server.replica.follower, "_apply_change", hears_nothing)
+        monkeypatch.setattr(server.replica.follower.channels, "_apply_change", hears_nothing)
         yield ahead, deaf
 
 

@@ -65,7 +65,9 @@ async def running(*kinds: str, **settings: Any) -> AsyncIterator[list[Running]]:
         for each in started:
             await until_serving(each.client)
             follower = each.replica.follower
-            await until(lambda f=follower, r=each.replica: f.feed_up and (f.subscription_up or r.cache is None))
+            await until(
+                lambda f=follower, r=each.replica: f.feed_up and (f.channels.subscription_up or r.cache is None)
+            )
         yield started
 
 
