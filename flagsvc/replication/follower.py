@@ -46,7 +46,7 @@ from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
-from flagsvc.turns import in_turns, run_in_turns, sorted_in_turns
+from flagsvc.turns import emptied, in_turns, run_in_turns
 from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
@@ -209,9 +209,8 @@ class Follower:
 
     async def _compile_all(self) -> None:
         compiled = 0
-        async for flag_id in in_turns(self._near.ids()):
-            held = self._near.peek(flag_id)
-            if held is not None and held.compiled is None:
+        async for held in in_turns(self._near.flags()):
+            if held.compiled is None and self._near.peek(held.entry.id) is held:
                 await held.compile()
                 compiled += 1
                 if compiled % collector.FREEZE_EVERY == 0:
@@ -365,11 +364,14 @@ class Follower:
     async def _with_missing(self, contents: StoreContents) -> StoreContents:
         """Look up once more what was not found: deleted after the counters were read, it has a later revision."""
         found = {flag.id async for flag in in_turns(contents.flags)}
-        missing = [i async for i in in_turns(self._near.ids()) if i not in found and self._near.has_flag(i)]
+        held = (entry.entry.id async for entry in in_turns(self._near.flags()))
+        missing = [i async for i in held if i not in found and self._near.has_flag(i)]
+        await run_in_turns(emptied(found))
+        if not missing:
+            return contents
         entries = await asyncio.gather(*map(self._store.get, missing))
         absent = {entry.id: entry.revision for entry in entries if entry.flag is None}
         flags = [*contents.flags, *(entry.flag for entry in entries if entry.flag is not None)]
-        flags = [flag async for flag in in_turns(await sorted_in_turns(flags, lambda flag: flag.revision))]
         return StoreContents(flags, contents.revisions, absent)
 
     def _mark_verified(self) -> None:

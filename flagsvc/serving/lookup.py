@@ -21,7 +21,7 @@ from flagsvc.serving.singleflight import SingleFlight
 from flagsvc.turns import in_turns, sorted_in_turns
 from flagsvc.view.entries import CacheEntry, Source
 from flagsvc.view.near_cache import NearCache
-from flagsvc.view.set_order import Position
+from flagsvc.view.set_order import Listing, Position
 
 KNOWN_WAIT_S = 0.05
 """How long an evaluation waits for a fresh entry when an older one is held."""
@@ -135,11 +135,13 @@ class Lookup:
         self.stats.near += len(flags)
         return [self._answer(held, Source.NEAR) async for held in in_turns(flags)]
 
-    async def get_set(self, flag_set: str) -> list[CacheEntry]:
+    async def get_set(self, flag_set: str) -> Listing:
         """Find all flags of a set as `get_all` does, without saying how fresh each is."""
         loaded = await self._loaded(flag_set, 0)
-        flags = loaded if loaded is not None else self._near.of_set(flag_set)
-        self.stats.near += len(flags) if loaded is None else 0
+        if loaded is not None:
+            return Listing((loaded,))
+        flags = self._near.of_set(flag_set)
+        self.stats.near += len(flags)
         return flags
 
     async def get_page(self, flag_set: str, after: Position | None, size: int) -> list[CacheEntry]:

@@ -6,7 +6,7 @@ While the near cache is complete and fresh an answer costs no I/O, unknown keys 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -131,9 +131,13 @@ class Reader:
             raise FlagNotFound(flag_id.key)
         return answer.held.entry.flag, answer
 
-    async def flags(self, flag_set: str) -> list[Flag]:
-        """Return a whole set in list order; reads the store only when the near cache cannot answer."""
-        return [held.entry.flag for held in await self._lookup.get_set(flag_set) if held.entry.flag is not None]
+    async def flags(self, flag_set: str) -> Iterator[Flag]:
+        """Return a whole set as of this moment, in list order; reads the store only when the near cache cannot answer.
+
+        The flags are looked up one by one as they are needed, so a large set takes no time at once.
+        """
+        listing = await self._lookup.get_set(flag_set)
+        return (held.entry.flag for held in listing if held.entry.flag is not None)
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""

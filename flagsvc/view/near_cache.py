@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
+from flagsvc.turns import emptied
 from flagsvc.view.changelog import RECENT_S, ChangeKind, Changelogs
 from flagsvc.view.entries import CacheEntry, Prepare, Source, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
 from flagsvc.view.reconcile import Diff, View, reconcile
-from flagsvc.view.set_order import Position
+from flagsvc.view.set_order import Listing, Position
 
 TOMBSTONE_S = 60.0
 """How long a deletion is remembered: longer than any read of a store can take (`replication.timing` checks it)."""
+LARGE_BYTES = 65_536
+"""Memory of a flag, as estimated, that is rendered outside the event loop: it takes more than about 1 ms."""
 
 
 class NearCache:
@@ -207,7 +211,7 @@ class NearCache:
         becomes_complete = not self.complete or self.restored
         if becomes_complete:
             yield from self._prepare_full_load(contents, asked_at)
-        view = View(self._held, watermarks, self.verified_at, self.restored, self.high_water_mark)
+        view = View(self._held, self._held.order.all, watermarks, self.verified_at, self.restored, self.high_water_mark)
         found: set[FlagId] = set()
         is_whole = True
         evicted: dict[FlagId, int] = {}
@@ -231,6 +235,8 @@ class NearCache:
             for notify in self._when_complete:
                 notify()
         yield from self._forget_tombstones(found)
+        for _ in emptied(found):
+            yield
 
     def restore(self, contents: StoreContents, age_s: float, now: float) -> None:
         """Hold a snapshot's contents until a store can be read. They are never fresh, whatever their age."""
@@ -279,15 +285,25 @@ class NearCache:
         """The held flags that are not evaluated because of their size."""
         return self._held.memory.too_large
 
+    def is_large(self, flag: Flag) -> bool:
+        """Whether to render the flag's definition takes longer than a turn of the event loop."""
+        held = self._held.get(flag.id)
+        size = held.size if held is not None and held.entry.flag is flag else estimated_memory(flag)
+        return size > LARGE_BYTES
+
     def totals_of(self, flag_set: str) -> SetTotals:
         """Return how many flags of a set are held, and the memory they take."""
         return self._held.memory.of_set(flag_set)
 
-    def ids(self) -> list[FlagId]:
-        """Return the ids of everything that is held, deleted flags too."""
-        return list(self._held)
+    def ids(self) -> Iterator[FlagId]:
+        """Yield the ids of everything that is held at this moment, deleted flags too."""
+        return chain((held.entry.id for held in self._held.order.all()), tuple(self._held.deleted))
 
-    def of_set(self, flag_set: str) -> list[CacheEntry]:
+    def flags(self) -> Listing:
+        """Return what is held of all flags at this moment."""
+        return self._held.order.all()
+
+    def of_set(self, flag_set: str) -> Listing:
         """Return what is held of the flags of a set at this moment, in list order."""
         return self._held.order.of(flag_set)
 
@@ -391,7 +407,7 @@ class NearCache:
 
     def _forget_tombstones(self, found: set[FlagId]) -> Iterator[None]:
         """Forget deletions that no late reader can undo any more: a complete cache answers unknown keys by itself."""
-        for flag_id in list(self._held):
+        for flag_id in tuple(self._held.deleted):
             held = self._held.get(flag_id)
             if (
                 held is not None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, sendable, within_limit
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -54,7 +54,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         self._resync = parts.resync
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
-    async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
+    async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
@@ -64,11 +64,13 @@ class FlagService(pb_grpc.FlagServiceServicer):
         min_revision = messages.min_revision(request.min_revision)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
-            response = pb.EvaluateFlagResponse(explanation=messages.explanation_to_message(explained))
-        else:
-            evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
-            response = pb.EvaluateFlagResponse()
+            self._evaluated(evaluation)
+            return await off_loop(messages.encoded_response, evaluation, explained)
+        evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
         self._evaluated(evaluation)
+        if is_long_work(evaluation):
+            return await off_loop(messages.encoded_response, evaluation, None)
+        response = pb.EvaluateFlagResponse()
         messages.put_evaluation(response.evaluation, evaluation)
         return response
 
@@ -86,10 +88,12 @@ class FlagService(pb_grpc.FlagServiceServicer):
             self._evaluated(evaluation)
             part = encoded.get(id(evaluation))  # equal keys have one evaluation
             if part is None:
-                part = encoded[id(evaluation)] = messages.encoded_evaluation(evaluation)
+                pack = messages.encoded_evaluation
+                part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
+                encoded[id(evaluation)] = part
             size.add(len(part))
             parts.append(part)
-        return b"".join(parts)
+        return await size.joined(parts)
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
         """Return one flag's definition."""
