@@ -16,6 +16,7 @@ from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
 from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
+from flagsvc.serving.expensive_rules import ExpensiveRules
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
 from flagsvc.turns import drained_in_turns, off_loop
 from flagsvc.view.entries import Source
@@ -62,6 +63,7 @@ class Reader:
         """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
         self._store, self._lookup = store, Lookup(near, store, cache, follower)
         self._fractional_version, self._clock = fractional_version, clock
+        self.expensive_rules = ExpensiveRules(near)
 
     @property
     def stats(self) -> LookupStats:
@@ -78,7 +80,10 @@ class Reader:
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
-        return _evaluated(flag_id, answer, context, self._clock(), wanted)
+        evaluation = _evaluated(flag_id, answer, context, self._clock(), wanted)
+        if evaluation.outcome.over_budget:
+            self.expensive_rules.note(flag_id, evaluation.revision)
+        return evaluation
 
     async def explain(
         self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
@@ -119,7 +124,10 @@ class Reader:
             if held is not None and held.compiled is None:
                 await held.compile()
             flag_id = ids[len(evaluations)] if ids is not None else answer.entry.id
-            evaluations.append(_evaluated(flag_id, answer, context, now))
+            evaluation = _evaluated(flag_id, answer, context, now)
+            if evaluation.outcome.over_budget:
+                self.expensive_rules.note(flag_id, evaluation.revision)
+            evaluations.append(evaluation)
         return evaluations
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
