@@ -64,26 +64,19 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
             await turns.next()
 
 
-def emptied(items: set[Any]) -> Iterator[object]:
-    """Take each item out of the set: to free a large set at once takes longer than a turn."""
-    while items:
-        yield items.pop()
-
-
-def free_in_turns(items: dict[Any, Any] | list[Any]) -> None:
+def free_in_turns(items: dict[Any, Any] | list[Any] | set[Any]) -> None:
     """Free what only this container holds, in turns, in the background; nobody uses it any more."""
     if len(items) > MANY:
-        task = asyncio.get_running_loop().create_task(run_in_turns(_emptied(items)), name="free")
+        task = asyncio.get_running_loop().create_task(run_in_turns(emptied(items)), name="free")
         _freeing.add(task)
         task.add_done_callback(_freeing.discard)
 
 
-def _emptied(items: dict[Any, Any] | list[Any]) -> Iterator[None]:
+def emptied(items: dict[Any, Any] | list[Any] | set[Any]) -> Iterator[None]:
+    """Take out the items one by one: to free a large container at once takes longer than a turn."""
+    take = items.popitem if isinstance(items, dict) else items.pop
     while items:
-        if isinstance(items, dict):
-            items.popitem()
-        else:
-            items.pop()
+        take()
         yield
 
 

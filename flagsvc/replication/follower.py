@@ -46,7 +46,7 @@ from flagsvc.replication.lineage import Lineage
 from flagsvc.replication.revision_assigner import RevisionAssigner
 from flagsvc.replication.stream_progress import StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
-from flagsvc.turns import emptied, in_turns, run_in_turns
+from flagsvc.turns import emptied, free_in_turns, in_turns, run_in_turns
 from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
@@ -351,7 +351,8 @@ class Follower:
     async def _load(self) -> None:
         """Read everything; where there is no room for it, only the counters."""
         if not self._near.partial.is_needed:
-            await self._load_now()
+            contents = await self._load_now()
+            free_in_turns([*contents.flags])  # what is not held now; the store may keep its list
             return
         asked_at, held = time.monotonic(), self._held_revisions()
         revisions = await self._store.revisions()
