@@ -22,6 +22,18 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.lag.store import HOSTILE
 
 KEYS = [*HOSTILE, "flag-1", "unknown"]
+WITHOUT_SIZES = frozenset(
+    {
+        "WatchFlags in pages",
+        "WatchFlags, one message",
+        "VerifyCache",
+        "GetStatus",
+        "EventStream",
+        "FetchAllFlags",
+        "SyncFlags",
+    }
+)
+"""Methods whose requests are all alike."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from flagsvc import turns
 from flagsvc.adapters.sqlite import SqliteStore
+from flagsvc.api.common.contexts import LazyContext, in_full
 from flagsvc.api.flag_service import snapshots
+from flagsvc.api.flag_service.service import _encoded_list
 from flagsvc.api.flag_service.snapshots import MAX_LATER, SetSnapshot
 from flagsvc.api.flagd import sync_payload
 from flagsvc.api.flagd.sync_payload import _configuration
@@ -119,3 +121,23 @@ def test_a_set_that_is_too_large_is_refused_before_it_is_joined(monkeypatch: pyt
     members = {str(number): b"x" * 400 for number in range(3)}
     with pytest.raises(AnswerTooLarge):
         asyncio.run(_configuration(members))
+
+
+def test_a_page_is_encoded_flag_by_flag() -> None:
+    flags = [Flag(key=f"k{number}", revision=number, variants={"on": {"a": number}}) for number in range(5)]
+    wanted = pb.ListFlagsResponse(flags=map(snapshots.flag_to_message, flags), next_page_token="next")
+    assert pb.ListFlagsResponse.FromString(_encoded_list(flags, "next")) == wanted
+    assert pb.ListFlagsResponse.FromString(_encoded_list([], "")) == pb.ListFlagsResponse()
+
+
+async def test_a_large_context_is_converted_in_the_thread_and_a_small_one_at_once() -> None:
+    threads: list[str] = []
+
+    def convert(_value: object, _field: str) -> str:
+        threads.append(threading.current_thread().name)
+        return "x"
+
+    for is_large in (True, False):
+        context = LazyContext({"a": 1, "b": 2}, convert, {"c": "known"}, is_large=is_large)
+        assert await in_full(context) == {"a": "x", "b": "x", "c": "known"}
+    assert [name.startswith("off-loop") for name in threads] == [True] * 2 + [False] * 2
