@@ -172,6 +172,7 @@ class Replica:
             detail = f"flags over {MAX_SERVED_BYTES} bytes answer GENERAL; here {len(self.near.too_large)}: {names}"
             cure = "make their values smaller, or disable or delete them: both work for flags of any size"
             yield Problem("flag_too_large", detail, cure)
+        yield from self.reader.expensive_rules.problems()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

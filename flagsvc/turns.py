@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -28,6 +28,7 @@ SWITCH_S = 0.001
 """Seconds after which the thread hands the interpreter back to the event loop (`sys.setswitchinterval`)."""
 
 T = TypeVar("T")
+_freeing: set[asyncio.Task[None]] = set()
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="off-loop")
 
 
@@ -63,16 +64,35 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
             await turns.next()
 
 
+def free_in_turns(items: dict[Any, Any] | list[Any] | set[Any]) -> None:
+    """Free what only this container holds, in turns, in the background; nobody uses it any more."""
+    if len(items) > MANY:
+        task = asyncio.get_running_loop().create_task(run_in_turns(emptied(items)), name="free")
+        _freeing.add(task)
+        task.add_done_callback(_freeing.discard)
+
+
+def emptied(items: dict[Any, Any] | list[Any] | set[Any]) -> Iterator[None]:
+    """Take out the items one by one: to free a large container at once takes longer than a turn."""
+    take = items.popitem if isinstance(items, dict) else items.pop
+    while items:
+        take()
+        yield
+
+
 async def drained_in_turns(items: list[T]) -> AsyncIterator[T]:
     """Yield the items in turns and take each out of the list: to free a long list at once takes longer than a turn."""
     turns = Turns()
     if len(items) > MANY:
         await turns.next()
     items.reverse()
-    while items:
-        yield items.pop()
-        if turns.is_over():
-            await turns.next()
+    try:
+        while items:
+            yield items.pop()
+            if turns.is_over():
+                await turns.next()
+    finally:
+        free_in_turns(items)  # where the caller ends early
 
 
 async def run_in_turns(steps: Iterable[object]) -> None:
@@ -82,13 +102,20 @@ async def run_in_turns(steps: Iterable[object]) -> None:
 
 
 async def sorted_in_turns(items: Iterable[T], key: Callable[[T], Any]) -> Iterator[T]:
-    """Return the items in order. They are sorted piece by piece, because one long sort cannot be interrupted."""
-    rest, pieces = iter(items), []
-    turns = Turns()
+    """Return the items in order."""
+    pieces = [piece async for piece in in_turns(sorted_pieces(items, key))]
+    return merged(pieces, key)
+
+
+def sorted_pieces(items: Iterable[T], key: Callable[[T], Any]) -> Iterator[list[T]]:
+    """Yield the items in pieces, each of which is sorted: one long sort cannot be interrupted."""
+    rest = iter(items)
     while piece := sorted(islice(rest, SORTED_AT_ONCE), key=key):
-        pieces.append(piece)
-        if turns.is_over():
-            await turns.next()
+        yield piece
+
+
+def merged(pieces: Sequence[list[T]], key: Callable[[T], Any]) -> Iterator[T]:
+    """Yield the items of sorted pieces in order."""
     return heapq.merge(*pieces, key=key) if len(pieces) > 1 else iter(pieces[0] if pieces else ())
 
 

@@ -24,7 +24,8 @@ import structlog
 
 from flagsvc.adapters.snapshot.file import SnapshotFile
 from flagsvc.core.model import Flag
-from flagsvc.ports import Saved, StoreContents
+from flagsvc.ports import Entry, Saved, StoreContents
+from flagsvc.view.entries import CacheEntry
 
 STORE = "mongodb://store/flags"
 NOW = datetime(2026, 11, 25, 12, 0, 0, 5, tzinfo=UTC)
@@ -60,6 +61,9 @@ class Near:
 
     def watermarks(self) -> dict[str, int]:
         return {"default": self.revision}
+
+    def flags(self) -> list[CacheEntry]:
+        return [CacheEntry(Entry.of(flag), 0.0, 0.0) for flag in self.contents().flags]
 
     def contents(self) -> StoreContents:
         return saved(self.revision, name=f"change {self.replacements}").contents

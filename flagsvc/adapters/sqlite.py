@@ -194,7 +194,7 @@ def _revisions(db: sqlite3.Connection) -> dict[str, int]:
 
 def _load(db: sqlite3.Connection) -> StoreContents:
     with _transaction(db, "DEFERRED"):
-        flags = [_flag(*row) for row in db.execute(_FLAGS).fetchall()]
+        flags = [_flag(*row) for row in db.execute(_FLAGS)]
         return StoreContents(flags, _revisions(db))
 
 

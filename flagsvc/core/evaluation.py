@@ -14,7 +14,17 @@ from .errors import short_repr
 from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
 from .sizes import MAX_SERVED_BYTES, is_too_large
-from .targeting import FRACTIONAL_VERSION, Rule, RuleError, RuleProblem, Step, WrongRule, brief, compile_texts
+from .targeting import (
+    FRACTIONAL_VERSION,
+    OverBudget,
+    Rule,
+    RuleError,
+    RuleProblem,
+    Step,
+    WrongRule,
+    brief,
+    compile_texts,
+)
 
 
 class Reason(StrEnum):
@@ -50,13 +60,17 @@ class ValueType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of an evaluation. Without a variant there is no value, and the caller's own default applies."""
+    """The result of an evaluation. Without a variant there is no value, and the caller's own default applies.
+
+    `over_budget`: the rule needed more work for this context than an evaluation may take.
+    """
 
     reason: Reason
     variant: str | None = None
     value: JsonValue = None
     error_code: ErrorCode | None = None
     message: str = ""
+    over_budget: bool = False
 
 
 def _error(code: ErrorCode, message: str) -> Outcome:
@@ -111,7 +125,8 @@ class Prepared:
 
 
 def _no_result(error: RuleError) -> Outcome:
-    return _error(ErrorCode.GENERAL, f"The targeting rule has no result for this context: {error}")
+    text = f"The targeting rule has no result for this context: {error}"
+    return replace(_error(ErrorCode.GENERAL, text), over_budget=isinstance(error, OverBudget))
 
 
 NO_FLAG = Prepared(NOT_FOUND)

@@ -21,7 +21,7 @@ from flagsvc.background import BackgroundTasks
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
-from flagsvc.turns import Turns, in_turns
+from flagsvc.turns import Turns, free_in_turns, in_turns
 from flagsvc.view.entries import same_entry
 from flagsvc.view.near_cache import NearCache
 
@@ -204,6 +204,8 @@ class CacheAuditor:
             await asyncio.sleep(pause_s)
         found.checked = len(seen)
         found.missing = len(flags) - known
+        for items in ([*contents.flags], flags, seen):  # the store may keep its list
+            free_in_turns(items)
         return suspects
 
     async def _confirmed(self, cache: FlagCache, suspects: Sequence[Suspect]) -> list[Mismatch]:

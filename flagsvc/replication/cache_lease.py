@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -109,10 +110,13 @@ class CacheLease:
         if not self._take(await cache.acquire_lease(as_of, self._timing.lease_s)):
             return
         self.acquired += 1
-        ids = list(self._near.ids()) if self._near.complete else []
-        log.info("cache_lease_acquired", entries=len(ids))
-        for start in range(0, len(ids), CHUNK):
-            held = [self._near.get(flag_id) for flag_id in ids[start : start + CHUNK]]
+        if not self._near.complete:
+            log.info("cache_lease_acquired", entries=0)
+            return
+        log.info("cache_lease_acquired", entries=len(self._near))
+        ids = self._near.ids()
+        while chunk := tuple(islice(ids, CHUNK)):
+            held = [self._near.get(flag_id) for flag_id in chunk]
             await cache.put([each.entry for each in held if each is not None], self._near.verified_at)
 
     def _take(self, answer: LeaseAnswer) -> bool:

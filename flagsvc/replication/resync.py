@@ -53,7 +53,7 @@ class Resync:
             names = await self._replicas()
             if not confirm:
                 return ResyncReport(
-                    False, str(self._store.identity), len(self._near.contents().flags), waiting=tuple(sorted(names))
+                    False, str(self._store.identity), len(self._near.flags()), waiting=tuple(sorted(names))
                 )
             await self._store.renew_identity()
             await self._follower.resync()
@@ -62,7 +62,7 @@ class Resync:
             resynced = await self._wait_for(names)
             waiting = tuple(sorted(names - resynced))
             return ResyncReport(
-                True, str(self._store.identity), len(self._near.contents().flags), tuple(sorted(resynced)), waiting
+                True, str(self._store.identity), len(self._near.flags()), tuple(sorted(resynced)), waiting
             )
 
     async def _replicas(self) -> set[str]:

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from flagsvc.ports import Problem, Saved, Snapshot
+from flagsvc.ports import Problem, Saved, Snapshot, StoreContents
+from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
 CHECK_EVERY_S = 0.5
@@ -86,9 +87,11 @@ class SnapshotWriter:
         if not self._near.complete or now - verified_at > self._near.staleness_bound_s:
             return
         self._tried_at = now
-        state = self._state()
+        state, held, watermarks = self._state(), self._near.flags(), self._near.changelogs.watermarks()
         try:
-            saved = Saved(self._near.contents(), self._clock() - timedelta(seconds=now - verified_at), self._store_id())
+            as_of = self._clock() - timedelta(seconds=now - verified_at)
+            flags = [each.entry.flag async for each in in_turns(held) if each.entry.flag is not None]
+            saved = Saved(StoreContents(flags, watermarks), as_of, self._store_id())
             written = await asyncio.to_thread(self._snapshot.write, saved)
         except Exception as error:  # noqa: BLE001  logged and counted; whatever it was, the next save is tried
             self._failed(error)

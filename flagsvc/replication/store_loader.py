@@ -10,7 +10,7 @@ from flagsvc.background import BackgroundTasks
 from flagsvc.ports import NEVER, FlagStore, StoreContents, UnversionedChange
 from flagsvc.replication.poll_timer import PollTimer
 from flagsvc.replication.view_proof import ViewProof
-from flagsvc.turns import in_turns, run_in_turns, sorted_in_turns
+from flagsvc.turns import emptied, free_in_turns, in_turns, run_in_turns
 from flagsvc.view.near_cache import NearCache
 
 MAX_LOAD_PAUSE_S = 1.0
@@ -50,7 +50,8 @@ class StoreLoader:
     async def load(self) -> None:
         """Read everything; where there is no room for it, only the counters. Raises StoreUnavailable."""
         if not self._near.partial.is_needed:
-            await self._load_all()
+            contents = await self._load_all()
+            free_in_turns([*contents.flags])  # what is not held now; the store may keep its list
             return
         asked_at, held = time.monotonic(), self._proof.held_revisions()
         revisions = await self._store.revisions()
@@ -105,11 +106,14 @@ class StoreLoader:
     async def _with_missing(self, contents: StoreContents) -> StoreContents:
         """Look up once more what was not found: deleted after the counters were read, it has a later revision."""
         found = {flag.id async for flag in in_turns(contents.flags)}
-        missing = [i async for i in in_turns(self._near.ids()) if i not in found and self._near.has_flag(i)]
+        held = (entry.entry.id async for entry in in_turns(self._near.flags()))
+        missing = [i async for i in held if i not in found and self._near.has_flag(i)]
+        await run_in_turns(emptied(found))
+        if not missing:
+            return contents
         entries = await asyncio.gather(*map(self._store.get, missing))
         absent = {entry.id: entry.revision for entry in entries if entry.flag is None}
         flags = [*contents.flags, *(entry.flag for entry in entries if entry.flag is not None)]
-        flags = [flag async for flag in in_turns(await sorted_in_turns(flags, lambda flag: flag.revision))]
         return StoreContents(flags, contents.revisions, absent)
 
     def _compile_soon(self) -> None:
@@ -119,9 +123,8 @@ class StoreLoader:
 
     async def _compile_all(self) -> None:
         compiled = 0
-        async for flag_id in in_turns(self._near.ids()):
-            held = self._near.peek(flag_id)
-            if held is not None and held.compiled is None:
+        async for held in in_turns(self._near.flags()):
+            if held.compiled is None and self._near.peek(held.entry.id) is held:
                 await held.compile()
                 compiled += 1
                 if compiled % collector.FREEZE_EVERY == 0:

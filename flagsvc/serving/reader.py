@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
 from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
+from flagsvc.serving.expensive_rules import ExpensiveRules
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
 from flagsvc.serving.set_lookup import SetLookup
 from flagsvc.turns import drained_in_turns, off_loop
@@ -65,6 +66,7 @@ class Reader:
         self._store, self._lookup = store, Lookup(near, store, cache, follower)
         self._sets = SetLookup(near, store, follower, self._lookup)
         self._fractional_version, self._clock = fractional_version, clock
+        self.expensive_rules = ExpensiveRules(near)
 
     @property
     def stats(self) -> LookupStats:
@@ -81,7 +83,10 @@ class Reader:
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
-        return _evaluated(flag_id, answer, context, self._clock(), wanted)
+        evaluation = _evaluated(flag_id, answer, context, self._clock(), wanted)
+        if evaluation.outcome.over_budget:
+            self.expensive_rules.note(flag_id, evaluation.revision)
+        return evaluation
 
     async def explain(
         self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
@@ -122,7 +127,10 @@ class Reader:
             if held is not None and held.compiled is None:
                 await held.compile()
             flag_id = ids[len(evaluations)] if ids is not None else answer.entry.id
-            evaluations.append(_evaluated(flag_id, answer, context, now))
+            evaluation = _evaluated(flag_id, answer, context, now)
+            if evaluation.outcome.over_budget:
+                self.expensive_rules.note(flag_id, evaluation.revision)
+            evaluations.append(evaluation)
         return evaluations
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
@@ -134,9 +142,13 @@ class Reader:
             raise FlagNotFound(flag_id.key)
         return answer.held.entry.flag, answer
 
-    async def flags(self, flag_set: str) -> list[Flag]:
-        """Return a whole set in list order; reads the store only when the near cache cannot answer."""
-        return [held.entry.flag for held in await self._sets.get_set(flag_set) if held.entry.flag is not None]
+    async def flags(self, flag_set: str) -> Iterator[Flag]:
+        """Return a whole set as of this moment, in list order; reads the store only when the near cache cannot answer.
+
+        The flags are looked up one by one as they are needed, so a large set takes no time at once.
+        """
+        listing = await self._sets.get_set(flag_set)
+        return (held.entry.flag for held in listing if held.entry.flag is not None)
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""

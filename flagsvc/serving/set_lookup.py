@@ -15,7 +15,7 @@ from flagsvc.serving.singleflight import SingleFlight
 from flagsvc.turns import in_turns, sorted_in_turns
 from flagsvc.view.entries import CacheEntry, Source
 from flagsvc.view.near_cache import NearCache
-from flagsvc.view.set_order import Position
+from flagsvc.view.set_order import Listing, Position
 
 LIST_WAIT_S = 30.0
 """How long a list waits for the whole store where nothing less will do."""
@@ -42,11 +42,13 @@ class SetLookup:
         self._lookup.stats.near += len(flags)
         return [self._lookup.answer(held, Source.NEAR) async for held in in_turns(flags)]
 
-    async def get_set(self, flag_set: str) -> list[CacheEntry]:
+    async def get_set(self, flag_set: str) -> Listing:
         """Find all flags of a set as `get_all` does, without saying how fresh each is."""
         loaded = await self._loaded(flag_set, 0)
-        flags = loaded if loaded is not None else self._near.of_set(flag_set)
-        self._lookup.stats.near += len(flags) if loaded is None else 0
+        if loaded is not None:
+            return Listing((loaded,))
+        flags = self._near.of_set(flag_set)
+        self._lookup.stats.near += len(flags)
         return flags
 
     async def get_page(self, flag_set: str, after: Position | None, size: int) -> list[CacheEntry]:

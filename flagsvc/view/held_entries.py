@@ -16,15 +16,22 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
     def __init__(self) -> None:
         super().__init__()
         self.memory, self.order = HeldMemory(), SetOrder()
+        self.deleted: dict[FlagId, None] = {}
+        """The entries of flags that do not exist; all others are in `order`."""
 
     def __setitem__(self, flag_id: FlagId, held: CacheEntry) -> None:
         old = self.get(flag_id)
         self.memory.put(held, old)
         self.order.put(held, old)
+        if held.entry.flag is None:
+            self.deleted[flag_id] = None
+        else:
+            self.deleted.pop(flag_id, None)
         super().__setitem__(flag_id, held)
 
     def __delitem__(self, flag_id: FlagId) -> None:
         held = self[flag_id]
         self.memory.drop(held)
         self.order.drop(held)
+        self.deleted.pop(flag_id, None)
         super().__delitem__(flag_id)

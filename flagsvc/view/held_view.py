@@ -8,17 +8,22 @@ is never enough. Moments are `time.monotonic()` seconds of the caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents
 from flagsvc.view.changelog import ChangeKind, Changelogs
 from flagsvc.view.entries import CacheEntry, Prepare, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
-from flagsvc.view.set_order import Position
+from flagsvc.view.set_order import Listing, Position
+
+LARGE_BYTES = 65_536
+"""Memory of a flag, as estimated, that is rendered outside the event loop: it takes more than about 1 ms."""
 
 
 class HeldView:
@@ -174,15 +179,25 @@ class HeldView:
         """The held flags that are not evaluated because of their size."""
         return self._held.memory.too_large
 
+    def is_large(self, flag: Flag) -> bool:
+        """Whether to render the flag's definition takes longer than a turn of the event loop."""
+        held = self._held.get(flag.id)
+        size = held.size if held is not None and held.entry.flag is flag else estimated_memory(flag)
+        return size > LARGE_BYTES
+
     def totals_of(self, flag_set: str) -> SetTotals:
         """Return how many flags of a set are held, and the memory they take."""
         return self._held.memory.of_set(flag_set)
 
-    def ids(self) -> list[FlagId]:
-        """Return the ids of everything that is held, deleted flags too."""
-        return list(self._held)
+    def ids(self) -> Iterator[FlagId]:
+        """Yield the ids of everything that is held at this moment, deleted flags too."""
+        return chain((held.entry.id for held in self._held.order.all()), tuple(self._held.deleted))
 
-    def of_set(self, flag_set: str) -> list[CacheEntry]:
+    def flags(self) -> Listing:
+        """Return what is held of all flags at this moment."""
+        return self._held.order.all()
+
+    def of_set(self, flag_set: str) -> Listing:
         """Return what is held of the flags of a set at this moment, in list order."""
         return self._held.order.of(flag_set)
 

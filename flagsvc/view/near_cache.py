@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import NEVER, Entry, StoreContents, UnversionedChange
+from flagsvc.turns import emptied
 from flagsvc.view.changelog import RECENT_S, ChangeKind
 from flagsvc.view.entries import CacheEntry, Source, same_entry
 from flagsvc.view.held_entries import HeldEntries
@@ -35,7 +36,7 @@ class NearCache(HeldView):
         becomes_complete = not self.complete or self.restored
         if becomes_complete:
             yield from self._prepare_full_load(contents, asked_at)
-        view = View(self._held, watermarks, self.verified_at, self.restored, self.high_water_mark)
+        view = View(self._held, self._held.order.all, watermarks, self.verified_at, self.restored, self.high_water_mark)
         found: set[FlagId] = set()
         is_whole = True
         evicted: dict[FlagId, int] = {}
@@ -59,6 +60,8 @@ class NearCache(HeldView):
             for notify in self._when_complete:
                 notify()
         yield from self._forget_tombstones(found)
+        for _ in emptied(found):
+            yield
 
     def restoring(self, contents: StoreContents, age_s: float, now: float) -> Iterator[None]:
         """Restore in steps, between which no merge is begun."""
@@ -156,7 +159,7 @@ class NearCache(HeldView):
 
     def _forget_tombstones(self, found: set[FlagId]) -> Iterator[None]:
         """Forget deletions that no late reader can undo any more: a complete cache answers unknown keys by itself."""
-        for flag_id in list(self._held):
+        for flag_id in tuple(self._held.deleted):
             held = self._held.get(flag_id)
             if (
                 held is not None

@@ -6,11 +6,12 @@ compared with what is held at that moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents, UnversionedChange
+from flagsvc.turns import merged, sorted_pieces
 from flagsvc.view.entries import CacheEntry, Source
 
 
@@ -18,11 +19,13 @@ from flagsvc.view.entries import CacheEntry, Source
 class View:
     """What is held: `held` as it is now, all else as it was before the load was taken.
 
+    `flags`: returns the entries of all flags that exist, as they are when it is called.
     `watermarks`: per flag set, the revision up to which all changes are applied; None while not every flag is held.
     `verified_at`: as of when the whole view is right. `restored`: it comes from a snapshot.
     """
 
     held: Mapping[FlagId, CacheEntry]
+    flags: Callable[[], Iterable[CacheEntry]]
     watermarks: Mapping[str, int] | None
     verified_at: float
     restored: bool
@@ -51,13 +54,22 @@ def reconcile(view: View, contents: StoreContents, asked_at: float, found: set[F
 
     Flags come in the order of their revisions, then deletions. `found` gets the ids of the contents' flags.
     """
-    for flag in sorted(contents.flags, key=lambda f: f.revision):
+    pieces = []
+    for piece in sorted_pieces(contents.flags, _revision):
+        pieces.append(piece)
+        yield _UNCHANGED
+    for flag in merged(pieces, _revision):
         found.add(flag.id)
         yield _compared(view, flag, asked_at)
-    for flag_id in list(view.held):
+    for listed in view.flags():
+        flag_id = listed.entry.id
         old = view.held.get(flag_id)
         is_missing = old is not None and old.entry.flag is not None and flag_id not in found
         yield _deleted(old, contents, asked_at) if old is not None and is_missing else _UNCHANGED
+
+
+def _revision(flag: Flag) -> int:
+    return flag.revision
 
 
 def _ambiguous(old: CacheEntry | None, flag: Flag, asked_at: float) -> list[UnversionedChange]:

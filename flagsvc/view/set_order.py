@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 from flagsvc.core.model import list_order
@@ -12,6 +13,21 @@ Position = tuple[int, str]
 """Where a flag stands in its set: its sort order, then its key."""
 MAX_PIECE = 512
 """Longest piece of a list: inserting into one long list would move all that follows."""
+
+
+class Listing:
+    """Entries in list order as they were at one moment. It shares its pieces, so making it copies no entry."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: Iterable[list[CacheEntry]] = ()) -> None:
+        self._pieces = tuple(pieces)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def __iter__(self) -> Iterator[CacheEntry]:
+        return chain.from_iterable(self._pieces)
 
 
 class SetOrder:
@@ -35,10 +51,14 @@ class SetOrder:
             if not flags.pieces:
                 del self._of_set[held.entry.id.flag_set]
 
-    def of(self, flag_set: str) -> list[CacheEntry]:
+    def of(self, flag_set: str) -> Listing:
         """Return a set's flags in list order, as they are at this moment."""
         flags = self._of_set.get(flag_set)
-        return [] if flags is None else list(chain.from_iterable(flags.entries))
+        return Listing() if flags is None else Listing(flags.entries)
+
+    def all(self) -> Listing:
+        """Return the flags of all sets, as they are at this moment."""
+        return Listing(chain.from_iterable(flags.entries for flags in self._of_set.values()))
 
     def page(self, flag_set: str, after: Position | None, size: int) -> list[CacheEntry]:
         """Return at most so many flags of a set after a position (None: from the first)."""
@@ -47,7 +67,10 @@ class SetOrder:
 
 
 class _Sorted:
-    """Entries by position, in pieces that are never empty; `pieces` has the positions, `entries` what stands there."""
+    """Entries by position, in pieces that are never empty; `pieces` has the positions, `entries` what stands there.
+
+    A piece of `entries` is replaced, never changed: listings share it.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[list[Position]] = []
@@ -62,7 +85,7 @@ class _Sorted:
         piece, entries = self.pieces[index], self.entries[index]
         place = bisect_left(piece, position)
         piece.insert(place, position)
-        entries.insert(place, held)
+        entries = self.entries[index] = [*entries[:place], held, *entries[place:]]
         if len(piece) > MAX_PIECE:
             half = len(piece) // 2
             self.pieces[index : index + 1] = [piece[:half], piece[half:]]
@@ -72,7 +95,8 @@ class _Sorted:
         index = self._piece(position)
         piece, entries = self.pieces[index], self.entries[index]
         place = bisect_left(piece, position)
-        del piece[place], entries[place]
+        del piece[place]
+        self.entries[index] = [*entries[:place], *entries[place + 1 :]]
         if not piece:
             del self.pieces[index], self.entries[index]
 

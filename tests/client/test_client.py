@@ -25,6 +25,7 @@ from flagsvc_client import (
     WriteLevel,
 )
 
+from flagsvc.core.validation import MAX_CONTEXT_VALUES
 from tests.client.forms import FORMS, Asked, asked
 from tests.replicas import replica
 
@@ -111,8 +112,21 @@ async def test_an_is_enabled_default_must_be_a_bool(client: Asked) -> None:
         await client.is_enabled("on", default="yes")
 
 
+MANY_VALUES = {"list": [0] * MAX_CONTEXT_VALUES}
+
+
+async def test_a_context_may_have_as_many_values_as_the_server_takes_and_the_refusal_has_its_words(
+    client: Asked,
+) -> None:
+    allowed = await client.details("on", {"targetingKey": "anna", "list": MANY_VALUES["list"][1:]}, default=False)
+    assert (allowed.value, allowed.error_code) == (True, None)
+    refused = await client.details("on", MANY_VALUES, default=False)
+    assert "context is 'more fields'; it must be at most 5000 fields and list elements" in refused.error_message
+
+
 @pytest.mark.parametrize(
-    "context", [{"a": object()}, {1: "x"}, {"a": 2**70}, {"a": float("nan")}, "anna", {"targetingKey": 5}]
+    "context",
+    [{"a": object()}, {1: "x"}, {"a": 2**70}, {"a": float("nan")}, "anna", {"targetingKey": 5}, MANY_VALUES],
 )
 async def test_a_context_that_is_none_leaves_the_default(client: Asked, context: Any) -> None:
     found = await client.details("on", context, default=False)

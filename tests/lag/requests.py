@@ -22,6 +22,18 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.lag.store import HOSTILE
 
 KEYS = [*HOSTILE, "flag-1", "unknown"]
+WITHOUT_SIZES = frozenset(
+    {
+        "WatchFlags in pages",
+        "WatchFlags, one message",
+        "VerifyCache",
+        "GetStatus",
+        "EventStream",
+        "FetchAllFlags",
+        "SyncFlags",
+    }
+)
+"""Methods whose requests are all alike."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -102,7 +114,9 @@ class Requests:
             ),
             "ToggleFlag": lambda s: own.ToggleFlag(pb.ToggleFlagRequest(flag_key=s.key, enabled=True)),
             "DeleteFlag": lambda s: own.DeleteFlag(pb.DeleteFlagRequest(flag_key=f"flag-{200 + s.page}")),
-            "WatchFlags": lambda _: _first(own.WatchFlags(pb.WatchFlagsRequest())),
+            "WatchFlags in pages": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))),
+            "WatchFlags, one message": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest())),
+            "VerifyCache": lambda _: own.VerifyCache(pb.VerifyCacheRequest()),
             "GetStatus": lambda _: own.GetStatus(pb.GetStatusRequest()),
             "ResolveBoolean": lambda s: flagd_stub.ResolveBoolean(
                 flagd.ResolveBooleanRequest(flag_key=s.key, context=_struct(s.context()))
@@ -137,6 +151,13 @@ class Requests:
 
     async def _post(self, path: str, sizes: Sizes) -> object:
         return await self._http.post(path, content=json.dumps({"context": sizes.context()}, separators=(",", ":")))
+
+
+async def _snapshot(stream: Any) -> None:
+    async for message in stream:
+        if not message.snapshot.more:
+            break
+    stream.cancel()
 
 
 async def _first(stream: Any) -> None:

@@ -196,7 +196,7 @@ def test_flag_sets_are_separate() -> None:
     cache.changelogs.listen("one", lambda e, *_: reported.append(e))
     cache.apply_change(entry(1, flag_set="two"), 0.0)
     assert reported == []
-    assert cache.of_set("one") == []
+    assert list(cache.of_set("one")) == []
     assert [h.entry.id.key for h in cache.of_set("two")] == ["a"]
 
 

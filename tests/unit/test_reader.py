@@ -145,7 +145,7 @@ async def test_lists_of_many_sets_that_need_a_load_share_one(tmp_path: Path) -> 
     reader._lookup._near.complete = False
     before = store.loads
     lists = await asyncio.gather(*(reader.flags(f"set-{number}") for number in range(20)))
-    assert [len(flags) for flags in lists] == [1] * 20
+    assert [len(list(flags)) for flags in lists] == [1] * 20
     assert store.loads - before <= 2
     await reader.close()
     await store.close()

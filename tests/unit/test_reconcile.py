@@ -39,7 +39,7 @@ def view(
     high_water_mark: int = 0,
 ) -> View:
     found = {each.entry.id: each for each in entries}
-    return View(found, watermarks, verified_at, restored, lambda _: high_water_mark)
+    return View(found, found.values, watermarks, verified_at, restored, lambda _: high_water_mark)
 
 
 def load(*entries: Entry, absent: Mapping[FlagId, int] | None = None) -> StoreContents:

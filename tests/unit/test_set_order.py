@@ -41,3 +41,22 @@ def test_a_list_is_what_sorting_everything_held_would_give(
             assert paged[-1] is not None
             after = list_order(paged[-1])
         assert paged == wanted
+
+
+def test_a_listing_copies_no_entry_and_stays_as_it_was() -> None:
+    held = HeldEntries()
+    for number in range(2_000):
+        flag = Flag(key=f"k{number:04}", revision=number)
+        held[flag.id] = CacheEntry(Entry.of(flag), 0.0, 0.0)
+    listing = held.order.of("default")
+    assert len(listing) == 2_000
+    assert len(listing._pieces) < 20, "what making it takes"
+    before = list(listing)
+    for number in range(0, 2_000, 7):
+        flag_id = FlagId("default", f"k{number:04}")
+        held[flag_id] = CacheEntry(Entry(flag_id, 5_000, None), 0.0, 0.0)
+    added = Flag(key="k0000x", revision=5_001)
+    held[added.id] = CacheEntry(Entry.of(added), 0.0, 0.0)
+    assert list(listing) == before
+    assert len(held.order.of("default")) == 2_000 - 286 + 1
+    assert set(held.deleted) == {FlagId("default", f"k{number:04}") for number in range(0, 2_000, 7)}

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc import turns
-from flagsvc.turns import in_turns, off_loop, run_in_turns, sorted_in_turns
+from flagsvc.turns import (
+    drained_in_turns,
+    free_in_turns,
+    in_turns,
+    off_loop,
+    run_in_turns,
+    sorted_in_turns,
+    sorted_pieces,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +93,48 @@ async def test_work_off_the_loop_has_one_thread() -> None:
     names = await asyncio.gather(*(off_loop(lambda: threading.current_thread().name) for _ in range(20)))
     assert len(set(names)) == 1
     assert names[0] != threading.current_thread().name
+
+
+def test_no_more_is_sorted_at_once_than_takes_a_turn() -> None:
+    pieces = list(sorted_pieces(range(5 * turns.SORTED_AT_ONCE + 1, 0, -1), lambda item: item))
+    assert [len(piece) for piece in pieces] == [turns.SORTED_AT_ONCE] * 5 + [1]
+
+
+class Counted:
+    """Counts how many are freed."""
+
+    freed = 0
+
+    def __del__(self) -> None:
+        Counted.freed += 1
+
+
+async def most_freed_in_a_round(wanted: int) -> int:
+    most = 0
+    async with asyncio.timeout(20):
+        while Counted.freed < wanted:
+            before = Counted.freed
+            await asyncio.sleep(0)
+            most = max(most, Counted.freed - before)
+    return most
+
+
+async def test_what_a_long_container_holds_is_freed_in_turns() -> None:
+    Counted.freed, number = 0, turns.MANY + 1
+    free_in_turns({i: Counted() for i in range(number)})
+    assert await most_freed_in_a_round(number) == 1
+    Counted.freed = 0
+    free_in_turns([Counted() for _ in range(number)])
+    assert await most_freed_in_a_round(number) == 1
+
+
+async def test_the_rest_of_a_long_list_is_freed_in_turns_where_its_reader_fails() -> None:
+    Counted.freed, number = 0, 3 * turns.MANY
+
+    async def read() -> None:
+        async for _ in drained_in_turns([Counted() for _ in range(number)]):
+            raise ValueError
+
+    with contextlib.suppress(ValueError):
+        await read()
+    assert await most_freed_in_a_round(number) <= 2

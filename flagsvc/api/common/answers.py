@@ -8,7 +8,10 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from flagsvc.core.errors import AnswerTooLarge
+from flagsvc.core.json_values import has_more_values
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.serving.reader import Evaluation
+from flagsvc.turns import free_in_turns, off_loop
 
 M = TypeVar("M", bound=Message)
 
@@ -22,9 +25,21 @@ SMALLER_PAGE = "send a smaller page_size"
 ONE_BY_ONE = "evaluate flags one by one, or split the flag set"
 SPLIT_SET = "split the flag set"
 
+MAX_INLINE_BYTES = 1_048_576
+"""Size of an answer whose parts are joined on the event loop."""
+MAX_INLINE_VALUES = 500
+"""Fields and list elements of a value that is packed on the event loop, where that takes up to 1 ms."""
 
 _REST_BYTES = 262_144
 """Room for the other fields of an answer that has a flag."""
+
+
+def is_long_work(evaluation: Evaluation) -> bool:
+    """Whether an evaluation's value or metadata has so many fields and elements that a thread has to pack it."""
+    value, flag = evaluation.outcome.value, evaluation.flag
+    if value.__class__ in (dict, list) and has_more_values(value, MAX_INLINE_VALUES):
+        return True
+    return flag is not None and bool(flag.metadata) and has_more_values(flag.metadata, MAX_INLINE_VALUES)
 
 
 class AnswerSize:
@@ -40,6 +55,15 @@ class AnswerSize:
         self._size += size
         if self._size > self._limit:
             raise AnswerTooLarge(self._limit, self._advice)
+
+    async def joined(self, parts: list[bytes]) -> bytes:
+        """Return the parts as one answer. Large ones are joined in a thread, which releases the interpreter."""
+        if self._size < MAX_INLINE_BYTES:
+            return b"".join(parts)
+        try:
+            return await off_loop(b"".join, parts)
+        finally:
+            free_in_turns(parts)
 
 
 def within_limit(messages: Iterable[M], advice: str) -> Iterator[M]:

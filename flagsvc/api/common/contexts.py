@@ -13,7 +13,7 @@ from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES, SMALLEST_VALUE
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from flagsvc.turns import Turns, in_turns
+from flagsvc.turns import off_loop
 
 TARGETING_KEY = "targetingKey"
 Metadata = Iterable[Any] | None
@@ -21,7 +21,7 @@ Metadata = Iterable[Any] | None
 
 
 LARGE_BYTES = 8_192
-"""A larger context is converted before the turn in which it is evaluated."""
+"""A larger context is converted before it is evaluated."""
 _FEW_VALUES_BYTES = MAX_CONTEXT_VALUES * SMALLEST_VALUE
 """Up to this size no context can have too many values."""
 
@@ -66,12 +66,13 @@ class LazyContext(Mapping[str, JsonValue]):
 
 
 async def in_full(context: Attributes) -> Attributes:
-    """Return a context with all fields converted, in turns. The last turn ends before whoever reads it begins."""
+    """Return a context with all fields converted. A large one is converted in the thread: one field can be all of it.
+
+    So whoever reads it begins in a turn of its own.
+    """
     if context.__class__ is not LazyContext or not context.is_large:
         return dict(context)
-    converted = {name: context[name] async for name in in_turns(context)}
-    await Turns().next()
-    return converted
+    return await off_loop(dict, context)
 
 
 class Contexts:

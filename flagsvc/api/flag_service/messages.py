@@ -66,6 +66,14 @@ def encoded_evaluation(evaluation: Evaluation) -> bytes:
     return response.SerializeToString()
 
 
+def encoded_response(evaluation: Evaluation, explained: Explanation | None) -> bytes:
+    """Return the response to one evaluation, encoded."""
+    explanation = explanation_to_message(explained) if explained is not None else None
+    response = pb.EvaluateFlagResponse(explanation=explanation)
+    put_evaluation(response.evaluation, evaluation)
+    return response.SerializeToString()
+
+
 def expected_type(value: int) -> ValueType | None:
     """Return the value type that the caller expects; None for any. Raises InvalidRequest."""
     if value == types.VALUE_TYPE_UNSPECIFIED:

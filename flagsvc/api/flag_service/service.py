@@ -1,6 +1,6 @@
 """flagsvc.v1.FlagService. Each handler unpacks, calls once and packs; the interceptor maps errors.
 
-Whole flags, which may be large, are packed and unpacked outside the event loop.
+Whole flags, which may be large, are packed, encoded and unpacked outside the event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, sendable, within_limit
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -23,6 +23,7 @@ from flagsvc.core.errors import invalid
 from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
@@ -31,6 +32,7 @@ from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import in_turns, off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Written = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 
 
 class Parts(Protocol):
@@ -54,7 +56,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         self._resync = parts.resync
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
-    async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> pb.EvaluateFlagResponse:
+    async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
         """Evaluate one flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = self._contexts.of_message(request.context, context.invocation_metadata)
@@ -64,11 +66,13 @@ class FlagService(pb_grpc.FlagServiceServicer):
         min_revision = messages.min_revision(request.min_revision)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
-            response = pb.EvaluateFlagResponse(explanation=messages.explanation_to_message(explained))
-        else:
-            evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
-            response = pb.EvaluateFlagResponse()
+            self._evaluated(evaluation)
+            return await off_loop(messages.encoded_response, evaluation, explained)
+        evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
         self._evaluated(evaluation)
+        if is_long_work(evaluation):
+            return await off_loop(messages.encoded_response, evaluation, None)
+        response = pb.EvaluateFlagResponse()
         messages.put_evaluation(response.evaluation, evaluation)
         return response
 
@@ -86,19 +90,21 @@ class FlagService(pb_grpc.FlagServiceServicer):
             self._evaluated(evaluation)
             part = encoded.get(id(evaluation))  # equal keys have one evaluation
             if part is None:
-                part = encoded[id(evaluation)] = messages.encoded_evaluation(evaluation)
+                pack = messages.encoded_evaluation
+                part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
+                encoded[id(evaluation)] = part
             size.add(len(part))
             parts.append(part)
-        return b"".join(parts)
+        return await size.joined(parts)
 
-    async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> pb.GetFlagResponse:
+    async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
-        return pb.GetFlagResponse(flag=await off_loop(flag_to_message, flag), source=source, age_ms=age_ms)
+        return await off_loop(_encoded_flag, flag, source, age_ms)
 
-    async def ListFlags(self, request: pb.ListFlagsRequest, context: Context) -> pb.ListFlagsResponse:
+    async def ListFlags(self, request: pb.ListFlagsRequest, context: Context) -> Any:
         """List a flag set in pages."""
         flag_set = validation.set_name(request.flag_set)
         size = paging.page_size(request.page_size, default=100)
@@ -107,17 +113,17 @@ class FlagService(pb_grpc.FlagServiceServicer):
         has_more = len(page) > size
         page = page[:size]
         token = paging.to_page_token(flag_set, (page[-1].sort_order, page[-1].key)) if has_more else ""
-        return await off_loop(_list_to_message, page, token)
+        return await off_loop(_encoded_list, page, token)
 
-    async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> pb.CreateFlagResponse:
+    async def CreateFlag(self, request: pb.CreateFlagRequest, context: Context) -> Any:
         """Create a flag."""
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         decide = await off_loop(changes.create, flag, _author(request))
         written = await self._write(request, flag_id, decide)
-        return pb.CreateFlagResponse(**await off_loop(_flag_and_spread, written))
+        return await off_loop(_encoded_write, pb.CreateFlagResponse, written)
 
-    async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> pb.UpdateFlagResponse:
+    async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
         fields = _masked(list(request.update_mask.paths))
         flag = await off_loop(flag_from_message, request.flag)
@@ -125,15 +131,15 @@ class FlagService(pb_grpc.FlagServiceServicer):
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, _author(request))
         written = await self._write(request, flag_id, decide)
-        return pb.UpdateFlagResponse(**await off_loop(_flag_and_spread, written))
+        return await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
 
-    async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> pb.ToggleFlagResponse:
+    async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
         """Switch a flag to the requested state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
         written = await self._write(request, flag_id, decide)
-        return pb.ToggleFlagResponse(**await off_loop(_flag_and_spread, written))
+        return await off_loop(_encoded_write, pb.ToggleFlagResponse, written)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -142,11 +148,11 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, _author(request)))
         return pb.DeleteFlagResponse(revision=written.entry.revision, spread=messages.spread_to_message(written))
 
-    async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> pb.ListFlagHistoryResponse:
+    async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         entries = await self._reader.history(flag_id, paging.page_size(request.page_size, default=50))
-        return await off_loop(_history_to_message, entries)
+        return await off_loop(_encoded_history, entries)
 
     async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[Any]:
         """Stream a flag set: a snapshot, whose pages are encoded already, then each change."""
@@ -180,20 +186,28 @@ class FlagService(pb_grpc.FlagServiceServicer):
         return written
 
 
-def _list_to_message(page: list[Flag], token: str) -> pb.ListFlagsResponse:
-    return pb.ListFlagsResponse(flags=within_limit(map(flag_to_message, page), SMALLER_PAGE), next_page_token=token)
+def _encoded_list(page: list[Flag], token: str) -> bytes:
+    """Return a page's response. Joined, responses of one flag each are the response with all."""
+    packed = within_limit(map(flag_to_message, page), SMALLER_PAGE)
+    parts = [pb.ListFlagsResponse(flags=[flag]).SerializeToString() for flag in packed]
+    return b"".join((*parts, pb.ListFlagsResponse(next_page_token=token).SerializeToString()))
 
 
-def _history_to_message(entries: list[HistoryEntry]) -> pb.ListFlagHistoryResponse:
-    packed = map(messages.history_to_message, entries)
-    return pb.ListFlagHistoryResponse(entries=within_limit(packed, SMALLER_PAGE))
+def _encoded_history(entries: list[HistoryEntry]) -> bytes:
+    packed = within_limit(map(messages.history_to_message, entries), SMALLER_PAGE)
+    return b"".join([pb.ListFlagHistoryResponse(entries=[entry]).SerializeToString() for entry in packed])
 
 
-def _flag_and_spread(written: WriteResult) -> dict[str, Any]:
-    """Return the fields of a write's response."""
+def _encoded_flag(flag: Flag, source: types.DefinitionSource.ValueType, age_ms: int) -> bytes:
+    return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms).SerializeToString()
+
+
+def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
+    """Return the response to a write after which there is a flag."""
     flag = written.entry.flag
     assert flag is not None  # noqa: S101  only a deletion has no flag
-    return {"flag": sendable(flag_to_message(flag)), "spread": messages.spread_to_message(written)}
+    response = response_type(flag=sendable(flag_to_message(flag)), spread=messages.spread_to_message(written))
+    return response.SerializeToString()
 
 
 def _author(request: Any) -> Author:

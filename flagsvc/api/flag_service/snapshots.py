@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 
 from flagsvc.api.flag_service.flag_messages import flag_to_message
+from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
-from flagsvc.turns import in_turns
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
 
@@ -26,26 +27,30 @@ class Rendered:
 
     def __init__(self, watermark: int, full_loads: int) -> None:
         self.pages: list[bytes] = []
-        self.later: list[tuple[Entry, int]] = []
+        self.later: dict[FlagId, tuple[Entry, int]] = {}
         self.watermark, self.full_loads, self.began_at = watermark, full_loads, time.monotonic()
+        self.is_rendered = False
         self._whole: bytes | None = None
 
-    @property
-    def whole(self) -> bytes:
-        """The snapshot as one message: encoded messages of one type, put together, are one with all their fields."""
+    async def whole(self) -> bytes:
+        """Return the snapshot as one message: encoded messages of one type, joined, are one with all their fields."""
         if self._whole is None:
-            self._whole = b"".join(self.pages)
+            self._whole = await off_loop(b"".join, self.pages)  # from 1 MB on, this releases the interpreter
         return self._whole
 
     def add_page(self, page: pb.FlagSnapshot, *, more: bool) -> None:
         """Encode a page. `more` is set on the last one too, so that it is false in all pages put together."""
         page.more = more
-        self.pages.append(pb.WatchFlagsResponse(snapshot=page, resume_revision=self.watermark).SerializeToString())
+        self.pages.append(_encoded(page, self.watermark))
 
     def note(self, entry: Entry, watermark: int, _kind: ChangeKind) -> None:
-        """Keep a change for the streams that are sent this snapshot."""
-        if len(self.later) <= MAX_LATER:
-            self.later.append((entry, watermark))
+        """Keep a change for the streams that are sent this snapshot: of each flag the last one.
+
+        While it is rendered none is left out, for the stream that waits for it gets all of them.
+        """
+        self.later.pop(entry.id, None)
+        if len(self.later) <= MAX_LATER or not self.is_rendered:
+            self.later[entry.id] = entry, watermark
 
 
 class SetSnapshot:
@@ -57,14 +62,16 @@ class SetSnapshot:
         self._lock = asyncio.Lock()
         self.users = 0
 
-    async def newest(self) -> tuple[Rendered, list[tuple[Entry, int]]]:
-        """Return a snapshot and the changes that follow it up to this moment. Raises StoreUnavailable."""
+    async def newest(self, *, in_pages: bool) -> tuple[list[bytes], list[tuple[Entry, int]]]:
+        """Return a snapshot's messages and the changes that follow it up to this moment. Raises StoreUnavailable."""
         asked_at = time.monotonic()
         async with self._lock:
             found = self._newest
             if found is None or not self._is_usable(found, asked_at):
                 found = await self._render()
-        return found, list(found.later)
+            messages = found.pages if in_pages else [await found.whole()]
+            found.is_rendered = True  # before the lock is released, and in one step with the list of changes
+            return messages, list(found.later.values())
 
     def close(self) -> None:
         """Keep no more changes."""
@@ -87,6 +94,12 @@ class SetSnapshot:
         try:
             page, size = pb.FlagSnapshot(), 0
             async for flag in in_turns(flags):
+                if self._near.is_large(flag):
+                    if page.flags:
+                        rendered.add_page(page, more=True)
+                        page, size = pb.FlagSnapshot(), 0
+                    rendered.pages.append(await off_loop(_page_of, flag, rendered.watermark))
+                    continue
                 message = flag_to_message(flag)
                 size += message.ByteSize()
                 page.flags.append(message)
@@ -121,3 +134,12 @@ class Snapshots:
             if not shared.users:
                 del self._of_set[flag_set]
                 shared.close()
+
+
+def _page_of(flag: Flag, watermark: int) -> bytes:
+    """Return a page with one flag, which is not the last page."""
+    return _encoded(pb.FlagSnapshot(flags=[flag_to_message(flag)], more=True), watermark)
+
+
+def _encoded(page: pb.FlagSnapshot, watermark: int) -> bytes:
+    return pb.WatchFlagsResponse(snapshot=page, resume_revision=watermark).SerializeToString()

@@ -88,10 +88,11 @@ class Watches:
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
         with self._snapshots.of(flag_set) as shared:
-            rendered, later = await shared.newest()
+            pages, later = await shared.newest(in_pages=in_pages)
             pending.restart()  # in the same step: later changes go to the queue, and no earlier ones
-            for page in rendered.pages if in_pages else (rendered.whole,):
+            for page in pages:
                 yield page
+            del pages
         for entry, watermark in later:
             yield change_to_message(entry, watermark)
 

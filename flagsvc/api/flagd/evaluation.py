@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize
+from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.selectors import Selector, selector_of
@@ -92,19 +92,8 @@ class FlagdEvaluation:
         """Return the handler for one value type. An integer is also a float; a float, even 10.0, is not an integer."""
         response_type = getattr(protocol.messages, f"Resolve{name}Response")
 
-        async def resolve(request: Any, context: Context) -> Any:
-            metadata = context.invocation_metadata()
-            selector = selector_of(metadata)
-            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            if attributes.__class__ is LazyContext and attributes.is_large:
-                attributes = await in_full(attributes)
-            flag_id = _flag_id(selector, request.flag_key)
-            evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
-            self._evaluated(evaluation)
-            if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
-                self._event_streams.may_cache(context.peer(), selector.flag_set)
-            response = response_type(reason=_reason(evaluation, protocol))
-            outcome = evaluation.outcome
+        def packed(evaluation: Evaluation, reason: str, selector: Selector) -> Any:
+            response, outcome = response_type(reason=reason), evaluation.outcome
             if outcome.variant is not None:
                 response.variant = outcome.variant
                 if value_type is ValueType.OBJECT:
@@ -116,17 +105,44 @@ class FlagdEvaluation:
                 put_fields(response.metadata, evaluation.flag.metadata)
             return response
 
+        async def resolve(request: Any, context: Context) -> Any:
+            metadata = context.invocation_metadata()
+            selector = selector_of(metadata)
+            attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
+            if attributes.__class__ is LazyContext and attributes.is_large:
+                attributes = await in_full(attributes)
+            flag_id = _flag_id(selector, request.flag_key)
+            evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
+            self._evaluated(evaluation)
+            if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
+                self._event_streams.may_cache(context.peer(), selector.flag_set)
+            reason = _reason(evaluation, protocol)
+            if is_long_work(evaluation):
+                return await off_loop(lambda: packed(evaluation, reason, selector).SerializeToString())
+            return packed(evaluation, reason, selector)
+
         return resolve
 
     def _all_resolver(self, protocol: Protocol) -> Handler:
         """Return the handler that evaluates a whole flag set for one context."""
         response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
+        def packed(field: str, evaluation: Evaluation, selector: Selector) -> bytes:
+            part = response_type()
+            message = part.flags[evaluation.flag_id.key]
+            _put_any(message, field, evaluation)
+            if has_metadata and evaluation.flag is not None:
+                put_fields(message.metadata, selector.metadata)
+                put_fields(message.metadata, evaluation.flag.metadata)
+            encoded: bytes = part.SerializeToString()
+            return encoded
+
         async def resolve_all(request: Any, call: Context) -> Any:
             metadata = call.invocation_metadata()
             selector = selector_of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            parts, size = [], AnswerSize(ONE_BY_ONE)
+            parts: list[bytes] = []
+            size = AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
             evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
@@ -135,19 +151,17 @@ class FlagdEvaluation:
                 field = _value_field(evaluation)
                 if field is None:
                     continue
-                part = response_type()
-                message = part.flags[evaluation.flag_id.key]
-                _put_any(message, field, evaluation)
-                if has_metadata and evaluation.flag is not None:
-                    put_fields(message.metadata, selector.metadata)
-                    put_fields(message.metadata, evaluation.flag.metadata)
-                parts.append(part.SerializeToString())
-                size.add(len(parts[-1]))
+                long = is_long_work(evaluation)
+                part = (
+                    await off_loop(packed, field, evaluation, selector) if long else packed(field, evaluation, selector)
+                )
+                parts.append(part)
+                size.add(len(part))
             rest = response_type()
             if has_metadata:
                 put_fields(rest.metadata, selector.metadata)
             parts.append(rest.SerializeToString())
-            return await off_loop(b"".join, parts)  # joined, responses are the response with all flags
+            return await size.joined(parts)  # joined, responses are the response with all flags
 
         return resolve_all
 

@@ -25,6 +25,7 @@ from flagsvc.core.evaluation import Prepared
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.serving.reader import Reader
+from flagsvc.turns import Turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FILE = pb.DESCRIPTOR
@@ -96,7 +97,9 @@ class FlagdSync:
         """Return the set once: FetchAllFlagsResponse is SyncFlagsResponse without the sync context."""
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
         with self._payload(flag_set) as payload:
-            return await payload.configuration()
+            message = await payload.configuration()
+        await Turns().next()  # gRPC copies the message in one go
+        return message
 
     async def get_metadata(self, _request: pb.GetMetadataRequest, _context: Context) -> pb.GetMetadataResponse:
         """Return the configured context values. The field is always set, because older providers require it."""
@@ -120,13 +123,20 @@ class FlagdSync:
             if not payload.users:
                 del self._payloads[flag_set]
                 self._near.changelogs.unlisten(flag_set, payload.note)
+                payload.close()
 
-    def _render(self, flag: Flag) -> str:
+    async def _render(self, flag: Flag) -> bytes:
         """Return a flag's definition. A broken flag is logged once for each of its revisions."""
         held = self._near.get(flag.id)
-        prepared = held.prepared if held is not None and held.entry.flag is flag else self._prepare(flag)
-        text, problem = definition_of(flag, prepared)
+        if held is not None and held.entry.flag is flag:
+            if held.compiled is None:
+                await held.compile()
+            prepared = held.prepared
+        else:
+            prepared = await off_loop(self._prepare, flag)
+        is_large = self._near.is_large(flag)
+        text, problem = await off_loop(definition_of, flag, prepared) if is_large else definition_of(flag, prepared)
         if problem and self._logged.get(flag.id) != flag.revision:
             self._logged[flag.id] = flag.revision
             log.warning("flag_synced_as_disabled", flag=flag.key, flag_set=flag.flag_set, problem=problem)
-        return text
+        return text.encode()

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET
+from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
-from flagsvc.core.errors import AnswerTooLarge
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
-from flagsvc.turns import in_turns
+from flagsvc.turns import free_in_turns, in_turns, off_loop
 from flagsvc.view.changelog import ChangeKind
 from flagsvc.view.near_cache import NearCache
 
 _CONFIGURATION_TAG = b"\x0a"
 """Begins `flag_configuration`, the first field, which is encoded by hand: megabytes are copied once, not four times."""
+PIECE_BYTES = 262_144
+"""Bytes of a message that are copied at once."""
 _SEVEN_BITS, _MORE = 0x7F, 0x80
 
 
 class Payload:
     """One set's message for all its streams. `version` counts changes; `users` counts the streams and calls using it.
 
-    `render` returns a flag's definition as a member of a JSON object.
+    `render` returns a flag's definition as a member of a JSON object, encoded.
     """
 
     def __init__(
@@ -33,18 +34,23 @@ class Payload:
         flag_set: str,
         near: NearCache,
         reader: Reader,
-        render: Callable[[Flag], str],
+        render: Callable[[Flag], Awaitable[bytes]],
         sync_context: Mapping[str, str],
     ) -> None:
         self._flag_set, self._near, self._reader, self._render = flag_set, near, reader, render
         self._sync_context = sync_context
-        self._definitions: dict[str, str] | None = None
+        self._definitions: dict[str, bytes] | None = None
         self._loads_seen = -1
         self._changed: set[str] = set()
         self._built, self._message, self._configuration, self._length = -1, b"", b"", 0
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
         self.version = self.users = 0
+
+    def close(self) -> None:
+        """Free what nobody uses any more."""
+        if self._definitions is not None:
+            free_in_turns(self._definitions)
 
     def note(self, entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
         """Note a change; it is rendered when the next message is built."""
@@ -71,10 +77,15 @@ class Payload:
 
     async def configuration(self) -> bytes:
         """Return the newest message without the sync context, the answer to FetchAllFlags. Raises like `newest`."""
-        await self.newest()
-        if not self._configuration:
-            self._configuration = self._message[: self._length]
-        return self._configuration
+        _, message = await self.newest()
+        if self._configuration:
+            return self._configuration
+        rest, length = memoryview(message), self._length
+        pieces = [bytes(rest[i : min(i + PIECE_BYTES, length)]) async for i in in_turns(range(0, length, PIECE_BYTES))]
+        configuration = await off_loop(b"".join, pieces)
+        if message is self._message:
+            self._configuration = configuration
+        return configuration
 
     async def _build(self) -> None:
         version = self.version
@@ -83,24 +94,27 @@ class Payload:
         else:
             definitions = await self._render_changed(self._definitions)
         self._message = self._configuration = b""  # so that not more than two are in memory while one is built
-        configuration = await _configuration(definitions)
+        pieces = await _configuration(definitions)
         rest = pb.SyncFlagsResponse()
         put_fields(rest.sync_context, self._sync_context)
-        head = _CONFIGURATION_TAG + _varint(len(configuration))
-        self._length = len(head) + len(configuration)
-        self._message, self._built = b"".join((head, configuration, rest.SerializeToString())), version
+        size = sum(map(len, pieces))
+        head = _CONFIGURATION_TAG + _varint(size)
+        message = await off_loop(b"".join, (head, *pieces, rest.SerializeToString()))
+        self._length, self._message, self._built = len(head) + size, message, version
 
-    async def _render_all(self) -> dict[str, str]:
+    async def _render_all(self) -> dict[str, bytes]:
         """Render the whole set. Flags that change meanwhile are noted and rendered again next time."""
+        if self._definitions is not None:
+            free_in_turns(self._definitions)
         self._definitions, self._loads_seen = None, self._near.full_loads
         self._changed.clear()
-        definitions: dict[str, str] = {}
+        definitions: dict[str, bytes] = {}
         async for flag in in_turns(await self._reader.flags(self._flag_set)):
-            definitions[flag.key] = self._render(flag)
+            definitions[flag.key] = await self._render(flag)
         self._definitions = definitions
         return definitions
 
-    async def _render_changed(self, definitions: dict[str, str]) -> dict[str, str]:
+    async def _render_changed(self, definitions: dict[str, bytes]) -> dict[str, bytes]:
         """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
         async for key in in_turns(tuple(self._changed)):
             self._changed.discard(key)
@@ -108,22 +122,30 @@ class Payload:
             if held is None or held.entry.flag is None:
                 definitions.pop(key, None)
             else:
-                definitions[key] = self._render(held.entry.flag)
+                definitions[key] = await self._render(held.entry.flag)
         return definitions
 
 
-async def _configuration(definitions: Mapping[str, str]) -> bytearray:
-    """Return the definitions as one JSON object, put together in turns. Raises AnswerTooLarge."""
-    text = bytearray(b'{"flags":{')
+async def _configuration(definitions: Mapping[str, bytes]) -> list[bytes]:
+    """Return the definitions as one JSON object, in pieces that are made in turns. Raises AnswerTooLarge.
+
+    Joining bytes of 1 MB and more releases the interpreter; adding to one text would not, and would copy it again.
+    """
+    pieces, size = [b'{"flags":{'], AnswerSize(SPLIT_SET, MAX_SET_BYTES)
+    waiting: list[bytes] = []
+    waiting_bytes = 0
     async for definition in in_turns(definitions.values()):
-        text += definition.encode()
-        text += b","
-        if len(text) > MAX_SET_BYTES:
-            raise AnswerTooLarge(MAX_SET_BYTES, SPLIT_SET)
-    if definitions:
-        del text[-1:]
-    text += b"}}"
-    return text
+        size.add(len(definition) + 1)
+        waiting.append(definition)
+        waiting_bytes += len(definition)
+        if waiting_bytes >= PIECE_BYTES:
+            pieces += (b",".join(waiting), b",")
+            waiting, waiting_bytes = [], 0
+    if waiting:
+        pieces.append(b",".join(waiting))
+    elif len(pieces) > 1:
+        pieces.pop()
+    return [*pieces, b"}}"]
 
 
 def _varint(number: int) -> bytes:

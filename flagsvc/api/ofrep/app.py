@@ -26,7 +26,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import drained_in_turns, off_loop
+from flagsvc.turns import drained_in_turns, free_in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -59,7 +59,9 @@ class Ofrep:
         self.streams = SseStreams(near, age_s)
         pool, self.bodies = admission.ofrep, Bodies()
         one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow)
-        whole = UnaryCall("ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics, outflow=outflow)
+        whole = UnaryCall(
+            "ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics, outflow=outflow, is_long=True
+        )
         events = StreamCall("ofrep/Events", self._events, admission.streams("ofrep/Events"), metrics)
         routes = [
             Route(FLAGS, whole, methods=["POST"]),
@@ -95,12 +97,14 @@ class Ofrep:
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-        bodies, size = [], AnswerSize(SPLIT_SET, MAX_SET_BYTES)
+        bodies: list[bytes] = []
+        size = AnswerSize(SPLIT_SET, MAX_SET_BYTES)
         async for evaluation in drained_in_turns(evaluations):
             self._metrics.evaluated(evaluation)
             bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
             size.add(len(bodies[-1]))
         answer = await off_loop(bulk_body, bodies, selector.metadata, [_event_stream_of(selector)])
+        free_in_turns(bodies)
         etag = await off_loop(_etag_of, answer)
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import grpc
 from starlette.requests import Request
@@ -26,6 +28,10 @@ STATUSES = {
     grpc.StatusCode.UNAVAILABLE: 503,
 }
 """HTTP status for each gRPC status of an error; 500 for all others."""
+WORK_S = 30.0
+"""Seconds that the evaluation of a whole set may take."""
+PIECE_BYTES = 262_144
+"""Bytes of a body that are sent at once."""
 RETRYABLE = {429, 503}
 """HTTP statuses of requests that are safe to repeat after a second."""
 
@@ -36,15 +42,17 @@ class UnaryCall:
     def __init__(
         self,
         name: str,
-        call: Callable[[Request, bytes], Awaitable[Response]],
+        call: Callable[[Request, bytes], Coroutine[Any, Any, Response]],
         pool: Pool,
         bodies: Bodies,
         metrics: Metrics,
         *,
         outflow: Outflow,
+        is_long: bool = False,
     ) -> None:
+        """`is_long`: the work takes turns, so it ends when the client has left, and after WORK_S."""
         self._name, self._call, self._pool, self._bodies, self._metrics = name, call, pool, bodies, metrics
-        self._outflow = outflow
+        self._outflow, self._is_long = outflow, is_long
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that disconnected before its request was read gets no response."""
@@ -76,6 +84,8 @@ class UnaryCall:
             # Before a slot is taken: a body comes as slowly as its client likes.
             body = await self._bodies.read(request.receive)
             with self._pool:
+                if self._is_long:
+                    return await _while_connected(request.receive, self._call(request, body))
                 return await self._call(request, body)
         except Disconnected:
             raise
@@ -83,12 +93,38 @@ class UnaryCall:
             return failed(self._name, request, error)
 
 
+async def _while_connected(receive: Receive, call: Coroutine[Any, Any, Response]) -> Response:
+    """Return a handler's response. Raises Disconnected once the client has left, and Refused after WORK_S."""
+    work, leaving = asyncio.create_task(call), asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({work, leaving}, timeout=WORK_S, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        if leaving.done():
+            raise Disconnected
+        raise Refused(503, {"errorDetails": f"the evaluation took longer than {WORK_S:g} s; retry later"})
+    finally:
+        work.cancel()
+        leaving.cancel()
+        await asyncio.wait({work, leaving})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _until_taken(send: Send) -> Send:
-    """Return a `send` that returns once the client has taken the body: the server waits for it before the next part."""
+    """Return a `send` that returns once the client has taken the body: the server waits for it before the next part.
+
+    A large body is sent in pieces: HTTP's code copies each.
+    """
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body"):
-            await send({**message, "more_body": True})
+            body = memoryview(message["body"])
+            for start in range(0, len(body), PIECE_BYTES):
+                await send({**message, "body": bytes(body[start : start + PIECE_BYTES]), "more_body": True})
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(message)
 

@@ -2,12 +2,13 @@
 
 from .check import problems_of
 from .compiler import RuleProblem
-from .nodes import RuleError, Step, brief
+from .nodes import OverBudget, RuleError, Step, brief
 from .rule import FRACTIONAL_VERSION, MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
     "FRACTIONAL_VERSION",
     "MAX_RULE_BYTES",
+    "OverBudget",
     "Rule",
     "RuleError",
     "RuleProblem",

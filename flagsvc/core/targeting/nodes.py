@@ -46,6 +46,10 @@ class RuleError(Exception):
     """A rule has no result for this context, for example because of a division by zero or a limit."""
 
 
+class OverBudget(RuleError):
+    """A rule took more work than an evaluation may take."""
+
+
 @dataclass(slots=True)
 class Step:
     """One operator's evaluation, for explanations. `depth` is 0 for the rule's outermost operator."""
@@ -90,11 +94,11 @@ class Run:
             return self._whole
 
     def spend(self, steps: int) -> None:
-        """Subtract steps from the remaining work. Raises RuleError when none is left."""
+        """Subtract steps from the remaining work. Raises OverBudget when none is left."""
         self.work -= steps
         if self.work < 0:
             most_ms = MAX_WORK / STEPS_PER_MS
-            raise RuleError(f"more than {MAX_WORK} steps over lists and strings, which is {most_ms:g} ms of work")
+            raise OverBudget(f"more than {MAX_WORK} steps over lists and strings, which is {most_ms:g} ms of work")
 
     def charge(self, value: JsonValue) -> None:
         """Spend the steps of walking through a value and everything nested in it."""

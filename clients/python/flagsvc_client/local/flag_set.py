@@ -9,13 +9,18 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import grpc
+
 from flagsvc_client._engine import evaluation as engine
+from flagsvc_client._engine.json_values import has_more_values
 from flagsvc_client._engine.model import Flag, Status
-from flagsvc_client.details import NOTHING, Context, ErrorCode, EvaluationDetails, Reason, Source
+from flagsvc_client._engine.validation import MAX_CONTEXT_VALUES
+from flagsvc_client.details import NOTHING, TARGETING_KEY, Context, ErrorCode, EvaluationDetails, Reason, Source
+from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.wire_contexts import fields_of
 
 T = TypeVar("T")
@@ -32,6 +37,8 @@ _MUTABLE = (dict, list)
 """Values of these types are copied for the caller, who may change them."""
 _REASONS = {reason: Reason(reason.value) for reason in engine.Reason}
 _ERROR_CODES = {code: ErrorCode(code.value) for code in engine.ErrorCode}
+_TOO_MANY = f"context is 'more fields'; it must be at most {MAX_CONTEXT_VALUES} fields and list elements"
+"""The server's words."""
 
 
 class _Entry:
@@ -146,7 +153,7 @@ class LocalFlagSet:
         entry = self._entries.get(key, _UNKNOWN)
         if min_revision > self.watermark and min_revision > entry.revision:
             return None
-        fields = fields_of(context)
+        fields = _within_limit(fields_of(context))
         prepared = entry.prepared
         outcome = prepared.fixed or prepared.evaluate(fields, self._wall_clock())
         if default is not None:
@@ -212,3 +219,10 @@ class LocalFlagSet:
     def _raise_watermark(self, watermark: int) -> None:
         self.watermark, self.source = max(self.watermark, watermark), Source.LOCAL
         self._confirmed_at = self._clock()
+
+
+def _within_limit(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a context that the server would take. Raises FlagServiceError; the targeting key does not count."""
+    if has_more_values(fields, MAX_CONTEXT_VALUES + (TARGETING_KEY in fields)):
+        raise FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, _TOO_MANY, ErrorCode.INVALID_CONTEXT)
+    return fields
