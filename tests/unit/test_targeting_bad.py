@@ -21,7 +21,7 @@ from flagsvc.generated.flagsvc.v1.flag_service_pb2 import Explanation
 from tests.yardstick import cost
 
 EVALUATION, WHOLE = 2, 200
-"""In yardsticks: what evaluating once may cost, twice what it takes at most; and checking a flag, or explaining an evaluation."""
+"""In yardsticks: twice what one evaluation may cost; and checking a flag, or explaining an evaluation."""
 MEMORY_BYTES = 40_000_000
 
 
