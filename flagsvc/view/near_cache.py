@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId
@@ -24,6 +25,7 @@ from flagsvc.view.partial_view import PartialView
 from flagsvc.view.reconcile import Diff, View, reconcile
 from flagsvc.view.set_order import Listing, Position
 
+T = TypeVar("T")
 TOMBSTONE_S = 60.0
 """How long a deletion is remembered: longer than any read of a store can take (`replication.timing` checks it)."""
 LARGE_BYTES = 65_536
@@ -156,7 +158,7 @@ class NearCache:
         """
         self.partial.high_water_marks.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
-        if not self._fits(contents.flags):
+        if not _result_of(self._fits(contents.flags)):
             self._held = HeldEntries()
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
@@ -417,3 +419,12 @@ class NearCache:
             ):
                 del self._held[flag_id]
             yield
+
+
+def _result_of(steps: Generator[None, None, T]) -> T:
+    """Run all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

@@ -446,3 +446,12 @@ def test_a_merge_during_which_a_flag_had_to_be_evicted_does_not_complete_the_vie
     for _ in steps:
         pass
     assert not cache.complete
+
+
+def test_a_resync_with_more_flags_than_the_limit_holds_none() -> None:
+    cache = near(limit=2)
+    cache.merge(contents(entry(1)), 0.0, 0.0)
+    cache.resync(contents(entry(1), entry(2, "b"), entry(3, "c")), 1.0, 1.0)
+    assert (cache.complete, cache.partial.is_needed, len(cache)) == (False, True, 0)
+    cache.resync(contents(entry(1), entry(2, "b")), 2.0, 2.0)
+    assert (cache.complete, len(cache)) == (True, 2)
