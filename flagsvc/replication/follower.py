@@ -352,7 +352,8 @@ class Follower:
         """Read everything; where there is no room for it, only the counters."""
         if not self._near.partial.is_needed:
             contents = await self._load_now()
-            free_in_turns([*contents.flags])  # what is not held now; the store may keep its list
+            if isinstance(contents.flags, list):
+                free_in_turns(contents.flags)  # the store made the list for this load
             return
         asked_at, held = time.monotonic(), self._held_revisions()
         revisions = await self._store.revisions()
