@@ -180,6 +180,8 @@ class Server:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
+            # Else a stream counts until Python has freed it: calls of a client that keeps to the limit are refused.
+            ("grpc.http.overload_protection", 0),
             ("grpc.max_concurrent_streams", self.settings.max_calls_per_connection),
             ("grpc.max_allowed_incoming_connections", self._max_connections),
             # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits

@@ -82,7 +82,7 @@ CACHES: dict[str, tuple[Any, set[str], str]] = {
     "an unknown option": (lambda s: f"{s.url}?ssl=true", {"URL"}, "unknown option 'ssl'"),
     "no right to publish": (
         lambda s: user(s, "nopublish"),
-        {"every command that flagsvc runs", "publish and subscribe"},
+        {"every command that flagsvc runs", "publish and subscribe", "scripts"},
         "'publish' command",
     ),
     "no right to scripts": (

@@ -88,7 +88,7 @@ async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, 
         port = taken.getsockname()[1]
         with Process("--store", store, "--log-format", "json", option, str(port)) as server:
             assert server.process
-            _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
+            _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
             assert server.process.returncode == 1
     failure = json.loads(errors.splitlines()[-1])
     assert failure["event"] == "start_failed"
@@ -99,7 +99,7 @@ async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, 
 async def test_an_address_of_another_host_ends_the_start_with_the_reason(store: str) -> None:
     with Process("--store", store, "--log-format", "json", "--host", "203.0.113.1") as server:
         assert server.process
-        _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
+        _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
         assert server.process.returncode == 1
     failure = json.loads(errors.splitlines()[-1])
     assert failure["error"] == f"cannot listen on 203.0.113.1:{server.port}: cannot assign requested address"
@@ -167,7 +167,7 @@ async def test_invalid_settings_stop_the_start(
 ) -> None:
     with Process(*arguments, **environment) as server:
         assert server.process
-        _, errors = await asyncio.to_thread(server.process.communicate, timeout=10)
+        _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
         assert server.process.returncode == 2
         assert text in errors
         assert "Traceback" not in errors

@@ -13,7 +13,7 @@ import grpc
 import pymongo
 import pytest
 
-from flagsvc.adapters.redis.scripts import fill_key
+from flagsvc.adapters.redis.keys import Keys
 from flagsvc.core.model import FlagId
 from tests.conftest import with_database
 from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_lease_held
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
     read_before: dict[str, int]
 
     async def until_leased(self) -> None:
-        await until(lambda: bool(self.cached.redis.exists(fill_key(FlagId("default", "a")))))
+        await until(lambda: bool(self.cached.redis.exists(Keys().fill(FlagId("default", "a")))))
 
     def reads(self, of: Running) -> int:
         """How often this replica has read the flag for a caller."""

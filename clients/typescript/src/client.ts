@@ -205,7 +205,8 @@ export class FlagClient {
   /** Give the whole flag set, then every change; reconnects and resumes by itself until `close` or the signal. */
   watch(options: WatchOptions = {}): AsyncGenerator<Snapshot | Change, void, void> {
     const signals = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
-    const open = (resumeRevision: bigint) => this.#stub.watchFlags({ flagSet: this.#flagSet, resumeRevision });
+    const open = (resumeRevision: bigint) =>
+      this.#stub.watchFlags({ flagSet: this.#flagSet, resumeRevision, pagedSnapshots: false });
     return watch(open, AbortSignal.any(signals));
   }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-TARGET_S = 0.2
+TARGET_S = 0.5
 """The loop is on time if a timer runs at most this late."""
 INTERVAL_S = 1.0
 """Seconds without one timer on time after which new work is refused."""
