@@ -204,8 +204,9 @@ class CacheAuditor:
             await asyncio.sleep(pause_s)
         found.checked = len(seen)
         found.missing = len(flags) - known
-        for items in ([*contents.flags], flags, seen):  # the store may keep its list
-            free_in_turns(items)
+        for items in (contents.flags, flags, seen):  # the store made the list for this load
+            if isinstance(items, dict | list | set):
+                free_in_turns(items)
         return suspects
 
     async def _confirmed(self, cache: FlagCache, suspects: Sequence[Suspect]) -> list[Mismatch]:

@@ -51,7 +51,8 @@ class StoreLoader:
         """Read everything; where there is no room for it, only the counters. Raises StoreUnavailable."""
         if not self._near.partial.is_needed:
             contents = await self._load_all()
-            free_in_turns([*contents.flags])  # what is not held now; the store may keep its list
+            if isinstance(contents.flags, list):
+                free_in_turns(contents.flags)  # the store made the list for this load
             return
         asked_at, held = time.monotonic(), self._proof.held_revisions()
         revisions = await self._store.revisions()

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flagsvc_client import ErrorCode, Flag, FlagClient, Reason, Source, Status
+from flagsvc_client import ErrorCode, Flag, FlagClient, FlagServiceError, Reason, Source, Status
 from flagsvc_client.client_events import ClientEvent, Events
 from flagsvc_client.local.flag_set import LocalFlagSet
 from flagsvc_client.local.updater import LocalUpdater
 
+from flagsvc.core.validation import MAX_CONTEXT_VALUES
 from tests.client.forms import FORMS, asked
 from tests.faults.proxy import Proxy
 from tests.replicas import Process, replica, until
@@ -327,3 +328,16 @@ async def test_an_invalid_message_is_reported_and_the_watch_continues(
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
     assert "a field of tomorrow" in caplog.text
+
+
+def test_a_context_of_more_values_than_the_server_takes_is_refused_with_the_servers_words() -> None:
+    local = LocalFlagSet(30.0)
+    local.replace([Flag(key="a", status=Status.ENABLED, revision=1)], 1)
+    most: dict[str, Any] = {"targetingKey": "anna", "list": [0] * (MAX_CONTEXT_VALUES - 1)}
+    found = local.details("a", most, default=False)
+    assert found is not None
+    assert found.value is True
+    with pytest.raises(FlagServiceError) as caught:
+        local.details("a", {**most, "one": 1}, default=False)
+    assert caught.value.reason == "INVALID_CONTEXT"
+    assert "context is 'more fields'; it must be at most 5000 fields and list elements" in str(caught.value)

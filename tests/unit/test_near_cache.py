@@ -413,14 +413,6 @@ def test_an_insertion_without_revision_over_a_deletion_is_reported_and_nothing_i
     assert cache.verified_at == 4.0
 
 
-def test_a_resync_of_more_flags_than_fit_holds_none_of_the_store_before() -> None:
-    cache = near(limit=2)
-    merge(cache, contents(entry(7), default=7), 0.0, 0.0)
-    cache.resync(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 1.0, 1.0)
-    assert (len(cache), cache.complete, cache.partial.is_needed) == (0, False, True)
-    assert cache.partial.gap_free_since == 1.0
-
-
 def test_changes_applied_between_two_steps_of_a_merge_are_not_undone_by_it() -> None:
     cache = near()
     merge(cache, contents(*(entry(n, f"k{n}") for n in range(1, 6)), default=5), 0.0, 0.0)
@@ -454,3 +446,12 @@ def test_a_merge_during_which_a_flag_had_to_be_evicted_does_not_complete_the_vie
     for _ in steps:
         pass
     assert not cache.complete
+
+
+def test_a_resync_with_more_flags_than_the_limit_holds_none() -> None:
+    cache = near(limit=2)
+    merge(cache, contents(entry(1)), 0.0, 0.0)
+    cache.resync(contents(entry(1), entry(2, "b"), entry(3, "c")), 1.0, 1.0)
+    assert (cache.complete, cache.partial.is_needed, len(cache)) == (False, True, 0)
+    cache.resync(contents(entry(1), entry(2, "b")), 2.0, 2.0)
+    assert (cache.complete, len(cache)) == (True, 2)

@@ -52,11 +52,15 @@ def test_a_listing_copies_no_entry_and_stays_as_it_was() -> None:
     assert len(listing) == 2_000
     assert len(listing._pieces) < 20, "what making it takes"
     before = list(listing)
+    for number in range(0, 2_000, 11):
+        first = Flag(key=f"k{number:04}y", revision=3_000)
+        held[first.id] = CacheEntry(Entry.of(first), 0.0, 0.0)
+    assert list(listing) == before
     for number in range(0, 2_000, 7):
         flag_id = FlagId("default", f"k{number:04}")
         held[flag_id] = CacheEntry(Entry(flag_id, 5_000, None), 0.0, 0.0)
     added = Flag(key="k0000x", revision=5_001)
     held[added.id] = CacheEntry(Entry.of(added), 0.0, 0.0)
     assert list(listing) == before
-    assert len(held.order.of("default")) == 2_000 - 286 + 1
+    assert len(held.order.of("default")) == 2_000 + 182 - 286 + 1
     assert set(held.deleted) == {FlagId("default", f"k{number:04}") for number in range(0, 2_000, 7)}
