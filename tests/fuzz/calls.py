@@ -28,7 +28,10 @@ def main() -> int:
     with target(cache=args.cache) as server:
         campaign = Campaign(server, args.seed, args.folder)
         work = campaign.again(load(args.again)) if args.again else campaign.run(args.calls, args.seconds)
-        result = asyncio.run(work)
+        try:
+            result = asyncio.run(work)
+        except KeyboardInterrupt:
+            return 130
     print(json.dumps(_document(result), indent=1)) if args.json else _show(result)  # noqa: T201
     return 1 if result.findings else 0
 

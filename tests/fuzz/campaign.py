@@ -28,6 +28,7 @@ AT_ONCE = 64
 LOOK_EVERY = 250
 """Calls between two looks at the log, the health and the memory."""
 START_S, HEALTH_S = 30.0, 5.0
+PROBE = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 MAX_FINDINGS = 20
 """A run ends at so many."""
 GROWTH_SHARE, GROWTH_MB = 1.05, 8.0
@@ -88,7 +89,7 @@ class Campaign:
         self._over = False
 
     async def run(self, calls: int, seconds: float) -> Result:
-        """Send so many calls, or as many as this time allows."""
+        """Send so many calls, or as many as this time allows, and stop the server."""
         began = time.monotonic()
         address = f"127.0.0.1:{self._target.ports['port']}"
         async with grpc.aio.insecure_channel(address) as channel:
@@ -105,7 +106,10 @@ class Campaign:
                 await self._grpc.close()
         if found := grows(self.result.memory_mb):
             self._found(found, list(self._recent))
-        self.result.seconds, self.result.log_lines = time.monotonic() - began, len(self._target.log)
+        self.result.seconds = time.monotonic() - began
+        await asyncio.to_thread(self._target.stop)  # what it logs then counts too
+        self._judge_log()
+        self.result.log_lines = len(self._target.log)
         return self.result
 
     async def _fill(self, channel: grpc.aio.Channel) -> None:
@@ -160,8 +164,7 @@ class Campaign:
 
     async def _look(self) -> None:
         """See whether the server lives, answers and has logged no exception, and how much memory it has."""
-        for line in self._target.tracebacks():
-            self._found(f"the log has an exception: {line[:2_000]}", list(self._recent))
+        self._judge_log()
         began = time.monotonic()
         try:
             await self._health.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
@@ -170,7 +173,14 @@ class Campaign:
             why = f"health answers {error.code().name}" if self._target.alive else "the server has ended"
             self._found(why, list(self._recent))
         self.result.worst_health_ms = max(self.result.worst_health_ms, 1_000 * (time.monotonic() - began))
+        probe = Call("/healthz", [PROBE], timeout=HEALTH_S, port="management_port")
+        if (status := (await self._http.send(probe)).status) != "200":
+            self._found(f"/healthz answers {status}", list(self._recent))
         self.result.memory_mb.append(self._target.resident_mb())
+
+    def _judge_log(self) -> None:
+        for line in self._target.tracebacks():
+            self._found(f"the log has an exception: {line[:2_000]}", list(self._recent))
 
     def _found(self, what: str, calls: list[Call]) -> None:
         """Record a finding, the first of its kind only."""
