@@ -65,6 +65,10 @@ async def test_each_protocol_says_that_a_request_is_too_large(client: tuple[Clie
     error = await refused(grpc_client, RESOLVE, b"x" * (MAX_EVALUATION_BYTES + 1))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (error.details() or "").startswith("The context is over 65536 bytes")
+    error = await refused(
+        grpc_client, "/flagd.sync.v1.FlagSyncService/FetchAllFlags", b"x" * (MAX_EVALUATION_BYTES + 1)
+    )
+    assert info_of(error).reason == "REQUEST_TOO_LARGE", "there is no context in it"
     error = await refused(grpc_client, f"{OWN}CreateFlag", b"x" * (MAX_REQUEST_BYTES + 1))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with httpx.AsyncClient() as http:
