@@ -17,6 +17,9 @@ _LEAK = re.compile(
     + b"|".join(re.escape(str(path).encode()) for path in (_ROOT, Path(sys.prefix), Path.home()) if len(path.parts) > 1)
 )
 """A traceback, a path or an address, of a server or in memory: what no error may show. No odd value contains one."""
+_RAISED = re.compile(rb"an internal error occurred|Unexpected <class|Internal Server Error")
+"""What flagsvc, gRPC and the HTTP server say of an exception."""
+FRAMES = "frames of HTTP/2"
 _GENERAL = ("/flagd.evaluation.", "/schema.")
 """flagd's protocol has INTERNAL for a rule that fails. Its text is fixed."""
 
@@ -37,7 +40,7 @@ class Call:
     @property
     def is_http(self) -> bool:
         """Whether it is a request over HTTP/1.1."""
-        return self.port != "port"
+        return self.port.endswith("_port")
 
     def to_json(self) -> dict[str, Any]:
         """Return a form that a file can have."""
@@ -69,6 +72,8 @@ def fault(call: Call, answer: Answer) -> str:
     """Return what is wrong about an answer, if anything is."""
     if match := _LEAK.search(answer.error):
         return f"the error shows {match[0][:40]!r}"
+    if match := _RAISED.search(answer.error):
+        return f"the status is {answer.status}: {answer.error[match.start() :][:200]!r}"
     if call.is_http:
         allowed = answer.status != "500" or b'"errorDetails":"the answer would be over ' in answer.error
     elif answer.status == "INTERNAL":

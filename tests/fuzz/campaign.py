@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.fuzz.calling import Answer, Call, fault, save
+from tests.fuzz.calling import FRAMES, Answer, Call, fault, save
+from tests.fuzz.frame_calls import FrameCalls
 from tests.fuzz.grpc_calls import GrpcCalls, learned
 from tests.fuzz.http_calls import ROUTES, HttpCalls
 from tests.fuzz.odd import KEYS, Odd
@@ -97,7 +98,8 @@ class Campaign:
             await self._health.Check(health_pb2.HealthCheckRequest(), timeout=START_S, wait_for_ready=True)
             methods = await asyncio.to_thread(learned, address)
             self._grpc, self._http = GrpcCalls(address, methods, self._odd), HttpCalls(self._target.ports, self._odd)
-            self._names = [*methods, *ROUTES]
+            self._frames = FrameCalls(self._target.ports["port"], self._odd)
+            self._names = [*methods, *ROUTES, FRAMES]
             await self._fill(channel)
             try:
                 await asyncio.gather(*(self._work(calls, began + seconds) for _ in range(AT_ONCE)))
@@ -140,7 +142,8 @@ class Campaign:
                 await self._look()
             name, call = self._next()
             self._recent.append(call)
-            answer = await (self._http if call.is_http else self._grpc).send(call)
+            sender = self._http if call.is_http else self._frames if call.method == FRAMES else self._grpc
+            answer = await sender.send(call)
             self._note(name, call, answer)
 
     def _next(self) -> tuple[str, Call]:
@@ -148,6 +151,8 @@ class Campaign:
         if saved := next(self._saved, None):
             return saved.method, saved
         name = UNKNOWN_METHOD if self._random.random() < _SHARE_OF_UNKNOWN else self._random.choice(self._names)
+        if name == FRAMES:
+            return name, self._frames.make(self._corpus[name])
         maker = self._http if name in ROUTES else self._grpc
         return name, maker.make(name, self._corpus[name])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ _SETTINGS = {
     "FLAGSVC_MAX_BYTES_PER_SET": "4000000",
     "FLAGSVC_NEAR_CACHE_BYTES": "16000000",
 }
+_OF_THE_TRANSPORT = re.compile(r"[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\]")
+"""A line of gRPC's own about bytes that are no gRPC."""
 
 
 class Target:
@@ -88,7 +91,7 @@ def target(*, cache: bool, program: tuple[str, ...] = (str(FLAGSVC),)) -> Iterat
 
 def _has_exception(line: str) -> bool:
     if not line.startswith("{"):
-        return "Traceback" in line or "Error" in line
+        return not _OF_THE_TRANSPORT.match(line) and ("Traceback" in line or "Error" in line)
     try:
         return "exception" in json.loads(line)
     except ValueError:

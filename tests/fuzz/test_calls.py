@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.calling import Answer, Call, fault, load
+from tests.fuzz.calling import FRAMES, Answer, Call, fault, load
 from tests.fuzz.campaign import UNKNOWN_METHOD, Campaign, grows
 from tests.fuzz.http_calls import ROUTES
 from tests.fuzz.target import target
@@ -31,7 +31,13 @@ async def test_random_calls_find_nothing(tmp_path: Path) -> None:
     assert result.findings == []
     assert result.calls == CALLS
     statuses = result.statuses
-    assert {*ROUTES, UNKNOWN_METHOD, "/flagsvc.v1.FlagService/Resync", "/grpc.health.v1.Health/List"} <= statuses.keys()
+    assert {
+        *ROUTES,
+        FRAMES,
+        UNKNOWN_METHOD,
+        "/flagsvc.v1.FlagService/Resync",
+        "/grpc.health.v1.Health/List",
+    } <= statuses.keys()
     total = sum(statuses.values(), Counter())
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "200", "400", "404"} <= total.keys()
     writes = (statuses[f"/flagsvc.v1.FlagService/{name}"] for name in ("CreateFlag", "UpdateFlag", "ToggleFlag"))
@@ -65,6 +71,8 @@ async def test_a_server_that_ends_is_found(tmp_path: Path) -> None:
         ("/a.B/C", "port", "UNAVAILABLE", "cannot reach 10.0.0.1:6379", True),
         ("/a.B/C", "port", "UNAVAILABLE", "cannot open /tmp/x/flags.db", True),
         ("/a.B/C", "port", "NOT_FOUND", "<flagsvc.core.model.Flag object at 0x7f90f5603c20>", True),
+        (FRAMES, FRAMES, "REFUSED_BY_GRPC", "grpc-message Illegal header key", False),
+        (FRAMES, FRAMES, "UNKNOWN", "grpc-message Unexpected <class 'ValueError'>", True),
         ("ofrep bulk", "ofrep_port", "500", "Internal Server Error", True),
         ("ofrep bulk", "ofrep_port", "500", '{"errorDetails":"the answer would be over 1 bytes: split"}', False),
         ("ofrep bulk", "ofrep_port", "400", 'Traceback (most recent call last):\n  File "x"', True),
