@@ -11,7 +11,7 @@ import grpc
 
 from tests.fuzz.calling import FRAMES, Answer, Call
 from tests.fuzz.odd import Odd, changed
-from tests.unreading import _PREFACE, _field, _frame
+from tests.unreading import PREFACE, field, frame
 
 _WAIT_S = 0.3
 _PATH_BYTES = 80
@@ -45,17 +45,17 @@ class FrameCalls:
                 ("grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "content-length", "x", "X", "")
             )
             fields[name] = random.choice(("1n", "0S", "99999999H", "-1S", "gzip", "x", "\0", "\u00e9" * 9, "a" * 99))
-        block = b"".join(_field(name.encode(), value.encode()) for name, value in fields.items())
+        block = b"".join(field(name.encode(), value.encode()) for name, value in fields.items())
         message = random.choice((b"", b"\x0a\x01a", random.randbytes(20)))
         prefix = struct.pack(
             ">BI", random.choice((0, 0, 1, 255)), random.choice((len(message), 0, 5, 2**24, 2**32 - 1))
         )
-        data = _frame(_HEADERS, _END_HEADERS, 1, block) + _frame(
+        data = frame(_HEADERS, _END_HEADERS, 1, block) + frame(
             _DATA, random.choice((0, _END_STREAM)), 1, prefix + message
         )
         if random.random() < 0.3:
             kind, flags = random.choice((*range(10), 255)), random.choice((0, 1, 4, 5, 255))
-            data += _frame(
+            data += frame(
                 kind, flags, random.choice((0, 1, 2, 3, 2**31 - 1)), random.randbytes(random.choice((0, 4, 8, 99)))
             )
         if random.random() < 0.5:
@@ -72,7 +72,7 @@ class FrameCalls:
         except OSError:
             return Answer("NO_CONNECTION")
         try:
-            writer.write(_PREFACE + _frame(_SETTINGS, 0, 0) + call.parts[0])
+            writer.write(PREFACE + frame(_SETTINGS, 0, 0) + call.parts[0])
             async with asyncio.timeout(call.timeout):
                 while part := await reader.read(65_536):
                     received += part
