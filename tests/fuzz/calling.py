@@ -20,6 +20,8 @@ _LEAK = re.compile(
 _RAISED = re.compile(rb"an internal error occurred|Unexpected <class|Internal Server Error")
 """What flagsvc, gRPC and the HTTP server say of an exception."""
 FRAMES = "frames of HTTP/2"
+REFUSED_BY_GRPC = "REFUSED_BY_GRPC"
+"""The status of bytes that are no call. The words are the transport's own, which flagsvc cannot change."""
 _GENERAL = ("/flagd.evaluation.", "/schema.")
 """flagd's protocol has INTERNAL for a rule that fails. Its text is fixed."""
 
@@ -70,6 +72,8 @@ class Answer:
 
 def fault(call: Call, answer: Answer) -> str:
     """Return what is wrong about an answer, if anything is."""
+    if answer.status == REFUSED_BY_GRPC:
+        return ""
     if match := _LEAK.search(answer.error):
         return f"the error shows {match[0][:40]!r}"
     if match := _RAISED.search(answer.error):

@@ -9,7 +9,7 @@ import struct
 
 import grpc
 
-from tests.fuzz.calling import FRAMES, Answer, Call
+from tests.fuzz.calling import FRAMES, REFUSED_BY_GRPC, Answer, Call
 from tests.fuzz.odd import Odd, changed
 from tests.unreading import PREFACE, field, frame
 
@@ -78,7 +78,7 @@ class FrameCalls:
                     received += part
                     if match := _STATUS.search(received):
                         refused = _REFUSED.search(received)
-                        return Answer("REFUSED_BY_GRPC" if refused else _CODES.get(int(match[1]), "?"), received)
+                        return Answer(REFUSED_BY_GRPC if refused else _CODES.get(int(match[1]), "?"), received)
         except TimeoutError:
             return Answer("WAITS", received)
         except OSError:

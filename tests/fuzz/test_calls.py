@@ -71,7 +71,7 @@ async def test_a_server_that_ends_is_found(tmp_path: Path) -> None:
         ("/a.B/C", "port", "UNAVAILABLE", "cannot reach 10.0.0.1:6379", True),
         ("/a.B/C", "port", "UNAVAILABLE", "cannot open /tmp/x/flags.db", True),
         ("/a.B/C", "port", "NOT_FOUND", "<flagsvc.core.model.Flag object at 0x7f90f5603c20>", True),
-        (FRAMES, FRAMES, "REFUSED_BY_GRPC", "grpc-message Illegal header key", False),
+        (FRAMES, FRAMES, "REFUSED_BY_GRPC", "grpc-message Failed parsing HTTP/2 (have 0x1000007e)", False),
         (FRAMES, FRAMES, "UNKNOWN", "grpc-message Unexpected <class 'ValueError'>", True),
         ("ofrep bulk", "ofrep_port", "500", "Internal Server Error", True),
         ("ofrep bulk", "ofrep_port", "500", '{"errorDetails":"the answer would be over 1 bytes: split"}', False),
