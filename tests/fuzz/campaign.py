@@ -176,7 +176,8 @@ class Campaign:
         except grpc.aio.AioRpcError as error:
             self._over = True
             why = f"health answers {error.code().name}" if self._target.alive else "the server has ended"
-            self._found(why, list(self._recent))
+            held = next((line for line in reversed(self._target.log) if '"loop_held"' in line), "")
+            self._found(f"{why} {held[:2_000]}", list(self._recent))
         self.result.worst_health_ms = max(self.result.worst_health_ms, 1_000 * (time.monotonic() - began))
         probe = Call("/healthz", [PROBE], timeout=HEALTH_S, port="management_port")
         if (status := (await self._http.send(probe)).status) != "200":

@@ -16,6 +16,7 @@ from tests.servers import Mongod, RedisServer
 _SETTINGS = {
     "FLAGSVC_LOG_FORMAT": "json",
     "FLAGSVC_DRAIN_S": "0",
+    "FLAGSVC_LOG_LOOP_LAG_S": "1",
     "FLAGSVC_FIRST_MESSAGE_S": "1",
     "FLAGSVC_CONTEXT_FROM_HEADERS": "x-user=user",
     "FLAGSVC_CORS_ORIGINS": "https://a.example",
