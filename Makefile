@@ -85,8 +85,11 @@ FUZZ_SECONDS ?= 60
 	@.venv-fuzz/bin/python $(PIP) atheris==3.0.0 openfeature-flagd-core==2.0.0
 	@touch $@
 
-fuzz: .venv-fuzz/.done  ## rules and flag files from random bytes, FUZZ_SECONDS each; findings stay in .fuzz
+FUZZ_CALLS ?= 100000
+
+fuzz: $(VENV)/.dev .venv-fuzz/.done  ## random calls of every RPC and route, FUZZ_CALLS; rules and flag files from random bytes, FUZZ_SECONDS each; findings stay in .fuzz
 	@mkdir -p .fuzz/rules .fuzz/files
+	$(BIN)/python -m tests.fuzz.calls --calls $(FUZZ_CALLS)
 	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_rules.py .fuzz/rules -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
 	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_files.py .fuzz/files -artifact_prefix=.fuzz/ -max_total_time=$(FUZZ_SECONDS)
 

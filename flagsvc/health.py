@@ -95,6 +95,15 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status)
 
+    async def List(  # noqa: N802
+        self,
+        request: health_pb2.HealthListRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> health_pb2.HealthListResponse:
+        """Return the status of every service."""
+        response = health_pb2.HealthListResponse
+        return response(statuses={name: {"status": status} for name, status in self._statuses.items()})
+
     async def Watch(  # noqa: N802
         self,
         request: health_pb2.HealthCheckRequest,

@@ -36,6 +36,7 @@ from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.health import Health
+from flagsvc.lasting_server import LastingServer
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
@@ -69,7 +70,7 @@ class Server:
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
         self._outflow = Outflow(settings.outstanding_bytes)
-        self._grpc = self._build_grpc()
+        self._grpc = LastingServer(self._build_grpc)
         contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
         self._ofrep = Ofrep(
             replica.reader,
@@ -101,6 +102,7 @@ class Server:
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         await self._grpc.start()
+        self._tasks.start(self._grpc.run(), "grpc")
         if self._http is not None:
             await self._http.start()
         log.info(
@@ -224,6 +226,8 @@ class Server:
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         about = "gRPC calls ended because their message did not arrive in time."
         yield Sample("flagsvc_calls_without_message_total", about, self._first_messages.ended)
+        about = "Times that gRPC had stopped by itself and was started again."
+        yield Sample("flagsvc_grpc_replacements_total", about, self._grpc.replaced)
         if self._http is not None:
             connections = self._http.connections
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)

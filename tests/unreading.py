@@ -7,17 +7,17 @@ import struct
 from types import TracebackType
 from typing import Self
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _WINDOW = 0, 1, 3, 4, 6, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _CONNECTION_WINDOW = 2**30
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
-def _field(name: bytes, value: bytes) -> bytes:
+def field(name: bytes, value: bytes) -> bytes:
     return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value  # a literal without indexing
 
 
@@ -27,8 +27,8 @@ class Unreading:
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self._next = 1
-        window = _frame(_WINDOW, 0, 0, struct.pack(">I", _CONNECTION_WINDOW))
-        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0) + window)
+        window = frame(_WINDOW, 0, 0, struct.pack(">I", _CONNECTION_WINDOW))
+        self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0) + window)
 
     def __enter__(self) -> Self:
         return self
@@ -43,16 +43,16 @@ class Unreading:
         stream, self._next = self._next, self._next + 2
         fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "flagsvc"}
         fields |= {"content-type": "application/grpc", "te": "trailers"}
-        block = b"".join(_field(name.encode(), value.encode()) for name, value in fields.items())
-        frames = _frame(_HEADERS, _END_HEADERS, stream, block)
+        block = b"".join(field(name.encode(), value.encode("latin-1")) for name, value in fields.items())
+        frames = frame(_HEADERS, _END_HEADERS, stream, block)
         if request is not None:
-            frames += _frame(_DATA, _END_STREAM, stream, struct.pack(">BI", 0, len(request)) + request)
+            frames += frame(_DATA, _END_STREAM, stream, struct.pack(">BI", 0, len(request)) + request)
         self._socket.sendall(frames)
         return stream
 
     def open_window(self, stream: int) -> None:
         """Take what waits for a stream."""
-        self._socket.sendall(_frame(_WINDOW, 0, stream, struct.pack(">I", _CONNECTION_WINDOW)))
+        self._socket.sendall(frame(_WINDOW, 0, stream, struct.pack(">I", _CONNECTION_WINDOW)))
 
     def frames(self, seconds: float) -> list[tuple[int, int, int, bytes]]:
         """Read what arrives until nothing has for so long: (kind, flags, stream, payload) of each frame."""
@@ -71,7 +71,7 @@ class Unreading:
                 found.append((kind, flags, stream, rest[9:end]))
                 rest = rest[end:]
                 if kind in (_SETTINGS, _PING) and not flags & _ACK:
-                    self._socket.sendall(_frame(kind, _ACK, 0, found[-1][3] if kind == _PING else b""))
+                    self._socket.sendall(frame(kind, _ACK, 0, found[-1][3] if kind == _PING else b""))
 
     def data_of(self, seconds: float) -> dict[int, int]:
         """Read what arrives, as `frames` does: bytes of data by stream."""

@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 from google.protobuf import struct_pb2
+from grpc_health.v1 import health_pb2
 
 from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES, MAX_REQUEST_BYTES, parse_within_limits
 from flagsvc.api.common.values import to_value
@@ -64,6 +65,10 @@ async def test_each_protocol_says_that_a_request_is_too_large(client: tuple[Clie
     error = await refused(grpc_client, RESOLVE, b"x" * (MAX_EVALUATION_BYTES + 1))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (error.details() or "").startswith("The context is over 65536 bytes")
+    error = await refused(
+        grpc_client, "/flagd.sync.v1.FlagSyncService/FetchAllFlags", b"x" * (MAX_EVALUATION_BYTES + 1)
+    )
+    assert info_of(error).reason == "REQUEST_TOO_LARGE", "there is no context in it"
     error = await refused(grpc_client, f"{OWN}CreateFlag", b"x" * (MAX_REQUEST_BYTES + 1))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with httpx.AsyncClient() as http:
@@ -112,3 +117,19 @@ async def test_every_protocol_refuses_a_context_of_too_many_values(client: tuple
         assert answer.status_code == (400 if is_refused else 200)
         if is_refused:
             assert answer.json()["errorDetails"] == "The context has more than 5000 fields and list elements"
+
+
+async def test_a_message_of_reflection_that_cannot_be_parsed_is_refused(client: tuple[Client, str]) -> None:
+    stream = client[0].channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
+    await stream.write(b"\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (caught.value.details() or "").startswith("request is 'bytes that cannot be parsed'")
+    assert info_of(caught.value).reason == "INVALID_REQUEST"
+
+
+async def test_health_lists_every_service(client: tuple[Client, str]) -> None:
+    statuses = (await client[0].health.List(health_pb2.HealthListRequest(), timeout=5)).statuses
+    assert {"", "liveness", "flagsvc.v1.FlagService", "flagd.sync.v1.FlagSyncService", "store"} <= statuses.keys()
+    assert statuses["flagsvc.v1.FlagService"].status == health_pb2.HealthCheckResponse.SERVING

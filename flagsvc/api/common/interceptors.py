@@ -60,7 +60,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         elif handler.unary_stream is not None:
             wrapped = grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
         elif handler.stream_stream is not None:
-            wrapped = grpc.stream_stream_rpc_method_handler(self._both(method, handler.stream_stream, encode), parse)
+            wrapped = grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream, encode), parse)
         else:
             raise NotImplementedError(method)
         self._wrapped[method] = wrapped
@@ -112,6 +112,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 yield message
 
         return self._both(method, once, encode)
+
+    def _many(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        async def readable(requests: Any) -> AsyncIterator[Any]:
+            async for request in requests:
+                check_readable(request)
+                yield request
+
+        return self._both(method, lambda requests, context: call(readable(requests), context), encode)
 
     def _both(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""

@@ -19,6 +19,7 @@ MAX_WRITE_VALUES = 20_000
 """Most fields and list elements of a write."""
 _OWN = "/flagsvc.v1.FlagService/"
 _WRITES = frozenset({f"{_OWN}CreateFlag", f"{_OWN}UpdateFlag"})
+_FLAGDS = ("/flagd.evaluation.", "/schema.")
 _FIRST_FIELD = b"\x0a"
 """The tag of a message's first field. Every field of an object and every element of a list begins with it."""
 _PER_VALUE = 2
@@ -38,12 +39,12 @@ def parse_within_limits(method: str, parse: Parse | None) -> Parse | None:
     """Return the method's parser, which parses nothing that is over the method's limits."""
     if parse is None:
         return None
-    is_own = method.startswith(_OWN)  # flagd's providers take INVALID_ARGUMENT for a mismatch of types
+    is_flagds = method.startswith(_FLAGDS)  # its providers take INVALID_ARGUMENT for a mismatch of types
     limit = MAX_REQUEST_BYTES if method in _WRITES else MAX_EVALUATION_BYTES
 
     def parsed(data: bytes) -> Any:
         if len(data) > limit:
-            return _Refused(_too_large("bytes", len(data), limit) if is_own else EvaluationFailed("INVALID_CONTEXT"))
+            return _Refused(EvaluationFailed("INVALID_CONTEXT") if is_flagds else _too_large("bytes", len(data), limit))
         if len(data) > MAX_EVALUATION_BYTES and data.count(_FIRST_FIELD) > _PER_VALUE * MAX_WRITE_VALUES:
             return _Refused(_too_large("fields and list elements", "more", MAX_WRITE_VALUES))
         try:

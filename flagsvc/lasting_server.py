@@ -1,0 +1,75 @@
+"""A gRPC server that is replaced when it has stopped by itself.
+
+grpcio's server stops for good, and silently, when a call's path is no UTF-8: its main loop decodes the path of a method
+that it does not know. The process would live on without gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import structlog
+
+log = structlog.get_logger(__name__)
+
+CHECK_EVERY_S = 0.05
+GRACE_S = 0.5
+"""Seconds that the calls of a server that has stopped have to finish."""
+
+
+class LastingServer:
+    """The server that `build` makes, again and again, always on the same ports."""
+
+    def __init__(self, build: Callable[[], grpc.aio.Server]) -> None:
+        self._build, self._server = build, build()
+        self._addresses: list[str] = []
+        self._stopping = False
+        self.replaced = 0
+
+    def add_insecure_port(self, address: str) -> int:
+        """Bind an address, and return its port. Raises RuntimeError."""
+        port = self._server.add_insecure_port(address)
+        self._addresses.append(f"{address.rpartition(':')[0]}:{port}")
+        return port
+
+    async def start(self) -> None:
+        """Accept calls."""
+        await self._server.start()
+
+    async def run(self) -> None:
+        """Replace a server that has stopped, until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            if not self._stopping and not _runs(self._server):
+                await self._replace()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop, with so much time for the calls in progress."""
+        self._stopping = True
+        await self._server.stop(grace_s)
+
+    async def _replace(self) -> None:
+        """Serve with a new server. If a port cannot be bound, the next turn tries again."""
+        stopped, new = self._server, self._build()
+        try:
+            for address in self._addresses:
+                new.add_insecure_port(address)
+        except RuntimeError as error:
+            log.warning("grpc_port_not_bound", error=str(error), detail="It is tried again.")
+            return
+        self._server = new
+        await new.start()
+        self.replaced += 1
+        log.warning(
+            "grpc_server_replaced",
+            detail="gRPC had stopped by itself, as it does for a path that is no UTF-8. Its connections are closed.",
+        )
+        await stopped.stop(GRACE_S)
+
+
+def _runs(server: grpc.aio.Server) -> bool:
+    """Whether the server accepts calls. grpcio says so only inside."""
+    inner = getattr(server, "_server", None)
+    return inner is None or bool(getattr(inner, "is_running", lambda: True)())
