@@ -19,7 +19,8 @@ _DATA, _HEADERS, _SETTINGS, _END_STREAM, _END_HEADERS = 0, 1, 4, 1, 4
 _STATUS = re.compile(rb"grpc-status[\x01\x02](\d\d?)")
 _REFUSED = re.compile(
     rb"Failed parsing HTTP/2|Illegal header key|Error parsing '|Metadata keys cannot|Compression bit set|Missing :|"
-    rb"Duplicate '|Bad (?:content-type|method|path)|Invalid (?:gRPC|metadata|compression)|Unknown compression|Decompression"
+    rb"Duplicate '|Bad (?:content-type|method|path)|Invalid (?:gRPC|metadata|compression)|Unknown compression|"
+    rb"Decompression"
 )
 """What gRPC's transport says of bytes that are no call, with whichever status. flagsvc has not seen them."""
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
