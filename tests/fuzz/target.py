@@ -63,9 +63,11 @@ class Target:
         return [line for line in lines if _has_exception(line)]
 
     def _follow(self) -> None:
+        """Read the log to its end: a server whose log nobody reads stands still once the pipe is full."""
         stream = self.process.process.stderr if self.process.process else None
         with contextlib.suppress(ValueError):  # closed at the end
-            self.log.extend(iter(stream.readline, "")) if stream else None
+            for line in getattr(stream, "buffer", ()):
+                self.log.append(line.decode(errors="replace"))  # gRPC logs bytes of callers as they are
 
     def stop(self) -> None:
         """Stop in order, and read the log to its end."""
