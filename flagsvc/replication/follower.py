@@ -31,6 +31,8 @@ from flagsvc.view.near_cache import NearCache
 
 STREAM_START_S = 0.3
 """How long the first load waits for the change stream, so that no change falls between the two."""
+LATE_STREAM_S = 3.0
+"""Longest that a resync waits for the change stream."""
 RESYNCED = "The store's identity is new. Everything was read again; what was held or cached before does not count."
 LOAD_SHARE = 5
 """Where the whole store is read again and again, that takes at most one part in this many of the time."""
@@ -186,12 +188,22 @@ class Follower:
         """Read everything from the store, which is not the one that was read before, and hold nothing else."""
         self.proof.lineage.must_resync = True
         await self._store.open()
+        await self._until_streamed()
         self._near.changelogs.forget()
         self.proof.hints.clear()
         flags = await self.loader.start_over()
         self.proof.lineage.resynced()
         await self._belong_to(self._store.identity)  # last: heartbeats under the new identity say that it is done
         log.warning("resynced", store=str(self._store.identity), flags=flags, detail=RESYNCED)
+
+    async def _until_streamed(self) -> None:
+        """Wait until the change stream has delivered what is older than now; later it would count as newer.
+
+        A stream that is broken, or takes too long, is not waited for.
+        """
+        now, progress = time.monotonic(), self.proof.progress
+        while progress.delivers and progress.checkpoint < now and time.monotonic() - now < LATE_STREAM_S:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def _pause_s(self) -> float:
         """Return the seconds until the next poll."""
