@@ -127,7 +127,7 @@ class Server:
         for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
             streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
-        await self._admission.stop(self.settings.grace_s)
+        await self._admission.stop(self.settings.grace_s, lingers=self.settings.drain_s > 0)
         # The transports after the calls, which they would cut off.
         await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
         await self._tasks.close()

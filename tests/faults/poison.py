@@ -18,6 +18,8 @@ from tests.stores import CHANNEL, OWNER_KEY, cache_key
 
 STRANGERS = 1_000_000_000
 """Values above this one belong to no write of the run."""
+PRETENDER = "poison"
+"""The name under which a poisoned heartbeat claims to be a replica."""
 _MESSAGES = 20
 _OTHER = ["0123456789abcdef", "mongodb://elsewhere/flags"]
 _BEYOND = (2**63 - 4, 2**63 - 1, 2**53 + 1, 2**53, 2**40, 10**6)
@@ -62,7 +64,7 @@ def _heartbeat(client: redis.Redis, flag: str, drawn: random.Random) -> str:
     """Claim, as a replica that is not there, to have applied more than there is."""
     del flag
     revisions = {"default": drawn.choice((10**6, 2**53, 2**70))}
-    report = {"heartbeat": 1, "replica": "poison", "revisions": revisions, "ageS": 0, "streamAgeS": 0, "lastSeen": {}}
+    report = {"heartbeat": 1, "replica": PRETENDER, "revisions": revisions, "ageS": 0, "streamAgeS": 0, "lastSeen": {}}
     return json.dumps(report | {"store": _own(client)})
 
 

@@ -140,10 +140,15 @@ class Admission:
         streams = (pool for pool in self._streams.values() if pool.awaited)
         return sum(pool.taken for pool in calls), sum(pool.taken for pool in streams)
 
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, and wait at most `grace_s` seconds for the calls and streams in progress."""
+    async def stop(self, grace_s: float, *, lingers: bool = True) -> None:
+        """Refuse new calls, and wait at most `grace_s` seconds for the calls and streams in progress.
+
+        `lingers`: wait for callers that have not noticed yet, also if none was refused so far.
+        """
         self.gate.set(stopping=True)
         await _until(lambda: self.in_progress == (0, 0), grace_s)
+        if lingers:
+            self.gate.refused_at = time.monotonic()
         # A call that arrives while the transport closes would be cut off. Wait until callers have stopped calling.
         await _until(lambda: time.monotonic() - self.gate.refused_at > LINGER_S, LINGER_MAX_S)
 
