@@ -146,7 +146,8 @@ class Follower:
             await self.loader.load()
             return
         revisions = await self._store.revisions()
-        if claims and not self.proof.lineage.is_other(self._store.identity) and not await self.proof.ask_about(claims):
+        is_known = not self.proof.lineage.is_other(self._store.identity)
+        if claims and is_known and not await self.proof.ask_about(claims, revisions):
             await self.loader.load()
             return
         if not self.proof.is_continued(revisions, held):

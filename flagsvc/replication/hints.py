@@ -8,7 +8,7 @@ contradicts is replaced by what the store has, even where that is older.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -93,10 +93,13 @@ class Hints:
             hint for claims in self._noted.values() for hint in claims.values() if hint.received_at < received_before
         ]
 
-    def settle(self, hints: Sequence[Hint], stored: dict[FlagId, Entry], as_of: float) -> bool:
+    def settle(
+        self, hints: Sequence[Hint], stored: dict[FlagId, Entry], as_of: float, counters: Mapping[str, int]
+    ) -> bool:
         """Compare claims with what the store has, which was read later. Return whether each was right.
 
         Where one was not, or where the store has moved on, the set's revisions are no longer known to be applied.
+        `counters`: of the store, as of before; empty where inserted flags get no revision.
         """
         now, all_right = time.monotonic(), True
         for hint in hints:
@@ -104,7 +107,9 @@ class Hints:
             entry = stored[hint.entry.id]
             is_right = entry.flag is not None and hint.revision == entry.revision and same_entry(hint.entry, entry)
             all_right = all_right and is_right
-            if entry.revision < hint.entry.revision or (
+            if _is_inserted_since(hint, entry, counters):
+                pass  # the load that follows gives the flag a revision; until then it stays deleted
+            elif entry.revision < hint.entry.revision or (
                 entry.revision == hint.entry.revision and not same_entry(hint.entry, entry)
             ):
                 self._replace(hint, entry, as_of, now)
@@ -156,3 +161,9 @@ class Hints:
             )
         self._contradicted_at = now
         self._near.force_replace(hint.entry.revision, entry, as_of, now)
+
+
+def _is_inserted_since(hint: Hint, entry: Entry, counters: Mapping[str, int]) -> bool:
+    """Whether a claimed deletion may be right, and another program has inserted the flag again, without a revision."""
+    counted = hint.revision <= counters.get(entry.id.flag_set, 0)
+    return counted and hint.entry.flag is None and entry.flag is not None and entry.revision == 0

@@ -54,14 +54,15 @@ class ViewProof:
         """Return claims that the change stream should have confirmed by now."""
         return self.hints.due(asked_at - 2 * self._timing.stream_wait_s if self.progress.delivers else asked_at)
 
-    async def ask_about(self, claims: Sequence[Hint]) -> bool:
+    async def ask_about(self, claims: Sequence[Hint], counters: Mapping[str, int]) -> bool:
         """Read the claimed flags; return whether all claims are right.
 
         The counters were read before: that fails on a primary that was replaced, which would have older flags.
         """
         as_of, ids = time.monotonic(), list({claim.entry.id for claim in claims})
         stored = dict(zip(ids, await asyncio.gather(*map(self._store.get, ids)), strict=True))
-        return self.hints.settle(claims, stored, as_of)
+        assigns = self.progress.kind is FeedKind.STREAM
+        return self.hints.settle(claims, stored, as_of, counters if assigns else {})
 
     def must_load(self, now: float) -> bool:
         """Whether the counters alone cannot show that nothing was missed."""

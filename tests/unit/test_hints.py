@@ -43,10 +43,11 @@ class View:
         self.near.apply_change(said, now, event_revision=event_revision)
         self.hints.confirm(Announced(said, event_revision=event_revision), now)
 
-    def ask(self, *stored: Entry) -> bool:
+    def ask(self, *stored: Entry, counter: int = 0) -> bool:
         """Settle all claims against what the store has."""
         due = self.hints.due(time.monotonic() + 1)
-        return self.hints.settle(due, {each.id: each for each in stored}, time.monotonic())
+        counters = {"default": counter} if counter else {}
+        return self.hints.settle(due, {each.id: each for each in stored}, time.monotonic(), counters)
 
     def held(self, flag_id: FlagId) -> Entry | None:
         held = self.near.get(flag_id)
@@ -137,3 +138,17 @@ def test_an_entry_of_the_shared_cache_is_a_claim_only_beyond_what_is_known(view:
     view.hints.note_read(entry("a", 3), 0.0)
     assert view.hints.has(A)
     assert not view.hints.has(B)
+
+
+def test_a_flag_that_another_program_inserts_after_a_claimed_deletion_stays_deleted_until_it_has_a_revision(
+    view: View,
+) -> None:
+    view.hear(Entry.absent(A, 3))
+    assert not view.ask(entry("a", 0, "inserted"), counter=3), "a load has to follow"
+    assert view.held(A) == Entry.absent(A, 3), "it went back to revision 0"
+
+
+def test_a_claimed_deletion_beyond_the_counter_is_replaced_by_a_flag_without_a_revision(view: View) -> None:
+    view.hear(Entry.absent(A, 3))
+    assert not view.ask(entry("a", 0), counter=2)
+    assert view.held(A) == entry("a", 0)
