@@ -94,3 +94,19 @@ async def test_a_head_in_small_pieces_is_refused_as_well(server: Asked) -> None:
     found = await asyncio.wait_for(reader.read(), 10)
     assert found.startswith(b"HTTP/1.1 400 ")
     writer.close()
+
+
+async def test_a_body_that_goes_wrong_after_its_response_ends_the_connection_and_nothing_else(server: Asked) -> None:
+    loop, errors = asyncio.get_running_loop(), list[object]()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, found: errors.append(found))
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.server.ofrep_port)
+        writer.write(HEAD.replace(FLAGS_PATH.encode(), b"/nowhere") + CHUNKED + b"\r\n2\r\n{}\r\n")
+        assert b"404" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"2\r\n{}in")
+        await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+    finally:
+        loop.set_exception_handler(before)
+    assert not errors

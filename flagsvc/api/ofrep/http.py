@@ -155,7 +155,10 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except h11.LocalProtocolError:
+            self.transport.close()  # the rest of a body is malformed, and its response has begun: no other can be sent
         self._watch_head()
 
     def pause_writing(self) -> None:
