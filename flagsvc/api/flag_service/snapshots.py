@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
 
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.core.model import Flag, FlagId
@@ -54,13 +52,12 @@ class Rendered:
 
 
 class SetSnapshot:
-    """One set's snapshot for all its streams; `users` counts those that begin."""
+    """One set's snapshot for all streams that begin."""
 
     def __init__(self, flag_set: str, near: NearCache, reader: Reader) -> None:
         self._flag_set, self._near, self._reader = flag_set, near, reader
         self._newest: Rendered | None = None
         self._lock = asyncio.Lock()
-        self.users = 0
 
     async def newest(self, *, in_pages: bool) -> tuple[list[bytes], list[tuple[Entry, int]]]:
         """Return a snapshot's messages and the changes that follow it up to this moment. Raises StoreUnavailable."""
@@ -111,29 +108,6 @@ class SetSnapshot:
             self.close()
             raise
         return rendered
-
-
-class Snapshots:
-    """The shared snapshots of all sets, each kept while a stream sends it."""
-
-    def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near, self._reader = near, reader
-        self._of_set: dict[str, SetSnapshot] = {}
-
-    @contextlib.contextmanager
-    def of(self, flag_set: str) -> Iterator[SetSnapshot]:
-        """Return the set's snapshot, which is kept as long as any caller is in this block."""
-        shared = self._of_set.get(flag_set)
-        if shared is None:
-            shared = self._of_set[flag_set] = SetSnapshot(flag_set, self._near, self._reader)
-        shared.users += 1
-        try:
-            yield shared
-        finally:
-            shared.users -= 1
-            if not shared.users:
-                del self._of_set[flag_set]
-                shared.close()
 
 
 def _page_of(flag: Flag, watermark: int) -> bytes:

@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
+from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
-from flagsvc.api.flag_service.snapshots import Snapshots
+from flagsvc.api.flag_service.snapshots import SetSnapshot
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
@@ -27,7 +28,10 @@ class Watches:
     """All watch streams of one replica."""
 
     def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near, self._snapshots = near, Snapshots(near, reader)
+        self._near = near
+        self._snapshots = SharedBySet(
+            lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()
+        )
         self._streams: set[_Pending] = set()
         self._closing = False
 

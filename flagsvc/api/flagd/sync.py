@@ -7,9 +7,8 @@ read costs nothing and continues with the newest version.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -17,6 +16,7 @@ import structlog
 
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.selectors import selector_of
+from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.flagd.definitions import definition_of
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.api.flagd.sync_payload import Payload
@@ -47,7 +47,7 @@ class FlagdSync:
     ) -> None:
         self._near, self._reader, self._contexts = near, reader, contexts
         self._prepare, self._age_s = prepare, age_s
-        self._payloads: dict[str, Payload] = {}
+        self._payloads = SharedBySet(self._begin, self._end)
         self._logged: dict[FlagId, int] = {}
         self._closing = False
         self.active = 0
@@ -78,7 +78,7 @@ class FlagdSync:
         """
         ends_at, sent = time.monotonic() + self._age_s, -1
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
-        with self._payload(flag_set) as payload:
+        with self._payloads.of(flag_set) as payload:
             self.active += 1
             try:
                 while not self._closing and (left := ends_at - time.monotonic()) > 0:
@@ -96,7 +96,7 @@ class FlagdSync:
     async def fetch_all_flags(self, request: pb.FetchAllFlagsRequest, context: Context) -> bytes:
         """Return the set once: FetchAllFlagsResponse is SyncFlagsResponse without the sync context."""
         flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
-        with self._payload(flag_set) as payload:
+        with self._payloads.of(flag_set) as payload:
             message = await payload.configuration()
         await Turns().next()  # gRPC copies the message in one go
         return message
@@ -107,23 +107,14 @@ class FlagdSync:
         put_fields(response.metadata, self._contexts.values)
         return response
 
-    @contextlib.contextmanager
-    def _payload(self, flag_set: str) -> Iterator[Payload]:
-        """Return the set's payload, which exists while a stream or call uses it."""
-        payload = self._payloads.get(flag_set)
-        if payload is None:
-            values = self._contexts.values
-            payload = self._payloads[flag_set] = Payload(flag_set, self._near, self._reader, self._render, values)
-            self._near.changelogs.listen(flag_set, payload.note)
-        payload.users += 1
-        try:
-            yield payload
-        finally:
-            payload.users -= 1
-            if not payload.users:
-                del self._payloads[flag_set]
-                self._near.changelogs.unlisten(flag_set, payload.note)
-                payload.close()
+    def _begin(self, flag_set: str) -> Payload:
+        payload = Payload(flag_set, self._near, self._reader, self._render, self._contexts.values)
+        self._near.changelogs.listen(flag_set, payload.note)
+        return payload
+
+    def _end(self, flag_set: str, payload: Payload) -> None:
+        self._near.changelogs.unlisten(flag_set, payload.note)
+        payload.close()
 
     async def _render(self, flag: Flag) -> bytes:
         """Return a flag's definition. A broken flag is logged once for each of its revisions."""

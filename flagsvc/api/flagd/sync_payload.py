@@ -24,7 +24,7 @@ _SEVEN_BITS, _MORE = 0x7F, 0x80
 
 
 class Payload:
-    """One set's message for all its streams. `version` counts changes; `users` counts the streams and calls using it.
+    """One set's message for all its streams. `version` counts changes.
 
     `render` returns a flag's definition as a member of a JSON object, encoded.
     """
@@ -45,7 +45,7 @@ class Payload:
         self._built, self._message, self._configuration, self._length = -1, b"", b"", 0
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
-        self.version = self.users = 0
+        self.version = 0
 
     def close(self) -> None:
         """Free what nobody uses any more."""
