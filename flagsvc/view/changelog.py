@@ -20,6 +20,10 @@ RECENT_S = 120.0
 """How long a changed key is remembered for clients that were disconnected for a moment."""
 
 
+FORGOTTEN_AT_ONCE = 100
+"""Old changes that are forgotten with each new one: all flags of a load may become old in the same moment."""
+
+
 class ChangeKind(StrEnum):
     """What a change did, in flagd's words: `write` for a flag that did not exist."""
 
@@ -104,7 +108,9 @@ class Changelog:
         self.remembered += 1
         self.recent_changes[key] = RecentChange(at, kind, self.remembered)
         self.recent_changes.move_to_end(key)
-        while at - next(iter(self.recent_changes.values())).at > RECENT_S:
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if at - next(iter(self.recent_changes.values())).at <= RECENT_S:
+                break
             self.recent_changes.popitem(last=False)
 
     def since(self, revision: int) -> Iterator[Entry] | None:
@@ -149,15 +155,18 @@ class Changelogs:
         """Return the set's changes after a revision in order; None when they are no longer known."""
         return self.of(flag_set).since(revision)
 
-    def recent_changes(self, flag_set: str, now: float) -> dict[str, ChangeKind]:
-        """Return the keys of a set that changed recently, or may have before this replica knew the set."""
+    def has_recent_changes(self, flag_set: str, now: float) -> bool:
+        """Whether any key of a set changed recently, or may have before this replica knew the set."""
         changelog = self._of_set.get(flag_set)
-        if changelog is None:
-            return {}
-        return {key: each.kind for key, each in changelog.recent_changes.items() if now - each.at <= RECENT_S}
+        if changelog is None or not changelog.recent_changes:
+            return False
+        return now - next(reversed(changelog.recent_changes.values())).at <= RECENT_S
 
     def changes_after(self, flag_set: str, number: int, limit: int, now: float) -> tuple[dict[str, ChangeKind], int]:
-        """Return the first recent changes after the one of this number, and the number of the last of them."""
+        """Return the first recent changes after the one of this number, and the number of the last of them.
+
+        These include keys that may have changed before this replica knew the set.
+        """
         found: dict[str, ChangeKind] = {}
         changelog = self._of_set.get(flag_set)
         for key, each in changelog.recent_changes.items() if changelog is not None else ():

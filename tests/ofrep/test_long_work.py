@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,11 @@ async def test_a_client_that_leaves_ends_its_bulk_evaluation(tmp_path: Path, mon
         await until_serving(client)
         work, asked = Work(), asyncio.Event()
 
-        async def evaluate_all(*_: object) -> Any:
+        async def evaluate_set(*_: object) -> AsyncIterator[Any]:
             asked.set()
-            return await work.run()
+            yield await work.run()
 
-        monkeypatch.setattr(server.replica.reader, "evaluate_all", evaluate_all)
+        monkeypatch.setattr(server.replica.reader, "evaluate_set", evaluate_set)
         _, writer = await asyncio.open_connection("127.0.0.1", server.ofrep_port)
         writer.write(BULK)
         await asked.wait()

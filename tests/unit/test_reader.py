@@ -134,7 +134,7 @@ async def test_a_revision_that_does_not_exist_is_refused_by_the_counter_without_
     before = store.loads
     for flag_set in ("default", *(f"invented-{number}" for number in range(30))):
         with pytest.raises(RevisionUnavailable):
-            await reader.evaluate_all(flag_set, (), {}, 1_000)
+            await anext(reader.evaluate_set(flag_set, {}, 1_000))
     assert store.loads == before
     await reader.close()
     await store.close()

@@ -20,6 +20,7 @@ from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
 from flagsvc.telemetry import Metrics
+from flagsvc.turns import in_turns
 
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -123,7 +124,7 @@ def _until_taken(send: Send) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body"):
             body = memoryview(message["body"])
-            for start in range(0, len(body), PIECE_BYTES):
+            async for start in in_turns(range(0, len(body), PIECE_BYTES)):
                 await send({**message, "body": bytes(body[start : start + PIECE_BYTES]), "more_body": True})
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(message)
