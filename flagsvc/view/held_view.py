@@ -231,7 +231,7 @@ class HeldView:
                 notify(entry)
         if kind is not None:
             self.replacements += 1
-            self.changelogs.of(entry.id.flag_set).append(entry, kind, now)
+            self.changelogs.of(entry.id.flag_set).append(entry, held.size, kind, now)
         return held
 
     def _hold(self, held: CacheEntry) -> None:
