@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents, UnversionedChange
+from flagsvc.view import changelog
 from flagsvc.view.changelog import FORGOTTEN_AT_ONCE, LOG_LENGTH, RECENT_S, ChangeKind
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
@@ -518,3 +520,21 @@ def test_old_changes_are_forgotten_a_few_at_a_time() -> None:
         cache.changelogs.of("default").remember("new", ChangeKind.UPDATE, 2.0 + RECENT_S + number)
         left.append(len(cache.changelogs.of("default").recent_changes))
     assert left == [2 * FORGOTTEN_AT_ONCE + 1, FORGOTTEN_AT_ONCE + 1, 1, 1]
+
+
+def test_few_of_many_recent_changes_are_looked_at_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changelog, "LOOKED_AT", 10)
+    cache = near(limit=1_000)
+    merge(cache, contents(default=0), 0.0, 0.0)
+    log, looks = cache.changelogs.of("default"), 0
+    for number in range(200):
+        log.remember(f"k{number % 90}", ChangeKind.UPDATE, 1.0)
+    number: int | None = 0
+    seen: list[str] = []
+    while number is not None:
+        found, number = cache.changelogs.changes_after("default", number, 1_000, 1.0)
+        assert len(found) <= 10
+        seen += found
+        looks += 1
+    assert seen == [f"k{number % 90}" for number in range(110, 200)]
+    assert looks == 9
