@@ -20,10 +20,11 @@ GRACE_S = 0.5
 
 
 class LastingServer:
-    """The server that `build` makes, again and again, always on the same ports."""
+    """The server of one listener: what `build` makes, again and again, always at the same addresses."""
 
-    def __init__(self, build: Callable[[], grpc.aio.Server]) -> None:
-        self._build, self._server = build, build()
+    def __init__(self, name: str, build: Callable[[], grpc.aio.Server]) -> None:
+        """`name`: the listener's."""
+        self.name, self._build, self._server = name, build, build()
         self._addresses: list[str] = []
         self._stopping = False
         self.replaced = 0
@@ -31,7 +32,7 @@ class LastingServer:
     def add_insecure_port(self, address: str) -> int:
         """Bind an address, and return its port. Raises RuntimeError."""
         port = self._server.add_insecure_port(address)
-        self._addresses.append(f"{address.rpartition(':')[0]}:{port}")
+        self._addresses.append(address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}")
         return port
 
     async def start(self) -> None:
@@ -51,19 +52,20 @@ class LastingServer:
         await self._server.stop(grace_s)
 
     async def _replace(self) -> None:
-        """Serve with a new server. If a port cannot be bound, the next turn tries again."""
+        """Serve with a new server. If an address cannot be bound, the next turn tries again."""
         stopped, new = self._server, self._build()
         try:
             for address in self._addresses:
                 new.add_insecure_port(address)
         except RuntimeError as error:
-            log.warning("grpc_port_not_bound", error=str(error), detail="It is tried again.")
+            log.warning("grpc_port_not_bound", listener=self.name, error=str(error), detail="It is tried again.")
             return
         self._server = new
         await new.start()
         self.replaced += 1
         log.warning(
             "grpc_server_replaced",
+            listener=self.name,
             detail="gRPC had stopped by itself, as it does for a path that is no UTF-8. Its connections are closed.",
         )
         await stopped.stop(GRACE_S)

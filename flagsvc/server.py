@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flagsvc import collector, descriptors
-from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
-from flagsvc.api.common.first_message import FirstMessages
-from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.common.lateness import Lateness
+from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
-from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
-from flagsvc.api.common.sending import Sender
-from flagsvc.api.flag_service.service import FlagService
-from flagsvc.api.flag_service.watch import Watches
-from flagsvc.api.flagd import evaluation, sync
-from flagsvc.api.flagd.evaluation import FlagdEvaluation
-from flagsvc.api.flagd.event_streams import EventStreams
-from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.background import BackgroundTasks
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
 from flagsvc.lasting_server import LastingServer
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.settings import Settings, origins, pairs
+from flagsvc.settings import LISTENERS, Settings, origins, pairs
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.turns import SWITCH_S
@@ -55,32 +42,34 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
-        self._watches = Watches(replica.near, replica.reader)
-        self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
-        age_s = settings.connection_age_s
-        self._event_streams = EventStreams(replica.near, age_s)
-        self._sync = FlagdSync(replica.near, replica.reader, self._contexts, replica.prepare, age_s)
-        self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
+        self._metrics = metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
-        self._admission = Admission(_limits(settings))
-        self._first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
+        self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
         ports = 1 + sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
-        self._outflow = Outflow(settings.outstanding_bytes)
-        self._grpc = LastingServer(self._build_grpc)
-        contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
+        self._outflow = outflow = Outflow(settings.outstanding_bytes)
+        contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self.services = GrpcServices(
+            replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
+        )
+        self.listeners = {name: Listener(name, Selectors()) for name in LISTENERS}
+        names = ("grpc", "sync") if settings.sync_port >= 0 else ("grpc",)
+        self._grpc = {
+            name: grpc_server(self.listeners[name], self.services, settings, self._max_connections) for name in names
+        }
         self._ofrep = Ofrep(
             replica.reader,
             replica.near,
             contexts,
             admission,
             metrics,
-            outflow=self._outflow,
-            age_s=age_s,
-            origins=origins(allowed),
+            listener=self.listeners["ofrep"],
+            outflow=outflow,
+            age_s=settings.connection_age_s,
+            origins=origins(settings.cors_origins),
         )
         self._http: HttpServer | None = None
         self._management: ManagementServer | None = None
@@ -101,8 +90,9 @@ class Server:
         await self.replica.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
-        await self._grpc.start()
-        self._tasks.start(self._grpc.run(), "grpc")
+        for name, server in self._grpc.items():
+            await server.start()
+            self._tasks.start(server.run(), name)
         if self._http is not None:
             await self._http.start()
         log.info(
@@ -124,12 +114,13 @@ class Server:
         self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         # Streams do not end by themselves, and admission would wait for them for the whole grace period.
-        for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
-            streams.close()
+        self.services.close_streams()
+        self._ofrep.streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s, lingers=self.settings.drain_s > 0)
         # The transports after the calls, which they would cut off.
-        await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
+        grpc_stops = (server.stop(0.5) for server in self._grpc.values())
+        await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
         await self._tasks.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
@@ -140,9 +131,9 @@ class Server:
 
     def _bind_ports(self) -> None:
         settings, host = self.settings, self.settings.host
-        self.port = self._bind_grpc(settings.port)
-        if settings.sync_port >= 0:
-            self.sync_port = self._bind_grpc(settings.sync_port)
+        self.port = self._bind_grpc(self._grpc["grpc"], settings.port)
+        if "sync" in self._grpc:
+            self.sync_port = self._bind_grpc(self._grpc["sync"], settings.sync_port)
         if settings.ofrep_port >= 0:
             with _bind_errors(host, settings.ofrep_port):
                 self._http = HttpServer(
@@ -159,52 +150,15 @@ class Server:
                 self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
             self.management_port = self._management.port
 
-    def _bind_grpc(self, port: int) -> int:
+    def _bind_grpc(self, server: LastingServer, port: int) -> int:
         host = self.settings.host
         with _bind_errors(host, port):
             try:
-                return self._grpc.add_insecure_port(host_and_port(host, port))
+                return server.add_insecure_port(host_and_port(host, port))
             except RuntimeError:
                 # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
                 listening_socket(host, port).close()
                 raise OSError("gRPC cannot bind it") from None
-
-    def _build_grpc(self) -> grpc.aio.Server:
-        """Build the gRPC server with its services. Nothing else knows which transport it is."""
-        age_ms = int(self.settings.connection_age_s * 1000)
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
-            # Else a stream counts until Python has freed it: calls of a client that keeps to the limit are refused.
-            ("grpc.http.overload_protection", 0),
-            ("grpc.max_concurrent_streams", self.settings.max_calls_per_connection),
-            ("grpc.max_allowed_incoming_connections", self._max_connections),
-            # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
-            # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
-            ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * self.settings.max_pending_calls)),
-            ("grpc.max_connection_age_ms", age_ms),
-            ("grpc.max_connection_age_grace_ms", 60_000),
-        ]
-        sender = Sender(self._outflow)
-        interceptor = CallInterceptor(self._metrics, self._admission, self._first_messages, sender)
-        server = grpc.aio.server(interceptors=(interceptor,), options=options)
-        evaluated = self._metrics.evaluated
-        service = FlagService(self.replica, self._watches, self._contexts, evaluated)
-        pb_grpc.add_FlagServiceServicer_to_server(service, server)
-        FlagdEvaluation(self.replica.reader, self._event_streams, self._contexts, evaluated).add_to(server)
-        self._sync.add_to(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        if self.settings.reflection:
-            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
-        return server
 
     def _loop_was_late(self, seconds: float) -> None:
         self._metrics.loop_was_late(seconds)
@@ -224,24 +178,20 @@ class Server:
         for pool in self._admission.pools:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
-        about = "gRPC calls ended because their message did not arrive in time."
-        yield Sample("flagsvc_calls_without_message_total", about, self._first_messages.ended)
-        about = "Times that gRPC had stopped by itself and was started again."
-        yield Sample("flagsvc_grpc_replacements_total", about, self._grpc.replaced)
+        yield from self.services.samples()
+        about = "Times that a gRPC server had stopped by itself and was started again."
+        replaced = sum(server.replaced for server in self._grpc.values())
+        yield Sample("flagsvc_grpc_replacements_total", about, replaced)
         if self._http is not None:
             connections = self._http.connections
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
             about = "Connections to the OFREP port that were closed because there were too many."
             yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
-        yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
-        about = "Open event streams of flagd's evaluation services."
-        yield Sample("flagsvc_event_streams", about, self._event_streams.active)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         about = "Bytes sent to clients that they have not taken yet."
         yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)
         about = "Streams ended because their clients did not read."
         yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
-        yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -13,6 +13,8 @@ from typing import Any
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
+LISTENERS = ("grpc", "sync", "ofrep")
+"""Names of the ports for callers: those of FLAGSVC_PORT, FLAGSVC_SYNC_PORT and FLAGSVC_OFREP_PORT."""
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the client commands of the command line read."""
 _KUBERNETES_NAME = re.compile(

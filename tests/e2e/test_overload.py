@@ -49,13 +49,13 @@ async def test_a_call_without_a_message_is_ended(store: str) -> None:
         await until_serving(client)
         calls = [opened(client, method) for method in (EVALUATE, "/grpc.health.v1.Health/Check")]
         assert [await code_of(call) for call in calls] == [CODE.DEADLINE_EXCEEDED] * 2
-        assert (server._first_messages.waiting, server._first_messages.ended) == (0, 2)
+        assert (server.services.first_messages.waiting, server.services.first_messages.ended) == (0, 2)
 
 
 async def test_of_too_many_calls_without_a_message_the_oldest_are_ended(store: str) -> None:
     async with replica(store_url=store, max_pending_calls=10, first_message_s=300) as (client, server):
         await until_serving(client)
-        messages, calls = server._first_messages, []
+        messages, calls = server.services.first_messages, []
         for number in range(1, 31):
             calls.append(opened(client))
             await until(lambda number=number: messages.waiting + messages.ended == number)  # type: ignore[misc]
@@ -64,7 +64,7 @@ async def test_of_too_many_calls_without_a_message_the_oldest_are_ended(store: s
         assert messages.waiting <= 10
         for call in calls:
             call.cancel()
-        await until(lambda: server._first_messages.waiting == 0)
+        await until(lambda: server.services.first_messages.waiting == 0)
 
 
 async def test_a_connection_has_a_limit_of_calls_and_others_have_theirs(store: str) -> None:
@@ -72,12 +72,12 @@ async def test_a_connection_has_a_limit_of_calls_and_others_have_theirs(store: s
         other = Client(f"127.0.0.1:{server.port}")
         await until_serving(other)
         calls = [opened(client) for _ in range(20)]
-        await until(lambda: server._first_messages.waiting == 4)
+        await until(lambda: server.services.first_messages.waiting == 4)
         assert (await other.evaluate("a")).flag_key == "a"
-        assert server._first_messages.waiting == 4
+        assert server.services.first_messages.waiting == 4
         for call in calls:
             call.cancel()
-        await until(lambda: server._first_messages.waiting == 0)
+        await until(lambda: server.services.first_messages.waiting == 0)
         await other.channel.close()
 
 

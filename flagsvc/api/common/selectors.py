@@ -35,16 +35,23 @@ class InvalidSelector(InvalidRequest):
         return self._text
 
 
-def selector_of(metadata: Metadata, body: str = "") -> Selector:
-    """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
-    for name, value in metadata or ():
-        if name == HEADER and value:
-            return parse_selector(value)
-    return parse_selector(body)
+class Selectors:
+    """Reads the selectors of one listener's calls. `default_set`: the set of callers who send none."""
+
+    def __init__(self, default_set: str = DEFAULT_SET) -> None:
+        self.without = Selector(default_set, {})
+        """The selector of a call that sends none."""
+        self._parsed = lru_cache(maxsize=1_024)(_parsed)  # callers repeat a few selectors
+
+    def of(self, metadata: Metadata, body: str = "") -> Selector:
+        """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
+        for name, value in metadata or ():
+            if name == HEADER and value:
+                return self._parsed(value)
+        return self._parsed(body) if body else self.without
 
 
-@lru_cache(maxsize=1_024)  # callers repeat a few selectors
-def parse_selector(text: str) -> Selector:
+def _parsed(text: str) -> Selector:
     """Parse `flagSetId=X`, `source=X` or `X`; without X it is the default set. Raises InvalidSelector."""
     key, equals, value = text.partition("=")
     if not equals:
