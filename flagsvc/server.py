@@ -30,8 +30,8 @@ from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.http.server import HttpServer, listening_socket
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.background import BackgroundTasks
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
