@@ -87,9 +87,7 @@ class GrpcServices:
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self.sync.active)
 
 
-def grpc_server(
-    listener: Listener, services: GrpcServices, settings: Settings, max_connections: int
-) -> LastingServer:
+def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, max_connections: int) -> LastingServer:
     """Return the server of a listener, which has no address yet."""
     options = tuple(_options(settings, max_connections, settings.connection_age_s))
     return LastingServer(listener.name, partial(_build, listener, services, options))

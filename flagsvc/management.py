@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from flagsvc.api.ofrep.http import HttpServer
+from flagsvc.api.http.server import HttpServer
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 

@@ -18,8 +18,8 @@ from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import Selectors
+from flagsvc.api.http.server import HttpServer, listening_socket
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.background import BackgroundTasks
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from flagsvc.api.ofrep import middleware
 from flagsvc.api.ofrep.middleware import PIECE_BYTES, _until_taken, _while_connected
-from flagsvc.api.ofrep.requests import Disconnected, Refused
+from flagsvc.api.http.bodies import Disconnected
+from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 
 BULK = b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"

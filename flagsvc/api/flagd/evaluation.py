@@ -86,7 +86,9 @@ class FlagdEvaluation:
             calls["ResolveAll"] = self._all_resolver(protocol, selectors)
         unary = grpc.unary_unary_rpc_method_handler
         handlers = {name: unary(call, *_codec(protocol, name)) for name, call in calls.items()}
-        stream = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol, selectors), *_codec(protocol, "EventStream"))
+        stream = grpc.unary_stream_rpc_method_handler(
+            self._event_stream(protocol, selectors), *_codec(protocol, "EventStream")
+        )
         return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
     def _resolver(self, protocol: Protocol, name: str, value_type: ValueType, selectors: Selectors) -> Handler:

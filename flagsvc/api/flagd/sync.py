@@ -98,9 +98,7 @@ class FlagdSync:
             finally:
                 self.active -= 1
 
-    async def fetch_all_flags(
-        self, selectors: Selectors, request: pb.FetchAllFlagsRequest, context: Context
-    ) -> bytes:
+    async def fetch_all_flags(self, selectors: Selectors, request: pb.FetchAllFlagsRequest, context: Context) -> bytes:
         """Return the set once: FetchAllFlagsResponse is SyncFlagsResponse without the sync context."""
         flag_set = selectors.of(context.invocation_metadata(), request.selector).flag_set
         with self._payloads.of(flag_set) as payload:

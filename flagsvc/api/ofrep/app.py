@@ -18,8 +18,9 @@ from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import HEADER, Selector
+from flagsvc.api.http.bodies import Bodies
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Bodies, Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation

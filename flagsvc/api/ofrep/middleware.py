@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
-from flagsvc.api.ofrep.requests import Bodies, Disconnected, Refused
+from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
+from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -82,7 +83,7 @@ class UnaryCall:
     async def _response(self, request: Request) -> Response:
         try:
             # Before a slot is taken: a body comes as slowly as its client likes.
-            body = await self._bodies.read(request.receive)
+            body = await self._bodies.read(request.receive, MAX_BODY_BYTES, request.headers.get("content-encoding", ""))
             with self._pool:
                 if self._is_long:
                     return await _while_connected(request.receive, self._call(request, body))
@@ -161,6 +162,8 @@ def failed(name: str, request: Request, error: Exception) -> Response:
     """Return the response for an error, without internal texts."""
     if isinstance(error, Refused):
         return json_response(error.status, error.body, close=error.close)
+    if isinstance(error, BodyRefused):
+        return json_response(error.status, {"errorDetails": error.details}, close=error.close)
     if isinstance(error, InvalidRequest):
         return json_response(400, error_body("GENERAL", str(error), request.path_params.get("key")))
     failure = failure_for(name, error)

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flagsvc.api.ofrep.strict_http import StrictConnection
+from flagsvc.api.http.strict import StrictConnection
 
 MAX_HEAD_BYTES = 16_384
 HEADERS_S = 10.0
