@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from flagsvc.api.http.server import HttpServer
+from flagsvc.api.http.server import HttpServer, listening_socket
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 
@@ -41,7 +41,7 @@ class ManagementServer:
         self._health, self._metrics = health, metrics
         self._main_loop = asyncio.get_running_loop()
         self._page = Shared(self._metrics_page)
-        self._http = HttpServer(self._answer, host, port, max_connections=MAX_CONNECTIONS)
+        self._http = HttpServer(self._answer, listening_socket(host, port), max_connections=MAX_CONNECTIONS)
         self.port = self._http.port
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()

@@ -21,8 +21,10 @@ from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer, listening_socket
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.background import BackgroundTasks
+from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
+from flagsvc.http_apps import HttpApps
 from flagsvc.lasting_server import LastingServer
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
@@ -46,7 +48,8 @@ class Server:
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
-        ports = 1 + sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
+        ports = descriptors.PASSED_ON if settings.http_on_grpc_port else 1
+        ports += sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
@@ -71,7 +74,9 @@ class Server:
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
         )
+        self._http_apps = HttpApps(self.services, self.listeners["grpc"], outflow, settings)
         self._http: HttpServer | None = None
+        self._front: Front | None = None
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
         self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
@@ -95,6 +100,8 @@ class Server:
             self._tasks.start(server.run(), name)
         if self._http is not None:
             await self._http.start()
+        if self._front is not None:
+            await self._front.start()
         log.info(
             "serving",
             port=self.port,
@@ -118,9 +125,13 @@ class Server:
         self._ofrep.streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s, lingers=self.settings.drain_s > 0)
-        # The transports after the calls, which they would cut off.
+        # The transports after the calls, which they would cut off. Nobody connects to a server that stops.
+        if self._front is not None:
+            self._front.close()
         grpc_stops = (server.stop(0.5) for server in self._grpc.values())
         await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
+        if self._front is not None:
+            await self._front.stop()
         await self._tasks.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
@@ -131,15 +142,16 @@ class Server:
 
     def _bind_ports(self) -> None:
         settings, host = self.settings, self.settings.host
-        self.port = self._bind_grpc(self._grpc["grpc"], settings.port)
+        self.port = (
+            self._bind_front() if settings.http_on_grpc_port else self._bind_grpc(self._grpc["grpc"], settings.port)
+        )
         if "sync" in self._grpc:
             self.sync_port = self._bind_grpc(self._grpc["sync"], settings.sync_port)
         if settings.ofrep_port >= 0:
             with _bind_errors(host, settings.ofrep_port):
                 self._http = HttpServer(
-                    self._ofrep.app,
-                    host,
-                    settings.ofrep_port,
+                    self._http_apps.of_ofrep_port(self._ofrep.app),
+                    listening_socket(host, settings.ofrep_port),
                     max_connections=self._max_connections,
                     max_per_peer=settings.max_connections_per_peer,
                 )
@@ -149,6 +161,21 @@ class Server:
             with _bind_errors(host, settings.management_port):
                 self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
             self.management_port = self._management.port
+
+    def _bind_front(self) -> int:
+        """Bind the gRPC port for the front, and gRPC behind it."""
+        settings, grpc = self.settings, self._grpc["grpc"]
+        with _bind_errors(settings.host, settings.port):
+            listening = listening_socket(settings.host, settings.port)
+        http = HttpServer(
+            self._http_apps.of_grpc_port(),
+            None,
+            max_connections=self._max_connections,
+            max_per_peer=settings.max_connections_per_peer,
+        )
+        self._front = front = Front(listening, http, self.services.peers)
+        front.inner.bound(grpc.add_insecure_port(front.inner.address))
+        return front.port
 
     def _bind_grpc(self, server: LastingServer, port: int) -> int:
         host = self.settings.host
@@ -187,6 +214,11 @@ class Server:
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
             about = "Connections to the OFREP port that were closed because there were too many."
             yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
+        if self._front is not None:
+            connections = self._front.connections
+            yield Sample("flagsvc_front_connections", "Open connections to the gRPC port.", connections.open)
+            about = "Connections to the gRPC port that were closed because there were too many."
+            yield Sample("flagsvc_front_connections_refused_total", about, connections.refused)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         about = "Bytes sent to clients that they have not taken yet."
         yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)

@@ -59,6 +59,17 @@ class Settings:
     )
     host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
     port: int = _setting(8013, "gRPC port.", 0, 65535)
+    http_on_grpc_port: bool = _setting(
+        True,
+        "Whether the gRPC port also serves HTTP/1.1: Connect and gRPC-Web, which flagd's providers for Go, PHP and"
+        " browsers need. Off, gRPC calls to that port cost about a fifth less CPU; FLAGSVC_SYNC_PORT always does.",
+    )
+    http_host_names: str = _setting(
+        "",
+        "Names, besides localhost and IP addresses, in the Host header of FlagService calls over HTTP/1.1:"
+        " flags.internal,flagsvc.",
+        host_names=True,
+    )
     management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
     management_host: str = _setting(
         "", "Address that the management port listens on; empty means FLAGSVC_HOST.", host="optional"
@@ -252,6 +263,8 @@ def _parsed(name: str, text: str, spec: Any) -> object:
         return _host(name, text, needed=limits["host"] == "needed")
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
+    elif limits.get("host_names"):
+        host_names(text, name)
     elif limits.get("origins") or limits.get("name"):
         (origins if limits.get("origins") else checked_name)(text, name)
     elif (choices := limits.get("choices")) and text not in choices:
@@ -316,6 +329,15 @@ def checked_name(text: str, name: str) -> str:
         wanted = "at most 64 letters, digits and . _ -, and not feature-flag"
         raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}")
     return text
+
+
+def host_names(text: str, name: str = "") -> tuple[str, ...]:
+    """Parse comma-separated host names, without ports. Raises SettingsError."""
+    found = tuple(part.strip().lower() for part in text.split(",")) if text else ()
+    for host in found:
+        if not _HOST_NAME.fullmatch(host):
+            raise SettingsError(f"{name} has {shown(host, text)}; it must be a host name without a port")
+    return found
 
 
 def origins(text: str, name: str = "") -> tuple[str, ...]:

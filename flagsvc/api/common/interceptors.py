@@ -11,6 +11,7 @@ import grpc
 from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.telemetry import Metrics
@@ -32,8 +33,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender) -> None:
-        self._metrics, self._admission = metrics, admission
+    def __init__(
+        self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender, peers: Peers
+    ) -> None:
+        self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -132,7 +135,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                with pool.of(_host(context.peer())):
+                with pool.of(host_of(self._peers.of(context))):
                     async for message in sender.stream(method, call(requests, context), encode, context):
                         yield message
             except grpc.aio.AbortError:
@@ -157,8 +160,3 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 def _label(method: str) -> str:
     """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")
-
-
-def _host(peer: str) -> str:
-    """Return the address in a peer's name, without the port: `ipv4:10.0.0.1` of `ipv4:10.0.0.1:50000`."""
-    return peer.rpartition(":")[0]
