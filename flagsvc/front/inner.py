@@ -7,6 +7,7 @@ import itertools
 import secrets
 import socket
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 CONNECT_S = 2.0
@@ -23,7 +24,7 @@ class Inner(Protocol):
     def bound(self, port: int) -> None:
         """Take the port that gRPC has bound."""
 
-    async def connect(self, factory: type[asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
+    async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect; return the transport, the protocol, and what gRPC calls the peer. Raises OSError."""
         ...
 
@@ -39,7 +40,7 @@ class AbstractSocket:
     def bound(self, port: int) -> None:
         """Take nothing: the address has no port."""
 
-    async def connect(self, factory: type[asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
+    async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + CONNECT_S
@@ -69,7 +70,7 @@ class Loopback:
         """Take the port that the system has chosen."""
         self._port = port
 
-    async def connect(self, factory: type[asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
+    async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
         async with asyncio.timeout(CONNECT_S):
             transport, protocol = await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", self._port)

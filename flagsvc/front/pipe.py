@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Self, cast
 
 FLUSH_S = 10.0
 """Seconds that a side has to take what the other sent before it ended."""
@@ -14,8 +14,12 @@ class End(asyncio.Protocol):
 
     transport: asyncio.Transport
     other: End
-    """Set when both are connected; until then nothing is read."""
     _timer: asyncio.TimerHandle | None = None
+
+    def join(self, other: End) -> Self:
+        """Join both ends, before either reads: gRPC sends before it has received anything."""
+        self.other, other.other = other, self
+        return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""

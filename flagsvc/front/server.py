@@ -82,18 +82,17 @@ class Front:
     async def _join(self, end: Caller, caller: str, data: bytes) -> None:
         """Connect a caller's connection with gRPC."""
         try:
-            transport, protocol, name = await self.inner.connect(End)
+            transport, _, name = await self.inner.connect(lambda: End().join(end))
         except OSError as error:
             log.warning("grpc_not_reached", error=type(error).__name__, detail="gRPC took no connection in time.")
             end.transport.abort()
             return
-        assert isinstance(protocol, End)  # noqa: S101  as asked for
         self.peers.add(name, caller)  # before gRPC can read a call
-        protocol.other, end.other, end.inner_name = end, protocol, name
+        end.inner_name = name
         transport.write(data)
         if end.transport.is_closing():
             self.peers.remove(name)
-            protocol.close()
+            transport.abort()
         else:
             end.transport.resume_reading()
 
