@@ -12,8 +12,11 @@ from collections.abc import Callable
 import grpc
 import structlog
 
+from flagsvc.listening import Address
+
 log = structlog.get_logger(__name__)
 
+AddPort = Callable[[str], int]
 CHECK_EVERY_S = 0.05
 GRACE_S = 0.5
 """Seconds that the calls of a server that has stopped have to finish."""
@@ -25,15 +28,19 @@ class LastingServer:
     def __init__(self, name: str, build: Callable[[], grpc.aio.Server]) -> None:
         """`name`: the listener's."""
         self.name, self._build, self._server = name, build, build()
-        self._addresses: list[str] = []
+        self._bindings: list[Callable[[AddPort], int]] = []
         self._stopping = False
         self.replaced = 0
 
+    def listen(self, address: Address) -> int:
+        """Bind an address, and return its port. Raises OSError."""
+        self._bindings.append(address.bind)
+        return address.bind(self._server.add_insecure_port)
+
     def add_insecure_port(self, address: str) -> int:
-        """Bind an address, and return its port. Raises RuntimeError."""
-        port = self._server.add_insecure_port(address)
-        self._addresses.append(address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}")
-        return port
+        """Bind an address in gRPC's form, whose port is not 0, and return its port. Raises RuntimeError."""
+        self._bindings.append(lambda add_port: add_port(address))
+        return self._server.add_insecure_port(address)
 
     async def start(self) -> None:
         """Accept calls."""
@@ -55,9 +62,9 @@ class LastingServer:
         """Serve with a new server. If an address cannot be bound, the next turn tries again."""
         stopped, new = self._server, self._build()
         try:
-            for address in self._addresses:
-                new.add_insecure_port(address)
-        except RuntimeError as error:
+            for bind in self._bindings:
+                bind(new.add_insecure_port)
+        except (OSError, RuntimeError) as error:
             log.warning("grpc_port_not_bound", listener=self.name, error=str(error), detail="It is tried again.")
             return
         self._server = new

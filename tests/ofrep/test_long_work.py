@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
+from flagsvc.api.http.bodies import Disconnected
 from flagsvc.api.ofrep import middleware
 from flagsvc.api.ofrep.middleware import PIECE_BYTES, _until_taken, _while_connected
-from flagsvc.api.http.bodies import Disconnected
 from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 

@@ -26,8 +26,6 @@ KEEP_ALIVE_S = 75
 """Seconds that an idle connection stays open. Load balancers time out sooner, so they never reuse a closed one."""
 STOP_S = 1
 """Seconds for responses in progress to finish after the server stops accepting requests."""
-BACKLOG = 2_048
-"""Connections that wait to be accepted."""
 
 
 class Connections:
@@ -61,7 +59,7 @@ class Connections:
 
 
 class HttpServer:
-    """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound.
+    """Serves an ASGI application on a listening socket, which it closes when it stops.
 
     Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
     that has `max_per_peer` gets no new one.
@@ -70,8 +68,7 @@ class HttpServer:
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        listening: socket.socket,
         *,
         max_connections: float = math.inf,
         max_per_peer: float = math.inf,
@@ -81,8 +78,7 @@ class HttpServer:
         class Protocol(_Protocol):
             port = counted
 
-        self._socket = listening_socket(host, port)
-        self.port: int = self._socket.getsockname()[1]
+        self._socket = listening
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -210,13 +206,3 @@ class _Protocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that listens on the address. Raises OSError if the address cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    # asyncio sets TCP_NODELAY only on sockets that it made. Without it a second packet waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
