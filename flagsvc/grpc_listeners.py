@@ -33,8 +33,8 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
-STREAM_GRACE_MS = 60_000
-"""Milliseconds that calls and streams go on after their connection has reached its age."""
+FOREVER_MS = 2**31 - 1
+"""What gRPC takes for no limit."""
 
 
 class GrpcServices:
@@ -55,11 +55,12 @@ class GrpcServices:
         self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
         self.peers = Peers()
         self._sender = Sender(outflow, self.peers)
-        self.watches = Watches(near, reader)
-        self.event_streams = EventStreams(near, settings.connection_age_s)
-        self.sync = FlagdSync(near, reader, contexts, replica.prepare, settings.connection_age_s)
+        self.watches = Watches(near, reader, settings.connection_age_s)
+        age_s = settings.stream_age_s or math.inf
+        self.event_streams = EventStreams(near, age_s)
+        self.sync = FlagdSync(near, reader, contexts, replica.prepare, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
-        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated)
+        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
     def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return interceptors for one server. Admission, time limits and metrics are those of all servers."""
@@ -91,7 +92,8 @@ class GrpcServices:
 
 def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, max_connections: int) -> LastingServer:
     """Return the server of a listener, which has no address yet."""
-    options = tuple(_options(settings, max_connections, settings.connection_age_s))
+    age_s = settings.stream_age_s if listener.name == "sync" else settings.connection_age_s
+    options = tuple(_options(settings, max_connections, age_s))
     return LastingServer(listener.name, partial(_build, listener, services, options))
 
 
@@ -103,7 +105,7 @@ def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str,
 
 
 def _options(settings: Settings, max_connections: int, age_s: float) -> Iterator[tuple[str, int]]:
-    """Yield a server's options. `age_s`: seconds after which its connections are closed."""
+    """Yield a server's options. `age_s`: seconds after which its connections get no new calls; 0 for no such time."""
     yield from (
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -122,6 +124,8 @@ def _options(settings: Settings, max_connections: int, age_s: float) -> Iterator
         # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
         ("grpc.server.max_pending_requests", settings.max_pending_calls),
         ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * settings.max_pending_calls)),
-        ("grpc.max_connection_age_ms", int(age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", STREAM_GRACE_MS),
+        ("grpc.max_connection_age_ms", int(age_s * 1000) or FOREVER_MS),
+        # A connection goes on for the streams that it has. Those of flagd's clients are to end by themselves only if
+        # the operator wants it: to a provider such an end is an error, and it reports STALE.
+        ("grpc.max_connection_age_grace_ms", FOREVER_MS),
     )

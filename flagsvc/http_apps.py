@@ -13,7 +13,8 @@ from flagsvc.api.connect.methods import Handlers
 from flagsvc.api.flagd import evaluation
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.grpc_listeners import GrpcServices
-from flagsvc.settings import Settings, host_names, origins
+from flagsvc.setting_values import host_names, origins
+from flagsvc.settings import Settings
 
 
 class HttpApps:

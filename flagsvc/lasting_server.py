@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import structlog
 
 log = structlog.get_logger(__name__)
 
+AddPort = Callable[[str], int]
 CHECK_EVERY_S = 0.05
 GRACE_S = 0.5
 """Seconds that the calls of a server that has stopped have to finish."""
+
+
+class Bindable(Protocol):
+    """An address that a server listens at."""
+
+    def bind(self, add_port: AddPort) -> int:
+        """Let gRPC listen, and return the port. It may be called again."""
+        ...
 
 
 class LastingServer:
@@ -25,15 +35,14 @@ class LastingServer:
     def __init__(self, name: str, build: Callable[[], grpc.aio.Server]) -> None:
         """`name`: the listener's."""
         self.name, self._build, self._server = name, build, build()
-        self._addresses: list[str] = []
+        self._bindings: list[Callable[[AddPort], int]] = []
         self._stopping = False
         self.replaced = 0
 
-    def add_insecure_port(self, address: str) -> int:
-        """Bind an address, and return its port. Raises RuntimeError."""
-        port = self._server.add_insecure_port(address)
-        self._addresses.append(address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}")
-        return port
+    def listen(self, address: Bindable) -> int:
+        """Bind an address, and return its port. Raises OSError."""
+        self._bindings.append(address.bind)
+        return address.bind(self._server.add_insecure_port)
 
     async def start(self) -> None:
         """Accept calls."""
@@ -55,9 +64,9 @@ class LastingServer:
         """Serve with a new server. If an address cannot be bound, the next turn tries again."""
         stopped, new = self._server, self._build()
         try:
-            for address in self._addresses:
-                new.add_insecure_port(address)
-        except RuntimeError as error:
+            for bind in self._bindings:
+                bind(new.add_insecure_port)
+        except (OSError, RuntimeError) as error:
             log.warning("grpc_port_not_bound", listener=self.name, error=str(error), detail="It is tried again.")
             return
         self._server = new

@@ -18,7 +18,7 @@ from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import Selectors
-from flagsvc.api.http.server import HttpServer, listening_socket
+from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
@@ -26,14 +26,16 @@ from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
 from flagsvc.http_apps import HttpApps
 from flagsvc.lasting_server import LastingServer
+from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.settings import LISTENERS, Settings, origins, pairs
+from flagsvc.setting_values import LISTENERS, default_sets, origins, pairs
+from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.turns import SWITCH_S
-from flagsvc.urls import host_and_port, redacted
+from flagsvc.urls import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +51,7 @@ class Server:
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
         ports = descriptors.PASSED_ON if settings.http_on_grpc_port else 1
-        ports += sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
+        ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
@@ -58,8 +60,11 @@ class Server:
         self.services = GrpcServices(
             replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
         )
-        self.listeners = {name: Listener(name, Selectors()) for name in LISTENERS}
-        names = ("grpc", "sync") if settings.sync_port >= 0 else ("grpc",)
+        self.listeners = {
+            name: Listener(name, Selectors(default_sets(settings.default_flag_set).get(name), replica.flag_sets))
+            for name in LISTENERS
+        }
+        names = ("grpc",) if settings.sync_port == OFF else ("grpc", "sync")
         self._grpc = {
             name: grpc_server(self.listeners[name], self.services, settings, self._max_connections) for name in names
         }
@@ -80,6 +85,8 @@ class Server:
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
         self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
+        self.addresses: dict[str, Address] = {}
+        """Where each port listens, by the name of its listener; the management port is `management`."""
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -104,10 +111,7 @@ class Server:
             await self._front.start()
         log.info(
             "serving",
-            port=self.port,
-            sync_port=self.sync_port,
-            management_port=self.management_port,
-            ofrep_port=self.ofrep_port,
+            **{_setting_of(name): address.port or str(address) for name, address in self.addresses.items()},
             store=redacted(self.settings.store_url),
             cache=redacted(self.settings.cache_url),
             max_open_files=descriptors.limit(),
@@ -138,54 +142,62 @@ class Server:
         # Probes and metrics are served to the end.
         if self._management is not None:
             await self._management.stop()
+        self._remove_socket_files()
         log.info("stopped")
 
     def _bind_ports(self) -> None:
-        settings, host = self.settings, self.settings.host
-        self.port = (
-            self._bind_front() if settings.http_on_grpc_port else self._bind_grpc(self._grpc["grpc"], settings.port)
-        )
-        if "sync" in self._grpc:
-            self.sync_port = self._bind_grpc(self._grpc["sync"], settings.sync_port)
-        if settings.ofrep_port >= 0:
-            with _bind_errors(host, settings.ofrep_port):
+        settings = self.settings
+        for name, server in self._grpc.items():
+            with self._address(name) as address:
+                if name == "grpc" and settings.http_on_grpc_port:
+                    self._front = self._front_at(address, server)
+                else:
+                    server.listen(address)
+        if settings.ofrep_port != OFF:
+            with self._address("ofrep") as address:
                 self._http = HttpServer(
                     self._http_apps.of_ofrep_port(self._ofrep.app),
-                    listening_socket(host, settings.ofrep_port),
+                    address.socket(),
                     max_connections=self._max_connections,
                     max_per_peer=settings.max_connections_per_peer,
                 )
-            self.ofrep_port = self._http.port
-        if settings.management_port >= 0:
-            host = settings.management_host or host
-            with _bind_errors(host, settings.management_port):
-                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
-            self.management_port = self._management.port
+        if settings.management_port != OFF:
+            with self._address("management") as address:
+                self._management = ManagementServer(address.socket(), self._health, self._metrics)
+        for name, address in self.addresses.items():
+            setattr(self, _setting_of(name), address.port)
 
-    def _bind_front(self) -> int:
-        """Bind the gRPC port for the front, and gRPC behind it."""
-        settings, grpc = self.settings, self._grpc["grpc"]
-        with _bind_errors(settings.host, settings.port):
-            listening = listening_socket(settings.host, settings.port)
+    def _front_at(self, address: Address, grpc: LastingServer) -> Front:
+        """Return the front of the gRPC port, bound, with gRPC bound behind it."""
         http = HttpServer(
             self._http_apps.of_grpc_port(),
             None,
             max_connections=self._max_connections,
-            max_per_peer=settings.max_connections_per_peer,
+            max_per_peer=self.settings.max_connections_per_peer,
         )
-        self._front = front = Front(listening, http, self.services.peers)
-        front.inner.bound(grpc.add_insecure_port(front.inner.address))
-        return front.port
+        front = Front(address.socket(), http, self.services.peers)
+        grpc.listen(front.inner)
+        return front
 
-    def _bind_grpc(self, server: LastingServer, port: int) -> int:
-        host = self.settings.host
-        with _bind_errors(host, port):
-            try:
-                return server.add_insecure_port(host_and_port(host, port))
-            except RuntimeError:
-                # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
-                listening_socket(host, port).close()
-                raise OSError("gRPC cannot bind it") from None
+    @contextlib.contextmanager
+    def _address(self, name: str) -> Iterator[Address]:
+        """Return where a port listens by its settings; an OSError from binding it gets the address as text.
+
+        Example: `cannot listen on 0.0.0.0:8013: address already in use`.
+        """
+        host = self.settings.management_host if name == "management" else ""
+        address = Address(host or self.settings.host, getattr(self.settings, _setting_of(name)))
+        self.addresses[name], wanted = address, str(address)
+        try:
+            yield address
+        except OSError as error:
+            self._remove_socket_files()
+            reason = (error.strerror or str(error)).partition(" (")[0]
+            raise OSError(f"cannot listen on {wanted}: {reason[:1].lower()}{reason[1:]}") from None
+
+    def _remove_socket_files(self) -> None:
+        for address in self.addresses.values():
+            address.remove()
 
     def _loop_was_late(self, seconds: float) -> None:
         self._metrics.loop_was_late(seconds)
@@ -226,6 +238,11 @@ class Server:
         yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
 
 
+def _setting_of(name: str) -> str:
+    """Return the name of the setting, and of the log field, with a listener's port."""
+    return "port" if name == "grpc" else f"{name}_port"
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         evaluations=settings.max_calls,
@@ -234,16 +251,6 @@ def _limits(settings: Settings) -> Limits:
         streams=settings.max_streams,
         streams_per_peer=settings.max_streams_per_peer,
     )
-
-
-@contextlib.contextmanager
-def _bind_errors(host: str, port: int) -> Iterator[None]:
-    """Add the address to an OSError from binding it: `cannot listen on 0.0.0.0:8013: address already in use`."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]
-        raise OSError(f"cannot listen on {host_and_port(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
 
 
 async def run(settings: Settings) -> int:

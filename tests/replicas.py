@@ -39,6 +39,7 @@ class Client:
     """Short calls on one channel."""
 
     def __init__(self, target: str) -> None:
+        self.target = target
         self.channel = grpc.aio.insecure_channel(target, EAGER)
         self.stub = pb_grpc.FlagServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)

@@ -13,10 +13,11 @@ from typing import cast
 import structlog
 
 from flagsvc.api.common.peers import Peers, host_of, peer_name
-from flagsvc.api.http.server import BACKLOG, HttpServer
+from flagsvc.api.http.server import HttpServer
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.inner import inner
 from flagsvc.front.pipe import End
+from flagsvc.listening import BACKLOG
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +32,11 @@ STOP_S = 1.0
 
 
 class Front:
-    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner.address`."""
+    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner`."""
 
     def __init__(self, listening: socket.socket, http: HttpServer, peers: Peers) -> None:
         self.inner, self.http, self.peers = inner(), http, peers
         self.connections = http.connections
-        self.port: int = listening.getsockname()[1] if listening.family != socket.AF_UNIX else 0
         self._listening = listening
         self._acceptor: asyncio.Server | None = None
         self._tasks = BackgroundTasks()
@@ -111,9 +111,9 @@ class Undecided(asyncio.Protocol):
         loop, front = asyncio.get_running_loop(), self._front
         self.transport, self.waiting_since = cast("asyncio.Transport", transport), loop.time()
         self.caller = peer_name(transport.get_extra_info("peername"))
-        self._timer = loop.call_later(SILENT_S, transport.abort)
+        self._timer = loop.call_later(SILENT_S, self.transport.abort)
         if not front.connections.admit(host_of(self.caller)):
-            transport.abort()
+            self.transport.abort()
             return
         self._counted = True
         if front.connections.too_many:

@@ -155,8 +155,8 @@ async def test_a_stop_ends_streams_so_that_clients_reconnect(store_url: str) -> 
         assert await ended(late) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_stream_ends_at_the_maximum_age_of_connections(store_url: str) -> None:
-    async with replica(store_url=store_url, connection_age_s=1.0) as (client, server):
+async def test_a_stream_ends_at_its_maximum_age(store_url: str) -> None:
+    async with replica(store_url=store_url, stream_age_s=0.5) as (client, server):
         await until_serving(client)
         events = Evaluator("v2", client.channel).events()
         assert await events.next() == ("provider_ready", {})
@@ -210,7 +210,7 @@ async def test_a_stream_stores_a_thousand_keys_at_most_and_announces_all(
         for _ in range(4):  # what a new client may have missed
             await events.next()
         write("after")
-        [stream] = next(iter(server.services.event_streams._by_peer.values()))
+        [stream] = next(iter(server.services.event_streams._by_host.values()))
         announced: list[int] = []
         keys: set[str] = set()
         async with asyncio.timeout(10):

@@ -184,9 +184,9 @@ async def test_one_message_is_built_for_all_streams_and_one_definition_for_a_cha
     built: list[int] = []
     definition_of, build = flagd_sync.definition_of, Payload._build
 
-    def counted_definition(each: Any, prepared: Any) -> Any:
+    def counted_definition(each: Any, *others: Any) -> Any:
         rendered.append(each.key)
-        return definition_of(each, prepared)
+        return definition_of(each, *others)
 
     async def counted_build(payload: Payload) -> None:
         built.append(payload.version)

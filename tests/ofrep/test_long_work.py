@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from flagsvc.api.ofrep import middleware
-from flagsvc.api.http.taking import PIECE_BYTES, until_taken
-from flagsvc.api.ofrep.middleware import _while_connected
 from flagsvc.api.http.bodies import Disconnected
+from flagsvc.api.http.taking import PIECE_BYTES, until_taken
+from flagsvc.api.ofrep import middleware
+from flagsvc.api.ofrep.middleware import _while_connected
 from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 

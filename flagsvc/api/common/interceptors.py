@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import grpc
 
 from flagsvc.api.common.admission import Admission, Pool
-from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
@@ -88,7 +89,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
                 failure = failure_for(method, error)
                 code = failure.code
-                await context.abort(code, failure.message, failure.trailers())
+                await _abort(context, method, failure)
             finally:
                 self._metrics.called(name, code.name, time.perf_counter() - started)
 
@@ -105,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                await self._abort(method, error, context)
+                await _abort(context, method, failure_for(method, error))
 
         return intercepted
 
@@ -141,20 +142,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                await self._abort(method, error, context)
+                await _abort(context, method, failure_for(method, error))
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
         return intercepted
 
-    async def _abort(self, method: str, error: Exception, context: Context) -> None:
-        failure = failure_for(method, error)
-        await context.abort(failure.code, failure.message, failure.trailers())
-
     def _pool(self, method: str) -> Pool:
         if method in _WRITES:
             return self._admission.writes
         return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
+
+
+async def _abort(context: Context, method: str, failure: Failure) -> None:
+    """End a call with a status. Raises AbortError."""
+    if failure.sends_headers_first(method):
+        with contextlib.suppress(Exception):  # a stream has sent them already, or the client is gone
+            await context.send_initial_metadata(())
+    await context.abort(failure.code, failure.message, failure.trailers())
 
 
 def _label(method: str) -> str:

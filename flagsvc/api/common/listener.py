@@ -9,7 +9,7 @@ from flagsvc.api.common.selectors import Selectors
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One of `settings.LISTENERS`. Handlers get it when they are registered, so that a call costs nothing for it.
+    """One of `setting_values.LISTENERS`. Handlers get it when they are registered, so that a call costs nothing for it.
 
     `name`: its name in settings and logs; `selectors`: reads which flag set a call selects.
     """

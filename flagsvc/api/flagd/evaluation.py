@@ -12,6 +12,7 @@ from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.selectors import Selector, Selectors
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -71,10 +72,15 @@ class FlagdEvaluation:
     """Serves every version of flagd's evaluation service."""
 
     def __init__(
-        self, reader: Reader, event_streams: EventStreams, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self,
+        reader: Reader,
+        event_streams: EventStreams,
+        contexts: Contexts,
+        evaluated: Callable[[Evaluation], None],
+        peers: Peers,
     ) -> None:
         self._reader, self._event_streams = reader, event_streams
-        self._contexts, self._evaluated = contexts, evaluated
+        self._contexts, self._evaluated, self._peers = contexts, evaluated, peers
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register the services for a listener."""
@@ -92,7 +98,7 @@ class FlagdEvaluation:
         return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
     def _resolver(self, protocol: Protocol, name: str, value_type: ValueType, selectors: Selectors) -> Handler:
-        """Return the handler for one value type. An integer is also a float; a float, even 10.0, is not an integer."""
+        """Return the handler for one value type. A whole number is an integer and a float."""
         response_type = getattr(protocol.messages, f"Resolve{name}Response")
 
         def packed(evaluation: Evaluation, reason: str, selector: Selector) -> Any:
@@ -118,7 +124,7 @@ class FlagdEvaluation:
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
             if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != selectors.without.flag_set:
-                self._event_streams.may_cache(context.peer(), selector.flag_set)
+                self._event_streams.may_cache(host_of(self._peers.of(context)), selector.flag_set)
             reason = _reason(evaluation, protocol)
             if is_long_work(evaluation):
                 return await off_loop(lambda: packed(evaluation, reason, selector).SerializeToString())
@@ -171,8 +177,8 @@ class FlagdEvaluation:
     def _event_stream(self, protocol: Protocol, selectors: Selectors) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
             flag_set, selected = selectors.of(context.invocation_metadata())
-            response_type, peer = protocol.messages.EventStreamResponse, context.peer()
-            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
+            response_type, host = protocol.messages.EventStreamResponse, host_of(self._peers.of(context))
+            async for message in self._event_streams.stream(flag_set, response_type, host=host, selects=bool(selected)):
                 yield message
 
         return event_stream
@@ -197,7 +203,8 @@ def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
     """
     outcome = evaluation.outcome
     if outcome.error_code is not None:
-        raise EvaluationFailed(outcome.error_code)
+        # flagd's text says it all about a flag that does not exist.
+        raise EvaluationFailed(outcome.error_code, outcome.message if evaluation.flag is not None else "")
     if outcome.variant is not None:
         return outcome.reason
     if evaluation.is_disabled:

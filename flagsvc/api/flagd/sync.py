@@ -7,6 +7,7 @@ read costs nothing and continues with the newest version.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -24,6 +25,7 @@ from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.core.evaluation import Prepared
+from flagsvc.core.flagd.sets import NamedSets
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.serving.reader import Reader
@@ -45,10 +47,17 @@ class FlagdSync:
     """Serves flagd.sync.v1.FlagSyncService. `age_s`: seconds after which a stream ends."""
 
     def __init__(
-        self, near: NearCache, reader: Reader, contexts: Contexts, prepare: Callable[[Flag], Prepared], age_s: float
+        self,
+        near: NearCache,
+        reader: Reader,
+        contexts: Contexts,
+        prepare: Callable[[Flag], Prepared],
+        sets: NamedSets,
+        *,
+        age_s: float = math.inf,
     ) -> None:
         self._near, self._reader, self._contexts = near, reader, contexts
-        self._prepare, self._age_s = prepare, age_s
+        self._prepare, self._sets, self._age_s = prepare, sets, age_s
         self._payloads = SharedBySet(self._begin, self._end)
         self._logged: dict[FlagId, int] = {}
         self._closing = False
@@ -131,7 +140,11 @@ class FlagdSync:
         else:
             prepared = await off_loop(self._prepare, flag)
         is_large = self._near.is_large(flag)
-        text, problem = await off_loop(definition_of, flag, prepared) if is_large else definition_of(flag, prepared)
+        text, problem = (
+            await off_loop(definition_of, flag, prepared, self._sets)
+            if is_large
+            else definition_of(flag, prepared, self._sets)
+        )
         if problem and self._logged.get(flag.id) != flag.revision:
             self._logged[flag.id] = flag.revision
             log.warning("flag_synced_as_disabled", flag=flag.key, flag_set=flag.flag_set, problem=problem)

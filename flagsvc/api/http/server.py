@@ -26,8 +26,6 @@ KEEP_ALIVE_S = 75
 """Seconds that an idle connection stays open. Load balancers time out sooner, so they never reuse a closed one."""
 STOP_S = 1
 """Seconds for responses in progress to finish after the server stops accepting requests."""
-BACKLOG = 2_048
-"""Connections that wait to be accepted."""
 
 
 class Waiting(Protocol):
@@ -76,7 +74,7 @@ class Connections:
 
 
 class HttpServer:
-    """Serves an ASGI application on a listening socket; without one, only connections that are handed over to it.
+    """Serves an ASGI application on a listening socket, which it closes; without one, only what is handed over to it.
 
     Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
     that has `max_per_peer` gets no new one.
@@ -97,7 +95,6 @@ class HttpServer:
 
         self._protocol = Counted
         self._sockets = [] if listening is None else [listening]
-        self.port: int = 0 if listening is None else listening.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -249,13 +246,3 @@ class _Protocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that listens on the address. Raises OSError if the address cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    # asyncio sets TCP_NODELAY only on sockets that it made. Without it a second packet waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening

@@ -125,7 +125,7 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
     try:
         return validation.flag_id(selector.flag_set, key)
     except InvalidRequest:  # no flag can have that key
-        raise Refused(404, not_found_body(key)) from None
+        raise Refused(404, not_found_body(key, selector.metadata)) from None
 
 
 def _etag_of(body: bytes) -> str:

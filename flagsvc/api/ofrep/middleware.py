@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
+from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
 from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused
@@ -147,7 +148,8 @@ def failed(name: str, request: Request, error: Exception) -> Response:
     if isinstance(error, BodyRefused):
         return json_response(error.status, {"errorDetails": error.details}, close=error.close)
     if isinstance(error, InvalidRequest):
-        return json_response(400, error_body("GENERAL", str(error), request.path_params.get("key")))
+        details = f"invalid selector: {error}" if isinstance(error, InvalidSelector) else str(error)
+        return json_response(400, error_body("GENERAL", details, request.path_params.get("key")))
     failure = failure_for(name, error)
     if isinstance(error, AnswerTooLarge):
         return json_response(500, {"errorDetails": failure.message})  # 429 would make clients repeat the request

@@ -40,17 +40,16 @@ def header_pairs(request: Request) -> list[tuple[str, str]]:
 async def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
     """Return the evaluation context in the body of a request for one flag or, without `key`, for all.
 
-    As in flagd, an empty body is accepted, and a context that is not an object counts as empty. Raises Refused.
+    As in flagd, an empty body is accepted. Raises Refused.
     """
     try:
         parsed = strict_loads(body.decode()) if body.strip() else None
-    except (NotJson, UnicodeDecodeError):
-        raise _invalid_context(_INVALID_CONTEXT, key) from None
-    if parsed is not None and not isinstance(parsed, dict):
-        raise _invalid_context(_INVALID_CONTEXT, key)
-    context = (parsed or {}).get("context")
-    if not isinstance(context, dict):
-        return {}
+    except (NotJson, UnicodeDecodeError) as error:
+        cause = str(error) if isinstance(error, NotJson) else "not UTF-8"
+        raise _invalid_context(f"{_INVALID_CONTEXT}: the body is not JSON: {cause}", key) from None
+    context = _object("context", _object("the body", parsed, key).get("context"), key)
+    if not context:
+        return context
     if len(body) > LARGE_BYTES:
         await Turns().next()  # parsing took a turn
     if len(body) > MAX_CONTEXT_VALUES and json_values.has_more_values(context, MAX_CONTEXT_VALUES):
@@ -84,6 +83,14 @@ def has_current(request: Request, etag: str, config_etag: str) -> bool:
         return False
     given = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
     return etag in given or "*" in given
+
+
+def _object(name: str, value: JsonValue, key: str | None) -> dict[str, JsonValue]:
+    """Return an object, an empty one for null. Raises Refused for anything else."""
+    if value is not None and not isinstance(value, dict):
+        wrong = f"{name} is of type {json_values.kind(value)}; it must be an object"
+        raise _invalid_context(f"{_INVALID_CONTEXT}: {wrong}", key)
+    return value or {}
 
 
 def _invalid_context(details: str, key: str | None) -> Refused:
