@@ -16,6 +16,7 @@ from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.peers import Peers
 from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
@@ -52,17 +53,18 @@ class GrpcServices:
         settings, near, reader = replica.settings, replica.near, replica.reader
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
         self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
-        self._sender = Sender(outflow)
+        self.peers = Peers()
+        self._sender = Sender(outflow, self.peers)
         self.watches = Watches(near, reader, settings.connection_age_s)
         age_s = settings.stream_age_s or math.inf
         self.event_streams = EventStreams(near, age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.prepare, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
-        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated)
+        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
     def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return interceptors for one server. Admission, time limits and metrics are those of all servers."""
-        return (CallInterceptor(self._metrics, self._admission, self.first_messages, self._sender),)
+        return (CallInterceptor(self._metrics, self._admission, self.first_messages, self._sender, self.peers),)
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""

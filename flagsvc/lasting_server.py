@@ -38,9 +38,11 @@ class LastingServer:
         return address.bind(self._server.add_insecure_port)
 
     def add_insecure_port(self, address: str) -> int:
-        """Bind an address in gRPC's form, whose port is not 0, and return its port. Raises RuntimeError."""
-        self._bindings.append(lambda add_port: add_port(address))
-        return self._server.add_insecure_port(address)
+        """Bind an address in gRPC's form, and return its port. Raises RuntimeError."""
+        port = self._server.add_insecure_port(address)
+        again = address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}"
+        self._bindings.append(lambda add_port: add_port(again))
+        return port
 
     async def start(self) -> None:
         """Accept calls."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
 from flagsvc.background import BackgroundTasks
+from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
+from flagsvc.http_apps import HttpApps
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
@@ -47,7 +50,8 @@ class Server:
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
-        ports = 1 + sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
+        ports = descriptors.PASSED_ON if settings.http_on_grpc_port else 1
+        ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
@@ -75,7 +79,9 @@ class Server:
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
         )
+        self._http_apps = HttpApps(self.services, self.listeners["grpc"], outflow, settings)
         self._http: HttpServer | None = None
+        self._front: Front | None = None
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
         self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
@@ -101,6 +107,8 @@ class Server:
             self._tasks.start(server.run(), name)
         if self._http is not None:
             await self._http.start()
+        if self._front is not None:
+            await self._front.start()
         log.info(
             "serving",
             **{_setting_of(name): address.port or str(address) for name, address in self.addresses.items()},
@@ -121,9 +129,13 @@ class Server:
         self._ofrep.streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s, lingers=self.settings.drain_s > 0)
-        # The transports after the calls, which they would cut off.
+        # The transports after the calls, which they would cut off. Nobody connects to a server that stops.
+        if self._front is not None:
+            self._front.close()
         grpc_stops = (server.stop(0.5) for server in self._grpc.values())
         await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
+        if self._front is not None:
+            await self._front.stop()
         await self._tasks.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
@@ -137,11 +149,14 @@ class Server:
         settings = self.settings
         for name, server in self._grpc.items():
             with self._address(name) as address:
-                server.listen(address)
+                if name == "grpc" and settings.http_on_grpc_port:
+                    self._bind_front(address.socket())
+                else:
+                    server.listen(address)
         if settings.ofrep_port != OFF:
             with self._address("ofrep") as address:
                 self._http = HttpServer(
-                    self._ofrep.app,
+                    self._http_apps.of_ofrep_port(self._ofrep.app),
                     address.socket(),
                     max_connections=self._max_connections,
                     max_per_peer=settings.max_connections_per_peer,
@@ -151,6 +166,17 @@ class Server:
                 self._management = ManagementServer(address.socket(), self._health, self._metrics)
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
+
+    def _bind_front(self, listening: socket.socket) -> None:
+        """Let the front listen, and gRPC behind it."""
+        http = HttpServer(
+            self._http_apps.of_grpc_port(),
+            None,
+            max_connections=self._max_connections,
+            max_per_peer=self.settings.max_connections_per_peer,
+        )
+        self._front = front = Front(listening, http, self.services.peers)
+        front.inner.bound(self._grpc["grpc"].add_insecure_port(front.inner.address))
 
     @contextlib.contextmanager
     def _address(self, name: str) -> Iterator[Address]:
@@ -199,6 +225,11 @@ class Server:
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
             about = "Connections to the OFREP port that were closed because there were too many."
             yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
+        if self._front is not None:
+            connections = self._front.connections
+            yield Sample("flagsvc_front_connections", "Open connections to the gRPC port.", connections.open)
+            about = "Connections to the gRPC port that were closed because there were too many."
+            yield Sample("flagsvc_front_connections_refused_total", about, connections.refused)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         about = "Bytes sent to clients that they have not taken yet."
         yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)

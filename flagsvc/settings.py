@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flagsvc.listening import UNIX
-from flagsvc.setting_values import checked_name, default_sets, origins, pairs, socket_address
+from flagsvc.setting_values import HOST_NAME, checked_name, default_sets, host_names, origins, pairs, socket_address
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
@@ -21,13 +21,13 @@ _KUBERNETES_NAME = re.compile(
     r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
-_HOST_NAME = re.compile(r"[\w.-]+")
 _PATH = re.compile(r"\.{0,2}/[^@:]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CHECKS: dict[str, Callable[[str, str], object]] = {
     "origins": origins,
     "name": checked_name,
     "default_sets": default_sets,
+    "host_names": host_names,
 }
 
 
@@ -59,6 +59,17 @@ class Settings:
     )
     host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
     port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
+    http_on_grpc_port: bool = _setting(
+        True,
+        "Whether the gRPC port also serves HTTP/1.1: Connect and gRPC-Web, which flagd's providers for Go, PHP and"
+        " browsers need. Off, gRPC calls to that port cost about a fifth less CPU; FLAGSVC_SYNC_PORT always does.",
+    )
+    http_host_names: str = _setting(
+        "",
+        "Names, besides localhost and IP addresses, in the Host header of FlagService calls over HTTP/1.1:"
+        " flags.internal,flagsvc.",
+        host_names=True,
+    )
     management_port: int | str = _setting(
         8014, "HTTP port of /healthz, /readyz and /metrics, or unix:PATH; -1 turns it off.", -1, 65535, socket=True
     )
@@ -310,7 +321,7 @@ def _host(name: str, text: str, *, needed: bool) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if not _HOST_NAME.fullmatch(text) and (text or needed):
+        if not HOST_NAME.fullmatch(text) and (text or needed):
             wanted = "an address or a host name without a port, such as 0.0.0.0, 127.0.0.1 or ::"
             raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}") from None
     return bare

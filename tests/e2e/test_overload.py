@@ -86,7 +86,7 @@ async def test_connections_beyond_the_limit_are_closed(store: str) -> None:
     async with replica(store_url=store, sync_port=0, ofrep_port=0, **limits) as (client, server):
         await until_serving(client)
         with contextlib.ExitStack() as stack:
-            for port, most in ((server.port, 15), (server.sync_port, 16), (server.ofrep_port, 8)):
+            for port, most in ((server.port, 7), (server.sync_port, 16), (server.ofrep_port, 8)):
                 sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(24)]
                 await until(lambda opened=sockets, most=most: sum(map(closed, opened)) == 24 - most)  # type: ignore[misc]
             assert await client.serving()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from flagsvc_client.aio import FlagClient
+
 from flagsvc.listening import Address
 from tests.flagd_clients import Evaluator
 from tests.replicas import FLAGSVC, Client, replica, until, until_serving
@@ -31,6 +31,10 @@ def ports(folder: Path) -> dict[str, str]:
     return {"port" if name == "grpc" else f"{name}_port": f"unix:{folder}/{name}" for name in NAMES}
 
 
+def sockets(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir() if each.is_socket()}
+
+
 async def command(*arguments: str, **environment: str) -> tuple[int, str]:
     """Run a command line of a client."""
     process = await asyncio.create_subprocess_exec(
@@ -45,7 +49,7 @@ async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) ->
     os.umask(mask)
     async with replica(store_url=f"sqlite:///{folder}/flags.db", **ports(folder)) as (client, _):
         await until_serving(client)
-        assert {each.name for each in folder.iterdir() if each.is_socket()} == set(NAMES)
+        assert sockets(folder) == set(NAMES)
         for name in NAMES:
             mode = (folder / name).stat().st_mode
             assert stat.S_IMODE(mode) == 0o660 & ~mask
@@ -62,7 +66,7 @@ async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) ->
         status, output = await command("evaluate", "a", "--address", f"unix:{folder}/grpc")
         assert (status, "STATIC" in output) == (0, True), output
         assert (await command("health", FLAGSVC_PORT=f"unix://{folder}/grpc"))[0] == 0
-    assert not any(each.is_socket() for each in folder.iterdir()), "removed at the end"
+    assert sockets(folder) == set(), "removed at the end"
 
 
 async def test_a_socket_in_use_is_refused_and_that_of_a_dead_server_is_replaced(folder: Path) -> None:

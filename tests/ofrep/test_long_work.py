@@ -12,8 +12,9 @@ import pytest
 from starlette.responses import Response
 
 from flagsvc.api.http.bodies import Disconnected
+from flagsvc.api.http.taking import PIECE_BYTES, until_taken
 from flagsvc.api.ofrep import middleware
-from flagsvc.api.ofrep.middleware import PIECE_BYTES, _until_taken, _while_connected
+from flagsvc.api.ofrep.middleware import _while_connected
 from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 
@@ -84,7 +85,7 @@ async def test_a_large_body_is_sent_in_pieces() -> None:
         sent.append(message)
 
     body = bytes(range(256)) * (5 * PIECE_BYTES // 512 + 1)
-    await _until_taken(send)({"type": "http.response.body", "body": body})
+    await until_taken(send)({"type": "http.response.body", "body": body})
     assert b"".join(message["body"] for message in sent) == body
     assert max(len(message["body"]) for message in sent) == PIECE_BYTES
     assert [message["more_body"] for message in sent] == [True] * (len(sent) - 1) + [False]

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 from flagsvc.api.common.admission import Admission, Pool
-from flagsvc.api.common.callers import host_of
 from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.telemetry import Metrics
@@ -34,8 +34,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender) -> None:
-        self._metrics, self._admission = metrics, admission
+    def __init__(
+        self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender, peers: Peers
+    ) -> None:
+        self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -134,7 +136,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                with pool.of(host_of(context.peer())):
+                with pool.of(host_of(self._peers.of(context))):
                     async for message in sender.stream(method, call(requests, context), encode, context):
                         yield message
             except grpc.aio.AbortError:

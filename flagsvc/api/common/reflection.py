@@ -1,4 +1,4 @@
-"""gRPC server reflection, v1 and v1alpha, for all services, also those whose messages have a descriptor pool of their own."""
+"""gRPC server reflection, v1 and v1alpha, also of services whose messages have a descriptor pool of their own."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
 
     def __init__(self, names: Iterable[str], pool: DescriptorPool) -> None:
         super().__init__(names, pool)
-        self._methods = {
-            method.full_name: name for name in names for method in pool.FindServiceByName(name).methods
-        }
+        self._methods = {method.full_name: name for name in names for method in pool.FindServiceByName(name).methods}
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
         name = self._methods.get(fully_qualified_name, fully_qualified_name)

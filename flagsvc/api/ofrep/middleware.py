@@ -10,13 +10,14 @@ from typing import Any
 import grpc
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
+from flagsvc.api.http.taking import until_taken
 from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
@@ -32,8 +33,6 @@ STATUSES = {
 """HTTP status for each gRPC status of an error; 500 for all others."""
 WORK_S = 30.0
 """Seconds that the evaluation of a whole set may take."""
-PIECE_BYTES = 262_144
-"""Bytes of a body that are sent at once."""
 RETRYABLE = {429, 503}
 """HTTP statuses of requests that are safe to repeat after a second."""
 
@@ -73,7 +72,7 @@ class UnaryCall:
                 await response(scope, receive, send)
                 return
             try:
-                await response(scope, receive, _until_taken(send))
+                await response(scope, receive, until_taken(send))
             finally:
                 self._outflow.release(peer, size)
         except Disconnected:
@@ -114,23 +113,6 @@ async def _while_connected(receive: Receive, call: Coroutine[Any, Any, Response]
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _until_taken(send: Send) -> Send:
-    """Return a `send` that returns once the client has taken the body: the server waits for it before the next part.
-
-    A large body is sent in pieces: HTTP's code copies each.
-    """
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            body = memoryview(message["body"])
-            for start in range(0, len(body), PIECE_BYTES):
-                await send({**message, "body": bytes(body[start : start + PIECE_BYTES]), "more_body": True})
-            message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await send(message)
-
-    return sent
 
 
 class StreamCall:
