@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import structlog
-
-from flagsvc.listening import Address
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +19,14 @@ AddPort = Callable[[str], int]
 CHECK_EVERY_S = 0.05
 GRACE_S = 0.5
 """Seconds that the calls of a server that has stopped have to finish."""
+
+
+class Bindable(Protocol):
+    """An address that a server listens at."""
+
+    def bind(self, add_port: AddPort) -> int:
+        """Let gRPC listen, and return the port. It may be called again."""
+        ...
 
 
 class LastingServer:
@@ -32,17 +39,10 @@ class LastingServer:
         self._stopping = False
         self.replaced = 0
 
-    def listen(self, address: Address) -> int:
+    def listen(self, address: Bindable) -> int:
         """Bind an address, and return its port. Raises OSError."""
         self._bindings.append(address.bind)
         return address.bind(self._server.add_insecure_port)
-
-    def add_insecure_port(self, address: str) -> int:
-        """Bind an address in gRPC's form, and return its port. Raises RuntimeError."""
-        port = self._server.add_insecure_port(address)
-        again = address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}"
-        self._bindings.append(lambda add_port: add_port(again))
-        return port
 
     async def start(self) -> None:
         """Accept calls."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
 from flagsvc.http_apps import HttpApps
+from flagsvc.lasting_server import LastingServer
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
@@ -150,7 +150,7 @@ class Server:
         for name, server in self._grpc.items():
             with self._address(name) as address:
                 if name == "grpc" and settings.http_on_grpc_port:
-                    self._bind_front(address.socket())
+                    self._front = self._front_at(address, server)
                 else:
                     server.listen(address)
         if settings.ofrep_port != OFF:
@@ -167,16 +167,17 @@ class Server:
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 
-    def _bind_front(self, listening: socket.socket) -> None:
-        """Let the front listen, and gRPC behind it."""
+    def _front_at(self, address: Address, grpc: LastingServer) -> Front:
+        """Return the front of the gRPC port, bound, with gRPC bound behind it."""
         http = HttpServer(
             self._http_apps.of_grpc_port(),
             None,
             max_connections=self._max_connections,
             max_per_peer=self.settings.max_connections_per_peer,
         )
-        self._front = front = Front(listening, http, self.services.peers)
-        front.inner.bound(self._grpc["grpc"].add_insecure_port(front.inner.address))
+        front = Front(address.socket(), http, self.services.peers)
+        grpc.listen(front.inner)
+        return front
 
     @contextlib.contextmanager
     def _address(self, name: str) -> Iterator[Address]:

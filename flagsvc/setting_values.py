@@ -11,7 +11,7 @@ LISTENERS = ("grpc", "sync", "ofrep")
 """Names of the ports for callers: those of FLAGSVC_PORT, FLAGSVC_SYNC_PORT and FLAGSVC_OFREP_PORT."""
 MAX_SOCKET_PATH = 90
 """Bytes of a unix socket's path. Systems allow 103 or 107, and it is placed under another name first."""
-HOST_NAME = re.compile(r"[\w.-]+")
+_HOST_NAME = re.compile(r"[\w.-]+")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
@@ -51,7 +51,7 @@ def host_names(text: str, name: str = "") -> tuple[str, ...]:
     """Parse comma-separated host names, without ports. Raises SettingsError."""
     found = tuple(part.strip().lower() for part in text.split(",")) if text else ()
     for host in found:
-        if not HOST_NAME.fullmatch(host):
+        if not _HOST_NAME.fullmatch(host):
             raise SettingsError(f"{name} has {shown(host, text)}; it must be a host name without a port")
     return found
 

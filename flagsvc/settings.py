@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flagsvc.listening import UNIX
-from flagsvc.setting_values import HOST_NAME, checked_name, default_sets, host_names, origins, pairs, socket_address
+from flagsvc.setting_values import checked_name, default_sets, host_names, origins, pairs, socket_address
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
@@ -21,13 +21,14 @@ _KUBERNETES_NAME = re.compile(
     r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+_HOST_NAME = re.compile(r"[\w.-]+")
 _PATH = re.compile(r"\.{0,2}/[^@:]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CHECKS: dict[str, Callable[[str, str], object]] = {
     "origins": origins,
+    "host_names": host_names,
     "name": checked_name,
     "default_sets": default_sets,
-    "host_names": host_names,
 }
 
 
@@ -321,7 +322,7 @@ def _host(name: str, text: str, *, needed: bool) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if not HOST_NAME.fullmatch(text) and (text or needed):
+        if not _HOST_NAME.fullmatch(text) and (text or needed):
             wanted = "an address or a host name without a port, such as 0.0.0.0, 127.0.0.1 or ::"
             raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}") from None
     return bare

@@ -10,19 +10,16 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from flagsvc.lasting_server import Bindable
+from flagsvc.listening import Address
+
 CONNECT_S = 2.0
 """Seconds in which gRPC must take a connection: it may be busy, or just be replaced."""
 RETRY_S = 0.01
 
 
-class Inner(Protocol):
+class Inner(Bindable, Protocol):
     """Where gRPC listens."""
-
-    address: str
-    """The address that gRPC binds."""
-
-    def bound(self, port: int) -> None:
-        """Take the port that gRPC has bound."""
 
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect; return the transport, the protocol, and what gRPC calls the peer. Raises OSError."""
@@ -37,8 +34,9 @@ class AbstractSocket:
         self._numbers = itertools.count(1)
         self.address = f"unix-abstract:{self._name}"
 
-    def bound(self, port: int) -> None:
-        """Take nothing: the address has no port."""
+    def bind(self, add_port: Callable[[str], int]) -> int:
+        """Let gRPC listen. Raises RuntimeError."""
+        return add_port(self.address)
 
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
@@ -64,16 +62,18 @@ class Loopback:
     """A TCP port of the loopback interface, for systems without abstract sockets."""
 
     def __init__(self) -> None:
-        self.address, self._port = "127.0.0.1:0", 0
+        self._address = Address("127.0.0.1", 0)
 
-    def bound(self, port: int) -> None:
-        """Take the port that the system has chosen."""
-        self._port = port
+    def bind(self, add_port: Callable[[str], int]) -> int:
+        """Let gRPC listen, always on the port that the system has chosen first. Raises OSError."""
+        return self._address.bind(add_port)
 
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
         async with asyncio.timeout(CONNECT_S):
-            transport, protocol = await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", self._port)
+            transport, protocol = await asyncio.get_running_loop().create_connection(
+                factory, "127.0.0.1", self._address.port
+            )
         return transport, protocol, f"ipv4:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
 
 

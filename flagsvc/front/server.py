@@ -32,7 +32,7 @@ STOP_S = 1.0
 
 
 class Front:
-    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner.address`."""
+    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner`."""
 
     def __init__(self, listening: socket.socket, http: HttpServer, peers: Peers) -> None:
         self.inner, self.http, self.peers = inner(), http, peers

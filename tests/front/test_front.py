@@ -16,6 +16,7 @@ from flagsvc.front import server as fronts
 from flagsvc.front.inner import Loopback
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.server import Server
+from flagsvc.settings import Settings
 from tests.replicas import Client, replica, until, until_serving
 from tests.unreading import PREFACE
 
@@ -172,17 +173,21 @@ async def test_ipv6_and_ipv4_on_one_port_and_without_abstract_sockets(
 
 
 async def test_a_stop_cuts_off_no_message_that_was_sent(tmp_path: Path) -> None:
-    async with replica(store_url=f"sqlite:///{tmp_path}/f.db") as (client, server):
-        await until_serving(client)
-        for number in range(20):
-            await client.create(f"k{number}", variants={"on": to_value("x" * 60_000)})
-        stream = client.stub.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))
-        keys = [flag.key for flag in (await stream.read()).snapshot.flags]
-        stopping = asyncio.create_task(server.stop())
-        while (message := await stream.read()) is not grpc.aio.EOF:
-            keys += [flag.key for flag in message.snapshot.flags]
-        assert len(keys) == 20
-        await stopping
-        with pytest.raises(ConnectionRefusedError):
-            _connected(server)
-        assert not _front(server).pipes
+    ports = {"port": 0, "sync_port": -1, "ofrep_port": -1, "management_port": -1}
+    server = Server(Settings(host="127.0.0.1", store_url=f"sqlite:///{tmp_path}/f.db", drain_s=0.0, **ports))
+    await server.start()
+    client = Client(f"127.0.0.1:{server.port}")
+    await until_serving(client)
+    for number in range(20):
+        await client.create(f"k{number}", variants={"on": to_value("x" * 60_000)})
+    stream = client.stub.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))
+    keys = [flag.key for flag in (await stream.read()).snapshot.flags]
+    stopping = asyncio.create_task(server.stop())
+    while (message := await stream.read()) is not grpc.aio.EOF:
+        keys += [flag.key for flag in message.snapshot.flags]
+    assert len(keys) == 20
+    await stopping
+    with pytest.raises(ConnectionRefusedError):
+        _connected(server)
+    assert not _front(server).pipes
+    await client.channel.close()

@@ -79,8 +79,8 @@ class FlagdEvaluation:
         evaluated: Callable[[Evaluation], None],
         peers: Peers,
     ) -> None:
-        self._reader, self._event_streams, self._peers = reader, event_streams, peers
-        self._contexts, self._evaluated = contexts, evaluated
+        self._reader, self._event_streams = reader, event_streams
+        self._contexts, self._evaluated, self._peers = contexts, evaluated, peers
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register the services for a listener."""

@@ -74,7 +74,7 @@ class Connections:
 
 
 class HttpServer:
-    """Serves an ASGI application on a listening socket; without one, only connections that are handed over to it.
+    """Serves an ASGI application on a listening socket, which it closes; without one, only what is handed over to it.
 
     Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
     that has `max_per_peer` gets no new one.
