@@ -99,7 +99,8 @@ class Settings:
     )
     cors_origins: str = _setting(
         "",
-        "Origins whose web pages may call OFREP and evaluate over Connect (CORS): https://app.example,https://b.example, or * for all.",
+        "Origins whose web pages may call OFREP and evaluate over Connect (CORS): https://app.example,https://b.example,"
+        " or * for all.",
         origins=True,
         option="--cors-origin",
     )
@@ -210,8 +211,8 @@ class Settings:
     )
     max_connections_per_peer: int = _setting(
         2_000,
-        "Maximum number of connections from one address to the OFREP port, and to the gRPC port where it serves HTTP/1.1"
-        " too; a proxy is one address.",
+        "Maximum number of connections of one address to the OFREP port, and to the gRPC port where that serves"
+        " HTTP/1.1; a proxy is one address.",
         1,
         1_000_000,
     )

@@ -79,7 +79,7 @@ async def test_on_ofreps_port_flags_are_evaluated_and_never_changed(asked: Asked
     ("key", "status", "code", "message"),
     [
         ("nowhere", 404, "not_found", "Flag not found"),
-        ("string", 400, "invalid_argument", "Type mismatch error"),
+        ("string", 400, "invalid_argument", "Type mismatch error: The flag's value is of type string, not boolean"),
     ],
 )
 async def test_errors_have_connects_body(asked: Asked, key: str, status: int, code: str, message: str) -> None:
