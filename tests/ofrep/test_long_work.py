@@ -12,9 +12,11 @@ import pytest
 from starlette.responses import Response
 
 from flagsvc import turns
+from flagsvc.api.http.bodies import Disconnected
+from flagsvc.api.http.taking import PIECE_BYTES, until_taken
 from flagsvc.api.ofrep import middleware
-from flagsvc.api.ofrep.middleware import PIECE_BYTES, _until_taken, _while_connected
-from flagsvc.api.ofrep.requests import Disconnected, Refused
+from flagsvc.api.ofrep.middleware import _while_connected
+from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 
 BULK = b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -85,7 +87,7 @@ async def test_a_large_body_is_sent_in_pieces_between_which_others_run(monkeypat
         sent.append(message)
 
     body = bytes(range(256)) * (5 * PIECE_BYTES // 512 + 1)
-    sending, most = asyncio.ensure_future(_until_taken(send)({"type": "http.response.body", "body": body})), 0
+    sending, most = asyncio.ensure_future(until_taken(send)({"type": "http.response.body", "body": body})), 0
     while not sending.done():
         before = len(sent)
         await asyncio.sleep(0)

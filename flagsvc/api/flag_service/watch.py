@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -25,10 +26,10 @@ Message = pb.WatchFlagsResponse | bytes
 
 
 class Watches:
-    """All watch streams of one replica."""
+    """All watch streams of one replica. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near = near
+    def __init__(self, near: NearCache, reader: Reader, age_s: float) -> None:
+        self._near, self._age_s = near, age_s
         self._snapshots = SharedBySet(
             lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()
         )
@@ -51,7 +52,7 @@ class Watches:
 
         `in_pages`: the client takes a snapshot in several messages.
         """
-        pending = _Pending()
+        pending, ends_at = _Pending(), time.monotonic() + self._age_s
         self._near.changelogs.listen(flag_set, pending.note)
         self._streams.add(pending)
         try:
@@ -74,9 +75,9 @@ class Watches:
                     del page
                 elif pending.changes:
                     yield change_to_message(*pending.changes.popleft())
-                elif self._closing:
+                elif self._closing or (left := ends_at - time.monotonic()) <= 0:
                     return
-                elif not await pending.is_woken():
+                elif not await pending.is_woken(min(HEARTBEAT_S, left)):
                     yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat())
         finally:
             self._streams.discard(pending)
@@ -126,10 +127,10 @@ class _Pending:
         self.changes.clear()
         self.needs_snapshot = False
 
-    async def is_woken(self) -> bool:
-        """Wait for a change or the end; return False after HEARTBEAT_S without either."""
+    async def is_woken(self, seconds: float) -> bool:
+        """Wait for a change or the end; return False after so many seconds without either."""
         self.wake.clear()
-        return await is_set_within(self.wake, HEARTBEAT_S)
+        return await is_set_within(self.wake, seconds)
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:
