@@ -1,4 +1,4 @@
-"""The command line in this process: the same output and exit status as `flagsvc`, without a process for each command."""
+"""The command line in this process: output and exit status as `flagsvc`, without a process for each command."""
 
 from __future__ import annotations
 
