@@ -48,7 +48,9 @@ async def value(client: Client, key: str, flag_set: str = "") -> Any:
 async def until_value(client: Client, key: str, wanted: object, seconds: float = NOTICED_S, flag_set: str = "") -> None:
     deadline, before = time.monotonic() + seconds, starved_s()
     while (found := await value(client, key, flag_set)) != wanted:
-        assert time.monotonic() < deadline + starved_s() - before, f"{key} is {found!r}, not {wanted!r}, after {seconds} s"
+        assert time.monotonic() < deadline + starved_s() - before, (
+            f"{key} is {found!r}, not {wanted!r}, after {seconds} s"
+        )
         await asyncio.sleep(0.01)
 
 
