@@ -18,7 +18,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.server import Server
 from flagsvc.settings import Settings
 from tests.replicas import Client, replica, until, until_serving
-from tests.unreading import PREFACE
+from tests.unreading import PREFACE, Unreading
 
 REQUEST = b"POST /flagd.evaluation.v1.Service/ResolveBoolean HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 REQUEST += b'Content-Length: 15\r\n\r\n{"flagKey":"a"}'
@@ -141,6 +141,21 @@ async def test_a_silent_connection_ends(served: tuple[Client, Server], monkeypat
             connection.sendall(sent)
             assert await _ended(connection)
     await until(lambda: not _front(server).undecided)
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "UNACKNOWLEDGED_S", 1)
+    async with replica(store_url=f"sqlite:///{tmp_path}/f.db") as (client, server):
+        await until_serving(client)
+        for number in range(40):
+            await client.create(f"k{number}", variants={"on": to_value("x" * 60_000)})
+        with Unreading(server.port) as deaf:
+            for _ in range(8):  # more than the system's buffers hold
+                deaf.open_window(deaf.call("/flagsvc.v1.FlagService/WatchFlags"))
+            await until(lambda: len(_front(server).pipes) == 2)
+            await until(lambda: len(_front(server).pipes) == 1)
+        await until(lambda: server._outflow.outstanding == 0)
+        assert await client.serving(), "others go on"
 
 
 async def test_without_the_front_the_port_speaks_grpc_only(tmp_path: Path) -> None:
