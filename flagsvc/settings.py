@@ -99,7 +99,8 @@ class Settings:
     )
     cors_origins: str = _setting(
         "",
-        "Origins whose web pages may call the OFREP port (CORS): https://app.example,https://b.example, or * for all.",
+        "Origins whose web pages may call OFREP and evaluate over Connect (CORS): https://app.example,https://b.example,"
+        " or * for all.",
         origins=True,
         option="--cors-origin",
     )
@@ -209,7 +210,11 @@ class Settings:
         1_000_000,
     )
     max_connections_per_peer: int = _setting(
-        2_000, "Maximum number of connections to the OFREP port from one address; a proxy is one address.", 1, 1_000_000
+        2_000,
+        "Maximum number of connections of one address to the OFREP port, and to the gRPC port where that serves"
+        " HTTP/1.1; a proxy is one address.",
+        1,
+        1_000_000,
     )
     first_message_s: float = _setting(
         10.0, "Seconds in which a gRPC call must send its message after its headers.", 0.1, 300

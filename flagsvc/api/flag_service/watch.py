@@ -60,9 +60,13 @@ class Watches:
             if missed is None:
                 pending.needs_snapshot = True
             else:
-                for message in missed:
-                    yield message
-                del message  # a stream lives long, and holds nothing that it has sent
+                for entry, watermark in missed:
+                    yield change_to_message(entry, watermark)
+                if not missed:
+                    watermark = self._near.changelogs.watermark(flag_set)
+                    yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)
+                else:
+                    del entry  # a stream lives long, and holds nothing that it has sent
             del missed
             while True:
                 if pending.needs_snapshot:
@@ -79,16 +83,15 @@ class Watches:
             self._streams.discard(pending)
             self._near.changelogs.unlisten(flag_set, pending.note)
 
-    def _missed(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse] | None:
-        """Return the changes since a client left, or one heartbeat if there are none; None if it needs a snapshot."""
+    def _missed(self, flag_set: str, resume: int) -> list[tuple[Entry, int]] | None:
+        """Return the changes since a client left, with the revisions to resume from; None if it needs a snapshot."""
         if resume <= 0 or not self._near.complete:
             return None
         missed = self._near.changelogs.since(flag_set, resume)
         if missed is None:
             return None
         watermark = self._near.changelogs.watermark(flag_set)
-        changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
-        return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
+        return [(entry, min(entry.revision, watermark)) for entry in missed]
 
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""

@@ -24,7 +24,7 @@ from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.serving.reader import Evaluation, Reader
-from flagsvc.turns import drained_in_turns, off_loop
+from flagsvc.turns import off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -154,8 +154,7 @@ class FlagdEvaluation:
             size = AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
-            evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-            async for evaluation in drained_in_turns(evaluations):
+            async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)
                 if field is None:

@@ -170,7 +170,7 @@ class _ChangedKeys:
     def take(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
         """Return the next changes, at most MAX_KEYS, and forget them. What is behind comes first."""
         taken = self._take_behind(changelogs)
-        if not taken:
+        if not taken and not self.behind:
             taken, self.kinds = self.kinds, {}
         if not self.is_pending:
             self.wake.clear()
@@ -178,12 +178,12 @@ class _ChangedKeys:
 
     def _take_behind(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
         for flag_set, number in list(self.behind.items()):
-            found, last = changelogs.changes_after(flag_set, number, MAX_KEYS, time.monotonic())
-            if len(found) < MAX_KEYS:
+            found, left_after = changelogs.changes_after(flag_set, number, MAX_KEYS, time.monotonic())
+            if left_after is None:
                 del self.behind[flag_set]
             else:
-                self.behind[flag_set] = last
-            if found:
+                self.behind[flag_set] = left_after
+            if found or left_after is not None:
                 return found
         return {}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Message, Send
 
+from flagsvc.turns import in_turns
+
 PIECE_BYTES = 262_144
 """Bytes of a body that are sent at once."""
 
@@ -17,7 +19,7 @@ def until_taken(send: Send) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body"):
             body = memoryview(message["body"])
-            for start in range(0, len(body), PIECE_BYTES):
+            async for start in in_turns(range(0, len(body), PIECE_BYTES)):
                 await send({**message, "body": bytes(body[start : start + PIECE_BYTES]), "more_body": True})
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(message)

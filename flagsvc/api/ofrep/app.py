@@ -28,7 +28,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import drained_in_turns, free_in_turns, off_loop
+from flagsvc.turns import free_in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -100,10 +100,9 @@ class Ofrep:
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
-        evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
         bodies: list[bytes] = []
         size = AnswerSize(SPLIT_SET, MAX_SET_BYTES)
-        async for evaluation in drained_in_turns(evaluations):
+        async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
             self._metrics.evaluated(evaluation)
             bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
             size.add(len(bodies[-1]))
