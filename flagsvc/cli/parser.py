@@ -177,7 +177,9 @@ def _add_reads(commands: _Commands) -> None:
     options.add_set_call(watch)
     health = _add_command(commands, "health", run.in_module("service_commands", "health"))
     options.add_set_call(health)
-    health.add_argument("--port", metavar="N", help="gRPC port of the server on this machine, or unix:PATH [FLAGSVC_PORT; 8013]")
+    health.add_argument(
+        "--port", metavar="N", help="gRPC port of the server on this machine, or unix:PATH [FLAGSVC_PORT; 8013]"
+    )
     health.add_argument("--service", default="", help="readiness, liveness, store, cache or changes [readiness]")
 
 
