@@ -196,7 +196,7 @@ def documented_resolution(
     if wanted is ValueType.FLOAT and case.kind == "boolean" and ours[3] == "TYPE_MISMATCH":
         return "boolean as float"
     # A whole float is an integer too, as in flagd, whose numbers have one type.
-    if wanted is ValueType.INTEGER and case.kind == "float" and theirs[3] == "TYPE_MISMATCH" and ours[2] is not None:
+    if wanted is ValueType.INTEGER and theirs[3] == "TYPE_MISMATCH" and ours[2].__class__ is int:
         return "whole float as integer"
     # An evaluator {} evaluates to {}, which names no variant; the oracle treats a rule of only it as no rule.
     if isinstance(raw, dict) and not raw and "$ref" in case.rule:
