@@ -57,7 +57,7 @@ class GrpcServices:
         self._sender = Sender(outflow, self.peers)
         self.watches = Watches(near, reader, settings.connection_age_s)
         age_s = settings.stream_age_s or math.inf
-        self.event_streams = EventStreams(near, age_s)
+        self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.prepare, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)

@@ -85,11 +85,12 @@ _SERVE_OPTIONS = {
     "--store URL": "mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
     "--cache URL": "redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]",
     "--host": "address to listen on; :: for IPv6 and IPv4 [FLAGSVC_HOST; 0.0.0.0]",
-    "--port N": "gRPC port [FLAGSVC_PORT; 8013]",
+    "--port N": "gRPC port, or unix:PATH [FLAGSVC_PORT; 8013]",
     "--management-host": "address of the management port [FLAGSVC_MANAGEMENT_HOST; as --host]",
-    "--management-port N": "HTTP port of /healthz, /readyz and /metrics; -1 disables it [FLAGSVC_MANAGEMENT_PORT; 8014]",
-    "--sync-port N": "gRPC port for flagd's in-process providers; -1 disables it [FLAGSVC_SYNC_PORT; 8015]",
-    "--ofrep-port N": "HTTP port of OFREP, OpenFeature's remote evaluation protocol; -1 disables it [FLAGSVC_OFREP_PORT; 8016]",
+    "--management-port N": "HTTP port of /healthz, /readyz and /metrics, or unix:PATH; -1 disables it [FLAGSVC_MANAGEMENT_PORT; 8014]",
+    "--sync-port N": "gRPC port for flagd's in-process providers, or unix:PATH; -1 disables it [FLAGSVC_SYNC_PORT; 8015]",
+    "--ofrep-port N": "HTTP port of OFREP, OpenFeature's remote evaluation protocol, or unix:PATH; -1 disables it [FLAGSVC_OFREP_PORT; 8016]",
+    "--default-flag-set SET": "flag set that flagd's and OFREP's callers without a selector get, or one for each listener: grpc=A;sync=B;ofrep=C [FLAGSVC_DEFAULT_FLAG_SET; default]",
     "--cors-origin ORIGIN": "origin whose web pages may call the OFREP port, or * for all; repeatable [FLAGSVC_CORS_ORIGINS]",
     "--context-value NAME=VALUE": "context field set for every evaluation; overrides the caller's; repeatable [FLAGSVC_CONTEXT_VALUES]",
     "--context-from-header HEADER=NAME": "context field read from a request header; overrides all others; repeatable [FLAGSVC_CONTEXT_FROM_HEADERS]",
@@ -176,7 +177,9 @@ def _add_reads(commands: _Commands) -> None:
     options.add_set_call(watch)
     health = _add_command(commands, "health", run.in_module("service_commands", "health"))
     options.add_set_call(health)
-    health.add_argument("--port", metavar="N", help="gRPC port of the server on this machine [FLAGSVC_PORT; 8013]")
+    health.add_argument(
+        "--port", metavar="N", help="gRPC port of the server on this machine, or unix:PATH [FLAGSVC_PORT; 8013]"
+    )
     health.add_argument("--service", default="", help="readiness, liveness, store, cache or changes [readiness]")
 
 

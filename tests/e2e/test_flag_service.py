@@ -179,6 +179,18 @@ async def test_a_resume_from_before_the_replica_started_gets_a_snapshot(tmp_path
         current.cancel()
 
 
+async def test_a_watch_ends_at_the_age_of_connections_and_resumes_on_another(tmp_path: Path) -> None:
+    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", connection_age_s=0.3) as (client, _):
+        await until_serving(client)
+        revision = (await client.create("a")).revision
+        async with asyncio.timeout(10):
+            watched = [message async for message in client.stub.WatchFlags(pb.WatchFlagsRequest())]
+        assert watched[0].resume_revision == revision
+        await client.toggle("a", True)
+        resumed = client.stub.WatchFlags(pb.WatchFlagsRequest(resume_revision=revision))
+        assert (await resumed.read()).change.flag_key == "a"
+
+
 async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newest_state(client: Client) -> None:
     await client.create("a", description="x" * 4_000)
     lazy = client.stub.WatchFlags(pb.WatchFlagsRequest())

@@ -1,7 +1,8 @@
-"""Which sets an event stream without a selector covers: those that evaluations from its address select."""
+"""Which sets an event stream without a selector covers: those that its own connection's evaluations select."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -46,18 +47,16 @@ async def announced_keys(events: Events) -> set[str]:
     return set(flags)
 
 
-async def test_a_stream_follows_the_set_that_its_client_evaluates_also_over_another_connection(
+async def test_a_stream_follows_the_set_that_its_connection_evaluates(
     client: Client, connection: grpc.aio.Channel
 ) -> None:
     await create(client, "asked", "tenant-a")
     events, elsewhere = Evaluator("v2", connection).events(), Evaluator("v2", client.channel).events()
     assert (await events.next())[0] == (await elsewhere.next())[0] == "provider_ready"
     await Evaluator("v2", connection).resolve("String", "asked", headers=TENANT)
-    for stream in (events, elsewhere):
-        assert await announced_keys(stream) == {"asked"}, "what may have been missed until now"
+    assert await announced_keys(events) == {"asked"}, "what may have been missed until now"
     await client.toggle("asked", False, flag_set="tenant-a")
-    for stream in (events, elsewhere):
-        assert await announced_keys(stream) == {"asked"}
+    assert await announced_keys(events) == {"asked"}
     await create(client, "ours", "")
     assert await announced_keys(events) == await announced_keys(elsewhere) == {"ours"}
 
@@ -80,3 +79,26 @@ async def test_a_stream_with_a_selector_gets_its_set_only(client: Client, connec
     await client.toggle("asked", False, flag_set="tenant-a")
     await client.toggle("theirs", False, flag_set="tenant-b")
     assert await announced_keys(events) == {"theirs"}
+
+
+async def test_a_stream_left_on_an_old_connection_ends_when_a_new_one_selects_a_set(tmp_path: Path) -> None:
+    """gRPC moves a client's evaluations to a new connection after a time, but not its event stream."""
+    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", connection_age_s=0.3) as (client, server):
+        await until_serving(client)
+        await create(client, "asked", "tenant-a")
+        evaluator, selecting_none = Evaluator("v2", client.channel), Evaluator("v2", client.channel).events()
+        selecting_one = evaluator.events(selecting("flagSetId=tenant-b"))
+        assert (await selecting_none.next())[0] == (await selecting_one.next())[0] == "provider_ready"
+        peers = server.services.peers._callers
+        await asyncio.sleep(0.2)  # a stream that has just begun is not left behind
+        async with asyncio.timeout(10):
+            while len(peers) < 2:
+                await asyncio.sleep(0.02)
+                assert await client.serving()
+        await evaluator.resolve("String", "asked", headers=TENANT)
+        async with asyncio.timeout(10):
+            assert await selecting_none.call.code() is grpc.StatusCode.UNAVAILABLE
+        assert not selecting_one.call.done()
+        again = evaluator.events()
+        assert (await again.next())[0] == "provider_ready"
+        assert await announced_keys(again) == {"asked"}

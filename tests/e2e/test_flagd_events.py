@@ -211,7 +211,7 @@ async def test_a_stream_stores_a_thousand_keys_at_most_and_announces_all(
         for _ in range(4):  # what a new client may have missed
             await events.next()
         write("after")
-        [stream] = next(iter(server.services.event_streams._by_host.values()))
+        [stream] = next(iter(server.services.event_streams._by_peer.values()))
         announced: list[int] = []
         keys: set[str] = set()
         async with asyncio.timeout(10):
@@ -221,3 +221,21 @@ async def test_a_stream_stores_a_thousand_keys_at_most_and_announces_all(
                 announced.append(len(changed))
                 keys |= changed.keys()
         assert announced == [10, 10, 10, 5]
+
+
+async def test_streams_outlast_their_connection_which_gets_no_new_calls(store_url: str) -> None:
+    """A provider takes the end of a stream for an error, and reports STALE."""
+    async with replica(store_url=store_url, connection_age_s=0.3) as (client, server):
+        await until_serving(client)
+        await client.create("a")
+        evaluator = Evaluator("v2", client.channel)
+        events = evaluator.events()
+        assert [(await events.next())[0] for _ in range(2)] == ["provider_ready", "configuration_change"]
+        peers = server.services.peers._callers
+        async with asyncio.timeout(10):
+            while len(peers) < 2:  # the stream's connection is one, that of new calls another
+                await evaluator.resolve("Boolean", "a")
+                await asyncio.sleep(0.02)
+        await client.toggle("a", True)
+        assert await events.next() == ("configuration_change", {"a": "update"})
+        assert not events.call.done()

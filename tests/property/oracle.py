@@ -195,6 +195,9 @@ def documented_resolution(
     # The oracle's float accessor accepts true and false; flagd itself does not.
     if wanted is ValueType.FLOAT and case.kind == "boolean" and ours[3] == "TYPE_MISMATCH":
         return "boolean as float"
+    # A whole float is an integer too, as in flagd, whose numbers have one type.
+    if wanted is ValueType.INTEGER and theirs[3] == "TYPE_MISMATCH" and ours[2].__class__ is int:
+        return "whole float as integer"
     # An evaluator {} evaluates to {}, which names no variant; the oracle treats a rule of only it as no rule.
     if isinstance(raw, dict) and not raw and "$ref" in case.rule:
         return "reference to nothing"

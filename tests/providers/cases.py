@@ -52,6 +52,7 @@ FLAGS = [
     flag("integer", {"few": 10, "many": 9_000_000}, "many"),
     flag("integer-zero", {"zero": 0, "one": 1}, "zero"),
     flag("integer-as-float", {"few": 10, "many": 1000}, "few"),
+    flag("ten", {"ten": 10.0}, "ten"),
     flag("float", {"low": 0.25, "high": 0.75}, "high"),
     flag("object", {"plain": {"dark": False}, "rich": THEME}, "rich"),
     flag(

@@ -43,6 +43,13 @@ def test_answers(app: PythonApp, in_process: bool, case: Case) -> None:
     assert_answer(case, app.ask(case), process=in_process)
 
 
+def test_a_whole_float_is_an_integer_over_rpc(served: Process) -> None:
+    """In process the provider's own engine refuses it."""
+    with app_of(served, in_process=False) as app:
+        found = app.evaluate("integer", "ten", 1)
+        assert (found.value, type(found.value), found.variant) == (10, int, "ten")
+
+
 @pytest.mark.parametrize("selector", ["flagSetId=tenant-a", "source=tenant-a", "tenant-a"])
 def test_a_selector_chooses_the_flag_set(served: Process, in_process: bool, selector: str) -> None:
     with app_of(served, in_process, selector=selector) as app:

@@ -83,21 +83,19 @@ class FlagService(pb_grpc.FlagServiceServicer):
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        reader, keys = self._reader, request.flag_keys
-        if keys:
-            evaluations = in_turns(await reader.evaluate_all(flag_set, keys, attributes, min_revision))
+        if keys := request.flag_keys:
+            evaluations = in_turns(await self._reader.evaluate_all(flag_set, keys, attributes, min_revision))
         else:
-            evaluations = reader.evaluate_set(flag_set, attributes, min_revision)
+            evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
         encoded: dict[str, bytes] = {}
         parts, size = [], AnswerSize(FEWER_KEYS)
         async for evaluation in evaluations:
             self._evaluated(evaluation)
-            key = evaluation.flag_id.key
-            part = encoded.get(key)
+            part = encoded.get(evaluation.flag_id.key)  # equal keys have one evaluation
             if part is None:
                 pack = messages.encoded_evaluation
                 part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[key] = part
+                encoded[evaluation.flag_id.key] = part
             size.add(len(part))
             parts.append(part)
         return await size.joined(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -28,7 +29,7 @@ Message = pb.WatchFlagsResponse | bytes
 class Watches:
     """All watch streams of one replica. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader, age_s: float) -> None:
+    def __init__(self, near: NearCache, reader: Reader, age_s: float = math.inf) -> None:
         self._near, self._age_s = near, age_s
         self._snapshots = SharedBySet(
             lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()

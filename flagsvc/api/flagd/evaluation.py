@@ -12,7 +12,7 @@ from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.listener import Listener
-from flagsvc.api.common.peers import Peers, host_of
+from flagsvc.api.common.peers import Peers
 from flagsvc.api.common.selectors import Selector, Selectors
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -124,7 +124,7 @@ class FlagdEvaluation:
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
             if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != selectors.without.flag_set:
-                self._event_streams.may_cache(host_of(self._peers.of(context)), selector.flag_set)
+                self._event_streams.may_cache(self._peers.of(context), selector.flag_set)
             reason = _reason(evaluation, protocol)
             if is_long_work(evaluation):
                 return await off_loop(lambda: packed(evaluation, reason, selector).SerializeToString())
@@ -176,8 +176,8 @@ class FlagdEvaluation:
     def _event_stream(self, protocol: Protocol, selectors: Selectors) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
             flag_set, selected = selectors.of(context.invocation_metadata())
-            response_type, host = protocol.messages.EventStreamResponse, host_of(self._peers.of(context))
-            async for message in self._event_streams.stream(flag_set, response_type, host=host, selects=bool(selected)):
+            response_type, peer = protocol.messages.EventStreamResponse, self._peers.of(context)
+            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
                 yield message
 
         return event_stream

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from flagsvc.api.common.peers import host_of
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.errors import Stopping, StreamEnded
@@ -21,19 +22,20 @@ PAUSE_S = 0.005
 """Minimum seconds between two messages of a stream; changes in between share one message."""
 MAX_KEYS = 1_000
 """Most keys in one message. A stream that has more to announce reads them from the changelog, piece by piece."""
-MAX_HOSTS = 10_000
-"""Maximum number of addresses whose selectors are remembered; the oldest are dropped first."""
+MAX_PEERS = 10_000
+"""Maximum number of connections whose selectors are remembered; the oldest are dropped first."""
 
 
 class EventStreams:
     """All of flagd's event streams on one replica. `age_s`: seconds after which a stream ends.
 
+    `connection_age_s`: seconds after which a connection gets no new calls, so that evaluations take another one.
     A stream ends with an error, never with OK, because flagd's Node provider reconnects only after an error.
     """
 
-    def __init__(self, near: NearCache, age_s: float) -> None:
-        self._near, self._age_s = near, age_s
-        self._by_host: dict[str, set[_ChangedKeys]] = {}
+    def __init__(self, near: NearCache, age_s: float, connection_age_s: float) -> None:
+        self._near, self._age_s, self._connection_age_s = near, age_s, connection_age_s
+        self._by_peer: dict[str, set[_ChangedKeys]] = {}
         self._selected: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
         near.when_complete(self._add_all_missed)
@@ -41,44 +43,60 @@ class EventStreams:
     @property
     def active(self) -> int:
         """Number of open streams."""
-        return sum(map(len, self._by_host.values()))
+        return sum(map(len, self._by_peer.values()))
 
     def close(self) -> None:
         """End every stream, so that clients reconnect to another replica."""
         self._closing = True
-        for streams in self._by_host.values():
+        for streams in self._by_peer.values():
             for stream in streams:
                 stream.wake.set()
 
-    def may_cache(self, host: str, flag_set: str) -> None:
-        """Make the event streams of an address cover a set, because a client there may cache an evaluation of it.
+    def may_cache(self, peer: str, flag_set: str) -> None:
+        """Make a connection's event streams cover a set, because its client may cache an evaluation of that set.
 
-        flagd's Node provider sends its selector with evaluations, but not with its event stream, which may be another
-        connection. Streams of other clients at the same address get events of more sets than they need.
+        flagd's Node provider sends its selector with evaluations, but not with its event stream.
         """
-        if flag_set in self._selected.get(host, ()):
-            return
-        self._selected.setdefault(host, set()).add(flag_set)
-        while len(self._selected) > MAX_HOSTS:
+        streams = self._by_peer.get(peer, ())
+        if any(flag_set in stream.sets for stream in streams):
+            return  # another stream covers the set: the providers of one process share a connection
+        if not streams and flag_set not in self._selected.get(peer, ()):
+            self._end_left_behind(host_of(peer), flag_set)
+        self._selected.setdefault(peer, set()).add(flag_set)
+        while len(self._selected) > MAX_PEERS:
             self._selected.popitem(last=False)
-        for stream in self._by_host.get(host, ()):
+        for stream in streams:
             if not stream.selects:
                 self._follow(stream, flag_set)
 
+    def _end_left_behind(self, host: str, flag_set: str) -> None:
+        """End streams without the set that a client at this address may have left on a connection without calls.
+
+        Its new stream takes the connection of its evaluations. Streams never follow what another connection selects:
+        behind a proxy, that may be another client. A provider opens its stream soon after its connection.
+        """
+        began_before = time.monotonic() - self._connection_age_s / 2
+        for peer, streams in self._by_peer.items():
+            if host_of(peer) == host:
+                for stream in streams:
+                    if not stream.selects and flag_set not in stream.sets and stream.began_at < began_before:
+                        stream.is_left_behind = True
+                        stream.wake.set()
+
     async def stream(
-        self, flag_set: str, message_type: Callable[..., Any], *, host: str, selects: bool
+        self, flag_set: str, message_type: Callable[..., Any], *, peer: str, selects: bool
     ) -> AsyncIterator[Any]:
         """Yield provider_ready, the changes that the client may have missed before it connected, then every change.
 
-        `host`: the client's address; `selects`: whether it sent a selector. Ends by raising Stopping or StreamEnded.
+        `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping or StreamEnded.
         """
         changed, ends_at = _ChangedKeys(selects=selects), time.monotonic() + self._age_s
-        self._by_host.setdefault(host, set()).add(changed)
+        self._by_peer.setdefault(peer, set()).add(changed)
         try:
-            for followed in {flag_set} if selects else {flag_set, *self._selected.get(host, ())}:
+            for followed in {flag_set} if selects else {flag_set, *self._selected.get(peer, ())}:
                 self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
-            while not self._closing and (left := ends_at - time.monotonic()) > 0:
+            while not (self._closing or changed.is_left_behind) and (left := ends_at - time.monotonic()) > 0:
                 if changed.is_pending:
                     if kinds := changed.take(self._near.changelogs):
                         yield _message(message_type, "configuration_change", _data(kinds))
@@ -87,9 +105,9 @@ class EventStreams:
                     yield message_type(type="keep_alive")
             raise Stopping if self._closing else StreamEnded
         finally:
-            self._by_host[host].discard(changed)
-            if not self._by_host[host]:
-                del self._by_host[host]
+            self._by_peer[peer].discard(changed)
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
             for followed in changed.sets:
                 self._near.changelogs.unlisten(followed, changed.note)
 
@@ -103,7 +121,7 @@ class EventStreams:
 
     def _add_all_missed(self) -> None:
         """Add what their clients may have missed to streams that opened before the cache was complete."""
-        for stream in (each for streams in self._by_host.values() for each in streams):
+        for stream in (each for streams in self._by_peer.values() for each in streams):
             for flag_set in stream.sets:
                 self._add_missed(stream, flag_set)
 
@@ -120,8 +138,10 @@ class _ChangedKeys:
     is ended by its sender, before the changelog forgets what it still has to announce.
     """
 
+    is_left_behind = False
+
     def __init__(self, *, selects: bool) -> None:
-        self.selects = selects
+        self.selects, self.began_at = selects, time.monotonic()
         self.sets: set[str] = set()
         self.kinds: dict[str, ChangeKind] = {}
         self.behind: dict[str, int] = {}
