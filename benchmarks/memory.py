@@ -32,6 +32,8 @@ from tests.unreading import Unreading
 
 FLAGS, FAT_FLAGS, FAT_BYTES = 10_000, 4, 4_000_000
 HOLD_S, GONE_S = 8.0, 8.0
+COMPILE_S = 5.0
+"""After a load its rules are compiled, which takes memory too."""
 RULE = '{"if":[{"ends_with":[{"var":"email"},"@flagsvc.example"]},"on",{"fractional":[["on",10],["off",90]]}]}'
 WATCH, BATCH = "/flagsvc.v1.FlagService/WatchFlags", "/flagsvc.v1.FlagService/BatchEvaluateFlags"
 SYNC, RESOLVE_ALL = "/flagd.sync.v1.FlagSyncService/SyncFlags", "/flagd.evaluation.v1.Service/ResolveAll"
@@ -108,6 +110,7 @@ def _serving(folder: Path, fat_flags: int) -> Iterator[tuple[int, int]]:
             stub = pb_grpc.FlagServiceStub(channel)
             while not stub.ListFlags(pb.ListFlagsRequest(page_size=1), wait_for_ready=True, timeout=30).flags:
                 time.sleep(0.1)
+        time.sleep(COMPILE_S)
         yield port, server.pid
     finally:
         server.terminate()

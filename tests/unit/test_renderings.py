@@ -153,7 +153,7 @@ async def test_a_watch_that_resumes_packs_each_change_when_it_is_sent(
     monkeypatch.setattr(watch, "flag_to_message", lambda flag: packed.append(flag.key) or flag_to_message(flag))
     for number in range(20):
         changed(near, number)
-    stream = Watches(near, set_snapshot._reader).stream("default", FLAGS)
+    stream = Watches(near, set_snapshot._reader, 60.0).stream("default", FLAGS)
     first = await anext(stream)
     assert isinstance(first, pb.WatchFlagsResponse)
     assert (first.change.flag_key, first.resume_revision, packed) == ("k0000", FLAGS + 1, ["k0000"])

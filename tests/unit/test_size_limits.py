@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from flagsvc.api.common.answers import MAX_ANSWER_BYTES, AnswerSize
+from flagsvc.api.common.answers import MAX_ANSWER_BYTES, PIECE_BYTES, AnswerSize, Pieces
 from flagsvc.api.common.failures import failure_for
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
@@ -206,3 +206,13 @@ def test_a_large_flag_that_changes_often_is_not_kept_a_thousand_times() -> None:
     assert missed is not None
     assert [entry.revision for entry in missed] == list(range(91, 101))
     assert near.changelogs.since("default", 50) is None, "who resumes from there gets a snapshot"
+
+
+@pytest.mark.parametrize("separator", [b"", b","])
+def test_a_long_answer_is_kept_in_few_pieces(separator: bytes) -> None:
+    parts, pieces = [f"{number:05}".encode() * 20 for number in range(2_000)], Pieces(separator)
+    for part in parts:
+        pieces.add(part)
+    assert separator.join(pieces.all()) == separator.join(parts)
+    assert len(pieces.all()) == -(-2_000 // -(-PIECE_BYTES // 100))
+    assert Pieces(separator).all() == []

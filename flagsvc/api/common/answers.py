@@ -30,6 +30,8 @@ MAX_INLINE_BYTES = 1_048_576
 MAX_INLINE_VALUES = 500
 """Fields and list elements of a value that is packed on the event loop, where that takes up to 1 ms."""
 
+PIECE_BYTES = 16_384
+"""About the size of one piece of a long answer."""
 _REST_BYTES = 262_144
 """Room for the other fields of an answer that has a flag."""
 
@@ -64,6 +66,37 @@ class AnswerSize:
             return await off_loop(b"".join, parts)
         finally:
             free_in_turns(parts)
+
+
+class Pieces:
+    """The parts of a long answer, joined to pieces as they are added.
+
+    Many small objects of calls at the same time would leave the memory in shreds, which does not come back.
+    """
+
+    __slots__ = ("_parts", "_pieces", "_separator", "_size")
+
+    def __init__(self, separator: bytes = b"") -> None:
+        self._separator, self._size = separator, 0
+        self._parts: list[bytes] = []
+        self._pieces: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        """Add a part behind the others."""
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size >= PIECE_BYTES:
+            self._join()
+
+    def all(self) -> list[bytes]:
+        """Return the pieces; joined with the separator, they are all parts joined with it."""
+        if self._parts:
+            self._join()
+        return self._pieces
+
+    def _join(self) -> None:
+        self._pieces.append(self._separator.join(self._parts))
+        self._parts, self._size = [], 0
 
 
 def within_limit(messages: Iterable[M], advice: str) -> Iterator[M]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
+from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, Pieces, is_long_work
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.listener import Listener
@@ -150,8 +150,7 @@ class FlagdEvaluation:
             metadata = call.invocation_metadata()
             selector = selectors.of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            parts: list[bytes] = []
-            size = AnswerSize(ONE_BY_ONE)
+            parts, size = Pieces(), AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
             async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
@@ -163,13 +162,13 @@ class FlagdEvaluation:
                 part = (
                     await off_loop(packed, field, evaluation, selector) if long else packed(field, evaluation, selector)
                 )
-                parts.append(part)
+                parts.add(part)
                 size.add(len(part))
             rest = response_type()
             if has_metadata:
                 put_fields(rest.metadata, selector.metadata)
-            parts.append(rest.SerializeToString())
-            return await size.joined(parts)  # joined, responses are the response with all flags
+            parts.add(rest.SerializeToString())
+            return await size.joined(parts.all())  # joined, responses are the response with all flags
 
         return resolve_all
 

@@ -13,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Admission
-from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize
+from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize, Pieces
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
@@ -28,7 +28,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import free_in_turns, off_loop
+from flagsvc.turns import off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -100,14 +100,13 @@ class Ofrep:
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
-        bodies: list[bytes] = []
-        size = AnswerSize(SPLIT_SET, MAX_SET_BYTES)
+        bodies, size = Pieces(b","), AnswerSize(SPLIT_SET, MAX_SET_BYTES)
         async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
             self._metrics.evaluated(evaluation)
-            bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
-            size.add(len(bodies[-1]))
-        answer = await off_loop(bulk_body, bodies, selector.metadata, [_event_stream_of(selector)])
-        free_in_turns(bodies)
+            part = encode(evaluation_body(evaluation, selector.metadata))
+            bodies.add(part)
+            size.add(len(part))
+        answer = await off_loop(bulk_body, bodies.all(), selector.metadata, [_event_stream_of(selector)])
         etag = await off_loop(_etag_of, answer)
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
