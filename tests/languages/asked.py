@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -36,9 +36,7 @@ class FlagFile:
     def toggle(self, variant: str) -> None:
         """Change the default variant of `toggled`."""
         toggled = {**FLAGS["flags"]["toggled"], "defaultVariant": variant}
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps({**FLAGS, "flags": {**FLAGS["flags"], "toggled": toggled}}))
-        fresh.replace(self.path)
+        self.path.write_text(json.dumps({**FLAGS, "flags": {**FLAGS["flags"], "toggled": toggled}}))
 
 
 def server_of(file: FlagFile) -> Process:
@@ -70,12 +68,12 @@ def serving_questions(folder: Path) -> Iterator[tuple[Process, FlagFile]]:
         yield server, file
 
 
-def differences(client: str, ask: Ask) -> dict[str, str]:
-    """Ask every question; return the fields whose values are not as expected, by the question's name."""
+def differences(client: str, ask: Ask, names: Collection[str] = ()) -> dict[str, str]:
+    """Ask the questions, all or some; return the fields whose values are not as expected, by the question's name."""
     found = {}
     for question in QUESTIONS:
         expected = expected_of(question, client)
-        if expected is None:
+        if expected is None or (names and question["name"] not in names):
             continue
         answer = ask(question["kind"], question["key"], question["default"], question.get("context", {}))
         wrong = [
@@ -94,7 +92,9 @@ def expected_of(question: dict[str, Any], client: str) -> Answer | None:
     if error:
         answer = {"value": question["default"], "reason": "ERROR", "errorCode": error}
     else:
-        answer = {"reason": "STATIC", "errorCode": None} | {name: question[name] for name in _ANSWER if name in question}
+        answer = {"reason": "STATIC", "errorCode": None} | {
+            name: question[name] for name in _ANSWER if name in question
+        }
     for own in _FILE.get("own", []):
         if question["name"] in own["questions"] and any(fnmatch(client, pattern) for pattern in own["clients"]):
             if own["answer"] is None:

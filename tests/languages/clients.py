@@ -38,8 +38,8 @@ class Program:
 class Client:
     """A provider in one mode.
 
-    `events`: whether it reports changes; `change`: whether it sees them within seconds, reported or not; `late`: whether
-    it finds a server that starts after it. What is false is false with flagd, too.
+    `events`: whether it reports changes. `change`: whether it sees them within seconds, reported or not. `late`:
+    whether it finds a server that starts after it. What is false is false with flagd, too.
     """
 
     program: Program

@@ -1,4 +1,4 @@
-"""Unmodified clients of other languages, with their defaults, against `flagsvc serve`: one list of questions for all."""
+"""Unmodified clients of other languages, with their defaults, against `flagsvc serve`: one list of questions."""
 
 from __future__ import annotations
 
