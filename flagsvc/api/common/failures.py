@@ -92,6 +92,8 @@ def failure_for(method: str, error: Exception) -> Failure:
 
     An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
     """
+    if isinstance(error, grpc.aio.InternalError):  # gRPC could not send, for the caller is gone
+        return Failure(grpc.StatusCode.CANCELLED, "the caller has left", "CALLER_LEFT")
     failure = _failure(error)
     if len(failure.message) > MAX_MESSAGE // _MAX_UTF8:
         failure = replace(failure, message=_cut(failure.message, MAX_MESSAGE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -155,11 +156,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _abort(context: Context, method: str, failure: Failure) -> None:
-    """End a call with a status. Raises AbortError."""
+    """End a call with a status. Raises AbortError, or CancelledError if the caller is gone."""
     if failure.sends_headers_first(method):
         with contextlib.suppress(Exception):  # a stream has sent them already, or the client is gone
             await context.send_initial_metadata(())
-    await context.abort(failure.code, failure.message, failure.trailers())
+    try:
+        await context.abort(failure.code, failure.message, failure.trailers())
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None  # which gRPC does not report as a fault of the handler
 
 
 def _label(method: str) -> str:
