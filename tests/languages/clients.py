@@ -116,5 +116,5 @@ CLIENTS = [
     Client(JAVA, "in-process"),
     Client(RUST, "rpc", events=False, change=False),
     Client(RUST, "in-process", events=False, late=False),
-    Client(RUST, "rest", events=False),
+    Client(RUST, "rest", events=False, change=False),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.languages import splits
 from tests.languages.asked import FlagFile, differences, server_of, serving_questions, until_ready
 from tests.languages.clients import CLIENTS, Client
 from tests.languages.conftest import Say
@@ -17,6 +18,8 @@ from tests.providers.line_app import LineApp
 from tests.replicas import Process
 
 pytestmark = pytest.mark.timeout(3700)
+LIKE_FLAGD = {"go-rpc", "go-in-process", "go-ofrep", "node-rpc", "node-in-process"}
+"""Those whose split is flagd's: all over the network, and the engines of Go and, for keys of ASCII, Node."""
 PATIENCE_S = 90
 """Clients wait up to a minute between two attempts."""
 
@@ -56,6 +59,20 @@ def test_answers(client: Client, served: Process, say: Say) -> None:
         until(lambda: shows(app, value=True), app)
         found = differences(str(client), app.evaluate)
         assert not found, "\n".join(f"{name}: {wrong}" for name, wrong in found.items())
+
+
+@pytest.mark.parametrize("client", [client for client in CLIENTS if str(client) in LIKE_FLAGD], ids=str)
+def test_splits(client: Client, served: Process, say: Say) -> None:
+    if not runs(client, say):
+        return
+    people = range(
+        splits.ASCII if client.program.language == "node" else splits.PEOPLE
+    )  # Node's engine splits others in its own way
+    with client.app(served) as app:
+        until(lambda: shows(app, value=True), app)
+        for key, variants in splits.VARIANTS.items():
+            found = [app.evaluate("string", key, "-", splits.context(number))["variant"] for number in people]
+            assert "".join(found) == variants[: len(people)]
 
 
 @pytest.mark.parametrize("client", [client for client in CLIENTS if client.change], ids=str)
