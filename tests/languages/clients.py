@@ -110,7 +110,7 @@ CLIENTS = [
     Client(SERVER, "rpc"),
     Client(SERVER, "in-process"),
     Client(SERVER, "ofrep", events=False),
-    Client(PAGE, "flagd-web"),
+    Client(PAGE, "flagd-web", late=False),
     Client(PAGE, "ofrep-web"),
     Client(JAVA, "rpc"),
     Client(JAVA, "in-process"),

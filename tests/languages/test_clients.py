@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.languages import splits
-from tests.languages.asked import FlagFile, differences, server_of, serving_questions, until_ready
+from tests.languages.asked import FlagFile, differences, server_of, serving_questions
 from tests.languages.clients import CLIENTS, Client
 from tests.languages.conftest import Say
 from tests.providers.events import CHANGED
@@ -82,15 +82,12 @@ def test_a_change_and_a_restart(client: Client, tmp_path: Path, say: Say) -> Non
     with serving_questions(tmp_path) as (server, file), client.app(server) as app:
         until(lambda: shows(app, value=True), app)
         change(client, app, file, "off")
-        server.stop()
-        file.toggle("on")
-        server.start()
-        until(lambda: shows(app, value=True), app)
-        change(client, app, file, "off")
-        server.kill()
-        server.start()
-        until_ready(server)
-        change(client, app, file, "on")
+        for end in (server.stop, server.kill):
+            end()
+            file.toggle("on")
+            server.start()
+            until(lambda: shows(app, value=True), app)
+            change(client, app, file, "off")
 
 
 def change(client: Client, app: LineApp, file: FlagFile, variant: str) -> None:
