@@ -111,7 +111,7 @@ CLIENTS = [
     Client(SERVER, "in-process"),
     Client(SERVER, "ofrep", events=False),
     Client(PAGE, "flagd-web", late=False),
-    Client(PAGE, "ofrep-web"),
+    Client(PAGE, "ofrep-web", late=False),
     Client(JAVA, "rpc"),
     Client(JAVA, "in-process"),
     Client(RUST, "rpc", events=False, change=False),
