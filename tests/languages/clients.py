@@ -114,7 +114,7 @@ CLIENTS = [
     Client(PAGE, "ofrep-web", late=False),
     Client(JAVA, "rpc"),
     Client(JAVA, "in-process"),
-    Client(RUST, "rpc", events=False, change=False),
+    Client(RUST, "rpc", events=False, change=False, late=False),
     Client(RUST, "in-process", events=False, late=False),
     Client(RUST, "rest", events=False, change=False),
 ]
