@@ -124,7 +124,7 @@ sync-client-check: $(VENV)/.dev
 stubs: .venv-protos/.done $(TYPESCRIPT)/node_modules/.installed  ## stubs into clients/stubs; LANGUAGES=go,java,typescript,python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .venv-protos/bin/python clients/stubs.py $(LANGUAGES)
 
-languages: stubs $(NODE)/node_modules/.installed  ## run the samples of every language whose toolchain is here; downloads what they need
+languages: stubs $(NODE)/node_modules/.installed  ## unmodified clients and samples of every language whose toolchain is here; downloads what they need
 	WITH_DOWNLOADS=1 $(BIN)/python -m pytest tests/languages
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
@@ -133,7 +133,9 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:protos -o locks/protos.txt
 	cd $(NODE) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 	cd $(TYPESCRIPT) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
+	cd tests/languages/node && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 
 clean:
 	rm -rf .venv .venv-protos .venv-fuzz .fuzz data $(NODE)/node_modules
+	rm -rf tests/languages/*/build tests/languages/*/target tests/languages/node/node_modules
 	rm -rf clients/stubs clients/java/target $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/src/gen

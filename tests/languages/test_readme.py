@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.languages import clients
+from tests.languages.conftest import Say
+from tests.languages.samples import EVERYTHING
 from tests.providers import node_app
 from tests.providers.cases import flag
-from tests.providers.servers import serving
+from tests.providers.line_app import environment
+from tests.providers.servers import serving, serving_default_ports
 from tests.typescript import building
 
+FRONT_PAGE = Path(__file__).parents[2] / "README.md"
 README = Path(__file__).parents[2] / "clients" / "README.md"
 
 
-def block(language: str, beginning: str) -> str:
-    """Return the only block in this language that begins with this text."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def block(language: str, beginning: str, page: Path = README) -> str:
+    """Return the only block of a page in this language that begins with this text."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     (found,) = (text for text in blocks if text.startswith(beginning))
     return found
 
@@ -36,6 +42,27 @@ def test_the_typescript_client(tmp_path: Path) -> None:
     code = block("js", "import { FlagClient }")
     command = (str(building.NODE), "--input-type=module", "--eval")
     assert shown(tmp_path, code, *command, folder=building.FOLDER) == ["true", "STATIC"]
+
+
+@pytest.mark.xdist_group("default ports")
+def test_go_with_its_defaults(tmp_path: Path, say: Say) -> None:
+    """The program in the README of the repository, as it is, on the default ports."""
+    if not EVERYTHING or shutil.which("go") is None:
+        say("Go's program in README.md was not run: it needs go on PATH and `make languages`")
+        return
+    (tmp_path / "main.go").write_text(block("go", "package main", FRONT_PAGE))
+    with serving_default_ports(tmp_path / "flags.db", [flag("checkout-v2")]):
+        command = ("go", "run", str(tmp_path / "main.go"))
+        done = subprocess.run(
+            command,
+            cwd=clients.HERE / "go",
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "true <nil>\n"), done.stderr
 
 
 def test_the_provider_for_node(tmp_path: Path) -> None:

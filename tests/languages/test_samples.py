@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.languages.conftest import Say
 from tests.languages.samples import EVERYTHING, GO, JAVA, Sample, contract_names, run
 from tests.providers.cases import SWITCH, flag
 from tests.providers.servers import serving
@@ -19,20 +19,6 @@ CALLS = re.compile(
     r"newBuilder\(\)((?:\.set\w+\([^()]*\))+)|\.(evaluateFlag|EvaluateFlag)\(|\.[gG]et(\w+)\(\)|^\s*(\w+):",
     re.MULTILINE,
 )
-
-
-Say = Callable[[str], None]
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str]) -> Say:
-    """Report to a person what was not run."""
-
-    def report(text: str) -> None:
-        with capfd.disabled():
-            print(f"\n{text}")  # noqa: T201
-
-    return report
 
 
 @pytest.mark.parametrize("sample", [JAVA, GO], ids=["java", "go"])

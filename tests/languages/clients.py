@@ -1,0 +1,120 @@
+"""The clients of `make languages`: an unmodified provider in a small program, one folder a language."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.providers import node_app
+from tests.providers.line_app import LineApp, environment
+from tests.replicas import Process
+from tests.servers import free_port
+
+HERE = Path(__file__).parent
+NODE = str(Path(sys.executable).with_name("node"))
+CHROMIUM = shutil.which("chromium") or "chromium"
+PAGE_PORT = free_port()
+"""Where the page in Chromium comes from; its origin is the one that servers of these tests allow."""
+_BUILD_S = 3600
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs in the folder of a language: RUN MODE HOST PORT ARGUMENTS."""
+
+    language: str
+    tools: tuple[str, ...]
+    build: Callable[[], None]
+    run: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Client:
+    """A provider in one mode.
+
+    `events`: whether it reports changes. `change`: whether it sees them within seconds, reported or not. `late`:
+    whether it finds a server that starts after it. What is false is false with flagd, too.
+    """
+
+    program: Program
+    mode: str
+    events: bool = True
+    change: bool = True
+    late: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.program.language}-{self.mode}"
+
+    def lacking(self) -> str:
+        """Return why it cannot be run here; empty when it can."""
+        missing = [tool for tool in self.program.tools if shutil.which(tool) is None]
+        return f"no {' and no '.join(missing)} on PATH" if missing else ""
+
+    def app(self, server: Process) -> LineApp:
+        """Return the program for a server, at the port that the provider's default names."""
+        self.program.build()
+        http = self.mode.startswith(("ofrep", "rest"))
+        port = server.ofrep_port if http else server.sync_port if self.mode == "in-process" else server.port
+        command = [*self.program.run, self.mode, "127.0.0.1", str(port), *self.program.arguments]
+        return LineApp(command, HERE / self.program.language)
+
+
+def _run(folder: str, *command: str) -> None:
+    options = {"cwd": HERE / folder, "env": environment(), "capture_output": True, "text": True, "timeout": _BUILD_S}
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+
+@functools.cache
+def build_go() -> None:
+    _run("go", "go", "build", "-o", "build/client", ".")
+
+
+@functools.cache
+def build_node() -> None:
+    node_app.install(HERE / "node")
+
+
+@functools.cache
+def build_page() -> None:
+    build_node()
+    _run("node", "node_modules/.bin/esbuild", "page.mjs", "--bundle", "--outfile=build/page.js", "--log-level=warning")
+
+
+@functools.cache
+def build_java() -> None:
+    _run("java", "mvn", "--batch-mode", "--quiet", "package")
+
+
+@functools.cache
+def build_rust() -> None:
+    _run("rust", "cargo", "build", "--locked", "--quiet")
+
+
+GO = Program("go", ("go",), build_go, ("build/client",))
+SERVER = Program("node", (), build_node, (NODE, "app.mjs"))
+PAGE = Program("node", ("chromium",), build_page, (NODE, "browser.mjs"), (CHROMIUM, str(PAGE_PORT)))
+JAVA = Program("java", ("java", "mvn"), build_java, ("java", "-cp", "target/classes:target/lib/*", "example.Main"))
+RUST = Program("rust", ("cargo",), build_rust, ("target/debug/client",))
+
+CLIENTS = [
+    Client(GO, "rpc"),
+    Client(GO, "in-process"),
+    Client(GO, "ofrep", events=False),
+    Client(SERVER, "rpc"),
+    Client(SERVER, "in-process"),
+    Client(SERVER, "ofrep", events=False),
+    Client(PAGE, "flagd-web", late=False),
+    Client(PAGE, "ofrep-web", late=False),
+    Client(JAVA, "rpc"),
+    Client(JAVA, "in-process"),
+    Client(RUST, "rpc", events=False, change=False, late=False),
+    Client(RUST, "in-process", events=False, late=False),
+    Client(RUST, "rest", events=False, change=False),
+]

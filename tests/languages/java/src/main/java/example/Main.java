@@ -1,0 +1,97 @@
+package example;
+
+import com.google.gson.Gson;
+import com.google.gson.JsonObject;
+import dev.openfeature.contrib.providers.flagd.Config;
+import dev.openfeature.contrib.providers.flagd.FlagdOptions;
+import dev.openfeature.contrib.providers.flagd.FlagdProvider;
+import dev.openfeature.sdk.Client;
+import dev.openfeature.sdk.EvaluationContext;
+import dev.openfeature.sdk.FlagEvaluationDetails;
+import dev.openfeature.sdk.ImmutableContext;
+import dev.openfeature.sdk.OpenFeatureAPI;
+import dev.openfeature.sdk.ProviderEvent;
+import dev.openfeature.sdk.Structure;
+import dev.openfeature.sdk.Value;
+import java.io.BufferedReader;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/** An application with an unmodified provider, driven by JSON lines: MODE HOST PORT; MODE: rpc or in-process. */
+public final class Main {
+    private static final PrintStream OUT = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
+    private static final Gson GSON = new Gson();
+
+    private Main() {}
+
+    public static void main(String[] arguments) throws Exception {
+        var resolver = arguments[0].equals("rpc") ? Config.Resolver.RPC : Config.Resolver.IN_PROCESS;
+        var options = FlagdOptions.builder().resolverType(resolver).host(arguments[1]).port(Integer.parseInt(arguments[2]));
+        var api = OpenFeatureAPI.getInstance();
+        for (var event : ProviderEvent.values()) {
+            api.on(event, details -> say(Map.of(
+                    "event", event.name(), "flags", details.getFlagsChanged() == null ? List.of() : details.getFlagsChanged())));
+        }
+        try {
+            api.setProviderAndWait(new FlagdProvider(options.build()));
+        } catch (RuntimeException error) {
+            say(Map.of("failed", String.valueOf(error.getMessage())));
+        }
+        var lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (var line = lines.readLine(); line != null; line = lines.readLine()) {
+            say(answer(api.getClient(), GSON.fromJson(line, JsonObject.class)));
+        }
+        System.exit(0);
+    }
+
+    private static Map<String, Object> answer(Client client, JsonObject asked) {
+        var key = asked.get("key").getAsString();
+        var fallback = asked.get("default");
+        var context = context(GSON.fromJson(asked.get("context"), Map.class));
+        FlagEvaluationDetails<?> found = switch (asked.get("kind").getAsString()) {
+            case "boolean" -> client.getBooleanDetails(key, fallback.getAsBoolean(), context);
+            case "string" -> client.getStringDetails(key, fallback.getAsString(), context);
+            case "integer" -> client.getIntegerDetails(key, fallback.getAsInt(), context);
+            case "float" -> client.getDoubleDetails(key, fallback.getAsDouble(), context);
+            default -> client.getObjectDetails(key, value(GSON.fromJson(fallback, Object.class)), context);
+        };
+        var line = new HashMap<String, Object>();
+        line.put("id", asked.get("id").getAsInt());
+        line.put("value", found.getValue() instanceof Value value ? plain(value) : found.getValue());
+        line.put("reason", found.getReason());
+        line.put("variant", found.getVariant());
+        line.put("errorCode", found.getErrorCode() == null ? null : found.getErrorCode().name());
+        line.put("metadata", found.getFlagMetadata() == null ? null : found.getFlagMetadata().asUnmodifiableMap());
+        return line;
+    }
+
+    private static EvaluationContext context(Map<String, Object> attributes) {
+        var key = attributes.remove("targetingKey");
+        Map<String, Value> values = value(attributes).asStructure().asMap();
+        return key == null ? new ImmutableContext(values) : new ImmutableContext((String) key, values);
+    }
+
+    private static Value value(Object plain) {
+        return Value.objectToValue(plain);
+    }
+
+    private static Object plain(Value value) {
+        if (value.isStructure()) {
+            var fields = new HashMap<String, Object>();
+            Structure structure = value.asStructure();
+            structure.asMap().forEach((name, field) -> fields.put(name, plain(field)));
+            return fields;
+        }
+        return value.isList() ? value.asList().stream().map(Main::plain).toList() : value.asObject();
+    }
+
+    private static synchronized void say(Map<String, Object> line) {
+        OUT.println(GSON.toJson(line));
+    }
+}

@@ -1,0 +1,32 @@
+// The page of browser.mjs, bundled by esbuild: an unmodified provider for the web. The page's address says which: ?MODE&HOST&PORT.
+import { FlagdWebProvider } from '@openfeature/flagd-web-provider';
+import { OFREPWebProvider } from '@openfeature/ofrep-web-provider';
+import { OpenFeature, ProviderEvents } from '@openfeature/web-sdk';
+import { answered, askedOf, silent } from './asking.mjs';
+
+const [mode, host, port] = location.search.slice(1).split('&');
+const providers = {
+  'flagd-web': () => new FlagdWebProvider({ host, port: Number(port), tls: false }),
+  'ofrep-web': () => new OFREPWebProvider({ baseUrl: `http://${host}:${port}` }),
+};
+
+OpenFeature.setLogger(silent);
+const client = OpenFeature.getClient();
+for (const event of Object.values(ProviderEvents)) {
+  OpenFeature.addHandler(event, (details) => {
+    window.say({ event, flags: details?.flagsChanged ?? [] });
+    document.body.append(`${event} checkout-v2=${client.getBooleanValue('checkout-v2', false)}`, document.createElement('br'));
+  });
+}
+
+let known = '{}';
+window.ask = async ({ id, kind, key, default: value, context }) => {
+  const given = JSON.stringify(context);
+  if (given !== known) {
+    localStorage.clear(); // what is kept there is taken first, whatever the rest of the context
+    await OpenFeature.setContext(context); // as a page does when somebody logs in
+    known = given;
+  }
+  return answered(id, askedOf(client, kind).call(client, key, value));
+};
+OpenFeature.setProviderAndWait(providers[mode]()).catch((error) => window.say({ failed: error.message }));

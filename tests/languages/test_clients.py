@@ -1,0 +1,110 @@
+"""Unmodified clients of other languages, with their defaults, against `flagsvc serve`: one list of questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.languages import splits
+from tests.languages.asked import FlagFile, differences, server_of, serving_questions
+from tests.languages.clients import CLIENTS, Client
+from tests.languages.conftest import Say
+from tests.providers.events import CHANGED
+from tests.providers.line_app import LineApp
+from tests.replicas import Process
+
+pytestmark = pytest.mark.timeout(3700)
+LIKE_FLAGD = {"go-rpc", "go-in-process", "go-ofrep", "node-rpc", "node-in-process"}
+"""Those whose split is flagd's: all over the network, and the engines of Go and, for keys of ASCII, Node."""
+PATIENCE_S = 90
+"""Clients wait up to a minute between two attempts."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with serving_questions(tmp_path_factory.mktemp("served")) as (server, _):
+        yield server
+
+
+def runs(client: Client, say: Say) -> bool:
+    """Whether the client's toolchain is here; reported where it is not."""
+    lacking = client.lacking()
+    if lacking:
+        say(f"{client} was not run: {lacking}")
+    return not lacking
+
+
+def until(condition: Callable[[], bool], app: LineApp) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"only events {app.events.names()}"
+        time.sleep(0.1)
+
+
+def shows(app: LineApp, value: Any) -> bool:
+    """Whether the client's answer is this, and no error."""
+    found = app.evaluate("boolean", "toggled", not value)
+    return found["value"] is value and not found.get("errorCode")
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+def test_answers(client: Client, served: Process, say: Say) -> None:
+    if not runs(client, say):
+        return
+    with client.app(served) as app:
+        until(lambda: shows(app, value=True), app)
+        found = differences(str(client), app.evaluate)
+        assert not found, "\n".join(f"{name}: {wrong}" for name, wrong in found.items())
+
+
+@pytest.mark.parametrize("client", [client for client in CLIENTS if str(client) in LIKE_FLAGD], ids=str)
+def test_splits(client: Client, served: Process, say: Say) -> None:
+    if not runs(client, say):
+        return
+    people = range(
+        splits.ASCII if client.program.language == "node" else splits.PEOPLE
+    )  # Node's engine splits others in its own way
+    with client.app(served) as app:
+        until(lambda: shows(app, value=True), app)
+        for key, variants in splits.VARIANTS.items():
+            found = [app.evaluate("string", key, "-", splits.context(number))["variant"] for number in people]
+            assert "".join(found) == variants[: len(people)]
+
+
+@pytest.mark.parametrize("client", [client for client in CLIENTS if client.change], ids=str)
+def test_a_change_and_a_restart(client: Client, tmp_path: Path, say: Say) -> None:
+    if not runs(client, say):
+        return
+    with serving_questions(tmp_path) as (server, file), client.app(server) as app:
+        until(lambda: shows(app, value=True), app)
+        change(client, app, file, "off")
+        for end in (server.stop, server.kill):
+            end()
+            file.toggle("on")
+            server.start()
+            until(lambda: shows(app, value=True), app)
+            change(client, app, file, "off")
+
+
+def change(client: Client, app: LineApp, file: FlagFile, variant: str) -> None:
+    """Change the flag, and wait for the event and the new answer."""
+    mark = app.events.mark()
+    file.toggle(variant)
+    until(lambda: shows(app, value=variant == "on"), app)
+    if client.events:
+        app.events.until(CHANGED, since=mark, seconds=PATIENCE_S)
+
+
+@pytest.mark.parametrize("client", [client for client in CLIENTS if client.late], ids=str)
+def test_a_server_that_starts_later(client: Client, tmp_path: Path, say: Say) -> None:
+    if not runs(client, say):
+        return
+    server = server_of(FlagFile(tmp_path / "flags.json"))
+    with client.app(server) as app:
+        assert app.value("toggled", default=False, kind="boolean") is False
+        with server:
+            until(lambda: shows(app, value=True), app)
