@@ -80,15 +80,17 @@ def _error(code: ErrorCode, message: str) -> Outcome:
 DISABLED = Outcome(Reason.DISABLED)
 NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
 NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
-
-
+NULL_VALUE = _error(ErrorCode.TYPE_MISMATCH, "The variant's value is null, which is of no type")
 TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTES} bytes")
 
 
 class Prepared:
-    """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting."""
+    """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting.
 
-    __slots__ = ("_matches", "_rule", "_unmatched", "fixed")
+    `problem`: what is wrong or odd in its rule; empty if nothing is.
+    """
+
+    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "problem")
 
     def __init__(
         self,
@@ -96,10 +98,10 @@ class Prepared:
         rule: Rule | None = None,
         variants: Mapping[str, JsonValue] | None = None,
         unmatched: Outcome = DISABLED,
+        problem: str = "",
     ) -> None:
-        self.fixed, self._rule, self._unmatched = fixed, rule, unmatched
-        named = (variants or {}).items()
-        self._matches = {n: Outcome(Reason.TARGETING_MATCH, n, value) for n, value in named if value is not None}
+        self.fixed, self._rule, self._unmatched, self.problem = fixed, rule, unmatched, problem
+        self._matches = {name: _match(name, value) for name, value in (variants or {}).items() if name or value}
 
     def evaluate(self, context: Attributes, now: float) -> Outcome:
         """Evaluate for a context. `now` is the time in seconds since 1970, for `$flagd.timestamp`. Never raises."""
@@ -122,6 +124,10 @@ class Prepared:
             return self._matches[name]
         text = short_repr(brief(chosen))
         return _error(ErrorCode.GENERAL, f"The targeting rule chose {text}, which is not one of the flag's variants")
+
+
+def _match(name: str, value: JsonValue) -> Outcome:
+    return NULL_VALUE if value is None else Outcome(Reason.TARGETING_MATCH, name, value)
 
 
 def _no_result(error: RuleError) -> Outcome:
@@ -148,7 +154,7 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
-        return Prepared(_error(ErrorCode.PARSE_ERROR, message))
+        return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
     if is_too_large(flag):  # a rule that is too large itself has the more precise error
         return Prepared(TOO_LARGE)
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
@@ -156,9 +162,9 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
 
 
 def has_targeting(flag: Flag) -> bool:
-    """Whether the flag has a targeting rule. As in flagd, an empty rule and null count as none."""
+    """Whether the flag has a targeting rule. As in flagd, `{}` is none, and null is one that never matches."""
     text = flag.targeting
-    return text is not None and (len(text) > _MAX_EMPTY_CHARS or "".join(text.split()) not in ("", "{}", "null"))
+    return text is not None and (len(text) > _MAX_EMPTY_CHARS or "".join(text.split()) not in ("", "{}"))
 
 
 def variant_name(chosen: JsonValue) -> str | None:
@@ -259,7 +265,9 @@ def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> O
     variant = flag.effective_default
     if variant is None:
         return Outcome(Reason.DEFAULT)
-    if variants.get(variant) is None:
+    if variant in variants and variants[variant] is None:
+        return NULL_VALUE
+    if variant not in variants:
         text = f"The default variant {short_repr(variant)} is not one of the flag's variants"
         return _error(ErrorCode.GENERAL, text)
     return Outcome(reason, variant, variants[variant])

@@ -16,7 +16,7 @@ import yaml
 
 from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
 from flagsvc.core.errors import short_repr
-from flagsvc.core.flagd.reading import Finding
+from flagsvc.core.flagd.findings import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 

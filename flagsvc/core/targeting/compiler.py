@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ..json_values import INT64, Path, compact, problem
 from ..model import JsonValue
@@ -19,6 +20,14 @@ Form = Callable[["Call"], Node]
 """Compiles one operator's calls. Raises CallProblem for invalid arguments."""
 
 
+class Effect(StrEnum):
+    """What a problem does to a flag that is stored, or in a file, all the same."""
+
+    AMBIGUOUS = "AMBIGUOUS"
+    PARSE_ERROR = "PARSE_ERROR"
+    NULL = "NULL"
+
+
 @dataclass(frozen=True, slots=True)
 class RuleProblem:
     """A problem in a rule or in the named evaluator: its path, what is wrong, and what is valid."""
@@ -26,6 +35,7 @@ class RuleProblem:
     path: Path
     message: str
     evaluator: str | None = None
+    effect: Effect = Effect.NULL
 
 
 def as_json(value: JsonValue) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..json_values import LONE_SURROGATE, NotJson, kind, strict_loads
+from ..json_values import LONE_SURROGATE, NotJson, strict_loads
 from ..model import Attributes, JsonValue
 from .compiler import Compiler, RuleProblem
 from .forms import FORMS
@@ -87,9 +87,7 @@ def compile_texts(
     if size > MAX_RULE_BYTES:
         raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
     parsed = {name: _parsed(text, name) for name, text in evaluators.items()}
-    rule = _parsed(targeting, None)
-    if not isinstance(rule, dict):
-        raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {RULE_HINT}")])
+    rule = _parsed(targeting, None)  # as in flagd, one that is no object is its own result
     return compile_rule(rule, flag_key, parsed, fractional_version=fractional_version, traced=traced)
 
 
