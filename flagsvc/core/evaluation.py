@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from . import json_values
 from .errors import short_repr
-from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
 from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import (
@@ -19,8 +18,8 @@ from .targeting import (
     OverBudget,
     Rule,
     RuleError,
-    RuleProblem,
     Step,
+    Unparsable,
     WrongRule,
     brief,
     compile_texts,
@@ -80,7 +79,8 @@ def _error(code: ErrorCode, message: str) -> Outcome:
 DISABLED = Outcome(Reason.DISABLED)
 NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
 NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
-NULL_VALUE = _error(ErrorCode.TYPE_MISMATCH, "The variant's value is null, which is of no type")
+NULL_VALUE = _error(ErrorCode.GENERAL, "The variant's value is null, which is of no type")
+_NULL_MISMATCH = _error(ErrorCode.TYPE_MISMATCH, NULL_VALUE.message)
 TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTES} bytes")
 
 
@@ -131,6 +131,8 @@ def _match(name: str, value: JsonValue) -> Outcome:
 
 
 def _no_result(error: RuleError) -> Outcome:
+    if isinstance(error, Unparsable):
+        return _error(ErrorCode.PARSE_ERROR, f"The targeting rule is invalid: {error}")
     text = f"The targeting rule has no result for this context: {error}"
     return replace(_error(ErrorCode.GENERAL, text), over_budget=isinstance(error, OverBudget))
 
@@ -151,14 +153,16 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
             return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
-        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
+        version = fractional_version
+        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, lenient=True)
     except WrongRule as error:
-        message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
+        message = f"The targeting rule is invalid: {error.problems[0]}"
         return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
     if is_too_large(flag):  # a rule that is too large itself has the more precise error
         return Prepared(TOO_LARGE)
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
-    return Prepared(None, rule, variants, unmatched)
+    odd = str(rule.problems[0]) if rule.problems else ""
+    return Prepared(None, rule, variants, unmatched, odd and f"The targeting rule is odd: {odd}")
 
 
 def has_targeting(flag: Flag) -> bool:
@@ -182,17 +186,10 @@ def variant_name(chosen: JsonValue) -> str | None:
             return None
 
 
-def problem_text(problem: RuleProblem) -> str:
-    """Return one line that says where a rule is wrong, and why."""
-    path = json_path(problem.path)
-    location = f"evaluator {problem.evaluator!r}, {path}" if problem.evaluator is not None else path
-    return f"{location}: {problem.message}"
-
-
 def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
     """Return the outcome, or TYPE_MISMATCH if its value is not of the wanted type. An integer is valid as a float."""
     if wanted is None or outcome.variant is None:
-        return outcome
+        return _NULL_MISMATCH if wanted is not None and outcome is NULL_VALUE else outcome
     kind = json_values.kind(outcome.value)
     if kind == wanted:
         return outcome
@@ -218,7 +215,9 @@ def explain(
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
     version = fractional_version
-    rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
+    rule = compile_texts(
+        flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True, lenient=True
+    )
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
     outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)

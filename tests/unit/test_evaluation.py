@@ -68,7 +68,7 @@ def test_a_rule_of_null_never_matches() -> None:
 def test_a_variant_of_null_is_of_no_type() -> None:
     values = {"on": True, "nothing": None}
     for odd in (flag('"nothing"', variants=values), flag(None, variants=values, default_variant="nothing")):
-        assert outcome(odd).error_code is ErrorCode.TYPE_MISMATCH
+        assert outcome(odd).error_code is ErrorCode.GENERAL
         assert check_type(outcome(odd), ValueType.BOOLEAN).error_code is ErrorCode.TYPE_MISMATCH
 
 
@@ -126,12 +126,16 @@ def test_a_rule_without_a_result_is_an_error() -> None:
     assert "division by zero" in found.message
 
 
-def test_a_rule_that_cannot_be_understood_is_an_error_of_its_flag_alone() -> None:
-    good, bad = prepare(flag(MATCH)), prepare(flag({"if": [{"no_such": []}, "on"]}))
+def test_a_rule_that_cannot_be_understood_is_an_error_of_its_flag_alone_for_who_reaches_it() -> None:
+    good, bad = prepare(flag(MATCH)), prepare(flag({"if": [{"var": "plan"}, {"no_such": []}, None]}))
     assert good.evaluate({"plan": "pro"}, NOW).variant == "on"
-    assert bad.fixed is not None
-    assert bad.fixed.error_code is ErrorCode.PARSE_ERROR
-    assert "$.if[0].no_such" in bad.fixed.message
+    found = bad.evaluate({"plan": "pro"}, NOW)
+    assert found.error_code is ErrorCode.PARSE_ERROR
+    assert "$.if[1].no_such" in found.message
+    assert "$.if[1].no_such" in bad.problem
+    assert bad.evaluate({}, NOW) == Outcome(Reason.DEFAULT, "on", True)
+    _, explanation = explain(flag({"if": [{"var": "plan"}, {"no_such": []}, None]}), {"plan": "pro"}, NOW)
+    assert "$.if[1].no_such" in explanation.summary
 
 
 def test_an_evaluator_that_cannot_be_understood_is_named() -> None:

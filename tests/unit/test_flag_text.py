@@ -306,7 +306,7 @@ BAD: dict[str, tuple[str, bytes, int, str, str]] = {
     ),
     "large integer": (
         "x.json",
-        flag('{"state":"ENABLED","variants":{\n"a":%d}}' % 2**64),
+        flag('{"state":"ENABLED","variants":{\n"a":18446744073709551616}}'),
         3,
         "$.flags.f.variants.a",
         "a float",

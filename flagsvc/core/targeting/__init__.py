@@ -2,7 +2,7 @@
 
 from .check import problems_of
 from .compiler import Effect, RuleProblem
-from .nodes import OverBudget, RuleError, Step, brief
+from .nodes import OverBudget, RuleError, Step, Unparsable, brief
 from .rule import FRACTIONAL_VERSION, MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RuleError",
     "RuleProblem",
     "Step",
+    "Unparsable",
     "WrongRule",
     "brief",
     "compile_rule",
