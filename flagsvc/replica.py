@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from flagsvc import __version__
-from flagsvc.adapters.build import cache_for, snapshot_for, store_for
+from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.core.errors import short_repr
 from flagsvc.core.evaluation import Prepared, prepare
@@ -50,6 +50,7 @@ class Replica:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = store = store_for(settings.store_url, settings)
+        self.flag_sets = flag_sets_for(settings.store_url)
         self.cache = cache = cache_for(settings.cache_url, settings)
         version = settings.fractional_version
         self._prepare = partial(prepare, fractional_version=version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -25,10 +26,10 @@ Message = pb.WatchFlagsResponse | bytes
 
 
 class Watches:
-    """All watch streams of one replica."""
+    """All watch streams of one replica. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near = near
+    def __init__(self, near: NearCache, reader: Reader, age_s: float) -> None:
+        self._near, self._age_s = near, age_s
         self._snapshots = SharedBySet(
             lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()
         )
@@ -51,7 +52,7 @@ class Watches:
 
         `in_pages`: the client takes a snapshot in several messages.
         """
-        pending = _Pending()
+        pending, ends_at = _Pending(), time.monotonic() + self._age_s
         self._near.changelogs.listen(flag_set, pending.note)
         self._streams.add(pending)
         try:
@@ -59,9 +60,13 @@ class Watches:
             if missed is None:
                 pending.needs_snapshot = True
             else:
-                for message in missed:
-                    yield message
-                del message  # a stream lives long, and holds nothing that it has sent
+                for entry, watermark in missed:
+                    yield change_to_message(entry, watermark)
+                if not missed:
+                    watermark = self._near.changelogs.watermark(flag_set)
+                    yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)
+                else:
+                    del entry  # a stream lives long, and holds nothing that it has sent
             del missed
             while True:
                 if pending.needs_snapshot:
@@ -70,24 +75,23 @@ class Watches:
                     del page
                 elif pending.changes:
                     yield change_to_message(*pending.changes.popleft())
-                elif self._closing:
+                elif self._closing or (left := ends_at - time.monotonic()) <= 0:
                     return
-                elif not await pending.is_woken():
+                elif not await pending.is_woken(min(HEARTBEAT_S, left)):
                     yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat())
         finally:
             self._streams.discard(pending)
             self._near.changelogs.unlisten(flag_set, pending.note)
 
-    def _missed(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse] | None:
-        """Return the changes since a client left, or one heartbeat if there are none; None if it needs a snapshot."""
+    def _missed(self, flag_set: str, resume: int) -> list[tuple[Entry, int]] | None:
+        """Return the changes since a client left, with the revisions to resume from; None if it needs a snapshot."""
         if resume <= 0 or not self._near.complete:
             return None
         missed = self._near.changelogs.since(flag_set, resume)
         if missed is None:
             return None
         watermark = self._near.changelogs.watermark(flag_set)
-        changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
-        return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
+        return [(entry, min(entry.revision, watermark)) for entry in missed]
 
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
@@ -123,10 +127,10 @@ class _Pending:
         self.changes.clear()
         self.needs_snapshot = False
 
-    async def is_woken(self) -> bool:
-        """Wait for a change or the end; return False after HEARTBEAT_S without either."""
+    async def is_woken(self, seconds: float) -> bool:
+        """Wait for a change or the end; return False after so many seconds without either."""
         self.wake.clear()
-        return await is_set_within(self.wake, HEARTBEAT_S)
+        return await is_set_within(self.wake, seconds)
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:
