@@ -184,7 +184,7 @@ async def test_a_stored_rule_that_does_not_compile_affects_only_its_flag(
         assert (
             "here 1: 'bad' of flag set 'default': The targeting rule is odd: $.nope: unknown operator" in problem.detail
         )
-        assert capsys.readouterr().out.count('"odd_flag"') <= 1
+        assert capsys.readouterr().out.count("odd_flag") == 1
         await client.toggle("bad", False)
         assert server.replica.status().problems == ()
 

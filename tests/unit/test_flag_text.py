@@ -492,6 +492,15 @@ def test_written_yaml_is_read_back_as_it_was(value: Any) -> None:
     assert same(yaml.safe_load(written), {"value": value})
 
 
+@pytest.mark.parametrize("char", ["\u202e", "\u200b", "\u2028", "\x85", "\x1b", "\ufeff", "\U000e0041", "\x7f"])
+def test_written_yaml_shows_every_character(char: str) -> None:
+    value = {f"a{char}": f"ü{char}x", "list": [char, f"{char}\n{char}"], "plain": "ü"}
+    written = write_yaml(value)
+    assert char not in written
+    assert parse_yaml(written).document == yaml.safe_load(written) == value
+    assert "ü" in write_yaml({"plain": "ü"})
+
+
 @given(JSON, st.sampled_from([None, 1, "\t"]))
 @settings(max_examples=examples(300), deadline=None)
 def test_lines_are_those_of_the_text(value: Any, indent: Any) -> None:
