@@ -15,7 +15,8 @@ from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.core.errors import short_repr
-from flagsvc.core.evaluation import prepare
+from flagsvc.core.evaluation import Prepared, prepare
+from flagsvc.core.model import Flag
 from flagsvc.core.sizes import MAX_SERVED_BYTES
 from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
@@ -27,6 +28,7 @@ from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
@@ -51,7 +53,8 @@ class Replica:
         self.flag_sets = flag_sets_for(settings.store_url)
         self.cache = cache = cache_for(settings.cache_url, settings)
         version = settings.fractional_version
-        self.prepare = partial(prepare, fractional_version=version)
+        self._prepare = partial(prepare, fractional_version=version)
+        self._odd_flags = None if settings.store_url.startswith("file:") else OddFlags()
         self.near = near = NearCache(
             settings.near_cache_entries,
             settings.staleness_bound_s,
@@ -79,6 +82,13 @@ class Replica:
         self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
+
+    def prepare(self, flag: Flag) -> Prepared:
+        """Compile a definition, and note it if it is odd."""
+        prepared = self._prepare(flag)
+        if self._odd_flags is not None:
+            self._odd_flags.note(flag, prepared)
+        return prepared
 
     async def start(self) -> None:
         """Begin to follow the store."""
@@ -174,6 +184,9 @@ class Replica:
             cure = "make their values smaller, or disable or delete them: both work for flags of any size"
             yield Problem("flag_too_large", detail, cure)
         yield from self.reader.expensive_rules.problems()
+        yield from self.store.problems()
+        if self._odd_flags is not None:
+            yield from self._odd_flags.problems(self.near)
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents, StoreIdentity
+from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class SqliteStore:
     def identity(self) -> StoreIdentity | None:
         """Which store this is, as last read."""
         return identity_of(self._id, self._url) if self._id else None
+
+    def problems(self) -> Sequence[Problem]:
+        """Return nothing: odd documents are found when they are prepared."""
+        return ()
 
     async def renew_identity(self) -> None:
         """Give the store a new identity."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
@@ -30,6 +31,8 @@ def validate(args: argparse.Namespace) -> int:
         except BadFile as error:
             found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
         found.notes += [Located(1, "$", f"an import refuses this: {text}") for text in _invisible(found.flags)]
+        if args.strict:
+            found = _strict(found)
         valid = valid and not found.violations
         if args.json:
             print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
@@ -38,16 +41,26 @@ def validate(args: argparse.Namespace) -> int:
     return 0 if valid else 1
 
 
-def read_flagd(path: str, raw: bytes, flag_set: str | None) -> list[Flag]:
-    """Read a flagd file for an import. Raises BadFile with every violation; notes go to standard error."""
+def read_flagd(path: str, raw: bytes, flag_set: str | None, *, strict: bool = False) -> list[Flag]:
+    """Read a flagd file for an import. Raises BadFile with every violation; the rest goes to standard error.
+
+    `strict`: a warning is a violation.
+    """
     found = checked(path, raw, flag_set)
+    if strict:
+        found = _strict(found)
     if found.violations:
         raise BadFile.of(path, [f"{path}:{each}" for each in found.violations])
     if hidden := _invisible(found.flags):
         raise BadFile.of(path, hidden)
-    for note in found.notes:
-        say(_note(path, note), error=True)
+    for line in _remarks(path, found):
+        say(line, error=True)
     return found.flags
+
+
+def _strict(found: CheckedFile) -> CheckedFile:
+    """Return the findings with warnings as violations."""
+    return replace(found, violations=sorted(found.violations + found.warnings), warnings=[])
 
 
 def is_flagd(path: str, raw: bytes) -> bool:
@@ -81,29 +94,36 @@ def _checked(path: str) -> CheckedFile:
     raw = read_bytes(path)
     if is_flagd(path, raw) or not raw.strip():
         return checked(path, raw)
-    flags, problems = check_mongoexport(raw)
+    flags, problems, odd = check_mongoexport(raw)
     has_documents = b'"key"' in raw or b'"_id"' in raw  # Each flag document has a key.
     if problems and not flags and not has_documents:
         return checked(path, raw)
-    return CheckedFile(flags, [Located(line, "$", text) for line, text in problems])
+    return CheckedFile(flags, *([Located(line, "$", text) for line, text in each] for each in (problems, odd)))
 
 
 def _print_report(path: str, found: CheckedFile) -> None:
     for violation in found.violations:
         say(f"{path}:{violation}")
-    for note in found.notes:
-        say(_note(path, note))
+    for line in _remarks(path, found):
+        say(line)
     if not found.violations:
-        count = len(found.flags)
-        say(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid")
+        count, odd = len(found.flags), len(found.warnings)
+        warnings = f", with {odd} warning{'s' if odd != 1 else ''}" if odd else ""
+        say(f"{path}: {count} flag{'s are' if count != 1 else ' is'} valid{warnings}")
 
 
-def _note(path: str, note: Located) -> str:
-    return f"{path}:{note.line}: note: {note.path}: {note.text}"
+def _remarks(path: str, found: CheckedFile) -> Iterator[str]:
+    for word, located in (("warning", found.warnings), ("note", found.notes)):
+        for each in located:
+            yield f"{path}:{each.line}: {word}: {each.path}: {each.text}"
 
 
 def _as_json(found: CheckedFile) -> dict[str, list[dict[str, Any]]]:
     return {
         name: [{"line": each.line, "path": each.path, "text": each.text} for each in located]
-        for name, located in (("violations", found.violations), ("notes", found.notes))
+        for name, located in (
+            ("violations", found.violations),
+            ("warnings", found.warnings),
+            ("notes", found.notes),
+        )
     }

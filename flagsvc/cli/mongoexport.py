@@ -12,11 +12,13 @@ from bson import json_util
 from bson.errors import BSONError
 
 from flagsvc.cli.input_files import BadFile
+from flagsvc.cli.render import say
 from flagsvc.core.documents import from_document, to_document
-from flagsvc.core.errors import InvalidRequest
+from flagsvc.core.errors import InvalidRequest, Violation
+from flagsvc.core.flagd.findings import text_of
 from flagsvc.core.json_values import no_constant
 from flagsvc.core.model import STORED_NAMES, Flag
-from flagsvc.core.validation import validated_change
+from flagsvc.core.validation import importable, validated, validated_change
 
 NEWLINE = b"\n"
 _EXPECTED = {"status": "ENABLED, DISABLED, BETA or DEPRECATED"}
@@ -27,17 +29,24 @@ Problems = list[tuple[int, str]]
 """Pairs of a line number, from 1, and the problem there."""
 
 
-def read_mongoexport(path: str, raw: bytes, flag_set: str | None = None) -> list[Flag]:
-    """Read and check every document. Raises BadFile with the line and field of every problem."""
-    flags, problems = check_mongoexport(raw, flag_set)
+def read_mongoexport(path: str, raw: bytes, flag_set: str | None = None, *, strict: bool = False) -> list[Flag]:
+    """Read and check every document. Raises BadFile with the line and field of every problem.
+
+    `strict`: what is odd is a problem too.
+    """
+    flags, problems, warnings = check_mongoexport(raw, flag_set)
+    problems = sorted(problems + warnings) if strict and warnings else problems
     if problems:
         raise BadFile.of(path, [f"line {number}: {text}" for number, text in problems])
+    for number, text in warnings:
+        say(f"{path}:{number}: warning: {text}", error=True)
     return flags
 
 
-def check_mongoexport(raw: bytes, flag_set: str | None = None) -> tuple[list[Flag], Problems]:
-    """Read every document; return the valid flags and the problems of the others."""
+def check_mongoexport(raw: bytes, flag_set: str | None = None) -> tuple[list[Flag], Problems, Problems]:
+    """Read every document; return the valid flags, the problems of the others, and what is odd in the valid ones."""
     problems: Problems = []
+    warnings: Problems = []
     flags: dict[tuple[str, str], Flag] = {}
     lines: dict[tuple[str, str], int] = {}
     for number, document in _documents(raw, problems):
@@ -46,8 +55,12 @@ def check_mongoexport(raw: bytes, flag_set: str | None = None) -> tuple[list[Fla
             continue
         if flag.id in lines:
             problems.append((number, f"key: {flag.key!r} is also on line {lines[flag.id]}"))
+        try:
+            validated(flag)
+        except InvalidRequest as odd:
+            warnings += [(number, _violation_text(each)) for each in odd.violations]
         flags[flag.id], lines[flag.id] = flag, number
-    return list(flags.values()), problems
+    return list(flags.values()), problems, warnings
 
 
 def _documents(raw: bytes, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -107,13 +120,15 @@ def _checked(number: int, document: dict[str, Any], flag_set: str | None, proble
         return None
     flag = replace(flag, name=flag.name or flag.key, flag_set=flag_set or flag.flag_set)
     try:
-        return validated_change(flag)
+        return validated_change(flag, check=importable)
     except InvalidRequest as error:
-        for violation in error.violations:
-            field = violation.field.removeprefix("flag.")
-            stored = STORED_NAMES.get(field, field)
-            problems.append((number, f"{stored}: {violation.found}; it must be {violation.wanted}"))
+        problems += [(number, _violation_text(each)) for each in error.violations]
         return None
+
+
+def _violation_text(violation: Violation) -> str:
+    field = violation.field.removeprefix("flag.")
+    return f"{STORED_NAMES.get(field, field)}: {text_of(violation)}"
 
 
 def _expected(name: str) -> str:

@@ -11,6 +11,7 @@ from flagsvc.urls import masked
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
+STRICT = "a warning is an error: odd flags, which are served as flagd serves them, are refused"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
@@ -234,6 +235,7 @@ def _add_transfers(commands: _Commands) -> None:
     importing.add_argument(
         "--if-empty", action="store_true", help="do nothing if the store has, or ever had, a flag; never change one"
     )
+    importing.add_argument("--strict", action="store_true", help=STRICT)
     options.add_author(importing)
     exporting = _add_command(commands, "export", run.on_store("export_file"))
     exporting.add_argument(
@@ -249,5 +251,6 @@ def _add_transfers(commands: _Commands) -> None:
         parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
         parser.add_argument("--json", action="store_true", help="print JSON")
     validating = _add_command(commands, "validate", run.in_module("flagd_files", "validate"))
+    validating.add_argument("--strict", action="store_true", help=STRICT)
     validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
     validating.add_argument("--json", action="store_true", help="print JSON, one object per file")

@@ -32,7 +32,7 @@ def import_file(args: argparse.Namespace) -> int:
     """Read and check the whole file, then write what differs, or with --dry-run only show it."""
     author = Author(datetime.now(UTC), text("--actor", args.actor) or "import", text("--reason", args.reason, 1_024))
     flag_set = set_name(args.flag_set) if args.flag_set else None
-    planned = _plan(args.file, flag_set, author)
+    planned = _plan(args.file, flag_set, author, strict=args.strict)
     if args.prune and not planned:
         raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
@@ -66,11 +66,12 @@ def export_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(path: str, flag_set: str | None, author: Author) -> list[PlannedChange]:
+def _plan(path: str, flag_set: str | None, author: Author, *, strict: bool) -> list[PlannedChange]:
     raw = read_bytes(path)
     if is_flagd(path, raw):
-        return [PlannedChange(flag.id, put_definition(flag, author)) for flag in read_flagd(path, raw, flag_set)]
-    return [PlannedChange(flag.id, put(flag, author)) for flag in read_mongoexport(path, raw, flag_set)]
+        flags = read_flagd(path, raw, flag_set, strict=strict)
+        return [PlannedChange(flag.id, put_definition(flag, author)) for flag in flags]
+    return [PlannedChange(flag.id, put(flag, author)) for flag in read_mongoexport(path, raw, flag_set, strict=strict)]
 
 
 def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:

@@ -14,7 +14,7 @@ from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
 from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
 from .sizes import without_large
-from .validation import MAX_FLAG_BYTES, validated_change
+from .validation import MAX_FLAG_BYTES, Check, validated, validated_change
 
 Decide = Callable[[Flag | None], Change | None]
 """From the current flag (None: absent) to the change to store (None: no change). Raises FlagsvcError to reject it."""
@@ -33,10 +33,10 @@ class Author:
     reason: str = ""
 
 
-def create(flag: Flag, author: Author) -> Decide:
+def create(flag: Flag, author: Author, check: Check = validated) -> Decide:
     """Create a flag. Raises InvalidRequest; the decision raises FlagExists."""
     blank = replace(flag, name=flag.name or flag.key, created_at=author.at, enabled_at=None, disabled_at=None)
-    fresh = validated_change(_stamped(blank, author, moved=flag.status is Status.ENABLED))
+    fresh = validated_change(_stamped(blank, author, moved=flag.status is Status.ENABLED), check=check)
 
     def decide(current: Flag | None) -> Change:
         if current is not None:
@@ -61,14 +61,14 @@ def toggle(key: str, enabled: bool, expected: int | None, author: Author) -> Dec
     return decide
 
 
-def update(wanted: Flag, fields: list[str], expected: int | None, author: Author) -> Decide:
+def update(wanted: Flag, fields: list[str], expected: int | None, author: Author, check: Check = validated) -> Decide:
     """Copy the named fields from `wanted`. The decision raises FlagNotFound, RevisionConflict or InvalidRequest."""
 
     def decide(current: Flag | None) -> Change:
         before = _expected(wanted.key, current, expected)
         values = {field: getattr(wanted, field) for field in fields}
         bare = replace(before, **values, problem="")
-        after = validated_change(_stamped(bare, author, moved=bare.status is not before.status), before)
+        after = validated_change(_stamped(bare, author, moved=bare.status is not before.status), before, check)
         return _change(before, after, Action.UPDATED, author, [STORED_NAMES[field] for field in fields])
 
     return decide

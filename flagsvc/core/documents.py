@@ -80,10 +80,10 @@ def _evaluators(raw: JsonValue) -> dict[str, str] | None:
 
 
 def _rule_text(raw: JsonValue) -> str | None:
-    """Return a rule as text. Other programs may have stored it as an object."""
-    if isinstance(raw, dict):
-        return json_values.compact(raw) if json_values.problem(raw) is None else None
-    return raw if isinstance(raw, str) else None
+    """Return a rule as text. Other programs may have stored it as an object, or as any other JSON but a text."""
+    if isinstance(raw, str):
+        return raw
+    return json_values.compact(raw) if json_values.problem(raw) is None else None
 
 
 def dumps(flag: Flag) -> str:

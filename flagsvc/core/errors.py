@@ -34,11 +34,15 @@ class FlagsvcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One invalid field: its path, its value (shortened) and what is valid. Without `wanted`, `found` says it all."""
+    """One invalid field: its path, its value (shortened) and what is valid. Without `wanted`, `found` says it all.
+
+    `is_odd`: flagd serves a flag that has it, so files and stores may contain it. Writes through the API may not.
+    """
 
     field: str
     found: str
     wanted: str = ""
+    is_odd: bool = False
 
     def __str__(self) -> str:
         """Return the violation as one line."""

@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from . import json_values
 from .errors import short_repr
-from .json_values import json_path
 from .model import Attributes, Flag, JsonValue, Status
 from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import (
@@ -19,8 +18,8 @@ from .targeting import (
     OverBudget,
     Rule,
     RuleError,
-    RuleProblem,
     Step,
+    Unparsable,
     WrongRule,
     brief,
     compile_texts,
@@ -80,15 +79,18 @@ def _error(code: ErrorCode, message: str) -> Outcome:
 DISABLED = Outcome(Reason.DISABLED)
 NOT_FOUND = _error(ErrorCode.FLAG_NOT_FOUND, "Flag not found in this flag set")
 NOT_READY = _error(ErrorCode.PROVIDER_NOT_READY, "The flag's definition has not been loaded yet; retry")
-
-
+NULL_VALUE = _error(ErrorCode.GENERAL, "The variant's value is null, which is of no type")
+_NULL_MISMATCH = _error(ErrorCode.TYPE_MISMATCH, NULL_VALUE.message)
 TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTES} bytes")
 
 
 class Prepared:
-    """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting."""
+    """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting.
 
-    __slots__ = ("_matches", "_rule", "_unmatched", "fixed")
+    `problem`: what is wrong or odd in its rule; empty if nothing is.
+    """
+
+    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "problem")
 
     def __init__(
         self,
@@ -96,10 +98,10 @@ class Prepared:
         rule: Rule | None = None,
         variants: Mapping[str, JsonValue] | None = None,
         unmatched: Outcome = DISABLED,
+        problem: str = "",
     ) -> None:
-        self.fixed, self._rule, self._unmatched = fixed, rule, unmatched
-        named = (variants or {}).items()
-        self._matches = {n: Outcome(Reason.TARGETING_MATCH, n, value) for n, value in named if value is not None}
+        self.fixed, self._rule, self._unmatched, self.problem = fixed, rule, unmatched, problem
+        self._matches = {name: _match(name, value) for name, value in (variants or {}).items() if name or value}
 
     def evaluate(self, context: Attributes, now: float) -> Outcome:
         """Evaluate for a context. `now` is the time in seconds since 1970, for `$flagd.timestamp`. Never raises."""
@@ -124,7 +126,13 @@ class Prepared:
         return _error(ErrorCode.GENERAL, f"The targeting rule chose {text}, which is not one of the flag's variants")
 
 
+def _match(name: str, value: JsonValue) -> Outcome:
+    return NULL_VALUE if value is None else Outcome(Reason.TARGETING_MATCH, name, value)
+
+
 def _no_result(error: RuleError) -> Outcome:
+    if isinstance(error, Unparsable):
+        return _error(ErrorCode.PARSE_ERROR, f"The targeting rule is invalid: {error}")
     text = f"The targeting rule has no result for this context: {error}"
     return replace(_error(ErrorCode.GENERAL, text), over_budget=isinstance(error, OverBudget))
 
@@ -145,20 +153,22 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
             return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
-        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=fractional_version)
+        version = fractional_version
+        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, lenient=True)
     except WrongRule as error:
-        message = f"The targeting rule is invalid: {problem_text(error.problems[0])}"
-        return Prepared(_error(ErrorCode.PARSE_ERROR, message))
+        message = f"The targeting rule is invalid: {error.problems[0]}"
+        return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
     if is_too_large(flag):  # a rule that is too large itself has the more precise error
         return Prepared(TOO_LARGE)
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
-    return Prepared(None, rule, variants, unmatched)
+    odd = str(rule.problems[0]) if rule.problems else ""
+    return Prepared(None, rule, variants, unmatched, odd and f"The targeting rule is odd: {odd}")
 
 
 def has_targeting(flag: Flag) -> bool:
-    """Whether the flag has a targeting rule. As in flagd, an empty rule and null count as none."""
+    """Whether the flag has a targeting rule. As in flagd, `{}` is none, and null is one that never matches."""
     text = flag.targeting
-    return text is not None and (len(text) > _MAX_EMPTY_CHARS or "".join(text.split()) not in ("", "{}", "null"))
+    return text is not None and (len(text) > _MAX_EMPTY_CHARS or "".join(text.split()) not in ("", "{}"))
 
 
 def variant_name(chosen: JsonValue) -> str | None:
@@ -176,20 +186,13 @@ def variant_name(chosen: JsonValue) -> str | None:
             return None
 
 
-def problem_text(problem: RuleProblem) -> str:
-    """Return one line that says where a rule is wrong, and why."""
-    path = json_path(problem.path)
-    location = f"evaluator {problem.evaluator!r}, {path}" if problem.evaluator is not None else path
-    return f"{location}: {problem.message}"
-
-
 def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
     """Return the outcome, or TYPE_MISMATCH if its value is not of the wanted type.
 
     A whole number of 64 bits is an integer, also when it is written 10.0, and an integer is valid as a float.
     """
     if wanted is None or outcome.variant is None:
-        return outcome
+        return _NULL_MISMATCH if wanted is not None and outcome is NULL_VALUE else outcome
     kind = json_values.kind(outcome.value)
     if kind == wanted:
         return outcome
@@ -217,7 +220,9 @@ def explain(
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
     version = fractional_version
-    rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True)
+    rule = compile_texts(
+        flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True, lenient=True
+    )
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
     outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)
@@ -264,7 +269,9 @@ def _default(flag: Flag, variants: Mapping[str, JsonValue], reason: Reason) -> O
     variant = flag.effective_default
     if variant is None:
         return Outcome(Reason.DEFAULT)
-    if variants.get(variant) is None:
+    if variant in variants and variants[variant] is None:
+        return NULL_VALUE
+    if variant not in variants:
         text = f"The default variant {short_repr(variant)} is not one of the flag's variants"
         return _error(ErrorCode.GENERAL, text)
     return Outcome(reason, variant, variants[variant])

@@ -100,6 +100,23 @@ def _names_problem(fields: dict[Any, JsonValue]) -> str | None:
     return None if all(map(is_text, fields)) else f"an object with a field name that contains {LONE_SURROGATE}"
 
 
+def whole_as_float(value: JsonValue) -> JsonValue:
+    """Return the value with each integer outside of 64 bits as a float, as most parsers read it; else the value."""
+    match value:
+        case bool():
+            return value
+        case int() if value not in INT64:
+            return float(value) if value.bit_length() < sys.float_info.max_exp else value
+        case list():
+            items = [whole_as_float(item) for item in value]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        case dict():
+            fields = {name: whole_as_float(item) for name, item in value.items()}
+            return fields if any(new is not value[name] for name, new in fields.items()) else value
+        case _:
+            return value
+
+
 def json_path(path: Path) -> str:
     """Return a path as JSONPath (RFC 9535), such as `$.flags["my-flag"].targeting.if[0]`."""
     return "$" + "".join(map(_step_text, path))

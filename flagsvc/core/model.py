@@ -18,6 +18,8 @@ DEFAULT_SET = "default"
 MAX_REVISION = 2**53
 """The largest revision: every program, JavaScript included, can still count to it exactly."""
 SWITCH_VARIANTS: Mapping[str, JsonValue] = {"on": True, "off": False}
+NO_VARIANTS: Mapping[str, JsonValue] = {"": None}
+"""The variants of a flag that has none, in a flagd file. A stored flag with no variants at all is a plain switch."""
 ANONYMOUS = "anonymous"
 
 

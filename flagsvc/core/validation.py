@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,9 +13,9 @@ from . import json_values, shown_text
 from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
-from .model import DEFAULT_SET, Flag, FlagId, JsonValue
+from .model import DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue
 from .sizes import flag_bytes, json_bytes
-from .targeting import MAX_RULE_BYTES, RuleProblem, problems_of
+from .targeting import MAX_RULE_BYTES, Effect, RuleProblem, problems_of
 
 MAX_KEY = 255
 MAX_DESCRIPTION = 4_096
@@ -40,14 +40,14 @@ _ETAG = re.compile(r'"?(\d{1,19})"?')
 @lru_cache(maxsize=8_192)  # Calls repeat the same few keys.
 def flag_id(flag_set: str, key: str, field: str = "flag_key") -> FlagId:
     """Return a checked identity. An empty flag set means `default`. Raises InvalidRequest naming `field`."""
-    if problem := _key_problem(key):
+    if problem := key_problem(key):
         raise invalid(field, key, problem, "INVALID_FLAG_KEY")
     return FlagId(set_name(flag_set), key)
 
 
 def set_name(flag_set: str) -> str:
     """Return a checked flag set name. An empty one means `default`. Raises InvalidRequest."""
-    if flag_set and (problem := _key_problem(flag_set)):
+    if flag_set and (problem := key_problem(flag_set)):
         raise invalid("flag_set", flag_set, problem, "INVALID_FLAG_SET")
     return flag_set or DEFAULT_SET
 
@@ -71,8 +71,24 @@ def etag_revision(etag: str) -> int | None:
     return int(match[1])
 
 
-def validated(flag: Flag, *, is_write: bool = True) -> Flag:
-    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid.
+def validated(flag: Flag) -> Flag:
+    """Return the flag with its rules as compact JSON. Raises InvalidRequest with all violations if it is invalid."""
+    good, found = examined(flag)
+    if found:
+        raise InvalidRequest(found)
+    return good
+
+
+def importable(flag: Flag) -> Flag:
+    """Return the flag like `validated`, but it may be odd. Raises InvalidRequest with all other violations."""
+    good, found = examined(flag)
+    if refused := [each for each in found if not each.is_odd]:
+        raise InvalidRequest(refused)
+    return good
+
+
+def examined(flag: Flag, *, is_write: bool = True) -> tuple[Flag, list[Violation]]:
+    """Return the flag with its rules as compact JSON, as far as they are JSON, and all violations in it.
 
     The sizes of values and of the whole flag, and the cost of its rule, are limited only for what is written through
     the API or imported (`is_write`): files are served whatever their flags' sizes, up to MAX_SERVED_BYTES.
@@ -87,19 +103,27 @@ def validated(flag: Flag, *, is_write: bool = True) -> Flag:
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
-    if is_write and not found:
-        found = _size_violations(flag)
-    if found:
-        raise InvalidRequest(found)
-    return replace(flag, targeting=rules.pop(None, None), evaluators=rules)
+    if is_write and all(each.is_odd for each in found):
+        found += _size_violations(flag)
+    return replace(flag, **rules), found
 
 
-def validated_change(flag: Flag, before: Flag | None = None) -> Flag:
-    """Return the flag as `validated` does. A text that is not as `before` may have no invisible character either."""
-    good = validated(flag)
+Check = Callable[[Flag], Flag]
+"""Checks a whole flag: `validated` or `importable`."""
+
+
+def validated_change(flag: Flag, before: Flag | None = None, check: Check = validated) -> Flag:
+    """Return the flag as `check` does. A text that is not as `before` may have no invisible character either."""
+    good = check(flag)
     if found := invisible(flag, before):
         raise InvalidRequest(found)
     return good
+
+
+def oddity(flag: Flag) -> str:
+    """Return what is odd in a stored flag, its rules aside; empty if nothing is. It takes microseconds."""
+    found = (*_variant_violations(flag), *_metadata_violations(flag.metadata))
+    return next((str(each) for each in found if each.is_odd or each.field == "flag.default_variant"), "")
 
 
 def invisible(flag: Flag, before: Flag | None = None) -> list[Violation]:
@@ -122,7 +146,8 @@ def _shown_texts(flag: Flag) -> Iterator[tuple[str, tuple[str, str]]]:
             yield f"flag.{field}[{shown_text.visible(name)}]", (name, "")
 
 
-def _key_problem(key: str) -> str | None:
+def key_problem(key: str) -> str | None:
+    """Return what a key, the name of a set or of a variant must be, if it is not; None if it is good."""
     if 1 <= len(key) <= MAX_KEY and not any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         return None
     wanted = f"1 to {MAX_KEY} characters without control characters"
@@ -132,7 +157,7 @@ def _key_problem(key: str) -> str | None:
 def _text_violations(flag: Flag) -> list[Violation]:
     found = []
     for field, name in (("key", flag.key), ("flag_set", flag.flag_set)):
-        if problem := _key_problem(name):
+        if problem := key_problem(name):
             found.append(Violation(f"flag.{field}", short_repr(name), problem))
     limits = {"name": MAX_KEY, "description": MAX_DESCRIPTION, "category": MAX_KEY}
     limits |= {"icon": MAX_KEY, "badge": MAX_KEY, "owner": MAX_KEY}
@@ -174,25 +199,31 @@ def _at_most(limit: int) -> str:
 
 
 def _variant_violations(flag: Flag) -> list[Violation]:
+    if flag.variants == NO_VARIANTS:
+        return [Violation("flag.variants", "empty", "an object with at least one variant", is_odd=True)]
+    return _named_variant_violations(flag)
+
+
+def _named_variant_violations(flag: Flag) -> list[Violation]:
     variants = flag.variants
     found = []
     if len(variants) > MAX_VARIANTS:
         found.append(Violation("flag.variants", f"{len(variants)} variants", f"at most {MAX_VARIANTS}"))
     for name, value in variants.items():
         field = f"flag.variants[{name}]"
-        if problem := _key_problem(name):
+        if problem := key_problem(name):
             found.append(Violation(field, short_repr(name), f"named with {problem}"))
         elif problem := json_values.problem(value):
             found.append(Violation(field, problem, "valid JSON"))
         elif isinstance(value, dict) and json_values.has_more_values(value, MAX_CONTEXT_VALUES):
             found.append(Violation(field, "more fields", f"at most {MAX_CONTEXT_VALUES} fields and list elements"))
         elif variant_kind(value) is None:
-            found.append(Violation(field, short_repr(value), "a boolean, string, number or object"))
+            found.append(Violation(field, short_repr(value), "a boolean, string, number or object", is_odd=True))
     first = next(iter(variants.values()), None)
     for name, value in variants.items():
         if variant_kind(first) and variant_kind(value) and variant_kind(value) != variant_kind(first):
             wanted = f"a {variant_kind(first)} like the flag's first variant"
-            found.append(Violation(f"flag.variants[{name}]", short_repr(value), wanted))
+            found.append(Violation(f"flag.variants[{name}]", short_repr(value), wanted, is_odd=True))
     names = list(variants) or ["on", "off"]
     if flag.default_variant is not None and flag.default_variant not in names:
         wanted = f"one of the flag's variants: {', '.join(names[:10])}"
@@ -213,16 +244,16 @@ def _metadata_violations(metadata: object) -> list[Violation]:
     if len(metadata) > MAX_METADATA:
         found.append(Violation("flag.metadata", f"{len(metadata)} fields", f"at most {MAX_METADATA}"))
     for name, value in metadata.items():
-        kind = json_values.kind(value)
-        if kind not in ("boolean", "string", "integer", "float") or json_values.problem(value):
-            found.append(Violation(f"flag.metadata[{name}]", short_repr(value), "a string, finite number or boolean"))
+        wanted, problem = "a string, finite number or boolean", json_values.problem(value)
+        if problem or json_values.kind(value) not in ("boolean", "string", "integer", "float"):
+            found.append(Violation(f"flag.metadata[{name}]", short_repr(value), wanted, is_odd=problem is None))
         if not name or len(name) > MAX_KEY or "\0" in name or not json_values.is_text(name):
             found.append(Violation(f"flag.metadata[{name}]", short_repr(name), f"named with 1 to {MAX_KEY} characters"))
     return found
 
 
-def _rules(flag: Flag, *, is_write: bool) -> tuple[dict[Any, str], list[Violation]]:
-    """Return the rules as compact JSON by evaluator name, the targeting under None; and all violations in them."""
+def _rules(flag: Flag, *, is_write: bool) -> tuple[dict[str, Any], list[Violation]]:
+    """Return the fields of `Flag` with its rules as compact JSON, none if a rule is not JSON; and all violations."""
     texts: dict[Any, str] = dict(flag.evaluators)
     if has_targeting(flag):
         texts[None] = flag.targeting or ""
@@ -244,9 +275,9 @@ def _rules(flag: Flag, *, is_write: bool) -> tuple[dict[Any, str], list[Violatio
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
     variants = flag.effective_variants
     problems = problems_of(rules.get(None), flag.key, evaluators, variants, variant_name, limits_cost=is_write)
-    if problems:
-        return {}, [_violation(problem) for problem in problems]
-    return {name: compact(rule) for name, rule in rules.items()}, []
+    written = {name: compact(rule) for name, rule in rules.items()}
+    fields = {"targeting": written.pop(None, None), "evaluators": written}
+    return fields, [_violation(problem) for problem in problems]
 
 
 def rule_field(evaluator: str | None) -> str:
@@ -255,4 +286,5 @@ def rule_field(evaluator: str | None) -> str:
 
 
 def _violation(problem: RuleProblem) -> Violation:
-    return Violation(rule_field(problem.evaluator) + json_path(problem.path)[1:], problem.message)
+    field = rule_field(problem.evaluator) + json_path(problem.path)[1:]
+    return Violation(field, problem.message, is_odd=problem.effect is not Effect.AMBIGUOUS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from flagsvc.core.changes import Decide
@@ -65,6 +65,9 @@ class FlagStore(Protocol):
     @property
     def identity(self) -> StoreIdentity | None:
         """Which store this is, as `open`, `load` or `revisions` last read it; None where it has no identity."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what is wrong with the contents, for the status."""
 
     async def renew_identity(self) -> None:
         """Give the store a new identity, so that nothing kept elsewhere counts as its own any more.

@@ -220,7 +220,7 @@ FILES = {
 @pytest.mark.parametrize("url", FILES)
 def test_a_file_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str) -> None:
     (tmp_path / "broken.db").write_text("this is no database" * 100)
-    (tmp_path / "broken.json").write_text('{"flags": {"a": {"state": "ON"}}}')
+    (tmp_path / "broken.json").write_text('{"flags": {"a": {"state": 1}}}')
     check, words = FILES[url]
     report = Report(capsys, "--store", url)
     failed = report.failed("store")

@@ -106,7 +106,7 @@ async def test_a_broken_file_keeps_the_last_good_and_is_logged_once(
     path.write_text(flags(a="1"))
     async with replica(store_url=f"file:{path}") as (client, server):
         await until_value(client, "a", "1", 10)
-        path.write_text(flags(a="2").replace("ENABLED", "ON").replace('"v"\n', '"w"\n'))
+        path.write_text(flags(a="2").replace('"ENABLED"', "true").replace('"v"\n', '"w"\n'))
         reads = server.replica.store.reads
         await until(lambda: server.replica.store.reads > reads)
         reads = server.replica.store.reads
@@ -155,7 +155,7 @@ async def test_writes_are_refused_with_advice(tmp_path: Path) -> None:
 
 def test_a_broken_file_at_the_start_is_not_ready_until_it_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
-    path.write_text('{"flags": {\n"a": {"state": "ENABLED"}}}')
+    path.write_text('{"flags": {\n"a": {"state": "ENABLED", "variants": []}}}')
     with Process("--store", f"file:{path}", "--sync-port", "-1") as process:
         assert process.process
         assert process.process.stderr

@@ -15,6 +15,7 @@ import pymongo
 import pytest
 from google.protobuf.json_format import MessageToDict
 from openfeature.contrib.tools.flagd.core import FlagdCore
+from openfeature.exception import ParseError
 
 from flagsvc.api.flagd import sync as flagd_sync
 from flagsvc.api.flagd.sync_payload import Payload
@@ -264,16 +265,17 @@ async def test_a_broken_flag_does_not_affect_the_rest_of_the_set(
         call = opened(client)
         message = await call.read()
         flags = json.loads(message.flag_configuration)["flags"]
-        assert {key for key, found in flags.items() if found["state"] == "ENABLED"} == {"good", "meta"}
-        assert not any("targeting" in found for found in flags.values())
+        assert {key for key, found in flags.items() if found["state"] == "ENABLED"} == {"good", "meta", "rule"}
+        assert {key for key, found in flags.items() if "targeting" in found} == {"rule"}
         core = FlagdCore()
         core.set_flags(message.flag_configuration)
         assert core.resolve_boolean_value("good", False, None).value is True
-        assert core.resolve_boolean_value("rule", False, None).reason == "DISABLED"
+        with pytest.raises(ParseError):
+            core.resolve_boolean_value("rule", False, None)
         call.cancel()
         await until(lambda: not server.services.sync._payloads)
         assert await next_flags(opened(client)) == flags
-    assert capsys.readouterr().out.count("flag_synced_as_disabled") == 5
+    assert capsys.readouterr().out.count("flag_synced_as_disabled") == 4
 
 
 async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Server]) -> None:

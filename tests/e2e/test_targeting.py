@@ -161,7 +161,9 @@ async def test_an_invalid_rule_is_refused_with_its_location(client: Client, row:
     assert (await client.evaluate("color")).error_code == types.ERROR_CODE_FLAG_NOT_FOUND
 
 
-async def test_a_stored_rule_that_does_not_compile_affects_only_its_flag(mongo_database_url: str) -> None:
+async def test_a_stored_rule_that_does_not_compile_affects_only_its_flag(
+    mongo_database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     documents = [
         {"key": "bad", "name": "bad", "status": "ENABLED", "targeting": '{"nope": []}'},
         {"key": "worse", "name": "worse", "status": "ENABLED", "targeting": 7},
@@ -170,12 +172,21 @@ async def test_a_stored_rule_that_does_not_compile_affects_only_its_flag(mongo_d
     ]
     with pymongo.MongoClient(mongo_database_url) as mongo:
         mongo.get_default_database().feature_flags.insert_many(documents)
-    async with replica(store_url=mongo_database_url) as (client, _):
+    async with replica(store_url=mongo_database_url) as (client, server):
         await until_serving(client)
-        for key in ("bad", "worse"):
-            assert (await client.evaluate(key)).error_code == types.ERROR_CODE_PARSE_ERROR
+        assert (await client.evaluate("bad")).error_code == types.ERROR_CODE_PARSE_ERROR
+        assert (await client.evaluate("worse")).error_code == types.ERROR_CODE_GENERAL
         assert (await client.evaluate("good")).enabled
         assert (await client.evaluate("object", context=context(x=True))).variant == "off"
+        await client.toggle("good", True)
+        [problem] = server.replica.status().problems
+        assert problem.name == "odd_flag"
+        assert (
+            "here 1: 'bad' of flag set 'default': The targeting rule is odd: $.nope: unknown operator" in problem.detail
+        )
+        assert capsys.readouterr().out.count("odd_flag") == 1
+        await client.toggle("bad", False)
+        assert server.replica.status().problems == ()
 
 
 async def test_another_replica_receives_a_new_rule(mongo_database_url: str, redis_clean_url: str) -> None:

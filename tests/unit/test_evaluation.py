@@ -55,11 +55,40 @@ def test_a_flag_that_is_off_has_no_value_whatever_else_it_holds(status: Status, 
     assert check_type(outcome(off), ValueType.INTEGER) is DISABLED, "without a value there is no type mismatch"
 
 
-@pytest.mark.parametrize("targeting", [None, "", "{}", " {} ", "null"])
+@pytest.mark.parametrize("targeting", [None, "", "{}", " {} "])
 def test_without_targeting_the_default_is_static(targeting: str | None) -> None:
     assert outcome(flag(targeting)) == Outcome(Reason.STATIC, "on", True)
     assert outcome(flag(targeting, variants=COLOURS, default_variant="red")) == Outcome(Reason.STATIC, "red", "#f00")
     assert prepare(flag(targeting)).fixed is not None, "the outcome is the same for every context"
+
+
+def test_a_rule_of_null_never_matches() -> None:
+    assert outcome(flag("null")) == Outcome(Reason.DEFAULT, "on", True)
+
+
+def test_a_variant_of_null_is_of_no_type() -> None:
+    values = {"on": True, "nothing": None}
+    for odd in (flag('"nothing"', variants=values), flag(None, variants=values, default_variant="nothing")):
+        assert outcome(odd).error_code is ErrorCode.GENERAL
+        assert check_type(outcome(odd), ValueType.BOOLEAN).error_code is ErrorCode.TYPE_MISMATCH
+
+
+def test_a_rule_that_is_no_object_is_its_own_result() -> None:
+    colours = {"red": 1, "true": 2, "1": 3}
+    names = {
+        '"red"': "red",
+        "true": "true",
+        "1": "1",
+        "1.0": "1",
+        '"blue"': None,
+        "[]": None,
+        '["red"]': None,
+        '""': None,
+    }
+    for text, name in names.items():
+        found = outcome(flag(text, variants=colours, default_variant="red"))
+        wanted = (None, ErrorCode.GENERAL) if name is None else (name, None)
+        assert (found.variant, found.error_code) == wanted, text
 
 
 def test_targeting_that_names_a_variant_is_a_match() -> None:
@@ -98,12 +127,16 @@ def test_a_rule_without_a_result_is_an_error() -> None:
     assert "division by zero" in found.message
 
 
-def test_a_rule_that_cannot_be_understood_is_an_error_of_its_flag_alone() -> None:
-    good, bad = prepare(flag(MATCH)), prepare(flag({"if": [{"no_such": []}, "on"]}))
+def test_a_rule_that_cannot_be_understood_is_an_error_of_its_flag_alone_for_who_reaches_it() -> None:
+    good, bad = prepare(flag(MATCH)), prepare(flag({"if": [{"var": "plan"}, {"no_such": []}, None]}))
     assert good.evaluate({"plan": "pro"}, NOW).variant == "on"
-    assert bad.fixed is not None
-    assert bad.fixed.error_code is ErrorCode.PARSE_ERROR
-    assert "$.if[0].no_such" in bad.fixed.message
+    found = bad.evaluate({"plan": "pro"}, NOW)
+    assert found.error_code is ErrorCode.PARSE_ERROR
+    assert "$.if[1].no_such" in found.message
+    assert "$.if[1].no_such" in bad.problem
+    assert bad.evaluate({}, NOW) == Outcome(Reason.DEFAULT, "on", True)
+    _, explanation = explain(flag({"if": [{"var": "plan"}, {"no_such": []}, None]}), {"plan": "pro"}, NOW)
+    assert "$.if[1].no_such" in explanation.summary
 
 
 def test_an_evaluator_that_cannot_be_understood_is_named() -> None:

@@ -198,13 +198,58 @@ def test_prune_with_an_empty_file_is_refused(run: Any, tmp_path: Path) -> None:
 
 def test_a_bad_file_is_refused_whole_with_lines_and_paths(run: Any, tmp_path: Path) -> None:
     path = file(
-        tmp_path / "x.json", {"a": definition(), "b": definition(state="ON"), "c": definition(defaultVariant="z")}
+        tmp_path / "x.json", {"a": definition(), "b": definition(state=True), "c": definition(defaultVariant="z")}
     )
     output = run("import", path, status=1)
     assert f"{path}: nothing was imported" in output
-    assert f"{path}:12: $.flags.b.state: 'ON'; it must be" in output
+    assert f"{path}:12: $.flags.b.state: True; it must be" in output
     assert "$.flags.c.defaultVariant: 'z'; it must be one of the flag's variants: on, off" in output
     assert json.loads(run("export", "--format", "flagd"))["flags"] == {}
+
+
+ODD_FLAGS = {
+    "good": definition(),
+    "operator": definition(targeting={"if": [{"var": "x"}, {"fractionalEvaluation": [["on", 1]]}, None]}),
+    "reference": definition(targeting={"if": [{"$ref": "nowhere"}, "on", "off"]}),
+    "weight": definition(targeting={"fractional": [["on", -1], ["off", 0.5]]}),
+    "text": definition(targeting="off"),
+    "mixed": definition(variants={"on": True, "n": 1, "list": ["x"], "null": None}),
+    "metadata": definition(metadata={"nested": {"a": [1, None]}}),
+    "nothing": {"state": "ENABLED", "variants": {}},
+}
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.yaml", "out.ndjson"])
+def test_odd_flags_are_imported_with_warnings_and_nothing_of_them_is_lost(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path, out = file(tmp_path / "x.json", ODD_FLAGS), tmp_path / name
+    assert main(["import", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert "8 created" in captured.out
+    warnings = [line for line in captured.err.splitlines() if line.startswith(f"{path}:")]
+    for key in ODD_FLAGS.keys() - {"good"}:
+        assert any(f": warning: $.flags.{key}." in line for line in warnings), key
+    assert not any("$.flags.good" in line for line in warnings)
+    assert "8 unchanged" in run("import", path)
+    run("export", "--output", out)
+    if name != "out.ndjson":
+        exported = json.loads(out.read_text()) if name.endswith("json") else yaml.safe_load(out.read_text())
+        assert same(exported["flags"], ODD_FLAGS)
+    assert "8 unchanged" in run("import", out)
+
+
+def test_strict_refuses_odd_flags(run: Any, tmp_path: Path) -> None:
+    path, lines = file(tmp_path / "x.json", ODD_FLAGS), tmp_path / "x.ndjson"
+    output = run("import", path, "--strict", status=1)
+    assert "$.flags.text.targeting: the rule is of type string" in output
+    assert json.loads(run("export", "--format", "flagd"))["flags"] == {}
+    assert "8 flags are valid, with" in run("validate", path)
+    assert ": warning: " not in run("validate", path, "--strict", status=1)
+    lines.write_text('{"key": "a", "variants": {"a": 1, "b": "x"}}\n')
+    assert f"{lines}:1: warning: $: variants[b]: 'x'; it must be" in run("validate", lines)
+    assert "variants[b]" in run("import", lines, "--strict", status=1)
+    assert "1 created" in run("import", lines)
 
 
 @pytest.mark.parametrize(
@@ -235,14 +280,15 @@ def test_validate_says_that_valid_files_are_valid(run: Any, tmp_path: Path) -> N
 
 def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) -> None:
     bad = tmp_path / "x.yaml"
-    bad.write_text("flags:\n  a:\n    state: ON\n    extra: 1\n    variants: {}\n")
+    bad.write_text("flags:\n  a:\n    state: ON\n    extra: 1\n    variants: {}\n  b: 7\n")
     lines = tmp_path / "x.ndjson"
     lines.write_text('{"key": "a"}\n{"key": "b", "status": "ON"}\n')
     wanted = "an object with at least one variant, all of one type: boolean, string, number or object"
     known = "defaultVariant, description, metadata, state, targeting, variants"
     assert run("validate", bad, lines, tmp_path / "none", FLAGD[0], status=1).splitlines() == [
-        f'{bad}:3: $.flags.a.state: \'ON\'; it must be "ENABLED" or "DISABLED"',
-        f"{bad}:5: $.flags.a.variants: empty; it must be {wanted}",
+        f"{bad}:6: $.flags.b: an integer; a flag must be an object with `state` and `variants`",
+        f'{bad}:3: warning: $.flags.a.state: \'ON\', so the flag is enabled; it must be "ENABLED" or "DISABLED"',
+        f"{bad}:5: warning: $.flags.a.variants: empty; it must be {wanted}",
         f"{bad}:4: note: $.flags.a.extra: unknown property, ignored; known properties: {known}",
         f"{lines}:2: $: status: 'ON'; it must be ENABLED, DISABLED, BETA or DEPRECATED",
         f"{tmp_path}/none:0: $: cannot be read: No such file or directory",
@@ -255,8 +301,8 @@ def test_validate_for_programs(run: Any, tmp_path: Path) -> None:
     found = [json.loads(line) for line in run("validate", bad, FLAGD[0], "--json", status=1).splitlines()]
     wrong = {"line": 3, "path": "$.flags.a", "text": "an integer; a flag must be an object with `state` and `variants`"}
     assert found == [
-        {"file": str(bad), "flags": 0, "violations": [wrong], "notes": []},
-        {"file": str(FLAGD[0]), "flags": 1, "violations": [], "notes": []},
+        {"file": str(bad), "flags": 0, "violations": [wrong], "warnings": [], "notes": []},
+        {"file": str(FLAGD[0]), "flags": 1, "violations": [], "warnings": [], "notes": []},
     ]
 
 

@@ -92,7 +92,7 @@ BAD = {
     "config list": ('{"key": "a", "config": [1]}', "line 2: config: [1]; it must be an object"),
     "NaN": ('{"key": "a", "config": {"x": NaN}}', "line 2: not a JSON document"),
     "beyond 64 bit": ('{"key": "a", "config": {"x": 18446744073709551616}}', "line 2: config: "),
-    "mixed variants": ('{"key": "a", "variants": {"a": 1, "b": "x"}}', "line 2: variants[b]: "),
+    "deep variant": ('{"key": "a", "variants": {"b": ' + '{"x":' * 30 + "1" + "}" * 31 + "}", "line 2: variants: "),
     "wrong default": ('{"key": "a", "defaultVariant": "x"}', "line 2: defaultVariant: 'x'"),
     "same key twice": (GOOD, "line 2: key: 'good' is also on line 1"),
     "too deep": ('{"key": "a", "config": ' + '{"x":' * 2000 + "1" + "}" * 2000 + "}", "line 2: "),

@@ -9,10 +9,11 @@ import pytest
 
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, prepare
+from flagsvc.core.flagd.reading import read
 from flagsvc.core.model import Flag, Status
 from flagsvc.core.targeting.cost import too_expensive
 from flagsvc.core.targeting.nodes import MAX_WORK, STEPS_PER_MS, search_steps
-from flagsvc.core.validation import validated
+from flagsvc.core.validation import examined, validated
 
 SEARCH = {"in": ["ab", {"var": "h"}]}
 SEARCHES = {"if": [{"or": [SEARCH] * 3_125}, "on", "off"]}
@@ -38,7 +39,15 @@ def test_thousands_of_searches_are_refused_with_their_place_and_the_cure() -> No
 
 
 def test_thousands_of_searches_in_a_served_file_are_no_error() -> None:
-    assert validated(flag(SEARCHES), is_write=False).targeting == json.dumps(SEARCHES, separators=(",", ":"))
+    checked, found = examined(flag(SEARCHES), is_write=False)
+    assert (checked.targeting, found) == (json.dumps(SEARCHES, separators=(",", ":")), [])
+
+
+def test_thousands_of_searches_in_an_imported_file_are_a_warning() -> None:
+    definition = {"state": "ENABLED", "variants": {"on": True, "off": False}, "targeting": SEARCHES}
+    content = read({"flags": {"f": definition}})
+    assert (len(content.flags), content.violations) == (1, [])
+    assert "it can take 823 ms" in content.warnings[0].text
 
 
 def test_thousands_of_searches_that_are_stored_end_within_the_budget() -> None:

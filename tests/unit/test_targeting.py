@@ -330,10 +330,9 @@ def test_an_unknown_operator_or_a_wrong_number_of_arguments_refuses_the_whole_ru
         compile_rule({"if": [True, "on", {"<": [1, 2, 3, 4]}]}, "f")
 
 
-def test_a_rule_must_be_an_object() -> None:
-    for text in ('"on"', "[]", "true", "1"):
-        with pytest.raises(WrongRule, match="it must be an object"):
-            compile_texts(text, "f", {})
+def test_a_rule_that_is_no_object_is_its_own_result() -> None:
+    for text, result in {'"on"': "on", "[]": [], "true": True, "1": 1, "null": None}.items():
+        assert compile_texts(text, "f", {}).evaluate({}, NOW) == result
 
 
 # ---- bounds

@@ -69,11 +69,12 @@ def _database(path: Path) -> str:
 
 
 def _flag_file(source: str) -> str:
-    content = checked(source, Path(source).read_bytes())
+    content = checked(source, Path(source).read_bytes(), is_write=False)
     if content.violations:
         first = content.violations[0]
         raise CheckFailed(
             f"{len(content.violations)} errors; the first in line {first.line}: {first.text}"[:300],
             f"correct the file; all errors: flagsvc validate {source}",
         )
-    return f"{len(content.flags or ())} flags"
+    odd = f"; {len(content.warnings)} warnings: flagsvc validate {source}" if content.warnings else ""
+    return f"{len(content.flags)} flags{odd}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from flagsvc.adapters.files.parse import parse
 from flagsvc.adapters.files.text import FlagText
 from flagsvc.core.flagd import reading
-from flagsvc.core.flagd.reading import Finding
+from flagsvc.core.flagd.findings import Finding
 from flagsvc.core.json_values import Path, json_path
 from flagsvc.core.model import Flag
 
@@ -31,10 +31,11 @@ class Located:
 
 @dataclass(slots=True)
 class CheckedFile:
-    """The flags of a file, and all findings in the order of their lines."""
+    """The flags of a file, and all findings in the order of their lines: see `FlagFile`."""
 
     flags: list[Flag] = field(default_factory=list)
     violations: list[Located] = field(default_factory=list)
+    warnings: list[Located] = field(default_factory=list)
     notes: list[Located] = field(default_factory=list)
 
 
@@ -50,7 +51,8 @@ def checked(name: str, raw: bytes, flag_set: str | None = None, *, is_write: boo
     reported = {problem.path[:length] for problem in text.problems for length in range(_FIELD_STEPS, len(problem.path))}
     reported |= {problem.path for problem in text.problems}
     violations = text.problems + [each for each in content.violations if each.path not in reported]
-    return CheckedFile(content.flags, _located(text, violations), _located(text, text.notes + content.notes))
+    findings = violations, text.warnings + content.warnings, text.notes + content.notes
+    return CheckedFile(content.flags, *(_located(text, each) for each in findings))
 
 
 def _located(text: FlagText, findings: list[Finding]) -> list[Located]:

@@ -1,4 +1,4 @@
-"""Parses JSON text strictly: duplicate fields, NaN, lone surrogates and the like are reported with their paths."""
+"""Parses JSON text as flagd does. What other parsers read in another way, such as duplicate fields, is reported."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 from flagsvc.adapters.files.json_places import JsonPlaces, too_deep
 from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
-from flagsvc.core.flagd.reading import Finding
+from flagsvc.core.flagd.findings import Finding
 from flagsvc.core.json_values import Path, is_text
 from flagsvc.core.model import JsonValue
 
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_NUMBER_CHARS = 400
 _LONG_NUMBER = re.compile(r"\d{400}")
 
 
 def parse_json(text: str) -> FlagText:
-    """Parse strict JSON. Never raises: see `FlagText.problems`."""
+    """Parse JSON. Never raises: see `FlagText.problems`. Of duplicate fields the last is used."""
     places = JsonPlaces(text)
     hooks = _Hooks()
     try:
@@ -36,7 +37,10 @@ def parse_json(text: str) -> FlagText:
     if _is_too_deep(document):
         return _too_deep(text)
     suspicious = hooks.suspicious or _ESCAPED_SURROGATE.search(text) is not None
-    return FlagText(document, parsed=True, problems=_problems(document) if suspicious else [], lines=places.line)
+    found = FlagText(document, parsed=True, lines=places.line)
+    if suspicious:
+        _examine(found)
+    return found
 
 
 def _too_deep(text: str) -> FlagText:
@@ -87,24 +91,39 @@ def _is_too_deep(document: JsonValue) -> bool:
     return True
 
 
-def _problems(document: JsonValue) -> list[Finding]:
-    found: list[Finding] = []
-    pending: list[tuple[JsonValue, Path]] = [(document, ())]
+def _examine(found: FlagText) -> None:
+    """Report numbers that are none, and what is read in another way than it is written."""
+    has_surrogates = False
+    pending: list[tuple[JsonValue, Path]] = [(found.document, ())]
     while pending:
         part, path = pending.pop()
         if isinstance(part, dict):
             if isinstance(part, _WithDuplicates):
-                found += [Finding((*path, name), _DUPLICATE) for name in part.names]
-            found += [Finding((*path, name), _LONE_SURROGATE) for name in part if not is_text(name)]
+                found.warnings += [Finding((*path, name), _DUPLICATE) for name in part.names]
+            odd = [Finding((*path, name), _LONE_SURROGATE) for name in part if not is_text(name)]
             pending += [(value, (*path, name)) for name, value in reversed(part.items())]
         elif isinstance(part, list):
+            odd = []
             pending += [(value, (*path, index)) for index, value in reversed([*enumerate(part)])]
-        elif isinstance(part, str) and not is_text(part):
-            found.append(Finding(path, _LONE_SURROGATE))
-        elif isinstance(part, float) and not math.isfinite(part):
-            found.append(Finding(path, "not a JSON number: NaN, infinite or out of range"))
-    return found
+        else:
+            odd = [Finding(path, _LONE_SURROGATE)] if isinstance(part, str) and not is_text(part) else []
+            if isinstance(part, float) and not math.isfinite(part):
+                found.problems.append(Finding(path, "not a JSON number: NaN, infinite or out of range"))
+        found.warnings += odd
+        has_surrogates = has_surrogates or bool(odd)
+    if has_surrogates:
+        found.document = _without_surrogates(found.document)
 
 
-_DUPLICATE = "duplicate field in one object; keep one"
-_LONE_SURROGATE = "a lone surrogate; write the character itself, or both surrogates"
+def _without_surrogates(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
+    return value
+
+
+_DUPLICATE = "duplicate field in one object, of which the last is used; keep one"
+_LONE_SURROGATE = "a lone surrogate, which is read as U+FFFD; write the character itself, or both surrogates"

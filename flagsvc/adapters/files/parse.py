@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flagsvc.adapters.files.json_text import parse_json
 from flagsvc.adapters.files.text import FlagText, unreadable
+from flagsvc.core.flagd.findings import Finding
 
 MAX_BYTES = 16 * 1024 * 1024
 NEWLINE = b"\n"
@@ -17,7 +18,14 @@ def parse(name: str, raw: bytes) -> FlagText:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(NEWLINE, 0, error.start) + 1
-        return unreadable(line, f"the byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
+        wrong = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+        if is_yaml(name):
+            return unreadable(line, f"{wrong}; save the file as UTF-8")
+        found = parse_json(raw.decode("utf-8-sig", errors="replace"))
+        lines = found.lines
+        found.lines = lambda path: lines(path) if path else line
+        found.warnings.append(Finding((), f"{wrong}, and is read as U+FFFD; save the file as UTF-8"))
+        return found
     if is_yaml(name):
         from flagsvc.adapters.files.yaml_text import parse_yaml  # noqa: PLC0415  imported only for YAML files
 

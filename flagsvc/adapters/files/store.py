@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from stat import S_ISREG
 
 import structlog
 
-from flagsvc.adapters.files.checked import CheckedFile, checked
+from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import MAX_BYTES
 from flagsvc.adapters.files.sources import sources_of
 from flagsvc.core.changes import Decide
@@ -27,12 +27,14 @@ from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
 from flagsvc.core.model import Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents
+from flagsvc.ports import Entry, Problem, StoreContents
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for this long, because a file written in place is incomplete at first."""
 _MAX_SETTLING_S = 1.0
 _MAX_LOGGED = 20
+_MAX_NAMED = 5
+"""Odd parts of a file that a status names."""
 
 Stamp = tuple[int, ...]
 """A file's times in ns, size, inode and device. Changes whenever the content may have changed. Empty without a file."""
@@ -51,6 +53,10 @@ class _File:
     digest: bytes = b""
     flags: list[Flag] | None = None
     changed_at: datetime | None = None
+    rejected: str = ""
+    """Why its newest content is not served; empty if it is."""
+    warnings: list[Located] = field(default_factory=list)
+    """What is odd in the content that is served."""
 
 
 @dataclass(slots=True)
@@ -113,6 +119,10 @@ class FileStore:
         del flag_id, limit
         return []
 
+    def problems(self) -> Sequence[Problem]:
+        """Return which files are not served as they are now, and which are served with odd flags."""
+        return [problem for file in self._files for problem in _problems(file)]
+
     async def _current(self) -> _Contents:
         """Poll the files outside the event loop. A single thread does it, so that polls never overtake each other."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._poll)
@@ -148,12 +158,14 @@ def _reload_file(file: _File) -> None:
         return
     file.digest = digest
     if not stamp:
-        log.error("flag_file_rejected", file=file.source, cause=raw.decode(), serving=_serving(file))
+        file.rejected = raw.decode()
+        log.error("flag_file_rejected", file=file.source, cause=file.rejected, serving=_serving(file))
         return
     content = checked(file.source, raw, is_write=False)
     _log_findings(file, content)
+    file.rejected = str(content.violations[0]) if content.violations else ""
     if not content.violations:
-        file.flags = content.flags
+        file.flags, file.warnings = content.flags, content.warnings
         file.changed_at = datetime.fromtimestamp(max(stamp[:2]) / 1e9, UTC)  # A copied file may keep an older mtime.
 
 
@@ -185,7 +197,23 @@ def _stamp_of(found: os.stat_result) -> Stamp:
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
+def _problems(file: _File) -> Iterator[Problem]:
+    cure = f"correct the file; this lists everything: flagsvc validate {file.source}"
+    if file.rejected:
+        detail = f"the file {file.source} is rejected; served is {_serving(file)}. {file.source}:{file.rejected}"
+        yield Problem("flag_file_rejected", detail, cure)
+    elif file.warnings:
+        more = len(file.warnings) - _MAX_NAMED
+        named = "; ".join(f"{file.source}:{each}" for each in file.warnings[:_MAX_NAMED])
+        rest = f"; and {more} more" if more > 0 else ""
+        yield Problem("flag_file_odd", f"odd flags are served as flagd serves them: {named}{rest}", cure)
+
+
 def _log_findings(file: _File, content: CheckedFile) -> None:
+    for warning in content.warnings[:_MAX_LOGGED]:
+        log.warning("flag_file_warning", file=file.source, line=warning.line, path=warning.path, cause=warning.text)
+    if (more := len(content.warnings) - _MAX_LOGGED) > 0:
+        log.warning("flag_file_warnings", file=file.source, more=more, detail="flagsvc validate lists them all.")
     for note in content.notes[:_MAX_LOGGED]:
         log.warning("flag_file_note", file=file.source, line=note.line, path=note.path, note=note.text)
     for each in content.violations[:_MAX_LOGGED]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flagsvc.core.flagd.reading import Finding
+from flagsvc.core.flagd.findings import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
 
@@ -21,6 +21,8 @@ class FlagText:
     parsed: bool = False
     """Whether the text could be parsed into a document."""
     problems: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    """What flagd reads all the same, and how it was read."""
     notes: list[Finding] = field(default_factory=list)
     lines: Callable[[Path], int] = lambda _path: 1
     """Returns the line, from 1, of a path's value; for a path without value, its nearest parent's."""

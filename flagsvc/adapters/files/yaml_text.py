@@ -16,9 +16,10 @@ import yaml
 
 from flagsvc.adapters.files.text import MAX_DEPTH, FlagText, unreadable
 from flagsvc.core.errors import short_repr
-from flagsvc.core.flagd.reading import Finding
+from flagsvc.core.flagd.findings import Finding
 from flagsvc.core.json_values import Path
 from flagsvc.core.model import JsonValue
+from flagsvc.core.shown_text import hidden_at
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_ALIASED = 200_000
@@ -240,6 +241,11 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{JSON_N
 
 
 def write_yaml(document: JsonValue) -> str:
-    """Return a JSON value as YAML that `parse_yaml`, and any other parser of YAML 1.1 or 1.2, reads back unchanged."""
+    """Return a JSON value as YAML that `parse_yaml`, and any other parser of YAML 1.1 or 1.2, reads back unchanged.
+
+    Invisible characters are escaped.
+    """
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000)
+    if hidden_at(text, "\n") is not None:  # escaped, as all else that is not ASCII is then
+        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=1_000)
     return text

@@ -32,7 +32,7 @@ from flagsvc.background import cause_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
-from flagsvc.ports import Entry, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
 
@@ -104,6 +104,10 @@ class MongoStore:
     def identity(self) -> StoreIdentity | None:
         """Which store this is, as last read."""
         return identity_of(self._identity.id, self._url) if self._identity.id else None
+
+    def problems(self) -> Sequence[Problem]:
+        """Return nothing: odd documents are found when they are prepared."""
+        return ()
 
     async def renew_identity(self) -> None:
         """Give the store a new identity."""

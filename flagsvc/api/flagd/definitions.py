@@ -31,7 +31,7 @@ def definition_of(flag: Flag, prepared: Prepared, sets: NamedSets = NAMED_SETS) 
     if prepared.fixed is TOO_LARGE:
         flag = Flag(key=flag.key, flag_set=flag.flag_set, revision=flag.revision)  # without the values
     known = definition(flag)
-    variants, default = known["variants"], known.get("defaultVariant", "")
+    variants, default = dict(flag.effective_variants), known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None
     if not problem and has_targeting(flag):
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from ..changes import Author, Decide, create, update
 from ..json_values import NotJson, same
 from ..model import Change, Flag
+from ..validation import importable
 from .references import NotInlined, inlined
 from .writing import definition, metadata_of, rules_of
 
@@ -28,10 +29,10 @@ def put_definition(flag: Flag, author: Author) -> Decide:
 
     def decide(current: Flag | None) -> Change | None:
         if current is None:
-            return create(flag, author)(None)
+            return create(flag, author, importable)(None)
         wanted = merged(current, flag)
         fields = [f for f in _ALL_FIELDS if current.problem or not same(getattr(current, f), getattr(wanted, f))]
-        return update(wanted, fields, None, author)(current) if fields else None
+        return update(wanted, fields, None, author, importable)(current) if fields else None
 
     return decide
 

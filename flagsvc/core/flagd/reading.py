@@ -1,49 +1,49 @@
-"""Reads flagd's flag configuration, as parsed JSON, into flags, and collects all violations in it."""
+"""Reads flagd's flag configuration, as parsed JSON, into flags, and collects what is wrong or odd in it.
+
+A file is refused for what flagd's daemon refuses, for what no store can take, and for rules that surely mean something
+else. All else that is odd is served as flagd serves it, and is a warning.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from ..errors import InvalidRequest, Violation, short_repr
+from ..errors import Violation, short_repr
 from ..evaluation import variant_name
-from ..json_values import Path, compact, kind
-from ..model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
-from ..targeting import problems_of
-from ..validation import validated
+from ..json_values import Path, compact, problem, whole_as_float
+from ..model import DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue, Status
+from ..targeting import Effect, problems_of
+from ..validation import examined, key_problem
+from .fields import empty_text, renamed, type_name, type_problems
+from .findings import FlagFile, path_of, text_of
 from .references import refs
 
 SET_NAME = "flagSetId"
 """The metadata field that names a flag's set, as in flagd."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
-_MAX_PATH_STEPS = 12
-"""Reported paths into deeply nested rules are cut after this many steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A violation (what is wrong, and what is valid) or a note (what is ignored) at a path in the file."""
-
-    path: Path
-    text: str
-
-
-@dataclass(slots=True)
-class FlagFile:
-    """The content of a file. If it has violations, `flags` has only the valid flags."""
-
-    flags: list[Flag] = field(default_factory=list)
-    violations: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
+_SMALLEST_EVALUATOR = 3
+"""Characters of JSON below which flagd takes an evaluator for empty, and refuses the file."""
 
 
 def read(document: JsonValue, flag_set: str | None = None, *, is_write: bool = True) -> FlagFile:
     """Read and validate a whole configuration. `flag_set` takes precedence over the sets that the file names.
 
-    `is_write`: its flags are to be written to a store, which limits their sizes.
+    `is_write`: its flags are to be written to a store, so what no store can take is a violation. A flag of a file that
+    is served is evaluated as far as it can be.
     """
     return _Reader(flag_set, is_write).read(document)
+
+
+def as_served(flag: Flag) -> Flag:
+    """Return the flag without metadata that cannot be sent, and with the problem of a variant that cannot."""
+    metadata = {name: value for name, value in flag.metadata.items() if problem(value) is None}
+    for name, value in flag.variants.items():
+        if wrong := problem(value):
+            text = f"The variant {short_repr(name)} cannot be sent: {wrong}"
+            return replace(flag, metadata=metadata, problem=text)
+    return replace(flag, metadata=metadata)
 
 
 class _Reader:
@@ -51,8 +51,8 @@ class _Reader:
 
     def __init__(self, flag_set: str | None, is_write: bool) -> None:
         self._flag_set, self._is_write = flag_set, is_write
-        self._result = FlagFile()
-        self._seen: set[tuple[Path, str]] = set()
+        self._result = result = FlagFile()
+        self._wrong, self._odd, self._note = result.wrong, result.odd, result.note
         self._evaluators: dict[str, JsonValue] = {}
         self._metadata: dict[str, JsonValue] = {}
         self._used: set[str] = set()
@@ -60,21 +60,23 @@ class _Reader:
 
     def read(self, document: JsonValue) -> FlagFile:
         if not isinstance(document, dict):
-            self._wrong((), f"{_a(document)}; it must be an object with a field `flags`")
+            self._wrong((), f"{type_name(document)}; it must be an object with a field `flags`")
             return self._result
         self._note_unknown((), document, _FILE_FIELDS)
         self._evaluators = self._object(("$evaluators",), document)
-        self._metadata = self._file_metadata(self._object(("metadata",), document))
-        paths: dict[FlagId, Path] = {}
+        for name, rule in self._evaluators.items():
+            if len(compact(rule)) < _SMALLEST_EVALUATOR:
+                self._wrong(("$evaluators", name), f"{compact(rule)}; it must be a rule, as flagd requires")
+        self._metadata = self._metadata_of({"metadata": self._object(("metadata",), document)}, ())
+        self._check_file_metadata()
+        flags: dict[FlagId, Flag] = {}
         for key, definition, path in self._definitions(document):
             flag = self._flag(key, definition, path)
-            if flag is None:
-                continue
-            if flag.id in paths:
-                self._wrong(path, f"duplicate flag {short_repr(key)} in one set; keep one")
-                continue
-            paths[flag.id] = path
-            self._result.flags.append(flag)
+            if flag is not None and flag.id in flags:
+                self._odd(path, f"duplicate flag {short_repr(key)} in one set; the last one is used")
+            if flag is not None:
+                flags[flag.id] = flag
+        self._result.flags = [*flags.values()]
         self._unused_evaluators()
         return self._result
 
@@ -84,94 +86,120 @@ class _Reader:
             pairs = [(name, definition, ("flags", name)) for name, definition in flags.items()]
         elif isinstance(flags, list):
             pairs = [(self._key(item, index), item, ("flags", index)) for index, item in enumerate(flags)]
+        elif "flags" in document and flags is None:
+            self._odd(("flags",), "null, so there are no flags; it must be an object of flags by their keys")
+            return
         else:
-            found = _a(flags) if "flags" in document else "missing"
+            found = type_name(flags) if "flags" in document else "missing"
             self._wrong(("flags",), f"{found}; it must be an object of flags by their keys")
             return
         for key, definition, path in pairs:
+            if definition is None:
+                self._odd(path, "null; a flag must be an object with `state` and `variants`")
+                definition = {}  # noqa: PLW2901  as in flagd
             if not isinstance(definition, dict):
-                self._wrong(path, f"{_a(definition)}; a flag must be an object with `state` and `variants`")
+                self._wrong(path, f"{type_name(definition)}; a flag must be an object with `state` and `variants`")
             elif key is not None:
                 yield key, definition, path
 
     def _key(self, item: JsonValue, index: int) -> str | None:
         key = item.get("key") if isinstance(item, dict) else None
-        if isinstance(item, dict) and not isinstance(key, str):
-            found = short_repr(key) if "key" in item else "missing"
-            self._wrong(("flags", index, "key"), f"{found}; every flag of an array must have its key as a string")
+        if isinstance(item, dict) and key is None:
+            found = "null" if "key" in item else "missing"
+            self._odd(("flags", index, "key"), f"{found}, so the flag is not served; every flag of an array needs one")
+        elif key is not None and not isinstance(key, str):
+            self._wrong(("flags", index, "key"), f"{short_repr(key)}; it must be the flag's key, a string")
         return key if isinstance(key, str) else None
 
     def _flag(self, key: str, definition: dict[str, JsonValue], path: Path) -> Flag | None:
-        """Return the flag if it is valid."""
+        """Return the flag if it can be served."""
         before = len(self._result.violations)
         self._note_unknown(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
-        metadata = {**self._metadata, **self._object((*path, "metadata"), definition)}
-        flag_set = self._set_of(metadata, path)
-        rule = self._targeting(definition, path)
+        definition = renamed(definition, path, self._odd)
+        for name, text in type_problems(definition):
+            self._wrong((*path, name), text)
+        if len(self._result.violations) > before:
+            self._default(definition, path)  # so that all violations are reported at once
+            return None
+        own = self._metadata_of(definition, path)
+        metadata = {**self._metadata, **own}
+        rule = definition.get("targeting")
         used = self._references(rule, (*path, "targeting"))
         flag = Flag(
             key=key,
-            flag_set=flag_set,
+            flag_set=self._set_of(metadata, path),
             name=key,
             description=self._description(definition, path),
             status=self._status(definition, path),
             variants=self._variants(definition, path),
             default_variant=self._default(definition, path),
-            targeting=None if rule is None else compact(rule),
+            targeting=None if "targeting" not in definition or rule == {} else compact(rule),
             evaluators={name: compact(self._evaluators[name]) for name in used},
             metadata=metadata,
         )
-        try:
-            good = validated(flag, is_write=self._is_write)
-        except InvalidRequest as error:
-            self._report(error.violations, flag, rule, path)
+        checked, violations = examined(flag, is_write=self._is_write)
+        inherited = {f"flag.metadata[{name}]" for name in self._metadata.keys() - own.keys()}
+        self._report([each for each in violations if each.field not in inherited], flag, rule, path)
+        if len(self._result.violations) > before or key_problem(key):
             return None
-        return good if len(self._result.violations) == before else None
+        return as_served(checked)
+
+    def _metadata_of(self, definition: Mapping[str, JsonValue], path: Path) -> dict[str, JsonValue]:
+        """Return the metadata without nulls, which flagd leaves out."""
+        given = (definition.get("metadata") or {}).items()
+        return {n: self._number(value, (*path, "metadata", n)) for n, value in given if value is not None}
 
     def _status(self, definition: Mapping[str, JsonValue], path: Path) -> Status:
+        """Return the status. As in flagd, whatever is not exactly "DISABLED" is enabled."""
         state = definition.get("state")
-        if state not in ("ENABLED", "DISABLED"):
-            found = short_repr(state) if "state" in definition else "missing"
-            self._wrong((*path, "state"), f'{found}; it must be "ENABLED" or "DISABLED"')
+        if state == "DISABLED":
             return Status.DISABLED
-        return Status(state)
+        if state != "ENABLED":
+            found = short_repr(state) if state else empty_text("state", definition).partition(";")[0]
+            self._odd((*path, "state"), f'{found}, so the flag is enabled; it must be "ENABLED" or "DISABLED"')
+        return Status.ENABLED
 
-    def _variants(self, definition: Mapping[str, JsonValue], path: Path) -> dict[str, JsonValue]:
-        wanted = "an object with at least one variant, all of one type: boolean, string, number or object"
+    def _variants(self, definition: Mapping[str, JsonValue], path: Path) -> Mapping[str, JsonValue]:
         variants = definition.get("variants")
-        if not isinstance(variants, dict) or not variants:
-            found = "missing" if "variants" not in definition else "empty" if variants == {} else _a(variants)
-            self._wrong((*path, "variants"), f"{found}; it must be {wanted}")
-            return {}
-        return variants
+        if not variants:
+            self._odd((*path, "variants"), empty_text("variants", definition))
+            return NO_VARIANTS
+        return {name: self._number(value, (*path, "variants", name)) for name, value in variants.items()}
+
+    def _number(self, value: JsonValue, path: Path) -> JsonValue:
+        """Return the value, an integer that no client can take as a float, as in flagd."""
+        found = whole_as_float(value)
+        if found is not value:
+            self._odd(path, "an integer outside -2^63 to 2^63-1, which is served as a float")
+        return found
 
     def _default(self, definition: Mapping[str, JsonValue], path: Path) -> str | None:
         default = definition.get("defaultVariant")
         if isinstance(default, bool):
             default = variant_name(default)
-        if default is not None and not isinstance(default, str):
-            self._wrong((*path, "defaultVariant"), f"{short_repr(default)}; it must be the name of a variant, or null")
+        variants = definition.get("variants") or {}
+        if not default or not isinstance(default, str) or not isinstance(variants, dict):
             return None
-        variants = definition.get("variants")  # Missing variants are reported already.
-        return default if default and variants and isinstance(variants, dict) else None
+        names = list(variants)
+        if default not in names:
+            wanted = f"one of the flag's variants: {', '.join(names[:10]) or 'it has none'}"
+            self._wrong((*path, "defaultVariant"), f"{short_repr(default)}; it must be {wanted}")
+        return default
 
     def _description(self, definition: Mapping[str, JsonValue], path: Path) -> str | None:
         description = definition.get("description")
         if description is not None and not isinstance(description, str):
-            self._wrong((*path, "description"), f"{short_repr(description)}; it must be a string")
+            self._odd((*path, "description"), f"{short_repr(description)}, which is ignored; it must be a string")
             return None
         return description
-
-    def _targeting(self, definition: Mapping[str, JsonValue], path: Path) -> JsonValue:
-        """Return the rule; None if there is none."""
-        return self._object((*path, "targeting"), definition, 'an object: a rule such as {"if": [...]}') or None
 
     def _set_of(self, metadata: dict[str, JsonValue], path: Path) -> str:
         """Return the flag's set, and make its metadata agree with it."""
         declared = metadata.get(SET_NAME, "")
         if not isinstance(declared, str):
-            self._wrong((*path, "metadata", SET_NAME), f"{short_repr(declared)}; it must be a string")
-            return DEFAULT_SET
+            if self._metadata.get(SET_NAME) is not declared:
+                self._odd((*path, "metadata", SET_NAME), f"{short_repr(declared)}, which names no set; use a string")
+            return self._flag_set or DEFAULT_SET
         if self._flag_set is None:
             return declared or DEFAULT_SET
         if SET_NAME in metadata and self._flag_set != DEFAULT_SET:
@@ -180,19 +208,13 @@ class _Reader:
             metadata.pop(SET_NAME, None)
         return self._flag_set
 
-    def _file_metadata(self, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Validate the file's metadata, which every flag inherits, once. Return the valid fields."""
-        good = dict(metadata)
-        if SET_NAME in good and not isinstance(good[SET_NAME], str):
-            self._wrong(("metadata", SET_NAME), f"{short_repr(good.pop(SET_NAME))}; it must be a string")
-        try:
-            validated(Flag(key="any", metadata=good), is_write=False)
-        except InvalidRequest as error:
-            for violation in error.violations:
-                location = _path_of(violation.field, ())
-                self._wrong(location, _text_of(violation))
-                good.pop(str(location[-1]), None)
-        return good
+    def _check_file_metadata(self) -> None:
+        """Report what is odd in the file's metadata, which every flag inherits, once."""
+        _, violations = examined(Flag(key="any", metadata=self._metadata), is_write=False)
+        self._report(violations, Flag(key="any"), None, ())
+        declared = self._metadata.get(SET_NAME, "")
+        if not isinstance(declared, str):
+            self._odd(("metadata", SET_NAME), f"{short_repr(declared)}, which names no set; it must be a string")
 
     def _references(self, rule: JsonValue, path: Path) -> list[str]:
         """Return the names of the evaluators that a rule refers to, directly or through other evaluators."""
@@ -204,7 +226,7 @@ class _Reader:
                 if name not in self._evaluators:
                     known = ", ".join(sorted(self._evaluators)[:20]) or "none"
                     self._unresolved.add((*base, *inner))
-                    self._wrong((*base, *inner), f"unknown evaluator {short_repr(name)}; known evaluators: {known}")
+                    self._odd((*base, *inner), f"unknown evaluator {short_repr(name)}; known evaluators: {known}")
                 elif name not in used:
                     used[name] = None
                     pending.append((self._evaluators[name], ("$evaluators", name)))
@@ -214,7 +236,7 @@ class _Reader:
     def _unused_evaluators(self) -> None:
         unused = [name for name in self._evaluators if name not in self._used]
         for name in unused:
-            self._result.notes.append(Finding(("$evaluators", name), "unused evaluator, ignored"))
+            self._note(("$evaluators", name), "unused evaluator, ignored")
             self._references(self._evaluators[name], ("$evaluators", name))
         if unused:
             self._report_rules(Flag(key=""), None, self._evaluators, ())
@@ -223,55 +245,42 @@ class _Reader:
         """Report a flag's violations at their paths in the file, with the file's field names."""
         in_rules = [v for v in violations if v.field.startswith(("flag.targeting", "flag.evaluators"))]
         for violation in violations:
-            if violation not in in_rules:
-                self._wrong(_path_of(violation.field, path), _text_of(violation))
+            text = text_of(violation)
+            is_reported = violation.field == "flag.default_variant" or flag.variants is NO_VARIANTS
+            if violation in in_rules or (is_reported and violation.field.startswith(("flag.default", "flag.variants"))):
+                continue
+            if violation.field == "flag.key" and not self._is_write:
+                text = f"{text}; the flag is not served"
+            self._result.add(path_of(violation.field, path), text, is_odd=violation.is_odd or not self._is_write)
         if not in_rules:
             return
         if in_rules[0].wanted:  # A limit on all rules together: it has no path within a rule.
-            self._wrong((*path, "targeting"), _text_of(in_rules[0]))
+            self._result.add((*path, "targeting"), text_of(in_rules[0]), is_odd=not self._is_write)
             return
         evaluators = {name: self._evaluators[name] for name in flag.evaluators}
         self._report_rules(flag, rule, evaluators, path)
 
     def _report_rules(self, flag: Flag, rule: JsonValue, evaluators: Mapping[str, JsonValue], path: Path) -> None:
         limited = self._is_write
-        for problem in problems_of(rule, flag.key, evaluators, flag.variants, variant_name, limits_cost=limited):
-            base = (*path, "targeting") if problem.evaluator is None else ("$evaluators", problem.evaluator)
-            location = (*base, *problem.path)
+        for found in problems_of(rule, flag.key, evaluators, flag.variants, variant_name, limits_cost=limited):
+            base = (*path, "targeting") if found.evaluator is None else ("$evaluators", found.evaluator)
+            location = (*base, *found.path)
             if location not in self._unresolved:  # Reported already, with all evaluators of the file.
-                self._wrong(location, problem.message)
+                is_odd = found.effect is not Effect.AMBIGUOUS or not self._is_write
+                self._result.add(location, found.message, is_odd=is_odd)
 
-    def _object(self, path: Path, parent: Mapping[str, JsonValue], wanted: str = "an object") -> dict[str, JsonValue]:
+    def _object(self, path: Path, parent: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         value = parent.get(str(path[-1]))
-        if value is not None and not isinstance(value, dict):
-            self._wrong(path, f"{_a(value)}; it must be {wanted}")
+        if value is None:
             return {}
-        return value or {}
+        if not isinstance(value, dict):
+            self._wrong(path, f"{type_name(value)}; it must be an object")
+            return {}
+        return value
 
-    def _note_unknown(self, path: Path, fields: Mapping[str, JsonValue], known: frozenset[str]) -> None:
-        for name in fields.keys() - known:
-            text = f"unknown property, ignored; known properties: {', '.join(sorted(known))}"
-            self._result.notes.append(Finding((*path, name), text))
-
-    def _wrong(self, path: Path, text: str) -> None:
-        finding = Finding(path[:_MAX_PATH_STEPS], text)
-        if (finding.path, text) not in self._seen:
-            self._seen.add((finding.path, text))
-            self._result.violations.append(finding)
-
-
-def _a(value: JsonValue) -> str:
-    """Return the name of a value's type with its article."""
-    name = kind(value)
-    return name if name == "null" else f"an {name}" if name[0] in "aeiou" else f"a {name}"
-
-
-def _path_of(violated: str, path: Path) -> Path:
-    """Return the path in the file of a field as `validated` names it, such as `flag.variants[on]`."""
-    name, _, rest = violated.removeprefix("flag.").partition("[")
-    steps = {"flag": (), "key": (), "flag_set": ("metadata", SET_NAME), "default_variant": ("defaultVariant",)}
-    return (*path, *steps.get(name, (name,)), *((rest[:-1],) if rest else ()))
-
-
-def _text_of(violation: Violation) -> str:
-    return f"{violation.found}; it must be {violation.wanted}" if violation.wanted else violation.found
+    def _note_unknown(self, path: Path, given: Mapping[str, JsonValue], known: frozenset[str]) -> None:
+        folded = {name.lower() for name in known} if path else known
+        for name in given:
+            if (name.lower() if path else name) not in folded:
+                text = f"unknown property, ignored; known properties: {', '.join(sorted(known))}"
+                self._note((*path, name), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from ..json_values import Path
 from ..model import JsonValue
@@ -40,12 +40,14 @@ def referred(part: JsonValue) -> str | None:
     return None
 
 
-def add_referred(rule: JsonValue, found: dict[str, JsonValue], load: Callable[[str], JsonValue]) -> None:
-    """Add to `found` the evaluators, by name, that a rule refers to, directly or through other evaluators."""
+def add_referred(
+    rule: JsonValue, found: dict[str, JsonValue], load: Callable[[str], JsonValue], known: Container[str]
+) -> None:
+    """Add to `found` the known evaluators, by name, that a rule refers to, directly or through other evaluators."""
     pending = [rule]
     while pending:
         for name, _ in refs(pending.pop()):
-            if name not in found:
+            if name in known and name not in found:
                 found[name] = load(name)
                 pending.append(found[name])
 

@@ -45,7 +45,8 @@ class FileSets(NamedSets):
 
     def of(self, flag: Flag, source: str) -> tuple[str, ...]:
         """Return the names of the sets that a flag of a file belongs to."""
-        named = self.selected(SET_NAME, str(flag.metadata.get(SET_NAME, "")))
+        declared = flag.metadata.get(SET_NAME)
+        named = self.selected(SET_NAME, declared if isinstance(declared, str) else "")
         return tuple(dict.fromkeys((DEFAULT_SET, named, self.selected(SOURCE, source))))
 
     def metadata_of(self, flag: Flag) -> Mapping[str, JsonValue]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import has_targeting
 from ..json_values import NotJson, compact, strict_loads
-from ..model import DEFAULT_SET, Flag, JsonValue, Status
+from ..model import DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
 from .reading import SET_NAME
 from .references import NotInlined, add_referred, inlined, refs
 
@@ -58,7 +58,7 @@ def definition(flag: Flag) -> dict[str, Any]:
     fields: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
     if flag.description is not None:
         fields["description"] = flag.description
-    fields["variants"] = dict(flag.effective_variants)
+    fields["variants"] = dict(flag.effective_variants) if flag.variants != NO_VARIANTS else {}
     if default is not None:
         fields["defaultVariant"] = default
     return fields
@@ -71,7 +71,7 @@ def metadata_of(flag: Flag) -> dict[str, JsonValue]:
 
 
 def rules_of(flag: Flag) -> Rules:
-    """Return a flag's parsed rules. Raises NotJson or NotInlined for rules that would not pass validation."""
+    """Return a flag's parsed rules. Raises NotJson or NotInlined for rules that are not JSON or refer to themselves."""
     if flag.problem:
         raise NotJson(flag.problem)
     if not has_targeting(flag):
@@ -79,12 +79,7 @@ def rules_of(flag: Flag) -> Rules:
     rule = strict_loads(flag.targeting or "")
     used: dict[str, JsonValue] = {}
 
-    def load(name: str) -> JsonValue:
-        if name not in flag.evaluators:
-            raise NotInlined(f"its targeting refers to the unknown evaluator {name!r}")
-        return strict_loads(flag.evaluators[name])
-
-    add_referred(rule, used, load)
+    add_referred(rule, used, lambda name: strict_loads(flag.evaluators[name]), flag.evaluators)
     inlined(rule, used)
     return Rules(rule, used)
 
@@ -95,7 +90,7 @@ def _with_rule(flag: Flag, rules: Rules, shared: Mapping[str, JsonValue], used: 
     if rules.rule is None:
         return written
     written["targeting"] = inlined(rules.rule, rules.evaluators, _kept(rules.evaluators, shared))
-    add_referred(written["targeting"], used, shared.__getitem__)
+    add_referred(written["targeting"], used, shared.__getitem__, shared)
     return written
 
 

@@ -1,18 +1,20 @@
 """Targeting rules: JsonLogic with flagd's operators, validated and compiled once, evaluated without JSON parsing."""
 
 from .check import problems_of
-from .compiler import RuleProblem
-from .nodes import OverBudget, RuleError, Step, brief
+from .compiler import Effect, RuleProblem
+from .nodes import OverBudget, RuleError, Step, Unparsable, brief
 from .rule import FRACTIONAL_VERSION, MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
     "FRACTIONAL_VERSION",
     "MAX_RULE_BYTES",
+    "Effect",
     "OverBudget",
     "Rule",
     "RuleError",
     "RuleProblem",
     "Step",
+    "Unparsable",
     "WrongRule",
     "brief",
     "compile_rule",

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from ..json_values import INT64, Path, compact, problem
+from ..json_values import INT64, Path, compact, json_path, problem, whole_as_float
 from ..model import JsonValue
-from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
+from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, Unparsable, brief, literal
 
 MAX_DEPTH = 100
 MAX_NODES = 10_000
 MAX_PROBLEMS = 20
 MAX_QUOTED = 80
+_TOLERANT = frozenset({"sem_ver", "starts_with", "ends_with", "fractional"})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 Form = Callable[["Call"], Node]
 """Compiles one operator's calls. Raises CallProblem for invalid arguments."""
+
+
+class Effect(StrEnum):
+    """What a problem does to a flag that is stored, or in a file, all the same."""
+
+    AMBIGUOUS = "AMBIGUOUS"
+    PARSE_ERROR = "PARSE_ERROR"
+    NULL = "NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,13 @@ class RuleProblem:
     path: Path
     message: str
     evaluator: str | None = None
+    effect: Effect = Effect.NULL
+
+    def __str__(self) -> str:
+        """Return one line that says where the rule is wrong, and why."""
+        path = json_path(self.path)
+        location = f"evaluator {self.evaluator!r}, {path}" if self.evaluator is not None else path
+        return f"{location}: {self.message}"
 
 
 def as_json(value: JsonValue) -> str:
@@ -53,7 +70,9 @@ class Compiler:
         *,
         fractional_version: int = 3,
         traced: bool = False,
+        lenient: bool = False,
     ) -> None:
+        self.lenient, self.is_too_big = lenient, False
         self.flag_key, self.fractional_version, self.traced = flag_key, fractional_version, traced
         self.problems: list[RuleProblem] = []
         self._forms, self._evaluators = forms, evaluators
@@ -82,7 +101,8 @@ class Compiler:
         kind = rule.__class__
         if kind in _SCALARS:
             if kind is int and rule not in INT64:
-                return self._wrong("an integer outside -2^63 to 2^63-1")
+                self._wrong("an integer outside -2^63 to 2^63-1")
+                return literal(whole_as_float(rule))
             return literal(rule)
         if self._too_big(1, 1):
             return literal(None)
@@ -103,21 +123,30 @@ class Compiler:
         finally:
             self._path.pop()
 
-    def _wrong(self, message: str, *further: int) -> Node:
-        if len(self.problems) < MAX_PROBLEMS:
-            evaluator = self._open_evaluators[-1] if self._open_evaluators else None
-            found = RuleProblem((*self._path, *further), message, evaluator)
-            if found not in self.problems:
-                self.problems.append(found)
-        return literal(None)
+    def _wrong(self, message: str, *further: int, effect: Effect = Effect.NULL) -> Node:
+        """Note a problem, and return what is compiled in the place of the wrong part."""
+        evaluator = self._open_evaluators[-1] if self._open_evaluators else None
+        found = RuleProblem((*self._path, *further), message, evaluator, effect)
+        if len(self.problems) < MAX_PROBLEMS and found not in self.problems:
+            self.problems.append(found)
+        return literal(None) if effect is Effect.NULL else _failing(str(found))
+
+    def tolerates(self, operator: str, error: CallProblem) -> bool:
+        """Whether wrong arguments are only noted: flagd's own operators take them, and their result is null."""
+        if not (self.lenient and operator in _TOLERANT):
+            return False
+        self._wrong(str(error), *error.path)
+        return True
 
     def _too_big(self, nodes: int, depth: int) -> bool:
         """Count the parts to be added. Return whether they are too many or too deeply nested."""
         self._nodes += nodes
         if self._nodes > MAX_NODES:
+            self.is_too_big = True
             if self._nodes - nodes <= MAX_NODES:  # Reported once.
                 self._wrong(f"the rule has more than {MAX_NODES} parts; split it, or list values in one array")
         elif self._depth + depth > MAX_DEPTH:
+            self.is_too_big = True
             self._wrong(f"nested more than {MAX_DEPTH} deep")
         else:
             return False
@@ -126,7 +155,8 @@ class Compiler:
     def _object(self, fields: dict[str, JsonValue]) -> Node:
         """Compile an object without exactly one field: as in json-logic-js, it is a literal."""
         wrong = problem(fields)
-        return self._wrong(f"invalid object literal: {wrong}") if wrong else literal(fields)
+        effect = Effect.PARSE_ERROR
+        return self._wrong(f"invalid object literal: {wrong}", effect=effect) if wrong else literal(fields)
 
     def _list(self, items: list[JsonValue], at_root: bool) -> Node:
         if all(item.__class__ in _SCALARS and (item.__class__ is not int or item in INT64) for item in items):
@@ -146,12 +176,14 @@ class Compiler:
                 return self._reference(raw, at_root)
             form = self._forms.get(name)
             if form is None:
-                return self._wrong(f"unknown operator {name[:80]!r}; known operators: {', '.join(sorted(self._forms))}")
+                known = ", ".join(sorted(self._forms))
+                message = f"unknown operator {name[:80]!r}; known operators: {known}"
+                return self._wrong(message, effect=Effect.PARSE_ERROR)
             listed = isinstance(raw, list)
             try:
                 node = form(Call(self, name, raw if listed else [raw], at_root, listed))
             except CallProblem as problem:
-                return self._wrong(str(problem), *(problem.path if listed else ()))
+                return self._wrong(str(problem), *(problem.path if listed else ()), effect=Effect.PARSE_ERROR)
             return self._traced(node, name, _read_by(name, raw)) if self.traced else node
         finally:
             self._path.pop()
@@ -159,9 +191,11 @@ class Compiler:
     def _reference(self, name: JsonValue, at_root: bool) -> Node:
         if not isinstance(name, str) or name not in self._evaluators:
             known = ", ".join(sorted(self._evaluators)) or "none"
-            return self._wrong(f"unknown evaluator {as_json(name)}; known evaluators: {known}")
+            message = f"unknown evaluator {as_json(name)}; known evaluators: {known}"
+            return self._wrong(message, effect=Effect.PARSE_ERROR)
         if name in self._open_evaluators:
-            return self._wrong(f"{name!r} refers to itself: {' -> '.join([*self._open_evaluators, name])}")
+            message = f"{name!r} refers to itself: {' -> '.join([*self._open_evaluators, name])}"
+            return self._wrong(message, effect=Effect.PARSE_ERROR)
         if (name, at_root) in self._compiled:
             node, height = self._compiled[name, at_root]
             self._deepest = max(self._deepest, self._depth + height)
@@ -203,6 +237,15 @@ class Compiler:
         return Node(traced, node.size, node.constant, node.value)
 
 
+def _failing(message: str) -> Node:
+    """Return the node of a part that cannot be compiled: it fails for the callers who reach it."""
+
+    def fail(_data: object, _run: Run) -> JsonValue:
+        raise Unparsable(message)
+
+    return Node(fail)
+
+
 def _read_by(name: str, raw: JsonValue) -> str:
     """Return the constant path that a `var` reads, as the note of its step; empty for all else."""
     path = raw[0] if isinstance(raw, list) and raw else raw
@@ -220,12 +263,20 @@ class Call:
     listed: bool
     """Whether the rule has the arguments in an array. JsonLogic allows a single argument without one."""
 
-    def expect(self, low: int, high: int) -> None:
-        """Check the number of arguments. Raises CallProblem."""
+    def expect(self, low: int, high: int) -> bool:
+        """Check the number of arguments. Raises CallProblem, or returns False where a wrong one is tolerated."""
         found = len(self.raw)
-        if not low <= found <= high:
-            wanted = f"{low}" if low == high else f"{low} to {high}" if found > high else f"at least {low}"
-            raise CallProblem(f"{self.name} has {found} arguments; it must have {wanted}")
+        if low <= found <= high:
+            return True
+        wanted = f"{low}" if low == high else f"{low} to {high}" if found > high else f"at least {low}"
+        return self.refuse(f"{self.name} has {found} arguments; it must have {wanted}")
+
+    def refuse(self, message: str, *path: int) -> bool:
+        """Raise CallProblem for wrong arguments, or return False where they are tolerated."""
+        error = CallProblem(message, *path)
+        if not self.compiler.tolerates(self.name, error):
+            raise error
+        return False
 
     def argument(self, index: int, *, at_root: bool | None = None) -> Node:
         """Compile one argument; a missing one is null. `at_root`: its data is the context, not a loop's element."""

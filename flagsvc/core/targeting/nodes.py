@@ -50,6 +50,10 @@ class OverBudget(RuleError):
     """A rule took more work than an evaluation may take."""
 
 
+class Unparsable(RuleError):
+    """A part of a rule was reached that cannot be compiled."""
+
+
 @dataclass(slots=True)
 class Step:
     """One operator's evaluation, for explanations. `depth` is 0 for the rule's outermost operator."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model import JsonValue
 from . import jsonlogic, versions
-from .compiler import Call, CallProblem, as_json
+from .compiler import Call, as_json
 from .nodes import TEXT_STEP, Compiled, ConstantSet, Node, RuleError, Run, literal, search_steps
 from .operators import Operator
 
@@ -23,7 +23,8 @@ FOLDED_SEARCH = 4_096
 
 def plain(operator: Operator, call: Call) -> Node:
     """Compile a call. Constant arguments are folded into a constant result."""
-    call.expect(operator.min_args, operator.max_args)
+    if not call.expect(operator.min_args, operator.max_args):
+        return literal(None)
     _check_sem_ver(call)
     nodes = call.arguments()
     size = 1 + sum(node.size for node in nodes)
@@ -202,10 +203,10 @@ def _check_sem_ver(call: Call) -> None:
     first, name, second = call.raw
     if not isinstance(name, dict) and (not isinstance(name, str) or name not in versions.TESTS):
         known = " ".join(versions.TESTS)
-        raise CallProblem(f"{as_json(name)} is not a version comparison; it must be one of {known}", 1)
+        call.refuse(f"{as_json(name)} is not a version comparison; it must be one of {known}", 1)
     for index, value in ((0, first), (2, second)):
         if isinstance(value, str | int | float) and versions.version(value) is None:
-            raise CallProblem(f"{as_json(value)} is not a semantic version such as 1.2.3", index)
+            call.refuse(f"{as_json(value)} is not a semantic version such as 1.2.3", index)
 
 
 _SPECIALIZED: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {

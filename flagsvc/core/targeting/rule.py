@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ..json_values import LONE_SURROGATE, NotJson, kind, strict_loads
+from ..json_values import LONE_SURROGATE, NotJson, strict_loads
 from ..model import Attributes, JsonValue
-from .compiler import Compiler, RuleProblem
+from .compiler import Compiler, Effect, RuleProblem
 from .forms import FORMS
 from .nodes import MAX_WORK, NODE_STEPS, Node, RuleError, Run, Step
 
@@ -25,12 +25,12 @@ class WrongRule(Exception):
 
 
 class Rule:
-    """A compiled rule of one flag."""
+    """A compiled rule of one flag. `problems`: what is odd in it, where it was compiled all the same."""
 
-    __slots__ = ("_run", "_work")
+    __slots__ = ("_run", "_work", "problems")
 
-    def __init__(self, node: Node) -> None:
-        self._run = node.run
+    def __init__(self, node: Node, problems: Sequence[RuleProblem] = ()) -> None:
+        self._run, self.problems = node.run, tuple(problems)
         self._work = MAX_WORK - NODE_STEPS * node.size  # what evaluating each of its nodes once leaves for data
 
     def evaluate(self, context: Attributes, now: float) -> JsonValue:
@@ -60,18 +60,24 @@ def compile_rule(
     *,
     fractional_version: int = FRACTIONAL_VERSION,
     traced: bool = False,
+    lenient: bool = False,
 ) -> Rule:
-    """Compile a rule. Raises WrongRule. With `traced` it records its steps, for explanations, and is slower."""
-    compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=fractional_version, traced=traced)
+    """Compile a rule. Raises WrongRule. With `traced` it records its steps, for explanations, and is slower.
+
+    `lenient`: what is odd evaluates as in flagd. WrongRule is then only for rules that are ambiguous or too big.
+    """
+    version = fractional_version
+    compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=version, traced=traced, lenient=lenient)
     try:
         node = compiler.root(rule)
     except RecursionError:
         raise WrongRule([RuleProblem((), "nested too deeply")]) from None
     except UnicodeEncodeError:
         raise WrongRule([RuleProblem((), f"the flag key contains {LONE_SURROGATE}")]) from None
-    if compiler.problems:
+    is_ambiguous = any(problem.effect is Effect.AMBIGUOUS for problem in compiler.problems)
+    if compiler.problems and (not lenient or compiler.is_too_big or is_ambiguous):
         raise WrongRule(compiler.problems)
-    return Rule(node)
+    return Rule(node, compiler.problems)
 
 
 def compile_texts(
@@ -81,16 +87,16 @@ def compile_texts(
     *,
     fractional_version: int = FRACTIONAL_VERSION,
     traced: bool = False,
+    lenient: bool = False,
 ) -> Rule:
-    """Compile a rule from JSON text. Raises WrongRule, also for text that is not JSON or too long."""
+    """Compile a rule from JSON text like `compile_rule`. Raises WrongRule, also if it is too long or not JSON."""
     size = len(targeting) + sum(map(len, evaluators.values()))
     if size > MAX_RULE_BYTES:
         raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
     parsed = {name: _parsed(text, name) for name, text in evaluators.items()}
-    rule = _parsed(targeting, None)
-    if not isinstance(rule, dict):
-        raise WrongRule([RuleProblem((), f"the rule is of type {kind(rule)}; {RULE_HINT}")])
-    return compile_rule(rule, flag_key, parsed, fractional_version=fractional_version, traced=traced)
+    rule = _parsed(targeting, None)  # as in flagd, one that is no object is its own result
+    version = fractional_version
+    return compile_rule(rule, flag_key, parsed, fractional_version=version, traced=traced, lenient=lenient)
 
 
 def _parsed(text: str, evaluator: str | None) -> JsonValue:

@@ -7,14 +7,15 @@ from bisect import bisect_right
 from typing import Any
 
 from ..model import JsonValue
-from .compiler import Call, CallProblem, as_json
+from .compiler import Call, as_json
 from .fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
 from .nodes import TEXT_STEP, Compiled, Node, Run, literal
 
 
 def fractional(call: Call) -> Node:
     """Compile a split. The first argument is the value to hash; without one, flag key and targeting key are hashed."""
-    call.expect(1, sys.maxsize)
+    if not call.expect(1, sys.maxsize):
+        return literal(None)
     _check_shares(call)
     nodes = call.arguments()
     size = 1 + sum(node.size for node in nodes)
@@ -82,21 +83,22 @@ def _by_value(split: Split, hashes: Hashing, seed: Compiled, general: Compiled) 
 
 
 def _check_shares(call: Call) -> None:
-    """Raise CallProblem for constant shares that are never valid. Computed negative weights count as 0, as in flagd."""
+    """Refuse constant shares that are never valid. Computed negative weights count as 0, as in flagd."""
     first = 0 if isinstance(call.raw[0], list) else 1
     if len(call.raw) <= first:
-        raise CallProblem("fractional has no variants; it must have shares such as [VARIANT, WEIGHT]")
+        call.refuse("fractional has no variants; it must have shares such as [VARIANT, WEIGHT]")
     total = 0
     for index, share in enumerate(call.raw[first:], first):
         if isinstance(share, dict) and len(share) == 1:
             continue
         if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
-            raise CallProblem(f"the share is {as_json(share)}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
+            call.refuse(f"the share is {as_json(share)}; it must be [VARIANT, WEIGHT] or [VARIANT]", index)
+            continue
         if len(share) == 1 or (isinstance(share[1], dict) and len(share[1]) == 1):
             continue
         weight = whole(share[1])
         if weight is None or weight < 0:
-            raise CallProblem(f"the weight is {as_json(share[1])}; it must be an integer of at least 0", index, 1)
-        total += weight
+            call.refuse(f"the weight is {as_json(share[1])}; it must be an integer of at least 0", index, 1)
+        total += weight or 0
     if total > MAX_TOTAL:
-        raise CallProblem(f"the sum of the weights exceeds {MAX_TOTAL}")
+        call.refuse(f"the sum of the weights exceeds {MAX_TOTAL}")
