@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
@@ -15,7 +14,6 @@ from flagsvc import __version__
 from flagsvc.adapters.build import cache_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.core.errors import short_repr
-from flagsvc.core.evaluation import prepare
 from flagsvc.core.sizes import MAX_SERVED_BYTES
 from flagsvc.ports import Problem, ReplicaStatus
 from flagsvc.replication import snapshot_writer
@@ -27,6 +25,7 @@ from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.serving.bucketings import Bucketings
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
@@ -49,12 +48,9 @@ class Replica:
         self.settings = settings
         self.store = store = store_for(settings.store_url, settings)
         self.cache = cache = cache_for(settings.cache_url, settings)
-        version = settings.fractional_version
-        self.prepare = partial(prepare, fractional_version=version)
         self.near = near = NearCache(
             settings.near_cache_entries,
             settings.staleness_bound_s,
-            self.prepare,
             max_bytes=settings.near_cache_bytes,
         )
         timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(store)
@@ -65,10 +61,11 @@ class Replica:
         )
         interval_s = settings.verify_interval_s
         self.cache_auditor = CacheAuditor(near, store, cache, interval_s, lambda: self.cache_lease.is_holder)
-        self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
+        self.reader = Reader(near, store, cache, self.follower)
         self.writer = Writer(
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
+        self.bucketings = Bucketings(store, self.reader, self.writer)
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 

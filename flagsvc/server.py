@@ -25,7 +25,7 @@ from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
-from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flag_service.watch import Watches, evaluation_settings
 from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
@@ -55,11 +55,11 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
-        self._watches = Watches(replica.near, replica.reader)
         self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self._watches = Watches(replica.near, replica.reader, evaluation_settings(self._contexts.values))
         age_s = settings.connection_age_s
         self._event_streams = EventStreams(replica.near, age_s)
-        self._sync = FlagdSync(replica.near, replica.reader, self._contexts, replica.prepare, age_s)
+        self._sync = FlagdSync(replica.near, replica.reader, self._contexts, age_s)
         self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
         self._admission = Admission(_limits(settings))

@@ -42,7 +42,7 @@ def set_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetSnapshot
     merge(near, StoreContents(flags, {"default": FLAGS}), now, now)
     follower = follower_of(near, store)
     follower.tried.set()
-    return SetSnapshot("default", near, Reader(near, store, None, follower))
+    return SetSnapshot("default", near, Reader(near, store, None, follower), b"")
 
 
 def changed(near: NearCache, number: int, of: int | None = None) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.api.flag_service.snapshots import SetSnapshot
+from flagsvc.core.evaluation import RULES
+from flagsvc.core.json_values import MAX_DEPTH
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
@@ -27,10 +30,12 @@ Message = pb.WatchFlagsResponse | bytes
 class Watches:
     """All watch streams of one replica."""
 
-    def __init__(self, near: NearCache, reader: Reader) -> None:
-        self._near = near
+    def __init__(self, near: NearCache, reader: Reader, settings: pb.EvaluationSettings) -> None:
+        """`settings`: what clients that evaluate need to know. Each stream's first message has them."""
+        self._near, self._settings = near, settings
+        encoded = pb.WatchFlagsResponse(evaluation=settings).SerializeToString()
         self._snapshots = SharedBySet(
-            lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()
+            lambda flag_set: SetSnapshot(flag_set, near, reader, encoded), lambda _, snapshot: snapshot.close()
         )
         self._streams: set[_Pending] = set()
         self._closing = False
@@ -87,7 +92,9 @@ class Watches:
             return None
         watermark = self._near.changelogs.watermark(flag_set)
         changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
-        return changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
+        changes = changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
+        changes[0].evaluation.CopyFrom(self._settings)
+        return changes
 
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
@@ -127,6 +134,17 @@ class _Pending:
         """Wait for a change or the end; return False after HEARTBEAT_S without either."""
         self.wake.clear()
         return await is_set_within(self.wake, HEARTBEAT_S)
+
+
+def evaluation_settings(context_values: Mapping[str, str]) -> pb.EvaluationSettings:
+    """Return what decides evaluations on this server besides the flags. Headers' fields cannot be known in advance."""
+    return pb.EvaluationSettings(
+        requires=[RULES],
+        context_values=context_values,
+        max_context_bytes=MAX_CONTEXT_BYTES,
+        max_context_values=MAX_CONTEXT_VALUES,
+        max_context_depth=MAX_DEPTH,
+    )
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:

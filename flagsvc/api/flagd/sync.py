@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ from flagsvc.api.flagd.definitions import definition_of
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.core.errors import Stopping, StreamEnded
-from flagsvc.core.evaluation import Prepared
+from flagsvc.core.evaluation import prepare
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.serving.reader import Reader
@@ -42,11 +42,9 @@ log = structlog.get_logger(__name__)
 class FlagdSync:
     """Serves flagd.sync.v1.FlagSyncService. `age_s`: seconds after which a stream ends."""
 
-    def __init__(
-        self, near: NearCache, reader: Reader, contexts: Contexts, prepare: Callable[[Flag], Prepared], age_s: float
-    ) -> None:
+    def __init__(self, near: NearCache, reader: Reader, contexts: Contexts, age_s: float) -> None:
         self._near, self._reader, self._contexts = near, reader, contexts
-        self._prepare, self._age_s = prepare, age_s
+        self._age_s = age_s
         self._payloads = SharedBySet(self._begin, self._end)
         self._logged: dict[FlagId, int] = {}
         self._closing = False
@@ -124,7 +122,7 @@ class FlagdSync:
                 await held.compile()
             prepared = held.prepared
         else:
-            prepared = await off_loop(self._prepare, flag)
+            prepared = await off_loop(prepare, flag)
         is_large = self._near.is_large(flag)
         text, problem = await off_loop(definition_of, flag, prepared) if is_large else definition_of(flag, prepared)
         if problem and self._logged.get(flag.id) != flag.revision:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ..bucketing import version_for
 from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import variant_name
 from ..json_values import Path, compact, kind
-from ..model import DEFAULT_SET, Flag, FlagId, JsonValue, Status
+from ..model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, JsonValue, Status
 from ..targeting import problems_of
 from ..validation import validated
 from .references import refs
 
 SET_NAME = "flagSetId"
 """The metadata field that names a flag's set, as in flagd."""
+BUCKETING_NAME = "flagsvcBucketing"
+"""The field of a file's metadata that names the bucketing of its flags. It is flagsvc's own, and no flag inherits it."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
 _MAX_PATH_STEPS = 12
@@ -55,6 +58,7 @@ class _Reader:
         self._seen: set[tuple[Path, str]] = set()
         self._evaluators: dict[str, JsonValue] = {}
         self._metadata: dict[str, JsonValue] = {}
+        self._bucketing = DEFAULT_BUCKETING
         self._used: set[str] = set()
         self._unresolved: set[Path] = set()
 
@@ -126,6 +130,7 @@ class _Reader:
         except InvalidRequest as error:
             self._report(error.violations, flag, rule, path)
             return None
+        good = replace(good, bucketing=version_for(good, self._bucketing))
         return good if len(self._result.violations) == before else None
 
     def _status(self, definition: Mapping[str, JsonValue], path: Path) -> Status:
@@ -183,6 +188,11 @@ class _Reader:
     def _file_metadata(self, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Validate the file's metadata, which every flag inherits, once. Return the valid fields."""
         good = dict(metadata)
+        self._bucketing = good.pop(BUCKETING_NAME, DEFAULT_BUCKETING)
+        if self._bucketing.__class__ is not int or self._bucketing not in BUCKETINGS:
+            wanted = f"one of {', '.join(map(str, BUCKETINGS))}"
+            self._wrong(("metadata", BUCKETING_NAME), f"{short_repr(self._bucketing)}; it must be {wanted}")
+            self._bucketing = DEFAULT_BUCKETING
         if SET_NAME in good and not isinstance(good[SET_NAME], str):
             self._wrong(("metadata", SET_NAME), f"{short_repr(good.pop(SET_NAME))}; it must be a string")
         try:

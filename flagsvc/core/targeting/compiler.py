@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..json_values import INT64, Path, compact, problem
-from ..model import JsonValue
+from ..model import DEFAULT_BUCKETING, JsonValue
 from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, brief, literal
 
 MAX_DEPTH = 100
@@ -51,7 +51,7 @@ class Compiler:
         flag_key: str,
         evaluators: Mapping[str, JsonValue],
         *,
-        fractional_version: int = 3,
+        fractional_version: int = DEFAULT_BUCKETING,
         traced: bool = False,
     ) -> None:
         self.flag_key, self.fractional_version, self.traced = flag_key, fractional_version, traced
