@@ -36,6 +36,7 @@ class Author:
 def create(flag: Flag, author: Author) -> Decide:
     """Create a flag. Raises InvalidRequest; the decision raises FlagExists."""
     blank = replace(flag, name=flag.name or flag.key, created_at=author.at, enabled_at=None, disabled_at=None)
+    blank = replace(blank, bucketing=DEFAULT_BUCKETING)  # the store writes it
     fresh = validated_change(_stamped(blank, author, moved=flag.status is Status.ENABLED))
 
     def decide(current: Flag | None) -> Change:

@@ -93,8 +93,9 @@ class FlagStore(Protocol):
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
 
-        A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set before it, and revisions become visible in
-        their order. Raises what `decide` raises (nothing is changed then) and WritesUnsupported.
+        A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set
+        before it, and revisions become visible in their order. Raises what `decide` raises (nothing is changed then)
+        and WritesUnsupported.
         """
 
     async def bucketing(self, flag_set: str) -> int:

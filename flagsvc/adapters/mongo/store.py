@@ -329,7 +329,8 @@ class MongoStore:
     async def _next_revision(self, flag_set: str, stored: int, session: Any) -> tuple[int, int]:
         """Raise the set's counter above itself and a stored revision. Return it, and the set's bucketing.
 
-        Where the counter is lost, the set's flags say where it was, and which bucketing the set had. A counter beyond MAX_REVISION, to which a message may once have led it, counts as lost.
+        Where the counter is lost, the set's flags say where it was, and which bucketing the set had. A counter beyond
+        MAX_REVISION, to which a message may once have led it, counts as lost.
         """
         edit = [{"$set": {"revision": documents.next_counter(stored)}}]
         before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)

@@ -17,7 +17,7 @@ from .references import refs
 SET_NAME = "flagSetId"
 """The metadata field that names a flag's set, as in flagd."""
 BUCKETING_NAME = "flagsvcBucketing"
-"""The field of a file's metadata that names the bucketing of its flags. It is flagsvc's own, and no flag inherits it."""
+"""The field of a file's metadata that names the bucketing of its flags. It is flagsvc's own; no flag inherits it."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
 _MAX_PATH_STEPS = 12

@@ -1,7 +1,8 @@
 """flagd's fractional operator: hashing and bucketing.
 
-Version 2 is that of flagd's daemon, 3 that of its newest engine in Python. Version 3 hashes the canonical CBOR (RFC 8949, 4.2.1) of the value, version 2 the UTF-8 text itself. Both use
-MurmurHash3 x86 32-bit with seed 0, and the bucket `(hash * total weight) >> 32`.
+Version 2 is that of flagd's daemon, and hashes the UTF-8 text itself. Version 3 is that of its newest engine in Python,
+and hashes the canonical CBOR (RFC 8949, 4.2.1) of the value. Both use MurmurHash3 x86 32-bit with seed 0, and the
+bucket `(hash * total weight) >> 32`.
 """
 
 from __future__ import annotations
