@@ -8,6 +8,8 @@ import resource
 RESERVED = 128
 """Descriptors kept for files, logs, the shared cache, the management port and its probes."""
 MIN_PER_PORT = 16
+PASSED_ON = 3
+"""Descriptors of a connection that is passed on to gRPC within the process: the caller's and both ends of the inner."""
 
 
 def limit() -> int:
@@ -23,5 +25,8 @@ def raise_limit() -> None:
 
 
 def connections_per_port(wanted: int, files: int, store_connections: int, ports: int) -> int:
-    """Return how many connections each of the ports for callers may have: `wanted`, or its part of what is left."""
+    """Return how many connections each of the ports for callers may have: `wanted`, or its part of what is left.
+
+    A port whose connections are passed on counts as PASSED_ON ports.
+    """
     return max(MIN_PER_PORT, min(wanted, (files - RESERVED - store_connections) // ports))

@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import structlog
 
 log = structlog.get_logger(__name__)
 
+AddPort = Callable[[str], int]
 CHECK_EVERY_S = 0.05
 GRACE_S = 0.5
 """Seconds that the calls of a server that has stopped have to finish."""
 
 
-class LastingServer:
-    """The server that `build` makes, again and again, always on the same ports."""
+class Bindable(Protocol):
+    """An address that a server listens at."""
 
-    def __init__(self, build: Callable[[], grpc.aio.Server]) -> None:
-        self._build, self._server = build, build()
-        self._addresses: list[str] = []
+    def bind(self, add_port: AddPort) -> int:
+        """Let gRPC listen, and return the port. It may be called again."""
+        ...
+
+
+class LastingServer:
+    """The server of one listener: what `build` makes, again and again, always at the same addresses."""
+
+    def __init__(self, name: str, build: Callable[[], grpc.aio.Server]) -> None:
+        """`name`: the listener's."""
+        self.name, self._build, self._server = name, build, build()
+        self._bindings: list[Callable[[AddPort], int]] = []
         self._stopping = False
         self.replaced = 0
 
-    def add_insecure_port(self, address: str) -> int:
-        """Bind an address, and return its port. Raises RuntimeError."""
-        port = self._server.add_insecure_port(address)
-        self._addresses.append(f"{address.rpartition(':')[0]}:{port}")
-        return port
+    def listen(self, address: Bindable) -> int:
+        """Bind an address, and return its port. Raises OSError."""
+        self._bindings.append(address.bind)
+        return address.bind(self._server.add_insecure_port)
 
     async def start(self) -> None:
         """Accept calls."""
@@ -51,19 +61,20 @@ class LastingServer:
         await self._server.stop(grace_s)
 
     async def _replace(self) -> None:
-        """Serve with a new server. If a port cannot be bound, the next turn tries again."""
+        """Serve with a new server. If an address cannot be bound, the next turn tries again."""
         stopped, new = self._server, self._build()
         try:
-            for address in self._addresses:
-                new.add_insecure_port(address)
-        except RuntimeError as error:
-            log.warning("grpc_port_not_bound", error=str(error), detail="It is tried again.")
+            for bind in self._bindings:
+                bind(new.add_insecure_port)
+        except (OSError, RuntimeError) as error:
+            log.warning("grpc_port_not_bound", listener=self.name, error=str(error), detail="It is tried again.")
             return
         self._server = new
         await new.start()
         self.replaced += 1
         log.warning(
             "grpc_server_replaced",
+            listener=self.name,
             detail="gRPC had stopped by itself, as it does for a path that is no UTF-8. Its connections are closed.",
         )
         await stopped.stop(GRACE_S)

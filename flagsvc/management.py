@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from flagsvc.api.ofrep.http import HttpServer
+from flagsvc.api.http.server import HttpServer
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 
@@ -35,14 +36,13 @@ T = TypeVar("T")
 
 
 class ManagementServer:
-    """HTTP for probes and Prometheus. Raises OSError if the port cannot be bound; create it in the main loop."""
+    """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop."""
 
-    def __init__(self, host: str, port: int, health: Health, metrics: Metrics) -> None:
+    def __init__(self, listening: socket.socket, health: Health, metrics: Metrics) -> None:
         self._health, self._metrics = health, metrics
         self._main_loop = asyncio.get_running_loop()
         self._page = Shared(self._metrics_page)
-        self._http = HttpServer(self._answer, host, port, max_connections=MAX_CONNECTIONS)
-        self.port = self._http.port
+        self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS)
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="management", daemon=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import structlog
 
 from flagsvc import __version__
-from flagsvc.adapters.build import cache_for, snapshot_for, store_for
+from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.core.errors import short_repr
 from flagsvc.core.sizes import MAX_SERVED_BYTES
@@ -47,6 +47,7 @@ class Replica:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = store = store_for(settings.store_url, settings)
+        self.flag_sets = flag_sets_for(settings.store_url)
         self.cache = cache = cache_for(settings.cache_url, settings)
         self.near = near = NearCache(
             settings.near_cache_entries,

@@ -4,47 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flagsvc import collector, descriptors
-from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
-from flagsvc.api.common.first_message import FirstMessages
-from flagsvc.api.common.interceptors import CallInterceptor
 from flagsvc.api.common.lateness import Lateness
+from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
-from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
-from flagsvc.api.common.sending import Sender
-from flagsvc.api.flag_service.service import FlagService
-from flagsvc.api.flag_service.watch import Watches, evaluation_settings
-from flagsvc.api.flagd import evaluation, sync
-from flagsvc.api.flagd.evaluation import FlagdEvaluation
-from flagsvc.api.flagd.event_streams import EventStreams
-from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.common.selectors import Selectors
+from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.api.ofrep.http import HttpServer, listening_socket
 from flagsvc.background import BackgroundTasks
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.front.server import Front
+from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
+from flagsvc.http_apps import HttpApps
 from flagsvc.lasting_server import LastingServer
+from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.settings import Settings, origins, pairs
+from flagsvc.setting_values import LISTENERS, default_sets, origins, pairs
+from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.turns import SWITCH_S
-from flagsvc.urls import host_and_port, redacted
+from flagsvc.urls import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -55,37 +46,47 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
-        self._contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
-        self._watches = Watches(replica.near, replica.reader, evaluation_settings(self._contexts.values))
-        age_s = settings.connection_age_s
-        self._event_streams = EventStreams(replica.near, age_s)
-        self._sync = FlagdSync(replica.near, replica.reader, self._contexts, age_s)
-        self._metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
+        self._metrics = metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
-        self._admission = Admission(_limits(settings))
-        self._first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
+        self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
-        ports = 1 + sum(port >= 0 for port in (settings.sync_port, settings.ofrep_port))
+        ports = descriptors.PASSED_ON if settings.http_on_grpc_port else 1
+        ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
-        self._outflow = Outflow(settings.outstanding_bytes)
-        self._grpc = LastingServer(self._build_grpc)
-        contexts, admission, metrics, allowed = self._contexts, self._admission, self._metrics, settings.cors_origins
+        self._outflow = outflow = Outflow(settings.outstanding_bytes)
+        contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self.services = GrpcServices(
+            replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
+        )
+        self.listeners = {
+            name: Listener(name, Selectors(default_sets(settings.default_flag_set).get(name), replica.flag_sets))
+            for name in LISTENERS
+        }
+        names = ("grpc",) if settings.sync_port == OFF else ("grpc", "sync")
+        self._grpc = {
+            name: grpc_server(self.listeners[name], self.services, settings, self._max_connections) for name in names
+        }
         self._ofrep = Ofrep(
             replica.reader,
             replica.near,
             contexts,
             admission,
             metrics,
-            outflow=self._outflow,
-            age_s=age_s,
-            origins=origins(allowed),
+            listener=self.listeners["ofrep"],
+            outflow=outflow,
+            age_s=settings.connection_age_s,
+            origins=origins(settings.cors_origins),
         )
+        self._http_apps = HttpApps(self.services, self.listeners["grpc"], outflow, settings)
         self._http: HttpServer | None = None
+        self._front: Front | None = None
         self._management: ManagementServer | None = None
         self._tasks = BackgroundTasks()
         self._loop_lag = LoopLag(self._loop_was_late, settings.log_loop_lag_s)
+        self.addresses: dict[str, Address] = {}
+        """Where each port listens, by the name of its listener; the management port is `management`."""
         self.port = self.sync_port = self.management_port = self.ofrep_port = 0
 
     async def start(self) -> None:
@@ -101,16 +102,16 @@ class Server:
         await self.replica.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
-        await self._grpc.start()
-        self._tasks.start(self._grpc.run(), "grpc")
+        for name, server in self._grpc.items():
+            await server.start()
+            self._tasks.start(server.run(), name)
         if self._http is not None:
             await self._http.start()
+        if self._front is not None:
+            await self._front.start()
         log.info(
             "serving",
-            port=self.port,
-            sync_port=self.sync_port,
-            management_port=self.management_port,
-            ofrep_port=self.ofrep_port,
+            **{_setting_of(name): address.port or str(address) for name, address in self.addresses.items()},
             store=redacted(self.settings.store_url),
             cache=redacted(self.settings.cache_url),
             max_open_files=descriptors.limit(),
@@ -124,87 +125,79 @@ class Server:
         self._health.stop()
         await asyncio.sleep(self.settings.drain_s)
         # Streams do not end by themselves, and admission would wait for them for the whole grace period.
-        for streams in (self._watches, self._event_streams, self._sync, self._ofrep.streams):
-            streams.close()
+        self.services.close_streams()
+        self._ofrep.streams.close()
         # New calls get an error that clients retry elsewhere; those in progress finish.
         await self._admission.stop(self.settings.grace_s, lingers=self.settings.drain_s > 0)
-        # The transports after the calls, which they would cut off.
-        await asyncio.gather(self._grpc.stop(0.5), *([self._http.stop()] if self._http is not None else []))
+        # The transports after the calls, which they would cut off. Nobody connects to a server that stops.
+        if self._front is not None:
+            self._front.close()
+        grpc_stops = (server.stop(0.5) for server in self._grpc.values())
+        await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
+        if self._front is not None:
+            await self._front.stop()
         await self._tasks.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
         if self._management is not None:
             await self._management.stop()
+        self._remove_socket_files()
         log.info("stopped")
 
     def _bind_ports(self) -> None:
-        settings, host = self.settings, self.settings.host
-        self.port = self._bind_grpc(settings.port)
-        if settings.sync_port >= 0:
-            self.sync_port = self._bind_grpc(settings.sync_port)
-        if settings.ofrep_port >= 0:
-            with _bind_errors(host, settings.ofrep_port):
+        settings = self.settings
+        for name, server in self._grpc.items():
+            with self._address(name) as address:
+                if name == "grpc" and settings.http_on_grpc_port:
+                    self._front = self._front_at(address, server)
+                else:
+                    server.listen(address)
+        if settings.ofrep_port != OFF:
+            with self._address("ofrep") as address:
                 self._http = HttpServer(
-                    self._ofrep.app,
-                    host,
-                    settings.ofrep_port,
+                    self._http_apps.of_ofrep_port(self._ofrep.app),
+                    address.socket(),
                     max_connections=self._max_connections,
                     max_per_peer=settings.max_connections_per_peer,
                 )
-            self.ofrep_port = self._http.port
-        if settings.management_port >= 0:
-            host = settings.management_host or host
-            with _bind_errors(host, settings.management_port):
-                self._management = ManagementServer(host, settings.management_port, self._health, self._metrics)
-            self.management_port = self._management.port
+        if settings.management_port != OFF:
+            with self._address("management") as address:
+                self._management = ManagementServer(address.socket(), self._health, self._metrics)
+        for name, address in self.addresses.items():
+            setattr(self, _setting_of(name), address.port)
 
-    def _bind_grpc(self, port: int) -> int:
-        host = self.settings.host
-        with _bind_errors(host, port):
-            try:
-                return self._grpc.add_insecure_port(host_and_port(host, port))
-            except RuntimeError:
-                # gRPC does not say why it failed. A plain socket fails for the same reason, and does.
-                listening_socket(host, port).close()
-                raise OSError("gRPC cannot bind it") from None
+    def _front_at(self, address: Address, grpc: LastingServer) -> Front:
+        """Return the front of the gRPC port, bound, with gRPC bound behind it."""
+        http = HttpServer(
+            self._http_apps.of_grpc_port(),
+            None,
+            max_connections=self._max_connections,
+            max_per_peer=self.settings.max_connections_per_peer,
+        )
+        front = Front(address.socket(), http, self.services.peers)
+        grpc.listen(front.inner)
+        return front
 
-    def _build_grpc(self) -> grpc.aio.Server:
-        """Build the gRPC server with its services. Nothing else knows which transport it is."""
-        age_ms = int(self.settings.connection_age_s * 1000)
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
-            # Else a stream counts until Python has freed it: calls of a client that keeps to the limit are refused.
-            ("grpc.http.overload_protection", 0),
-            ("grpc.max_concurrent_streams", self.settings.max_calls_per_connection),
-            ("grpc.max_allowed_incoming_connections", self._max_connections),
-            # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
-            # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
-            ("grpc.server.max_pending_requests", self.settings.max_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * self.settings.max_pending_calls)),
-            ("grpc.max_connection_age_ms", age_ms),
-            ("grpc.max_connection_age_grace_ms", 60_000),
-        ]
-        sender = Sender(self._outflow)
-        interceptor = CallInterceptor(self._metrics, self._admission, self._first_messages, sender)
-        server = grpc.aio.server(interceptors=(interceptor,), options=options)
-        evaluated = self._metrics.evaluated
-        service = FlagService(self.replica, self._watches, self._contexts, evaluated)
-        pb_grpc.add_FlagServiceServicer_to_server(service, server)
-        FlagdEvaluation(self.replica.reader, self._event_streams, self._contexts, evaluated).add_to(server)
-        self._sync.add_to(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        if self.settings.reflection:
-            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
-        return server
+    @contextlib.contextmanager
+    def _address(self, name: str) -> Iterator[Address]:
+        """Return where a port listens by its settings; an OSError from binding it gets the address as text.
+
+        Example: `cannot listen on 0.0.0.0:8013: address already in use`.
+        """
+        host = self.settings.management_host if name == "management" else ""
+        address = Address(host or self.settings.host, getattr(self.settings, _setting_of(name)))
+        self.addresses[name], wanted = address, str(address)
+        try:
+            yield address
+        except OSError as error:
+            self._remove_socket_files()
+            reason = (error.strerror or str(error)).partition(" (")[0]
+            raise OSError(f"cannot listen on {wanted}: {reason[:1].lower()}{reason[1:]}") from None
+
+    def _remove_socket_files(self) -> None:
+        for address in self.addresses.values():
+            address.remove()
 
     def _loop_was_late(self, seconds: float) -> None:
         self._metrics.loop_was_late(seconds)
@@ -224,24 +217,30 @@ class Server:
         for pool in self._admission.pools:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
-        about = "gRPC calls ended because their message did not arrive in time."
-        yield Sample("flagsvc_calls_without_message_total", about, self._first_messages.ended)
-        about = "Times that gRPC had stopped by itself and was started again."
-        yield Sample("flagsvc_grpc_replacements_total", about, self._grpc.replaced)
+        yield from self.services.samples()
+        about = "Times that a gRPC server had stopped by itself and was started again."
+        replaced = sum(server.replaced for server in self._grpc.values())
+        yield Sample("flagsvc_grpc_replacements_total", about, replaced)
         if self._http is not None:
             connections = self._http.connections
             yield Sample("flagsvc_ofrep_connections", "Open connections to the OFREP port.", connections.open)
             about = "Connections to the OFREP port that were closed because there were too many."
             yield Sample("flagsvc_ofrep_connections_refused_total", about, connections.refused)
-        yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self._watches.active)
-        about = "Open event streams of flagd's evaluation services."
-        yield Sample("flagsvc_event_streams", about, self._event_streams.active)
+        if self._front is not None:
+            connections = self._front.connections
+            yield Sample("flagsvc_front_connections", "Open connections to the gRPC port.", connections.open)
+            about = "Connections to the gRPC port that were closed because there were too many."
+            yield Sample("flagsvc_front_connections_refused_total", about, connections.refused)
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         about = "Bytes sent to clients that they have not taken yet."
         yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)
         about = "Streams ended because their clients did not read."
         yield Sample("flagsvc_stalled_streams_total", about, self._outflow.stalled)
-        yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self._sync.active)
+
+
+def _setting_of(name: str) -> str:
+    """Return the name of the setting, and of the log field, with a listener's port."""
+    return "port" if name == "grpc" else f"{name}_port"
 
 
 def _limits(settings: Settings) -> Limits:
@@ -252,16 +251,6 @@ def _limits(settings: Settings) -> Limits:
         streams=settings.max_streams,
         streams_per_peer=settings.max_streams_per_peer,
     )
-
-
-@contextlib.contextmanager
-def _bind_errors(host: str, port: int) -> Iterator[None]:
-    """Add the address to an OSError from binding it: `cannot listen on 0.0.0.0:8013: address already in use`."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]
-        raise OSError(f"cannot listen on {host_and_port(host, port)}: {reason[:1].lower()}{reason[1:]}") from None
 
 
 async def run(settings: Settings) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from flagsvc.listening import UNIX
+from flagsvc.setting_values import checked_name, default_sets, host_names, origins, pairs, socket_address
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
@@ -27,11 +29,12 @@ _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _HOST_NAME = re.compile(r"[\w.-]+")
 _PATH = re.compile(r"\.{0,2}/[^@:]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_HEADER = re.compile(r"[0-9a-z_.-]+")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
-_NAME = re.compile(r"[A-Za-z0-9._-]{0,64}")
-_TAKEN_NAMES = frozenset({"feature-flag", "feature-flag-fill"})
-"""As a prefix they would make keys that a deployment without prefix takes for its own."""
+_CHECKS: dict[str, Callable[[str, str], object]] = {
+    "origins": origins,
+    "host_names": host_names,
+    "name": checked_name,
+    "default_sets": default_sets,
+}
 
 
 def _setting(default: Any, about: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
@@ -61,20 +64,48 @@ class Settings:
         name=True,
     )
     host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
-    port: int = _setting(8013, "gRPC port.", 0, 65535)
-    management_port: int = _setting(8014, "HTTP port of /healthz, /readyz and /metrics; -1 turns it off.", -1, 65535)
+    port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
+    http_on_grpc_port: bool = _setting(
+        True,
+        "Whether the gRPC port also serves HTTP/1.1: Connect and gRPC-Web, which flagd's providers for Go, PHP and"
+        " browsers need. Off, gRPC calls to that port cost about a fifth less CPU; FLAGSVC_SYNC_PORT always does.",
+    )
+    http_host_names: str = _setting(
+        "",
+        "Names, besides localhost and IP addresses, in the Host header of FlagService calls over HTTP/1.1:"
+        " flags.internal,flagsvc.",
+        host_names=True,
+    )
+    management_port: int | str = _setting(
+        8014, "HTTP port of /healthz, /readyz and /metrics, or unix:PATH; -1 turns it off.", -1, 65535, socket=True
+    )
     management_host: str = _setting(
         "", "Address that the management port listens on; empty means FLAGSVC_HOST.", host="optional"
     )
-    sync_port: int = _setting(
-        8015, "Second gRPC port, the default of flagd's in-process providers; -1 turns it off.", -1, 65535
+    sync_port: int | str = _setting(
+        8015,
+        "Second gRPC port, the default of flagd's in-process providers, or unix:PATH; -1 turns it off.",
+        -1,
+        65535,
+        socket=True,
     )
-    ofrep_port: int = _setting(
-        8016, "HTTP port of the OpenFeature Remote Evaluation Protocol; -1 turns it off.", -1, 65535
+    ofrep_port: int | str = _setting(
+        8016,
+        "HTTP port of the OpenFeature Remote Evaluation Protocol, or unix:PATH; -1 turns it off.",
+        -1,
+        65535,
+        socket=True,
+    )
+    default_flag_set: str = _setting(
+        "",
+        "Flag set that flagd's and OFREP's callers without a selector get: one for all listeners, or"
+        " grpc=web;sync=default;ofrep=web; empty means `default`.",
+        default_sets=True,
     )
     cors_origins: str = _setting(
         "",
-        "Origins whose web pages may call the OFREP port (CORS): https://app.example,https://b.example, or * for all.",
+        "Origins whose web pages may call OFREP and evaluate over Connect (CORS): https://app.example,https://b.example,"
+        " or * for all.",
         origins=True,
         option="--cors-origin",
     )
@@ -183,7 +214,11 @@ class Settings:
         1_000_000,
     )
     max_connections_per_peer: int = _setting(
-        2_000, "Maximum number of connections to the OFREP port from one address; a proxy is one address.", 1, 1_000_000
+        2_000,
+        "Maximum number of connections of one address to the OFREP port, and to the gRPC port where that serves"
+        " HTTP/1.1; a proxy is one address.",
+        1,
+        1_000_000,
     )
     first_message_s: float = _setting(
         10.0, "Seconds in which a gRPC call must send its message after its headers.", 0.1, 300
@@ -192,8 +227,16 @@ class Settings:
     grace_s: float = _setting(10.0, "Seconds at shutdown that calls in progress have to finish.", 0, 300)
     connection_age_s: float = _setting(
         1_800.0,
-        "Seconds after which a connection or stream is closed, so that clients spread over new replicas.",
+        "Seconds after which a connection to the gRPC port gets no new calls, and streams of FlagService and OFREP end,"
+        " so that clients spread over new replicas.",
         1,
+        1_000_000,
+    )
+    stream_age_s: float = _setting(
+        0.0,
+        "Seconds after which flagd's event and sync streams and the connections of the sync port end; 0 means never, as"
+        " in flagd.",
+        0,
         1_000_000,
     )
 
@@ -256,8 +299,10 @@ def _parsed(name: str, text: str, spec: Any) -> object:
         return _host(name, text, needed=limits["host"] == "needed")
     if limits.get("pairs"):
         pairs(text, name, limits["pairs"])
-    elif limits.get("origins") or limits.get("name"):
-        (origins if limits.get("origins") else checked_name)(text, name)
+    elif check := next((check for kind, check in _CHECKS.items() if limits.get(kind)), None):
+        check(text, name)
+    elif limits.get("socket") and text.startswith(UNIX):
+        return socket_address(text, name)
     elif (choices := limits.get("choices")) and text not in choices:
         raise SettingsError(f"{name} is {shown(text)}; it must be one of {', '.join(choices)}")
     if isinstance(spec.default, bool):
@@ -292,41 +337,3 @@ def _host(name: str, text: str, *, needed: bool) -> str:
             wanted = "an address or a host name without a port, such as 0.0.0.0, 127.0.0.1 or ::"
             raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}") from None
     return bare
-
-
-def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]:
-    """Parse `a=b,c=d`. Raises SettingsError for a part of another form, a repeated name or an invalid header name."""
-    found: dict[str, str] = {}
-    for part in text.split(",") if text else ():
-        left, equals, right = part.partition("=")
-        left = left.strip()
-        if not (equals and left) or (form == "HEADER=NAME" and not right.strip()):
-            raise SettingsError(f"{name} has {shown(part, text)}; each part between commas must be {form}")
-        if form == "HEADER=NAME":
-            left, right = left.lower(), right.strip()
-            if not _HEADER.fullmatch(left) or left.endswith("-bin"):
-                raise SettingsError(
-                    f"{name} has {shown(left, text)}; it must be the name of a header with a text value"
-                )
-        if left in found:
-            raise SettingsError(f"{name} has {shown(left, text)} twice; it must appear once")
-        found[left] = right
-    return found
-
-
-def checked_name(text: str, name: str) -> str:
-    """Return the text if it can be a part of the names of keys. Raises SettingsError."""
-    if not _NAME.fullmatch(text) or text in _TAKEN_NAMES:
-        wanted = "at most 64 letters, digits and . _ -, and not feature-flag"
-        raise SettingsError(f"{name} is {shown(text)}; it must be {wanted}")
-    return text
-
-
-def origins(text: str, name: str = "") -> tuple[str, ...]:
-    """Parse comma-separated origins. Raises SettingsError for one that no browser sends."""
-    found = tuple(part.strip() for part in text.split(",")) if text else ()
-    for origin in found:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            wanted = "* or an origin such as https://app.example:8443"
-            raise SettingsError(f"{name} has {NOT_SHOWN if '@' in text else repr(origin[:80])}; it must be {wanted}")
-    return found

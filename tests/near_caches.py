@@ -18,3 +18,10 @@ def restore(near: NearCache, contents: StoreContents, age_s: float, now: float) 
     """Restore a snapshot's contents."""
     for _ in near.restoring(contents, age_s, now):
         pass
+
+
+def resync(near: NearCache, contents: StoreContents, asked_at: float, now: float) -> None:
+    """Hold what the store has and nothing else."""
+    with near.starting_over(asked_at):
+        for _ in near.resyncing(contents, asked_at, now):
+            pass

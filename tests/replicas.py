@@ -39,6 +39,7 @@ class Client:
     """Short calls on one channel."""
 
     def __init__(self, target: str) -> None:
+        self.target = target
         self.channel = grpc.aio.insecure_channel(target, EAGER)
         self.stub = pb_grpc.FlagServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -66,7 +67,7 @@ async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
     server = Server(Settings(**{"host": "127.0.0.1", **ports, **patience, **settings}))
     try:
         await server.start()
-        client = Client(f"127.0.0.1:{server.port}")
+        client = Client(f"127.0.0.1:{server.port}" if server.port else str(server.addresses["grpc"]))
         try:
             yield client, server
         finally:

@@ -24,8 +24,11 @@ def field(name: bytes, value: bytes) -> bytes:
 class Unreading:
     """One connection. Its streams have HTTP/2's first window of 64 kB, which nobody makes larger."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int | str) -> None:
+        """`port`: a number, or the path of a unix socket."""
+        self._socket = socket.socket(socket.AF_UNIX if isinstance(port, str) else socket.AF_INET)
+        self._socket.settimeout(10)
+        self._socket.connect(port if isinstance(port, str) else ("127.0.0.1", port))
         self._next = 1
         window = frame(_WINDOW, 0, 0, struct.pack(">I", _CONNECTION_WINDOW))
         self._socket.sendall(PREFACE + frame(_SETTINGS, 0, 0) + window)

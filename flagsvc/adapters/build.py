@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagsvc.adapters.files.sources import sources_of
 from flagsvc.adapters.identity import identity_of
+from flagsvc.core.flagd.sets import NAMED_SETS, FileSets, NamedSets
 from flagsvc.replication.timing import MIN_MONGODB_BOUND_S, Timing
 from flagsvc.settings import Settings
 from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url, redacted, without_secrets
@@ -50,6 +52,11 @@ def store_for(url: str, settings: Settings | None = None) -> FlagStore:
         )
     except ValueError as error:
         raise SettingsError(f"--store (FLAGSVC_STORE_URL): {without_secrets(str(error), url)}") from None
+
+
+def flag_sets_for(url: str) -> NamedSets:
+    """Return how flagd's selectors select flag sets of the store that the URL names."""
+    return FileSets(sources_of(url)) if url.startswith("file:") else NAMED_SETS
 
 
 def cache_for(url: str, settings: Settings | None = None) -> FlagCache | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import grpc
 
 from flagsvc.cli.usage import UsageError
+from flagsvc.listening import UNIX
 from flagsvc.settings import Settings
 from flagsvc.urls import host_and_port
 
@@ -30,6 +31,8 @@ def server_address(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
         return str(args.address or environ["FLAGSVC_ADDRESS"].strip())
     listens = {name: text for name, text in environ.items() if name.removesuffix("_FILE") in _NAMES}
     settings = Settings.from_env(listens, {} if port is None else {"port": port})
+    if isinstance(settings.port, str):
+        return settings.port
     if settings.port == 0:
         raise UsageError("FLAGSVC_PORT is 0, so the server's port is in its log; name it with --address")
     return host_and_port(_OWN_ADDRESS.get(settings.host, settings.host), settings.port)
@@ -44,6 +47,8 @@ def open_channel(address: str, *, proxy: bool = True) -> grpc.Channel:
 
 
 def _is_here(address: str) -> bool:
+    if address.startswith(UNIX):
+        return True
     host = _SCHEME.sub("", address).rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

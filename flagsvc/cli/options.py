@@ -13,7 +13,8 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="address of the server [FLAGSVC_ADDRESS; FLAGSVC_HOST and FLAGSVC_PORT on this machine; 127.0.0.1:8013]",
+        help="address of the server, or unix:PATH"
+        " [FLAGSVC_ADDRESS; FLAGSVC_HOST and FLAGSVC_PORT on this machine; 127.0.0.1:8013]",
     )
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"

@@ -146,10 +146,13 @@ class WritesUnsupported(FlagsvcError):
 
 
 class EvaluationFailed(FlagsvcError):
-    """An evaluation ended with an OpenFeature error code, and the caller's protocol maps these to statuses."""
+    """An evaluation ended with an OpenFeature error code, and the caller's protocol maps these to statuses.
 
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
+    The message is the cause, for the caller; empty if there is nothing to add to the code.
+    """
+
+    def __init__(self, code: str, cause: str = "") -> None:
+        super().__init__(cause)
         self.code = code
 
 

@@ -186,7 +186,10 @@ def problem_text(problem: RuleProblem) -> str:
 
 
 def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
-    """Return the outcome, or TYPE_MISMATCH if its value is not of the wanted type. An integer is valid as a float."""
+    """Return the outcome, or TYPE_MISMATCH if its value is not of the wanted type.
+
+    A whole number of 64 bits is an integer, also when it is written 10.0, and an integer is valid as a float.
+    """
     if wanted is None or outcome.variant is None:
         return outcome
     kind = json_values.kind(outcome.value)
@@ -194,6 +197,8 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
         return outcome
     if wanted is ValueType.FLOAT and kind == "integer":
         return replace(outcome, value=float(outcome.value))
+    if wanted is ValueType.INTEGER and kind == "float" and json_values.is_whole(outcome.value):
+        return replace(outcome, value=int(outcome.value))
     return _error(ErrorCode.TYPE_MISMATCH, f"The flag's value is of type {kind}, not {wanted}")
 
 

@@ -39,6 +39,11 @@ def kind(value: JsonValue) -> str:
     return next((kind for of, kind in _KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
+def is_whole(value: float) -> bool:
+    """Whether a number has no fraction and fits into 64 bits, so that it can be served as an integer."""
+    return value.is_integer() and int(value) in INT64
+
+
 LONE_SURROGATE = "a lone surrogate, which UTF-8 cannot encode"
 
 

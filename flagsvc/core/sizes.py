@@ -64,7 +64,7 @@ def _size_if_large(value: JsonValue, limit: int) -> JsonValue:
 def _memory(value: JsonValue) -> int:
     if isinstance(value, str):
         return _PER_VALUE + len(value) * (1 if value.isascii() else 4)
-    if isinstance(value, Mapping):
+    if value.__class__ is dict or isinstance(value, Mapping):
         return _PER_VALUE + sum(_PER_VALUE + len(name) + _memory(item) for name, item in value.items())
     if isinstance(value, list):
         return _PER_VALUE + sum(map(_memory, value))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
+from flagsvc import collector
 from flagsvc.background import BackgroundTasks
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
@@ -172,7 +173,8 @@ class CacheAuditor:
             if asked_for:
                 del self._next[repair]  # who asks from now on needs a comparison that begins later
             found = AuditReport()
-            suspects = await self._suspects(self._cache, found, pause_s)
+            with collector.young_only():
+                suspects = await self._suspects(self._cache, found, pause_s)
             if suspects:
                 await asyncio.sleep(SETTLE_S)
             for some in _batches(suspects):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
@@ -78,8 +79,8 @@ class CacheLease:
             if age_s <= self._timing.max_acquire_age_s:
                 self._forget_until(as_of)
                 await self._acquire(self._cache, as_of)
-        elif self._take(await self._cache.renew_lease(as_of, self._timing.lease_s, entries)):
-            self._forget_until(as_of)
+        else:
+            await self._renew(self._cache, as_of, entries)
 
     def _forget_until(self, as_of: float) -> None:
         """Keep the changes that the lease does not cover yet: they are put again, for they may have been evicted.
@@ -105,7 +106,10 @@ class CacheLease:
         return entries
 
     async def _acquire(self, cache: FlagCache, as_of: float) -> None:
-        """Take the lease, which covers only what is put from now on; then put everything that is held."""
+        """Take the lease, which covers only what is put from now on; then put everything that is held.
+
+        That may take longer than the lease lasts, so it is renewed meanwhile.
+        """
         self._gaps = self._near.partial.gaps
         if not self._take(await cache.acquire_lease(as_of, self._timing.lease_s)):
             return
@@ -114,10 +118,24 @@ class CacheLease:
             log.info("cache_lease_acquired", entries=0)
             return
         log.info("cache_lease_acquired", entries=len(self._near))
-        ids = self._near.ids()
+        ids, renewed_at = self._near.ids(), time.monotonic()
         while chunk := tuple(islice(ids, CHUNK)):
             held = [self._near.get(flag_id) for flag_id in chunk]
             await cache.put([each.entry for each in held if each is not None], self._near.verified_at)
+            if time.monotonic() - renewed_at >= self._timing.renew_every_s:
+                renewed_at, as_of = time.monotonic(), self._near.verified_at
+                entries = self._current()
+                if self._gaps != self._near.partial.gaps or entries is None or len(entries) > CHUNK:
+                    return  # the next step acquires it again
+                if not await self._renew(cache, as_of, entries):
+                    return
+
+    async def _renew(self, cache: FlagCache, as_of: float, entries: Sequence[Entry]) -> bool:
+        """Renew the lease as of a moment, with what was applied since. Return whether it is held."""
+        is_held = self._take(await cache.renew_lease(as_of, self._timing.lease_s, entries))
+        if is_held:
+            self._forget_until(as_of)
+        return is_held
 
     def _take(self, answer: LeaseAnswer) -> bool:
         """Record the answer; whether the lease is held."""

@@ -64,12 +64,17 @@ class StoreLoader:
         """Hold what the store has and nothing else, also where that is older. Return how many flags that is."""
         async with self._loading, self._merging:
             asked_at = time.monotonic()
-            contents = await self._store.load()
-            self.loads += 1
-            self._near.resync(contents, asked_at, time.monotonic())
+            with collector.paused(), self._near.starting_over(asked_at):
+                contents = await self._store.load()
+                self.loads += 1
+                await run_in_turns(self._near.resyncing(contents, asked_at, time.monotonic()))
+                collector.freeze_load()
         self._compile_soon()
         self._proof.mark_loaded(asked_at)
-        return len(contents.flags)
+        flags = len(contents.flags)
+        if isinstance(contents.flags, list):
+            free_in_turns(contents.flags)  # the store made the list for this load
+        return flags
 
     async def restore(self, contents: StoreContents, age_s: float) -> None:
         """Hold a snapshot's contents until the store is read."""
@@ -78,12 +83,15 @@ class StoreLoader:
 
     async def _load_all(self) -> StoreContents:
         async with self._loading:  # two loads would be merged into each other
-            with collector.paused():
-                return await self._load_and_merge()
+            fills = not self._near.partial.is_needed and (not self._near.complete or self._near.restored)
+            with collector.paused() if fills else collector.young_only():
+                contents = await self._load_and_merge()
+                if fills:
+                    collector.freeze_load()
+            return contents
 
     async def _load_and_merge(self) -> StoreContents:
         asked_at, held = time.monotonic(), self._proof.held_revisions()
-        fills = not self._near.complete or self._near.restored
         contents = await self._store.load()
         self.loads += 1
         if not self._proof.is_continued(contents.revisions, held):
@@ -97,8 +105,6 @@ class StoreLoader:
                 if not self._proof.hints.has(change.id):  # what a message claims is no reason to write to the store
                     self._proof.assign_revision(change)
             self._proof.mark_loaded(asked_at)
-            if fills:
-                collector.freeze_load()
             self._compile_soon()
         self._ended_at = time.monotonic()
         self.took_s = self._ended_at - asked_at

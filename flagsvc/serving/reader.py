@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from flagsvc.replication.follower import Follower
 from flagsvc.serving.expensive_rules import ExpensiveRules
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
 from flagsvc.serving.set_lookup import SetLookup
-from flagsvc.turns import drained_in_turns, off_loop
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Position
@@ -99,35 +99,38 @@ class Reader:
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
     ) -> list[Evaluation]:
-        """Evaluate several flags of a set for one context; without keys all of them, in list order.
+        """Evaluate several flags of a set for one context and one time.
 
         Each key is evaluated once, however often it is asked for, and answered at each of its positions.
         """
-        if not keys:
-            answers = await self._sets.get_all(flag_set, min_revision)
-            return await self._evaluated_in_turns(None, answers, context)
         ids = [FlagId(flag_set, key) for key in dict.fromkeys(keys)]
-        found = await self._lookup.get_many(ids, min_revision)
-        evaluations = await self._evaluated_in_turns(ids, found, context)
-        by_key = {evaluation.flag_id.key: evaluation for evaluation in evaluations}
+        found, now = await self._lookup.get_many(ids, min_revision), self._clock()
+        asked = in_turns(zip(ids, found, strict=True))
+        by_key = {i.key: await self._evaluate_found(i, answer, context, now) async for i, answer in asked}
         return [by_key[key] for key in keys]
 
-    async def _evaluated_in_turns(
-        self, ids: Sequence[FlagId] | None, answers: list[Answer], context: Attributes
-    ) -> list[Evaluation]:
-        """Evaluate definitions, all of one moment, for one time. Without `ids`, all of them exist."""
-        now = self._clock()
-        evaluations: list[Evaluation] = []
-        async for answer in drained_in_turns(answers):
-            held = answer.held
-            if held is not None and held.compiled is None:
-                await held.compile()
-            flag_id = ids[len(evaluations)] if ids is not None else answer.entry.id
-            evaluation = _evaluated(flag_id, answer, context, now)
-            if evaluation.outcome.over_budget:
-                self.expensive_rules.note(flag_id, evaluation.revision)
-            evaluations.append(evaluation)
-        return evaluations
+    async def evaluate_set(
+        self, flag_set: str, context: Attributes, min_revision: int = 0
+    ) -> AsyncIterator[Evaluation]:
+        """Evaluate all flags of a set for one context and one time, in list order and in turns.
+
+        The definitions are of one moment. No more than one evaluation exists at a time, so that a large set leaves
+        neither the garbage collector nor the memory much to do.
+        """
+        now: float | None = None
+        async for answer in self._sets.get_all(flag_set, min_revision):
+            now = self._clock() if now is None else now
+            yield await self._evaluate_found(answer.entry.id, answer, context, now)
+
+    async def _evaluate_found(self, flag_id: FlagId, answer: Answer, context: Attributes, now: float) -> Evaluation:
+        """Evaluate one of several definitions."""
+        held = answer.held
+        if held is not None and held.compiled is None:
+            await held.compile()
+        evaluation = _evaluated(flag_id, answer, context, now)
+        if evaluation.outcome.over_budget:
+            self.expensive_rules.note(flag_id, evaluation.revision)
+        return evaluation
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
         """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
@@ -148,8 +151,8 @@ class Reader:
 
     async def flags_as_of(self, flag_set: str, min_revision: int) -> list[Flag]:
         """Return a whole set with every change up to a revision. Raises StoreUnavailable and RevisionUnavailable."""
-        answers = await self._sets.get_all(flag_set, min_revision)
-        return [a.held.entry.flag for a in answers if a.held is not None and a.held.entry.flag is not None]
+        held = [answer.held async for answer in self._sets.get_all(flag_set, min_revision)]
+        return [each.entry.flag for each in held if each is not None and each.entry.flag is not None]
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from flagsvc.core.errors import RevisionUnavailable, StoreUnavailable
 from flagsvc.core.model import list_order
 from flagsvc.ports import Entry, FlagStore, StoreContents
 from flagsvc.serving.lookup import KNOWN_WAIT_S, UNKNOWN_WAIT_S, Answer, Loader, Lookup
 from flagsvc.serving.singleflight import SingleFlight
-from flagsvc.turns import in_turns, sorted_in_turns
+from flagsvc.turns import drained_in_turns, in_turns, sorted_in_turns
 from flagsvc.view.entries import CacheEntry, Source
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Listing, Position
@@ -33,14 +33,20 @@ class SetLookup:
         """Cancel what is running."""
         await asyncio.gather(self._loads.close(), self._counters.close())
 
-    async def get_all(self, flag_set: str, min_revision: int = 0) -> list[Answer]:
-        """Find all flags of a set as of one moment, in list order. Raises StoreUnavailable and RevisionUnavailable."""
+    async def get_all(self, flag_set: str, min_revision: int = 0) -> AsyncIterator[Answer]:
+        """Yield all flags of a set as of one moment, in list order and in turns, in which the caller works too.
+
+        Raises StoreUnavailable and RevisionUnavailable.
+        """
         loaded = await self._loaded(flag_set, min_revision)
         if loaded is not None:
-            return [Answer(held, Source.STORE, 0.0) async for held in in_turns(loaded)]
+            async for held in drained_in_turns(loaded):
+                yield Answer(held, Source.STORE, 0.0)
+            return
         flags = self._near.of_set(flag_set)
         self._lookup.stats.near += len(flags)
-        return [self._lookup.answer(held, Source.NEAR) async for held in in_turns(flags)]
+        async for held in in_turns(flags):
+            yield self._lookup.answer(held, Source.NEAR)
 
     async def get_set(self, flag_set: str) -> Listing:
         """Find all flags of a set as `get_all` does, without saying how fresh each is."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import Entry
 
 LOG_LENGTH = 1_000
@@ -18,6 +17,14 @@ LOG_BYTES = 8_388_608
 """Memory of these changes, as estimated. A large flag that changes often would otherwise be kept a thousand times."""
 RECENT_S = 120.0
 """How long a changed key is remembered for clients that were disconnected for a moment."""
+
+
+FORGOTTEN_AT_ONCE = 100
+"""Old changes that are forgotten with each new one: all flags of a load may become old in the same moment."""
+
+
+LOOKED_AT = 10_000
+"""Most changes that are looked at in one go."""
 
 
 class ChangeKind(StrEnum):
@@ -29,11 +36,18 @@ class ChangeKind(StrEnum):
 
 
 class RecentChange(NamedTuple):
-    """When and how a key changed last. `number` grows with each change of the set."""
+    """When and how a key changed last."""
 
+    key: str
     at: float
     kind: ChangeKind
-    number: int
+
+
+class LoggedChange(NamedTuple):
+    """A change, and about how much memory its flag takes."""
+
+    entry: Entry
+    size: int
 
 
 Listener = Callable[[Entry, int, ChangeKind], None]
@@ -53,10 +67,12 @@ class Changelog:
     """When the oldest open gap was noticed; infinite without one."""
     log_starts_after: int = 0
     """The log has every change after this revision."""
-    log: deque[Entry] = field(default_factory=deque)
+    log: deque[LoggedChange] = field(default_factory=deque)
     log_bytes: int = 0
-    recent_changes: OrderedDict[str, RecentChange] = field(default_factory=OrderedDict)
-    """When and how each key changed last, the latest last."""
+    recent_changes: OrderedDict[int, RecentChange] = field(default_factory=OrderedDict)
+    """The last change of each key by its number, which grows with each change of the set; the latest last."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """The number of each key's last change."""
     remembered: int = 0
     """How many changes were remembered so far: the number of the latest."""
     listeners: set[Listener] = field(default_factory=set)
@@ -87,31 +103,35 @@ class Changelog:
         self.loaded, self.watermark, self.gap_since = False, 0, math.inf
         self.ahead.clear()
 
-    def append(self, entry: Entry, kind: ChangeKind, now: float) -> None:
-        """Write a change into the log and notify all listeners."""
+    def append(self, entry: Entry, size: int, kind: ChangeKind, now: float) -> None:
+        """Write a change, whose flag takes about so much memory, into the log and notify all listeners."""
         self.remember(entry.id.key, kind, now)
-        self.log.append(entry)
-        self.log_bytes += estimated_memory(entry.flag)
+        self.log.append(LoggedChange(entry, size))
+        self.log_bytes += size
         while len(self.log) > LOG_LENGTH or self.log_bytes > LOG_BYTES:
             oldest = self.log.popleft()
-            self.log_bytes -= estimated_memory(oldest.flag)
-            self.log_starts_after = max(self.log_starts_after, oldest.revision)
+            self.log_bytes -= oldest.size
+            self.log_starts_after = max(self.log_starts_after, oldest.entry.revision)
         for listener in tuple(self.listeners):
             listener(entry, self.watermark, kind)
 
     def remember(self, key: str, kind: ChangeKind, at: float) -> None:
         """Record that a key changed, and forget changes that are no longer recent."""
         self.remembered += 1
-        self.recent_changes[key] = RecentChange(at, kind, self.remembered)
-        self.recent_changes.move_to_end(key)
-        while at - next(iter(self.recent_changes.values())).at > RECENT_S:
-            self.recent_changes.popitem(last=False)
+        self.recent_changes.pop(self.numbers.get(key, 0), None)
+        self.numbers[key] = self.remembered
+        self.recent_changes[self.remembered] = RecentChange(key, at, kind)
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if at - next(iter(self.recent_changes.values())).at <= RECENT_S:
+                break
+            _, old = self.recent_changes.popitem(last=False)
+            del self.numbers[old.key]
 
     def since(self, revision: int) -> Iterator[Entry] | None:
         """Return the changes after a revision in order; None when they are no longer known."""
         if revision < self.log_starts_after:
             return None
-        return iter(sorted((e for e in self.log if e.revision > revision), key=lambda e: e.revision))
+        return iter(sorted((e for e, _ in self.log if e.revision > revision), key=lambda e: e.revision))
 
     def _close_gap(self, now: float) -> None:
         """Move the watermark over what is applied without a gap; record when a gap opened."""
@@ -149,23 +169,34 @@ class Changelogs:
         """Return the set's changes after a revision in order; None when they are no longer known."""
         return self.of(flag_set).since(revision)
 
-    def recent_changes(self, flag_set: str, now: float) -> dict[str, ChangeKind]:
-        """Return the keys of a set that changed recently, or may have before this replica knew the set."""
+    def has_recent_changes(self, flag_set: str, now: float) -> bool:
+        """Whether any key of a set changed recently, or may have before this replica knew the set."""
         changelog = self._of_set.get(flag_set)
-        if changelog is None:
-            return {}
-        return {key: each.kind for key, each in changelog.recent_changes.items() if now - each.at <= RECENT_S}
+        if changelog is None or not changelog.recent_changes:
+            return False
+        return now - next(reversed(changelog.recent_changes.values())).at <= RECENT_S
 
-    def changes_after(self, flag_set: str, number: int, limit: int, now: float) -> tuple[dict[str, ChangeKind], int]:
-        """Return the first recent changes after the one of this number, and the number of the last of them."""
+    def changes_after(
+        self, flag_set: str, number: int, limit: int, now: float
+    ) -> tuple[dict[str, ChangeKind], int | None]:
+        """Return the first recent changes after the one of this number, and the number to go on from, if any is left.
+
+        These include keys that may have changed before this replica knew the set. So that it takes no time, few
+        numbers are looked at; there may be more changes although none is found.
+        """
         found: dict[str, ChangeKind] = {}
         changelog = self._of_set.get(flag_set)
-        for key, each in changelog.recent_changes.items() if changelog is not None else ():
-            if len(found) == limit:
-                break
-            if each.number > number and now - each.at <= RECENT_S:
-                found[key], number = each.kind, each.number
-        return found, number
+        if changelog is None:
+            return found, None
+        last = changelog.remembered
+        first = max(number + 1, next(iter(changelog.recent_changes), last + 1))
+        for at in range(first, min(first + LOOKED_AT, last + 1)):
+            change = changelog.recent_changes.get(at)
+            if change is not None and now - change.at <= RECENT_S:
+                found[change.key] = change.kind
+            if len(found) == limit or at == first + LOOKED_AT - 1:
+                return found, at if at < last else None
+        return found, None
 
     def watermark(self, flag_set: str) -> int:
         """Return the revision up to which every change of the set is applied: the one to resume from."""

@@ -55,6 +55,7 @@ class HeldView:
         self.partial = PartialView(is_needed=limit == 0)
         self._held = HeldEntries()
         self._evicted: dict[FlagId, int] | None = None
+        self._starts_over_at = NEVER
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
 
@@ -139,7 +140,11 @@ class HeldView:
             changelog.advance(event_revision or entry.revision, now)
         if deleted_since:
             return
-        if held.is_replaced_by(entry, as_of) if held is not None else entry.revision >= self.high_water_mark(entry.id):
+        if held is None:
+            is_newer = entry.revision >= self.high_water_mark(entry.id)
+        else:
+            is_newer = held.received_at < self._starts_over_at or held.is_replaced_by(entry, as_of)
+        if is_newer:
             self._replace(held, entry, as_of, now, announced=True)
 
     def force_replace(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
@@ -226,7 +231,7 @@ class HeldView:
                 notify(entry)
         if kind is not None:
             self.replacements += 1
-            self.changelogs.of(entry.id.flag_set).append(entry, kind, now)
+            self.changelogs.of(entry.id.flag_set).append(entry, held.size, kind, now)
         return held
 
     def _hold(self, held: CacheEntry) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.sizes import estimated_memory
@@ -39,19 +40,14 @@ class NearCache(HeldView):
         view = View(self._held, self._held.order.all, watermarks, self.verified_at, self.restored, self.high_water_mark)
         found: set[FlagId] = set()
         is_whole = True
-        evicted: dict[FlagId, int] = {}
-        self._evicted = evicted
-        try:
+        with self._noting_evictions() as evicted:
             for diff in reconcile(view, contents, asked_at, found):
                 self._apply(diff, asked_at, now)
                 unversioned += diff.unversioned
                 is_whole = is_whole and diff.is_whole
                 yield
-        finally:
-            self._evicted = None
         self.partial.is_needed, self.restored = False, False
-        counters = contents.revisions
-        self.complete = not any(i in found or revision > counters.get(i.flag_set, 0) for i, revision in evicted.items())
+        self.complete = self._is_complete_without(evicted, found, contents)
         self.partial.gap_free_since = NEVER
         if is_whole:
             self.mark_verified(asked_at)
@@ -60,8 +56,7 @@ class NearCache(HeldView):
             for notify in self._when_complete:
                 notify()
         yield from self._forget_tombstones(found)
-        for _ in emptied(found):
-            yield
+        yield from emptied(found)
 
     def restoring(self, contents: StoreContents, age_s: float, now: float) -> Iterator[None]:
         """Restore in steps, between which no merge is begun."""
@@ -76,37 +71,56 @@ class NearCache(HeldView):
         self.complete = self.restored = True
         self.mark_verified(as_of)
 
-    def resync(self, contents: StoreContents, asked_at: float, now: float) -> None:
-        """Hold what the store has and nothing else, also where that is older: revisions may have started over.
+    @contextlib.contextmanager
+    def starting_over(self, asked_at: float) -> Iterator[None]:
+        """Until the end of this block a change replaces what was held before this moment, whatever its revision."""
+        self._starts_over_at = asked_at
+        try:
+            yield
+        finally:
+            self._starts_over_at = NEVER
 
-        What was applied since the load was asked for, and is newer than the load, stays.
+    def resyncing(self, contents: StoreContents, asked_at: float, now: float) -> Iterator[None]:
+        """Hold in steps what the store has and nothing else, also where that is older: revisions may start over.
+
+        What was applied since the load was asked for, and is newer than the load, stays. Between steps changes may be
+        applied and flags answered, within `starting_over`, but no merge begun.
         """
         self.partial.high_water_marks.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
-        flags = contents.flags
-        if len(flags) > self.limit or sum(map(estimated_memory, flags)) > self.max_bytes:
-            self._held = HeldEntries()
+        if not (yield from self._fits(contents.flags)):
+            dropped, self._held = self._held, HeldEntries()
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
+            yield from emptied(dropped)
             return
-        found = {flag.id: Entry.of(flag) for flag in flags}
-        absent = [i for i, held in self._held.items() if i not in found and held.entry.flag is not None]
-        entries = [*found.values(), *(Entry.absent(i, contents.revisions.get(i.flag_set, 0)) for i in absent)]
-        for flag_id in [i for i, h in self._held.items() if h.entry.flag is None and h.received_at < asked_at]:
-            del self._held[flag_id]
-        self.complete, self.restored, self.partial.is_needed = True, False, False
-        for entry in entries:
-            held = self._held.get(entry.id)
-            if held is None or held.received_at < asked_at or held.entry.revision <= entry.revision:
-                if held is None or not same_entry(held.entry, entry):
-                    self._replace(held, entry, asked_at, now, announced=False)
-                else:
-                    held.verified_at = asked_at
+        for flag_id in tuple(self._held.deleted):
+            if (deleted := self._held.get(flag_id)) is not None and deleted.received_at < asked_at:
+                del self._held[flag_id]
+            yield
+        was_complete, listed, found = self.complete, self._held.order.all(), set[FlagId]()
+        if not was_complete:
+            yield from self._remember_recent(contents.flags, asked_at)
+        with self._noting_evictions() as evicted:
+            for flag in contents.flags:
+                found.add(flag.id)
+                self._start_over_with(Entry.of(flag), asked_at, now)
+                yield
+            for held in listed:
+                flag_id = held.entry.id
+                if flag_id not in found and self.has_flag(flag_id):
+                    absent_at = contents.revisions.get(flag_id.flag_set, 0)
+                    self._start_over_with(Entry.absent(flag_id, absent_at), asked_at, now)
+                yield
+        self.restored, self.partial.is_needed = False, False
+        self.full_loads += not was_complete
+        self.complete = self._is_complete_without(evicted, found, contents)
         self.partial.gap_free_since = NEVER
         self.verified_at = asked_at
         self.changelogs.jump(contents.revisions, asked_at)
         for notify in self._when_complete:
             notify()
+        yield from emptied(found)
 
     def when_complete(self, notify: Callable[[], None]) -> None:
         """Call this whenever the cache has become complete: `recent_changes` then knows what changed before."""
@@ -123,6 +137,30 @@ class NearCache(HeldView):
             size += held.size if held is not None and is_held else estimated_memory(flag)
             yield
         return size <= self.max_bytes
+
+    @contextlib.contextmanager
+    def _noting_evictions(self) -> Iterator[dict[FlagId, int]]:
+        """Note the flags that are evicted within this block, with their revisions."""
+        evicted = self._evicted = {}
+        try:
+            yield evicted
+        finally:
+            self._evicted = None
+
+    @staticmethod
+    def _is_complete_without(evicted: Mapping[FlagId, int], found: set[FlagId], contents: StoreContents) -> bool:
+        """Whether the store has none of the evicted flags, as far as the load, or a later change, says."""
+        counters = contents.revisions
+        return not any(i in found or revision > counters.get(i.flag_set, 0) for i, revision in evicted.items())
+
+    def _start_over_with(self, entry: Entry, asked_at: float, now: float) -> None:
+        """Hold what the store has, unless what is held came later and is newer."""
+        held = self._held.get(entry.id)
+        if held is None or held.received_at < asked_at or held.entry.revision <= entry.revision:
+            if held is None or not same_entry(held.entry, entry):
+                self._replace(held, entry, asked_at, now, announced=False)
+            else:
+                held.verified_at = asked_at
 
     def _apply(self, diff: Diff, asked_at: float, now: float) -> None:
         for entry in diff.changed:

@@ -129,15 +129,15 @@ async def test_several_files_merge_and_each_is_a_set_by_its_source(tmp_path: Pat
     async with replica(store_url=f"file:{first},{second}") as (client, _):
         await until_value(client, "myStringFlag", "dupe1", 10)
         assert await value(client, "headerColor") == "#FF0000"
-        for flag_set in ("example", str(first)):
+        for flag_set in ("example", f"source={first}"):
             assert await value(client, "myStringFlag", flag_set) == "val1"
-        for flag_set in ("other", str(second)):
+        for flag_set in ("other", f"source={second}"):
             assert await value(client, "myStringFlag", flag_set) == "dupe1"
             assert await value(client, "headerColor", flag_set) == "FLAG_NOT_FOUND"
         replace_file(second, flags(other="1"))
         await until_value(client, "myStringFlag", "val1")
         assert await value(client, "myStringFlag", "other") == "FLAG_NOT_FOUND"
-        assert await value(client, "other", str(second)) == "1"
+        assert await value(client, "other", f"source={second}") == "1"
 
 
 async def test_writes_are_refused_with_advice(tmp_path: Path) -> None:

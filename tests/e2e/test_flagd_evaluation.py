@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ VALUES: dict[str, tuple[str, str, Any, str]] = {
     "string": ("String", "string", "#00f", "blue"),
     "integer": ("Int", "integer", "9000000", "many"),
     "integer as float": ("Float", "integer-as-float", 10.0, "few"),
+    "a whole float as an integer": ("Int", "whole-float", "10", "ten"),
     "float": ("Float", "float", 0.75, "high"),
     "object": ("Object", "map", MAP_LIST, "only"),
 }
@@ -80,15 +82,18 @@ async def test_v2_sends_a_zero_value(client: Client, kind: str, key: str) -> Non
     assert "value" in await Evaluator("v2", client.channel).resolve(kind, key)
 
 
+MISMATCH = "Type mismatch error: The flag's value is of type {}, not {}"
 FAILURES: dict[str, tuple[str, str, dict[str, Any], grpc.StatusCode, str]] = {
     "unknown": ("Boolean", "nope", {}, CODES.NOT_FOUND, "Flag not found"),
     "no key": ("Boolean", "", {}, CODES.NOT_FOUND, "Flag not found"),
     "a key that none can be": ("Boolean", "x" * 300, {}, CODES.NOT_FOUND, "Flag not found"),
     "another set's": ("String", "elsewhere", {}, CODES.NOT_FOUND, "Flag not found"),
-    "wrong type": ("String", "boolean", {}, CODES.INVALID_ARGUMENT, "Type mismatch error"),
-    "a float for an integer": ("Int", "float", {}, CODES.INVALID_ARGUMENT, "Type mismatch error"),
-    "a whole float for an integer": ("Int", "whole-float", {}, CODES.INVALID_ARGUMENT, "Type mismatch error"),
-    "no variant of it": ("String", "chosen", {"choice": "purple"}, CODES.INTERNAL, "General error"),
+    "wrong type": ("String", "boolean", {}, CODES.INVALID_ARGUMENT, MISMATCH.format("boolean", "string")),
+    "a float for an integer": ("Int", "float", {}, CODES.INVALID_ARGUMENT, MISMATCH.format("float", "integer")),
+    "no variant of it": (
+        *("String", "chosen", {"choice": "purple"}, CODES.UNKNOWN),
+        "General error: The targeting rule chose 'purple', which is not one of the flag's variants",
+    ),
 }
 
 
@@ -96,6 +101,34 @@ FAILURES: dict[str, tuple[str, str, dict[str, Any], grpc.StatusCode, str]] = {
 async def test_a_failed_evaluation_has_flagds_status(each: Evaluator, row: str) -> None:
     kind, key, context, code, text = FAILURES[row]
     assert await refused(each.resolve(kind, key, context)) == (code, text)
+
+
+RETRYING = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "60s",
+                "maxBackoff": "60s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["NOT_FOUND", "INVALID_ARGUMENT", "UNKNOWN", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+"""Like the configuration of flagd's Java provider: what comes without headers is tried again, until the deadline."""
+
+
+async def test_an_error_comes_at_once_to_a_client_that_would_retry_it(client: Client) -> None:
+    async with grpc.aio.insecure_channel(client.target, [("grpc.service_config", json.dumps(RETRYING))]) as channel:
+        for evaluator in (Evaluator(version, channel) for version in VERSIONS):
+            for kind, key, context, code, text in FAILURES.values():
+                assert await refused(evaluator.resolve(kind, key, context)) == (code, text)
+            code, _ = await refused(evaluator.resolve("Boolean", "boolean", {"big": "x" * 70_000}))
+            assert code is CODES.RESOURCE_EXHAUSTED
+            code, _ = await refused(evaluator.events(selecting("team=a")).next())
+            assert code is CODES.INVALID_ARGUMENT
 
 
 async def test_a_status_carries_the_error_code(client: Client) -> None:
@@ -274,9 +307,12 @@ async def test_a_broken_stored_flag_fails_alone(mongo_database_url: str) -> None
     async with replica(store_url=mongo_database_url) as (client, _):
         await until_serving(client)
         v1 = Evaluator("v1", client.channel)
-        expected = (CODES.DATA_LOSS, "Error parsing input or configuration")
-        assert await refused(v1.resolve("Boolean", "rule")) == expected
-        assert await refused(v1.resolve("String", "default")) == (CODES.INTERNAL, "General error")
+        code, text = await refused(v1.resolve("Boolean", "rule"))
+        assert code is CODES.DATA_LOSS
+        assert text.startswith("Error parsing input or configuration: The targeting rule is invalid: $.nope: ")
+        code, text = await refused(v1.resolve("String", "default"))
+        assert code is CODES.UNKNOWN
+        assert text == "General error: The default variant 'b' is not one of the flag's variants"
         assert (await refused(v1.resolve("Object", "list")))[0] is CODES.INVALID_ARGUMENT
         flags = (await v1.resolve_all())["flags"]
         assert flags.keys() == {"rule", "default", "good"}, "a list fits none of the fields"

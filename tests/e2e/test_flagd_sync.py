@@ -184,9 +184,9 @@ async def test_one_message_is_built_for_all_streams_and_one_definition_for_a_cha
     built: list[int] = []
     definition_of, build = flagd_sync.definition_of, Payload._build
 
-    def counted_definition(each: Any, prepared: Any) -> Any:
+    def counted_definition(each: Any, *others: Any) -> Any:
         rendered.append(each.key)
-        return definition_of(each, prepared)
+        return definition_of(each, *others)
 
     async def counted_build(payload: Payload) -> None:
         built.append(payload.version)
@@ -271,7 +271,7 @@ async def test_a_broken_flag_does_not_affect_the_rest_of_the_set(
         assert core.resolve_boolean_value("good", False, None).value is True
         assert core.resolve_boolean_value("rule", False, None).reason == "DISABLED"
         call.cancel()
-        await until(lambda: not server._sync._payloads)
+        await until(lambda: not server.services.sync._payloads)
         assert await next_flags(opened(client)) == flags
     assert capsys.readouterr().out.count("flag_synced_as_disabled") == 5
 
@@ -281,16 +281,16 @@ async def test_a_stop_ends_streams_and_leaves_nothing(served: tuple[Client, Serv
     call, leaving = opened(client), opened(client)
     await next_flags(call)
     await next_flags(leaving)
-    assert server._sync.active == 2
+    assert server.services.sync.active == 2
     leaving.cancel()
-    await until(lambda: server._sync.active == 1)
-    server._sync.close()
+    await until(lambda: server.services.sync.active == 1)
+    server.services.sync.close()
     async with asyncio.timeout(5):
         with contextlib.suppress(grpc.aio.AioRpcError):
             assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
-    await until(lambda: server._sync.active == 0)
-    assert server._sync._payloads == {}
+    await until(lambda: server.services.sync.active == 0)
+    assert server.services.sync._payloads == {}
     assert not any(state.listeners for state in server.replica.near.changelogs._of_set.values())
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -135,16 +135,32 @@ async def test_http_probes_and_metrics(store: str) -> None:
         await client.channel.close()
 
 
-async def test_reflection_names_the_services(store: str) -> None:
+async def test_reflection_knows_the_services_and_their_methods(store: str) -> None:
     with Process("--store", store) as server:
         client = Client(server.address)
         await until_serving(client)
-        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-        stream = stub.ServerReflectionInfo()
-        await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-        names = {service.name for service in (await stream.read()).list_services_response.service}
-        assert {"flagsvc.v1.FlagService", "grpc.health.v1.Health"} <= names
-        stream.cancel()
+        for version in ("v1", "v1alpha"):
+            stream = client.channel.stream_stream(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                reflection_pb2.ServerReflectionRequest.SerializeToString,
+                reflection_pb2.ServerReflectionResponse.FromString,
+            )()
+            await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            names = {service.name for service in (await stream.read()).list_services_response.service}
+            assert {"flagsvc.v1.FlagService", "grpc.health.v1.Health"} <= names
+            for symbol in (
+                "flagd.evaluation.v1.Service.ResolveBoolean",
+                "flagd.evaluation.v1.ResolveBooleanRequest",
+                "flagsvc.v1.FlagService.EvaluateFlag",
+                "grpc.reflection.v1.ServerReflection.ServerReflectionInfo",
+            ):
+                await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+                files = (await stream.read()).file_descriptor_response.file_descriptor_proto
+                assert symbol.rpartition(".")[2].encode() in b"".join(files)
+            unknown = "flagsvc.v1.FlagService.Nothing"
+            await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=unknown))
+            assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+            stream.cancel()
         await client.channel.close()
 
 
@@ -158,6 +174,7 @@ async def test_reflection_names_the_services(store: str) -> None:
         (("--store", "mongodb://user:hunter2@:27017x/db"), {}, "port"),
         (("--context-value", "a=1", "--context-value", "b"), {}, "--context-value has 'b'"),
         ((), {"FLAGSVC_PORT": "eighty"}, "FLAGSVC_PORT"),
+        ((), {"FLAGSVC_DEFAULT_FLAG_SET": "grpc=web;sink=b"}, "has 'sink=b'; it must be a flag set for all"),
         ((), {"FLAGSVC_STALENESS_BOUND_S": "0"}, "0.5 to 300"),
         ((), {"FLAGSVC_CACHE_URL_FILE": "/nowhere"}, "cannot read the file"),
     ],

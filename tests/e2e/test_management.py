@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flagsvc import health, management
-from flagsvc.api.ofrep import http
+from flagsvc.api.http import server as http
 from flagsvc.management import Shared
 from flagsvc.server import Server
 from tests.replicas import Client, Process, replica, until, until_serving

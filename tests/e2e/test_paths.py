@@ -15,7 +15,7 @@ async def test_grpc_is_served_again_after_a_path_that_is_no_text(tmp_path: Path)
         for times in (1, 2):
             with Unreading(server.port) as raw:
                 raw.call("/flagsvc.v1.FlagService/EvaluateFlag\xff")
-                await until(lambda times=times: server._grpc.replaced == times)
+                await until(lambda times=times: server._grpc["grpc"].replaced == times)
             for port in (server.port, server.sync_port):
                 other = Client(f"127.0.0.1:{port}")
                 await until_serving(other)

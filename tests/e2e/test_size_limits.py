@@ -175,7 +175,7 @@ async def test_what_waits_for_streams_is_bounded_and_the_others_get_theirs_when_
             await client.create(f"k{number:02}", status=ENABLED, variants={"on": to_value(FAT)}, default_variant="on")
         with Unreading(server.port) as one, Unreading(server.port) as two:
             streams = [(deaf, deaf.call(path)) for deaf in (one, two) for _ in range(20)]
-            await until(lambda: server._watches.active + server._sync.active == 40)
+            await until(lambda: server._watches.active + server.services.sync.active == 40)
             await until(lambda: server._outflow.outstanding > 2_000_000)
             assert server._outflow.outstanding <= 3_000_000
             assert (await client.evaluate("k00")).reason == types.REASON_STATIC

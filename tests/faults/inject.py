@@ -106,6 +106,9 @@ class Injector:
                 finally:
                     await asyncio.to_thread(redis.configure, *end)
                 return
+            if fault.kind == "slow start":
+                await asyncio.to_thread(redis.start_slowly, fault.seconds)
+                return
             await asyncio.to_thread(redis.kill)
             if fault.kind == "empty restart":
                 redis.forget()

@@ -63,6 +63,7 @@ ON_REDIS = (
     Kind("empty restart", 3, recovers_s=1.0, longest_s=4.0),
     Kind("old dump", 4, recovers_s=1.0, longest_s=4.0),
     Kind("refuses", 3),
+    Kind("slow start", 2, recovers_s=1.0, longest_s=6.0),
 )
 ON_MONGODS = (
     Kind("kill", 3, recovers_s=4.0, longest_s=6.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ DATABASE = "faults"
 _DUMPS_KEPT = 12
 _PRIMARY_S = 60.0
 _POLL_S = 0.1
+_LARGE_KEYS, _LARGE_BYTES, _LARGE_DATABASE = 400, 30_000, 15
 REFUSALS: tuple[tuple[tuple[object, ...], tuple[object, ...]], ...] = (
     (("REPLICAOF", HOST, 1), ("REPLICAOF", "NO", "ONE")),
     (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
@@ -109,6 +111,7 @@ class DurableRedis(RedisServer):
         super().__init__(free_port())
         self._dumps: list[Path] = []
         self._kept = 0
+        self._key_load_us = 0
 
     def keep_dump(self) -> None:
         """Set the last dump aside."""
@@ -130,6 +133,25 @@ class DurableRedis(RedisServer):
     def forget(self) -> None:
         """Let the next start begin empty."""
         self._dump.unlink(missing_ok=True)
+
+    def start_slowly(self, seconds: float) -> None:
+        """Kill it and start it from what it holds; for about this long it loads, mostly answering LOADING.
+
+        While it loads it answers after every 2 MB, so large keys in another database are loaded with the others.
+        """
+        large = [f"large-{number}" for number in range(_LARGE_KEYS)]
+        filler = redis.Redis(host=HOST, port=self.port, db=_LARGE_DATABASE, socket_timeout=2)
+        with contextlib.closing(filler), contextlib.suppress(redis.RedisError):
+            filler.mset({key: os.urandom(_LARGE_BYTES) for key in large})
+            filler.save()
+        self.kill()
+        self._key_load_us = int(seconds * 1e6 / _LARGE_KEYS)
+        try:
+            self.start()
+        finally:
+            self._key_load_us = 0
+        with contextlib.closing(filler), contextlib.suppress(redis.RedisError):
+            filler.delete(*large)
 
     def flush(self) -> None:
         """Empty it."""
@@ -153,5 +175,6 @@ class DurableRedis(RedisServer):
         options: Sequence[tuple[str, object]] = (
             *(("port", self.port), ("bind", HOST), ("dir", self.data), ("dbfilename", "dump.rdb")),
             *(("save", "1 1"), ("appendonly", "no"), ("unixsocket", "")),
+            *(("key-load-delay", self._key_load_us), ("rdbcompression", "no")),
         )
         return [redis_binary(), *(part for name, value in options for part in (f"--{name}", str(value)))]

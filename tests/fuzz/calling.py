@@ -80,10 +80,10 @@ def fault(call: Call, answer: Answer) -> str:
         return f"the status is {answer.status}: {answer.error[match.start() :][:200]!r}"
     if call.is_http:
         allowed = answer.status != "500" or b'"errorDetails":"the answer would be over ' in answer.error
-    elif answer.status == "INTERNAL":
-        allowed = call.method.startswith(_GENERAL) and answer.error.startswith(b"General error\0")
+    elif answer.status == "UNKNOWN":
+        allowed = call.method.startswith(_GENERAL) and answer.error.startswith(b"General error: ")
     else:
-        allowed = answer.status != "UNKNOWN"
+        allowed = answer.status != "INTERNAL"
     return "" if allowed else f"the status is {answer.status}: {answer.error[:200]!r}"
 
 

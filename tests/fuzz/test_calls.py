@@ -66,8 +66,9 @@ async def test_a_server_that_ends_is_found(tmp_path: Path) -> None:
     [
         ("/a.B/C", "port", "INVALID_ARGUMENT", "flag_key is 'x'; it must be another", False),
         ("/a.B/C", "port", "UNKNOWN", "Unexpected <class 'ValueError'>: 1", True),
-        ("/a.B/C", "port", "INTERNAL", "General error\0", True),
-        ("/flagd.evaluation.v1.Service/ResolveInt", "port", "INTERNAL", "General error\0", False),
+        ("/a.B/C", "port", "INTERNAL", "an internal error occurred", True),
+        ("/a.B/C", "port", "UNKNOWN", "General error: The rule chose", True),
+        ("/flagd.evaluation.v1.Service/ResolveInt", "port", "UNKNOWN", "General error: The rule chose", False),
         ("/a.B/C", "port", "UNAVAILABLE", "cannot reach 10.0.0.1:6379", True),
         ("/a.B/C", "port", "UNAVAILABLE", "cannot open /tmp/x/flags.db", True),
         ("/a.B/C", "port", "NOT_FOUND", "<flagsvc.core.model.Flag object at 0x7f90f5603c20>", True),

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, LeaseAnswer, LeaseState, StoreContents
+from flagsvc.replication import cache_lease
 from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.timing import Timing
 from flagsvc.view.near_cache import NearCache
@@ -93,6 +94,25 @@ async def test_the_holder_puts_everything_and_certifies_it_with_each_renewal(cac
     revision, age_s = await age_of(cache)
     assert revision == 3
     assert age_s < time.monotonic() - verified_at + 0.1
+
+
+async def test_the_lease_is_renewed_while_everything_is_put(cache: LossyCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_lease, "CHUNK", 2)
+    near, now = NearCache(20, 5.0), time.monotonic()
+    flags = [Flag(key=f"k{number}", revision=number) for number in range(1, 11)]
+    merge(near, StoreContents(flags, {"default": 10}), now, now)
+    lease = CacheLease(near, cache, replace(LASTING, renew_every_s=0.0))
+    await lease.step()
+    assert cache.given == [now] * 5
+    assert lease.is_holder
+    assert None not in await cache.peek([flag.id for flag in flags])
+    near.partial.gaps += 1  # changes were missed
+    await lease.step()
+    assert len(cache.given) == 10
+    monkeypatch.setattr(near, "ids", lambda: (near.mark_gap({}, now), iter([flag.id for flag in flags]))[1])
+    near.partial.gaps += 1
+    await lease.step()
+    assert len(cache.given) == 10, "what is put now is not everything"
 
 
 async def test_a_change_that_its_writer_did_not_put_is_put_before_the_next_renewal(cache: LossyCache) -> None:

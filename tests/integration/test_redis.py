@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +17,11 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from flagsvc import turns
+from flagsvc.adapters.redis import messages
 from flagsvc.adapters.redis.cache import CHUNK, RedisCache
 from flagsvc.adapters.redis.messages import heartbeat_text
+from flagsvc.core.documents import dumps, loads
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import (
@@ -132,6 +136,50 @@ async def test_many_entries_may_take_longer_than_one_command(redis_clean_url: st
     async with cache_on(redis_clean_url, timeout_s=0.005) as cache:
         await until(lambda: cache._redis.clock.known)
         assert await cache.put([entry(n + 1, key=f"k{n}") for n in range(CHUNK)], ago(0))
+
+
+async def test_entries_are_written_and_read_in_turns(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [entry(n + 1, key=f"k{n}") for n in range(300)]
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    handled: list[FlagId] = []
+    monkeypatch.setattr(messages, "dumps", lambda flag: handled.append(flag.id) or dumps(flag))
+    monkeypatch.setattr(messages, "loads", lambda text: handled.append(A) or loads(text))
+    for work in (cache.put(entries, ago(0)), cache.peek([each.id for each in entries]), _all_of(cache)):
+        handled.clear()
+        running, most = asyncio.ensure_future(work), 0
+        while not running.done():
+            before = len(handled)
+            await asyncio.sleep(0)
+            most = max(most, len(handled) - before)
+        assert (len(handled), most) == (300, 1)
+
+
+async def _all_of(cache: RedisCache) -> list[Entry]:
+    return [each async for piece in cache.entries() for each in piece]
+
+
+async def test_what_has_many_values_is_written_and_read_outside_the_event_loop(
+    cache: RedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {f"{number:x}": number for number in range(9_000)}
+    large = Entry.of(Flag(key="a", revision=1, variants={"on": values}))
+    threads: list[str] = []
+
+    def noted(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda value: threads.append(threading.current_thread().name) or work(value)
+
+    monkeypatch.setattr(messages, "dumps", noted(dumps))
+    monkeypatch.setattr(messages, "loads", noted(loads))
+    events = cache.events()
+    assert await anext(events) == Subscribed()
+    assert await cache.put([large], ago(0))
+    assert await cache.announce(Announced(large))
+    assert await anext(events) == Announced(large)
+    assert await cache.peek([A]) == [large]
+    assert [name.startswith("off-loop") for name in threads] == [True] * 4
+    assert await cache.announce(Announced(entry(2)))
+    assert await anext(events) == Announced(entry(2))
+    assert [name.startswith("off-loop") for name in threads[4:]] == [False] * 2
 
 
 async def test_times_to_live(redis_clean_url: str, cache: RedisCache) -> None:

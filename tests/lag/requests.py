@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 from google.protobuf import struct_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
@@ -26,8 +27,13 @@ WITHOUT_SIZES = frozenset(
     {
         "WatchFlags in pages",
         "WatchFlags, one message",
+        "WatchFlags, resumed",
         "VerifyCache",
+        "Resync",
         "GetStatus",
+        "GetMetadata",
+        "Health",
+        "OFREP events",
         "EventStream",
         "FetchAllFlags",
         "SyncFlags",
@@ -48,6 +54,7 @@ class Sizes:
     text_of: str = "a"
     elements: int = 0
     fields: int = 0
+    variants: int = 0
     conditions: int = 0
     page: int = 0
     explain: bool = False
@@ -78,11 +85,14 @@ def _struct(context: dict[str, Any]) -> struct_pb2.Struct:
 class Requests:
     """All methods of one server, by name."""
 
-    def __init__(self, port: int, ofrep_port: int) -> None:
+    def __init__(self, port: int, ofrep_port: int, resume: int) -> None:
+        """`resume`: the revision from which a watch resumes."""
+        self._resume = resume
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", UNLIMITED)
         self._own = pb_grpc.FlagServiceStub(self._channel)
         self._flagd = flagd_grpc.ServiceStub(self._channel)
         self._sync = sync_grpc.FlagSyncServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
         self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ofrep_port}", timeout=60)
         self._written = 0
 
@@ -110,13 +120,18 @@ class Requests:
             ),
             "CreateFlag": self._create,
             "UpdateFlag": lambda s: own.UpdateFlag(
-                pb.UpdateFlagRequest(flag=self._flag(s, "flag-1"), update_mask={"paths": ["targeting", "config"]})
+                pb.UpdateFlagRequest(
+                    flag=self._flag(s, "flag-1"),
+                    update_mask={"paths": ["targeting", "config", "variants", "default_variant"]},
+                )
             ),
             "ToggleFlag": lambda s: own.ToggleFlag(pb.ToggleFlagRequest(flag_key=s.key, enabled=True)),
             "DeleteFlag": lambda s: own.DeleteFlag(pb.DeleteFlagRequest(flag_key=f"flag-{200 + s.page}")),
             "WatchFlags in pages": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))),
+            "WatchFlags, resumed": lambda _: _first(own.WatchFlags(pb.WatchFlagsRequest(resume_revision=self._resume))),
             "WatchFlags, one message": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest())),
-            "VerifyCache": lambda _: own.VerifyCache(pb.VerifyCacheRequest()),
+            "VerifyCache": lambda _: own.VerifyCache(pb.VerifyCacheRequest(repair=True)),
+            "Resync": lambda _: own.Resync(pb.ResyncRequest(confirm=True)),
             "GetStatus": lambda _: own.GetStatus(pb.GetStatusRequest()),
             "ResolveBoolean": lambda s: flagd_stub.ResolveBoolean(
                 flagd.ResolveBooleanRequest(flag_key=s.key, context=_struct(s.context()))
@@ -128,8 +143,11 @@ class Requests:
             "EventStream": lambda _: _first(flagd_stub.EventStream(flagd.EventStreamRequest())),
             "FetchAllFlags": lambda _: self._sync.FetchAllFlags(sync.FetchAllFlagsRequest()),
             "SyncFlags": lambda _: _first(self._sync.SyncFlags(sync.SyncFlagsRequest())),
+            "GetMetadata": lambda _: self._sync.GetMetadata(sync.GetMetadataRequest()),
+            "Health": lambda _: self._health.Check(health_pb2.HealthCheckRequest()),
             "OFREP evaluate": lambda s: self._post(f"/ofrep/v1/evaluate/flags/{s.key}", s),
             "OFREP bulk": lambda s: self._post("/ofrep/v1/evaluate/flags", s),
+            "OFREP events": lambda _: self._first_event(),
         }
 
     def _keys(self, sizes: Sizes) -> list[str]:
@@ -144,13 +162,22 @@ class Requests:
         flag = types.Flag(key=key)
         if conditions:
             flag.targeting = json.dumps({"if": [{"or": conditions}, "on", "off"]})
-        if sizes.fields or sizes.elements:
+        for number in range(sizes.variants):
+            flag.variants[f"v{number}"].CopyFrom(to_value({f"{i:x}": True for i in range(sizes.fields)}))
+        if sizes.variants:
+            flag.default_variant = "v0"
+        elif sizes.fields or sizes.elements:
             config = {f"{i:x}": True for i in range(sizes.fields)} | {"l": [0] * sizes.elements}
             flag.config.CopyFrom(to_value(config))
         return flag
 
     async def _post(self, path: str, sizes: Sizes) -> object:
         return await self._http.post(path, content=json.dumps({"context": sizes.context()}, separators=(",", ":")))
+
+    async def _first_event(self) -> None:
+        async with self._http.stream("GET", "/ofrep/v1/sse") as events:
+            async for _ in events.aiter_raw():
+                break
 
 
 async def _snapshot(stream: Any) -> None:
@@ -183,6 +210,7 @@ BY_HAND: list[Sizes] = [
     Sizes(conditions=6_000),
     Sizes(fields=19_000),
     Sizes(fields=80_000),
+    Sizes(fields=4_900, variants=4),
     Sizes(elements=60_000),
     Sizes(page=1_000),
     Sizes(min_revision=10**6),

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flagsvc.api.ofrep import http, requests
+from flagsvc.api.http import bodies
+from flagsvc.api.http import server as http
 from tests.ofrep.asking import FLAGS_PATH, Asked, asking
 from tests.ofrep.conftest import FEW
 from tests.replicas import replica, until
@@ -81,7 +82,7 @@ async def test_a_head_has_its_time_on_a_connection_in_use_too(few: Asked, monkey
 
 
 async def test_a_body_that_does_not_arrive_is_408(few: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "BODY_S", 0.3)
+    monkeypatch.setattr(bodies, "BODY_S", 0.3)
     async with connected(few) as (reader, writer):
         writer.write(HEAD + b"Content-Length: 10\r\n\r\n{")
         answer = await asyncio.wait_for(reader.read(), 10)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
+from flagsvc import turns
+from flagsvc.api.http.bodies import Disconnected
+from flagsvc.api.http.taking import PIECE_BYTES, until_taken
 from flagsvc.api.ofrep import middleware
-from flagsvc.api.ofrep.middleware import PIECE_BYTES, _until_taken, _while_connected
-from flagsvc.api.ofrep.requests import Disconnected, Refused
+from flagsvc.api.ofrep.middleware import _while_connected
+from flagsvc.api.ofrep.requests import Refused
 from tests.replicas import replica, until, until_serving
 
 BULK = b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -63,11 +66,11 @@ async def test_a_client_that_leaves_ends_its_bulk_evaluation(tmp_path: Path, mon
         await until_serving(client)
         work, asked = Work(), asyncio.Event()
 
-        async def evaluate_all(*_: object) -> Any:
+        async def evaluate_set(*_: object) -> AsyncIterator[Any]:
             asked.set()
-            return await work.run()
+            yield await work.run()
 
-        monkeypatch.setattr(server.replica.reader, "evaluate_all", evaluate_all)
+        monkeypatch.setattr(server.replica.reader, "evaluate_set", evaluate_set)
         _, writer = await asyncio.open_connection("127.0.0.1", server.ofrep_port)
         writer.write(BULK)
         await asked.wait()
@@ -76,14 +79,20 @@ async def test_a_client_that_leaves_ends_its_bulk_evaluation(tmp_path: Path, mon
         await until(lambda: work.cancelled and server._admission.ofrep.taken == 0)
 
 
-async def test_a_large_body_is_sent_in_pieces() -> None:
+async def test_a_large_body_is_sent_in_pieces_between_which_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
     body = bytes(range(256)) * (5 * PIECE_BYTES // 512 + 1)
-    await _until_taken(send)({"type": "http.response.body", "body": body})
+    sending, most = asyncio.ensure_future(until_taken(send)({"type": "http.response.body", "body": body})), 0
+    while not sending.done():
+        before = len(sent)
+        await asyncio.sleep(0)
+        most = max(most, len(sent) - before)
+    assert most <= 2, "a piece, and the end"
     assert b"".join(message["body"] for message in sent) == body
     assert max(len(message["body"]) for message in sent) == PIECE_BYTES
     assert [message["more_body"] for message in sent] == [True] * (len(sent) - 1) + [False]

@@ -55,4 +55,4 @@ def of(evaluation: Any) -> tuple[Any, ...]:
 def summary(answer: dict[str, Any]) -> tuple[Any, ...]:
     if "errorCode" in answer:
         return (answer["errorCode"],)
-    return answer["reason"], answer["variant"], answer.get("value")
+    return answer["reason"], answer["variant"] or "", answer.get("value")

@@ -24,7 +24,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no text": ("string-empty", {}, '{"key":"string-empty","reason":"STATIC","variant":"none","value":""}'),
     "an integer": ("integer", {}, '{"key":"integer","reason":"STATIC","variant":"many","value":9000000}'),
     "a float": ("float", {}, '{"key":"float","reason":"STATIC","variant":"high","value":0.75}'),
-    "a whole float": ("whole-float", {}, '{"key":"whole-float","reason":"STATIC","variant":"ten","value":10.0}'),
+    "a whole float": ("whole-float", {}, '{"key":"whole-float","reason":"STATIC","variant":"ten","value":10}'),
     "a whole number of a flag with fractions": (
         *("float-or-whole", {}),
         '{"key":"float-or-whole","reason":"STATIC","variant":"high","value":2.0}',
@@ -34,11 +34,11 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], str]] = {
         '{"key":"by-country","reason":"TARGETING_MATCH","variant":"blue","value":"#00f"}',
     ),
     "no match": ("by-country", {}, '{"key":"by-country","reason":"DEFAULT","variant":"red","value":"#f00"}'),
-    "no default": ("no-default", {}, '{"key":"no-default","reason":"DEFAULT","variant":""}'),
-    "disabled": ("disabled", {}, '{"key":"disabled","reason":"DISABLED","variant":""}'),
-    "deprecated": ("deprecated", {}, '{"key":"deprecated","reason":"DISABLED","variant":""}'),
-    "beta, not matched": ("beta", {}, '{"key":"beta","reason":"DISABLED","variant":""}'),
-    "beta without rule": ("beta-no-rule", {}, '{"key":"beta-no-rule","reason":"DISABLED","variant":""}'),
+    "no default": ("no-default", {}, '{"key":"no-default","reason":"DEFAULT","variant":null}'),
+    "disabled": ("disabled", {}, '{"key":"disabled","reason":"DISABLED","variant":null}'),
+    "deprecated": ("deprecated", {}, '{"key":"deprecated","reason":"DISABLED","variant":null}'),
+    "beta, not matched": ("beta", {}, '{"key":"beta","reason":"DISABLED","variant":null}'),
+    "beta without rule": ("beta-no-rule", {}, '{"key":"beta-no-rule","reason":"DISABLED","variant":null}'),
 }
 
 
@@ -48,7 +48,7 @@ async def test_an_answer_is_exactly_this(asked: Asked, row: str) -> None:
     found = await asked.one(key, context)
     assert found.status_code == 200
     assert found.headers["content-type"] == "application/json"
-    assert found.text == body
+    assert found.text == body[:-1] + ',"metadata":{}}'
 
 
 async def test_an_object_and_metadata_are_returned_as_they_are(asked: Asked) -> None:
@@ -66,6 +66,7 @@ async def test_an_unknown_flag_is_404(asked: Asked) -> None:
         "key": "nowhere",
         "errorCode": "FLAG_NOT_FOUND",
         "errorDetails": "flag `nowhere` does not exist",
+        "metadata": {},
     }
 
 
@@ -73,11 +74,12 @@ async def test_a_key_with_any_characters_is_found(asked: Asked) -> None:
     assert (await asked.one("a%2Fb%20c%3F%C3%BC")).json()["key"] == "a/b c?ü"
 
 
-async def test_a_rule_without_result_is_general_and_reveals_nothing_of_the_rule(asked: Asked) -> None:
-    found = await asked.one("chosen", {"choice": "secret-choice"})
+async def test_a_rule_without_result_is_general_and_says_why(asked: Asked) -> None:
+    found = await asked.one("chosen", {"choice": "green"})
     assert found.status_code == 400
-    details = "error processing the flag for evaluation"
-    assert found.json() == {"key": "chosen", "errorCode": "GENERAL", "errorDetails": details}
+    cause = "The targeting rule chose 'green', which is not one of the flag's variants"
+    details = f"error processing the flag for evaluation: {cause}"
+    assert found.json() == {"key": "chosen", "errorCode": "GENERAL", "errorDetails": details, "metadata": {}}
 
 
 BODIES: dict[str, tuple[bytes, int, str]] = {
@@ -86,11 +88,12 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "null": (b"null", 200, "red"),
     "no context": (b"{}", 200, "red"),
     "context null": (b'{"context": null}', 200, "red"),
-    "context a list": (b'{"context": ["CH"]}', 200, "red"),
+    "context a list": (b'{"context": ["CH"]}', 400, "context is of type list; it must be an object"),
+    "context a text": (b'{"context": "gold"}', 400, "context is of type string; it must be an object"),
     "more fields": (b'{"context": {"country": "CH"}, "other": 1}', 200, "blue"),
     "no JSON": (b'{"context": {', 400, ""),
-    "a list": (b"[]", 400, ""),
-    "a text": (b'"context"', 400, ""),
+    "a list": (b"[]", 400, "the body is of type list; it must be an object"),
+    "a text": (b'"context"', 400, "the body is of type string; it must be an object"),
     "not a number": (b'{"context": {"country": NaN}}', 400, ""),
     "a field twice": (b'{"context": {"country": "CH", "country": "FR"}}', 400, ""),
     "no UTF-8": (b'{"context": {"country": "\xff"}}', 400, ""),
@@ -103,15 +106,16 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.mark.parametrize("row", BODIES)
 async def test_a_body_is_read_or_refused(asked: Asked, row: str) -> None:
-    body, status, variant = BODIES[row]
+    body, status, expected = BODIES[row]
     found = await asked.http.post(f"{FLAGS_PATH}/by-country", content=body)
     assert found.status_code == status
     if status == 200:
-        assert found.json()["variant"] == variant
+        assert found.json()["variant"] == expected
     else:
         answer = found.json()
         assert (answer["key"], answer["errorCode"]) == ("by-country", "INVALID_CONTEXT")
-        assert answer["errorDetails"].startswith("Provider context is not valid")
+        assert answer["errorDetails"].startswith("Provider context is not valid: ")
+        assert expected in answer["errorDetails"]
 
 
 async def test_a_context_of_the_largest_size_counts_and_one_over_it_is_refused(asked: Asked) -> None:
@@ -174,9 +178,10 @@ async def test_a_selector_chooses_the_set_and_metadata_says_so(asked: Asked, sel
 async def test_a_selector_by_another_key_is_refused_with_flagds_text(asked: Asked) -> None:
     found = await asked.one("boolean", Flagd_Selector="team=a")
     assert found.status_code == 400
-    text = 'invalid selector key "team", valid keys: "flagSetId", "source"'
-    assert found.json() == {"key": "boolean", "errorCode": "GENERAL", "errorDetails": text}
-    assert (await asked.all(Flagd_Selector="team=a")).json() == {"errorCode": "GENERAL", "errorDetails": text}
+    text = 'invalid selector: invalid selector key "team", valid keys: "flagSetId", "source"'
+    error = {"errorCode": "GENERAL", "errorDetails": text, "metadata": {}}
+    assert found.json() == {"key": "boolean", **error}
+    assert (await asked.all(Flagd_Selector="team=a")).json() == error
     assert (await asked.http.get("/ofrep/v1/sse", params={"selector": "team=a"})).status_code == 400
 
 

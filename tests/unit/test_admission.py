@@ -13,7 +13,7 @@ from flagsvc import descriptors
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.lateness import INTERVAL_S, TARGET_S, Lateness
-from flagsvc.api.ofrep.http import Connections
+from flagsvc.api.http.server import Connections
 from flagsvc.core.errors import DeadlinePassed, InvalidRequest, Overloaded, Stopping
 from flagsvc.health import HealthServicer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -196,8 +197,15 @@ def test_a_value_of_another_type_is_a_mismatch_but_a_whole_number_serves_as_a_fl
         assert f"of type {kind}, not {wanted}" in found.message
 
 
-def test_a_whole_float_is_no_integer() -> None:
-    assert check_type(Outcome(Reason.STATIC, "v", 10.0), ValueType.INTEGER).error_code is ErrorCode.TYPE_MISMATCH
+@pytest.mark.parametrize(("value", "integer"), [(10.0, 10), (-0.0, 0), (-(2.0**63), -(2**63)), (1e15, 10**15)])
+def test_a_whole_float_is_an_integer_too(value: float, integer: int) -> None:
+    found = check_type(Outcome(Reason.STATIC, "v", value), ValueType.INTEGER)
+    assert (found.value, type(found.value), found.variant) == (integer, int, "v")
+
+
+@pytest.mark.parametrize("value", [10.5, 2.0**63, 1e21, math.inf, math.nan])
+def test_a_fraction_or_more_than_64_bits_is_no_integer(value: float) -> None:
+    assert check_type(Outcome(Reason.STATIC, "v", value), ValueType.INTEGER).error_code is ErrorCode.TYPE_MISMATCH
 
 
 def test_any_type_serves_who_asks_for_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flagsvc.api.common.selectors import InvalidSelector, selector_of
+from flagsvc.api.common.selectors import InvalidSelector, Selectors
 
 
 @pytest.mark.parametrize(
@@ -20,20 +20,20 @@ from flagsvc.api.common.selectors import InvalidSelector, selector_of
     ],
 )
 def test_a_selector_names_a_set(text: str, flag_set: str, metadata: dict[str, str]) -> None:
-    assert selector_of((("flagd-selector", text),)) == (flag_set, metadata)
-    assert selector_of((), text) == (flag_set, metadata), "the same in a request's field"
+    assert Selectors().of((("flagd-selector", text),)) == (flag_set, metadata)
+    assert Selectors().of((), text) == (flag_set, metadata), "the same in a request's field"
 
 
 def test_the_header_comes_before_the_field_unless_it_is_empty() -> None:
     header = ("flagd-selector", "flagSetId=header")
-    assert selector_of((("other", "x"), header), "flagSetId=body").flag_set == "header"
-    assert selector_of((("flagd-selector", ""),), "flagSetId=body").flag_set == "body"
-    assert selector_of(None).flag_set == "default"
+    assert Selectors().of((("other", "x"), header), "flagSetId=body").flag_set == "header"
+    assert Selectors().of((("flagd-selector", ""),), "flagSetId=body").flag_set == "body"
+    assert Selectors().of(None).flag_set == "default"
 
 
 @pytest.mark.parametrize("text", ["=x", "flagsetid=x", "key=flagSetId=x", " flagSetId=x", "x" * 1_000 + "=y"])
 def test_another_key_is_refused_in_flagds_words(text: str) -> None:
     with pytest.raises(InvalidSelector) as caught:
-        selector_of((("flagd-selector", text),))
+        Selectors().of((("flagd-selector", text),))
     key = text.partition("=")[0][:80]
     assert str(caught.value) == f'invalid selector key "{key}", valid keys: "flagSetId", "source"'

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents, UnversionedChange
-from flagsvc.view.changelog import LOG_LENGTH, RECENT_S
+from flagsvc.view import changelog
+from flagsvc.view.changelog import FORGOTTEN_AT_ONCE, LOG_LENGTH, RECENT_S, ChangeKind
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
-from tests.near_caches import merge, restore
+from tests.near_caches import merge, restore, resync
 
 
 def entry(revision: int, key: str = "a", flag_set: str = "default") -> Entry:
@@ -35,6 +37,13 @@ def near(limit: int = 100) -> NearCache:
 def held(cache: NearCache, key: str = "a") -> Entry | None:
     found = cache.get(FlagId("default", key))
     return found.entry if found else None
+
+
+def recent(cache: NearCache, flag_set: str, now: float) -> dict[str, ChangeKind]:
+    """Return the keys that changed recently, which is the same as whether there are any."""
+    found, _ = cache.changelogs.changes_after(flag_set, 0, 1_000, now)
+    assert cache.changelogs.has_recent_changes(flag_set, now) == bool(found)
+    return found
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=30))
@@ -347,11 +356,11 @@ def test_a_recent_change_is_known_until_it_is_old() -> None:
     cache.apply_change(entry(2, "b"), 2.0)
     cache.apply_change(gone(3), 3.0)
     cache.apply_change(gone(3), 100.0)
-    assert cache.changelogs.recent_changes("default", 3.0) == {"a": "delete", "b": "write"}
-    assert cache.changelogs.recent_changes("default", 2.0 + RECENT_S) == {"a": "delete", "b": "write"}
-    assert cache.changelogs.recent_changes("default", 3.0 + RECENT_S) == {"a": "delete"}
-    assert cache.changelogs.recent_changes("default", 3.1 + RECENT_S) == {}
-    assert cache.changelogs.recent_changes("nobody", 3.0) == {}
+    assert recent(cache, "default", 3.0) == {"a": "delete", "b": "write"}
+    assert recent(cache, "default", 2.0 + RECENT_S) == {"a": "delete", "b": "write"}
+    assert recent(cache, "default", 3.0 + RECENT_S) == {"a": "delete"}
+    assert recent(cache, "default", 3.1 + RECENT_S) == {}
+    assert recent(cache, "nobody", 3.0) == {}
     cache.apply_change(entry(4, "c"), 4.0 + RECENT_S)
     assert len(cache.changelogs.of("default").recent_changes) == 1, "old changes are dropped"
 
@@ -363,8 +372,8 @@ def test_a_first_load_counts_as_recent_what_changed_shortly_before_it() -> None:
     reported: list[str] = []
     cache.changelogs.listen("default", lambda e, *_: reported.append(e.id.key))
     merge(cache, StoreContents([*flags, Flag(key="timeless")], {"default": 3}), 10.0, 10.0)
-    assert cache.changelogs.recent_changes("default", 10.0) == {"new": "update", "timeless": "update"}
-    assert cache.changelogs.recent_changes("default", 10.1 + RECENT_S) == {}
+    assert recent(cache, "default", 10.0) == {"new": "update", "timeless": "update"}
+    assert recent(cache, "default", 10.1 + RECENT_S) == {}
     assert reported == [], "the first load is a change for nobody"
 
 
@@ -451,7 +460,81 @@ def test_a_merge_during_which_a_flag_had_to_be_evicted_does_not_complete_the_vie
 def test_a_resync_with_more_flags_than_the_limit_holds_none() -> None:
     cache = near(limit=2)
     merge(cache, contents(entry(1)), 0.0, 0.0)
-    cache.resync(contents(entry(1), entry(2, "b"), entry(3, "c")), 1.0, 1.0)
+    resync(cache, contents(entry(1), entry(2, "b"), entry(3, "c")), 1.0, 1.0)
     assert (cache.complete, cache.partial.is_needed, len(cache)) == (False, True, 0)
-    cache.resync(contents(entry(1), entry(2, "b")), 2.0, 2.0)
-    assert (cache.complete, len(cache)) == (True, 2)
+    resync(cache, contents(entry(1), entry(2, "b")), 2.0, 2.0)
+    assert (cache.complete, len(cache), cache.full_loads) == (True, 2, 2)
+    assert set(recent(cache, "default", 2.0)) == {"a", "b"}, "nobody was notified of what changed before"
+
+
+def test_a_change_during_a_resync_counts_although_its_revision_is_small() -> None:
+    cache = near()
+    merge(cache, contents(*(entry(100 + n, f"k{n}") for n in range(6)), default=106), 0.0, 0.0)
+    cache.changelogs.forget()
+    with cache.starting_over(1.0):
+        cache.apply_change(entry(8, "k0"), 1.1)  # while the store is read
+        steps = cache.resyncing(contents(*(entry(n, f"k{n}") for n in range(5)), default=7), 1.0, 1.2)
+        for _ in range(9):
+            next(steps)
+        assert held(cache, "k0") == entry(8, "k0")
+        cache.apply_change(entry(9, "k4"), 1.3)
+        cache.apply_change(entry(10, "new"), 1.3)
+        cache.apply_change(gone(11, "k5"), 1.3)
+        assert cache.verified_at == 0.0, "nothing is verified before the last step"
+        for _ in steps:
+            pass
+    known = {key: held(cache, key) for key in ("k0", "k1", "k2", "k3", "k4", "new")}
+    revisions = {"k0": 8, "k1": 1, "k2": 2, "k3": 3, "k4": 9, "new": 10}
+    assert known == {key: entry(revision, key) for key, revision in revisions.items()}
+    assert not cache.has_flag(FlagId("default", "k5"))
+    assert (cache.complete, cache.verified_at, cache.changelogs.watermark("default")) == (True, 1.0, 11)
+    cache.apply_change(entry(5, "k0"), 2.0)
+    assert held(cache, "k0") == entry(8, "k0"), "afterwards revisions only grow again"
+
+
+def test_a_resync_has_a_step_for_each_flag() -> None:
+    cache = near(limit=1_000)
+    merge(cache, contents(*(entry(n, f"k{n}") for n in range(400)), default=400), 0.0, 0.0)
+    steps = sum(1 for _ in cache.resyncing(contents(*(entry(1, f"n{n}") for n in range(300)), default=1), 1.0, 1.0))
+    assert (len(cache.flags()), steps >= 400 + 2 * 300) == (300, True)
+
+
+def test_a_resync_during_which_a_flag_had_to_be_evicted_does_not_complete_the_view() -> None:
+    cache = near(limit=3)
+    steps = cache.resyncing(contents(*(entry(n, f"k{n}") for n in range(1, 4)), default=3), 1.0, 1.1)
+    next(steps)
+    for number in range(4, 7):
+        cache.apply_change(entry(number, f"new{number}"), 1.2)
+    for _ in steps:
+        pass
+    assert not cache.complete
+
+
+def test_old_changes_are_forgotten_a_few_at_a_time() -> None:
+    cache = near(limit=1_000)
+    merge(cache, contents(default=0), 0.0, 0.0)
+    for number in range(3 * FORGOTTEN_AT_ONCE):
+        cache.changelogs.of("default").remember(f"k{number}", ChangeKind.UPDATE, 1.0)
+    left = []
+    for number in range(4):
+        cache.changelogs.of("default").remember("new", ChangeKind.UPDATE, 2.0 + RECENT_S + number)
+        left.append(len(cache.changelogs.of("default").recent_changes))
+    assert left == [2 * FORGOTTEN_AT_ONCE + 1, FORGOTTEN_AT_ONCE + 1, 1, 1]
+
+
+def test_few_of_many_recent_changes_are_looked_at_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changelog, "LOOKED_AT", 10)
+    cache = near(limit=1_000)
+    merge(cache, contents(default=0), 0.0, 0.0)
+    log, looks = cache.changelogs.of("default"), 0
+    for number in range(200):
+        log.remember(f"k{number % 90}", ChangeKind.UPDATE, 1.0)
+    number: int | None = 0
+    seen: list[str] = []
+    while number is not None:
+        found, number = cache.changelogs.changes_after("default", number, 1_000, 1.0)
+        assert len(found) <= 10
+        seen += found
+        looks += 1
+    assert seen == [f"k{number % 90}" for number in range(110, 200)]
+    assert looks == 9

@@ -16,7 +16,7 @@ from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.errors import RevisionUnavailable
 from flagsvc.core.evaluation import ErrorCode, Prepared, prepare
 from flagsvc.core.model import Flag, FlagId, Status
-from flagsvc.ports import StoreContents
+from flagsvc.ports import Entry, StoreContents
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.view.near_cache import NearCache
@@ -129,12 +129,27 @@ async def test_equal_keys_of_a_batch_are_evaluated_once_and_answered_at_each_pos
     await store.close()
 
 
+async def test_a_set_is_evaluated_flag_by_flag_as_of_one_moment(tmp_path: Path) -> None:
+    flags = (Flag(key=key, status=Status.ENABLED, targeting=RULE) for key in ("a", "b", "c"))
+    store, reader = await loaded(tmp_path, *flags)
+    context = CountingContext(tier="gold")
+    evaluations = reader.evaluate_set("default", context)
+    assert (await anext(evaluations)).flag_id.key == "a"
+    assert context.reads == 1, "the others are not evaluated before they are needed"
+    near = reader._lookup._near
+    near.apply_change(Entry.absent(FlagId("default", "c"), 9), time.monotonic())
+    near.apply_change(Entry.of(Flag(key="d", revision=10)), time.monotonic())
+    assert [each.flag_id.key async for each in evaluations] == ["b", "c"]
+    await reader.close()
+    await store.close()
+
+
 async def test_a_revision_that_does_not_exist_is_refused_by_the_counter_without_a_load(tmp_path: Path) -> None:
     store, reader = await loaded(tmp_path, Flag(key="a"))
     before = store.loads
     for flag_set in ("default", *(f"invented-{number}" for number in range(30))):
         with pytest.raises(RevisionUnavailable):
-            await reader.evaluate_all(flag_set, (), {}, 1_000)
+            await anext(reader.evaluate_set(flag_set, {}, 1_000))
     assert store.loads == before
     await reader.close()
     await store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 from pathlib import Path
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from flagsvc import turns
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.api.common.contexts import LazyContext, in_full
-from flagsvc.api.flag_service import snapshots
+from flagsvc.api.flag_service import snapshots, watch
+from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.api.flag_service.service import _encoded_list
 from flagsvc.api.flag_service.snapshots import MAX_LATER, SetSnapshot
+from flagsvc.api.flag_service.watch import Watches
 from flagsvc.api.flagd import sync_payload
 from flagsvc.api.flagd.sync_payload import _configuration
 from flagsvc.core.errors import AnswerTooLarge
@@ -142,3 +145,28 @@ async def test_a_large_context_is_converted_in_the_thread_and_a_small_one_at_onc
         context = LazyContext({"a": 1, "b": 2}, convert, {"c": "known"}, is_large=is_large)
         assert await in_full(context) == {"a": "x", "b": "x", "c": "known"}
     assert [name.startswith("off-loop") for name in threads] == [True] * 2 + [False] * 2
+
+
+async def test_a_watch_that_resumes_packs_each_change_when_it_is_sent(
+    set_snapshot: SetSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, packed = set_snapshot._near, []
+    monkeypatch.setattr(watch, "flag_to_message", lambda flag: packed.append(flag.key) or flag_to_message(flag))
+    for number in range(20):
+        changed(near, number)
+    stream = Watches(near, set_snapshot._reader, math.inf, pb.EvaluationSettings()).stream("default", FLAGS)
+    first = await anext(stream)
+    assert isinstance(first, pb.WatchFlagsResponse)
+    assert (first.change.flag_key, first.resume_revision, packed) == ("k0000", FLAGS + 1, ["k0000"])
+    rest = [await anext(stream) for _ in range(19)]
+    assert [each.resume_revision for each in rest if isinstance(each, pb.WatchFlagsResponse)][-1] == FLAGS + 20
+
+
+async def test_a_snapshot_that_is_too_large_for_one_message_is_refused_with_what_helps(
+    set_snapshot: SetSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "MAX_SET_BYTES", 1_000)
+    with pytest.raises(AnswerTooLarge, match="paged_snapshots"):
+        await set_snapshot.newest(in_pages=False)
+    pages, _ = await set_snapshot.newest(in_pages=True)
+    assert sum(map(len, pages)) > 1_000

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flagsvc.settings import Settings, kubernetes_names, pairs
+from flagsvc.setting_values import pairs
+from flagsvc.settings import Settings, kubernetes_names
 from flagsvc.urls import SettingsError, redacted
 
 

@@ -1,7 +1,6 @@
 """A read-only store of flagd's files. It follows their changes, and keeps the last valid content of a broken file.
 
-The default flag set has all flags of all files; later files win. In addition, each `flagSetId` and each file's name, as
-given, is a flag set, for flagd's selectors.
+Which flag sets its flags belong to: core.flagd.sets.
 """
 
 from __future__ import annotations
@@ -22,11 +21,13 @@ import structlog
 
 from flagsvc.adapters.files.checked import CheckedFile, checked
 from flagsvc.adapters.files.parse import MAX_BYTES
+from flagsvc.adapters.files.sources import sources_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.flagd.reading import BUCKETING_NAME
+from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
-from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import DEFAULT_BUCKETING, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, StoreContents
 
 SETTLE_S = 0.05
@@ -69,8 +70,9 @@ class FileStore:
     identity = None  # no shared cache can be used with files
 
     def __init__(self, url: str) -> None:
-        sources = [part.removeprefix("file://").removeprefix("file:") for part in url.split(",")]
-        self._files = [_File(source, Path(source)) for source in dict.fromkeys(sources)]
+        sources = sources_of(url)
+        self._sets = FileSets(sources)
+        self._files = [_File(source, Path(source)) for source in sources]
         self._contents: _Contents | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
         self.reads = 0
@@ -142,7 +144,7 @@ class FileStore:
             cause = f"{', '.join(invalid[:3])} {'has' if len(invalid) == 1 else 'have'} no valid content"
             raise StoreUnavailable(cause=cause, cure="see the log event flag_file_rejected, or: flagsvc validate FILE")
         newest = max((file.changed_at for file in self._files if file.changed_at), default=datetime.now(UTC))
-        return _next_contents(contents, _all_flags(self._files), int(newest.timestamp() * 1_000))
+        return _next_contents(contents, _all_flags(self._files, self._sets), int(newest.timestamp() * 1_000))
 
 
 def _reload_file(file: _File) -> None:
@@ -207,13 +209,13 @@ def _serving(file: _File) -> str:
     return "the last valid content" if file.flags is not None else "nothing until the file is valid"
 
 
-def _all_flags(files: Sequence[_File]) -> dict[FlagId, Flag]:
+def _all_flags(files: Sequence[_File], sets: FileSets) -> dict[FlagId, Flag]:
     """Return every flag under each flag set that it belongs to. Later files win."""
     found: dict[FlagId, Flag] = {}
     for file in files:
         for flag in file.flags or ():
             flag = replace(flag, updated_at=file.changed_at)  # noqa: PLW2901  the same flag, with its time
-            for flag_set in dict.fromkeys((DEFAULT_SET, flag.flag_set, file.source)):
+            for flag_set in sets.of(flag, file.source):
                 placed = replace(flag, flag_set=flag_set)
                 found[placed.id] = placed
     return found

@@ -36,12 +36,19 @@ from flagsvc.ports import (
     Problem,
     StoreIdentity,
 )
+from flagsvc.turns import in_turns, off_loop
 
 log = structlog.get_logger(__name__)
 
-CHUNK = 500
-"""Most entries that one round trip puts or reads."""
-SCAN_COUNT = 1_000
+CHUNK = 100
+"""Most entries that one round trip puts or reads: the driver packs and unpacks all of it in one go."""
+SCAN_COUNT = 200
+LARGE_BYTES = 65_536
+"""Longer definitions are read outside the event loop."""
+
+
+_Packed = tuple[Entry, str]
+"""An entry with its definition as JSON."""
 
 
 class RedisCache:
@@ -136,8 +143,8 @@ class RedisCache:
             chunk = ids[start : start + CHUNK]
             nothing: list[bytes | None] = [None] * len(chunk)
             read = partial(texts_of, self._redis.client, [self._keys.entry(each) for each in chunk])
-            texts = await self._redis.bounded(read, nothing)
-            entries += [self._entry_in(each, text) for each, text in zip(chunk, texts, strict=True)]
+            found = zip(chunk, await self._redis.bounded(read, nothing), strict=True)
+            entries += [await self._entry_in(each, text) async for each, text in in_turns(found)]
         return entries
 
     async def entries(self) -> AsyncIterator[Sequence[Entry]]:
@@ -155,22 +162,29 @@ class RedisCache:
                 self._redis.errors += 1
                 log.debug("cache_scan_failed", cause=redis_cause(error).text)
                 raise CacheUnavailable from None
-            found = [(self._keys.flag_id_at(key), text) for key, text in zip(keys, texts, strict=True)]
-            entries = [self._entry_in(flag_id, text) for flag_id, text in found if flag_id]
-            if piece := [entry for entry in entries if entry]:
+            piece = []
+            async for key, text in in_turns(zip(keys, texts, strict=True)):
+                flag_id = self._keys.flag_id_at(key)
+                if flag_id and (entry := await self._entry_in(flag_id, text)):
+                    piece.append(entry)
+            if piece:
                 yield piece
 
     async def put(self, entries: Sequence[Entry], as_of: float, *, fills: bool = False, force: bool = False) -> bool:
         """Store each entry unless a newer one is there (`force`: also then)."""
         put = partial(self._put, stamp=await self._redis.stamp(as_of), fills=fills, force=force)
-        chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-        return all([await self._redis.bounded(partial(put, chunk), False, len(chunk)) for chunk in chunks])
+        done = True
+        for start in range(0, len(entries), CHUNK):
+            chunk = await self._packed(entries[start : start + CHUNK])
+            done = await self._redis.bounded(partial(put, chunk), False, len(chunk)) and done
+        return done
 
     async def announce(self, change: Announced) -> bool:
         """Publish a change to every replica."""
         if self._ownership.identity is None:
             return False
-        return await self._redis.publish(messages.announcement_text(change, self._ownership.identity))
+        definition = await messages.definition_of(change.entry)
+        return await self._redis.publish(messages.announcement_text(change, definition, self._ownership.identity))
 
     async def acquire_lease(self, as_of: float, lease_s: float) -> LeaseAnswer:
         """Write this replica's lease record, unless another replica's is there."""
@@ -203,7 +217,7 @@ class RedisCache:
         found = []
         for kept in answer[1]:
             sent_ms, _, text = kept.partition(b":")
-            heartbeat = self._channel.event_in(text)
+            heartbeat = await self._channel.event_in(text)
             if isinstance(heartbeat, Heartbeat):
                 found.append((heartbeat, max(answer[0] / 1e6 - int(sent_ms) / 1e3, 0.0)))
         return found
@@ -216,14 +230,18 @@ class RedisCache:
         sent_at = time.monotonic()
         args = (to_ms(within_s), scripts.FILL_MS)
         micros, text, stamp, fills = await self._redis.run(scripts.FETCH, self._keys_of(flag_id), args)
-        entry = self._entry_in(flag_id, text)
+        entry = await self._entry_in(flag_id, text)
         if text is not None and entry is None and not fills and within_s >= 0:
             # The script took it for an entry: now ask to fill it whatever it looks like.
             return await self._fetch(flag_id, -1)
         as_of = sent_at - (micros / 1e6 - stamp / 1e3) if entry and stamp else NEVER
         return Found(entry, as_of, bool(fills))
 
-    async def _put(self, entries: Sequence[Entry], *, stamp: int, fills: bool, force: bool) -> bool:
+    async def _packed(self, entries: Sequence[Entry]) -> list[_Packed]:
+        """Return the entries with their definitions, which are written in turns."""
+        return [(entry, await messages.definition_of(entry)) async for entry in in_turns(entries)]
+
+    async def _put(self, entries: Sequence[_Packed], *, stamp: int, fills: bool, force: bool) -> bool:
         sent_at = time.monotonic()
         async with self._redis.client.pipeline(transaction=False) as pipe:
             self._add_puts(pipe, entries, stamp, fills, force)
@@ -231,11 +249,10 @@ class RedisCache:
         self._redis.clock.observe(answers[-1][0], sent_at, time.monotonic())
         return True
 
-    def _add_puts(self, pipe: Any, entries: Sequence[Entry], stamp: int, fills: bool, force: bool) -> None:
-        for number, entry in enumerate(entries):
+    def _add_puts(self, pipe: Any, entries: Sequence[_Packed], stamp: int, fills: bool, force: bool) -> None:
+        for number, (entry, definition) in enumerate(entries):
             keys = (self._keys.owner, *self._keys_of(entry.id))
             ttl_ms = to_ms(self._ttl(entry, fills))
-            definition = messages.definition_of(entry)
             args = (*self._ownership.store, entry.revision, definition, stamp, ttl_ms, int(fills), int(force))
             # The first one loads the script: no further round trip to see whether the server has it.
             if number == 0:
@@ -245,15 +262,16 @@ class RedisCache:
 
     async def _write_lease(self, as_of: float, lease_s: float, entries: Sequence[Entry]) -> LeaseAnswer:
         expected, self._lease_record = self._lease_record, b""
+        packed = await self._packed(entries)
         stamp, sent_at = await self._redis.stamp(as_of), time.monotonic()
         args = (expected, self._holder, self._nonce, stamp, to_ms(lease_s))
-        answer = await self._redis.bounded(partial(self._put_and_write_lease, entries, stamp, args), None, len(entries))
+        answer = await self._redis.bounded(partial(self._put_and_write_lease, packed, stamp, args), None, len(packed))
         if answer is None:
             return LeaseAnswer(LeaseState.UNREACHABLE)
         _, state, self._lease_record, left_ms = answer
         return LeaseAnswer(LeaseState(state.decode()), sent_at + left_ms / 1000)
 
-    async def _put_and_write_lease(self, entries: Sequence[Entry], stamp: int, args: Sequence[Any]) -> Any:
+    async def _put_and_write_lease(self, entries: Sequence[_Packed], stamp: int, args: Sequence[Any]) -> Any:
         """Put and renew in one transaction, so that nothing happens in between."""
         sent_at = time.monotonic()
         async with self._redis.client.pipeline(transaction=True) as pipe:
@@ -268,7 +286,9 @@ class RedisCache:
         keep = partial(self._redis.run, scripts.HEARTBEAT, self._keys.heartbeats, args)
         return await self._redis.bounded(keep, None) is not None
 
-    def _entry_in(self, flag_id: FlagId, text: bytes | None) -> Entry | None:
+    async def _entry_in(self, flag_id: FlagId, text: bytes | None) -> Entry | None:
+        if text is not None and len(text) > LARGE_BYTES:
+            return await off_loop(messages.entry_in, flag_id, text, self._ownership.store[0])
         return messages.entry_in(flag_id, text, self._ownership.store[0])
 
     def _keys_of(self, flag_id: FlagId) -> tuple[str, str, str]:

@@ -16,8 +16,11 @@ from flagsvc.adapters.redis.client import CONNECT_TIMEOUT_S, BoundedClient
 from flagsvc.background import backoff_s
 from flagsvc.ports import NEVER, CacheEvent, Subscribed
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
+from flagsvc.turns import off_loop
 
 MALFORMED_LOG_EVERY_S = 60.0
+LARGE_BYTES = 32_768
+"""Longer messages are read outside the event loop."""
 MIN_RECONNECT_S, MAX_RECONNECT_S = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
@@ -44,12 +47,15 @@ class Channel:
             await asyncio.sleep(backoff_s(failures, MIN_RECONNECT_S, MAX_RECONNECT_S))
             failures += 1
 
-    def event_in(self, data: bytes) -> messages.Event | None:
+    async def event_in(self, data: bytes) -> messages.Event | None:
         """Read a message; None for a probe, for one of another store, and for one that is malformed."""
         if data == scripts.PROBE_MESSAGE.encode():
             return None
+        store_id = self._redis.ownership.store[0]
         try:
-            return messages.event_in(data, self._redis.ownership.store[0])
+            if len(data) > LARGE_BYTES:
+                return await off_loop(messages.event_in, data, store_id)
+            return messages.event_in(data, store_id)
         except messages.OtherStore as error:
             self._redis.ownership.note_foreign(error.identity)
         except ValueError:
@@ -66,7 +72,7 @@ class Channel:
                 if message["type"] == "subscribe":
                     self.refused = None
                     yield Subscribed()
-                elif message["type"] == "message" and (event := self.event_in(message["data"])) is not None:
+                elif message["type"] == "message" and (event := await self.event_in(message["data"])) is not None:
                     yield event
 
     def _note_failure(self, cause: RedisCause) -> None:

@@ -19,8 +19,11 @@ from flagsvc.core.bucketing import has_split
 from flagsvc.core.documents import dumps, from_json
 from flagsvc.core.model import MAX_REVISION, Flag, FlagId
 from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity
+from flagsvc.turns import off_loop
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+MAX_INLINE_VALUES = 2_000
+"""Fields and list elements of a definition that is written on the event loop."""
 MAX_NAME = 1_024
 MAX_SETS = 100_000
 MAX_PEERS = 1_000
@@ -40,9 +43,18 @@ class OtherStore(Exception):
         self.identity = identity
 
 
-def definition_of(entry: Entry) -> str:
-    """Return the entry's definition as JSON, or an empty text when the flag does not exist."""
-    return dumps(entry.flag) if entry.flag else ""
+async def definition_of(entry: Entry) -> str:
+    """Return the entry's definition as JSON, or an empty text when the flag does not exist.
+
+    One with many values is written outside the event loop.
+    """
+    flag = entry.flag
+    if flag is None:
+        return ""
+    values = flag.variants, flag.metadata, flag.config
+    if any(value and json_values.has_more_values(value, MAX_INLINE_VALUES) for value in values):
+        return await off_loop(dumps, flag)
+    return dumps(flag)
 
 
 def entry_in(flag_id: FlagId, text: bytes | None, store_id: str) -> Entry | None:
@@ -58,14 +70,14 @@ def entry_in(flag_id: FlagId, text: bytes | None, store_id: str) -> Entry | None
         return None
 
 
-def announcement_text(change: Announced, store: StoreIdentity) -> str:
-    """Return an announced change as JSON."""
+def announcement_text(change: Announced, definition: str, store: StoreIdentity) -> str:
+    """Return an announced change, whose flag's definition is JSON already, as JSON."""
     entry = change.entry
-    document = json.loads(dumps(entry.flag)) if entry.flag else None
-    fields = {"set": entry.id.flag_set, "key": entry.id.key, "revision": entry.revision, "flag": document}
+    fields: dict[str, Any] = {"set": entry.id.flag_set, "key": entry.id.key, "revision": entry.revision}
     fields |= {"reply": True} if change.reply else {}
     fields |= {"eventRevision": change.event_revision} if change.event_revision else {}
-    return json.dumps(fields | {"store": [store.id, store.name]}, ensure_ascii=False)
+    fields["store"] = [store.id, store.name]
+    return f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "flag": {definition or "null"}}}'
 
 
 def identity_changed_text(store: StoreIdentity) -> str:

@@ -23,16 +23,15 @@ EVALUATION_STATUSES = {
     "TYPE_MISMATCH": (grpc.StatusCode.INVALID_ARGUMENT, "Type mismatch error"),
     "PARSE_ERROR": (grpc.StatusCode.DATA_LOSS, "Error parsing input or configuration"),
     "PROVIDER_NOT_READY": (grpc.StatusCode.UNAVAILABLE, "Provider not ready"),
-    "GENERAL": (grpc.StatusCode.INTERNAL, "General error"),
+    "GENERAL": (grpc.StatusCode.UNKNOWN, "General error"),
     "INVALID_CONTEXT": (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         f"The context is over {MAX_CONTEXT_BYTES} bytes or {MAX_CONTEXT_VALUES} fields and list elements",
     ),
 }
-"""flagd's status and text for each OpenFeature error code.
+"""flagd's status and text for each OpenFeature error code. The cause follows the text."""
 
-GENERAL is INTERNAL here. flagd answers UNKNOWN, which providers retry to no effect.
-"""
+_FLAGDS_EVALUATION = ("/flagd.evaluation.", "/schema.")
 
 _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", 1),
@@ -79,12 +78,22 @@ class Failure:
             status.details.append(packed)
         return (("grpc-status-details-bin", status.SerializeToString()),)
 
+    def sends_headers_first(self, method: str) -> bool:
+        """Whether the caller gets headers before this status, as from flagd's evaluation services.
+
+        gRPC clients retry only what failed without headers, and flagd's providers are configured to retry nearly every
+        status: each error would take as long as their deadline. Retries of UNAVAILABLE help, by another replica.
+        """
+        return self.code is not grpc.StatusCode.UNAVAILABLE and method.startswith(_FLAGDS_EVALUATION)
+
 
 def failure_for(method: str, error: Exception) -> Failure:
     """Return what the caller of `method` gets for an error.
 
     An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
     """
+    if isinstance(error, grpc.aio.InternalError):  # gRPC could not send, for the caller is gone
+        return Failure(grpc.StatusCode.CANCELLED, "the caller has left", "CALLER_LEFT")
     failure = _failure(error)
     if len(failure.message) > MAX_MESSAGE // _MAX_UTF8:
         failure = replace(failure, message=_cut(failure.message, MAX_MESSAGE))
@@ -116,7 +125,8 @@ def _failure(error: Exception) -> Failure:
             details = (_retry_after(1),)
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", metadata, details)
         case errors.EvaluationFailed(code=reason):
-            return Failure(*EVALUATION_STATUSES[reason], reason)
+            code, meaning = EVALUATION_STATUSES[reason]
+            return Failure(code, f"{meaning}: {text}" if text else meaning, reason)
         case _:
             return Failure(grpc.StatusCode.INTERNAL, "an internal error occurred", "INTERNAL")
 

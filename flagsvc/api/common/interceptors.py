@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import grpc
 
 from flagsvc.api.common.admission import Admission, Pool
-from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.telemetry import Metrics
@@ -33,8 +36,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
     """
 
-    def __init__(self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender) -> None:
-        self._metrics, self._admission = metrics, admission
+    def __init__(
+        self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender, peers: Peers
+    ) -> None:
+        self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -86,7 +91,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
                 failure = failure_for(method, error)
                 code = failure.code
-                await context.abort(code, failure.message, failure.trailers())
+                await _abort(context, method, failure)
             finally:
                 self._metrics.called(name, code.name, time.perf_counter() - started)
 
@@ -103,7 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                await self._abort(method, error, context)
+                await _abort(context, method, failure_for(method, error))
 
         return intercepted
 
@@ -133,21 +138,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                with pool.of(_host(context.peer())):
+                with pool.of(host_of(self._peers.of(context))):
                     async for message in sender.stream(method, call(requests, context), encode, context):
                         yield message
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
-                await self._abort(method, error, context)
+                await _abort(context, method, failure_for(method, error))
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
 
         return intercepted
-
-    async def _abort(self, method: str, error: Exception, context: Context) -> None:
-        failure = failure_for(method, error)
-        await context.abort(failure.code, failure.message, failure.trailers())
 
     def _pool(self, method: str) -> Pool:
         if method in _WRITES:
@@ -155,11 +156,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
 
 
+async def _abort(context: Context, method: str, failure: Failure) -> None:
+    """End a call with a status. Raises AbortError, or CancelledError if the caller is gone."""
+    if failure.sends_headers_first(method):
+        with contextlib.suppress(Exception):  # a stream has sent them already, or the client is gone
+            await context.send_initial_metadata(())
+    try:
+        await context.abort(failure.code, failure.message, failure.trailers())
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None  # which gRPC does not report as a fault of the handler
+
+
 def _label(method: str) -> str:
     """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")
-
-
-def _host(peer: str) -> str:
-    """Return the address in a peer's name, without the port: `ipv4:10.0.0.1` of `ipv4:10.0.0.1:50000`."""
-    return peer.rpartition(":")[0]

@@ -1,13 +1,19 @@
-"""gRPC server reflection for all services, including those whose messages have a descriptor pool of their own."""
+"""gRPC server reflection, v1 and v1alpha, also of services whose messages have a descriptor pool of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
+from google.protobuf import text_format
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio
+
+_METHOD = "ServerReflectionInfo"
 
 
 def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
@@ -16,7 +22,37 @@ def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
     for file in (*files, reflection_pb2.DESCRIPTOR):
         _add(file, pool)
         names += [service.full_name for service in file.services_by_name.values()]
-    reflection.enable_server_reflection(names, server, pool)
+    [newer] = _v1_file(pool).services_by_name.values()
+    names.append(newer.full_name)
+    handler = grpc.stream_stream_rpc_method_handler(
+        getattr(_Servicer(names, pool), _METHOD),
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    reflections = [name for name in names if name.startswith("grpc.reflection.")]
+    server.add_generic_rpc_handlers(
+        tuple(grpc.method_handlers_generic_handler(name, {_METHOD: handler}) for name in reflections)
+    )
+
+
+class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
+    """Knows methods too, which Python's descriptor pools do not find by their names."""
+
+    def __init__(self, names: Iterable[str], pool: DescriptorPool) -> None:
+        super().__init__(names, pool)
+        self._methods = {method.full_name: name for name in names for method in pool.FindServiceByName(name).methods}
+
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        name = self._methods.get(fully_qualified_name, fully_qualified_name)
+        return super()._file_containing_symbol(request, name)
+
+
+def _v1_file(pool: DescriptorPool) -> FileDescriptor:
+    """Add the file of reflection v1, which is v1alpha's under another name: the messages are encoded alike."""
+    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    newer = text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
+    pool.AddSerializedFile(newer.SerializeToString())
+    return pool.FindFileByName(newer.name)
 
 
 def _add(file: FileDescriptor, pool: DescriptorPool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flagsvc.core.errors import EvaluationFailed, FlagsvcError, InvalidRequest, invalid
+from flagsvc.core.errors import EvaluationFailed, FlagsvcError, invalid
 
 MAX_REQUEST_BYTES = 1_048_576
 """Largest request of all: a write."""
@@ -39,14 +39,13 @@ def parse_within_limits(method: str, parse: Parse | None) -> Parse | None:
     """Return the method's parser, which parses nothing that is over the method's limits."""
     if parse is None:
         return None
-    is_flagds = method.startswith(_FLAGDS)  # its providers take INVALID_ARGUMENT for a mismatch of types
-    limit = MAX_REQUEST_BYTES if method in _WRITES else MAX_EVALUATION_BYTES
+    limit = limit_of(method)
 
     def parsed(data: bytes) -> Any:
         if len(data) > limit:
-            return _Refused(EvaluationFailed("INVALID_CONTEXT") if is_flagds else _too_large("bytes", len(data), limit))
+            return _Refused(too_large(method, len(data)))
         if len(data) > MAX_EVALUATION_BYTES and data.count(_FIRST_FIELD) > _PER_VALUE * MAX_WRITE_VALUES:
-            return _Refused(_too_large("fields and list elements", "more", MAX_WRITE_VALUES))
+            return _Refused(too_large(method))
         try:
             return parse(data)
         except Exception:  # noqa: BLE001  no text of the parser reaches the caller
@@ -62,5 +61,15 @@ def check_readable(request: Any) -> None:
         raise request.error
 
 
-def _too_large(unit: str, found: object, limit: int) -> InvalidRequest:
+def limit_of(method: str) -> int:
+    """Return how many bytes a method's request may have."""
+    return MAX_REQUEST_BYTES if method in _WRITES else MAX_EVALUATION_BYTES
+
+
+def too_large(method: str, size: int | None = None) -> FlagsvcError:
+    """Return the error for a request over its method's limits: of so many bytes, or with too many values."""
+    if method.startswith(_FLAGDS):  # its providers take INVALID_ARGUMENT for a mismatch of types
+        return EvaluationFailed("INVALID_CONTEXT")
+    unit, limit = ("fields and list elements", MAX_WRITE_VALUES) if size is None else ("bytes", limit_of(method))
+    found = "more" if size is None else size
     return invalid("request", f"{found} {unit}", f"at most {limit} {unit}", "REQUEST_TOO_LARGE")

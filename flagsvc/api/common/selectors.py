@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from flagsvc.api.common.contexts import Metadata
 from flagsvc.core.errors import InvalidRequest, Violation
+from flagsvc.core.flagd.reading import SET_NAME
+from flagsvc.core.flagd.sets import NAMED_SETS, SOURCE, NamedSets
 from flagsvc.core.model import DEFAULT_SET
 from flagsvc.core.shown_text import visible
 
 HEADER = "flagd-selector"
-KEYS = ("flagSetId", "source")
+KEYS = (SET_NAME, SOURCE)
 _SHOWN = 80
 
 
@@ -35,20 +37,27 @@ class InvalidSelector(InvalidRequest):
         return self._text
 
 
-def selector_of(metadata: Metadata, body: str = "") -> Selector:
-    """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
-    for name, value in metadata or ():
-        if name == HEADER and value:
-            return parse_selector(value)
-    return parse_selector(body)
+class Selectors:
+    """Reads the selectors of one listener's calls. `default_set`: the set of callers who send none."""
 
+    def __init__(self, default_set: str | None = None, sets: NamedSets = NAMED_SETS) -> None:
+        self.without = Selector(default_set or DEFAULT_SET, {})
+        """The selector of a call that sends none."""
+        self._sets = sets
+        self._parsed = lru_cache(maxsize=1_024)(self._parse)  # callers repeat a few selectors
 
-@lru_cache(maxsize=1_024)  # callers repeat a few selectors
-def parse_selector(text: str) -> Selector:
-    """Parse `flagSetId=X`, `source=X` or `X`; without X it is the default set. Raises InvalidSelector."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        key, value = "source", text
-    if key not in KEYS:
-        raise InvalidSelector(key)
-    return Selector(value or DEFAULT_SET, {key: value} if value else {})
+    def of(self, metadata: Metadata, body: str = "") -> Selector:
+        """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
+        for name, value in metadata or ():
+            if name == HEADER and value:
+                return self._parsed(value)
+        return self._parsed(body) if body else self.without
+
+    def _parse(self, text: str) -> Selector:
+        """Parse `flagSetId=X`, `source=X` or `X`, which is a source. Raises InvalidSelector."""
+        key, equals, value = text.partition("=")
+        if not equals:
+            key, value = SOURCE, text
+        if key not in KEYS:
+            raise InvalidSelector(key)
+        return Selector(self._sets.selected(key, value), {key: value} if value else {})

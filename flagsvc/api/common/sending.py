@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import structlog
 from flagsvc.api.common.answers import MAX_ANSWER_BYTES, MAX_SET_BYTES
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import STALL_S, UNCOUNTED_BYTES, Outflow
+from flagsvc.api.common.peers import Peers
 from flagsvc.core.errors import AnswerTooLarge, Overloaded
 
 log = structlog.get_logger(__name__)
@@ -27,8 +29,8 @@ _WHOLE_SETS = frozenset({"/flagd.sync.v1.FlagSyncService/FetchAllFlags"})
 class Sender:
     """Encodes and counts the messages of every call. Handlers return messages, or bytes that are encoded already."""
 
-    def __init__(self, outflow: Outflow) -> None:
-        self._outflow = outflow
+    def __init__(self, outflow: Outflow, peers: Peers) -> None:
+        self._outflow, self._peers = outflow, peers
         self._endings: set[asyncio.Task[None]] = set()
 
     def answer(self, method: str, message: Any, encode: Encode, context: Context) -> bytes:
@@ -58,7 +60,7 @@ class Sender:
             data = _encoded(message, encode)
             size = len(data)
             await self._outflow.reserve(peer, size)
-            waiting = _Waiting()
+            waiting = _Waiting(peer, size)
             try:
                 if not begun:
                     # gRPC cannot send a status beside a message that waits unless the headers were sent on their own.
@@ -68,7 +70,7 @@ class Sender:
                         return
                     begun = True
                 allowed_s = STALL_S + size / SLOWEST_BYTES_PER_S
-                stall = loop.call_later(allowed_s, self._end_stalled, method, context, task, size, waiting)
+                stall = loop.call_later(allowed_s, self._end_stalled, method, context, task, waiting)
                 try:
                     yield data
                 finally:
@@ -77,15 +79,14 @@ class Sender:
                 if not waiting.has_stalled:
                     self._outflow.release(peer, size)
 
-    def _end_stalled(
-        self, method: str, context: Context, task: asyncio.Task[Any] | None, size: int, waiting: _Waiting
-    ) -> None:
+    def _end_stalled(self, method: str, context: Context, task: asyncio.Task[Any] | None, waiting: _Waiting) -> None:
         """End a stream's handler. Its last message stays in the account: gRPC holds it until the client is gone."""
         waiting.has_stalled = True
         self._outflow.stalled += 1
         detail = "A client did not take a message in time, so its stream ends."
-        log.warning("stream_stalled", method=method, peer=context.peer(), waiting_bytes=size, detail=detail)
-        ending = asyncio.get_running_loop().create_task(self._end(method, context, context.peer(), size))
+        peer = self._peers.of(context)
+        log.warning("stream_stalled", method=method, peer=peer, waiting_bytes=waiting.size, detail=detail)
+        ending = asyncio.get_running_loop().create_task(self._end(method, context, waiting.peer, waiting.size))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         if task is not None:
@@ -103,10 +104,13 @@ class Sender:
             self._outflow.release(peer, size)
 
 
+@dataclass(slots=True)
 class _Waiting:
     """A message that waits for its client."""
 
-    has_stalled = False
+    peer: str
+    size: int
+    has_stalled: bool = False
 
 
 def _encoded(message: Any, encode: Encode) -> bytes:

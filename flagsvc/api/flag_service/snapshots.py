@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from flagsvc.api.common.answers import MAX_SET_BYTES, AnswerSize
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -31,8 +32,14 @@ class Rendered:
         self._whole: bytes | None = None
 
     async def whole(self) -> bytes:
-        """Return the snapshot as one message: encoded messages of one type, joined, are one with all their fields."""
+        """Return the snapshot as one message: encoded messages of one type, joined, are one with all their fields.
+
+        Raises AnswerTooLarge: gRPC copies a message in one go.
+        """
         if self._whole is None:
+            size = AnswerSize("set paged_snapshots", MAX_SET_BYTES)
+            for page in self.pages:
+                size.add(len(page))
             self._whole = await off_loop(b"".join, self.pages)  # from 1 MB on, this releases the interpreter
         return self._whole
 

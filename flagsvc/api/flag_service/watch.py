@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.common.waiting import is_set_within
@@ -28,11 +29,11 @@ Message = pb.WatchFlagsResponse | bytes
 
 
 class Watches:
-    """All watch streams of one replica."""
+    """All watch streams of one replica. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader, settings: pb.EvaluationSettings) -> None:
+    def __init__(self, near: NearCache, reader: Reader, age_s: float, settings: pb.EvaluationSettings) -> None:
         """`settings`: what clients that evaluate need to know. Each stream's first message has them."""
-        self._near, self._settings = near, settings
+        self._near, self._age_s, self._settings = near, age_s, settings
         encoded = pb.WatchFlagsResponse(evaluation=settings).SerializeToString()
         self._snapshots = SharedBySet(
             lambda flag_set: SetSnapshot(flag_set, near, reader, encoded), lambda _, snapshot: snapshot.close()
@@ -56,7 +57,7 @@ class Watches:
 
         `in_pages`: the client takes a snapshot in several messages.
         """
-        pending = _Pending()
+        pending, ends_at = _Pending(), time.monotonic() + self._age_s
         self._near.changelogs.listen(flag_set, pending.note)
         self._streams.add(pending)
         try:
@@ -64,7 +65,7 @@ class Watches:
             if missed is None:
                 pending.needs_snapshot = True
             else:
-                for message in missed:
+                for message in self._catch_up(flag_set, missed):
                     yield message
                 del message  # a stream lives long, and holds nothing that it has sent
             del missed
@@ -75,26 +76,35 @@ class Watches:
                     del page
                 elif pending.changes:
                     yield change_to_message(*pending.changes.popleft())
-                elif self._closing:
+                elif self._closing or (left := ends_at - time.monotonic()) <= 0:
                     return
-                elif not await pending.is_woken():
+                elif not await pending.is_woken(min(HEARTBEAT_S, left)):
                     yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat())
         finally:
             self._streams.discard(pending)
             self._near.changelogs.unlisten(flag_set, pending.note)
 
-    def _missed(self, flag_set: str, resume: int) -> list[pb.WatchFlagsResponse] | None:
-        """Return the changes since a client left, or one heartbeat if there are none; None if it needs a snapshot."""
+    def _missed(self, flag_set: str, resume: int) -> list[tuple[Entry, int]] | None:
+        """Return the changes since a client left, with the revisions to resume from; None if it needs a snapshot."""
         if resume <= 0 or not self._near.complete:
             return None
         missed = self._near.changelogs.since(flag_set, resume)
         if missed is None:
             return None
         watermark = self._near.changelogs.watermark(flag_set)
-        changes = [change_to_message(entry, min(entry.revision, watermark)) for entry in missed]
-        changes = changes or [pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)]
-        changes[0].evaluation.CopyFrom(self._settings)
-        return changes
+        return [(entry, min(entry.revision, watermark)) for entry in missed]
+
+    def _catch_up(self, flag_set: str, missed: list[tuple[Entry, int]]) -> Iterator[pb.WatchFlagsResponse]:
+        """Yield the missed changes, or one heartbeat if there are none; the first message has the settings."""
+        if not missed:
+            watermark = self._near.changelogs.watermark(flag_set)
+            heartbeat = pb.Heartbeat()
+            yield pb.WatchFlagsResponse(heartbeat=heartbeat, resume_revision=watermark, evaluation=self._settings)
+        for number, (entry, watermark) in enumerate(missed):
+            message = change_to_message(entry, watermark)
+            if number == 0:
+                message.evaluation.CopyFrom(self._settings)
+            yield message
 
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
@@ -130,10 +140,10 @@ class _Pending:
         self.changes.clear()
         self.needs_snapshot = False
 
-    async def is_woken(self) -> bool:
-        """Wait for a change or the end; return False after HEARTBEAT_S without either."""
+    async def is_woken(self, seconds: float) -> bool:
+        """Wait for a change or the end; return False after so many seconds without either."""
         self.wake.clear()
-        return await is_set_within(self.wake, HEARTBEAT_S)
+        return await is_set_within(self.wake, seconds)
 
 
 def evaluation_settings(context_values: Mapping[str, str]) -> pb.EvaluationSettings:

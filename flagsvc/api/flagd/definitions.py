@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_targeting
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
-from flagsvc.core.flagd.writing import definition, metadata_of
+from flagsvc.core.flagd.sets import NAMED_SETS, NamedSets
+from flagsvc.core.flagd.writing import definition
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import Flag, JsonValue
 
@@ -25,7 +26,7 @@ class Definition(NamedTuple):
     problem: str
 
 
-def definition_of(flag: Flag, prepared: Prepared) -> Definition:
+def definition_of(flag: Flag, prepared: Prepared, sets: NamedSets = NAMED_SETS) -> Definition:
     """Return a flag's definition. A broken flag is DISABLED and has no rule, so callers use their defaults."""
     if prepared.fixed is TOO_LARGE:
         flag = Flag(key=flag.key, flag_set=flag.flag_set, revision=flag.revision)  # without the values
@@ -43,8 +44,7 @@ def definition_of(flag: Flag, prepared: Prepared) -> Definition:
         "variants": variants,
         "source": flag.flag_set,
     }
-    all_metadata = metadata_of(flag) | dict(flag.metadata)
-    if metadata := {n: v for n, v in all_metadata.items() if n and isinstance(v, str | int | float)}:
+    if metadata := {n: v for n, v in sets.metadata_of(flag).items() if n and isinstance(v, str | int | float)}:
         fields["metadata"] = metadata
     text = f"{compact(flag.key)}:{compact(fields)[:-1]}"
     text += "}" if targeting is None else f',"targeting":{targeting}}}'

@@ -11,18 +11,20 @@ import grpc
 from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
-from flagsvc.api.common.selectors import Selector, selector_of
+from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.peers import Peers, host_of
+from flagsvc.api.common.selectors import Selector, Selectors
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import EvaluationFailed, InvalidRequest
 from flagsvc.core.evaluation import ErrorCode, Reason, ValueType
-from flagsvc.core.model import DEFAULT_SET, FlagId, JsonValue
+from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
 from flagsvc.serving.reader import Evaluation, Reader
-from flagsvc.turns import drained_in_turns, off_loop
+from flagsvc.turns import off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
@@ -70,26 +72,33 @@ class FlagdEvaluation:
     """Serves every version of flagd's evaluation service."""
 
     def __init__(
-        self, reader: Reader, event_streams: EventStreams, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self,
+        reader: Reader,
+        event_streams: EventStreams,
+        contexts: Contexts,
+        evaluated: Callable[[Evaluation], None],
+        peers: Peers,
     ) -> None:
         self._reader, self._event_streams = reader, event_streams
-        self._contexts, self._evaluated = contexts, evaluated
+        self._contexts, self._evaluated, self._peers = contexts, evaluated, peers
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Register the services."""
-        server.add_generic_rpc_handlers(tuple(map(self._service, PROTOCOLS)))
+    def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
+        """Register the services for a listener."""
+        server.add_generic_rpc_handlers(tuple(self._service(protocol, listener.selectors) for protocol in PROTOCOLS))
 
-    def _service(self, protocol: Protocol) -> grpc.GenericRpcHandler:
-        calls = {f"Resolve{name}": self._resolver(protocol, name, value_type) for name, value_type in TYPES.items()}
+    def _service(self, protocol: Protocol, selectors: Selectors) -> grpc.GenericRpcHandler:
+        calls = {f"Resolve{name}": self._resolver(protocol, name, of, selectors) for name, of in TYPES.items()}
         if protocol.resolves_all:
-            calls["ResolveAll"] = self._all_resolver(protocol)
+            calls["ResolveAll"] = self._all_resolver(protocol, selectors)
         unary = grpc.unary_unary_rpc_method_handler
         handlers = {name: unary(call, *_codec(protocol, name)) for name, call in calls.items()}
-        stream = grpc.unary_stream_rpc_method_handler(self._event_stream(protocol), *_codec(protocol, "EventStream"))
+        stream = grpc.unary_stream_rpc_method_handler(
+            self._event_stream(protocol, selectors), *_codec(protocol, "EventStream")
+        )
         return grpc.method_handlers_generic_handler(protocol.service, {**handlers, "EventStream": stream})
 
-    def _resolver(self, protocol: Protocol, name: str, value_type: ValueType) -> Handler:
-        """Return the handler for one value type. An integer is also a float; a float, even 10.0, is not an integer."""
+    def _resolver(self, protocol: Protocol, name: str, value_type: ValueType, selectors: Selectors) -> Handler:
+        """Return the handler for one value type. A whole number is an integer and a float."""
         response_type = getattr(protocol.messages, f"Resolve{name}Response")
 
         def packed(evaluation: Evaluation, reason: str, selector: Selector) -> Any:
@@ -107,15 +116,15 @@ class FlagdEvaluation:
 
         async def resolve(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
-            selector = selector_of(metadata)
+            selector = selectors.of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             if attributes.__class__ is LazyContext and attributes.is_large:
                 attributes = await in_full(attributes)
             flag_id = _flag_id(selector, request.flag_key)
             evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
             self._evaluated(evaluation)
-            if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != DEFAULT_SET:
-                self._event_streams.may_cache(context.peer(), selector.flag_set)
+            if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != selectors.without.flag_set:
+                self._event_streams.may_cache(host_of(self._peers.of(context)), selector.flag_set)
             reason = _reason(evaluation, protocol)
             if is_long_work(evaluation):
                 return await off_loop(lambda: packed(evaluation, reason, selector).SerializeToString())
@@ -123,7 +132,7 @@ class FlagdEvaluation:
 
         return resolve
 
-    def _all_resolver(self, protocol: Protocol) -> Handler:
+    def _all_resolver(self, protocol: Protocol, selectors: Selectors) -> Handler:
         """Return the handler that evaluates a whole flag set for one context."""
         response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
@@ -139,14 +148,13 @@ class FlagdEvaluation:
 
         async def resolve_all(request: Any, call: Context) -> Any:
             metadata = call.invocation_metadata()
-            selector = selector_of(metadata)
+            selector = selectors.of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
             parts: list[bytes] = []
             size = AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
             context = await in_full(attributes)
-            evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
-            async for evaluation in drained_in_turns(evaluations):
+            async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
                 self._evaluated(evaluation)
                 field = _value_field(evaluation)
                 if field is None:
@@ -165,11 +173,11 @@ class FlagdEvaluation:
 
         return resolve_all
 
-    def _event_stream(self, protocol: Protocol) -> Handler:
+    def _event_stream(self, protocol: Protocol, selectors: Selectors) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
-            flag_set, selected = selector_of(context.invocation_metadata())
-            response_type, peer = protocol.messages.EventStreamResponse, context.peer()
-            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
+            flag_set, selected = selectors.of(context.invocation_metadata())
+            response_type, host = protocol.messages.EventStreamResponse, host_of(self._peers.of(context))
+            async for message in self._event_streams.stream(flag_set, response_type, host=host, selects=bool(selected)):
                 yield message
 
         return event_stream
@@ -194,7 +202,8 @@ def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
     """
     outcome = evaluation.outcome
     if outcome.error_code is not None:
-        raise EvaluationFailed(outcome.error_code)
+        # flagd's text says it all about a flag that does not exist.
+        raise EvaluationFailed(outcome.error_code, outcome.message if evaluation.flag is not None else "")
     if outcome.variant is not None:
         return outcome.reason
     if evaluation.is_disabled:

@@ -21,8 +21,8 @@ PAUSE_S = 0.005
 """Minimum seconds between two messages of a stream; changes in between share one message."""
 MAX_KEYS = 1_000
 """Most keys in one message. A stream that has more to announce reads them from the changelog, piece by piece."""
-MAX_PEERS = 10_000
-"""Maximum number of connections whose selectors are remembered; the oldest are dropped first."""
+MAX_HOSTS = 10_000
+"""Maximum number of addresses whose selectors are remembered; the oldest are dropped first."""
 
 
 class EventStreams:
@@ -33,7 +33,7 @@ class EventStreams:
 
     def __init__(self, near: NearCache, age_s: float) -> None:
         self._near, self._age_s = near, age_s
-        self._by_peer: dict[str, set[_ChangedKeys]] = {}
+        self._by_host: dict[str, set[_ChangedKeys]] = {}
         self._selected: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
         near.when_complete(self._add_all_missed)
@@ -41,41 +41,41 @@ class EventStreams:
     @property
     def active(self) -> int:
         """Number of open streams."""
-        return sum(map(len, self._by_peer.values()))
+        return sum(map(len, self._by_host.values()))
 
     def close(self) -> None:
         """End every stream, so that clients reconnect to another replica."""
         self._closing = True
-        for streams in self._by_peer.values():
+        for streams in self._by_host.values():
             for stream in streams:
                 stream.wake.set()
 
-    def may_cache(self, peer: str, flag_set: str) -> None:
-        """Make a connection's event streams cover a set, because its client may cache an evaluation of that set.
+    def may_cache(self, host: str, flag_set: str) -> None:
+        """Make the event streams of an address cover a set, because a client there may cache an evaluation of it.
 
-        flagd's Node provider sends its selector with evaluations, but not with its event stream.
+        flagd's Node provider sends its selector with evaluations, but not with its event stream, which may be another
+        connection. Streams of other clients at the same address get events of more sets than they need.
         """
-        streams = self._by_peer.get(peer, ())
-        if any(flag_set in stream.sets for stream in streams):
-            return  # another stream covers the set: the providers of one process share a connection
-        self._selected.setdefault(peer, set()).add(flag_set)
-        while len(self._selected) > MAX_PEERS:
+        if flag_set in self._selected.get(host, ()):
+            return
+        self._selected.setdefault(host, set()).add(flag_set)
+        while len(self._selected) > MAX_HOSTS:
             self._selected.popitem(last=False)
-        for stream in streams:
+        for stream in self._by_host.get(host, ()):
             if not stream.selects:
                 self._follow(stream, flag_set)
 
     async def stream(
-        self, flag_set: str, message_type: Callable[..., Any], *, peer: str, selects: bool
+        self, flag_set: str, message_type: Callable[..., Any], *, host: str, selects: bool
     ) -> AsyncIterator[Any]:
         """Yield provider_ready, the changes that the client may have missed before it connected, then every change.
 
-        `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping or StreamEnded.
+        `host`: the client's address; `selects`: whether it sent a selector. Ends by raising Stopping or StreamEnded.
         """
         changed, ends_at = _ChangedKeys(selects=selects), time.monotonic() + self._age_s
-        self._by_peer.setdefault(peer, set()).add(changed)
+        self._by_host.setdefault(host, set()).add(changed)
         try:
-            for followed in {flag_set} if selects else {flag_set, *self._selected.get(peer, ())}:
+            for followed in {flag_set} if selects else {flag_set, *self._selected.get(host, ())}:
                 self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
             while not self._closing and (left := ends_at - time.monotonic()) > 0:
@@ -87,9 +87,9 @@ class EventStreams:
                     yield message_type(type="keep_alive")
             raise Stopping if self._closing else StreamEnded
         finally:
-            self._by_peer[peer].discard(changed)
-            if not self._by_peer[peer]:
-                del self._by_peer[peer]
+            self._by_host[host].discard(changed)
+            if not self._by_host[host]:
+                del self._by_host[host]
             for followed in changed.sets:
                 self._near.changelogs.unlisten(followed, changed.note)
 
@@ -103,7 +103,7 @@ class EventStreams:
 
     def _add_all_missed(self) -> None:
         """Add what their clients may have missed to streams that opened before the cache was complete."""
-        for stream in (each for streams in self._by_peer.values() for each in streams):
+        for stream in (each for streams in self._by_host.values() for each in streams):
             for flag_set in stream.sets:
                 self._add_missed(stream, flag_set)
 
@@ -150,7 +150,7 @@ class _ChangedKeys:
     def take(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
         """Return the next changes, at most MAX_KEYS, and forget them. What is behind comes first."""
         taken = self._take_behind(changelogs)
-        if not taken:
+        if not taken and not self.behind:
             taken, self.kinds = self.kinds, {}
         if not self.is_pending:
             self.wake.clear()
@@ -158,12 +158,12 @@ class _ChangedKeys:
 
     def _take_behind(self, changelogs: Changelogs) -> dict[str, ChangeKind]:
         for flag_set, number in list(self.behind.items()):
-            found, last = changelogs.changes_after(flag_set, number, MAX_KEYS, time.monotonic())
-            if len(found) < MAX_KEYS:
+            found, left_after = changelogs.changes_after(flag_set, number, MAX_KEYS, time.monotonic())
+            if left_after is None:
                 del self.behind[flag_set]
             else:
-                self.behind[flag_set] = last
-            if found:
+                self.behind[flag_set] = left_after
+            if found or left_after is not None:
                 return found
         return {}
 

@@ -7,21 +7,25 @@ read costs nothing and continues with the newest version.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
 
 from flagsvc.api.common.contexts import Contexts
-from flagsvc.api.common.selectors import selector_of
+from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.flagd.definitions import definition_of
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.core.evaluation import prepare
+from flagsvc.core.flagd.sets import NamedSets
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.serving.reader import Reader
@@ -42,20 +46,23 @@ log = structlog.get_logger(__name__)
 class FlagdSync:
     """Serves flagd.sync.v1.FlagSyncService. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader, contexts: Contexts, age_s: float) -> None:
+    def __init__(
+        self, near: NearCache, reader: Reader, contexts: Contexts, sets: NamedSets, *, age_s: float = math.inf
+    ) -> None:
         self._near, self._reader, self._contexts = near, reader, contexts
-        self._age_s = age_s
+        self._sets, self._age_s = sets, age_s
         self._payloads = SharedBySet(self._begin, self._end)
         self._logged: dict[FlagId, int] = {}
         self._closing = False
         self.active = 0
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Register the service. Its streams yield encoded messages, which are sent unchanged."""
+    def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
+        """Register the service for a listener. Its streams yield encoded messages, which are sent unchanged."""
+        stream, fetch = partial(self.sync_flags, listener.selectors), partial(self.fetch_all_flags, listener.selectors)
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "SyncFlags": grpc.unary_stream_rpc_method_handler(self.sync_flags, pb.SyncFlagsRequest.FromString),
+            "SyncFlags": grpc.unary_stream_rpc_method_handler(stream, pb.SyncFlagsRequest.FromString),
             "FetchAllFlags": grpc.unary_unary_rpc_method_handler(
-                self.fetch_all_flags, pb.FetchAllFlagsRequest.FromString, pb.FetchAllFlagsResponse.SerializeToString
+                fetch, pb.FetchAllFlagsRequest.FromString, pb.FetchAllFlagsResponse.SerializeToString
             ),
             "GetMetadata": grpc.unary_unary_rpc_method_handler(
                 self.get_metadata, pb.GetMetadataRequest.FromString, pb.GetMetadataResponse.SerializeToString
@@ -69,13 +76,15 @@ class FlagdSync:
         for payload in self._payloads.values():
             payload.wake()
 
-    async def sync_flags(self, request: pb.SyncFlagsRequest, context: Context) -> AsyncIterator[bytes]:
+    async def sync_flags(
+        self, selectors: Selectors, request: pb.SyncFlagsRequest, context: Context
+    ) -> AsyncIterator[bytes]:
         """Yield the set, and yield it again after changes: the newest version, not every one in between.
 
         Ends by raising Stopping or StreamEnded, because flagd's Node provider does not reconnect after OK.
         """
         ends_at, sent = time.monotonic() + self._age_s, -1
-        flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
+        flag_set = selectors.of(context.invocation_metadata(), request.selector).flag_set
         with self._payloads.of(flag_set) as payload:
             self.active += 1
             try:
@@ -91,9 +100,9 @@ class FlagdSync:
             finally:
                 self.active -= 1
 
-    async def fetch_all_flags(self, request: pb.FetchAllFlagsRequest, context: Context) -> bytes:
+    async def fetch_all_flags(self, selectors: Selectors, request: pb.FetchAllFlagsRequest, context: Context) -> bytes:
         """Return the set once: FetchAllFlagsResponse is SyncFlagsResponse without the sync context."""
-        flag_set = selector_of(context.invocation_metadata(), request.selector).flag_set
+        flag_set = selectors.of(context.invocation_metadata(), request.selector).flag_set
         with self._payloads.of(flag_set) as payload:
             message = await payload.configuration()
         await Turns().next()  # gRPC copies the message in one go
@@ -124,7 +133,11 @@ class FlagdSync:
         else:
             prepared = await off_loop(prepare, flag)
         is_large = self._near.is_large(flag)
-        text, problem = await off_loop(definition_of, flag, prepared) if is_large else definition_of(flag, prepared)
+        text, problem = (
+            await off_loop(definition_of, flag, prepared, self._sets)
+            if is_large
+            else definition_of(flag, prepared, self._sets)
+        )
         if problem and self._logged.get(flag.id) != flag.revision:
             self._logged[flag.id] = flag.revision
             log.warning("flag_synced_as_disabled", flag=flag.key, flag_set=flag.flag_set, problem=problem)

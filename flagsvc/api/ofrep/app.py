@@ -15,10 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
-from flagsvc.api.common.selectors import HEADER, Selector, selector_of
+from flagsvc.api.common.selectors import HEADER, Selector
+from flagsvc.api.http.bodies import Bodies
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Bodies, Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
@@ -26,7 +28,7 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
 from flagsvc.telemetry import Metrics
-from flagsvc.turns import drained_in_turns, free_in_turns, off_loop
+from flagsvc.turns import free_in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
@@ -50,12 +52,14 @@ class Ofrep:
         admission: Admission,
         metrics: Metrics,
         *,
+        listener: Listener,
         outflow: Outflow,
         age_s: float,
         origins: Sequence[str] = (),
     ) -> None:
         """`age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all."""
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
+        self._selectors = listener.selectors
         self.streams = SseStreams(near, age_s)
         pool, self.bodies = admission.ofrep, Bodies()
         one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow)
@@ -83,7 +87,7 @@ class Ofrep:
     async def _evaluate(self, request: Request, body: bytes) -> Response:
         """Evaluate one flag."""
         key, headers = request.path_params["key"], header_pairs(request)
-        selector = selector_of(headers)
+        selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
@@ -93,13 +97,12 @@ class Ofrep:
     async def _evaluate_all(self, request: Request, body: bytes) -> Response:
         """Evaluate a whole set for one context. The ETag is a hash of the response's body."""
         headers = header_pairs(request)
-        selector = selector_of(headers)
+        selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
-        evaluations = await self._reader.evaluate_all(selector.flag_set, (), context, min_revision)
         bodies: list[bytes] = []
         size = AnswerSize(SPLIT_SET, MAX_SET_BYTES)
-        async for evaluation in drained_in_turns(evaluations):
+        async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
             self._metrics.evaluated(evaluation)
             bodies.append(encode(evaluation_body(evaluation, selector.metadata)))
             size.add(len(bodies[-1]))
@@ -113,7 +116,7 @@ class Ofrep:
     async def _events(self, request: Request, send: Send) -> None:
         """Stream the changes of a set."""
         headers = [(HEADER, request.query_params.get(SELECTOR, "")), *header_pairs(request)]
-        flag_set = selector_of(headers).flag_set
+        flag_set = self._selectors.of(headers).flag_set
         await self.streams.serve(flag_set, request.headers.get("last-event-id", ""), request.receive, send)
 
 
@@ -121,7 +124,7 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
     try:
         return validation.flag_id(selector.flag_set, key)
     except InvalidRequest:  # no flag can have that key
-        raise Refused(404, not_found_body(key)) from None
+        raise Refused(404, not_found_body(key, selector.metadata)) from None
 
 
 def _etag_of(body: bytes) -> str:

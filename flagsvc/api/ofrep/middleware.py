@@ -10,12 +10,15 @@ from typing import Any
 import grpc
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
-from flagsvc.api.ofrep.requests import Bodies, Disconnected, Refused
+from flagsvc.api.common.selectors import InvalidSelector
+from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
+from flagsvc.api.http.taking import until_taken
+from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -30,8 +33,6 @@ STATUSES = {
 """HTTP status for each gRPC status of an error; 500 for all others."""
 WORK_S = 30.0
 """Seconds that the evaluation of a whole set may take."""
-PIECE_BYTES = 262_144
-"""Bytes of a body that are sent at once."""
 RETRYABLE = {429, 503}
 """HTTP statuses of requests that are safe to repeat after a second."""
 
@@ -71,7 +72,7 @@ class UnaryCall:
                 await response(scope, receive, send)
                 return
             try:
-                await response(scope, receive, _until_taken(send))
+                await response(scope, receive, until_taken(send))
             finally:
                 self._outflow.release(peer, size)
         except Disconnected:
@@ -82,7 +83,7 @@ class UnaryCall:
     async def _response(self, request: Request) -> Response:
         try:
             # Before a slot is taken: a body comes as slowly as its client likes.
-            body = await self._bodies.read(request.receive)
+            body = await self._bodies.read(request.receive, MAX_BODY_BYTES, request.headers.get("content-encoding", ""))
             with self._pool:
                 if self._is_long:
                     return await _while_connected(request.receive, self._call(request, body))
@@ -112,23 +113,6 @@ async def _while_connected(receive: Receive, call: Coroutine[Any, Any, Response]
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _until_taken(send: Send) -> Send:
-    """Return a `send` that returns once the client has taken the body: the server waits for it before the next part.
-
-    A large body is sent in pieces: HTTP's code copies each.
-    """
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            body = memoryview(message["body"])
-            for start in range(0, len(body), PIECE_BYTES):
-                await send({**message, "body": bytes(body[start : start + PIECE_BYTES]), "more_body": True})
-            message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await send(message)
-
-    return sent
 
 
 class StreamCall:
@@ -161,8 +145,11 @@ def failed(name: str, request: Request, error: Exception) -> Response:
     """Return the response for an error, without internal texts."""
     if isinstance(error, Refused):
         return json_response(error.status, error.body, close=error.close)
+    if isinstance(error, BodyRefused):
+        return json_response(error.status, {"errorDetails": error.details}, close=error.close)
     if isinstance(error, InvalidRequest):
-        return json_response(400, error_body("GENERAL", str(error), request.path_params.get("key")))
+        details = f"invalid selector: {error}" if isinstance(error, InvalidSelector) else str(error)
+        return json_response(400, error_body("GENERAL", details, request.path_params.get("key")))
     failure = failure_for(name, error)
     if isinstance(error, AnswerTooLarge):
         return json_response(500, {"errorDetails": failure.message})  # 429 would make clients repeat the request

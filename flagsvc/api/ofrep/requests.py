@@ -1,12 +1,10 @@
-"""Parts of OFREP's requests: limited bodies, contexts, consistency tokens and ETags."""
+"""Parts of OFREP's requests: contexts, consistency tokens and ETags."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from starlette.requests import Request
-from starlette.types import Receive
 
 from flagsvc.api.common import consistency_tokens
 from flagsvc.api.common.contexts import LARGE_BYTES
@@ -20,12 +18,6 @@ from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from flagsvc.turns import Turns
 
 MAX_BODY_BYTES = MAX_EVALUATION_BYTES
-MAX_READ_BYTES = 10_000_000
-"""A larger body is still read, up to this size, because a client that is sending does not read the response."""
-MAX_BODIES_BYTES = 64_000_000
-"""Bytes of all bodies together that have arrived in part."""
-BODY_S = 10.0
-"""Seconds in which a body must arrive."""
 CONFIG_ETAG = "flagConfigEtag"
 CONFIG_LAST_MODIFIED = "flagConfigLastModified"
 _INVALID_CONTEXT = "Provider context is not valid"
@@ -40,10 +32,6 @@ class Refused(Exception):
         self.status, self.body, self.close = status, body, close
 
 
-class Disconnected(Exception):
-    """The client disconnected before its request was read."""
-
-
 def header_pairs(request: Request) -> list[tuple[str, str]]:
     """Return the headers as a call's metadata: (lower-case name, value) pairs."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
@@ -52,17 +40,16 @@ def header_pairs(request: Request) -> list[tuple[str, str]]:
 async def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:
     """Return the evaluation context in the body of a request for one flag or, without `key`, for all.
 
-    As in flagd, an empty body is accepted, and a context that is not an object counts as empty. Raises Refused.
+    As in flagd, an empty body is accepted. Raises Refused.
     """
     try:
         parsed = strict_loads(body.decode()) if body.strip() else None
-    except (NotJson, UnicodeDecodeError):
-        raise _invalid_context(_INVALID_CONTEXT, key) from None
-    if parsed is not None and not isinstance(parsed, dict):
-        raise _invalid_context(_INVALID_CONTEXT, key)
-    context = (parsed or {}).get("context")
-    if not isinstance(context, dict):
-        return {}
+    except (NotJson, UnicodeDecodeError) as error:
+        cause = str(error) if isinstance(error, NotJson) else "not UTF-8"
+        raise _invalid_context(f"{_INVALID_CONTEXT}: the body is not JSON: {cause}", key) from None
+    context = _object("context", _object("the body", parsed, key).get("context"), key)
+    if not context:
+        return context
     if len(body) > LARGE_BYTES:
         await Turns().next()  # parsing took a turn
     if len(body) > MAX_CONTEXT_VALUES and json_values.has_more_values(context, MAX_CONTEXT_VALUES):
@@ -98,44 +85,12 @@ def has_current(request: Request, etag: str, config_etag: str) -> bool:
     return etag in given or "*" in given
 
 
-class Bodies:
-    """Reads requests' bodies, and bounds the bytes of all that have arrived in part."""
-
-    def __init__(self, limit: int = MAX_BODIES_BYTES) -> None:
-        self._limit = limit
-        self.held = 0
-
-    async def read(self, receive: Receive) -> bytes:
-        """Read one body, within limits of time and size. Raises Refused or Disconnected."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_S):
-                size = await self._fill(body, receive)
-        except TimeoutError:
-            raise Refused(408, {"errorDetails": "request body too slow"}, close=True) from None
-        finally:
-            self.held -= len(body)
-        if size > MAX_BODY_BYTES:
-            raise Refused(413, {"errorDetails": "request body too large"}, close=size > MAX_READ_BYTES)
-        return bytes(body)
-
-    async def _fill(self, body: bytearray, receive: Receive) -> int:
-        """Append what arrives, up to MAX_BODY_BYTES; return how much arrived."""
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Disconnected
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size <= MAX_BODY_BYTES:
-                if self.held + len(chunk) > self._limit:
-                    details = "too many request bodies arrive at once; retry later"
-                    raise Refused(429, {"errorDetails": details}, close=True)
-                body += chunk
-                self.held += len(chunk)
-            if size > MAX_READ_BYTES or not message.get("more_body", False):
-                return size
+def _object(name: str, value: JsonValue, key: str | None) -> dict[str, JsonValue]:
+    """Return an object, an empty one for null. Raises Refused for anything else."""
+    if value is not None and not isinstance(value, dict):
+        wrong = f"{name} is of type {json_values.kind(value)}; it must be an object"
+        raise _invalid_context(f"{_INVALID_CONTEXT}: {wrong}", key)
+    return value or {}
 
 
 def _invalid_context(details: str, key: str | None) -> Refused:

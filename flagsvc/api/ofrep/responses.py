@@ -1,12 +1,12 @@
-"""Evaluations as OFREP's JSON. Error texts are flagd's and reveal nothing of a rule."""
+"""Evaluations as OFREP's JSON. Error texts are flagd's, followed by the cause."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flagsvc.core.evaluation import ErrorCode, Reason
+from flagsvc.core.json_values import is_whole
 from flagsvc.core.model import Flag, JsonValue
 from flagsvc.serving.reader import Evaluation
 
@@ -30,35 +30,39 @@ def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict
     """Return one evaluation's JSON. `selected`: the selector as metadata. Without a value a client uses its default."""
     outcome, flag, key = evaluation.outcome, evaluation.flag, evaluation.flag_id.key
     if outcome.error_code is not None:
-        return error_body(outcome.error_code, _DETAILS.get(outcome.error_code, _OTHER_DETAILS).format(key), key)
+        details = _DETAILS.get(outcome.error_code, _OTHER_DETAILS).format(key)
+        if flag is not None and outcome.message:
+            details = f"{details}: {outcome.message}"
+        return error_body(outcome.error_code, details, key, _metadata(selected, flag))
     body: dict[str, JsonValue] = {"key": key, "reason": outcome.reason}
     if outcome.variant is not None:
         body |= {"variant": outcome.variant, "value": _typed(outcome.value, flag)}
     else:
-        # The Python provider requires a variant, and only these reasons make a client use its own default.
+        # The Python provider requires the field, and only these reasons make a client use its own default.
         reason = Reason.DISABLED if evaluation.is_disabled else Reason.DEFAULT
-        body |= {"reason": reason, "variant": ""}
-    if metadata := {**selected, **(flag.metadata if flag else {})}:
-        body["metadata"] = metadata
+        body |= {"reason": reason, "variant": None}
+    body["metadata"] = _metadata(selected, flag)
     return body
 
 
 def bulk_body(bodies: Sequence[bytes], selected: Mapping[str, str], event_streams: list[JsonValue]) -> bytes:
     """Return the JSON of a set from its flags' JSON, with the event streams that announce their changes."""
-    rest: dict[str, Any] = {"metadata": dict(selected)} if selected else {}
-    others = encode({**rest, "eventStreams": event_streams})
+    others = encode({"metadata": dict(selected), "eventStreams": event_streams})
     return b"".join((b'{"flags":[', b",".join(bodies), b"],", others[1:]))  # joins of 1 MB release the interpreter
 
 
-def not_found_body(key: str) -> dict[str, JsonValue]:
+def not_found_body(key: str, selected: Mapping[str, str]) -> dict[str, JsonValue]:
     """Return the error for a flag that does not exist."""
-    return error_body(ErrorCode.FLAG_NOT_FOUND, _DETAILS[ErrorCode.FLAG_NOT_FOUND].format(key), key)
+    details = _DETAILS[ErrorCode.FLAG_NOT_FOUND].format(key)
+    return error_body(ErrorCode.FLAG_NOT_FOUND, details, key, _metadata(selected))
 
 
-def error_body(code: str, details: str, key: str | None = None) -> dict[str, JsonValue]:
+def error_body(
+    code: str, details: str, key: str | None = None, metadata: Mapping[str, JsonValue] | None = None
+) -> dict[str, JsonValue]:
     """Return an error's JSON, with the flag's key if the request was for one flag."""
     flag = {} if key is None else {"key": key}
-    return {**flag, "errorCode": code, "errorDetails": details}
+    return {**flag, "errorCode": code, "errorDetails": details, "metadata": dict(metadata or {})}
 
 
 def encode(value: JsonValue) -> bytes:
@@ -66,8 +70,17 @@ def encode(value: JsonValue) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
+def _metadata(selected: Mapping[str, str], flag: Flag | None = None) -> dict[str, JsonValue]:
+    return {**selected, **(flag.metadata if flag is not None else {})}
+
+
 def _typed(value: JsonValue, flag: Flag | None) -> JsonValue:
-    """Return a whole number as a float if the flag has fractional variants: clients infer the type from the JSON."""
-    if value.__class__ is int and flag is not None:
-        return float(value) if any(other.__class__ is float for other in flag.effective_variants.values()) else value
-    return value
+    """Return a whole number as a float if the flag has a variant with a fraction, else as an integer, as flagd does.
+
+    Clients infer the type from the JSON.
+    """
+    if flag is None or value.__class__ not in (int, float):
+        return value
+    if any(each.__class__ is float and not each.is_integer() for each in flag.effective_variants.values()):
+        return float(value)
+    return int(value) if value.__class__ is float and is_whole(value) else value

@@ -89,7 +89,7 @@ class SseStreams:
         """Whether the set may have changed since the client last fetched it."""
         if last_event_id:
             return last_event_id != self._position()
-        return bool(self._near.changelogs.recent_changes(flag_set, time.monotonic()))
+        return self._near.changelogs.has_recent_changes(flag_set, time.monotonic())
 
     def _position(self) -> str:
         """Return the id of an event that covers every change so far; no other replica makes the same ids."""

@@ -7,15 +7,15 @@ import contextlib
 import math
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flagsvc.api.ofrep.strict_http import StrictConnection
+from flagsvc.api.http.strict import StrictConnection
 
 MAX_HEAD_BYTES = 16_384
 HEADERS_S = 10.0
@@ -26,8 +26,15 @@ KEEP_ALIVE_S = 75
 """Seconds that an idle connection stays open. Load balancers time out sooner, so they never reuse a closed one."""
 STOP_S = 1
 """Seconds for responses in progress to finish after the server stops accepting requests."""
-BACKLOG = 2_048
-"""Connections that wait to be accepted."""
+
+
+class Waiting(Protocol):
+    """A connection that waits for a request since a moment of the event loop's clock, and can give way to another."""
+
+    waiting_since: float
+
+    def give_way(self) -> None:
+        """End, and count as ended at once."""
 
 
 class Connections:
@@ -52,6 +59,12 @@ class Connections:
         self._peers[peer] += 1
         return True
 
+    def make_room(self, waiting: Sequence[Waiting], newest: Waiting) -> None:
+        """End the connection that has waited longest for a request; the newest one if all others have one."""
+        leaving = min(waiting, key=lambda other: other.waiting_since, default=newest)
+        self.refused += 1
+        leaving.give_way()  # it counts as ended at once, so that of several new connections each makes room
+
     def closed(self, peer: str) -> None:
         """Count the end of a connection that was admitted."""
         self.open -= 1
@@ -61,7 +74,7 @@ class Connections:
 
 
 class HttpServer:
-    """Serves an ASGI application on a port that it binds at once. Raises OSError if the port cannot be bound.
+    """Serves an ASGI application on a listening socket, which it closes; without one, only what is handed over to it.
 
     Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
     that has `max_per_peer` gets no new one.
@@ -70,23 +83,22 @@ class HttpServer:
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        listening: socket.socket | None,
         *,
         max_connections: float = math.inf,
         max_per_peer: float = math.inf,
     ) -> None:
         self.connections = counted = Connections(max_connections, max_per_peer)
 
-        class Protocol(_Protocol):
+        class Counted(_Protocol):
             port = counted
 
-        self._socket = listening_socket(host, port)
-        self.port: int = self._socket.getsockname()[1]
+        self._protocol = Counted
+        self._sockets = [] if listening is None else [listening]
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=Counted,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -103,7 +115,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Start to accept requests."""
-        self._task = asyncio.create_task(self._server.serve([self._socket]), name="ofrep")
+        self._task = asyncio.create_task(self._server.serve(self._sockets), name="ofrep")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0)
 
@@ -112,7 +124,20 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
-        self._socket.close()
+        for listening in self._sockets:
+            listening.close()
+
+    def take_over(self, transport: asyncio.Transport, peer: str, data: bytes) -> None:
+        """Serve a connection that is counted already, from what has arrived of it."""
+        server = self._server
+        protocol = self._protocol(config=server.config, server_state=server.server_state, app_state={})
+        transport.set_protocol(protocol)
+        protocol.begin(transport, peer)
+        protocol.data_received(data)
+
+    def waiting(self) -> list[Waiting]:
+        """Return the connections that wait for a request."""
+        return [each for each in self._server.server_state.connections if isinstance(each, _Protocol) and each.waits]
 
 
 class _Server(uvicorn.Server):
@@ -137,15 +162,20 @@ class _Protocol(H11Protocol):
         self.conn = StrictConnection(h11.SERVER, MAX_HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.waiting_since = self.loop.time()
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         if not self.port.admit(peer):
+            super().connection_made(transport)
             transport.abort()
             return
-        self.peer = peer
+        self.begin(transport, peer)
         if self.port.too_many:
             self._make_room()
+
+    def begin(self, transport: asyncio.Transport, peer: str) -> None:
+        """Serve a connection that is counted."""
+        super().connection_made(transport)
+        self.waiting_since = self.loop.time()
+        self.peer = peer
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -182,11 +212,17 @@ class _Protocol(H11Protocol):
     def _make_room(self) -> None:
         """Close the connection that has waited longest for a request; this one if all others have one."""
         others = (other for other in self.connections if isinstance(other, _Protocol) and other is not self)
-        waiting = [other for other in others if other.peer and (other.cycle is None or other.cycle.response_complete)]
-        leaving = min(waiting, key=lambda other: other.waiting_since, default=self)
-        self.port.refused += 1
-        leaving.leave()  # at once, so that of several new connections each makes room
-        leaving.transport.abort()
+        self.port.make_room([other for other in others if other.waits], self)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the connection waits for a request."""
+        return self.peer is not None and (self.cycle is None or self.cycle.response_complete)
+
+    def give_way(self) -> None:
+        """End the connection."""
+        self.leave()
+        self.transport.abort()
 
     def leave(self) -> None:
         """Count the connection as closed, once."""
@@ -210,13 +246,3 @@ class _Protocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that listens on the address. Raises OSError if the address cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    # asyncio sets TCP_NODELAY only on sockets that it made. Without it a second packet waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening

@@ -1,0 +1,131 @@
+"""The gRPC listeners of a replica: a server for each, with the same services and with options of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from flagsvc.api.common import reflection
+from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.interceptors import CallInterceptor
+from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.peers import Peers
+from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
+from flagsvc.api.common.sending import Sender
+from flagsvc.api.flag_service.service import FlagService
+from flagsvc.api.flag_service.watch import Watches, evaluation_settings
+from flagsvc.api.flagd import evaluation, sync
+from flagsvc.api.flagd.evaluation import FlagdEvaluation
+from flagsvc.api.flagd.event_streams import EventStreams
+from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.health import Health
+from flagsvc.lasting_server import LastingServer
+from flagsvc.replica import Replica
+from flagsvc.settings import Settings
+from flagsvc.telemetry import Metrics, Sample
+
+FOREVER_MS = 2**31 - 1
+"""What gRPC takes for no limit."""
+
+
+class GrpcServices:
+    """Every gRPC service of a replica. What they hold is shared by all listeners."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        contexts: Contexts,
+        *,
+        admission: Admission,
+        metrics: Metrics,
+        health: Health,
+        outflow: Outflow,
+    ) -> None:
+        settings, near, reader = replica.settings, replica.near, replica.reader
+        self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
+        self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
+        self.peers = Peers()
+        self._sender = Sender(outflow, self.peers)
+        self.watches = Watches(near, reader, settings.connection_age_s, evaluation_settings(contexts.values))
+        age_s = settings.stream_age_s or math.inf
+        self.event_streams = EventStreams(near, age_s)
+        self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
+        self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
+        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
+
+    def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return interceptors for one server. Admission, time limits and metrics are those of all servers."""
+        return (CallInterceptor(self._metrics, self._admission, self.first_messages, self._sender, self.peers),)
+
+    def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
+        """Register every service for a listener."""
+        pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
+        self._evaluation.add_to(server, listener)
+        self.sync.add_to(server, listener)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        if self._settings.reflection:
+            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
+
+    def close_streams(self) -> None:
+        """End every stream, so that clients reconnect to another replica."""
+        for streams in (self.watches, self.event_streams, self.sync):
+            streams.close()
+
+    def samples(self) -> Iterator[Sample]:
+        """Return the services' counts when Prometheus asks."""
+        about = "gRPC calls ended because their message did not arrive in time."
+        yield Sample("flagsvc_calls_without_message_total", about, self.first_messages.ended)
+        yield Sample("flagsvc_watch_streams", "Open WatchFlags streams.", self.watches.active)
+        about = "Open event streams of flagd's evaluation services."
+        yield Sample("flagsvc_event_streams", about, self.event_streams.active)
+        yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self.sync.active)
+
+
+def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, max_connections: int) -> LastingServer:
+    """Return the server of a listener, which has no address yet."""
+    age_s = settings.stream_age_s if listener.name == "sync" else settings.connection_age_s
+    options = tuple(_options(settings, max_connections, age_s))
+    return LastingServer(listener.name, partial(_build, listener, services, options))
+
+
+def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
+    """Build a gRPC server with its services. Nothing else knows which transport it is."""
+    server = grpc.aio.server(interceptors=services.interceptors(), options=options)
+    services.add_to(server, listener)
+    return server
+
+
+def _options(settings: Settings, max_connections: int, age_s: float) -> Iterator[tuple[str, int]]:
+    """Yield a server's options. `age_s`: seconds after which its connections get no new calls; 0 for no such time."""
+    yield from (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.max_ping_strikes", 0),  # by default, flagd's Python provider pings as often as it can
+        # Else a stream counts until Python has freed it: calls of a client that keeps to the limit are refused.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
+        # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
+        ("grpc.server.max_pending_requests", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * settings.max_pending_calls)),
+        ("grpc.max_connection_age_ms", int(age_s * 1000) or FOREVER_MS),
+        # A connection goes on for the streams that it has. Those of flagd's clients are to end by themselves only if
+        # the operator wants it: to a provider such an end is an error, and it reports STALE.
+        ("grpc.max_connection_age_grace_ms", FOREVER_MS),
+    )
