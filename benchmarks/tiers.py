@@ -78,7 +78,8 @@ def _server(name: str, *arguments: str, **environment: str) -> Iterator[Target]:
     command = [Path(sys.executable).with_name("flagsvc"), "serve", *arguments, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--ofrep-port", "-1"]
     command += ["--log-level", "error"]
-    with process(command, {**os.environ, **environment}) as pid:
+    # gRPC alone, as in the echo: benchmarks.front measures what HTTP/1.1 on the same port costs.
+    with process(command, {**os.environ, "FLAGSVC_HTTP_ON_GRPC_PORT": "false", **environment}) as pid:
         yield Target(name, port, pid, management)
 
 

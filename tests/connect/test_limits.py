@@ -143,15 +143,16 @@ async def test_a_stream_whose_client_does_not_read_ends(small: Asked, monkeypatc
 async def test_a_client_that_leaves_ends_the_work_for_it(small: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def for_ever(*_: object) -> Any:
+    async def for_ever(*_: object) -> AsyncIterator[Any]:
         begun.set()
         try:
             await asyncio.Event().wait()
+            yield
         finally:
             ended.set()
 
     reader = small.server.services._evaluation._reader
-    monkeypatch.setattr(reader, "evaluate_all", for_ever)
+    monkeypatch.setattr(reader, "evaluate_set", for_ever)
     client = await _unreading(small, f"{V1}/ResolveAll", b"{}", "application/json")
     await asyncio.wait_for(begun.wait(), 10)
     client.close()

@@ -46,6 +46,7 @@ async def test_for_flag_service_all_origins_are_none_but_the_listed(asked: Asked
         "localhost.evil.example",
         "[::1].evil.example",
         "[evil]:1",
+        "[dead]:1",
         "evil.example:127.0.0.1",
         "0x7f.1",
         "flags.internal@evil.example",

@@ -146,7 +146,7 @@ async def test_a_snapshot_is_rendered_once_for_all_and_pages_put_together_are_th
         with Unreading(server.port) as deaf:
             for _ in range(50):
                 deaf.call(WATCH)
-            await until(lambda: server._watches.active == 50 and server._outflow.outstanding > 0)
+            await until(lambda: server.services.watches.active == 50 and server._outflow.outstanding > 0)
             assert len(rendered) == 12
             await client.toggle("k03", True)
             pages = client.stub.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))
@@ -159,7 +159,7 @@ async def test_a_snapshot_is_rendered_once_for_all_and_pages_put_together_are_th
             assert len(rendered) == 12, "the change follows the shared snapshot"
             assert (await pages.read()).change.flag_key == "k03"
             pages.cancel()
-        await until(lambda: server._watches.active <= 1 and server._outflow.outstanding == 0)
+        await until(lambda: server.services.watches.active <= 1 and server._outflow.outstanding == 0)
         await client.toggle("k03", False)
         again = await client.stub.WatchFlags(pb.WatchFlagsRequest()).read()
         assert [flag.revision for flag in again.snapshot.flags if flag.key == "k03"] == [14]
@@ -175,7 +175,7 @@ async def test_what_waits_for_streams_is_bounded_and_the_others_get_theirs_when_
             await client.create(f"k{number:02}", status=ENABLED, variants={"on": to_value(FAT)}, default_variant="on")
         with Unreading(server.port) as one, Unreading(server.port) as two:
             streams = [(deaf, deaf.call(path)) for deaf in (one, two) for _ in range(20)]
-            await until(lambda: server._watches.active + server.services.sync.active == 40)
+            await until(lambda: server.services.watches.active + server.services.sync.active == 40)
             await until(lambda: server._outflow.outstanding > 2_000_000)
             assert server._outflow.outstanding <= 3_000_000
             assert (await client.evaluate("k00")).reason == types.REASON_STATIC
@@ -208,7 +208,7 @@ async def test_a_stream_that_takes_nothing_ends_with_words_and_an_idle_one_never
         with Unreading(server.port) as deaf:
             stream = deaf.call(WATCH)
             await until(lambda: server._outflow.stalled == 1)
-            await until(lambda: server._watches.active == 1)
+            await until(lambda: server.services.watches.active == 1)
             assert server._outflow.outstanding > 4 * len(FAT), "gRPC still holds the message"
             await asyncio.to_thread(deaf.data_of, 0.1)
             deaf.open_window(stream)
@@ -304,7 +304,7 @@ async def test_a_stream_that_has_sent_its_snapshot_holds_nothing_of_it(
             calls.append(call)
         grown = tracemalloc.get_traced_memory()[0] - tracing
         tracemalloc.stop()
-        assert server._watches.active == 9
+        assert server.services.watches.active == 9
         assert grown < 3 * 12 * len(FAT), "eight snapshots that were sent are gone"
         for call in calls:
             call.cancel()

@@ -18,7 +18,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.server import Server
 from flagsvc.settings import Settings
 from tests.replicas import Client, replica, until, until_serving
-from tests.unreading import PREFACE
+from tests.unreading import PREFACE, Unreading
 
 REQUEST = b"POST /flagd.evaluation.v1.Service/ResolveBoolean HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 REQUEST += b'Content-Length: 15\r\n\r\n{"flagKey":"a"}'
@@ -123,9 +123,11 @@ async def test_at_the_limit_silent_connections_give_way_and_calls_do_not(served:
     client, server = served
     silent = [_connected(server, f"127.0.0.{2 + number // 5}") for number in range(15)]
     await until(lambda: len(_front(server).undecided) == 15)
+    refused = _front(server).connections.refused
     newest = _connected(server, "127.0.0.9")
     newest.sendall(REQUEST)
     assert await _read(newest) == b"HTTP/1.1 200"
+    assert (_front(server).connections.open, _front(server).connections.refused) == (16, refused + 1)
     assert await _ended(silent[0]), "the one that waited longest"
     assert (await client.evaluate("a")).flag_key == "a"
     for connection in (*silent, newest):
@@ -141,6 +143,25 @@ async def test_a_silent_connection_ends(served: tuple[Client, Server], monkeypat
             connection.sendall(sent)
             assert await _ended(connection)
     await until(lambda: not _front(server).undecided)
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "UNACKNOWLEDGED_S", 1)
+    async with replica(store_url=f"sqlite:///{tmp_path}/f.db") as (client, server):
+        await until_serving(client)
+        for number in range(40):
+            await client.create(f"k{number}", variants={"on": to_value("x" * 60_000)})
+        with Unreading(server.port) as deaf:
+            for _ in range(8):  # more than the system's buffers hold
+                deaf.open_window(deaf.call("/flagsvc.v1.FlagService/WatchFlags"))
+            await until(lambda: server._outflow.outstanding > 10_000_000)
+            held = 0
+            while len(_front(server).pipes) == 2:
+                held = max(held, *(pipe.transport.get_write_buffer_size() for pipe in _front(server).pipes))
+                await asyncio.sleep(0.01)
+            assert 0 < held < 1_000_000, "gRPC waits, and the front holds little"
+        await until(lambda: server._outflow.outstanding == 0)
+        assert await client.serving(), "others go on"
 
 
 async def test_without_the_front_the_port_speaks_grpc_only(tmp_path: Path) -> None:

@@ -45,12 +45,17 @@ async def test_11_clients_that_never_read_block_nobody_and_are_released(
             await one.client.create(key, status=ENABLED, variants={"on": to_value(WEIGHT)}, default_variant="on")
         streams = [watch(one.client), sync(one.client), events(one.client)]
         server = one.server
-        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (1, 1, 1))
+        await until(
+            lambda: (
+                (server.services.watches.active, server.services.sync.active, server.services.event_streams.active)
+                == (1, 1, 1)
+            )
+        )
         waits = []
         for number in range(CHANGES_BEFORE + CHANGES):
             if number == CHANGES_BEFORE:
                 deaf, leaving = Deaf(one.server.port), Deaf(one.server.port)
-                streams_open = server._watches, server._sync, server._event_streams
+                streams_open = server.services.watches, server.services.sync, server.services.event_streams
                 await until(lambda: [each.active for each in streams_open] == [3, 3, 3])  # noqa: B023
             began = time.monotonic()
             flag = await one.client.toggle("a", number % 2 == 1)
@@ -62,12 +67,24 @@ async def test_11_clients_that_never_read_block_nobody_and_are_released(
         await until(lambda: streams[1].states[-1] == "ENABLED" and "a" in streams[2].keys)
 
         await leaving.client.channel.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (2, 2, 2), 2)
+        await until(
+            lambda: (
+                (server.services.watches.active, server.services.sync.active, server.services.event_streams.active)
+                == (2, 2, 2)
+            ),
+            2,
+        )
         await late_reader(deaf, flag.revision)
         await deaf.client.channel.close()
         for stream in streams:
             await stream.close()
-        await until(lambda: (server._watches.active, server._sync.active, server._event_streams.active) == (0, 0, 0), 2)
+        await until(
+            lambda: (
+                (server.services.watches.active, server.services.sync.active, server.services.event_streams.active)
+                == (0, 0, 0)
+            ),
+            2,
+        )
 
 
 async def late_reader(deaf: Deaf, newest: int) -> None:
@@ -96,7 +113,7 @@ async def test_11_a_stop_does_not_wait_for_clients_that_never_read(tmp_path: Pat
     async with running(NEAR, store_url=f"sqlite:///{tmp_path}/flags.db", grace_s=0.3) as (one,):
         await one.client.create("a", status=ENABLED, variants={"on": to_value(WEIGHT)}, default_variant="on")
         deaf = Deaf(one.server.port)
-        await until(lambda: one.server._watches.active == 1)
+        await until(lambda: one.server.services.watches.active == 1)
         for number in range(CHANGES):
             await one.client.toggle("a", number % 2 == 1)
         began = time.monotonic()

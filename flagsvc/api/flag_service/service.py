@@ -80,22 +80,27 @@ class FlagService(pb_grpc.FlagServiceServicer):
         return response
 
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
-        """Evaluate several flags for one context. The response is encoded in turns, piece by piece."""
+        """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
         attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        evaluations = await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision)
-        encoded: dict[int, bytes] = {}
+        reader, keys = self._reader, request.flag_keys
+        if keys:
+            evaluations = in_turns(await reader.evaluate_all(flag_set, keys, attributes, min_revision))
+        else:
+            evaluations = reader.evaluate_set(flag_set, attributes, min_revision)
+        encoded: dict[str, bytes] = {}
         parts, size = [], AnswerSize(FEWER_KEYS)
-        async for evaluation in in_turns(evaluations):
+        async for evaluation in evaluations:
             self._evaluated(evaluation)
-            part = encoded.get(id(evaluation))  # equal keys have one evaluation
+            key = evaluation.flag_id.key
+            part = encoded.get(key)
             if part is None:
                 pack = messages.encoded_evaluation
                 part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[id(evaluation)] = part
+                encoded[key] = part
             size.add(len(part))
             parts.append(part)
         return await size.joined(parts)
