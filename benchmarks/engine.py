@@ -110,7 +110,7 @@ def _pair(rule: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return one evaluation in each engine, with type check; asserts that both give the same result."""
     context = {**CONTEXT, "roles": ["reader", "owner"]}
     text = None if rule is None else json.dumps(rule)
-    flag = Flag(key="flag", status=Status.ENABLED, variants=VARIANTS, default_variant="on", targeting=text)
+    flag = Flag(key="flag", status=Status.ENABLED, variants=VARIANTS, default_variant="on", targeting=text, bucketing=3)
     prepared = prepare(flag)
     definition = {"state": "ENABLED", "variants": VARIANTS, "defaultVariant": "on"} | (
         {"targeting": rule} if rule else {}

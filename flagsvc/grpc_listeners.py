@@ -20,7 +20,7 @@ from flagsvc.api.common.peers import Peers
 from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.common.sending import Sender
 from flagsvc.api.flag_service.service import FlagService
-from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flag_service.watch import Watches, evaluation_settings
 from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
@@ -55,10 +55,10 @@ class GrpcServices:
         self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
         self.peers = Peers()
         self._sender = Sender(outflow, self.peers)
-        self.watches = Watches(near, reader, settings.connection_age_s)
+        self.watches = Watches(near, reader, settings.connection_age_s, evaluation_settings(contexts.values))
         age_s = settings.stream_age_s or math.inf
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
-        self.sync = FlagdSync(near, reader, contexts, replica.prepare, replica.flag_sets, age_s=age_s)
+        self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 

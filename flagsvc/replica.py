@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
@@ -28,6 +27,7 @@ from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.serving.bucketings import Bucketings
 from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
@@ -52,13 +52,10 @@ class Replica:
         self.store = store = store_for(settings.store_url, settings)
         self.flag_sets = flag_sets_for(settings.store_url)
         self.cache = cache = cache_for(settings.cache_url, settings)
-        version = settings.fractional_version
-        self._prepare = partial(prepare, fractional_version=version)
         self._odd_flags = None if settings.store_url.startswith("file:") else OddFlags()
         self.near = near = NearCache(
             settings.near_cache_entries,
             settings.staleness_bound_s,
-            self.prepare,
             max_bytes=settings.near_cache_bytes,
         )
         timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(store)
@@ -69,10 +66,11 @@ class Replica:
         )
         interval_s = settings.verify_interval_s
         self.cache_auditor = CacheAuditor(near, store, cache, interval_s, lambda: self.cache_lease.is_holder)
-        self.reader = Reader(near, store, cache, self.follower, fractional_version=version)
+        self.reader = Reader(near, store, cache, self.follower)
         self.writer = Writer(
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
+        self.bucketings = Bucketings(store, self.reader, self.writer)
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 
@@ -85,7 +83,7 @@ class Replica:
 
     def prepare(self, flag: Flag) -> Prepared:
         """Compile a definition, and note it if it is odd."""
-        prepared = self._prepare(flag)
+        prepared = prepare(flag)
         if self._odd_flags is not None:
             self._odd_flags.note(flag, prepared)
         return prepared

@@ -17,6 +17,11 @@ from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError,
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
 """Names that only the client commands of the command line read."""
+_REMOVED = {
+    "FLAGSVC_FRACTIONAL_VERSION": "a flag set has its bucketing, 2 or 3, stored with it; remove the setting, and see"
+    " flagsvc bucketing --help"
+}
+"""Settings of older releases, and what took their place. To ignore one would change answers without a word."""
 _KUBERNETES_NAME = re.compile(
     r"FLAGSVC(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
@@ -127,7 +132,6 @@ class Settings:
         pairs="HEADER=NAME",
         option="--context-from-header",
     )
-    fractional_version: int = _setting(3, "Hash version of `fractional`: 3, or 2 to match flagd's daemon 0.16.", 2, 3)
     staleness_bound_s: float = _setting(
         5.0, "Maximum age in seconds of a cached flag before it must be re-verified against Redis or MongoDB.", 0.5, 300
     )
@@ -246,6 +250,8 @@ class Settings:
                 continue
             base = name if name in known else name.removesuffix("_FILE")
             spec = known.get(base)
+            if base in _REMOVED:
+                raise SettingsError(f"{name} is no setting any more: {_REMOVED[base]}")
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)

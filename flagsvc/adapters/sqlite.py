@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flagsvc.adapters.identity import identity_of, new_id
+from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
-from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS history (
     actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bucketings (flag_set TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS identity (row INTEGER PRIMARY KEY CHECK (row = 1), id TEXT NOT NULL, path TEXT NOT NULL);
 """
 FILE_CURE = "check the path in the store URL, that this user may write the file and its folder, and the free disk"
@@ -91,6 +93,15 @@ class SqliteStore:
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store a change with its history entry, in one transaction."""
         return await self._run(lambda db: _change(db, flag_id, decide))
+
+    async def bucketing(self, flag_set: str) -> int:
+        """Read a set's bucketing."""
+        return await self._run(lambda db: _bucketing(db, flag_set))
+
+    async def set_bucketing(self, flag_set: str, version: int) -> None:
+        """Store a set's bucketing, between two writes."""
+        row = (flag_set, version)
+        await self._run(lambda db: db.execute("INSERT OR REPLACE INTO bucketings VALUES (?, ?)", row))
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
         """Read a flag's changes, newest first."""
@@ -196,6 +207,11 @@ def _revisions(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute("SELECT flag_set, revision FROM revisions"))
 
 
+def _bucketing(db: sqlite3.Connection, flag_set: str) -> int:
+    row = db.execute("SELECT version FROM bucketings WHERE flag_set = ?", (flag_set,)).fetchone()
+    return row[0] if row else DEFAULT_BUCKETING
+
+
 def _load(db: sqlite3.Connection) -> StoreContents:
     with _transaction(db, "DEFERRED"):
         flags = [_flag(*row) for row in db.execute(_FLAGS)]
@@ -208,6 +224,7 @@ def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | 
         change = decide(current)
         if change is None:
             return None
+        change = stamped(change, _bucketing(db, flag_id.flag_set))
         known = _revisions(db).get(flag_id.flag_set, 0)
         revision = max(known, current.revision if current else 0) + 1
         db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))

@@ -22,9 +22,9 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_set_call(parser: argparse.ArgumentParser) -> None:
+def add_set_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
     """Add the options of a call about one flag set."""
-    add_call(parser)
+    add_call(parser, timeout_s)
     parser.add_argument("--flag-set", metavar="SET", default="default", help="flag set [default]")
 
 

@@ -7,6 +7,7 @@ from typing import NoReturn, TypeAlias
 
 from flagsvc import __version__
 from flagsvc.cli import options, run
+from flagsvc.core.model import BUCKETINGS
 from flagsvc.urls import masked
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
@@ -27,6 +28,7 @@ _SUMMARIES = {
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
+    "bucketing": "Show how the splits of a flag set choose, or change it. Without --force: say which flags would give people other variants.",
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
@@ -64,6 +66,7 @@ _EXAMPLES = {
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
     "resync": ("flagsvc resync", "flagsvc resync --confirm"),
+    "bucketing": ("flagsvc bucketing", "flagsvc bucketing --flag-set staging 3", "flagsvc bucketing 3 --force"),
     "doctor": (
         "flagsvc doctor",
         "flagsvc doctor --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379",
@@ -95,7 +98,6 @@ _SERVE_OPTIONS = {
     "--cors-origin ORIGIN": "origin whose web pages may call the OFREP port, or * for all; repeatable [FLAGSVC_CORS_ORIGINS]",
     "--context-value NAME=VALUE": "context field set for every evaluation; overrides the caller's; repeatable [FLAGSVC_CONTEXT_VALUES]",
     "--context-from-header HEADER=NAME": "context field read from a request header; overrides all others; repeatable [FLAGSVC_CONTEXT_FROM_HEADERS]",
-    "--fractional-version N": "hash version of `fractional`, 2 or 3 [FLAGSVC_FRACTIONAL_VERSION; 3]",
     "--log-level": "debug, info, warning or error [FLAGSVC_LOG_LEVEL; info]",
     "--log-format": "auto, json or console [FLAGSVC_LOG_FORMAT; auto]",
 }
@@ -211,6 +213,13 @@ def _add_replicas(commands: _Commands) -> None:
     resync = _add_command(commands, "resync", run.on_server("resync"))
     options.add_call(resync, timeout_s=60.0)
     resync.add_argument("--confirm", action="store_true", help="do it; definitions may go back to older revisions")
+    bucketing = _add_command(commands, "bucketing", run.on_server("bucketing"))
+    bucketing.add_argument(
+        "version", nargs="?", type=int, choices=BUCKETINGS, help="2: as flagd's daemon; 3: values of all types"
+    )
+    options.add_set_call(bucketing, timeout_s=60.0)
+    bucketing.add_argument("--force", action="store_true", help="do it: people get other variants")
+    options.add_author(bucketing)
     doctor = _add_command(commands, "doctor", run.in_module("doctor", "doctor"))
     doctor.add_argument("--store", metavar="URL", help="store to try [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
     doctor.add_argument("--cache", metavar="URL", help="shared cache to try [FLAGSVC_CACHE_URL; none]")

@@ -1,4 +1,4 @@
-"""Commands about all replicas and the cache that they share: status and verify."""
+"""Commands about all replicas and what they share: status, verify, resync and bucketing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 RETRY_DELAY_S = 1.5
 """Replicas report once a second: after this time each has reported again."""
 MAX_REPORT_AGE_MS = 3_000
+MAX_NAMED = 20
+"""Flags that a command names."""
 _HEADS = (
     *("replica", "version", "up since", "revision", "lag", "view age"),
     *("store", "cache", "subscription", "feed", "flags"),
@@ -88,6 +90,40 @@ def resync(args: argparse.Namespace, stub: Stub) -> int:
         names = ", ".join(report.waiting)
         print(f"error: not yet read again by {names}: check that they reach the store", file=sys.stderr)
     return 1 if report.waiting or not report.done else 0
+
+
+def bucketing(args: argparse.Namespace, stub: Stub) -> int:
+    """Show or change the bucketing of a set; exit status 1 where it is not what was asked for, or a change is open."""
+    if args.version is None:
+        found = stub.GetBucketing(pb.GetBucketingRequest(flag_set=args.flag_set), timeout=args.timeout)
+        fields = {"flagSet": args.flag_set, "bucketing": found.bucketing, "outdated": found.outdated}
+        render.print_json({**fields, "flagKeys": list(found.flag_keys)}) if args.json else render.print_fields(fields)
+        if found.outdated:
+            again = f"flagsvc bucketing {found.bucketing} --flag-set {args.flag_set} --force"
+            render.say(f"error: {_named(found)} another one: a change was interrupted; end it by: {again}", error=True)
+        return 1 if found.outdated else 0
+    request = pb.SetBucketingRequest(flag_set=args.flag_set, bucketing=args.version, force=args.force)
+    request.actor, request.reason = args.actor, args.reason
+    report = stub.SetBucketing(request, timeout=args.timeout)
+    if args.json:
+        counts = {"done": report.done, "previous": report.previous, "bucketing": args.version, "moved": report.moved}
+        render.print_json({**counts, "flagKeys": list(report.flag_keys), "revision": report.revision})
+    elif report.done:
+        render.say(f"flag set {args.flag_set!r} has bucketing {args.version}; moved: {_named(report)}")
+    else:
+        render.say(
+            f"bucketing {report.previous} -> {args.version} would give people other variants of {_named(report)}"
+        )
+    if not report.done:
+        print("error: nothing was done; to do it, add --force", file=sys.stderr)
+    return 0 if report.done else 1
+
+
+def _named(report: pb.GetBucketingResponse | pb.SetBucketingResponse) -> str:
+    """Return how many flags a report has, and the names of some."""
+    count = report.moved if isinstance(report, pb.SetBucketingResponse) else report.outdated
+    names = ", ".join(report.flag_keys[:MAX_NAMED]) + (", ..." if count > MAX_NAMED else "")
+    return f"{'1 flag' if count == 1 else f'{count:,} flags'}{f' ({names})' if names else ''}"
 
 
 def _problems(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> Iterator[str]:

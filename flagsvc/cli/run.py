@@ -55,7 +55,8 @@ def on_server(name: str) -> Command:
         from flagsvc.cli.channels import server_address  # noqa: PLC0415
 
         args.address = server_address(args, os.environ)
-        command = getattr(replica_commands if name in ("status", "verify", "resync") else service_commands, name)
+        others = name in ("status", "verify", "resync", "bucketing")
+        command = getattr(replica_commands if others else service_commands, name)
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flagsvc.core.changes import Author, Decide, delete
-from flagsvc.core.model import Change, Flag, FlagId
+from flagsvc.core.errors import InvalidRequest, Violation, short_repr
+from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.publish import WriteLevel, publish_change
 
@@ -44,6 +45,31 @@ async def was_used(store: FlagStore) -> bool:
         return bool(contents.flags) or any(contents.revisions.values())
     finally:
         await store.close()
+
+
+def bucketings_of(flags: Iterable[Flag]) -> dict[str, int]:
+    """Return the bucketing that a file asks for, by flag set; a set for which it asks for none is left out."""
+    return {flag.flag_set: flag.bucketing for flag in flags if flag.bucketing != DEFAULT_BUCKETING}
+
+
+async def adopt_bucketings(asked_for: Mapping[str, int], store: FlagStore) -> None:
+    """Give new flag sets the bucketing that a file asks for. Raises InvalidRequest where a set in use has another one.
+
+    Otherwise people would get other variants of the file's flags than where the file comes from.
+    """
+    revisions = await store.revisions()
+    found = {flag_set: await store.bucketing(flag_set) for flag_set in asked_for}
+    cure = "change the set first (flagsvc bucketing VERSION --flag-set SET --force), or the file"
+    other = [
+        Violation(f"the bucketing of the file for flag set {short_repr(name)}", str(version), f"{found[name]}: {cure}")
+        for name, version in asked_for.items()
+        if found[name] != version and revisions.get(name)
+    ]
+    if other:
+        raise InvalidRequest(other)
+    for name, version in asked_for.items():
+        if found[name] != version:
+            await store.set_bucketing(name, version)
 
 
 def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[PlannedChange]:

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def import_file(args: argparse.Namespace) -> int:
     """Read and check the whole file, then write what differs, or with --dry-run only show it."""
     author = Author(datetime.now(UTC), text("--actor", args.actor) or "import", text("--reason", args.reason, 1_024))
     flag_set = set_name(args.flag_set) if args.flag_set else None
-    planned = _plan(args.file, flag_set, author, strict=args.strict)
+    planned, bucketings = _plan(args.file, flag_set, author, strict=args.strict)
     if args.prune and not planned:
         raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
@@ -42,7 +43,7 @@ def import_file(args: argparse.Namespace) -> int:
             say("the store has been used already; nothing was imported (--if-empty)", error=args.json)
             planned = []
         planned = [PlannedChange(flag_id, create_only(decide)) for flag_id, decide in planned]
-    return _preview(args, planned, author) if args.dry_run else _import(args, planned, author)
+    return _preview(args, planned, author) if args.dry_run else _import(args, planned, bucketings, author)
 
 
 def export_file(args: argparse.Namespace) -> int:
@@ -66,12 +67,14 @@ def export_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(path: str, flag_set: str | None, author: Author, *, strict: bool) -> list[PlannedChange]:
+def _plan(
+    path: str, flag_set: str | None, author: Author, *, strict: bool
+) -> tuple[list[PlannedChange], Mapping[str, int]]:
+    """Return the changes that make a file's flags, and the bucketing that it asks for, by flag set."""
     raw = read_bytes(path)
-    if is_flagd(path, raw):
-        flags = read_flagd(path, raw, flag_set, strict=strict)
-        return [PlannedChange(flag.id, put_definition(flag, author)) for flag in flags]
-    return [PlannedChange(flag.id, put(flag, author)) for flag in read_mongoexport(path, raw, flag_set, strict=strict)]
+    put_flag, read = (put_definition, read_flagd) if is_flagd(path, raw) else (put, read_mongoexport)
+    flags = read(path, raw, flag_set, strict=strict)
+    return [PlannedChange(flag.id, put_flag(flag, author)) for flag in flags], store_changes.bucketings_of(flags)
 
 
 def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
@@ -93,8 +96,10 @@ def _is_missing(store: str) -> bool:
     return store.startswith("sqlite:") and not Path(store.removeprefix("sqlite:///")).exists()
 
 
-def _import(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
-    made = asyncio.run(_write(args, planned, author))
+def _import(
+    args: argparse.Namespace, planned: list[PlannedChange], bucketings: Mapping[str, int], author: Author
+) -> int:
+    made = asyncio.run(_write(args, planned, bucketings, author))
     names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
     counts = {name: made[name] for name in names}
     total = made.total() - made["deleted"]
@@ -105,12 +110,15 @@ def _import(args: argparse.Namespace, planned: list[PlannedChange], author: Auth
     return 0
 
 
-async def _write(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> Counter[str]:
+async def _write(
+    args: argparse.Namespace, planned: list[PlannedChange], bucketings: Mapping[str, int], author: Author
+) -> Counter[str]:
     store, cache = store_for(args.store), cache_for(args.cache)
     await store.open()
     try:
         if cache is not None:
             await cache.open()
+        await store_changes.adopt_bucketings(bucketings if planned else {}, store)
         stored = (await store.load()).flags if args.prune else []
         deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author)
         return await store_changes.make_changes([*planned, *deletions], store, cache)

@@ -12,7 +12,7 @@ from datetime import datetime
 from . import json_values
 from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
-from .model import ANONYMOUS, STORED_NAMES, Action, Change, Flag, Status
+from .model import ANONYMOUS, DEFAULT_BUCKETING, STORED_NAMES, Action, Change, Flag, Status
 from .sizes import without_large
 from .validation import MAX_FLAG_BYTES, Check, validated, validated_change
 
@@ -36,6 +36,7 @@ class Author:
 def create(flag: Flag, author: Author, check: Check = validated) -> Decide:
     """Create a flag. Raises InvalidRequest; the decision raises FlagExists."""
     blank = replace(flag, name=flag.name or flag.key, created_at=author.at, enabled_at=None, disabled_at=None)
+    blank = replace(blank, bucketing=DEFAULT_BUCKETING)  # the store writes it
     fresh = validated_change(_stamped(blank, author, moved=flag.status is Status.ENABLED), check=check)
 
     def decide(current: Flag | None) -> Change:
@@ -83,14 +84,23 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
     return decide
 
 
+def restamp(current: Flag, author: Author) -> Change:
+    """Return the change that stores the flag once more, for what the store itself writes in every definition."""
+    return _change(current, replace(current, updated_at=author.at), Action.UPDATED, author, [])
+
+
 def put(flag: Flag, author: Author) -> Decide:
-    """Import a whole flag; a time that it lacks stays as it is. The decision is None if nothing else differs."""
+    """Import a whole flag; a time that it lacks stays as it is. The decision is None if nothing else differs.
+
+    The store alone writes the bucketing.
+    """
 
     def decide(current: Flag | None) -> Change | None:
         if current is None:
-            return _change(None, replace(flag, revision=0), Action.CREATED, author)
+            blank = replace(flag, revision=0, bucketing=DEFAULT_BUCKETING)
+            return _change(None, blank, Action.CREATED, author)
         times = {field: getattr(flag, field) or getattr(current, field) for field in SERVER_TIMES}
-        after = replace(flag, revision=current.revision, **times)
+        after = replace(flag, revision=current.revision, bucketing=current.bucketing, **times)
         if not _differing(current, after):
             return None
         # What only the server writes when a flag changes, the import writes where its file does not say.

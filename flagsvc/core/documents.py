@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from . import json_values
-from .model import DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
+from .model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
@@ -27,7 +27,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
         value = getattr(flag, field)
         if field == "revision" or value is None or (name in _OBJECTS and not value):
             continue
-        if field == "flag_set" and value == DEFAULT_SET:
+        if (field == "flag_set" and value == DEFAULT_SET) or (field == "bucketing" and value == DEFAULT_BUCKETING):
             continue
         document[name] = value.value if field == "status" else value
     return document
@@ -63,6 +63,8 @@ def _read(name: str, raw: JsonValue) -> Any:
         whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
         bits = 31 if name == "sortOrder" else 63
         return int(raw) if whole and not isinstance(raw, bool) and -(2**bits) <= raw < 2**bits else None
+    if name == "bucketing":
+        return int(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) and raw in BUCKETINGS else None
     if name == "targeting":
         return _rule_text(raw)
     if name == "evaluators":
@@ -88,7 +90,7 @@ def _rule_text(raw: JsonValue) -> str | None:
 
 def dumps(flag: Flag) -> str:
     """Return the flag as one line of JSON, including its `problem`. Times are ISO 8601 in UTC."""
-    document = to_document(flag) | {"revision": flag.revision}
+    document = to_document(flag) | {"revision": flag.revision, "bucketing": flag.bucketing}
     if flag.problem:
         document["problem"] = flag.problem
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_time_to_json)
@@ -96,7 +98,11 @@ def dumps(flag: Flag) -> str:
 
 def loads(text: str | bytes) -> Flag:
     """Read what `dumps` wrote. Raises ValueError, TypeError or AttributeError for other texts."""
-    document = json.loads(text)
+    return from_json(json.loads(text))
+
+
+def from_json(document: dict[str, Any]) -> Flag:
+    """Read what `dumps` wrote, parsed. Raises as `loads` does."""
     flag = from_document(times_from_json(document))
     problem = document.get("problem")
     return replace(flag, problem=problem) if isinstance(problem, str) and problem else flag

@@ -14,7 +14,6 @@ from .errors import short_repr
 from .model import Attributes, Flag, JsonValue, Status
 from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import (
-    FRACTIONAL_VERSION,
     OverBudget,
     Rule,
     RuleError,
@@ -24,6 +23,9 @@ from .targeting import (
     brief,
     compile_texts,
 )
+
+RULES = "rules-1"
+"""Names what rules mean. Whoever changes the result of any rule counts on: clients that evaluate compare it."""
 
 
 class Reason(StrEnum):
@@ -141,7 +143,7 @@ NO_FLAG = Prepared(NOT_FOUND)
 _MAX_EMPTY_CHARS = 100
 
 
-def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepared:
+def prepare(flag: Flag) -> Prepared:
     """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
     if flag.problem:
         return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
@@ -153,7 +155,7 @@ def prepare(flag: Flag, fractional_version: int = FRACTIONAL_VERSION) -> Prepare
             return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
-        version = fractional_version
+        version = flag.bucketing
         rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, lenient=True)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {error.problems[0]}"
@@ -212,14 +214,12 @@ class Explanation:
     steps: tuple[Step, ...]
 
 
-def explain(
-    flag: Flag, context: Attributes, now: float, fractional_version: int = FRACTIONAL_VERSION
-) -> tuple[Outcome, Explanation]:
+def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Explanation]:
     """Evaluate step by step, for people to read. Slow: it compiles the rule again, with tracing."""
-    prepared = prepare(flag, fractional_version)
+    prepared = prepare(flag)
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
-    version = fractional_version
+    version = flag.bucketing
     rule = compile_texts(
         flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True, lenient=True
     )

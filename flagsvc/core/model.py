@@ -15,6 +15,10 @@ Attributes = Mapping[str, JsonValue]
 """An evaluation context: its fields, including `targetingKey`. It is only read, mostly by `get`, so it may be lazy."""
 
 DEFAULT_SET = "default"
+BUCKETINGS = (2, 3)
+"""Versions of how a split chooses a variant: 2 is that of flagd's daemon, 3 hashes values of all types."""
+DEFAULT_BUCKETING = 2
+"""The version of a flag set, and of a definition, that names none."""
 MAX_REVISION = 2**53
 """The largest revision: every program, JavaScript included, can still count to it exactly."""
 SWITCH_VARIANTS: Mapping[str, JsonValue] = {"on": True, "off": False}
@@ -65,6 +69,8 @@ class Flag:
     """Rules that the targeting refers to by `$ref`, as JSON text by name. A definition refers to nothing outside it."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     revision: int = 0
+    bucketing: int = DEFAULT_BUCKETING
+    """The version that the rule's splits use: the flag set's, as of the definition's revision. Stores write it."""
     owner: str | None = None
     expires_at: datetime | None = None
     problem: str = ""

@@ -96,8 +96,18 @@ class FlagStore(Protocol):
     async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
         """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
 
-        The new revision is larger than every revision of the flag set before it, and revisions become visible in
-        their order. Raises what `decide` raises (nothing is changed then) and WritesUnsupported.
+        A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set
+        before it, and revisions become visible in their order. Raises what `decide` raises (nothing is changed then)
+        and WritesUnsupported.
+        """
+
+    async def bucketing(self, flag_set: str) -> int:
+        """Read the version that the set's splits get when they are written: 2 unless `set_bucketing` was called."""
+
+    async def set_bucketing(self, flag_set: str, version: int) -> None:
+        """Store the set's version. Every definition that gets a revision from then on gets this version with it.
+
+        Raises WritesUnsupported.
         """
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
 from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
 from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
-from flagsvc.core.targeting import FRACTIONAL_VERSION
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
 from flagsvc.serving.expensive_rules import ExpensiveRules
@@ -59,13 +58,12 @@ class Reader:
         cache: FlagCache | None,
         follower: Follower,
         *,
-        fractional_version: int = FRACTIONAL_VERSION,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
         self._store, self._lookup = store, Lookup(near, store, cache, follower)
         self._sets = SetLookup(near, store, follower, self._lookup)
-        self._fractional_version, self._clock = fractional_version, clock
+        self._clock = clock
         self.expensive_rules = ExpensiveRules(near)
 
     @property
@@ -95,9 +93,7 @@ class Reader:
         evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
         if evaluation.flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ())
-        _, explanation = await off_loop(
-            explain, evaluation.flag, dict(context), self._clock(), self._fractional_version
-        )
+        _, explanation = await off_loop(explain, evaluation.flag, dict(context), self._clock())
         return evaluation, explanation
 
     async def evaluate_all(
@@ -152,6 +148,11 @@ class Reader:
         """
         listing = await self._sets.get_set(flag_set)
         return (held.entry.flag for held in listing if held.entry.flag is not None)
+
+    async def flags_as_of(self, flag_set: str, min_revision: int) -> list[Flag]:
+        """Return a whole set with every change up to a revision. Raises StoreUnavailable and RevisionUnavailable."""
+        held = [answer.held async for answer in self._sets.get_all(flag_set, min_revision)]
+        return [each.entry.flag for each in held if each is not None and each.entry.flag is not None]
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""

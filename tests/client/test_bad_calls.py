@@ -16,8 +16,12 @@ from flagsvc_client import ErrorCode, FlagServiceError, Status
 from flagsvc_client.failure_log import REPEAT_AFTER_S, FailureLog
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 
+from flagsvc.core.evaluation import RULES
 from tests.client.forms import FORMS, asked
 from tests.replicas import replica, until
+
+SETTINGS = pb.EvaluationSettings(requires=[RULES])
+SNAPSHOT = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7, evaluation=SETTINGS)
 
 
 @pytest.fixture(params=FORMS)
@@ -68,7 +72,9 @@ async def test_a_cancelled_caller_stays_cancelled() -> None:
 @pytest.mark.parametrize("local", [False, True], ids=["watch", "local"])
 async def test_a_silent_stream_is_opened_again(form: str, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"flagsvc_client.transport.{form}.IDLE_TIMEOUT_S", 0.3)
-    snapshot = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7).SerializeToString()
+    snapshot = pb.WatchFlagsResponse(
+        snapshot=pb.FlagSnapshot(), resume_revision=7, evaluation=SETTINGS
+    ).SerializeToString()
     requests: list[pb.WatchFlagsRequest] = []
 
     async def silent(request: bytes, _context: Any) -> AsyncIterator[bytes]:
@@ -89,7 +95,9 @@ async def test_a_silent_stream_is_opened_again(form: str, local: bool, monkeypat
 
 
 async def test_a_client_closes_while_messages_arrive(form: str) -> None:
-    message = pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(), resume_revision=7).SerializeToString()
+    message = pb.WatchFlagsResponse(
+        snapshot=pb.FlagSnapshot(), resume_revision=7, evaluation=SETTINGS
+    ).SerializeToString()
 
     async def flood(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
         while True:

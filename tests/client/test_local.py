@@ -18,6 +18,7 @@ import pytest
 from flagsvc_client import ErrorCode, Flag, FlagClient, FlagServiceError, Reason, Source, Status
 from flagsvc_client.client_events import ClientEvent, Events
 from flagsvc_client.local.flag_set import LocalFlagSet
+from flagsvc_client.local.settings import EvaluationSettings
 from flagsvc_client.local.updater import LocalUpdater
 
 from flagsvc.core.validation import MAX_CONTEXT_VALUES
@@ -174,7 +175,7 @@ def test_an_unusable_snapshot_is_reported_and_ignored(
         case "empty":
             file.write_text("")
         case "newer":
-            file.write_text(text.replace("snapshot 1", "snapshot 2"))
+            file.write_text(text.replace("snapshot 2", "snapshot 3"))
         case "other set":
             flag_set = "other"
     caplog.clear()
@@ -201,7 +202,7 @@ def test_a_server_with_older_data_brings_nothing_back() -> None:
 
 def test_a_restored_store_is_followed_by_a_client_that_restarts() -> None:
     local = LocalFlagSet(30.0)
-    local.restore([flag("a", 50), flag("b", 40)], 50, 1.0)
+    local.restore([flag("a", 50), flag("b", 40)], 50, 1.0, EvaluationSettings())
     assert local.replace([Flag(key="a", revision=3)], 3) == {"a", "b"}
     assert local.details("a", None, default=True).reason is Reason.DISABLED
     assert local.details("b", None, default=True).error_code is ErrorCode.FLAG_NOT_FOUND

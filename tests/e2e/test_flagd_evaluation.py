@@ -245,7 +245,7 @@ async def test_options_of_serve_apply_to_evaluations(tmp_path: Path) -> None:
     contexts = ({"targetingKey": f"user-{number}"} for number in range(100))
     asked = next(c for c in contexts if rules[2].evaluate(c, 0) != rules[3].evaluate(c, 0))
     options = ("--context-value", "tier=gold", "--context-value", "x=y", "--context-from-header", "X-User=user")
-    with Process("--store", f"sqlite:///{tmp_path}/f.db", *options, "--fractional-version", "2") as process:
+    with Process("--store", f"sqlite:///{tmp_path}/f.db", *options) as process:
         client = Client(process.address)
         await until_serving(client)
         await create(client, *OTHERS[:4], flag("split", COLORS, "red", targeting=rule))

@@ -67,7 +67,7 @@ class Pair:
         self.refusal = ""
         self.rule: Rule | None = None
         try:
-            self.rule = compile_rule(case.rule, case.flag_key, case.evaluators)
+            self.rule = compile_rule(case.rule, case.flag_key, case.evaluators, fractional_version=3)
         except WrongRule as error:
             self.refusal = str(error)
         self.prepared: Prepared = prepare(
@@ -77,6 +77,7 @@ class Pair:
                 variants=KINDS[case.kind],
                 default_variant=case.default_variant,
                 targeting=json.dumps(case.rule),
+                bucketing=3,  # the oracle's
                 evaluators={name: json.dumps(rule) for name, rule in case.evaluators.items()},
             )
         )

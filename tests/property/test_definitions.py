@@ -105,9 +105,10 @@ def use(flag: Flag, context: dict[str, Any]) -> None:
     """Do with a flag all that a server does to answer calls."""
     started = time.thread_time()
     for version in (2, 3):
-        prepared = prepare(flag, version)
+        flag = replace(flag, bucketing=version)
+        prepared = prepare(flag)
         outcome = prepared.fixed or prepared.evaluate(context, NOW)
-        explained, explanation = explain(flag, context, NOW, version)
+        explained, explanation = explain(flag, context, NOW)
         assert repr(explained) == repr(outcome)
         assert (outcome.error_code is not None) == (outcome.reason is Reason.ERROR)
         assert outcome.variant is None or outcome.error_code is None

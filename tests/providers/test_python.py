@@ -9,10 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-from openfeature.contrib.tools.flagd.core import FlagdCore
-from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 
+from flagsvc.core.targeting import compile_rule
 from tests.providers.cases import CASES, COLORS, SELECTED_CASES, SWITCH, Case, flag
 from tests.providers.events import CHANGED, ERROR, READY, STALE
 from tests.providers.python_app import PythonApp, assert_answer
@@ -57,16 +56,12 @@ def test_a_selector_chooses_the_flag_set(served: Process, in_process: bool, sele
             assert_answer(case, app.ask(case), process=in_process)
 
 
-def test_a_fractional_split_is_that_of_the_reference_engine(app: PythonApp) -> None:
-    rule = {"fractional": [["red", 50], ["blue", 50]]}
-    oracle = FlagdCore()
-    definition = {"state": "ENABLED", "variants": COLORS, "defaultVariant": "red", "targeting": rule}
-    oracle.set_flags({"flags": {"split": definition}})
+def test_a_split_is_that_of_flagds_daemon_and_in_process_that_of_the_engine(app: PythonApp, in_process: bool) -> None:
+    rule = compile_rule({"fractional": [["red", 50], ["blue", 50]]}, "split", fractional_version=3 if in_process else 2)
     found = {}
     for number in range(60):
-        expected = oracle.resolve_string_value("split", "-", EvaluationContext(f"user-{number}")).variant
         found[number] = app.evaluate("string", "split", "-", f"user-{number}").variant
-        assert found[number] == expected
+        assert found[number] == rule.evaluate({"targetingKey": f"user-{number}"}, 0)
     assert set(found.values()) == {"red", "blue"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -298,7 +299,7 @@ def test_an_explanation_says_in_one_sentence_how_it_came_about(of: Flag, context
     assert explained(of, context).summary == summary
 
 
-def test_an_explanation_takes_the_fractional_version_of_the_server() -> None:
+def test_an_explanation_takes_the_bucketing_of_the_definition() -> None:
     split = flag({"fractional": [["on", 1], ["off", 1]]})
-    notes = {version: explain(split, {"targetingKey": "u"}, NOW, version)[1].steps[0].note for version in (2, 3)}
-    assert notes[2] != notes[3]
+    notes = [explained(replace(split, bucketing=v), {"targetingKey": "u"}).steps[0].note for v in (2, 3)]
+    assert notes[0] != notes[1]

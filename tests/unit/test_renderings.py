@@ -44,7 +44,7 @@ def set_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetSnapshot
     merge(near, StoreContents(flags, {"default": FLAGS}), now, now)
     follower = follower_of(near, store)
     follower.tried.set()
-    return SetSnapshot("default", near, Reader(near, store, None, follower))
+    return SetSnapshot("default", near, Reader(near, store, None, follower), b"")
 
 
 def changed(near: NearCache, number: int, of: int | None = None) -> None:
@@ -153,7 +153,7 @@ async def test_a_watch_that_resumes_packs_each_change_when_it_is_sent(
     monkeypatch.setattr(watch, "flag_to_message", lambda flag: packed.append(flag.key) or flag_to_message(flag))
     for number in range(20):
         changed(near, number)
-    stream = Watches(near, set_snapshot._reader, 60.0).stream("default", FLAGS)
+    stream = Watches(near, set_snapshot._reader, 60.0, pb.EvaluationSettings()).stream("default", FLAGS)
     first = await anext(stream)
     assert isinstance(first, pb.WatchFlagsResponse)
     assert (first.change.flag_key, first.resume_revision, packed) == ("k0000", FLAGS + 1, ["k0000"])

@@ -45,7 +45,11 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
         ("FLAGSVC_CORS_ORIGINS", "https://a.example,b.example", "'b.example'; it must be * or an origin such as"),
         ("FLAGSVC_CORS_ORIGINS", "https://a.example/page", "must be * or an origin"),
         ("FLAGSVC_CORS_ORIGINS", "https://a.example,", "''; it must be * or an origin"),
-        ("FLAGSVC_FRACTIONAL_VERSION", "1", "must be from 2 to 3"),
+        (
+            "FLAGSVC_FRACTIONAL_VERSION",
+            "3",
+            "no setting any more: a flag set has its bucketing, 2 or 3, stored with it",
+        ),
         ("FLAGSVC_CONTEXT_VALUES", "plan", "'plan'; each part between commas must be NAME=VALUE"),
         ("FLAGSVC_CONTEXT_VALUES", "a=1,,b=2", "''; each part"),
         ("FLAGSVC_CONTEXT_VALUES", "=x", "'=x'; each part"),

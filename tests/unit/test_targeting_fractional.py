@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from openfeature.contrib.tools.flagd.core.targeting import targeting
 from openfeature.evaluation_context import EvaluationContext
 
+from flagsvc.core.evaluation import ErrorCode, Reason, prepare
+from flagsvc.core.model import Flag, Status
 from flagsvc.core.targeting import compile_rule
 from flagsvc.core.targeting.fractional import encoded, hashing, split_of
 
@@ -176,18 +178,27 @@ def test_who_has_a_growing_share_keeps_it(version: int) -> None:
         ([["a", 0], ["b", -1]], None),
         ([["a", "1"]], None),
         ([["a", True]], None),
-        ([["a", None]], None),
+        ([["a", None], ["b", 1]], 2),
+        ([["a", 1, 2], ["b", 1, "x"]], 2),
+        ([[None, 1], [True, 1], [1.5, 1]], 3),
+        ([[["a"], 1]], None),
+        ([[{"a": 1}, 1]], None),
         ([["a", 0.5]], None),
         ([["a", math.inf]], None),
         ([[]], None),
-        ([["a", 1, 2]], None),
         (["a"], None),
         ([], None),
     ],
 )
 def test_shares_that_a_rule_computed_make_a_split_or_none(shares: list[Any], variants: int | None) -> None:
-    split = split_of(shares)
+    """As in flagd 0.16.1, core/pkg/evaluator/fractional.go."""
+    split = split_of(shares, 2)
     assert (split and len(split.variants)) == variants
+
+
+@pytest.mark.parametrize("shares", [[["a", None], ["b", 1]], [["a", 1, 2]], [["a", 0.5]], [[]], []])
+def test_version_3_takes_other_shares_than_flagds_daemon(shares: list[Any]) -> None:
+    assert split_of(shares, 3) is None
 
 
 def test_nobody_falls_to_a_weight_of_nothing() -> None:
@@ -201,3 +212,22 @@ def test_without_a_targeting_key_that_is_a_text_nobody_is_chosen(key: Any) -> No
         rule = compile_rule({"fractional": [["a", 1]]}, "flag", fractional_version=version)
         assert rule.evaluate({"targetingKey": key}, 1.0) is None
         assert rule.evaluate({}, 1.0) is None
+
+
+RECORDED = json.loads((DATA / "fractional_flagd.json").read_text())
+
+
+@pytest.mark.parametrize("key", RECORDED["flags"])
+def test_400_contexts_get_the_variants_that_flagd_gave_them(key: str) -> None:
+    """Recorded from flagd 0.16.1: texts of all scripts, seeds that are no text, computed and nested shares."""
+    variants = {"red": "r", "blue": "b", "green": "g"}
+    rule = json.dumps(RECORDED["flags"][key])
+    flag = Flag(key=key, status=Status.ENABLED, variants=variants, default_variant="green", targeting=rule)
+    prepared = prepare(flag)
+    found = ""
+    for context in RECORDED["contexts"]:
+        outcome = prepared.evaluate(context, 1.0)
+        chosen = outcome.value if outcome.reason is Reason.TARGETING_MATCH else "-"
+        found += "!" if outcome.error_code is ErrorCode.GENERAL else chosen
+    assert found == RECORDED["answers"][key]
+    assert len(found) == 400

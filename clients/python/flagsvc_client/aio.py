@@ -332,6 +332,7 @@ class FlagClient:
             error: Exception | None = None
             try:
                 request = self._session.watch_request(local.resume_revision)
+                local.stream_began()
                 async with aclosing(self._transport.messages(request)) as messages:
                     pages = SnapshotPages()
                     async for page in messages:

@@ -9,13 +9,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 import grpc
 from openfeature import evaluation_context as openfeature_context
 from openfeature.event import ProviderEvent, ProviderEventDetails
-from openfeature.exception import ErrorCode, InvalidContextError, ProviderNotReadyError, TypeMismatchError
+from openfeature.exception import ErrorCode, ProviderNotReadyError, TypeMismatchError
 from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Reason
 from openfeature.provider import AbstractProvider, Metadata
 
@@ -272,21 +271,4 @@ def _widened(number: float) -> float:
 def _own_context(context: Context) -> EvaluationContext | None:
     if context is None:
         return None
-    attributes = {name: _json(value, name) for name, value in context.attributes.items()}
-    return EvaluationContext(context.targeting_key or "", attributes)
-
-
-def _json(value: object, path: str) -> JsonValue:
-    """Return an attribute as JSON; a datetime as ISO 8601 text. Raises InvalidContextError."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case datetime():
-            return value.isoformat()
-        case Mapping():
-            return {str(name): _json(field, f"{path}.{name}") for name, field in value.items()}
-        case list() | tuple():
-            return [_json(item, f"{path}[{number}]") for number, item in enumerate(value)]
-        case _:
-            kind = value.__class__.__name__
-            raise InvalidContextError(f"The context's attribute {path} is of type {kind}; JSON has no such type")
+    return EvaluationContext(context.targeting_key or "", context.attributes)

@@ -49,7 +49,7 @@ class Session:
             )
         except ValueError as error:
             raise _invalid_request(error) from None
-        if context:
+        if context is not None:
             put_context(request.context, context)
         return request
 
@@ -60,7 +60,7 @@ class Session:
             request = pb.BatchEvaluateFlagsRequest(flag_keys=keys, flag_set=self.flag_set, min_revision=min_revision)
         except ValueError as error:
             raise _invalid_request(error) from None
-        if context:
+        if context is not None:
             put_context(request.context, context)
         return request
 

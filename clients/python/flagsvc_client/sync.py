@@ -329,6 +329,7 @@ class FlagClient:
             error: Exception | None = None
             try:
                 request = self._session.watch_request(local.resume_revision)
+                local.stream_began()
                 with closing(self._transport.messages(request)) as messages:
                     pages = SnapshotPages()
                     for page in messages:

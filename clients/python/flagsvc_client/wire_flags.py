@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flagsvc_client._engine.model import DEFAULT_SET, Flag, Status
+from flagsvc_client._engine.model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, Flag, Status
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 from flagsvc_client.wire_values import from_value, to_value
 
@@ -15,15 +15,19 @@ _STATUSES = {types.FlagStatus.Value(f"FLAG_STATUS_{status}"): status for status 
 
 
 def flag_of(message: types.Flag) -> Flag:
-    """Unpack a flag. A status added by a newer release makes it one that cannot be evaluated (PARSE_ERROR)."""
+    """Unpack a flag. A status or bucketing of a newer release makes it one that cannot be evaluated (PARSE_ERROR)."""
     status = _STATUSES.get(message.status)
+    bucketing = message.bucketing or DEFAULT_BUCKETING
+    problem = "" if status else f"Status number {message.status} is unknown to this release"
+    if bucketing not in BUCKETINGS:
+        problem = f"Bucketing {bucketing} is unknown to this release"
     return Flag(
         key=message.key,
         flag_set=message.flag_set or DEFAULT_SET,
         name=message.name,
         category=message.category,
         status=status or Status.DISABLED,
-        problem="" if status else f"Status number {message.status} is unknown to this release",
+        problem=problem,
         config=from_value(message.config) if message.HasField("config") else None,
         sort_order=message.sort_order,
         variants={name: from_value(value) for name, value in message.variants.items()},
@@ -32,6 +36,7 @@ def flag_of(message: types.Flag) -> Flag:
         evaluators=dict(message.evaluators),
         metadata={name: from_value(value) for name, value in message.metadata.items()},
         revision=message.revision,
+        bucketing=bucketing,
         **_optional(message),
     )
 

@@ -14,11 +14,12 @@ _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 def to_value(value: JsonValue, field: str = "value") -> types.Value:
     """Pack a JSON value. Raises TypeError or ValueError with the field if it is not JSON."""
     message = types.Value()
-    _put(message, value, field)
+    put_value(message, value, field)
     return message
 
 
-def _put(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C901  a table
+def put_value(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C901  a table
+    """Set a message in place. Raises TypeError or ValueError with the field if the value is not JSON."""
     match value:
         case None:
             message.null_value = types.NULL_VALUE_UNSPECIFIED
@@ -37,11 +38,11 @@ def _put(message: types.Value, value: JsonValue, field: str) -> None:  # noqa: C
             for name, item in value.items():
                 if not isinstance(name, str):
                     raise TypeError(f"{field} has the key {name!r}; keys must be str")
-                _put(message.object_value.fields[name], item, f"{field}[{name}]")
+                put_value(message.object_value.fields[name], item, f"{field}[{name}]")
         case list() | tuple():
             message.list_value.SetInParent()
             for number, item in enumerate(value):
-                _put(message.list_value.values.add(), item, f"{field}[{number}]")
+                put_value(message.list_value.values.add(), item, f"{field}[{number}]")
         case _:
             raise TypeError(
                 f"{field} is a {type(value).__name__}; it must be null, bool, int, float, str, list or dict"
@@ -58,20 +59,6 @@ def from_value(message: types.Value) -> JsonValue:
     if kind == "list_value":
         return [from_value(item) for item in message.list_value.values]
     return getattr(message, kind)
-
-
-def plain(value: JsonValue, field: str = "value") -> JsonValue:
-    """Return a value as the server would receive it. Raises TypeError or ValueError if it is not JSON."""
-    kind = value.__class__
-    if kind is str or kind is bool or value is None:
-        return value
-    if kind is int:
-        _check_size(value, field)
-        return value
-    if kind is float:
-        _check_finite(value, field)
-        return value
-    return from_value(to_value(value, field))
 
 
 def _check_size(number: int, field: str) -> None:

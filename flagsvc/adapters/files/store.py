@@ -24,9 +24,10 @@ from flagsvc.adapters.files.parse import MAX_BYTES
 from flagsvc.adapters.files.sources import sources_of
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.core.flagd.reading import BUCKETING_NAME
 from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
-from flagsvc.core.model import Flag, FlagId, HistoryEntry
+from flagsvc.core.model import DEFAULT_BUCKETING, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, Problem, StoreContents
 
 SETTLE_S = 0.05
@@ -113,6 +114,16 @@ class FileStore:
         """Raise WritesUnsupported: flagsvc only reads the files."""
         del flag_id, decide
         raise WritesUnsupported("flags are served from files, which are read-only here; edit the files instead")
+
+    async def bucketing(self, flag_set: str) -> int:
+        """Return the newest version that a file of the set asks for."""
+        flags = (await self._current()).flags.values()
+        return max((flag.bucketing for flag in flags if flag.flag_set == flag_set), default=DEFAULT_BUCKETING)
+
+    async def set_bucketing(self, flag_set: str, version: int) -> None:
+        """Raise WritesUnsupported: a file says it in its metadata."""
+        del flag_set, version
+        raise WritesUnsupported(f"flags are served from files; set metadata.{BUCKETING_NAME} in the files instead")
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
         """Return no entries: files have no history."""

@@ -16,8 +16,11 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.int64 import Int64
 
 from flagsvc.core import json_values
+from flagsvc.core.bucketing import version_for
 from flagsvc.core.documents import from_document, json_safe, to_document
 from flagsvc.core.model import (
+    BUCKETINGS,
+    DEFAULT_BUCKETING,
     DEFAULT_SET,
     MAX_REVISION,
     STORED_NAMES,
@@ -67,6 +70,11 @@ def with_revision(flag_set: str) -> dict[str, Any]:
     return {"revision": {"$type": ["int", "long", "double"], "$gt": 0, "$lte": _MAX_STORED}} | in_set(flag_set)
 
 
+def with_bucketing(flag_set: str) -> dict[str, Any]:
+    """Return the query for a set's flags that have another bucketing than the default one."""
+    return {"bucketing": {"$in": [each for each in BUCKETINGS if each != DEFAULT_BUCKETING]}} | in_set(flag_set)
+
+
 def identifiable(raw: Mapping[str, Any]) -> bool:
     """Whether the document has a valid key and flag set. Without them it could be mistaken for another flag."""
     return isinstance(raw.get("key"), str) and isinstance(raw.get("flagSet"), str | None)
@@ -85,6 +93,21 @@ def revision_of(raw: Mapping[str, Any] | None) -> int:
 def counter_of(row: Mapping[str, Any] | None) -> int:
     """Return a counter's value; 0 if there is none or it is invalid."""
     return _revision(row, MAX_REVISION - 1)
+
+
+def bucketing_of(row: Mapping[str, Any] | None) -> int:
+    """Return the bucketing of a set's counter or of a flag; the default one if there is none or it is invalid."""
+    version: Any = (row or {}).get("bucketing")
+    return int(version) if isinstance(version, int | float) and version in BUCKETINGS else DEFAULT_BUCKETING
+
+
+def numbered(raw: Mapping[str, Any], revision: int, set_bucketing: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return another program's document with a revision and its set's bucketing, and the MongoDB update for it."""
+    version = version_for(to_flag(raw), set_bucketing)
+    fields = {"revision": revision} | ({} if version == DEFAULT_BUCKETING else {"bucketing": version})
+    removed = {"bucketing": ""} if version == DEFAULT_BUCKETING and "bucketing" in raw else {}
+    kept = {name: value for name, value in raw.items() if name not in removed}
+    return kept | fields, {"$set": fields} | ({"$unset": removed} if removed else {})
 
 
 def next_counter(stored: int) -> dict[str, Any]:

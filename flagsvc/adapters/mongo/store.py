@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -29,9 +30,10 @@ from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
 from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
 from flagsvc.background import cause_of
+from flagsvc.core.bucketing import stamped, version_for
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
-from flagsvc.core.model import DEFAULT_SET, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
@@ -83,6 +85,7 @@ class MongoStore:
         self._history = self._database["feature_flag_history"]
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
+        self._bucketings: dict[str, int] = {}
         self._identity = MongoIdentity(self._revisions, given_identity)
         self._gets = BatchLoader(self._get, max_reads=_GETS, max_keys=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
@@ -134,7 +137,7 @@ class MongoStore:
             turns = Turns()
             async for raw in self._flags.find(session=session):
                 if documents.identifiable(raw):
-                    flags.append(flag := documents.to_flag(raw))
+                    flags.append(flag := self._read(raw))
                     known[documents.identity(raw["_id"])] = Known(flag.id, flag.revision)
                 if turns.is_over():
                     await turns.next()
@@ -145,6 +148,19 @@ class MongoStore:
         """Read the counters, from what surely is the primary."""
         async with self._asking(self._timeout_s):
             return await self._newest()
+
+    async def bucketing(self, flag_set: str) -> int:
+        """Read a set's bucketing, which is beside its counter."""
+        async with self._asking(self._timeout_s):
+            self.reads += 1
+            return documents.bucketing_of(await self._revisions.find_one({"_id": flag_set}))
+
+    async def set_bucketing(self, flag_set: str, version: int) -> None:
+        """Store a set's bucketing. A write that read another one in its transaction conflicts, and is repeated."""
+        row, edit = {"_id": flag_set}, {"$set": {"bucketing": version}}
+        await self._transactions.run(
+            lambda session: self._revisions.update_one(row, edit, upsert=True, session=session)
+        )
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
         """Read a flag's newest changes, by whomever."""
@@ -215,7 +231,7 @@ class MongoStore:
     async def _found(self, ids: Sequence[FlagId], session: Any = None) -> dict[FlagId, Entry]:
         self.reads += 1
         cursor = self._flags.find(documents.with_ids(ids), session=session, batch_size=len(ids) + 1)  # in one reply
-        flags = [documents.to_flag(raw) async for raw in cursor]
+        flags = [self._read(raw) async for raw in cursor]
         return {flag.id: Entry.of(flag) for flag in reversed(flags)}
 
     async def _change(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry | None:
@@ -226,7 +242,8 @@ class MongoStore:
         subject = (change.after or flag) if change else None
         if change is None or subject is None:
             return None
-        revision = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
+        revision, bucketing = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
+        change = await off_loop(stamped, change, bucketing)
         stored, edit = documents.updated(change, raw, flag, revision)
         resource = (stored or raw or {}).get("_id")
         await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
@@ -246,11 +263,19 @@ class MongoStore:
             return None
         if raw is None and await self._deletion(flag_id, revision, session) is not None:
             return None
-        new = await self._next_revision(flag_id.flag_set, found, session)  # `revision` is only what was heard of
+        new, bucketing = await self._next_revision(flag_id.flag_set, found, session)  # `revision` is only a claim
         if raw is None:
             return Entry.absent(flag_id, new)
-        await self._flags.update_one({"_id": raw["_id"]}, {"$set": {"revision": new}}, session=session)
-        return Entry.of(documents.to_flag(raw | {"revision": new}))
+        stored, edit = await off_loop(documents.numbered, raw, new, bucketing)
+        await self._flags.update_one({"_id": raw["_id"]}, edit, session=session)
+        return Entry.of(documents.to_flag(stored))
+
+    def _read(self, raw: Mapping[str, Any]) -> Flag:
+        """Read a document. One that other programs alone have written has its set's bucketing, as last read."""
+        flag = documents.to_flag(raw)
+        if flag.revision or "bucketing" in raw:
+            return flag
+        return replace(flag, bucketing=version_for(flag, self._bucketings.get(flag.flag_set, DEFAULT_BUCKETING)))
 
     async def _refuse_taken_key(self, flag_id: FlagId, error: DuplicateKeyError) -> None:
         """Raise if the key stays taken: by another flag set, or by a key that the index's collation finds equal."""
@@ -295,6 +320,7 @@ class MongoStore:
             rows = revisions.find(session=session, batch_size=_ONE_REPLY)
             found = [row async for row in rows]
             counters = documents.counters(found)
+            self._bucketings = {row["_id"]: documents.bucketing_of(row) for row in found if "bucketing" in row}
             self._identity.note(found)
             moment = session.operation_time
             if moment is not None and later is not None:
@@ -304,21 +330,24 @@ class MongoStore:
             self._change_stream.prove(asked_at, moment)
         return counters
 
-    async def _next_revision(self, flag_set: str, stored: int, session: Any) -> int:
-        """Raise the set's counter above itself and a stored revision; where it is lost, its flags say where it was.
+    async def _next_revision(self, flag_set: str, stored: int, session: Any) -> tuple[int, int]:
+        """Raise the set's counter above itself and a stored revision. Return it, and the set's bucketing.
 
-        A counter beyond MAX_REVISION, to which a message may once have led it, counts as lost.
+        Where the counter is lost, the set's flags say where it was, and which bucketing the set had. A counter beyond
+        MAX_REVISION, to which a message may once have led it, counts as lost.
         """
         edit = [{"$set": {"revision": documents.next_counter(stored)}}]
         before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)
         if counter := documents.counter_of(before):
-            return max(counter, stored) + 1
+            return max(counter, stored) + 1, documents.bucketing_of(before)
         self.reads += 1
         numbered = documents.with_revision(flag_set)
         newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
-        revision = max(int(newest["revision"]) if newest else 0, stored) + 1
-        await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": revision}}, session=session)
-        return revision
+        split = before or await self._flags.find_one(documents.with_bucketing(flag_set), session=session)
+        found = {"revision": max(int(newest["revision"]) if newest else 0, stored) + 1}
+        found["bucketing"] = documents.bucketing_of(split)
+        await self._revisions.update_one({"_id": flag_set}, {"$set": found}, session=session)
+        return found["revision"], found["bucketing"]
 
     @asynccontextmanager
     async def _asking(self, seconds: float) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 import structlog
@@ -23,7 +23,6 @@ from pymongo.write_concern import WriteConcern
 from flagsvc.adapters.mongo.causes import refused_change, unavailable
 from flagsvc.adapters.mongo.orphans import end_orphans
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
-from flagsvc.ports import Entry
 
 _MAJORITY = WriteConcern("majority")
 _SNAPSHOT = ReadConcern("snapshot")
@@ -34,7 +33,8 @@ _ORPHAN_MARGIN_S = 0.5
 
 log = structlog.get_logger(__name__)
 
-Work = Callable[[Any], Awaitable[Entry | None]]
+T = TypeVar("T")
+Work = Callable[[Any], Awaitable[T | None]]
 """The operations of a transaction, called with its session. It is committed unless the result is None."""
 OnDuplicateKey = Callable[[DuplicateKeyError], Awaitable[None]]
 """Raises if repeating the work cannot succeed, because the unique key stays taken."""
@@ -48,7 +48,7 @@ class Transactions:
         self._client = client
         self._timeout_s, self._conflict_timeout_s = timeout_s, conflict_timeout_s
         self._writing = asyncio.Lock()
-        self._running: set[asyncio.Task[Entry | None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._abandoned: deque[Any] = deque(maxlen=1000)
         self._cleanup: asyncio.Task[None] | None = None
 
@@ -60,7 +60,7 @@ class Transactions:
             self._cleanup.cancel()
             await asyncio.wait([self._cleanup])
 
-    async def run(self, work: Work, on_duplicate_key: OnDuplicateKey | None = None) -> Entry | None:
+    async def run(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None) -> T | None:
         """Run the work in one transaction, retried on conflicts. Raises StoreUnavailable or WritesUnsupported.
 
         ChangeRefused and StoreForbidden are StoreUnavailable too: repeating the work later does not help then.
@@ -79,7 +79,7 @@ class Transactions:
         task.add_done_callback(lambda _: self._writing.release())
         return await asyncio.shield(task)
 
-    async def _with_retries(self, work: Work, on_duplicate_key: OnDuplicateKey | None) -> Entry | None:
+    async def _with_retries(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None) -> T | None:
         started = time.monotonic()
         left = self._timeout_s
         for attempt in itertools.count():
@@ -107,13 +107,13 @@ class Transactions:
             await asyncio.sleep(random.uniform(0, min(0.2, 0.005 * 2**attempt)))  # noqa: S311 - jitter, no secret
         raise AssertionError
 
-    async def _attempt(self, work: Work) -> Entry | None:
+    async def _attempt(self, work: Work[T]) -> T | None:
         session = await maybe_await(self._client.start_session())
         disconnected = False
         try:
             await maybe_await(session.start_transaction(read_concern=_SNAPSHOT, write_concern=_MAJORITY))
-            entry = await work(session)
-            if entry is not None:
+            result = await work(session)
+            if result is not None:
                 await _commit(session)
         except ConnectionFailure:
             disconnected = True
@@ -123,7 +123,7 @@ class Transactions:
                 self._end_later(session)
             else:
                 await session.end_session()
-        return entry
+        return result
 
     def _end_later(self, session: Any) -> None:
         """End a transaction in the background. Its abort cannot be sent, and MongoDB would keep its locks a minute."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from flagsvc.adapters.redis.report import status_in
 from flagsvc.core import json_values
-from flagsvc.core.documents import dumps, loads
+from flagsvc.core.bucketing import has_split
+from flagsvc.core.documents import dumps, from_json
 from flagsvc.core.model import MAX_REVISION, Flag, FlagId
 from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity
 from flagsvc.turns import off_loop
@@ -64,7 +65,7 @@ def entry_in(flag_id: FlagId, text: bytes | None, store_id: str) -> Entry | None
         schema, store, as_of, revision, body = text.split(b":", 4)
         if schema.decode() != _SCHEMA or store.decode() != store_id or not (as_of.isdigit() and revision.isdigit()):
             return None
-        return _entry(flag_id, int(revision), loads(body) if body else None)
+        return _entry(flag_id, int(revision), _flag(json.loads(body)) if body else None)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -130,9 +131,17 @@ def _identity(value: Any) -> StoreIdentity:
 
 
 def _announcement(fields: Mapping[str, Any]) -> Announced:
-    flag = loads(json.dumps(fields["flag"])) if fields["flag"] is not None else None
+    flag = _flag(fields["flag"]) if fields["flag"] is not None else None
     entry = _entry(FlagId(_name(fields["set"]), _name(fields["key"])), _count(fields["revision"]), flag)
     return Announced(entry, fields.get("reply") is True, _count(fields.get("eventRevision", 0)))
+
+
+def _flag(document: Any) -> Flag:
+    """Read a definition. Raises ValueError also for a split of an older release, which knows no bucketing."""
+    flag = from_json(document)
+    if "bucketing" not in document and has_split(flag):
+        raise ValueError("an older release has read this definition without its bucketing")
+    return flag
 
 
 def _entry(flag_id: FlagId, revision: int, flag: Flag | None) -> Entry:

@@ -21,7 +21,8 @@ from flagsvc.telemetry import Metrics
 _OWN = "/flagsvc.v1.FlagService/"
 _WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
 _ADMINISTRATION = frozenset(
-    _OWN + name for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync")
+    _OWN + name
+    for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
 )
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from flagsvc.api.common.values import from_value, to_value
 from flagsvc.core.errors import invalid
-from flagsvc.core.model import DEFAULT_SET, Flag, JsonValue, Status
+from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, JsonValue, Status
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
@@ -31,6 +31,7 @@ def flag_to_message(flag: Flag) -> types.Flag:
         etag=flag.etag,
         targeting=flag.targeting or "",
         evaluators=flag.evaluators,
+        bucketing=flag.bucketing,
         config=None if flag.config is None else to_value(flag.config),
         variants={name: to_value(value) for name, value in flag.variants.items()},
         metadata={name: to_value(value) for name, value in flag.metadata.items()},
@@ -66,6 +67,7 @@ def received(message: types.Flag) -> Flag:
     return replace(
         flag_from_message(message),
         revision=message.revision,
+        bucketing=message.bucketing or DEFAULT_BUCKETING,
         created_at=_optional_time(message, "created_at"),
         updated_at=_optional_time(message, "updated_at"),
         enabled_at=_optional_time(message, "enabled_at"),

@@ -18,6 +18,7 @@ from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_me
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.core import changes, validation
+from flagsvc.core.bucketing import checked_bucketing
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
@@ -27,6 +28,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
+from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import in_turns, off_loop
@@ -43,6 +45,7 @@ class Parts(Protocol):
     heartbeats: Heartbeats
     cache_auditor: CacheAuditor
     resync: Resync
+    bucketings: Bucketings
 
 
 class FlagService(pb_grpc.FlagServiceServicer):
@@ -53,7 +56,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
     ) -> None:
         self._reader, self._writer = parts.reader, parts.writer
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
-        self._resync = parts.resync
+        self._resync, self._bucketings = parts.resync, parts.bucketings
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
@@ -181,6 +184,25 @@ class FlagService(pb_grpc.FlagServiceServicer):
             flags=report.flags,
             resynced=report.resynced,
             waiting=report.waiting,
+        )
+
+    async def GetBucketing(self, request: pb.GetBucketingRequest, context: Context) -> pb.GetBucketingResponse:
+        """Return the bucketing of a set."""
+        found = await self._bucketings.read(validation.set_name(request.flag_set))
+        return pb.GetBucketingResponse(
+            bucketing=found.bucketing, outdated=len(found.moved), flag_keys=found.moved[:MAX_LISTED]
+        )
+
+    async def SetBucketing(self, request: pb.SetBucketingRequest, context: Context) -> pb.SetBucketingResponse:
+        """Change the bucketing of a set, or say what that would do."""
+        flag_set, version = validation.set_name(request.flag_set), checked_bucketing(request.bucketing)
+        report = await self._bucketings.change(flag_set, version, _author(request), force=request.force)
+        return pb.SetBucketingResponse(
+            done=report.done,
+            previous=report.bucketing,
+            moved=len(report.moved),
+            flag_keys=report.moved[:MAX_LISTED],
+            revision=report.revision,
         )
 
     async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> WriteResult:

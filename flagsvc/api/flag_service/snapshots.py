@@ -59,10 +59,10 @@ class Rendered:
 
 
 class SetSnapshot:
-    """One set's snapshot for all streams that begin."""
+    """One set's snapshot for all streams that begin. `settings`: an encoded message whose fields its first page has."""
 
-    def __init__(self, flag_set: str, near: NearCache, reader: Reader) -> None:
-        self._flag_set, self._near, self._reader = flag_set, near, reader
+    def __init__(self, flag_set: str, near: NearCache, reader: Reader, settings: bytes) -> None:
+        self._flag_set, self._near, self._reader, self._settings = flag_set, near, reader, settings
         self._newest: Rendered | None = None
         self._lock = asyncio.Lock()
 
@@ -111,6 +111,7 @@ class SetSnapshot:
                     rendered.add_page(page, more=True)
                     page, size = pb.FlagSnapshot(), 0
             rendered.add_page(page, more=False)
+            rendered.pages[0] = self._settings + rendered.pages[0]
         except BaseException:
             self.close()
             raise

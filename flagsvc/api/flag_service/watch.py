@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.api.flag_service.snapshots import SetSnapshot
+from flagsvc.core.evaluation import RULES
+from flagsvc.core.json_values import MAX_DEPTH
+from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
@@ -29,10 +31,12 @@ Message = pb.WatchFlagsResponse | bytes
 class Watches:
     """All watch streams of one replica. `age_s`: seconds after which a stream ends."""
 
-    def __init__(self, near: NearCache, reader: Reader, age_s: float = math.inf) -> None:
-        self._near, self._age_s = near, age_s
+    def __init__(self, near: NearCache, reader: Reader, age_s: float, settings: pb.EvaluationSettings) -> None:
+        """`settings`: what clients that evaluate need to know. Each stream's first message has them."""
+        self._near, self._age_s, self._settings = near, age_s, settings
+        encoded = pb.WatchFlagsResponse(evaluation=settings).SerializeToString()
         self._snapshots = SharedBySet(
-            lambda flag_set: SetSnapshot(flag_set, near, reader), lambda _, snapshot: snapshot.close()
+            lambda flag_set: SetSnapshot(flag_set, near, reader, encoded), lambda _, snapshot: snapshot.close()
         )
         self._streams: set[_Pending] = set()
         self._closing = False
@@ -61,13 +65,9 @@ class Watches:
             if missed is None:
                 pending.needs_snapshot = True
             else:
-                for entry, watermark in missed:
-                    yield change_to_message(entry, watermark)
-                if not missed:
-                    watermark = self._near.changelogs.watermark(flag_set)
-                    yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=watermark)
-                else:
-                    del entry  # a stream lives long, and holds nothing that it has sent
+                for message in self._catch_up(flag_set, missed):
+                    yield message
+                del message  # a stream lives long, and holds nothing that it has sent
             del missed
             while True:
                 if pending.needs_snapshot:
@@ -93,6 +93,18 @@ class Watches:
             return None
         watermark = self._near.changelogs.watermark(flag_set)
         return [(entry, min(entry.revision, watermark)) for entry in missed]
+
+    def _catch_up(self, flag_set: str, missed: list[tuple[Entry, int]]) -> Iterator[pb.WatchFlagsResponse]:
+        """Yield the missed changes, or one heartbeat if there are none; the first message has the settings."""
+        if not missed:
+            watermark = self._near.changelogs.watermark(flag_set)
+            heartbeat = pb.Heartbeat()
+            yield pb.WatchFlagsResponse(heartbeat=heartbeat, resume_revision=watermark, evaluation=self._settings)
+        for number, (entry, watermark) in enumerate(missed):
+            message = change_to_message(entry, watermark)
+            if number == 0:
+                message.evaluation.CopyFrom(self._settings)
+            yield message
 
     async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
@@ -132,6 +144,17 @@ class _Pending:
         """Wait for a change or the end; return False after so many seconds without either."""
         self.wake.clear()
         return await is_set_within(self.wake, seconds)
+
+
+def evaluation_settings(context_values: Mapping[str, str]) -> pb.EvaluationSettings:
+    """Return what decides evaluations on this server besides the flags. Headers' fields cannot be known in advance."""
+    return pb.EvaluationSettings(
+        requires=[RULES],
+        context_values=context_values,
+        max_context_bytes=MAX_CONTEXT_BYTES,
+        max_context_values=MAX_CONTEXT_VALUES,
+        max_context_depth=MAX_DEPTH,
+    )
 
 
 def change_to_message(entry: Entry, watermark: int) -> pb.WatchFlagsResponse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from flagsvc.api.flagd.definitions import definition_of
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.core.errors import Stopping, StreamEnded
-from flagsvc.core.evaluation import Prepared
+from flagsvc.core.evaluation import prepare
 from flagsvc.core.flagd.sets import NamedSets
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
@@ -47,17 +47,10 @@ class FlagdSync:
     """Serves flagd.sync.v1.FlagSyncService. `age_s`: seconds after which a stream ends."""
 
     def __init__(
-        self,
-        near: NearCache,
-        reader: Reader,
-        contexts: Contexts,
-        prepare: Callable[[Flag], Prepared],
-        sets: NamedSets,
-        *,
-        age_s: float = math.inf,
+        self, near: NearCache, reader: Reader, contexts: Contexts, sets: NamedSets, *, age_s: float = math.inf
     ) -> None:
         self._near, self._reader, self._contexts = near, reader, contexts
-        self._prepare, self._sets, self._age_s = prepare, sets, age_s
+        self._sets, self._age_s = sets, age_s
         self._payloads = SharedBySet(self._begin, self._end)
         self._logged: dict[FlagId, int] = {}
         self._closing = False
@@ -138,7 +131,7 @@ class FlagdSync:
                 await held.compile()
             prepared = held.prepared
         else:
-            prepared = await off_loop(self._prepare, flag)
+            prepared = await off_loop(prepare, flag)
         is_large = self._near.is_large(flag)
         text, problem = (
             await off_loop(definition_of, flag, prepared, self._sets)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from ..bucketing import version_for
 from ..errors import Violation, short_repr
 from ..evaluation import variant_name
 from ..json_values import Path, compact, problem, whole_as_float
-from ..model import DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue, Status
+from ..model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue, Status
 from ..targeting import Effect, problems_of
 from ..validation import examined, key_problem
 from .fields import empty_text, renamed, type_name, type_problems
@@ -21,6 +22,8 @@ from .references import refs
 
 SET_NAME = "flagSetId"
 """The metadata field that names a flag's set, as in flagd."""
+BUCKETING_NAME = "flagsvcBucketing"
+"""The field of a file's metadata that names the bucketing of its flags. It is flagsvc's own; no flag inherits it."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
 _SMALLEST_EVALUATOR = 3
@@ -55,6 +58,7 @@ class _Reader:
         self._wrong, self._odd, self._note = result.wrong, result.odd, result.note
         self._evaluators: dict[str, JsonValue] = {}
         self._metadata: dict[str, JsonValue] = {}
+        self._bucketing = DEFAULT_BUCKETING
         self._used: set[str] = set()
         self._unresolved: set[Path] = set()
 
@@ -142,7 +146,7 @@ class _Reader:
         self._report([each for each in violations if each.field not in inherited], flag, rule, path)
         if len(self._result.violations) > before or key_problem(key):
             return None
-        return as_served(checked)
+        return as_served(replace(checked, bucketing=version_for(checked, self._bucketing)))
 
     def _metadata_of(self, definition: Mapping[str, JsonValue], path: Path) -> dict[str, JsonValue]:
         """Return the metadata without nulls, which flagd leaves out."""
@@ -209,7 +213,12 @@ class _Reader:
         return self._flag_set
 
     def _check_file_metadata(self) -> None:
-        """Report what is odd in the file's metadata, which every flag inherits, once."""
+        """Take the bucketing out of the file's metadata, which every flag inherits; report what is odd in it, once."""
+        self._bucketing = self._metadata.pop(BUCKETING_NAME, DEFAULT_BUCKETING)
+        if self._bucketing.__class__ is not int or self._bucketing not in BUCKETINGS:
+            wanted = f"one of {', '.join(map(str, BUCKETINGS))}"
+            self._wrong(("metadata", BUCKETING_NAME), f"{short_repr(self._bucketing)}; it must be {wanted}")
+            self._bucketing = DEFAULT_BUCKETING
         _, violations = examined(Flag(key="any", metadata=self._metadata), is_write=False)
         self._report(violations, Flag(key="any"), None, ())
         declared = self._metadata.get(SET_NAME, "")

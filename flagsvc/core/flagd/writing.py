@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..bucketing import has_split
 from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import has_targeting
 from ..json_values import NotJson, compact, strict_loads
-from ..model import DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
-from .reading import SET_NAME
+from ..model import DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
+from .reading import BUCKETING_NAME, SET_NAME
 from .references import NotInlined, add_referred, inlined, refs
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
@@ -38,8 +39,9 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
     used: dict[str, JsonValue] = {}
     written = {flag.key: _with_rule(flag, rules[flag.key], shared, used) for flag in flags}
     document: dict[str, Any] = {"$schema": SCHEMA}
-    if metadata := _hoisted(flags, flag_set):
-        document["metadata"] = metadata
+    metadata = _hoisted(flags, flag_set)
+    if named := {**metadata, **_bucketing_of(flags)}:
+        document["metadata"] = named
     for flag in flags:
         own = {n: v for n, v in metadata_of(flag).items() if n not in metadata or compact(metadata[n]) != compact(v)}
         if own:
@@ -123,6 +125,15 @@ def _hoisted(flags: Sequence[Flag], flag_set: str) -> dict[str, JsonValue]:
             counts = Counter(compact(metadata[name]) for metadata in of_flags)
             common[name] = json.loads(counts.most_common(1)[0][0])
     return common
+
+
+def _bucketing_of(flags: Sequence[Flag]) -> dict[str, JsonValue]:
+    """Return what the file's metadata says of how its splits choose: nothing where it is as in flagd's daemon."""
+    versions = {flag.bucketing for flag in flags if has_split(flag)}
+    if len(versions) > 1:
+        wanted = "one for all flags of a file: end the change of it that was interrupted, by flagsvc bucketing --force"
+        raise InvalidRequest([Violation("the bucketing", f"{sorted(versions)}", wanted)])
+    return {} if versions <= {DEFAULT_BUCKETING} else {BUCKETING_NAME: versions.pop()}
 
 
 def _canonical(rule: JsonValue) -> str:

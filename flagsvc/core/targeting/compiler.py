@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..json_values import INT64, Path, compact, json_path, problem, whole_as_float
-from ..model import JsonValue
+from ..model import DEFAULT_BUCKETING, JsonValue
 from .nodes import MAX_STEPS, TEXT_STEP, Node, RuleError, Run, Step, Unparsable, brief, literal
 
 MAX_DEPTH = 100
@@ -68,7 +68,7 @@ class Compiler:
         flag_key: str,
         evaluators: Mapping[str, JsonValue],
         *,
-        fractional_version: int = 3,
+        fractional_version: int = DEFAULT_BUCKETING,
         traced: bool = False,
         lenient: bool = False,
     ) -> None:

@@ -1,7 +1,8 @@
 """flagd's fractional operator: hashing and bucketing.
 
-Version 3 hashes the canonical CBOR (RFC 8949, 4.2.1) of the value, version 2 the UTF-8 text itself. Both use
-MurmurHash3 x86 32-bit with seed 0, and the bucket `(hash * total weight) >> 32`.
+Version 2 is that of flagd's daemon, and hashes the UTF-8 text itself. Version 3 is that of its newest engine in Python,
+and hashes the canonical CBOR (RFC 8949, 4.2.1) of the value. Both use MurmurHash3 x86 32-bit with seed 0, and the
+bucket `(hash * total weight) >> 32`.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class Split:
         return self.variants[bisect_right(self.ends, self.bucket(hashed))]
 
 
-def split_of(shares: list[JsonValue]) -> Split | None:
+def split_of(shares: list[JsonValue], version: int) -> Split | None:
     """Return the split of `[variant, weight]` shares; None if they are invalid. As in flagd, negative weights are 0."""
     weights: list[int] = []
     for share in shares:
-        if not isinstance(share, list) or not 1 <= len(share) <= 2:  # noqa: PLR2004  variant, weight
+        if not isinstance(share, list) or not share:
             return None
-        weight = whole(share[1]) if len(share) > 1 else 1
+        weight = _weight_2(share) if version == 2 else _weight_3(share)  # noqa: PLR2004  the older version
         if weight is None:
             return None
         weights.append(max(0, weight))
@@ -57,6 +58,18 @@ def split_of(shares: list[JsonValue]) -> Split | None:
     if not ends or not 0 < ends[-1] <= MAX_TOTAL:
         return None
     return Split(tuple(share[0] for share in shares), ends)
+
+
+def _weight_2(share: list[JsonValue]) -> int | None:
+    """As flagd's daemon: a weight of null is 1, further elements do not count, and a variant is no list or object."""
+    if isinstance(share[0], list | dict):
+        return None
+    return 1 if len(share) == 1 or share[1] is None else whole(share[1])
+
+
+def _weight_3(share: list[JsonValue]) -> int | None:
+    """As flagd's newest engine in Python."""
+    return 1 if len(share) == 1 else whole(share[1]) if len(share) == 2 else None  # noqa: PLR2004  variant, weight
 
 
 def whole(value: JsonValue) -> int | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..json_values import LONE_SURROGATE, NotJson, strict_loads
-from ..model import Attributes, JsonValue
+from ..model import DEFAULT_BUCKETING, Attributes, JsonValue
 from .compiler import Compiler, Effect, RuleProblem
 from .forms import FORMS
 from .nodes import MAX_WORK, NODE_STEPS, Node, RuleError, Run, Step
 
-FRACTIONAL_VERSION = 3
 MAX_RULE_BYTES = 262_144
 """Maximum size of a rule and its evaluators together, in bytes of JSON."""
 RULE_HINT = 'it must be an object with one operator, such as {"if": [...]}'
@@ -58,7 +57,7 @@ def compile_rule(
     flag_key: str,
     evaluators: Mapping[str, JsonValue] | None = None,
     *,
-    fractional_version: int = FRACTIONAL_VERSION,
+    fractional_version: int = DEFAULT_BUCKETING,
     traced: bool = False,
     lenient: bool = False,
 ) -> Rule:
@@ -85,7 +84,7 @@ def compile_texts(
     flag_key: str,
     evaluators: Mapping[str, str],
     *,
-    fractional_version: int = FRACTIONAL_VERSION,
+    fractional_version: int = DEFAULT_BUCKETING,
     traced: bool = False,
     lenient: bool = False,
 ) -> Rule:

@@ -19,19 +19,20 @@ def fractional(call: Call) -> Node:
     _check_shares(call)
     nodes = call.arguments()
     size = 1 + sum(node.size for node in nodes)
-    hashes = hashing(call.compiler.fractional_version, call.compiler.flag_key)
-    general = _general(nodes, hashes, traced=call.compiler.traced)
+    version = call.compiler.fractional_version
+    hashes = hashing(version, call.compiler.flag_key)
+    general = _general(nodes, hashes, version, traced=call.compiler.traced)
     by_key = isinstance(call.raw[0], list)
     shares = nodes if by_key else nodes[1:]
     if call.compiler.traced or not all(node.constant for node in shares):
         return Node(general, size)
-    split = split_of([node.value for node in shares])
+    split = split_of([node.value for node in shares], version)
     if split is None:
         return literal(None, size) if by_key else Node(general, size)
     return Node(_by_key(split, hashes) if by_key else _by_value(split, hashes, nodes[0].run, general), size)
 
 
-def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
+def _general(nodes: list[Node], hashes: Hashing, version: int, *, traced: bool) -> Compiled:
     runs = tuple(node.run for node in nodes)
 
     def general(data: Any, run: Run) -> JsonValue:
@@ -42,7 +43,7 @@ def _general(nodes: list[Node], hashes: Hashing, *, traced: bool) -> Compiled:
         if seed.__class__ is str:
             run.charge_hash(seed)
         hashed = hashes.of_seed(arguments[0], run.context)
-        split = split_of(arguments if isinstance(arguments[0], list) else arguments[1:])
+        split = split_of(arguments if isinstance(arguments[0], list) else arguments[1:], version)
         if hashed is None or split is None:
             if step is not None:
                 step.note = "no split: " + ("nothing to hash" if hashed is None else "invalid weights")

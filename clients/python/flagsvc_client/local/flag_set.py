@@ -9,18 +9,14 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import grpc
-
 from flagsvc_client._engine import evaluation as engine
-from flagsvc_client._engine.json_values import has_more_values
 from flagsvc_client._engine.model import Flag, Status
-from flagsvc_client._engine.validation import MAX_CONTEXT_VALUES
-from flagsvc_client.details import NOTHING, TARGETING_KEY, Context, ErrorCode, EvaluationDetails, Reason, Source
-from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.details import NOTHING, Context, ErrorCode, EvaluationDetails, Reason, Source
+from flagsvc_client.local.settings import EvaluationSettings
 from flagsvc_client.wire_contexts import fields_of
 
 T = TypeVar("T")
@@ -37,8 +33,6 @@ _MUTABLE = (dict, list)
 """Values of these types are copied for the caller, who may change them."""
 _REASONS = {reason: Reason(reason.value) for reason in engine.Reason}
 _ERROR_CODES = {code: ErrorCode(code.value) for code in engine.ErrorCode}
-_TOO_MANY = f"context is 'more fields'; it must be at most {MAX_CONTEXT_VALUES} fields and list elements"
-"""The server's words."""
 
 
 class _Entry:
@@ -81,6 +75,8 @@ class LocalFlagSet:
         """Keys of deleted flags, oldest first."""
         self._write_lock = threading.Lock()
         self._confirmed_at = -math.inf
+        self.settings = EvaluationSettings()
+        """What decides evaluations on the server besides the flags, as it last said."""
         self.watermark = 0
         """The copy includes every change of the set up to this revision."""
         self.complete = False
@@ -103,13 +99,13 @@ class LocalFlagSet:
         """Note that the server just confirmed the copy: everything that it sent has been applied."""
         self._confirmed_at = self._clock()
 
-    def restore(self, flags: Iterable[Flag], watermark: int, age_s: float) -> None:
+    def restore(self, flags: Iterable[Flag], watermark: int, age_s: float, settings: EvaluationSettings) -> None:
         """Load the content of a snapshot file, unless the server has already sent the set."""
         with self._write_lock:
             if self.complete:
                 return
             self._entries = {flag.key: _Entry(flag, flag.revision) for flag in flags}
-            self.watermark, self.source = watermark, Source.SNAPSHOT
+            self.watermark, self.source, self.settings = watermark, Source.SNAPSHOT, settings
             self._confirmed_at = self._clock() - max(age_s, 0.0)
             self.complete = True
 
@@ -153,7 +149,10 @@ class LocalFlagSet:
         entry = self._entries.get(key, _UNKNOWN)
         if min_revision > self.watermark and min_revision > entry.revision:
             return None
-        fields = _within_limit(fields_of(context))
+        settings = self.settings
+        fields = fields_of(context, settings.limits)
+        if settings.context_values:
+            fields = {**fields, **settings.context_values}  # the server's override the caller's
         prepared = entry.prepared
         outcome = prepared.fixed or prepared.evaluate(fields, self._wall_clock())
         if default is not None:
@@ -219,10 +218,3 @@ class LocalFlagSet:
     def _raise_watermark(self, watermark: int) -> None:
         self.watermark, self.source = max(self.watermark, watermark), Source.LOCAL
         self._confirmed_at = self._clock()
-
-
-def _within_limit(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a context that the server would take. Raises FlagServiceError; the targeting key does not count."""
-    if has_more_values(fields, MAX_CONTEXT_VALUES + (TARGETING_KEY in fields)):
-        raise FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, _TOO_MANY, ErrorCode.INVALID_CONTEXT)
-    return fields

@@ -7,15 +7,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from flagsvc_client._engine.documents import dumps, loads
 from flagsvc_client._engine.model import Flag
 from flagsvc_client.failure_log import log
+from flagsvc_client.local.settings import KNOWN, EvaluationSettings
+from flagsvc_client.wire_contexts import Limits
 
-_FORMAT = "flagsvc-client-snapshot 1"
+_FORMAT = "flagsvc-client-snapshot 2"
 
 
 class SavedFlagSet(NamedTuple):
@@ -24,6 +25,7 @@ class SavedFlagSet(NamedTuple):
     flags: list[Flag]
     watermark: int
     age_s: float
+    settings: EvaluationSettings
 
 
 def read(path: Path, flag_set: str) -> SavedFlagSet | None:
@@ -42,9 +44,14 @@ def read(path: Path, flag_set: str) -> SavedFlagSet | None:
     try:
         fields = json.loads(body)
         flags = [loads(line) for line in fields["flags"]]
-        saved = SavedFlagSet(flags, int(fields["watermark"]), time.time() - fields["savedAt"])
+        unknown = [name for name in fields["requires"] if name not in KNOWN]
+        settings = EvaluationSettings(fields["contextValues"], Limits(*fields["limits"]))
+        saved = SavedFlagSet(flags, int(fields["watermark"]), time.time() - fields["savedAt"], settings)
     except (ValueError, TypeError, KeyError, AttributeError):
         _log_ignored(path, "it is not a snapshot of a flag set")
+        return None
+    if unknown:
+        _log_ignored(path, f"it requires {unknown} of whoever evaluates it")
         return None
     if fields["flagSet"] != flag_set:
         _log_ignored(path, f"it is of flag set {fields['flagSet']!r}, not {flag_set!r}")
@@ -56,10 +63,19 @@ def _log_ignored(path: Path, why: str) -> None:
     log.warning("snapshot %s is ignored: %s", path, why, extra={"event": "snapshot_ignored"})
 
 
-def write(path: Path, flag_set: str, flags: Iterable[Flag], watermark: int, age_s: float) -> None:
-    """Replace the file atomically; a failure is logged. `age_s`: seconds since the server's last message."""
-    fields = {"flagSet": flag_set, "watermark": watermark, "savedAt": time.time() - age_s}
-    body = json.dumps(fields | {"flags": [dumps(flag) for flag in flags]}, ensure_ascii=False)
+def write(path: Path, flag_set: str, saved: SavedFlagSet) -> None:
+    """Replace the file atomically; a failure is logged."""
+    settings = saved.settings
+    fields = {
+        "flagSet": flag_set,
+        "watermark": saved.watermark,
+        "savedAt": time.time() - saved.age_s,
+        "requires": sorted(KNOWN),
+        "contextValues": dict(settings.context_values),
+        "limits": settings.limits,
+        "flags": [dumps(flag) for flag in saved.flags],
+    }
+    body = json.dumps(fields, ensure_ascii=False)
     text = f"{_FORMAT} {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
     scratch = ""
     try:

@@ -461,6 +461,7 @@ class Flag(google.protobuf.message.Message):
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     EVALUATORS_FIELD_NUMBER: builtins.int
+    BUCKETING_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Key: 1 to 255 characters, no control characters. Unique in its flag set; it never changes."""
     flag_set: builtins.str
@@ -489,6 +490,8 @@ class Flag(google.protobuf.message.Message):
     """Owner of the flag: at most 255 characters. Unset: unknown."""
     etag: builtins.str
     """Revision as an entity tag, in quotes. In UpdateFlag, if set, the flag must still have it; else ABORTED."""
+    bucketing: builtins.int
+    """Version of how the rule's splits choose a variant: 2 or 3. It is the flag set's; see SetBucketing. Output only."""
     @property
     def config(self) -> Global___Value:
         """Settings of the feature: an object of at most 65,536 bytes of JSON. Unset: none."""
@@ -554,9 +557,10 @@ class Flag(google.protobuf.message.Message):
         expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
         evaluators: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        bucketing: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "updated_at", b"updated_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_badge", b"_badge"]) -> typing.Literal["badge"] | None: ...
     @typing.overload

@@ -944,6 +944,7 @@ class WatchFlagsResponse(google.protobuf.message.Message):
     CHANGE_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     RESUME_REVISION_FIELD_NUMBER: builtins.int
+    EVALUATION_FIELD_NUMBER: builtins.int
     resume_revision: builtins.int
     """Value for WatchFlagsRequest.resume_revision to resume after this message."""
     @property
@@ -958,6 +959,10 @@ class WatchFlagsResponse(google.protobuf.message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """The stream is alive: nothing changed for 10 seconds, or since the revision that it resumed from."""
 
+    @property
+    def evaluation(self) -> Global___EvaluationSettings:
+        """What decides evaluations besides the flags. Set in the first message of a stream and of each snapshot."""
+
     def __init__(
         self,
         *,
@@ -965,12 +970,69 @@ class WatchFlagsResponse(google.protobuf.message.Message):
         change: Global___FlagChange | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         resume_revision: builtins.int = ...,
+        evaluation: Global___EvaluationSettings | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["change", b"change", "event", b"event", "heartbeat", b"heartbeat", "snapshot", b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["change", b"change", "event", b"event", "heartbeat", b"heartbeat", "resume_revision", b"resume_revision", "snapshot", b"snapshot"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "evaluation", b"evaluation", "event", b"event", "heartbeat", b"heartbeat", "snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "evaluation", b"evaluation", "event", b"event", "heartbeat", b"heartbeat", "resume_revision", b"resume_revision", "snapshot", b"snapshot"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["snapshot", "change", "heartbeat"] | None: ...
 
 Global___WatchFlagsResponse: typing_extensions.TypeAlias = WatchFlagsResponse
+
+@typing.final
+class EvaluationSettings(google.protobuf.message.Message):
+    """EvaluationSettings is what a client needs, besides the flags, to evaluate them as this server does."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ContextValuesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REQUIRES_FIELD_NUMBER: builtins.int
+    CONTEXT_VALUES_FIELD_NUMBER: builtins.int
+    MAX_CONTEXT_BYTES_FIELD_NUMBER: builtins.int
+    MAX_CONTEXT_VALUES_FIELD_NUMBER: builtins.int
+    MAX_CONTEXT_DEPTH_FIELD_NUMBER: builtins.int
+    max_context_bytes: builtins.int
+    """Maximum size of a context, as an EvaluationContext in bytes; a larger one is refused."""
+    max_context_values: builtins.int
+    """Maximum number of fields and list elements of a context, at all depths."""
+    max_context_depth: builtins.int
+    """Maximum nesting of a context's attribute."""
+    @property
+    def requires(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of what a client must know of: "rules-1" for the meaning of rules. A client that does not know one of them
+        refuses the stream, because it would answer differently.
+        """
+
+    @property
+    def context_values(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Context fields that every evaluation gets. They override the caller's."""
+
+    def __init__(
+        self,
+        *,
+        requires: collections.abc.Iterable[builtins.str] | None = ...,
+        context_values: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        max_context_bytes: builtins.int = ...,
+        max_context_values: builtins.int = ...,
+        max_context_depth: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "requires", b"requires"]) -> None: ...
+
+Global___EvaluationSettings: typing_extensions.TypeAlias = EvaluationSettings
 
 @typing.final
 class FlagSnapshot(google.protobuf.message.Message):
@@ -1353,6 +1415,122 @@ class ResyncResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["done", b"done", "flags", b"flags", "resynced", b"resynced", "store", b"store", "waiting", b"waiting"]) -> None: ...
 
 Global___ResyncResponse: typing_extensions.TypeAlias = ResyncResponse
+
+@typing.final
+class GetBucketingRequest(google.protobuf.message.Message):
+    """GetBucketingRequest names a flag set."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    flag_set: builtins.str
+    """Flag set: at most 255 characters. Default: "default"."""
+    def __init__(
+        self,
+        *,
+        flag_set: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag_set", b"flag_set"]) -> None: ...
+
+Global___GetBucketingRequest: typing_extensions.TypeAlias = GetBucketingRequest
+
+@typing.final
+class GetBucketingResponse(google.protobuf.message.Message):
+    """GetBucketingResponse has the bucketing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUCKETING_FIELD_NUMBER: builtins.int
+    OUTDATED_FIELD_NUMBER: builtins.int
+    FLAG_KEYS_FIELD_NUMBER: builtins.int
+    bucketing: builtins.int
+    """Version that every split of the set gets when it is written: 2 or 3."""
+    outdated: builtins.int
+    """Number of flags whose splits have another version, because a change of the set was interrupted. Normally 0."""
+    @property
+    def flag_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys of those flags: at most the first 1,000."""
+
+    def __init__(
+        self,
+        *,
+        bucketing: builtins.int = ...,
+        outdated: builtins.int = ...,
+        flag_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bucketing", b"bucketing", "flag_keys", b"flag_keys", "outdated", b"outdated"]) -> None: ...
+
+Global___GetBucketingResponse: typing_extensions.TypeAlias = GetBucketingResponse
+
+@typing.final
+class SetBucketingRequest(google.protobuf.message.Message):
+    """SetBucketingRequest has the new bucketing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    BUCKETING_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    flag_set: builtins.str
+    """Flag set: at most 255 characters. Default: "default"."""
+    bucketing: builtins.int
+    """Version: 2 (that of flagd's daemon) or 3 (values of all types are hashed). Required."""
+    force: builtins.bool
+    """Whether to do it. Default: false, only say which flags it concerns."""
+    actor: builtins.str
+    """Author of the change, for the history of each flag: at most 255 characters. Default: "anonymous"."""
+    reason: builtins.str
+    """Reason of the change, for the history of each flag: at most 1,024 characters. Default: empty."""
+    def __init__(
+        self,
+        *,
+        flag_set: builtins.str = ...,
+        bucketing: builtins.int = ...,
+        force: builtins.bool = ...,
+        actor: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "bucketing", b"bucketing", "flag_set", b"flag_set", "force", b"force", "reason", b"reason"]) -> None: ...
+
+Global___SetBucketingRequest: typing_extensions.TypeAlias = SetBucketingRequest
+
+@typing.final
+class SetBucketingResponse(google.protobuf.message.Message):
+    """SetBucketingResponse says what was done, or would be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: builtins.int
+    PREVIOUS_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
+    FLAG_KEYS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    done: builtins.bool
+    """Whether the set has the requested version now, and all its flags."""
+    previous: builtins.int
+    """Version that the set had before."""
+    moved: builtins.int
+    """Number of flags with splits whose version changed, or would: people get other variants of them."""
+    revision: builtins.int
+    """Newest revision of these changes, as a consistency token; 0 if there was none."""
+    @property
+    def flag_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys of those flags: at most the first 1,000."""
+
+    def __init__(
+        self,
+        *,
+        done: builtins.bool = ...,
+        previous: builtins.int = ...,
+        moved: builtins.int = ...,
+        flag_keys: collections.abc.Iterable[builtins.str] | None = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "flag_keys", b"flag_keys", "moved", b"moved", "previous", b"previous", "revision", b"revision"]) -> None: ...
+
+Global___SetBucketingResponse: typing_extensions.TypeAlias = SetBucketingResponse
 
 @typing.final
 class Drift(google.protobuf.message.Message):

@@ -100,6 +100,16 @@ class FlagServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.FromString,
                 _registered_method=True)
+        self.GetBucketing = channel.unary_unary(
+                '/flagsvc.v1.FlagService/GetBucketing',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingResponse.FromString,
+                _registered_method=True)
+        self.SetBucketing = channel.unary_unary(
+                '/flagsvc.v1.FlagService/SetBucketing',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingResponse.FromString,
+                _registered_method=True)
 
 
 class FlagServiceServicer(object):
@@ -200,6 +210,21 @@ class FlagServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBucketing(self, request, context):
+        """Returns the bucketing of a flag set, and the flags that do not have it yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBucketing(self, request, context):
+        """Changes how the splits of a flag set choose, which gives people other variants, or says which flags that concerns.
+        FAILED_PRECONDITION if the store cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FlagServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +292,16 @@ def add_FlagServiceServicer_to_server(servicer, server):
                     servicer.Resync,
                     request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.SerializeToString,
+            ),
+            'GetBucketing': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBucketing,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingResponse.SerializeToString,
+            ),
+            'SetBucketing': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBucketing,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -621,6 +656,60 @@ class FlagService(object):
             '/flagsvc.v1.FlagService/Resync',
             flagsvc_dot_v1_dot_flag__service__pb2.ResyncRequest.SerializeToString,
             flagsvc_dot_v1_dot_flag__service__pb2.ResyncResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBucketing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/GetBucketing',
+            flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.GetBucketingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBucketing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/SetBucketing',
+            flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.SetBucketingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -237,7 +237,39 @@ _FlagServiceResyncType = typing_extensions.TypeVar(
     ],
 )
 
-class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType, _FlagServiceResyncType]):
+_FlagServiceGetBucketingType = typing_extensions.TypeVar(
+    '_FlagServiceGetBucketingType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+    ],
+)
+
+_FlagServiceSetBucketingType = typing_extensions.TypeVar(
+    '_FlagServiceSetBucketingType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
+    ],
+)
+
+class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType, _FlagServiceResyncType, _FlagServiceGetBucketingType, _FlagServiceSetBucketingType]):
     """FlagService answers "is this feature on, and with which value, for this caller?" and lets operators change flags."""
 
     @typing.overload
@@ -293,6 +325,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
         grpc.UnaryUnaryMultiCallable[
             flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncRequest,
             flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -350,6 +390,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
             flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncRequest,
             flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+            flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     EvaluateFlag: _FlagServiceEvaluateFlagType
@@ -394,6 +442,14 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
     """Makes every replica drop what it holds and read everything from the store again, and stops believing what the
     shared cache holds. For a store that was restored from a backup: definitions may go back to older revisions.
     UNAVAILABLE if the store cannot be reached; FAILED_PRECONDITION if it cannot be written.
+    """
+
+    GetBucketing: _FlagServiceGetBucketingType
+    """Returns the bucketing of a flag set, and the flags that do not have it yet."""
+
+    SetBucketing: _FlagServiceSetBucketingType
+    """Changes how the splits of a flag set choose, which gives people other variants, or says which flags that concerns.
+    FAILED_PRECONDITION if the store cannot be written.
     """
 
 FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
@@ -448,6 +504,14 @@ FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncRequest,
         flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.ResyncResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+        flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse,
     ],
 ]
 
@@ -561,6 +625,24 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         """Makes every replica drop what it holds and read everything from the store again, and stops believing what the
         shared cache holds. For a store that was restored from a backup: definitions may go back to older revisions.
         UNAVAILABLE if the store cannot be reached; FAILED_PRECONDITION if it cannot be written.
+        """
+
+    @abc.abstractmethod
+    def GetBucketing(
+        self,
+        request: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse, collections.abc.Awaitable[flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.GetBucketingResponse]]:
+        """Returns the bucketing of a flag set, and the flags that do not have it yet."""
+
+    @abc.abstractmethod
+    def SetBucketing(
+        self,
+        request: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse, collections.abc.Awaitable[flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.SetBucketingResponse]]:
+        """Changes how the splits of a flag set choose, which gives people other variants, or says which flags that concerns.
+        FAILED_PRECONDITION if the store cannot be written.
         """
 
 def add_FlagServiceServicer_to_server(servicer: FlagServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
