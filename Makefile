@@ -7,7 +7,7 @@ TYPESCRIPT := clients/typescript
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
 WORKERS ?= $(if $(TEST_REDIS_URL),0,4)
 ALONE := What failed beside other tests runs once more, alone and one after the other: a failure then counts.
-IN_PARALLEL = -n $(WORKERS) --dist loadgroup --durations=15
+IN_PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
 
 .PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
@@ -47,7 +47,7 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
 test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
-	@$(BIN)/python -m pytest $(IN_PARALLEL) || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
+	@TEST_SHARE=0.5 ORACLE_CASES=10000 $(BIN)/python -m pytest $(IN_PARALLEL) || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 FAST := tests/unit tests/property tests/conformance tests/ofrep tests/faults

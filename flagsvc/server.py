@@ -175,7 +175,7 @@ class Server:
             max_connections=self._max_connections,
             max_per_peer=self.settings.max_connections_per_peer,
         )
-        front = Front(address.socket(), http, self.services.peers)
+        front = Front(address.socket(), http, self.services.peers, lambda: self.services.first_messages.begun)
         grpc.listen(front.inner)
         return front
 
@@ -231,6 +231,8 @@ class Server:
             yield Sample("flagsvc_front_connections", "Open connections to the gRPC port.", connections.open)
             about = "Connections to the gRPC port that were closed because there were too many."
             yield Sample("flagsvc_front_connections_refused_total", about, connections.refused)
+            about = "Whether the gRPC port reads in large portions because gRPC refuses calls: 1 or 0."
+            yield Sample("flagsvc_front_crowded", about, int(self._front.crowding.pause_s > 0))
         yield Sample("flagsvc_ofrep_streams", "Open event streams of OFREP.", self._ofrep.streams.active)
         about = "Bytes sent to clients that they have not taken yet."
         yield Sample("flagsvc_outstanding_bytes", about, self._outflow.outstanding)

@@ -36,10 +36,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__)
 
 
+ONE_WORKER = {"served", "members", "target"}
+"""Fixtures of a module or folder that start processes: the tests that use one run in one process of a parallel run."""
+FIRST = "much load or tight times"
+"""The group of tests that load the machine or whose limits a loaded machine breaks: one at a time, from the start."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"mongo_url", "mongod"} & set(getattr(item, "fixturenames", ())):
+        names = set(getattr(item, "fixturenames", ()))
+        if {"mongo_url", "mongod"} & names:
             item.add_marker("mongod")
+        if (shared := ONE_WORKER & names) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name} {min(shared)}"))
+    items.sort(key=lambda item: not any(FIRST in mark.args for mark in item.iter_markers("xdist_group")))
 
 
 @pytest.fixture(scope="module", autouse=True)

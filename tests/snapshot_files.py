@@ -32,6 +32,8 @@ NOW = datetime(2026, 11, 25, 12, 0, 0, 5, tzinfo=UTC)
 FLAGS = 40
 _WORDS = "some more of it " * 4_000
 _MAX_LIFETIME_S = 0.06
+_ACKNOWLEDGED_TURN = 20
+"""The writer of this turn lives until it has written once, so that later ones find something on any machine."""
 
 
 def at(path: Path, *, store: str = STORE, max_age_s: float = 60.0) -> SnapshotFile:
@@ -123,6 +125,7 @@ def _killed(path: Path, times: int) -> None:
         if turn % 2:
             temporary.unlink(missing_ok=True)
         reading, writing = os.pipe()
+        acknowledged = b""
         writer = os.fork()
         if writer == 0:
             _write_forever(path, found, writing)
@@ -130,12 +133,14 @@ def _killed(path: Path, times: int) -> None:
         if turn % 2:
             _await_file(temporary)
             time.sleep(chance.choice((0.0, 0.0005, 0.005, 0.01)) * chance.random())
+        elif turn == _ACKNOWLEDGED_TURN:
+            acknowledged = os.read(reading, 8)
         else:
             time.sleep(chance.uniform(0.0, _MAX_LIFETIME_S))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         with os.fdopen(reading, "rb") as pipe:
-            stored = int.from_bytes(pipe.read()[-8:]) or found
+            stored = int.from_bytes((acknowledged + pipe.read())[-8:]) or found
         midway = bool(turn % 2) and temporary.exists()
         saved = at(path).read()
         revisions = {flag.revision for flag in saved.contents.flags} if saved else set()

@@ -6,6 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 
+_MEASURED_FOR_S = 5.0
+"""How long the measured cost of the yardstick is used: longer, and the machine may have another speed by then."""
+_measured: list[tuple[float, float]] = []
+"""When the yardstick was measured last, and its CPU time."""
+
 
 def cost(work: Callable[[], object], times: int = 3) -> float:
     """CPU time of the work in yardsticks, the least of several runs.
@@ -13,7 +18,15 @@ def cost(work: Callable[[], object], times: int = 3) -> float:
     Under coverage only the product is traced: it counts as a tenth.
     """
     traced = 10 if sys.gettrace() else 1
-    return min(_cpu_s(work) for _ in range(times)) / min(_cpu_s(_yardstick) for _ in range(max(times, 3))) / traced
+    return min(_cpu_s(work) for _ in range(times)) / _yardstick_s() / traced
+
+
+def _yardstick_s() -> float:
+    """CPU time of the yardstick now, the least of several runs."""
+    now = time.monotonic()
+    if not _measured or now - _measured[-1][0] > _MEASURED_FOR_S:
+        _measured[:] = [(now, min(_cpu_s(_yardstick) for _ in range(3)))]
+    return _measured[-1][1]
 
 
 def _yardstick() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Self, cast
 
+from flagsvc.front.crowding import Crowding
+
 FLUSH_S = 10.0
 """Seconds that a side has to take what the other sent before it ended."""
 
@@ -15,6 +17,13 @@ class End(asyncio.Protocol):
     transport: asyncio.Transport
     other: End
     _timer: asyncio.TimerHandle | None = None
+    _waits = False
+    """Whether it is not read for a while, because there are too many calls."""
+    _is_full = False
+    """Whether it is not read because the other end takes nothing."""
+
+    def __init__(self, crowding: Crowding) -> None:
+        self._crowding = crowding
 
     def join(self, other: End) -> Self:
         """Join both ends, before either reads: gRPC sends before it has received anything."""
@@ -28,16 +37,28 @@ class End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass on what arrives."""
         self.other.transport.write(data)
+        if self._crowding.pause_s:
+            self.hold(waits=True)
+            asyncio.get_running_loop().call_later(self._crowding.pause_s, lambda: self.hold(waits=False))
+
+    def hold(self, *, waits: bool | None = None, full: bool | None = None) -> None:
+        """Read on, or no more, for one of two reasons; it is read when neither holds."""
+        self._waits = self._waits if waits is None else waits
+        self._is_full = self._is_full if full is None else full
+        if self.transport.is_closing():
+            return
+        if self._waits or self._is_full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Read no more for this end until it has taken what waits."""
-        if not self.other.transport.is_closing():
-            self.other.transport.pause_reading()
+        self.other.hold(full=True)
 
     def resume_writing(self) -> None:
-        """Read on."""
-        if not self.other.transport.is_closing():
-            self.other.transport.resume_reading()
+        """Read on for this end."""
+        self.other.hold(full=False)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """End the other connection too."""

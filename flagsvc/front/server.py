@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import cast
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from flagsvc.api.common.peers import Peers, host_of, peer_name
 from flagsvc.api.http.server import HttpServer
 from flagsvc.background import BackgroundTasks
+from flagsvc.front.crowding import CallCounter, Crowding
 from flagsvc.front.inner import inner
 from flagsvc.front.pipe import End
 from flagsvc.listening import BACKLOG
@@ -32,11 +34,14 @@ STOP_S = 1.0
 
 
 class Front:
-    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner`."""
+    """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner`.
 
-    def __init__(self, listening: socket.socket, http: HttpServer, peers: Peers) -> None:
+    `taken_up` returns how many gRPC calls have been taken up since the start.
+    """
+
+    def __init__(self, listening: socket.socket, http: HttpServer, peers: Peers, taken_up: Callable[[], int]) -> None:
         self.inner, self.http, self.peers = inner(), http, peers
-        self.connections = http.connections
+        self.connections, self.crowding = http.connections, Crowding(taken_up)
         self._listening = listening
         self._acceptor: asyncio.Server | None = None
         self._tasks = BackgroundTasks()
@@ -48,6 +53,7 @@ class Front:
     async def start(self) -> None:
         """Accept connections. gRPC accepts them by then."""
         await self.http.start()
+        self._tasks.start(self.crowding.run(), "crowding")
         loop = asyncio.get_running_loop()
         create = loop.create_unix_server if self._listening.family == socket.AF_UNIX else loop.create_server
         self._acceptor = await create(lambda: Undecided(self), sock=self._listening, backlog=BACKLOG)
@@ -82,13 +88,14 @@ class Front:
     async def _join(self, end: Caller, caller: str, data: bytes) -> None:
         """Connect a caller's connection with gRPC."""
         try:
-            transport, _, name = await self.inner.connect(lambda: End().join(end))
+            transport, _, name = await self.inner.connect(lambda: End(self.crowding).join(end))
         except OSError as error:
             log.warning("grpc_not_reached", error=type(error).__name__, detail="gRPC took no connection in time.")
             end.transport.abort()
             return
         self.peers.add(name, caller)  # before gRPC can read a call
         end.inner_name = name
+        end.calls.count(data)
         transport.write(data)
         if end.transport.is_closing():
             self.peers.remove(name)
@@ -159,8 +166,14 @@ class Caller(End):
     inner_name = ""
 
     def __init__(self, front: Front, host: str) -> None:
-        self._front, self._host = front, host
+        super().__init__(front.crowding)
+        self._front, self._host, self.calls = front, host, CallCounter(front.crowding)
         front.pipes.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what arrives, and count its calls."""
+        self.calls.count(data)
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the connection as closed."""

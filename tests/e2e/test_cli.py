@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import Done, run_here
 from tests.replicas import FLAGSVC, Process
 from tests.servers import free_port
+
+pytestmark = pytest.mark.xdist_group("cli")
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +25,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         deadline = time.monotonic() + 60
         while run(process.address, "health").returncode:
             assert time.monotonic() < deadline
+            time.sleep(0.02)
         yield process
 
 
-def run(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(address: str, *arguments: str) -> Done:
+    return run_here(*arguments, FLAGSVC_ADDRESS=address, COLUMNS="200", USER="ann")
+
+
+def run_process(address: str, *arguments: str) -> Done:
     environment = {**os.environ, "FLAGSVC_ADDRESS": address, "COLUMNS": "200", "USER": "ann"}
     return subprocess.run(
         [FLAGSVC, *arguments], capture_output=True, text=True, timeout=20, env=environment, check=False
@@ -144,8 +152,30 @@ def test_mistakes_are_reported_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "printed"),
+    [
+        (("list",), 0, "key "),
+        (("get", "nope"), 1, "error: "),
+        (("create", "x", "stauts=ENABLED"), 2, "error: unknown field 'stauts'"),
+        (("toggle", "nope", "maybe"), 2, "usage: flagsvc toggle"),
+        (("watch", "--help"), 0, "usage: flagsvc watch"),
+    ],
+)
+def test_a_process_has_the_status_and_the_output_of_its_command(
+    server: Process, arguments: tuple[str, ...], status: int, printed: str
+) -> None:
+    """Every other test of a command runs it in this process."""
+    output(server, "create", "listed", "--reason", f"{arguments}")
+    done = run_process(server.address, *arguments)
+    assert done.returncode == status
+    assert (done.stderr if status else done.stdout).startswith(printed)
+    assert (done.stdout if status else done.stderr) == ""
+    output(server, "delete", "listed")
+
+
 def test_health_is_an_exit_status(server: Process) -> None:
-    assert run(server.address, "health", "--service", "liveness").returncode == 0
+    assert run_process(server.address, "health", "--service", "liveness").returncode == 0
     assert run(server.address, "health", "--service", "nothing").returncode == 1
     assert run(f"127.0.0.1:{free_port()}", "health").returncode == 1
 
@@ -169,6 +199,7 @@ def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None
             deadline = time.monotonic() + 30
             while run(first.address, "toggle", "a", "on").returncode:
                 assert time.monotonic() < deadline
+                time.sleep(0.02)
             payload = json.loads(watch.stdout.readline())
             # Where it comes back only after the toggle, the restarted server sends a snapshot.
             flag = payload["flags"][0] if payload["type"] == "snapshot" else payload["flag"]
@@ -199,7 +230,7 @@ def test_watch_prints_each_change_and_outlives_a_restart(tmp_path: Path) -> None
     ],
 )
 def test_every_command_has_help_that_shows_examples(command: str) -> None:
-    done = subprocess.run([FLAGSVC, command, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    done = run_here(command, "--help")
     assert done.returncode == 0
     assert "examples:" in done.stdout
     assert f"flagsvc {command}" in done.stdout
@@ -230,7 +261,7 @@ def test_an_export_writes_to_a_device_and_does_not_replace_it(server: Process, t
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     for output_to in ("pipe", "link.json"):
-        done = run("", "export", "--store", f"sqlite:///{tmp_path}/x.db", "--output", str(tmp_path / output_to))
+        done = run_process("", "export", "--store", f"sqlite:///{tmp_path}/x.db", "--output", str(tmp_path / output_to))
         assert done.returncode == 0, done.stderr
     os.close(reader)
     assert pipe.is_fifo()

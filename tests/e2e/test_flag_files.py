@@ -21,7 +21,7 @@ from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
-from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until, until_serving
+from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, starved_s, until, until_serving
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"
 NOTICED_S = 1.0
@@ -46,9 +46,11 @@ async def value(client: Client, key: str, flag_set: str = "") -> Any:
 
 
 async def until_value(client: Client, key: str, wanted: object, seconds: float = NOTICED_S, flag_set: str = "") -> None:
-    deadline = time.monotonic() + seconds
+    deadline, before = time.monotonic() + seconds, starved_s()
     while (found := await value(client, key, flag_set)) != wanted:
-        assert time.monotonic() < deadline, f"{key} is {found!r}, not {wanted!r}, after {seconds} s"
+        assert time.monotonic() < deadline + starved_s() - before, (
+            f"{key} is {found!r}, not {wanted!r}, after {seconds} s"
+        )
         await asyncio.sleep(0.01)
 
 

@@ -20,6 +20,7 @@ from tests.providers.cases import BETA, COLORS, DISABLED, FLAGS, SWITCH, flag
 from tests.replicas import Client, Process, reason_of, replica, until, until_serving
 from tests.servers import Mongod
 
+pytestmark = pytest.mark.xdist_group("flagd evaluation")
 CODES = grpc.StatusCode
 CH = {"country": "CH"}
 MAP_LIST = {"list": [1, "a", None, {"x": True}], "deep": {"a": {"b": 0.5}}, "none": None}
@@ -40,10 +41,12 @@ async def create(client: Client, *flags: types.Flag) -> None:
         await client.stub.CreateFlag(pb.CreateFlagRequest(flag=each), timeout=10)
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
+@pytest.fixture(scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """A server with all flags; no test changes them."""
+    folder = tmp_path_factory.mktemp("flagd")
     settings = {"context_values": "tier=silver,region=eu-central", "context_from_headers": "X-Tier=tier,X-User=user"}
-    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", **settings) as (client, _):
+    async with replica(store_url=f"sqlite:///{folder}/flags.db", **settings) as (client, _):
         await until_serving(client)
         await create(client, *FLAGS, *OTHERS)
         yield client

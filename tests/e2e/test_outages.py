@@ -25,9 +25,12 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Checkpoint, Heartbeat, Subscribed
 from flagsvc.replication.timing import Timing
 from flagsvc.settings import Settings
+from tests.conftest import FIRST
 from tests.replicas import Client, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
 from tests.stores import owner_at
+
+pytestmark = pytest.mark.xdist_group(FIRST)
 
 AUTHOR = Author(datetime.now(UTC))
 KEYS = [f"flag-{n}" for n in range(8)]

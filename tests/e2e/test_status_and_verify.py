@@ -26,14 +26,19 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Entry, LeaseState
 from flagsvc.replication.cache_audit import AuditReport
+from tests.command_line import Done, run_here
 from tests.replicas import FLAGSVC, Process, replica, until
 from tests.servers import Mongod, RedisServer
 
-Done = subprocess.CompletedProcess[str]
 APPLIED = ("--wait-for", "applied", "--wait-timeout", "2")
 
 
 def run(address: str, *arguments: str) -> Done:
+    return run_here(*arguments, FLAGSVC_ADDRESS=address, COLUMNS="300", USER="ann")
+
+
+def run_process(address: str, *arguments: str) -> Done:
+    """Where a replica in this process prints meanwhile."""
     environment = {**os.environ, "FLAGSVC_ADDRESS": address, "COLUMNS": "300", "USER": "ann"}
     return subprocess.run(
         [FLAGSVC, *arguments], capture_output=True, text=True, timeout=40, env=environment, check=False
@@ -44,6 +49,7 @@ def run_until(address: str, *arguments: str, good: Callable[[Done], bool], secon
     deadline = time.monotonic() + seconds
     while not good(done := run(address, *arguments)):
         assert time.monotonic() < deadline, done
+        time.sleep(0.02)
     return done
 
 
@@ -283,7 +289,7 @@ async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: st
     ):
 
         async def verify(*arguments: str) -> Done:
-            return await asyncio.to_thread(run, f"127.0.0.1:{server.port}", "verify", *arguments)
+            return await asyncio.to_thread(run_process, f"127.0.0.1:{server.port}", "verify", *arguments)
 
         for key in ("older", "newer", "right"):
             await client.create(key)

@@ -20,11 +20,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.conftest import FIRST
 from tests.replicas import Client, Process, until_serving, waited_for_a_cpu_s
+
+pytestmark = pytest.mark.xdist_group(FIRST)
 
 SCRIPT = Path(__file__).with_name("sync_readers.py")
 FLAGS, READING, PAUSED = 300, (450, 450), 100
-BURST, ROUNDS = 120, 6
+BURST, ROUNDS = 120, 3
 REACHED_S = 1.0
 """Within this time the last change reaches all streams that read."""
 GROWTH_MB = 64

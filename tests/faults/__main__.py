@@ -17,7 +17,6 @@ from rich.console import Console
 
 from tests.faults import report
 from tests.faults.checker import check
-from tests.faults.picture import draw
 from tests.faults.record import Record
 from tests.faults.run import LONG_RUN_S, Options, Progress, run
 from tests.faults.schedule import Fault
@@ -47,6 +46,8 @@ def main() -> int:
     verdict = check(record)
     report.show(record, verdict, console)
     if args.report:
+        from tests.faults.picture import draw  # noqa: PLC0415  slow to import, and seldom wanted
+
         picture = args.report.with_suffix("") / "staleness.png"
         draw(verdict.staleness, record.story.bound_s, picture)
         report.write(record, verdict, args.report, f"{args.report.stem}/{picture.name}")

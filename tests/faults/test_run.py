@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FIRST
 from tests.faults.checker import check
 from tests.faults.cluster import SKEW_S, SKEWED
 from tests.faults.planted import FLAWS
 from tests.faults.record import Record
 from tests.faults.schedule import schedule
 
+pytestmark = pytest.mark.xdist_group(FIRST)
+
 ROOT = Path(__file__).parents[2]
-SECONDS = 40
+SECONDS = 24
 SEED = os.environ.get("FAULTS_SEED", "1")
 """Of the run in `make test`: always the same, so that a failure can be reproduced."""
 ALLOWED_S = 150
@@ -44,9 +47,9 @@ def test_faults_at_random_break_no_promise(tmp_path: Path) -> None:
     story = record.story
     assert f"FAULTS_SEED={story.seed}" in found.stdout
     assert len(record) > 333 * SECONDS
-    assert len(story.faults) == len(schedule(story.seed, SECONDS)) >= 30
-    assert sum(write.acknowledged for write in story.writes) > 100
-    assert sum(write.done is True for write in story.foreign) > 30
+    assert len(story.faults) == len(schedule(story.seed, SECONDS)) >= 15
+    assert sum(write.acknowledged for write in story.writes) > 36
+    assert sum(write.done is True for write in story.foreign) > 18
     assert all(story.links.values()), story.links
     assert_one_clock_was_off(record)
 

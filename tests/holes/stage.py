@@ -25,7 +25,7 @@ from flagsvc.ports import Entry
 from flagsvc.replica import Replica
 from flagsvc.server import Server
 from tests.flagd_clients import Evaluator
-from tests.replicas import Client, replica, until, until_serving
+from tests.replicas import Client, replica, starved_s, until, until_serving
 from tests.stores import OWNER_KEY, cache_key
 
 NEAR, OVERFULL, NONE = "near cache", "overfull near cache", "no near cache"
@@ -94,6 +94,7 @@ class Asking:
     def __init__(self, asked: Running, key: str = "a") -> None:
         self._asked, self._key = asked, key
         self.answers: list[tuple[float, int, int]] = []
+        self._starved_s: list[float] = []
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -101,6 +102,7 @@ class Asking:
             began = time.monotonic()
             found = await self._asked.client.evaluate(self._key)
             self.answers.append((began, found.revision, found.reason))
+            self._starved_s.append(starved_s())
             await asyncio.sleep(0.01)
 
     @property
@@ -120,9 +122,17 @@ class Asking:
         revisions = [revision for _, revision, _ in self.answers]
         assert revisions == sorted(revisions), "an answer went back"
 
-    def last_before(self, revision: int) -> float:
-        """When the last call began that was answered with an older revision than this."""
-        return max((at for at, answered, _ in self.answers if answered < revision), default=0.0)
+    def late_s(self, revision: int, since: float) -> float:
+        """For how long after that moment calls began that were answered with an older revision than this.
+
+        Time in which this process, which contains the replicas, got no CPU does not count.
+        """
+        before = [starved for starved, (at, *_) in zip(self._starved_s, self.answers, strict=False) if at < since]
+        late, starved = 0.0, before[-1] if before else 0.0
+        for waited, (at, answered, _) in zip(self._starved_s, self.answers, strict=False):
+            if answered < revision and at >= since:
+                late = max(late, at - since - (waited - starved))
+        return late
 
 
 async def at_once(*scenes: Coroutine[Any, Any, None]) -> None:

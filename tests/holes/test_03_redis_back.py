@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+import pytest
 import redis
 
 from flagsvc.core.model import FlagId
 from flagsvc.ports import LeaseAnswer, LeaseState
+from tests.conftest import FIRST
 from tests.holes.stage import (
     CALM,
     DISABLED,
@@ -28,6 +30,8 @@ from tests.holes.stage import (
 from tests.replicas import replica, until, until_serving
 from tests.servers import RedisServer
 from tests.stores import LEASE_KEY, cache_key
+
+pytestmark = pytest.mark.xdist_group(FIRST)
 
 BOUND_S = 2.0
 
@@ -95,7 +99,7 @@ async def served_nothing_old(database_url: str, server: RedisServer, *, refreshe
             await until(lambda: (entry := cached.entry("a")) is None or entry.revision == new)
     *before, after = asking
     for each in before:
-        assert each.last_before(new) - committed_at <= BOUND_S
+        assert each.late_s(new, committed_at) <= BOUND_S
     assert {revision for _, revision, _ in after.answers} == {unasked}, "a later replica trusts the old entry"
 
 

@@ -10,8 +10,11 @@ import pytest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
+from tests.conftest import FIRST
 from tests.holes.stage import ENABLED, NEAR, NONE, OVERFULL, Cached, Running, running, until_lease_held
 from tests.replicas import until
+
+pytestmark = pytest.mark.xdist_group(FIRST)
 
 GROWTH_KB = 30_000
 DIFFERENT, TIMES = 200, 12

@@ -9,13 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from flagsvc.adapters.build import snapshot_for
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Saved, StoreContents
 from flagsvc.settings import Settings
+from tests.conftest import FIRST
 from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
 from tests.holes.stage import CALM, ENABLED, KINDS, NEAR, NONE, at_once, running, until_lease_held
 from tests.replicas import Client, replica, until_serving
+
+pytestmark = pytest.mark.xdist_group(FIRST)
 
 KEYS = ("a", "b", "c")
 READY_S = 1.5

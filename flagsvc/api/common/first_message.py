@@ -21,14 +21,14 @@ class FirstMessages:
     """The calls of one server whose message is awaited: at most `limit`, each at most `seconds`.
 
     With more, the one that waits longest is ended. A caller sends the message with the call's headers, so whoever
-    still waits when hundreds have come later is not about to send it.
+    still waits when hundreds have come later is not about to send it. `begun`: how many calls there were in all.
     """
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit, self._seconds = limit, seconds
         self._since: dict[asyncio.Task[Any], float] = {}  # in the order of their beginning
         self._sweep: asyncio.TimerHandle | None = None
-        self.ended = 0
+        self.begun = self.ended = 0
 
     @property
     def waiting(self) -> int:
@@ -39,6 +39,7 @@ class FirstMessages:
         """Return the message of the call that runs in this task. Raises DeadlinePassed or InvalidRequest."""
         task, since = asyncio.current_task(), self._since
         assert task is not None  # noqa: S101  a call runs in a task
+        self.begun += 1
         since[task] = time.monotonic()
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(self._seconds, self._end_late)

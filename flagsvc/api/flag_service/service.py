@@ -77,27 +77,28 @@ class FlagService(pb_grpc.FlagServiceServicer):
         return response
 
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
-        """Evaluate several flags for one context. The response is encoded in turns, piece by piece."""
+        """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
         attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        reader, keys = self._reader, request.flag_keys
-        if keys:
-            evaluations = in_turns(await reader.evaluate_all(flag_set, keys, attributes, min_revision))
+        if request.flag_keys:
+            evaluations = in_turns(
+                await self._reader.evaluate_all(flag_set, request.flag_keys, attributes, min_revision)
+            )
         else:
-            evaluations = reader.evaluate_set(flag_set, attributes, min_revision)
-        encoded: dict[str, bytes] = {}
+            evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
+        encoded: dict[int, bytes] = {}
         parts, size = [], AnswerSize(FEWER_KEYS)
         async for evaluation in evaluations:
             self._evaluated(evaluation)
-            key = evaluation.flag_id.key
-            part = encoded.get(key)
+            # Equal keys have one evaluation. Those of a set end one by one, and the next may get the same id.
+            part = encoded.get(id(evaluation)) if request.flag_keys else None
             if part is None:
                 pack = messages.encoded_evaluation
                 part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[key] = part
+                encoded[id(evaluation)] = part
             size.add(len(part))
             parts.append(part)
         return await size.joined(parts)
