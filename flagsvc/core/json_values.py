@@ -20,6 +20,8 @@ _KINDS: dict[type, str] = {
 MAX_DEPTH = 24
 """Protobuf parsers stop at 100 nested messages, and a google.protobuf.Struct nests three for each JSON object."""
 INT64 = range(-(2**63), 2**63)
+MAX_WHOLE = 1e21
+"""From here on Go and JavaScript write whole numbers with an exponent."""
 
 
 def same(a: JsonValue, b: JsonValue) -> bool:
@@ -113,6 +115,19 @@ def whole_as_float(value: JsonValue) -> JsonValue:
         case dict():
             fields = {name: whole_as_float(item) for name, item in value.items()}
             return fields if any(new is not value[name] for name, new in fields.items()) else value
+        case _:
+            return value
+
+
+def with_whole_numbers(value: JsonValue) -> JsonValue:
+    """Return a value whose floats without a fraction are integers: 10 as JSON, as Go and JavaScript write it."""
+    match value:
+        case float():
+            return int(value) if value.is_integer() and abs(value) < MAX_WHOLE else value
+        case dict():
+            return {name: with_whole_numbers(each) for name, each in value.items()}
+        case list():
+            return [with_whole_numbers(each) for each in value]
         case _:
             return value
 

@@ -151,3 +151,9 @@ def test_a_lone_surrogate_does_not_break_the_message() -> None:
 def test_metadata_that_providers_would_reject_are_left_out() -> None:
     found = definition(Flag(key="a", status=ON, metadata={"": "x", "none": None, "deep": {"a": 1}, "good": 1}))
     assert found["metadata"] == {"good": 1}
+
+
+def test_whole_numbers_are_written_without_a_fraction_as_flagd_writes_them() -> None:
+    flag = Flag(key="ten", variants={"ten": 10.0, "half": 0.5, "large": 1e21, "in": {"a": [2.0]}}, default_variant="ten")
+    text, _ = definition_of(flag, prepare(flag))
+    assert '"variants":{"ten":10,"half":0.5,"large":1e+21,"in":{"a":[2]}}' in text

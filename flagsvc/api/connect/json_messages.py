@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from flagsvc.api.common.answers import MAX_ANSWER_BYTES
 from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES, MAX_WRITE_VALUES, too_large
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Violation
-from flagsvc.core.json_values import NotJson, has_more_values, strict_loads
+from flagsvc.core.json_values import NotJson, has_more_values, strict_loads, with_whole_numbers
 from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import MAX_BATCH, MAX_CONTEXT_VALUES
 from flagsvc.turns import Turns, off_loop
@@ -23,8 +23,6 @@ MAX_DEPTH = 32
 """Objects and lists within one another; in binary form the parser's limit of 100 messages is reached there."""
 PIECE_BYTES = 2_048
 """Bytes of JSON, or of a message, that are converted on the event loop in one go: that takes up to 2 ms."""
-MAX_WHOLE = 1e21
-"""From here on JavaScript writes whole numbers with an exponent."""
 _SHOWN = 200
 
 
@@ -162,16 +160,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _as_dict(message: Message) -> dict[str, Any]:
     fields = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
-    return {name: _with_whole_numbers(value) for name, value in fields.items()}
-
-
-def _with_whole_numbers(value: Any) -> Any:
-    """Return a value whose doubles without a fraction are written without one: 10, as in Go and JavaScript."""
-    if value.__class__ is float:
-        return int(value) if value.is_integer() and abs(value) < MAX_WHOLE else value
-    if value.__class__ is dict:
-        return {name: _with_whole_numbers(each) for name, each in value.items()}
-    return [_with_whole_numbers(each) for each in value] if value.__class__ is list else value
+    return {name: with_whole_numbers(value) for name, value in fields.items()}
 
 
 def dumped(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_targeting
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.sets import NAMED_SETS, NamedSets
 from flagsvc.core.flagd.writing import definition
-from flagsvc.core.json_values import NotJson, compact, strict_loads
+from flagsvc.core.json_values import NotJson, compact, strict_loads, with_whole_numbers
 from flagsvc.core.model import Flag, JsonValue
 
 MAX_INLINED_BYTES = 1_048_576
@@ -31,7 +31,8 @@ def definition_of(flag: Flag, prepared: Prepared, sets: NamedSets = NAMED_SETS) 
     if prepared.fixed is TOO_LARGE:
         flag = Flag(key=flag.key, flag_set=flag.flag_set, revision=flag.revision)  # without the values
     known = definition(flag)
-    variants, default = dict(flag.effective_variants), known.get("defaultVariant", "")
+    variants = {name: with_whole_numbers(value) for name, value in flag.effective_variants.items()}
+    default = known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None
     if not problem and has_targeting(flag):
         try:
