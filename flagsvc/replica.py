@@ -56,6 +56,7 @@ class Replica:
         self.near = near = NearCache(
             settings.near_cache_entries,
             settings.staleness_bound_s,
+            self.prepare,
             max_bytes=settings.near_cache_bytes,
         )
         timing, progress = Timing.of_bound(settings.staleness_bound_s), StreamProgress.of_store(store)

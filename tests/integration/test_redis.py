@@ -21,7 +21,7 @@ from flagsvc import turns
 from flagsvc.adapters.redis import messages
 from flagsvc.adapters.redis.cache import CHUNK, RedisCache
 from flagsvc.adapters.redis.messages import heartbeat_text
-from flagsvc.core.documents import dumps, loads
+from flagsvc.core.documents import dumps
 from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import (
@@ -138,12 +138,15 @@ async def test_many_entries_may_take_longer_than_one_command(redis_clean_url: st
         assert await cache.put([entry(n + 1, key=f"k{n}") for n in range(CHUNK)], ago(0))
 
 
+read_flag = messages._flag
+
+
 async def test_entries_are_written_and_read_in_turns(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [entry(n + 1, key=f"k{n}") for n in range(300)]
     monkeypatch.setattr(turns, "TURN_S", 0.0)
     handled: list[FlagId] = []
     monkeypatch.setattr(messages, "dumps", lambda flag: handled.append(flag.id) or dumps(flag))
-    monkeypatch.setattr(messages, "loads", lambda text: handled.append(A) or loads(text))
+    monkeypatch.setattr(messages, "_flag", lambda fields: handled.append(A) or read_flag(fields))
     for work in (cache.put(entries, ago(0)), cache.peek([each.id for each in entries]), _all_of(cache)):
         handled.clear()
         running, most = asyncio.ensure_future(work), 0
@@ -169,7 +172,7 @@ async def test_what_has_many_values_is_written_and_read_outside_the_event_loop(
         return lambda value: threads.append(threading.current_thread().name) or work(value)
 
     monkeypatch.setattr(messages, "dumps", noted(dumps))
-    monkeypatch.setattr(messages, "loads", noted(loads))
+    monkeypatch.setattr(messages, "_flag", noted(read_flag))
     events = cache.events()
     assert await anext(events) == Subscribed()
     assert await cache.put([large], ago(0))

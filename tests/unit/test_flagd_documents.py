@@ -154,6 +154,7 @@ def test_metadata_that_providers_would_reject_are_left_out() -> None:
 
 
 def test_whole_numbers_are_written_without_a_fraction_as_flagd_writes_them() -> None:
-    flag = Flag(key="ten", variants={"ten": 10.0, "half": 0.5, "large": 1e21, "in": {"a": [2.0]}}, default_variant="ten")
+    variants = {"ten": 10.0, "half": 0.5, "large": 1e21, "in": {"a": [2.0]}}
+    flag = Flag(key="ten", variants=variants, default_variant="ten")
     text, _ = definition_of(flag, prepare(flag))
     assert '"variants":{"ten":10,"half":0.5,"large":1e+21,"in":{"a":[2]}}' in text

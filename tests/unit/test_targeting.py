@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule, compile_texts
+from flagsvc.core.evaluation import ErrorCode, prepare, variant_name
+from flagsvc.core.model import Flag, Status
+from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule, compile_texts, problems_of
 from flagsvc.core.targeting.nodes import MAX_STEPS, MAX_WORK
 
 NOW = 1_700_000_000.9
@@ -56,7 +59,7 @@ def test_only_fields_that_decide_are_asked_for() -> None:
     ("rule", "names"),
     [
         ({"fractional": [["a", 1], ["b", 1]]}, ["targetingKey"]),
-        ({"fractional": [var("email"), ["a", 1], ["b", 1]]}, ["email"]),
+        ({"fractional": [var("email"), ["a", 1], ["b", 1]]}, ["email", "targetingKey"]),  # as if it were not there
         ({"==": [var("user.name"), "x"]}, ["user"]),
         ({"missing": ["a", "b.c"]}, ["a", "b"]),
         ({"==": [var("$flagd.flagKey"), var("$flagd.timestamp")]}, []),
@@ -207,7 +210,25 @@ def test_nan_is_neither_below_nor_above() -> None:
 
 
 def test_an_object_of_several_fields_is_a_literal() -> None:
-    assert result({"==": [var("a"), 1], "or": [1]}) == {"==": [var("a"), 1], "or": [1]}
+    assert result({"a": [var("a"), 1], "b": 1}) == {"a": [var("a"), 1], "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("condition", "path", "found"),
+    [
+        ({"==": [var("tier"), "gold"], "comment": "gold only"}, ".if[0]", "2 fields ('==', 'comment')"),
+        ({"and": [{"==": [1, 1], "!=": [1, 2]}, True]}, ".if[0].and[0]", "2 fields ('==', '!=')"),
+        ({"$ref": "staff", "note": "see wiki"}, ".if[0]", "2 fields ('$ref', 'note')"),
+    ],
+)
+def test_a_condition_with_two_fields_is_refused_and_never_true(condition: Any, path: str, found: str) -> None:
+    rule = {"if": [condition, "on", "off"]}
+    wanted = f"${path}: an object with {found}; an operator must be its object's only field"
+    variants = {"on": True, "off": False}
+    assert [str(each) for each in problems_of(rule, "f", {"staff": True}, variants, variant_name)] == [wanted]
+    flag = Flag(key="f", status=Status.ENABLED, variants=variants, default_variant="off", targeting=json.dumps(rule))
+    outcome = prepare(flag).evaluate({"tier": "silver"}, 0.0)
+    assert (outcome.error_code, outcome.value) == (ErrorCode.PARSE_ERROR, None)
 
 
 def test_an_if_without_else_gives_null() -> None:

@@ -73,7 +73,7 @@ WRONG = {
     "a byte order mark": ('\ufeff{"!":[1]}', "flag.targeting", "line 1, column 1"),
     "a list for a rule": ('["on"]', "flag.targeting", "it must be an object"),
     "a text for a rule": ('"on"', "flag.targeting", "it must be an object"),
-    "an object that is no rule": ('{"if":[true,"on"],"or":[]}', "flag.targeting", "not one of the flag's variants"),
+    "an object that is no rule": ('{"a":[true,"on"],"b":[]}', "flag.targeting", "not one of the flag's variants"),
     "an unknown operator": (
         '{"if":[{"and":[true,{"foo":1}]},"on"]}',
         "flag.targeting.if[0].and[1].foo",
@@ -136,7 +136,8 @@ ODD: dict[str, tuple[str | None, ErrorCode | None]] = {
     **dict.fromkeys(("a weight as text", "a weight of true", "half a weight", "weights beyond int32"), _NOTHING),
     **dict.fromkeys(("an endless weight", "an empty share", "a split of nothing", "no version"), _NOTHING),
     **dict.fromkeys(("an unknown comparison of versions", "a comparison that is no text"), _NOTHING),
-    **dict.fromkeys(("a weight of null", "a share of three"), _NOTHING),
+    "a weight of null": ("on", None),  # which counts as 1
+    "a share of three": ("on", None),
     "a negative weight": ("off", None),
     "a text for a rule": ("on", None),
 }
@@ -213,7 +214,7 @@ def test_a_wrong_definition_is_refused_by_field(fields: dict[str, Any], wanted: 
 
 
 def test_a_key_that_is_no_text_breaks_only_its_own_flag() -> None:
-    broken = Flag(key="a\ud800", status=Status.ENABLED, targeting='{"fractional":[["on",1]]}')
+    broken = Flag(key="a\ud800", status=Status.ENABLED, bucketing=3, targeting='{"fractional":[["on",1]]}')
     assert prepare(broken).fixed is not None
     assert prepare(broken).fixed.error_code is ErrorCode.PARSE_ERROR
 

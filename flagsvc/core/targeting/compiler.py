@@ -153,7 +153,15 @@ class Compiler:
         return True
 
     def _object(self, fields: dict[str, JsonValue]) -> Node:
-        """Compile an object without exactly one field: as in json-logic-js, it is a literal."""
+        """Compile an object without exactly one field: as in json-logic-js, it is a literal, which counts as true.
+
+        Where one of its fields is an operator, a rule was meant that no engine evaluates.
+        """
+        operators = [name for name in fields if name in self._forms or name == "$ref"]
+        if operators:
+            named = ", ".join(repr(name[:80]) for name in list(fields)[:3])
+            message = f"an object with {len(fields)} fields ({named}); an operator must be its object's only field"
+            return self._wrong(message, effect=Effect.AMBIGUOUS)
         wrong = problem(fields)
         effect = Effect.PARSE_ERROR
         return self._wrong(f"invalid object literal: {wrong}", effect=effect) if wrong else literal(fields)
