@@ -9,6 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pymongo
 import pytest
@@ -85,6 +86,14 @@ def mongo_database_url(mongo_url: str) -> Iterator[str]:
     yield with_database(mongo_url, name)
     with pymongo.MongoClient(mongo_url) as client:
         client.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "mongodb"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, of each kind that takes writes."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/flags.db"
+    return str(request.getfixturevalue("mongo_database_url"))
 
 
 @pytest.fixture

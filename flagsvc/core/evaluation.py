@@ -155,8 +155,7 @@ def prepare(flag: Flag) -> Prepared:
             return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
     try:
-        version = flag.bucketing
-        rule = compile_texts(flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, lenient=True)
+        rule = _compiled(flag)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {error.problems[0]}"
         return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
@@ -165,6 +164,14 @@ def prepare(flag: Flag) -> Prepared:
     unmatched = DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.DEFAULT)
     odd = str(rule.problems[0]) if rule.problems else ""
     return Prepared(None, rule, variants, unmatched, odd and f"The targeting rule is odd: {odd}")
+
+
+def _compiled(flag: Flag, *, traced: bool = False) -> Rule:
+    """Compile a flag's rule as it is served: what is odd in it evaluates as in flagd. Raises WrongRule."""
+    version = flag.bucketing
+    return compile_texts(
+        flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=traced, lenient=True
+    )
 
 
 def has_targeting(flag: Flag) -> bool:
@@ -219,10 +226,7 @@ def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Expla
     prepared = prepare(flag)
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
-    version = flag.bucketing
-    rule = compile_texts(
-        flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=True, lenient=True
-    )
+    rule = _compiled(flag, traced=True)
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
     outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)

@@ -42,13 +42,6 @@ async def change(client: Client, version: int, **fields: Any) -> pb.SetBucketing
     return await client.stub.SetBucketing(request, timeout=20)
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/flags.db"
-    return str(request.getfixturevalue("mongo_database_url"))
-
-
 @pytest.fixture
 async def pair(store_url: str, redis_clean_url: str) -> AsyncIterator[tuple[Client, Client]]:
     """Two replicas of which the second holds nothing in memory."""

@@ -53,13 +53,6 @@ def off(key: str, revision: int) -> dict[str, Any]:
     return {"key": key, "revision": revision, "flag": {"key": key, "status": "DISABLED", "revision": revision}}
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/flags.db"
-    return str(request.getfixturevalue("mongo_database_url"))
-
-
 @pytest.mark.parametrize("ahead", [1, 2, 9_000])
 async def test_a_forged_message_lives_at_most_one_staleness_bound(
     store_url: str, redis_clean_url: str, ahead: int

@@ -55,13 +55,6 @@ def mongo_backup(url: str) -> Callable[[], None]:
     return restore
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/flags.db"
-    return str(request.getfixturevalue("mongo_database_url"))
-
-
 @pytest.fixture
 async def pair(store_url: str, redis_clean_url: str) -> AsyncIterator[list[tuple[Client, Server]]]:
     settings: dict[str, Any] = {"store_url": store_url, "cache_url": redis_clean_url, "staleness_bound_s": 2.0}
