@@ -208,11 +208,15 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How an outcome came about. `read` has the context fields that the rule read; null for absent ones."""
+    """How an outcome came about. `read` has the context fields that the rule read; null for absent ones.
+
+    `notes`: what is valid in the rule and most likely not meant.
+    """
 
     summary: str
     read: Mapping[str, JsonValue]
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
 
 
 def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Explanation]:
