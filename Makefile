@@ -62,8 +62,8 @@ coverage: $(VENV)/.dev $(NODE)/node_modules/.installed  ## how much of the code 
 		--ignore tests/faults --ignore tests/model --ignore tests/languages --ignore tests/typescript
 
 test-long: FAULTS_SECONDS ?= 600
-test-long: $(VENV)/.dev  ## 200,000 rules beside flagd-core, ten minutes of faults, the larger worlds of the model; half an hour
-	TEST_SHARE=10 ORACLE_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property
+test-long: $(VENV)/.dev $(NODE)/node_modules/.installed  ## 200,000 rules each beside flagd-core and json-logic-js, ten minutes of faults, the larger worlds of the model; half an hour
+	TEST_SHARE=10 ORACLE_CASES=200000 JSONLOGIC_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property tests/jsonlogic_js
 	FAULTS_SECONDS=$(FAULTS_SECONDS) $(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.model --large
 

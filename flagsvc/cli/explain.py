@@ -25,7 +25,8 @@ def explanation_fields(explanation: pb.Explanation) -> dict[str, Any]:
         above[-1].append(shown)
         above.append(shown["steps"])
     read = {name: from_value(value, name) for name, value in sorted(explanation.context_read.items())}
-    return {"summary": explanation.summary, "contextRead": read, "steps": root}
+    notes = {"notes": list(explanation.notes)} if explanation.notes else {}
+    return {"summary": explanation.summary, **notes, "contextRead": read, "steps": root}
 
 
 def print_explanation(title: str, explanation: pb.Explanation) -> None:
@@ -36,6 +37,8 @@ def print_explanation(title: str, explanation: pb.Explanation) -> None:
     fields = explanation_fields(explanation)
     tree = Tree(Text(text(title)))
     tree.add(Text(text(fields["summary"])))
+    for note in fields.get("notes", []):
+        tree.add(Text(text(f"note: {note}")))
     if fields["contextRead"]:
         read = tree.add(Text("context fields read"))
         for name, value in fields["contextRead"].items():

@@ -208,7 +208,11 @@ def _show_change(
 ) -> int:
     """Show the stored flag, and report the level that the change has reached."""
     spread = {"spread": wait_for.spread_fields(response.spread)} if args.json else {}
-    _show(args, {**render.flag_fields(received(response.flag)), **spread})
+    notes = [] if isinstance(response, pb.ToggleFlagResponse) else list(response.notes)
+    shown = {"notes": notes} if args.json and notes else {}
+    _show(args, {**render.flag_fields(received(response.flag)), **spread, **shown})
+    for note in notes:
+        print(f"note: {visible(note)}", file=sys.stderr)
     return wait_for.report_spread(args, response.spread)
 
 

@@ -5,6 +5,7 @@ A definition is prepared once, when it is first needed. Evaluating a prepared de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -181,7 +182,7 @@ def has_targeting(flag: Flag) -> bool:
 
 
 def variant_name(chosen: JsonValue) -> str | None:
-    """Return the variant name for a rule's result: true is "true", 1 and 1.0 are "1"; None for lists and objects."""
+    """Return the variant name for a rule's result: true is "true", 1 and 1.0 are "1"; None for all else."""
     match chosen:
         case str():
             return chosen
@@ -189,7 +190,7 @@ def variant_name(chosen: JsonValue) -> str | None:
             return "true" if chosen else "false"
         case float() if chosen.is_integer():
             return str(int(chosen))
-        case int() | float():
+        case int() | float() if math.isfinite(chosen):
             return str(chosen)
         case _:
             return None
@@ -214,11 +215,15 @@ def check_type(outcome: Outcome, wanted: ValueType | None) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How an outcome came about. `read` has the context fields that the rule read; null for absent ones."""
+    """How an outcome came about. `read` has the context fields that the rule read; null for absent ones.
+
+    `notes`: what is valid in the rule and most likely not meant.
+    """
 
     summary: str
     read: Mapping[str, JsonValue]
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
 
 
 def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Explanation]:

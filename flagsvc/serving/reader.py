@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
 from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
+from flagsvc.core.lint import lint
 from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
 from flagsvc.ports import FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
@@ -93,8 +94,7 @@ class Reader:
         evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
         if evaluation.flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ())
-        _, explanation = await off_loop(explain, evaluation.flag, dict(context), self._clock())
-        return evaluation, explanation
+        return evaluation, await off_loop(_explained, evaluation.flag, dict(context), self._clock())
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
@@ -166,6 +166,11 @@ class Reader:
     async def close(self) -> None:
         """Cancel reads under way."""
         await asyncio.gather(self._lookup.close(), self._sets.close())
+
+
+def _explained(flag: Flag, context: Attributes, now: float) -> Explanation:
+    _, explanation = explain(flag, context, now)
+    return replace(explanation, notes=tuple(map(str, lint(flag))))
 
 
 def _evaluated(

@@ -229,3 +229,16 @@ async def test_a_context_that_cannot_be_read_is_refused_by_name(client: Client) 
             await client.evaluate("color", context=context(x=value))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert [v.field for v in detail_of(caught.value, "BadRequest").field_violations] == [field]
+
+
+async def test_a_write_and_an_explanation_note_what_is_valid_and_most_likely_not_meant(client: Client) -> None:
+    rule = json.dumps({"fractional": [["on", 1], ["off", 99]]})
+    flag = types.Flag(key="rollout", status=types.FLAG_STATUS_ENABLED, targeting=rule)
+    noted = 'callers without a targeting key get the default variant, "on"'
+    created = await client.stub.CreateFlag(pb.CreateFlagRequest(flag=flag))
+    assert [noted in note for note in created.notes] == [True]
+    explained = await client.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key="rollout", explain=True))
+    assert [noted in note for note in explained.explanation.notes] == [True]
+    flag.targeting = json.dumps({"or": [json.loads(rule), "off"]})
+    updated = await client.stub.UpdateFlag(pb.UpdateFlagRequest(flag=flag, update_mask={"paths": ["targeting"]}))
+    assert list(updated.notes) == []

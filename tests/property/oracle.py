@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import logging
+import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +23,8 @@ from openfeature.exception import ParseError, TypeMismatchError
 
 from flagsvc.core.evaluation import Prepared, ValueType, check_type, prepare
 from flagsvc.core.model import Flag, Status
-from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule
+from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule, jsonlogic
+from flagsvc.core.targeting.operators import OPERATORS as OUR_OPERATORS
 from tests.property.rules import KINDS, Case, smaller
 
 DEFAULTS: dict[ValueType, Any] = {
@@ -147,7 +150,7 @@ def same_result(a: Result, b: Result) -> bool:
 
 REFUSED = ("unknown operator", " arguments; it must have ", "the weight is ", "the share is ")
 REFUSED += ("fractional has no variants", "the sum of the weights exceeds", "unknown evaluator")
-REFUSED += ("is not a version comparison", "is not a semantic version")
+REFUSED += ("an operator must be its object's only field", "is not a version comparison", "is not a semantic version")
 
 
 def documented(pair: Pair, case: Case, ours: Result, theirs: Result) -> str | None:
@@ -179,8 +182,42 @@ def with_our_choices(pair: Pair, case: Case) -> Result:
         # Inside a loop the context's targeting key and the flag key are hashed, not the element's fields.
         return custom_ops.fractional(root, *(whole_weight(share) for share in args))
 
+    def variable(data: Any, path: Any = None, default: Any = None, *_more: Any) -> Any:
+        return jsonlogic.lookup(data, path, default)
+
+    def missing(data: Any, *names: Any) -> list[Any]:
+        wanted = names[0] if names and isinstance(names[0], list) else names
+        return [name for name in wanted if variable(data, name) is None]
+
+    def missing_some(data: Any, needed: Any, names: Any) -> list[Any]:
+        absent = missing(data, names) if isinstance(names, list) else []
+        return [] if not absent or len(names) - len(absent) >= jsonlogic.number(needed) else absent
+
+    # JsonLogic's own operators are json-logic-js's, which tests/jsonlogic_js compares; the oracle's are Python's.
+    ours = {name: _without_data(operator.function) for name, operator in OUR_OPERATORS.items() if name not in OF_FLAGD}
+    ours |= {"var": variable, "missing": missing, "missing_some": missing_some, "fractional": fractional}
     # The whole context (`var ""`) has a targetingKey only if the caller sent one.
-    return outcome_of(lambda: jsonLogic(pair.oracle_rule, root, {**OPERATORS, "fractional": fractional}))
+    with _our_truth():
+        return outcome_of(lambda: jsonLogic(pair.oracle_rule, root, {**OPERATORS, **ours}))
+
+
+OF_FLAGD = frozenset({"sem_ver", "starts_with", "ends_with"})
+
+
+def _without_data(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda _data, *arguments: function(*arguments)
+
+
+@contextlib.contextmanager
+def _our_truth() -> Iterator[None]:
+    """Let the oracle's interpreter take {} for false."""
+    module = sys.modules["json_logic.apply"]
+    theirs = module.to_bool, module.not_
+    module.to_bool, module.not_ = jsonlogic.truth, lambda value: not jsonlogic.truth(value)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.to_bool, module.not_ = theirs  # type: ignore[attr-defined]
 
 
 def whole_weight(share: Any) -> Any:
@@ -202,6 +239,9 @@ def documented_resolution(
     # An evaluator {} evaluates to {}, which names no variant; the oracle treats a rule of only it as no rule.
     if isinstance(raw, dict) and not raw and "$ref" in case.rule:
         return "reference to nothing"
+    # NaN and the infinities, which JSON does not have, name no variant; in the oracle they are "nan" and "inf".
+    if isinstance(raw, float) and not math.isfinite(raw):
+        return "no finite number"
     # 1.0 names the variant "1", as 1 does: over gRPC all numbers of a context are floats.
     if isinstance(raw, float) and raw.is_integer():
         return "whole float names a variant"

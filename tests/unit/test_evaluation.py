@@ -123,9 +123,17 @@ def test_targeting_that_names_no_variant_is_an_error(chosen: Any) -> None:
 
 
 def test_a_rule_without_a_result_is_an_error() -> None:
-    found = outcome(flag({"if": [{"/": [1, {"var": "x"}]}, "on"]}))
+    found = outcome(flag({"if": [{"cat": ["x" * 40_000] * 2}, "on"]}))
     assert found.error_code is ErrorCode.GENERAL
-    assert "division by zero" in found.message
+    assert "more than 65536 characters" in found.message
+
+
+@pytest.mark.parametrize("divisor", [0, {"var": "gone"}, -0.0])
+def test_an_infinite_number_names_no_variant(divisor: Any) -> None:
+    variants = {"inf": "a", "nan": "b", "NaN": "c", "Infinity": "d", "-inf": "e"}
+    for dividend in (1, 0, -1):
+        found = outcome(flag({"/": [dividend, divisor]}, variants=variants))
+        assert found.error_code is ErrorCode.GENERAL
 
 
 def test_a_rule_that_cannot_be_understood_is_an_error_of_its_flag_alone_for_who_reaches_it() -> None:
@@ -284,9 +292,9 @@ def test_a_split_by_a_field_does_not_read_the_targeting_key() -> None:
         (flag(MATCH, Status.DISABLED), {}, "The flag is DISABLED: no value, the caller's own default applies"),
         (flag(status=Status.DEPRECATED), {}, "The flag is DEPRECATED: no value, the caller's own default applies"),
         (
-            flag({"if": [{"%": [1, 0]}, "on"]}),
+            flag({"if": [{"cat": ["x" * 40_000] * 2}, "on"]}),
             {},
-            "The targeting rule has no result for this context: remainder of division by zero",
+            "The targeting rule has no result for this context: a string of more than 65536 characters",
         ),
         (
             flag({"if": [True, "blue"]}),

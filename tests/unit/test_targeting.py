@@ -16,6 +16,10 @@ from flagsvc.core.targeting.nodes import MAX_STEPS, MAX_WORK
 NOW = 1_700_000_000.9
 
 
+FAILS = {"cat": ["x" * 40_000] * 2}
+"""A rule that has no result for any context."""
+
+
 def result(rule: Any, context: Mapping[str, Any] | None = None, **evaluators: Any) -> Any:
     return compile_rule(rule, "my-flag", evaluators).evaluate(context or {}, NOW)
 
@@ -75,15 +79,15 @@ def test_a_rule_asks_for_the_fields_that_it_names(rule: Any, names: list[str]) -
 
 
 def test_a_branch_that_is_not_taken_does_no_harm() -> None:
-    assert result({"if": [True, "on", {"/": [1, 0]}]}) == "on"
-    assert result({"or": ["on", {"/": [1, 0]}]}) == "on"
-    assert result({"and": [0, {"/": [1, 0]}]}) == 0
+    assert result({"if": [True, "on", FAILS]}) == "on"
+    assert result({"or": ["on", FAILS]}) == "on"
+    assert result({"and": [0, FAILS]}) == 0
 
 
 @pytest.mark.parametrize(("operator", "given"), [("some", True), ("all", False), ("none", False)])
 def test_loops_stop_at_the_element_that_decides(operator: str, given: bool) -> None:
     items = [1 if operator != "all" else 0, 7]
-    body = {"if": [{"==": [var(""), 7]}, {"/": [1, 0]}, var("")]}
+    body = {"if": [{"==": [var(""), 7]}, FAILS, var("")]}
     assert result({operator: [items, body]}) is given
 
 
@@ -139,65 +143,177 @@ def test_an_evaluator_may_be_any_part_of_a_rule() -> None:
 # ---- choices
 
 
-def test_an_empty_object_is_true() -> None:
-    assert result({"!!": [{}]}) is True
-    assert [result({"!!": [falsy]}) for falsy in ([], "", 0, None, False)] == [False] * 5
-    assert result({"!!": ["0"]}) is True
+def test_what_is_empty_is_false_also_an_object() -> None:
+    assert [result({"!!": [falsy]}) for falsy in ({}, [], "", 0, None, False)] == [False] * 6
+    assert [result({"!!": [truthy]}) for truthy in ("0", "false", [0], {"a": 1, "b": 2}, -1)] == [True] * 5
+    assert result({"!!": [{"-": ["no number"]}]}) is False
+    assert result({"if": [var("o"), "on", "off"]}, {"o": {}}) == "off"
 
 
-def test_cat_writes_null_for_what_is_missing() -> None:
-    assert result({"cat": ["x", var("gone")]}) == "xnull"
+def test_cat_writes_nothing_for_what_is_missing() -> None:
+    assert result({"cat": ["b-", var("gone")]}) == "b-"
+    assert result({"cat": [[1, None, [2]]]}) == "1,,2"
 
 
-def test_cat_keeps_spaces_and_writes_values_as_python_does() -> None:
-    assert result({"cat": [" a ", " ", True, 1.5, 1e16, 2.0, {"a": 1, "b": 2}, [1, None]]}) == (
-        " a  True1.51e+162[object Object]1,null"
-    )
+def test_cat_keeps_spaces_and_writes_values_as_javascript_does() -> None:
+    assert result({"cat": [" a ", " ", True, 1.5, 2.0, {"a": 1, "b": 2}, [1, None]]}) == " a  true1.52[object Object]1,"
 
 
-def test_null_is_0_in_comparisons() -> None:
-    assert result({"==": [var("gone"), 0]}) is True
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1e20, "100000000000000000000"),
+        (1e21, "1e+21"),
+        (1.5e300, "1.5e+300"),
+        (1e-6, "0.000001"),
+        (1e-7, "1e-7"),
+        (-1.25e-9, "-1.25e-9"),
+        (0.1, "0.1"),
+        (-0.0, "0"),
+        (123456789.125, "123456789.125"),
+        (2**53 + 1, "9007199254740992"),
+        (1234567890123456789, "1234567890123456800"),
+    ],
+)
+def test_numbers_are_written_as_javascript_does(number: float, text: str) -> None:
+    assert result({"cat": [var("n")]}, {"n": number}) == text
+
+
+def test_null_equals_only_null() -> None:
+    assert [result({"==": [var("gone"), other]}) for other in (0, False, "", [], None)] == [False] * 4 + [True]
+    assert result({"==": [0, var("logins")]}, {"logins": None}) is False
+    assert result({"!=": [var("gone"), 0]}) is True
+
+
+def test_null_is_0_in_orderings_but_not_at_least_0() -> None:
     assert result({">": [var("gone"), -1]}) is True
-    assert result({"==": [var("gone"), ""]}) is False
+    assert result({"<": [var("gone"), 1]}) is True
+    assert [result({operator: [var("gone"), 0]}) for operator in ("<", "<=", ">", ">=")] == [False] * 4
 
 
-def test_an_empty_text_is_not_0() -> None:
-    assert result({"==": ["", 0]}) is False
+def test_a_missing_field_is_on_no_side_of_a_text() -> None:
+    for operator in ("<", "<=", ">", ">="):
+        assert result({operator: [var("signup"), "2024-01-01"]}) is False
+        assert result({operator: ["2024-01-01", var("signup")]}) is False
+    assert result({">=": [var("signup"), "2024-01-01"]}, {"signup": "2024-05-01"}) is True
 
 
-def test_strict_equality_knows_no_difference_between_true_and_1() -> None:
-    assert result({"===": [1, True]}) is True
+def test_an_empty_text_is_0() -> None:
+    assert result({"==": ["", 0]}) is True
+    assert result({"<": [var("n"), 10]}, {"n": ""}) is True
+    assert result({"+": [var("n"), 1]}, {"n": ""}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" 2 ", 2),
+        ("\u00a02\ufeff", 2),
+        ("+5", 5),
+        ("-0", 0),
+        ("1.", 1),
+        (".5", 0.5),
+        ("1e3", 1_000),
+        ("Infinity", float("inf")),
+        ("1e400", float("inf")),
+    ],
+)
+def test_texts_are_numbers_as_javascript_reads_them(text: str, number: float) -> None:
+    assert result({"==": [var("t"), {"+": [number]}]}, {"t": text}) is True
+    assert result({"+": [var("t"), 0]}, {"t": text}) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "12abc", "0x10", "1_000", "inf", "nan", "\uff11", "1e", ".", "1 2", "\x1c2", "9" * 257]
+)
+def test_other_texts_are_no_numbers(text: str) -> None:
+    assert [result({o: [var("t"), n]}, {"t": text}) for o in ("==", "<", ">") for n in (0, 1, 16, 1_000)] == [
+        False
+    ] * 12
+    for operator in ("+", "-", "*", "/", "%", "max", "min"):
+        assert result({"==": [{operator: [var("t"), 1]}, {operator: [var("t"), 1]}]}, {"t": text}) is False, "NaN"
+
+
+def test_strict_equality_knows_types() -> None:
+    assert result({"===": [1, True]}) is False
+    assert result({"===": [var("beta"), 1]}, {"beta": True}) is False
     assert result({"===": [1, 1.0]}) is True
     assert result({"===": [1, "1"]}) is False
-    assert result({"in": [1, [True]]}) is True
+    assert result({"===": [var("gone"), None]}) is True
+    assert result({"==": [1, True]}) is True
 
 
-def test_lists_and_objects_are_equal_only_to_themselves_but_strictly_equal_by_value() -> None:
-    assert result({"==": [[1], [1]]}) is False
-    assert result({"==": [var("l"), var("l")]}, {"l": [1]}) is True
-    assert result({"===": [[1], [1]]}) is True
-    assert result({"==": [var(""), var("")]}) is True
-    assert result({"==": [var("$flagd"), var("$flagd")]}) is True
-    assert result({"==": [{"$ref": "l"}, {"$ref": "l"}]}, l=[1]) is True
+def test_in_compares_strictly() -> None:
+    assert result({"in": [1, [True]]}) is False
+    assert [result({"in": [var("x"), [1, "a", None]]}, {"x": x}) for x in (1.0, "a", None, True, "1", [1])] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    assert result({"in": [0, var("l")]}, {"l": ["abc", False]}) is False
+    assert [result({"in": [var("x"), "a1b null"]}, {"x": x}) for x in (1, None, "", "b n", True)] == [True] * 4 + [
+        False
+    ]
+    assert result({"in": ["a", var("x")]}, {"x": {"a": 1}}) is False
 
 
-@pytest.mark.parametrize("rule", [{"/": [1, 0]}, {"%": [var("x"), 0]}, {"/": [1, var("gone")]}])
-def test_a_division_by_zero_has_no_result(rule: Any) -> None:
-    with pytest.raises(RuleError, match="division by zero"):
-        result(rule, {"x": 5})
+def test_lists_and_objects_are_strictly_equal_only_to_themselves() -> None:
+    context = {"l": [1], "o": {"a": 1}}
+    assert result({"===": [var("l"), var("l")]}, context) is True
+    assert result({"===": [var("l"), [1]]}, context) is False
+    assert result({"in": [var("o"), [var("o")]]}, context) is True
+    assert [result({"==": [var("l"), other]}, context) for other in (1, "1", True, var("l"), [1])] == [False] * 5
+    assert [result({"==": [[], other]}) for other in (0, "", False, None, [])] == [True] * 3 + [False] * 2
+    assert [result({"==": [other, []]}) for other in (0, "", False)] == [True] * 3
 
 
-def test_numbers_that_overflow_have_no_result() -> None:
-    huge = {"*": [*[2**62] * 16, 2**31]}
-    with pytest.raises(RuleError):
-        result({"+": [huge, {"-": [huge, 1]}, 0.5]})
-    with pytest.raises(RuleError, match="1024 bits"):
-        result({"reduce": [[1] * 20, {"*": [var("accumulator"), 2**62]}, 1]})
+def test_nothing_is_below_or_above_a_list_or_an_object() -> None:
+    for operator in ("<", ">", "<=", ">="):
+        assert result({operator: [var("x"), 5]}, {"x": [7]}) is False
+        assert result({operator: ["a", var("x")]}, {"x": {"a": 1, "b": 2}}) is False
 
 
-def test_arithmetic_takes_null_for_0() -> None:
-    assert result({"+": [var("gone"), 2]}) == 2
-    assert result({"*": [var("gone"), 2]}) == 0
+def test_a_division_by_zero_is_infinite() -> None:
+    assert result({">": [{"/": [1, var("gone")]}, 10**9]}) is True
+    assert result({"<": [{"/": [-1, 0]}, -(10**9)]}) is True
+    assert result({"==": [{"/": [0, 0]}, {"/": [0, 0]}]}) is False
+    assert result({"==": [{"%": [5, var("x")]}, {"%": [5, var("x")]}]}, {"x": 0}) is False
+
+
+def test_a_remainder_has_the_sign_of_the_dividend() -> None:
+    assert result({"%": [var("n"), 3]}, {"n": -7}) == -1
+    assert result({"%": [7, -3]}) == 1
+    assert result({"%": [-7.5, 2]}) == -1.5
+    assert result({"%": [var("gone"), 2]}) == 0
+
+
+def test_numbers_that_overflow_are_infinite() -> None:
+    assert result({"reduce": [[1] * 20, {"*": [var("accumulator"), 2**62]}, 1]}) == float(2**62) ** 16 * 2.0**248
+    assert result({"*": [1e308, 10]}) == float("inf")
+
+
+def test_large_integers_are_the_nearest_double_however_they_arrive() -> None:
+    large = 1234567890123456789
+    for given in (str(large), large, float(large), large + 1):
+        assert result({"==": [var("member"), large]}, {"member": given}) is True
+    for given in (large, float(large), large + 1):
+        assert result({"===": [var("member"), large]}, {"member": given}) is True
+        assert result({"in": [var("member"), ["x", large]]}, {"member": given}) is True
+        assert result({">": [var("member"), large]}, {"member": given}) is False
+    assert result({"<": [var("n"), 2**53]}, {"n": 2**53 - 1}) is True
+    for given in (2**53, 2.0**53):
+        assert result({"+": [var("n"), 1]}, {"n": given}) == 2**53
+
+
+def test_arithmetic_with_null_and_booleans() -> None:
+    assert result({"-": [var("score"), var("penalty")]}, {"score": 10}) == 10
+    assert result({"-": [True]}) == -1
+    assert result({"/": [var("gone"), 2]}) == 0
+    assert result({"max": [var("gone"), -5]}) == 0
+    for other in (None, True, {"a": 1, "b": 2}):
+        for operator in ("+", "*"):
+            assert result({">": [{operator: [other, 2]}, 0]}) is False
+            assert result({"<=": [{operator: [other, 2]}, 0]}) is False
+    assert result({"+": [var("l"), 1]}, {"l": ["3", 4]}) == 4
+    assert result({"!!": [{"max": ["x", 1]}]}) is False
 
 
 def test_nan_is_neither_below_nor_above() -> None:
@@ -253,12 +369,17 @@ def test_a_default_stands_for_what_is_missing_or_null() -> None:
     assert result(var(["x", 7]), {"x": None}) == 7
     assert result(var(["x", 7]), {"x": 0}) == 0
     assert result(var(["o.k", 7]), {"o": {}}) == 7
-    assert result(var(["gone", {"/": [1, 0]}]), {"gone": 1}) == 1, "the default is evaluated only if it is needed"
+    assert result(var(["gone", FAILS]), {"gone": 1}) == 1, "the default is evaluated only if it is needed"
 
 
-def test_the_whole_data_has_no_default() -> None:
-    assert result({"map": [[None], var(["", 7])]}) == [None]
-    assert result({"map": [[[None]], var([0, 7])]}) == [None]
+def test_a_default_stands_for_a_whole_element_of_null() -> None:
+    assert result({"map": [[None, 0], var(["", 7])]}) == [7, 0]
+    assert result({"map": [[[None]], var([0, 7])]}) == [7]
+
+
+def test_a_number_is_a_path_too() -> None:
+    assert result(var(1), {"1": "one"}) == "one"
+    assert result({"map": [var("l"), var(1.0)]}, {"l": [[5, 6], {"1": 7}]}) == [6, 7]
 
 
 def test_the_whole_context_has_what_the_caller_sent_and_flagds_own_fields() -> None:
@@ -341,7 +462,12 @@ def test_missing_some_takes_its_names_as_they_are() -> None:
     assert result({"missing_some": [1, ["a", "b"]]}, {"a": 1}) == []
     assert result({"missing_some": [2, ["a", "b"]]}, {"a": 1}) == ["b"]
     assert result({"missing_some": [1, [["a"], "b"]]}) == [["a"], "b"]
-    assert result({"missing": ["a", "b"]}, {"a": "", "b": 0}) == ["a"]
+    assert result({"missing_some": [1, var("gone")]}) == []
+
+
+def test_an_empty_text_is_not_missing() -> None:
+    assert result({"missing": ["email", "a", "b"]}, {"email": "", "b": None}) == ["a", "b"]
+    assert result({"missing_some": [1, ["email", "a"]]}, {"email": ""}) == []
 
 
 def test_an_unknown_operator_or_a_wrong_number_of_arguments_refuses_the_whole_rule() -> None:
@@ -400,15 +526,15 @@ def test_steps_have_each_operators_result_in_the_order_of_evaluation() -> None:
 
 
 def test_a_version_that_has_no_result_has_none_also_beside_what_is_no_version() -> None:
-    rule = {"sem_ver": [{"%": [1, var("zero")]}, "=", ["no version"]]}
-    with pytest.raises(RuleError, match="division by zero"):
-        result(rule, {"zero": 0})
-    assert result(rule, {"zero": 2}) is None
+    rule = {"sem_ver": [{"cat": [var("t")] * 2}, "=", ["no version"]]}
+    with pytest.raises(RuleError, match="a string of more than"):
+        result(rule, {"t": "x" * 40_000})
+    assert result(rule, {"t": "x"}) is None
 
 
 def test_a_step_without_a_result_says_why() -> None:
-    taken = steps({"if": [{"/": [1, var("x")]}, "on"]}, {"x": 0})
-    assert taken[1] == ("if.0./", 1, None, "division by zero")
+    taken = steps({"if": [{"cat": [var("x")] * 2}, "on"]}, {"x": "y" * 40_000})
+    assert taken[1] == ("if.0.cat", 1, None, "a string of more than 65536 characters")
 
 
 def test_a_splits_step_has_bucket_and_hash_or_what_is_missing() -> None:
@@ -425,3 +551,43 @@ def test_steps_are_bounded_in_number_and_size() -> None:
     assert len(taken) == MAX_STEPS
     assert taken[0][2] == "a list of 5000 elements"
     assert taken[2][2] == "a string of 301 characters"
+
+
+@pytest.mark.parametrize("other", ["ab", 5, {"a": 1, "b": 2}, None, True, []])
+def test_loops_over_what_is_no_list_are_empty(other: Any) -> None:
+    found = [result({loop: [var("l"), True]}, {"l": other}) for loop in ("map", "filter", "all", "some", "none")]
+    assert found == [[], [], False, False, True]
+    assert result({"reduce": [var("l"), {"+": [var("accumulator"), var("current")]}, 5]}, {"l": other}) == 5
+
+
+def test_a_reduce_without_a_start_begins_with_null() -> None:
+    assert (
+        result({"reduce": [var("l"), {"cat": [var("accumulator"), var("current")]}]}, {"l": ["a", None, "b"]}) == "ab"
+    )
+    assert result({"reduce": [var("gone"), {"cat": [var("accumulator"), var("current")]}]}) is None
+
+
+def test_orderings_of_three_are_between() -> None:
+    assert result({">": [5, 3, var("x")]}, {"x": 4}) is False
+    assert result({">=": [5, 3, 3]}) is True
+    assert result({"<": [1, var("x"), 3]}, {"x": "2"}) is True
+    assert result({"<": [-1, var("x"), None]}, {"x": 0}) is False
+
+
+def test_substr_of_null_is_empty() -> None:
+    assert result({"substr": [var("gone"), 0, 1]}) == ""
+    assert result({"substr": [True, 0, 2]}) == "tr"
+    cuts: list[Any] = [[-3, 2], [1, -2], [1, -9], [-9, 2], ["1", "2"], [1, None], [1, "-2"]]
+    assert [result({"substr": ["abcdef", *cut]}) for cut in cuts] == ["de", "bcd", "", "ab", "bc", "", "bcd"]
+
+
+def test_one_factor_is_a_number() -> None:
+    assert result({"*": [var("t")]}, {"t": "3"}) == 3
+    assert result({"in": [{"*": ["3"]}, [3]]}) is True
+
+
+def test_texts_have_characters() -> None:
+    context = {"t": "a\U0001f600b"}
+    assert result({"substr": [var("t"), 1, 1]}, context) == "\U0001f600"
+    assert result(var("t.length"), context) == 3
+    assert result(var("t.2"), context) == "b"

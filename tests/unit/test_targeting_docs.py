@@ -53,7 +53,6 @@ def test_the_documented_bounds_are_those_that_hold() -> None:
         nodes.MAX_STEPS,
         operators.MAX_TEXT,
         operators.MAX_LIST,
-        operators.MAX_BITS,
         versions.MAX_LENGTH,
     )
     section = DOCUMENT.partition("## Bounds")[2].partition("\n## ")[0]
@@ -63,7 +62,7 @@ def test_the_documented_bounds_are_those_that_hold() -> None:
 def test_every_choice_names_a_test_that_is_there() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests" / "unit").glob("test_*.py"))
     table = DOCUMENT.partition("## Where flagd's languages disagree")[2]
-    choices = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    choices = [line for line in table.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
     assert len(choices) > 20
     for choice in choices:
         [name] = re.findall(r"`(test_\w+)` \|$", choice)

@@ -86,7 +86,7 @@ def expected_type(value: int) -> ValueType | None:
 def explanation_to_message(explanation: Explanation) -> pb.Explanation:
     """Pack an explanation, up to MAX_STEPS steps."""
     context_read = {name: to_value(value) for name, value in explanation.read.items()}
-    message = pb.Explanation(summary=explanation.summary, context_read=context_read)
+    message = pb.Explanation(summary=explanation.summary, context_read=context_read, notes=explanation.notes)
     for step in explanation.steps[:MAX_STEPS]:
         result = to_value(step.result if json_values.problem(step.result) is None else short_repr(step.result))
         message.steps.add(

@@ -21,6 +21,7 @@ from flagsvc.core import changes, validation
 from flagsvc.core.bucketing import checked_bucketing
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
+from flagsvc.core.lint import lint
 from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
@@ -232,6 +233,8 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
     flag = written.entry.flag
     assert flag is not None  # noqa: S101  only a deletion has no flag
     response = response_type(flag=sendable(flag_to_message(flag)), spread=messages.spread_to_message(written))
+    if not isinstance(response, pb.ToggleFlagResponse):
+        response.notes.extend(map(str, lint(flag)))
     return response.SerializeToString()
 
 

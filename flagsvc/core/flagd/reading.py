@@ -13,11 +13,13 @@ from ..bucketing import version_for
 from ..errors import Violation, short_repr
 from ..evaluation import variant_name
 from ..json_values import Path, compact, problem, whole_as_float
+from ..lint import switches_on
 from ..model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue, Status
 from ..targeting import Effect, problems_of
+from ..targeting.lint import notes_of
 from ..validation import examined, key_problem
 from .fields import empty_text, renamed, type_name, type_problems
-from .findings import FlagFile, path_of, text_of
+from .findings import Finding, FlagFile, path_of, text_of
 from .references import refs
 
 SET_NAME = "flagSetId"
@@ -146,6 +148,8 @@ class _Reader:
         self._report([each for each in violations if each.field not in inherited], flag, rule, path)
         if len(self._result.violations) > before or key_problem(key):
             return None
+        if self._is_write:
+            self._lint(checked, rule, path)
         return as_served(replace(checked, bucketing=version_for(checked, self._bucketing)))
 
     def _metadata_of(self, definition: Mapping[str, JsonValue], path: Path) -> dict[str, JsonValue]:
@@ -277,6 +281,13 @@ class _Reader:
             if location not in self._unresolved:  # Reported already, with all evaluators of the file.
                 is_odd = found.effect is not Effect.AMBIGUOUS or not self._is_write
                 self._result.add(location, found.message, is_odd=is_odd)
+
+    def _lint(self, flag: Flag, rule: JsonValue, path: Path) -> None:
+        for found in notes_of(rule, {name: self._evaluators[name] for name in flag.evaluators}, switches_on(flag)):
+            base = (*path, "targeting") if found.evaluator is None else ("$evaluators", found.evaluator)
+            note = Finding((*base, *found.path), found.message)
+            if note not in self._result.notes:
+                self._result.notes.append(note)
 
     def _object(self, path: Path, parent: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         value = parent.get(str(path[-1]))

@@ -113,7 +113,7 @@ def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
         return default_of(data, run) if found is _ABSENT else found
 
     def in_element(data: Any, run: Run) -> JsonValue:
-        found = follow(data, path, None)
+        found = follow(data, path, None) if name else data
         return default_of(data, run) if found is None else found
 
     def in_field(data: Any, run: Run) -> JsonValue:
@@ -121,7 +121,7 @@ def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:
         return default_of(data, run) if found is None else found
 
     if not call.at_root:
-        return in_element if name else lambda data, _run: data
+        return in_element
     first, *rest = path
     return in_field if name and first != "$flagd" else at_root
 
@@ -138,8 +138,6 @@ def _finder(call: Call) -> Callable[[Any, Run, JsonValue, JsonValue], JsonValue]
         run.charge_path(key)
         if key is None or key == "":
             return run.whole(flag_key)
-        if isinstance(key, (int, float)):
-            return otherwise  # An object's field names are never numbers.
         first, *rest = jsonlogic.text(key).split(".")
         found = run.flagd(flag_key) if first == "$flagd" else data.get(first)
         return jsonlogic.follow(found, rest, otherwise)
@@ -175,7 +173,7 @@ def _absent(
     find: Callable[[Any, Run, JsonValue, JsonValue], JsonValue], data: Any, run: Run, keys: list[JsonValue]
 ) -> list[Any]:
     run.charge(keys)
-    return [key for key in keys if find(data, run, key, None) in (None, "")]
+    return [key for key in keys if find(data, run, key, None) is None]
 
 
 def _loop(

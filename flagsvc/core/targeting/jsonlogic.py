@@ -1,74 +1,132 @@
-"""JsonLogic's value semantics: equality, order, truthiness and coercions, as in openfeature-flagd-core 2.0.0.
+"""JsonLogic's value semantics: equality, order, truthiness and coercions, as in json-logic-js.
 
-Coercions are JavaScript's where JsonLogic adopts them, and Python's where flagd's Python engine uses those.
-docs/targeting.md lists where flagd's engines disagree, and what flagsvc does.
+Numbers are JavaScript's, 64-bit floats: an integer beyond 2^53 counts as the nearest one, as it does over gRPC.
+docs/targeting.md lists where flagd's engines disagree with json-logic-js, and what flagsvc does.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
 from ..model import JsonValue
 
 NAN = math.nan
+EXACT = 2**53
+"""Integers up to this size are exact as 64-bit floats."""
 MAX_INDEX_DIGITS = 10
 MAX_NUMBER_CHARS = 256
 """A longer string is not a number, so that every conversion takes microseconds."""
+SPACES = (
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+"""What JavaScript trims."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+_NUMBER = re.compile(r"[+-]?(?:Infinity|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 
 
 def equals(a: JsonValue, b: JsonValue) -> bool:
-    """Compare with JsonLogic's `==`. Lists and objects are equal only to themselves."""
-    kind = type(a)
-    if kind is type(b):
-        return a is b if kind in (list, dict) else bool(a == b)
-    if isinstance(a, (int, float)):
-        return bool(a == number(b))
-    if isinstance(b, (int, float)):
-        return bool(number(a) == b)
+    """Compare with JsonLogic's `==`: null equals only null, a list or object nothing but `[]` 0, false and ""."""
     if a is None or b is None:
-        return False
-    if isinstance(a, str):
-        return bool(a == text(b))
-    return isinstance(b, str) and text(a) == b
+        return a is b
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b
+    return bool(_comparable(a) == _comparable(b)) and not (isinstance(a, list) and isinstance(b, list))
+
+
+def _comparable(value: JsonValue) -> int | float:
+    if isinstance(value, list):
+        return NAN if value else 0
+    return number(value)
+
+
+def same(a: JsonValue, b: JsonValue) -> bool:
+    """Compare with JsonLogic's `===`, without conversion. A list or object equals only itself."""
+    if a is None or a is True or a is False or b is True or b is False:
+        return a is b
+    if isinstance(a, (int, float)):
+        return isinstance(b, (int, float)) and double(a) == double(b)
+    return a == b if isinstance(a, str) else a is b
 
 
 def compare(test: Callable[[Any, Any], bool], a: JsonValue, b: JsonValue) -> bool:
-    """Apply `<`, `<=`, `>` or `>=`: as strings if one is a string and none a number; else as numbers."""
-    if isinstance(a, (int, float)):
-        return test(a, number(b))
-    if isinstance(b, (int, float)):
-        return test(number(a), b)
-    if isinstance(a, str) or isinstance(b, str):
-        return test(text(a), text(b))
+    """Apply `<` or `>`: two strings as strings, else as numbers. Nothing is below or above a list or object."""
+    if isinstance(a, str) and isinstance(b, str):
+        return test(a, b)
+    if isinstance(a, (list, dict)) or isinstance(b, (list, dict)):
+        return False
     return test(number(a), number(b))
+
+
+def ordering(test: Callable[[Any, Any], bool], *, or_equal: bool) -> Callable[[JsonValue, JsonValue], bool]:
+    """Return an ordering. As in flagd `<=` is `<` or `==`, so that null is not at least 0."""
+    if or_equal:
+        return lambda a, b: compare(test, a, b) or equals(a, b)
+    return lambda a, b: compare(test, a, b)
+
+
+BELOW, AT_MOST = ordering(operator.lt, or_equal=False), ordering(operator.lt, or_equal=True)
+ABOVE, AT_LEAST = ordering(operator.gt, or_equal=False), ordering(operator.gt, or_equal=True)
+
+
+def double(value: float) -> int | float:
+    """Return a number as JavaScript has it: an integer beyond 2^53 as the nearest 64-bit float."""
+    if isinstance(value, float) or -EXACT <= value <= EXACT:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def number(value: JsonValue) -> int | float:
     """Convert to a number; NaN if there is no conversion."""
     match value:
-        case bool() | int() | float():
-            return value
+        case bool():
+            return int(value)
+        case int() | float():
+            return double(value)
         case None:
             return 0
         case str():
             return _parsed(value)
         case list():
-            if not value:
-                return 0
-            return number(value[0]) if len(value) == 1 else NAN
+            return _of_list(value)
         case _:
             return NAN
 
 
-def _parsed(value: str) -> float:
-    if len(value) > MAX_NUMBER_CHARS or value.strip().lower() in ("inf", "-inf", "+inf"):
+def _of_list(value: JsonValue) -> int | float:
+    """Convert a list by its only element, as text: null and [] are empty, true and false are no numbers."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list):
+        return NAN if value else 0
+    return NAN if isinstance(value, bool) else number(value)
+
+
+def addend(value: JsonValue) -> int | float:
+    """Convert for `+` and `*`, which read numbers and texts, also as the first element of a list, but nothing else."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    if value is None or isinstance(value, (bool, list, dict)):
         return NAN
-    try:
-        return float(value)
-    except ValueError:
+    return number(value)
+
+
+def _parsed(value: str) -> int | float:
+    if len(value) > MAX_NUMBER_CHARS:
         return NAN
+    trimmed = value.strip(SPACES)
+    if not trimmed:
+        return 0
+    if _INTEGER.fullmatch(trimmed):
+        return int(trimmed) or float(trimmed)  # "-0" has a sign
+    return float(trimmed) if _NUMBER.fullmatch(trimmed) else NAN
 
 
 def text(value: JsonValue) -> str:
@@ -76,45 +134,76 @@ def text(value: JsonValue) -> str:
     match value:
         case str():
             return value
-        case float():
-            return f"{value:.15g}"
-        case int():
-            return str(value)
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return number_text(value)
         case None:
             return "null"
         case list():
-            return ",".join(map(text, value))
+            return ",".join(map(joined, value))
         case _:
             return "[object Object]"
 
 
-def truth(value: JsonValue) -> bool:
-    """Whether a value is truthy, as in json-logic-js: "", [], 0, NaN and null are not; an empty object is."""
-    if value is True or value is False:
+def joined(value: JsonValue) -> str:
+    """Convert an element that is joined with others: null is empty."""
+    if value.__class__ is str:
         return value
-    if isinstance(value, dict):
-        return True
+    return "" if value is None else text(value)
+
+
+def number_text(value: float) -> str:
+    """Return a number in the notation of JavaScript: the shortest that is exact, plain from 1e-6 up to 1e21."""
+    value = double(value)
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value == int(value) and abs(value) <= EXACT:
+        return str(int(value))
+    mantissa, _, exponent = repr(value).partition("e")
+    digits = mantissa.replace("-", "").replace(".", "")
+    if not exponent:
+        point = mantissa.lstrip("-").index(".")
+    else:
+        point = len(mantissa.lstrip("-").partition(".")[0]) + int(exponent)
+    return ("-" if value < 0 else "") + _notation(digits, point)
+
+
+def _notation(digits: str, point: int) -> str:
+    """Write significant digits with the decimal point after `point` of them."""
+    stripped = digits.lstrip("0")
+    point -= len(digits) - len(stripped)
+    digits = stripped.rstrip("0")
+    if len(digits) <= point <= 21:  # noqa: PLR2004  the bounds of JavaScript's plain notation
+        return digits + "0" * (point - len(digits))
+    if 0 < point <= 21:  # noqa: PLR2004
+        return f"{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:  # noqa: PLR2004
+        return f"0.{'0' * -point}{digits}"
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{digits[0]}{fraction}e{point - 1:+d}"
+
+
+def truth(value: JsonValue) -> bool:
+    """Whether a value is truthy: null, false, 0, NaN, "", [] and, as in flagd, {} are not."""
     if isinstance(value, float):
         return bool(value) and not math.isnan(value)
     return bool(value)
 
 
 def contains(haystack: JsonValue, needle: JsonValue) -> bool:
-    """Whether a list has an element, or a string has a substring."""
+    """Whether a list has an element (by `===`), or a string has a substring."""
     if isinstance(haystack, list):
-        return needle in haystack
+        return any(same(item, needle) for item in haystack)
     return isinstance(haystack, str) and text(needle) in haystack
 
 
 def lookup(data: JsonValue, key: JsonValue, default: JsonValue = None) -> JsonValue:
-    """Return the value at a dotted path or an index; `default` if there is none. Strings are indexed by character."""
+    """Return the value at a dotted path; `default` if there is none or it is null. Strings are indexed by character."""
     if key is None or key == "":
-        return data
-    if isinstance(key, (int, float)):
-        if isinstance(data, (list, str)):
-            within = math.isfinite(key) and key == int(key) and 0 <= key < len(data)
-            return data[int(key)] if within else default
-        return default  # An object's field names are never numbers.
+        return default if data is None else data
     return follow(data, text(key).split("."), default)
 
 
@@ -125,7 +214,8 @@ def follow(data: JsonValue, path: list[str], default: JsonValue) -> JsonValue:
             data = data.get(step)
         elif isinstance(data, (list, str)):
             if step == "length":
-                return len(data)
+                data = len(data)
+                continue
             index = _index(step)
             if index is None or index >= len(data):
                 return default
@@ -140,21 +230,22 @@ def _index(step: str) -> int | None:
     return int(step) if canonical and len(step) < MAX_INDEX_DIGITS else None
 
 
-def substring(value: JsonValue, start: JsonValue, length: JsonValue = None) -> str:
-    """Return a substring as JsonLogic's substr does: negative numbers count from the end."""
-    full, first = text(value), number(start)
+_NO_LENGTH = object()
+
+
+def substring(value: JsonValue, start: JsonValue, length: Any = _NO_LENGTH) -> str:
+    """Return a substring as JsonLogic's substr does: negative numbers count from the end. As in flagd null is ""."""
+    full = joined(value)
     size = len(full)
-    if math.isnan(first):
-        begin = 0
-    elif first < 0:
-        begin = 0 if -first >= size else size - int(-first)
-    else:
-        begin = size if first >= size else int(first)
-    if length is None:
+    first = _whole(start, size)
+    begin = max(0, size + first) if first < 0 else first
+    if length is _NO_LENGTH:
         return full[begin:]
-    count = number(length)
-    if math.isnan(count):
-        return ""
-    count = max(min(count, size), -size)
-    end = max(size + int(count), begin) if int(count) < 0 else begin + int(count)
-    return full[begin:end]
+    count = _whole(length, size)
+    return full[begin : max(size + count, begin) if count < 0 else begin + count]
+
+
+def _whole(value: JsonValue, size: int) -> int:
+    """Return a position or length as an integer between -size and size: NaN is 0, fractions are cut off."""
+    given = number(value)
+    return 0 if math.isnan(given) else int(max(-size, min(given, size)))

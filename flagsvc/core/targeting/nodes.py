@@ -43,7 +43,7 @@ def search_steps(wanted: int, length: int) -> int:
 
 
 class RuleError(Exception):
-    """A rule has no result for this context, for example because of a division by zero or a limit."""
+    """A rule has no result for this context, for example because of a limit."""
 
 
 class OverBudget(RuleError):
@@ -134,10 +134,10 @@ Compiled = Callable[[Any, Run], JsonValue]
 
 
 class ConstantSet(NamedTuple):
-    """A constant list as a set; `values` is None if its elements cannot be in a set."""
+    """A constant list as a set: its texts, and what else can be equal to a value."""
 
-    values: frozenset[JsonValue] | None
-    only_strings: bool
+    texts: frozenset[str]
+    others: frozenset[object]
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,51 +14,69 @@ from .versions import sem_ver
 
 MAX_TEXT = 65_536
 MAX_LIST = 10_000
-MAX_BITS = 1_024
 
 Function = Callable[..., JsonValue]
 
 
-def _ordering(test: Function) -> Function:
+def _ordering(holds: Callable[[JsonValue, JsonValue], bool]) -> Function:
     """Return an ordering of two values or, as in `{"<": [1, x, 5]}`, of three."""
-    compare = jsonlogic.compare
-    return lambda a, b, c=None: compare(test, a, b) and (c is None or compare(test, b, c))
+
+    def ordered(a: JsonValue, b: JsonValue, *third: JsonValue) -> bool:
+        return holds(a, b) and (not third or holds(b, third[0]))
+
+    return ordered
 
 
 def _add(*values: JsonValue) -> JsonValue:
     total: int | float = 0
     for value in values:
-        total += jsonlogic.number(value)
-    return _bounded(total)
+        total = jsonlogic.double(total + jsonlogic.addend(value))
+    return total
 
 
 def _multiply(*values: JsonValue) -> JsonValue:
     total: int | float = 1
     for value in values:
-        total = _bounded(total * jsonlogic.number(value))
+        factor = jsonlogic.addend(value)
+        total = jsonlogic.double(total * factor) or float(total) * factor  # a product of 0 has a sign
     return total
 
 
-def _subtract(a: JsonValue, b: JsonValue = None) -> JsonValue:
-    return -jsonlogic.number(a) if b is None else _bounded(jsonlogic.number(a) - jsonlogic.number(b))
+def _subtract(a: JsonValue, *b: JsonValue) -> JsonValue:
+    if b:
+        return jsonlogic.double(jsonlogic.number(a) - jsonlogic.number(b[0]))
+    value = jsonlogic.number(a)
+    return -value if value else -float(value)  # 0 has a sign
 
 
 def _divide(a: JsonValue, b: JsonValue) -> JsonValue:
-    divisor = jsonlogic.number(b)
-    if divisor == 0:
-        raise RuleError("division by zero")
-    return jsonlogic.number(a) / divisor
+    dividend, divisor = jsonlogic.number(a), jsonlogic.number(b)
+    if divisor:
+        return dividend / divisor
+    is_undefined = not dividend or math.isnan(dividend)
+    return math.nan if is_undefined else math.copysign(math.inf, dividend) * math.copysign(1, divisor)
 
 
 def _remainder(a: JsonValue, b: JsonValue) -> JsonValue:
-    divisor = jsonlogic.number(b)
-    if divisor == 0:
-        raise RuleError("remainder of division by zero")
-    return jsonlogic.number(a) % divisor
+    dividend, divisor = jsonlogic.number(a), jsonlogic.number(b)
+    if not divisor or math.isinf(dividend):
+        return math.nan
+    rest = math.fmod(dividend, divisor)
+    return int(rest) if rest and isinstance(dividend, int) and isinstance(divisor, int) else rest
+
+
+def _extreme(choose: Callable[[list[int | float]], int | float]) -> Function:
+    """Return `min` or `max`: NaN where one of the values is no number."""
+
+    def extreme(*values: JsonValue) -> JsonValue:
+        numbers = [jsonlogic.number(value) for value in values]
+        return math.nan if any(map(math.isnan, numbers)) else choose(numbers)
+
+    return extreme
 
 
 def _cat(*values: JsonValue) -> str:
-    joined = "".join(map(jsonlogic.text, values))
+    joined = "".join(map(jsonlogic.joined, values))
     if len(joined) > MAX_TEXT:
         raise RuleError(f"a string of more than {MAX_TEXT} characters")
     return joined
@@ -84,12 +102,6 @@ def _ends_with(value: JsonValue, suffix: JsonValue) -> bool | None:
     return value.endswith(suffix) if isinstance(value, str) and isinstance(suffix, str) else None
 
 
-def _bounded(value: float) -> int | float:
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise RuleError(f"an integer of more than {MAX_BITS} bits")
-    return value
-
-
 class Operator(NamedTuple):
     """A function of evaluated arguments, and how many arguments it takes."""
 
@@ -101,12 +113,12 @@ class Operator(NamedTuple):
 OPERATORS: dict[str, Operator] = {
     "==": Operator(jsonlogic.equals, 2, 2),
     "!=": Operator(lambda a, b: not jsonlogic.equals(a, b), 2, 2),
-    "===": Operator(operator.eq, 2, 2),
-    "!==": Operator(operator.ne, 2, 2),
-    "<": Operator(_ordering(operator.lt), 2, 3),
-    "<=": Operator(_ordering(operator.le), 2, 3),
-    ">": Operator(_ordering(operator.gt), 2, 3),
-    ">=": Operator(_ordering(operator.ge), 2, 3),
+    "===": Operator(jsonlogic.same, 2, 2),
+    "!==": Operator(lambda a, b: not jsonlogic.same(a, b), 2, 2),
+    "<": Operator(_ordering(jsonlogic.BELOW), 2, 3),
+    "<=": Operator(_ordering(jsonlogic.AT_MOST), 2, 3),
+    ">": Operator(_ordering(jsonlogic.ABOVE), 2, 3),
+    ">=": Operator(_ordering(jsonlogic.AT_LEAST), 2, 3),
     "!": Operator(lambda a: not jsonlogic.truth(a), 1, 1),
     "!!": Operator(jsonlogic.truth, 1, 1),
     "+": Operator(_add, 1),
@@ -114,8 +126,8 @@ OPERATORS: dict[str, Operator] = {
     "-": Operator(_subtract, 1, 2),
     "/": Operator(_divide, 2, 2),
     "%": Operator(_remainder, 2, 2),
-    "min": Operator(lambda *values: min(map(jsonlogic.number, values)), 1),
-    "max": Operator(lambda *values: max(map(jsonlogic.number, values)), 1),
+    "min": Operator(_extreme(min), 1),
+    "max": Operator(_extreme(max), 1),
     "in": Operator(lambda needle, haystack: jsonlogic.contains(haystack, needle), 2, 2),
     "cat": Operator(_cat, 1),
     "substr": Operator(jsonlogic.substring, 2, 3),

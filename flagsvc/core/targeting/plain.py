@@ -15,6 +15,7 @@ from .operators import Operator
 _SIZED = frozenset({list, dict, str})
 _NESTED = frozenset({list, dict})
 _NUMBERS: frozenset[Any] = frozenset({int, float})
+_NOTHING = object()
 FREE_SEARCH = 128
 """Longest text in which a search is free of charge: it takes no longer than calling the function that charges."""
 FOLDED_SEARCH = 4_096
@@ -96,7 +97,7 @@ def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
     if len(nodes) != 2 or nodes[0].field is None or nodes[1].value.__class__ not in _NUMBERS:  # noqa: PLR2004
         return None
     field, limit = nodes[0].field, nodes[1].value
-    if limit != limit:  # noqa: PLR0124  NaN differs from itself; every ordering with NaN is false
+    if not abs(limit) < jsonlogic.EXACT:  # beyond, integers are compared as floats; every ordering with NaN is false
         return None
     below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
 
@@ -114,11 +115,12 @@ def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compil
     needle, haystack = nodes
     needle_of, haystack_of, search = needle.run, haystack.run, _search(function)
     if haystack.constant and isinstance(haystack.value, list):
-        elements, only_strings = _constant_set(haystack)
-        if elements is not None and only_strings:
-            return lambda data, run: (value := needle_of(data, run)).__class__ is str and value in elements
-        if elements is not None:
-            return lambda data, run: (value := needle_of(data, run)).__class__ not in _NESTED and value in elements
+        texts, others = _constant_set(haystack)
+        if not others:
+            return lambda data, run: (value := needle_of(data, run)).__class__ is str and value in texts
+        return lambda data, run: (
+            value in texts if (value := needle_of(data, run)).__class__ is str else _identity(value) in others
+        )
     if needle.value.__class__ is not str:
         return lambda data, run: search(needle_of(data, run), haystack_of(data, run), run)
     wanted = needle.value
@@ -168,12 +170,19 @@ def _is_long_search(nodes: list[Node]) -> bool:
 
 
 def _constant_set(haystack: Node) -> ConstantSet:
-    """Return a constant list as a set, built once. A list with nested lists or objects cannot be a set."""
+    """Return a constant list as a set, built once, without lists and objects: they equal only themselves."""
     if haystack.elements is None:
-        hashable = all(item.__class__ not in _NESTED for item in haystack.value)
-        values = frozenset(haystack.value) if hashable else None
-        haystack.elements = ConstantSet(values, all(item.__class__ is str for item in haystack.value))
+        texts = frozenset(item for item in haystack.value if item.__class__ is str)
+        others = [_identity(item) for item in haystack.value if item.__class__ not in _SIZED]
+        haystack.elements = ConstantSet(texts, frozenset(others))
     return haystack.elements
+
+
+def _identity(value: JsonValue) -> object:
+    """Return what is equal for values that are `===`; text is not among them. NaN and lists equal nothing."""
+    if value.__class__ in _NUMBERS and value == value:  # noqa: PLR0124  NaN differs from itself
+        return jsonlogic.double(value)
+    return (value,) if value is None or value.__class__ is bool else _NOTHING
 
 
 def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:

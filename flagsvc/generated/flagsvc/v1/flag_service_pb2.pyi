@@ -216,6 +216,7 @@ class Explanation(google.protobuf.message.Message):
     SUMMARY_FIELD_NUMBER: builtins.int
     CONTEXT_READ_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
     summary: builtins.str
     """One sentence on what decided."""
     @property
@@ -226,14 +227,19 @@ class Explanation(google.protobuf.message.Message):
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ExplanationStep]:
         """Evaluated steps of the rule in the order in which they began: at most the first 10,000."""
 
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is valid in the flag's rule and most likely not meant, one line each with its place: at most 20."""
+
     def __init__(
         self,
         *,
         summary: builtins.str = ...,
         context_read: collections.abc.Mapping[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value] | None = ...,
         steps: collections.abc.Iterable[Global___ExplanationStep] | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_read", b"context_read", "steps", b"steps", "summary", b"summary"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_read", b"context_read", "notes", b"notes", "steps", b"steps", "summary", b"summary"]) -> None: ...
 
 Global___Explanation: typing_extensions.TypeAlias = Explanation
 
@@ -570,6 +576,7 @@ class CreateFlagResponse(google.protobuf.message.Message):
 
     FLAG_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its first revision."""
@@ -578,14 +585,19 @@ class CreateFlagResponse(google.protobuf.message.Message):
     def spread(self) -> Global___WriteSpread:
         """How far the change had spread at the time of the response. Always set."""
 
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is valid in the flag's rule and most likely not meant, one line each with its place: at most 20."""
+
     def __init__(
         self,
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
         spread: Global___WriteSpread | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "notes", b"notes", "spread", b"spread"]) -> None: ...
 
 Global___CreateFlagResponse: typing_extensions.TypeAlias = CreateFlagResponse
 
@@ -642,6 +654,7 @@ class UpdateFlagResponse(google.protobuf.message.Message):
 
     FLAG_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its new revision."""
@@ -650,14 +663,19 @@ class UpdateFlagResponse(google.protobuf.message.Message):
     def spread(self) -> Global___WriteSpread:
         """How far the change had spread at the time of the response. Always set."""
 
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is valid in the flag's rule and most likely not meant, one line each with its place: at most 20."""
+
     def __init__(
         self,
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
         spread: Global___WriteSpread | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "notes", b"notes", "spread", b"spread"]) -> None: ...
 
 Global___UpdateFlagResponse: typing_extensions.TypeAlias = UpdateFlagResponse
 
