@@ -17,6 +17,9 @@ FlagsvcError
 ├── DeadlinePassed      the call's time was over before any work was done
 ├── AnswerTooLarge      the answer is over its limit; ask for less at a time
 ├── QuotaExceeded       the flag set is at a limit that its operator has set
+├── Unauthenticated     no credential, or one that is not valid
+├── PermissionDenied    the caller is known, and has no right to this
+├── AccessUnknown       whether the caller has a right to this cannot be known now; safe to retry
 ├── Stopping            this replica is shutting down; retry on another
 └── StreamEnded         the stream reached its maximum duration; reconnect
 """
@@ -178,6 +181,18 @@ class AnswerTooLarge(FlagsvcError):
 
 class QuotaExceeded(FlagsvcError):
     """The change would take the flag set over a limit that its operator has set. Nothing was changed."""
+
+
+class Unauthenticated(FlagsvcError):
+    """The caller sent no credential, or one that is not valid. The message never repeats it."""
+
+
+class PermissionDenied(FlagsvcError):
+    """The caller is known, and has no right to this. Nothing was read or changed."""
+
+
+class AccessUnknown(FlagsvcError):
+    """The present rights of callers are not known on this replica. Another one may know them, and this one later."""
 
 
 class Stopping(FlagsvcError):

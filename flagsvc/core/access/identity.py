@@ -1,0 +1,44 @@
+"""Who a caller is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.scopes import EVERY_SET, Scope
+
+
+class Kind(StrEnum):
+    """How a caller was recognized."""
+
+    TOKEN = "token"  # noqa: S105  a word, no secret
+    ANONYMOUS = "anonymous"
+    """By nothing: the listener gives a role to callers without a credential."""
+    UNCHECKED = "unchecked"
+    """By nothing: authentication is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller with its rights.
+
+    `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
+    `expires_at`: seconds since 1970 after which its credential is refused.
+    """
+
+    kind: Kind
+    id: str
+    name: str
+    role: Role
+    scope: Scope
+    expires_at: float = math.inf
+
+    def __str__(self) -> str:
+        """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
+        return f"{self.kind}:{self.id}"
+
+
+UNCHECKED = Identity(Kind.UNCHECKED, "", "", Role.ADMIN, EVERY_SET)
+"""Every caller while authentication is off."""
