@@ -20,6 +20,7 @@ from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.auth_mode import auth_mode, warn_if_undecided
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
@@ -256,7 +257,9 @@ def _limits(settings: Settings) -> Limits:
 
 
 async def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status. Raises SettingsError where nobody decided who may call."""
+    auth_mode(settings)
+    warn_if_undecided(settings)
     collector.configure()
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()

@@ -63,7 +63,17 @@ class Settings:
         "Identity of a store that refuses to keep one, as a read-only MongoDB does. Letters, digits, . _ -.",
         name=True,
     )
-    host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
+    auth: str = _setting(
+        "",
+        "Whether callers are authenticated: off. Unset, it is off where only this machine can connect; elsewhere the"
+        " server then does not start.",
+        choices=("off",),
+    )
+    host: str = _setting(
+        "127.0.0.1",
+        "Address that every port listens on; 0.0.0.0 for all of IPv4, `::` for IPv6 and IPv4.",
+        host="needed",
+    )
     port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
     http_on_grpc_port: bool = _setting(
         True,

@@ -88,7 +88,8 @@ _EXAMPLES = {
 _SERVE_OPTIONS = {
     "--store URL": "mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
     "--cache URL": "redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]",
-    "--host": "address to listen on; :: for IPv6 and IPv4 [FLAGSVC_HOST; 0.0.0.0]",
+    "--auth MODE": "whether callers are authenticated: off; needed where other machines can connect [FLAGSVC_AUTH]",
+    "--host": "address to listen on; 0.0.0.0 for all of IPv4, :: for IPv6 and IPv4 [FLAGSVC_HOST; 127.0.0.1]",
     "--port N": "gRPC port, or unix:PATH [FLAGSVC_PORT; 8013]",
     "--management-host": "address of the management port [FLAGSVC_MANAGEMENT_HOST; as --host]",
     "--management-port N": "HTTP port of /healthz, /readyz and /metrics, or unix:PATH; -1 disables it [FLAGSVC_MANAGEMENT_PORT; 8014]",
