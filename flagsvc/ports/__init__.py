@@ -19,6 +19,7 @@ from flagsvc.ports.changes import (
 from flagsvc.ports.reports import Heartbeat, Problem, ReplicaStatus
 from flagsvc.ports.snapshot import Saved, Snapshot
 from flagsvc.ports.store import ChangeFeed, ChangesUnsupported, FlagStore
+from flagsvc.ports.tokens import StoredTokens, TokenStore
 
 __all__ = [
     "NEVER",
@@ -42,6 +43,8 @@ __all__ = [
     "StoreContents",
     "StoreEvent",
     "StoreIdentity",
+    "StoredTokens",
     "Subscribed",
+    "TokenStore",
     "UnversionedChange",
 ]
