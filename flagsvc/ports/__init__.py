@@ -14,6 +14,7 @@ from flagsvc.ports.changes import (
     StoreEvent,
     StoreIdentity,
     Subscribed,
+    TokensChanged,
     UnversionedChange,
 )
 from flagsvc.ports.reports import Heartbeat, Problem, ReplicaStatus
@@ -46,5 +47,6 @@ __all__ = [
     "StoredTokens",
     "Subscribed",
     "TokenStore",
+    "TokensChanged",
     "UnversionedChange",
 ]

@@ -144,7 +144,7 @@ def test_changes_name_what_is_missing_or_conflicts() -> None:
     assert tokens.update(TOKEN.id, {"name": "ci"}, 3, nothing)(TOKEN) is None
 
 
-def test_an_update_checks_what_was_and_what_will_be() -> None:
+def test_an_update_checks_what_will_be() -> None:
     seen: list[Role] = []
     tokens.update(TOKEN.id, {"role": Role.WRITE}, None, lambda token: seen.append(token.role))(TOKEN)
-    assert seen == [Role.READ, Role.WRITE]
+    assert seen == [Role.WRITE]

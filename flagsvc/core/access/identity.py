@@ -25,7 +25,7 @@ class Identity:
     """A caller with its rights.
 
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
-    `expires_at`: seconds since 1970 after which its credential is refused.
+    `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
     """
 
     kind: Kind
@@ -34,6 +34,7 @@ class Identity:
     role: Role
     scope: Scope
     expires_at: float = math.inf
+    key: bytes = b""
 
     def __str__(self) -> str:
         """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""

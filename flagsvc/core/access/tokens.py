@@ -77,7 +77,8 @@ class Token:
         scope, found = self.scope, {}
         for secret in self.secrets:
             ends_at = min(_moment(self.expires_at), _moment(secret.expires_at))
-            found[bytes.fromhex(secret.digest)] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at)
+            key = bytes.fromhex(secret.digest)
+            found[key] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key)
         return found
 
 
@@ -102,7 +103,6 @@ def update(token_id: str, fields: Mapping[str, Any], etag: int | None, check: Ca
     def decide(current: Token | None) -> Token | None:
         found = _changeable(current, token_id, etag)
         changed = checked(replace(found, **fields))
-        check(found)
         check(changed)
         return changed if changed != found else None
 
