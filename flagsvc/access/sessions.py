@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flagsvc.core.access.decision import authorize
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import Role
-from flagsvc.core.errors import FlagsvcError, PermissionDenied, Unauthenticated
+from flagsvc.core.errors import FlagsvcError, PermissionDenied, RightsChanged, Unauthenticated
 
 ENDED = "the credential was revoked, replaced or disabled, or it has expired"
 
@@ -69,11 +69,13 @@ class Sessions:
     def _check(self, session: Session) -> None:
         caller = self._current(session.caller)
         try:
+            refusal: FlagsvcError = Unauthenticated(ENDED)
             if caller is not None:
                 authorize(caller, session.role, session.flag_sets)
-                session.caller = caller
-                return
-            refusal: FlagsvcError = Unauthenticated(ENDED)
+                if caller.scope.includes(session.caller.scope):
+                    session.caller = caller
+                    return
+                refusal = RightsChanged()  # it may follow other flag sets, too
         except PermissionDenied as denied:
             refusal = denied
         if session.refusal is None:

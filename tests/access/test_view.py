@@ -16,7 +16,7 @@ from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_text import digest_of, new_token
 from flagsvc.core.access.tokens import Secret, Token
-from flagsvc.core.errors import AccessUnknown, PermissionDenied, Unauthenticated
+from flagsvc.core.errors import AccessUnknown, PermissionDenied, RightsChanged, Unauthenticated
 from flagsvc.ports import StoredTokens
 
 LATER = datetime.now(UTC) + timedelta(days=1)
@@ -139,10 +139,11 @@ async def test_an_open_call_ends_when_its_caller_is_revoked_narrowed_or_expired(
         ("expired", {"expires_at": datetime.now(UTC)}, Unauthenticated),
         ("lesser", {"role": Role.EVALUATE}, PermissionDenied),
         ("narrowed", {"flag_sets": ("other",)}, PermissionDenied),
+        ("fewer", {"flag_sets": ("default",)}, RightsChanged),
         ("renamed", {"name": "new"}, None),
         ("raised", {"role": Role.WRITE, "flag_sets": ("*",)}, None),
     ):
-        token, text = made()
+        token, text = made(flag_sets=("default", "second"))
         view, authority = held(token)
         stream = asyncio.create_task(_stream(authority, authority.identify(text)))
         await asyncio.sleep(0)
