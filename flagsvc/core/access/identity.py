@@ -36,6 +36,11 @@ class Identity:
     expires_at: float = math.inf
     key: bytes = b""
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether authentication is on."""
+        return self.kind is not Kind.UNCHECKED
+
     def __str__(self) -> str:
         """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
         return f"{self.kind}:{self.id}"
