@@ -13,7 +13,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]
 _LEAK = re.compile(
     rb"Traceback|site-packages|File \"|\.py\b|\b0x[0-9a-f]{8,}|<[\w.]+ object|"
-    rb"(?:mongodb|redis|sqlite|file)[\w+]*://\S*[\d@]|\d+\.\d+\.\d+\.\d+:\d+|/usr/|/tmp/|"
+    rb"(?:mongodb|redis|sqlite|file)[\w+]*://[^\s\x22]*[\d@]|\d+\.\d+\.\d+\.\d+:\d+|/usr/|/tmp/|"
     + b"|".join(re.escape(str(path).encode()) for path in (_ROOT, Path(sys.prefix), Path.home()) if len(path.parts) > 1)
 )
 """A traceback, a path or an address, of a server or in memory: what no error may show. No odd value contains one."""
