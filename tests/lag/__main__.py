@@ -79,7 +79,8 @@ class Search:
                 answer = await row.call(sizes)
             if isinstance(answer, httpx.Response):
                 status = str(answer.status_code)
-                self._judge(Call(row.path, [], port="front_port"), Answer(status, answer.content), sizes)
+                error = answer.content if answer.is_error else b""
+                self._judge(Call(row.path, [], port="front_port"), Answer(status, error), sizes)
         except grpc.aio.AioRpcError as error:
             status = error.code().name
             self._judge(Call(row.path, []), Answer(status, (error.details() or "").encode()), sizes)
