@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -27,20 +28,32 @@ MAX_HIGH_WATER_MARKS = 150
 
 
 class Reads:
-    """Counts the store's reads, those of polls and loads apart: these come with time, however little is asked."""
+    """Counts the store's reads, those of its polls apart: these come with time, however little is asked."""
 
     def __init__(self, replica: Replica) -> None:
         self._store, self._polled = replica.store, 0
+        self._polling = ContextVar("polling", default=False)
+        replica.follower._verify_view = self._poll(replica.follower._verify_view)  # type: ignore[method-assign]
         for name in ("_newest", "load"):
-            self._wrap(name, getattr(self._store, name))
+            setattr(self._store, name, self._noted(getattr(self._store, name)))
         self._before = self._store.reads
 
-    def _wrap(self, name: str, read: Callable[..., Awaitable[Any]]) -> None:
-        def counted(*args: Any) -> Awaitable[Any]:
-            self._polled += 1
+    def _poll(self, verify_view: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def poll() -> None:
+            self._polling.set(True)
+            try:
+                await verify_view()
+            finally:
+                self._polling.set(False)
+
+        return poll
+
+    def _noted(self, read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        def noted(*args: Any) -> Awaitable[Any]:
+            self._polled += self._polling.get()
             return read(*args)
 
-        setattr(self._store, name, counted)
+        return noted
 
     @property
     def count(self) -> int:
