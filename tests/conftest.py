@@ -72,7 +72,7 @@ def _shares(item: pytest.Item) -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """See that groups are heeded: pytest-xdist writes them into pytest's identifiers, which not every pytest lets it.
+    """See that groups are heeded: pytest-xdist writes them into the names of tests, and not every pytest lets it.
 
     Unheeded, each process of a run starts the servers of every module again, and what has tight times runs beside load.
     """
