@@ -21,7 +21,7 @@ def fail(error: Exception, built: list[weakref.ref[Parts]], *, has_cause: bool) 
     if not has_cause:
         raise error
     try:
-        raise ValueError
+        int("x")
     except ValueError as cause:
         raise error from cause
 
