@@ -21,6 +21,8 @@ class AuthMode(StrEnum):
 
     OFF = "off"
     """Whoever connects may do everything."""
+    REQUIRED = "required"
+    """Every call needs a credential, except from callers to whom their listener gives a role without one."""
 
 
 def auth_mode(settings: Settings) -> AuthMode:
@@ -30,8 +32,9 @@ def auth_mode(settings: Settings) -> AuthMode:
     if addresses := _open_addresses(settings):
         raise SettingsError(
             f"FLAGSVC_AUTH is not set, and other machines can connect to {' and '.join(addresses)}: whoever does could"
-            " read and change every flag. If only programs that may do so can connect, set FLAGSVC_AUTH=off. To serve"
-            " this machine only, set FLAGSVC_HOST=127.0.0.1"
+            " read and change every flag. To ask callers for tokens, set FLAGSVC_AUTH=required, and make the first"
+            " token with: flagsvc token create --store URL --role admin. If only programs that may do so can connect,"
+            " set FLAGSVC_AUTH=off. To serve this machine only, set FLAGSVC_HOST=127.0.0.1"
         )
     return AuthMode.OFF
 

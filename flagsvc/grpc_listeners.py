@@ -51,6 +51,7 @@ class GrpcServices:
         outflow: Outflow,
     ) -> None:
         settings, near, reader = replica.settings, replica.near, replica.reader
+        self._authority = replica.access.authority if replica.access is not None else None
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
         self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
         self.peers = Peers()
@@ -62,9 +63,18 @@ class GrpcServices:
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
-    def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """Return interceptors for one server. Admission, time limits and metrics are those of all servers."""
-        return (CallInterceptor(self._metrics, self._admission, self.first_messages, self._sender, self.peers),)
+    def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return interceptors for one listener. Admission, time limits and metrics are those of all listeners."""
+        one = CallInterceptor(
+            self._metrics,
+            self._admission,
+            self.first_messages,
+            sender=self._sender,
+            peers=self.peers,
+            authority=self._authority,
+            listener=listener,
+        )
+        return (one,)
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""
@@ -99,7 +109,7 @@ def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, 
 
 def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
-    server = grpc.aio.server(interceptors=services.interceptors(), options=options)
+    server = grpc.aio.server(interceptors=services.interceptors(listener), options=options)
     services.add_to(server, listener)
     return server
 

@@ -31,7 +31,7 @@ from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.setting_values import LISTENERS, default_sets, origins, pairs
+from flagsvc.setting_values import LISTENERS, anonymous_roles, default_sets, origins, pairs
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
@@ -61,8 +61,9 @@ class Server:
         self.services = GrpcServices(
             replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
         )
+        sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
         self.listeners = {
-            name: Listener(name, Selectors(default_sets(settings.default_flag_set).get(name), replica.flag_sets))
+            name: Listener(name, Selectors(sets.get(name), replica.flag_sets), anonymous.get(name))
             for name in LISTENERS
         }
         names = ("grpc",) if settings.sync_port == OFF else ("grpc", "sync")
@@ -77,10 +78,13 @@ class Server:
             metrics,
             listener=self.listeners["ofrep"],
             outflow=outflow,
+            authority=replica.access.authority if replica.access is not None else None,
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
         )
-        self._http_apps = HttpApps(self.services, self.listeners["grpc"], outflow, settings)
+        self._http_apps = HttpApps(
+            self.services, self.listeners["grpc"], outflow, settings, ofrep_listener=self.listeners["ofrep"]
+        )
         self._http: HttpServer | None = None
         self._front: Front | None = None
         self._management: ManagementServer | None = None

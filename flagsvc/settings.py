@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from flagsvc.listening import UNIX
-from flagsvc.setting_values import checked_name, default_sets, host_names, origins, pairs, socket_address
+from flagsvc.setting_values import (
+    anonymous_roles,
+    checked_name,
+    default_sets,
+    host_names,
+    origins,
+    pairs,
+    socket_address,
+)
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
@@ -34,6 +42,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "host_names": host_names,
     "name": checked_name,
     "default_sets": default_sets,
+    "anonymous": anonymous_roles,
 }
 
 
@@ -65,9 +74,15 @@ class Settings:
     )
     auth: str = _setting(
         "",
-        "Whether callers are authenticated: off. Unset, it is off where only this machine can connect; elsewhere the"
-        " server then does not start.",
-        choices=("off",),
+        "Whether callers are authenticated: off or required. Unset, it is off where only this machine can connect;"
+        " elsewhere the server then does not start.",
+        choices=("off", "required"),
+    )
+    anonymous: str = _setting(
+        "",
+        "Role of callers without a credential, by listener, with FLAGSVC_AUTH=required:"
+        " grpc=evaluate@default;sync=read@default,team-*.",
+        anonymous=True,
     )
     host: str = _setting(
         "127.0.0.1",

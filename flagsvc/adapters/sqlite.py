@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flagsvc.adapters import sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -52,6 +53,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
         self._id = ""
+        self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.reads = 0
 
     @property
@@ -145,7 +147,7 @@ class SqliteStore:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
-                db.executescript(_SCHEMA)
+                db.executescript(_SCHEMA + sqlite_tokens.SCHEMA)
                 self._make_identity(db)
             except sqlite3.Error:
                 db.close()

@@ -19,6 +19,7 @@ FlagsvcError
 ├── QuotaExceeded       the flag set is at a limit that its operator has set
 ├── Unauthenticated     no credential, or one that is not valid
 ├── PermissionDenied    the caller is known, and has no right to this
+├── RightsChanged       the caller has other rights than when it opened this stream; reconnect
 ├── AccessUnknown       whether the caller has a right to this cannot be known now; safe to retry
 ├── Stopping            this replica is shutting down; retry on another
 └── StreamEnded         the stream reached its maximum duration; reconnect
@@ -189,6 +190,13 @@ class Unauthenticated(FlagsvcError):
 
 class PermissionDenied(FlagsvcError):
     """The caller is known, and has no right to this. Nothing was read or changed."""
+
+
+class RightsChanged(FlagsvcError):
+    """The caller has other rights now than when it opened the stream."""
+
+    def __init__(self) -> None:
+        super().__init__("the rights of the caller have changed; reconnect")
 
 
 class AccessUnknown(FlagsvcError):

@@ -41,6 +41,7 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
     errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
+    errors.RightsChanged: (grpc.StatusCode.UNAVAILABLE, "RIGHTS_CHANGED", 0),
     errors.AccessUnknown: (grpc.StatusCode.UNAVAILABLE, "ACCESS_UNKNOWN", 1),
     errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),
     errors.StreamEnded: (grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", 0),

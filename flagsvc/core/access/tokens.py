@@ -12,13 +12,12 @@ from flagsvc.core import validation
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import Scope, scope_of
-from flagsvc.core.errors import FlagsvcError, InvalidRequest, RevisionConflict, invalid
+from flagsvc.core.errors import FlagsvcError, RevisionConflict, invalid
 
 MAX_TOKENS = 10_000
 """Tokens of a store, revoked ones too."""
 MAX_SECRETS = 2
 """Secrets that are valid at once: the newest, and the one before it until its overlap ends."""
-_DIGEST_CHARS = 64
 
 
 class TokenNotFound(FlagsvcError):
@@ -78,7 +77,8 @@ class Token:
         scope, found = self.scope, {}
         for secret in self.secrets:
             ends_at = min(_moment(self.expires_at), _moment(secret.expires_at))
-            found[bytes.fromhex(secret.digest)] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at)
+            key = bytes.fromhex(secret.digest)
+            found[key] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key)
         return found
 
 
@@ -103,7 +103,6 @@ def update(token_id: str, fields: Mapping[str, Any], etag: int | None, check: Ca
     def decide(current: Token | None) -> Token | None:
         found = _changeable(current, token_id, etag)
         changed = checked(replace(found, **fields))
-        check(found)
         check(changed)
         return changed if changed != found else None
 
@@ -147,46 +146,6 @@ def checked(token: Token) -> Token:
     return token
 
 
-def to_document(token: Token) -> dict[str, Any]:
-    """Return a token as a store keeps it; times stay datetimes, and what is not set is left out."""
-    document: dict[str, Any] = {
-        "name": token.name,
-        "role": token.role.value,
-        "flagSets": list(token.flag_sets),
-        "createdBy": token.created_by,
-        "createdAt": token.created_at,
-        "expiresAt": token.expires_at,
-        "disabled": token.disabled or None,
-        "revokedAt": token.revoked_at,
-        "secrets": [{"digest": each.digest, "expiresAt": each.expires_at} for each in token.secrets],
-        "lastUsedOn": token.last_used_on or None,
-        "revision": token.revision,
-    }
-    return {name: value for name, value in document.items() if value is not None}
-
-
-def from_document(token_id: str, document: Mapping[str, Any]) -> Token:
-    """Read a token strictly: what is not as `to_document` writes it gives no right. Raises ValueError."""
-    try:
-        token = Token(
-            id=token_id,
-            name=_typed(document["name"], str),
-            role=Role(document["role"]),
-            flag_sets=tuple(_typed(each, str) for each in _typed(document["flagSets"], list)),
-            created_by=_typed(document["createdBy"], str),
-            created_at=_typed(document["createdAt"], datetime),
-            expires_at=_time(document.get("expiresAt")),
-            disabled=_typed(document.get("disabled", False), bool),
-            revoked_at=_time(document.get("revokedAt")),
-            secrets=tuple(_secret(each) for each in document["secrets"]),
-            last_used_on=_typed(document.get("lastUsedOn", ""), str),
-            revision=_typed(document["revision"], int),
-        )
-        return checked(token)
-    except (KeyError, TypeError, AttributeError, InvalidRequest) as error:
-        raise ValueError(f"the stored token is malformed: {type(error).__name__}") from error
-
-
 def _changeable(current: Token | None, token_id: str, etag: int | None) -> Token:
     if current is None:
         raise TokenNotFound(token_id)
@@ -195,23 +154,6 @@ def _changeable(current: Token | None, token_id: str, etag: int | None) -> Token
     if etag is not None and etag != current.revision:
         raise RevisionConflict(token_id, etag, current.revision)
     return current
-
-
-def _secret(document: Mapping[str, Any]) -> Secret:
-    digest = _typed(document["digest"], str)
-    if len(digest) != _DIGEST_CHARS or len(bytes.fromhex(digest)) * 2 != _DIGEST_CHARS:
-        raise ValueError("the digest is not a SHA-256")
-    return Secret(digest, _time(document.get("expiresAt")))
-
-
-def _time(value: Any) -> datetime | None:
-    return None if value is None else _typed(value, datetime)
-
-
-def _typed(value: Any, wanted: type) -> Any:
-    if type(value) is not wanted and not (wanted is datetime and isinstance(value, datetime)):
-        raise TypeError("of another type")
-    return value
 
 
 def _moment(at: datetime | None) -> float:
