@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
@@ -18,9 +19,16 @@ class Authority:
     def __init__(self, view: TokenView, staleness_bound_s: float) -> None:
         self._view, self._staleness_bound_s = view, staleness_bound_s
         self.sessions = Sessions(self.current)
+        self.proven: ProvenCallers | None = None
+        """Who recognizes other callers; None if nobody does."""
 
-    def identify(self, credential: str) -> Identity:
-        """Return who sends this credential. Raises Unauthenticated, or AccessUnknown before the tokens are read."""
+    def identify(self, credential: str) -> Identity | None:
+        """Return who sends this credential; None if it must be verified first, by `verify`.
+
+        Raises Unauthenticated, or AccessUnknown before the tokens are read.
+        """
+        if self.proven is not None and self.proven.recognizes(credential):
+            return self.proven.known(credential)
         identity = self._view.identity(digest_of(credential))
         if identity is None:
             raise self._unknown(credential)
@@ -29,10 +37,15 @@ class Authority:
         self._view.used.add(identity.id)
         return identity
 
+    async def verify(self, credential: str, peer: str) -> None:
+        """Verify a credential for `identify`. Raises Unauthenticated, PermissionDenied, AccessUnknown or Overloaded."""
+        if self.proven is not None:
+            await self.proven.verify(credential, peer)
+
     def current(self, identity: Identity) -> Identity | None:
         """Return a caller with its present rights; None if its credential is not valid any more."""
         if identity.kind is not Kind.TOKEN:
-            return identity
+            return identity if self.proven is None or self.proven.is_current(identity) else None
         found = self._view.identity(identity.key)
         return found if found is not None and found.expires_at > time.time() else None
 

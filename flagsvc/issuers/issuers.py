@@ -14,6 +14,7 @@ from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configura
 from flagsvc.issuers.identity import ProvenIdentity
 from flagsvc.issuers.key_set import KeySet
 from flagsvc.issuers.small_files import Stamp, read_small, stamp_of
+from flagsvc.issuers.token_text import is_jwt
 from flagsvc.issuers.tokens import JwtCallers
 from flagsvc.ports import Problem
 from flagsvc.telemetry import Sample
@@ -64,6 +65,27 @@ class Issuers:
         await self._tasks.close()
         await asyncio.gather(*(each.close() for each in self.tokens.issuers.values()))
         await self.tokens.close()
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether a rule is for client certificates."""
+        return bool(self._configuration.certificates)
+
+    def recognizes(self, credential: str) -> bool:
+        """Whether the credential has the form of a JWT."""
+        return is_jwt(credential)
+
+    def known(self, credential: str) -> Identity | None:
+        """Return who sends this token if it was verified before."""
+        return self.tokens.known(credential)
+
+    async def verify(self, credential: str, peer: str) -> None:
+        """Verify a token. `peer`: who pays if it fails. Raises as `JwtCallers.verified_caller`."""
+        await self.tokens.verified_caller(credential, peer)
+
+    def holder(self, certificate: bytes) -> Identity:
+        """Return who has this client certificate (PEM). Raises Unauthenticated or PermissionDenied."""
+        return self.certificates.caller(certificate)
 
     def deny(self, names: Iterable[str]) -> None:
         """Refuse these callers from now on, and nobody else: `ISSUER|SUBJECT`, `uri:NAME` or `dns:NAME`."""
