@@ -12,6 +12,9 @@ from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
 
+OWN = f"{PREFIX}_"
+"""What this server's own tokens begin with."""
+
 
 class Authority:
     """Recognizes callers by the tokens of `view`, and ends their `sessions`."""
@@ -27,7 +30,7 @@ class Authority:
 
         Raises Unauthenticated, or AccessUnknown before the tokens are read.
         """
-        if self.proven is not None and self.proven.recognizes(credential):
+        if self.proven is not None and not credential.startswith(OWN):
             return self.proven.known(credential)
         identity = self._view.identity(digest_of(credential))
         if identity is None:
@@ -67,7 +70,7 @@ class Authority:
     def _unknown(self, credential: str) -> FlagsvcError:
         if not self._view.is_loaded:
             return AccessUnknown("this replica has not read the tokens yet; retry")
-        if not credential.startswith(f"{PREFIX}_"):
+        if not credential.startswith(OWN):
             return Unauthenticated(f"the credential is no token of flagsvc, which begins with {PREFIX}_")
         try:
             id_in(credential)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from flagsvc.core.access.identity import Identity
+from flagsvc.ports import Problem
 
 
 class ProvenCallers(Protocol):
@@ -13,10 +15,6 @@ class ProvenCallers(Protocol):
     @property
     def has_certificates(self) -> bool:
         """Whether a client certificate can give its holder a right."""
-        ...
-
-    def recognizes(self, credential: str) -> bool:
-        """Whether the credential is of the kind that is verified here."""
         ...
 
     def known(self, credential: str) -> Identity | None:
@@ -29,6 +27,10 @@ class ProvenCallers(Protocol):
 
     def holder(self, certificate: bytes) -> Identity:
         """Return who has this client certificate (PEM), which TLS has verified. Raises why it is refused."""
+        ...
+
+    def problems(self) -> Iterable[Problem]:
+        """Return what does not work now, for the status."""
         ...
 
     def is_current(self, identity: Identity) -> bool:

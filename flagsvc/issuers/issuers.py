@@ -14,7 +14,6 @@ from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configura
 from flagsvc.issuers.identity import ProvenIdentity
 from flagsvc.issuers.key_set import KeySet
 from flagsvc.issuers.small_files import Stamp, read_small, stamp_of
-from flagsvc.issuers.token_text import is_jwt
 from flagsvc.issuers.tokens import JwtCallers
 from flagsvc.ports import Problem
 from flagsvc.telemetry import Sample
@@ -70,10 +69,6 @@ class Issuers:
     def has_certificates(self) -> bool:
         """Whether a rule is for client certificates."""
         return bool(self._configuration.certificates)
-
-    def recognizes(self, credential: str) -> bool:
-        """Whether the credential has the form of a JWT."""
-        return is_jwt(credential)
 
     def known(self, credential: str) -> Identity | None:
         """Return who sends this token if it was verified before."""

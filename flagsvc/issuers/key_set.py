@@ -61,6 +61,7 @@ class KeySet:
 
     def start(self) -> None:
         """Begin to read the keys, again and again."""
+        self._begin()
         self._tasks.start(self._run(), f"keys of {self.issuer.issuer}")
 
     async def close(self) -> None:
@@ -113,24 +114,16 @@ class KeySet:
 
     async def _read(self) -> None:
         try:
-            raw = await self._source()
+            raw = await published(self.issuer)
             if raw != self._raw or not self.keys:
                 self._take(keys_of(raw, self.issuer.algorithms))
                 self._raw = raw
         except (FetchFailed, BadKeys, OSError) as error:
-            self._failed(str(error) if not isinstance(error, OSError) else error.strerror or type(error).__name__)
+            self._failed(cause_of(error))
         else:
             if self.failures:
                 log.info("jwt_keys_readable_again", issuer=self.issuer.issuer)
             self.failures, self.read_at = 0, time.monotonic()
-
-    async def _source(self) -> bytes:
-        issuer = self.issuer
-        if self._is_file:
-            return await off_loop(read_small, issuer.jwks.removeprefix(FILE), https.MAX_BYTES)
-        context = await off_loop(_tls_context, issuer.ca_file)
-        token = await off_loop(read_small, issuer.token_file, MAX_TOKEN_BYTES) if issuer.token_file else b""
-        return await https.get(issuer.jwks, context, token.decode("ascii", "replace").strip())
 
     def _take(self, found: dict[KeyName, PyJWK]) -> None:
         left = self._replace(found)
@@ -154,6 +147,20 @@ class KeySet:
         if self.failures == 1:
             using = "the keys that were read before" if self.keys else "none: tokens of this issuer are refused"
             log.warning("jwt_keys_not_read", issuer=self.issuer.issuer, cause=cause, using=using)
+
+
+async def published(issuer: Issuer) -> bytes:
+    """Read an issuer's keys from where it publishes them. Raises FetchFailed or OSError."""
+    if issuer.jwks.startswith(FILE):
+        return await off_loop(read_small, issuer.jwks.removeprefix(FILE), https.MAX_BYTES)
+    context = await off_loop(_tls_context, issuer.ca_file)
+    token = await off_loop(read_small, issuer.token_file, MAX_TOKEN_BYTES) if issuer.token_file else b""
+    return await https.get(issuer.jwks, context, token.decode("ascii", "replace").strip())
+
+
+def cause_of(error: FetchFailed | BadKeys | OSError) -> str:
+    """Return why keys could not be read, without their address."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def _kept(old: TrustedKey | None, key: PyJWK) -> TrustedKey:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
+from hashlib import sha256
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 def digest_of(text: str) -> bytes:
     """Return what a token is known by."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class RecentlyUsed(Generic[V]):

@@ -28,18 +28,13 @@ class TokenText(NamedTuple):
     claims: Mapping[str, Any]
 
 
-def is_jwt(credential: str) -> bool:
-    """Whether a credential has the form of a JWT: three parts with dots between them."""
-    return credential.count(".") == 2  # noqa: PLR2004
-
-
 def token_text(text: str) -> TokenText:
     """Take a token apart. Raises BadToken."""
     if len(text) > MAX_BYTES:
         raise BadToken(Reason.MALFORMED, f"the token is over {MAX_BYTES} bytes")
     form = _FORM.fullmatch(text)
     if form is None:
-        raise BadToken(Reason.MALFORMED, "the token is not three parts in base64url with dots between them")
+        raise BadToken(Reason.MALFORMED, "the credential is no token of flagsvc, and no JWT: three parts in base64url")
     header, claims = _object(form[1], "header"), _object(form[2], "claims")
     for name in _REFUSED_HEADERS:
         if name in header:

@@ -11,13 +11,15 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from flagsvc.cli.main import main
 from flagsvc.core.access.roles import Role
 from flagsvc.issuers import issuers as issuers_module
 from flagsvc.issuers.configuration import BadConfiguration, configuration
 from flagsvc.issuers.issuers import Issuers
 from flagsvc.urls import SettingsError
-from tests.access.issuing import GITHUB, ec_key, github_claims, jwks, signed, until
+from tests.access.issuing import GITHUB, ec_key, github_claims, jwks, kubernetes_claims, signed, until
 
+ROOT = Path(__file__).parents[2]
 RULE = {"when": [{"claim": "repository", "equals": "acme/web"}], "grant": "write@web"}
 ISSUER: dict[str, Any] = {
     "issuer": GITHUB,
@@ -39,6 +41,16 @@ def test_yaml_and_json_mean_the_same() -> None:
     assert found.issuers[0].algorithms == {"RS256", "ES256"}
     assert found.issuers[0].grant(github_claims()).role is Role.WRITE
     assert found.issuers[0].grant(github_claims("acme/web2")) is None
+
+
+def test_the_file_in_the_documentation_is_valid() -> None:
+    text = (ROOT / "docs/jwt.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    found = configuration("issuers.yaml", text.encode())
+    assert (len(found.issuers), len(found.certificates)) == (3, 3)
+    pods, jobs, people = found.issuers
+    assert pods.grant(kubernetes_claims("team-a")).scope.is_all
+    assert jobs.grant(github_claims()).role is Role.WRITE
+    assert people.grant({"realm_access": {"roles": ["flag-admins"]}}).role is Role.ADMIN
 
 
 def test_an_empty_file_gives_nobody_a_right() -> None:
@@ -233,3 +245,26 @@ def test_a_condition_holds_for_exactly_its_type_and_value(
 ) -> None:
     found = valid(when(claim="c", **condition)).issuers[0]
     assert (found.grant(claims) is not None) is holds
+
+
+def test_doctor_checks_the_file_and_the_keys_of_each_issuer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, file = tmp_path / "keys.json", tmp_path / "issuers.json"
+    keys.write_bytes(jwks(k1=ec_key()))
+    write(
+        file, {"issuers": [ISSUER | {"jwks": f"file:{keys}"}, ISSUER | {"issuer": "https://b", "jwks": f"file:{file}"}]}
+    )
+    monkeypatch.setenv("FLAGSVC_JWT_ISSUERS_FILE", str(file))
+    command = ["doctor", "--json", "--store", f"sqlite:///{tmp_path}/flags.db", "--cache", "none"]
+    assert main(command) == 1
+    found = {
+        each["check"]: each for each in json.loads(capsys.readouterr().out)["checks"] if each["subject"] == "issuers"
+    }
+    assert found["file"]["detail"] == "2 issuers, 0 rules for client certificates"
+    assert found[f"keys of {GITHUB}"]["detail"] == "1 keys: k1"
+    assert found["keys of https://b"]["outcome"] == "failed"
+    assert "no list `keys`" in found["keys of https://b"]["detail"]
+    file.write_text('{"issuer": 1}')
+    assert main(command) == 1
+    assert "the fields here are issuers, certificates" in capsys.readouterr().out

@@ -56,14 +56,19 @@ def document(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[tuple[Client, Server]]:
-    (tmp_path / "keys.json").write_bytes(jwks(k1=KEY))
-    (tmp_path / "issuers.json").write_text(json.dumps(document(tmp_path)))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("issuers")
+
+
+@pytest.fixture(scope="module")
+async def served(folder: Path) -> AsyncIterator[tuple[Client, Server]]:
+    (folder / "keys.json").write_bytes(jwks(k1=KEY))
+    (folder / "issuers.json").write_text(json.dumps(document(folder)))
     async with guarded(
-        f"sqlite:///{tmp_path}/flags.db",
+        f"sqlite:///{folder}/flags.db",
         ofrep_port=0,
-        jwt_issuers_file=str(tmp_path / "issuers.json"),
+        jwt_issuers_file=str(folder / "issuers.json"),
         context_values="plan=basic",
         context_from_headers="x-plan=plan",
     ) as (client, server):
@@ -133,6 +138,9 @@ async def test_what_claims_say_overrides_request_headers_and_settings(served: tu
                 assert reply.status_code == 200
                 found = reply.json() if path else reply.json()["flags"][0]
                 assert found["variant"] == variant
+        own = [*job(), header]
+        reply = await http.post("/ofrep/v1/evaluate/flags/new-page", json={"context": {}}, headers=own)
+        assert reply.json()["variant"] == "on", "nothing stays of the caller before on the same connection"
 
 
 async def test_ofrep_and_connect_take_tokens_and_answer_401_to_a_wrong_one(served: tuple[Client, Server]) -> None:
@@ -162,24 +170,6 @@ async def test_a_stream_ends_when_its_token_expires(served: tuple[Client, Server
         while True:
             await stream.read()
     assert time.time() >= ends_at
-
-
-async def test_streams_end_with_the_key_of_their_tokens_and_calls_are_refused(
-    served: tuple[Client, Server], tmp_path: Path
-) -> None:
-    client, server = served
-    watch = client.stub.WatchFlags(pb.WatchFlagsRequest(), metadata=job(), timeout=20)
-    assert await watch.read()
-    headers = pod()
-    assert await evaluated(client, headers) == "off"
-    (tmp_path / "keys.json").write_bytes(jwks(k1=ec_key("next")))
-    with refused(grpc.StatusCode.UNAUTHENTICATED, "credential was revoked"):
-        while True:
-            await watch.read()
-    with refused(grpc.StatusCode.UNAUTHENTICATED, "signature"):
-        await evaluated(client, headers)
-    assert server.replica.access is not None
-    await until(lambda: len(server.replica.access.authority.sessions) == 0)  # type: ignore[union-attr]
 
 
 async def test_a_known_token_is_recognized_without_waiting(served: tuple[Client, Server]) -> None:
@@ -217,3 +207,21 @@ async def test_a_header_goes_before_a_certificate_and_a_wrong_one_ends_the_searc
     with pytest.raises(Unauthenticated, match="needs a credential"):
         check.admit((), Connection())
     assert check.admit(pod(jti="2"), good) is None, "its token must be verified first"
+
+
+async def test_streams_end_with_the_key_of_their_tokens_and_calls_are_refused(
+    served: tuple[Client, Server], folder: Path
+) -> None:
+    client, server = served
+    watch = client.stub.WatchFlags(pb.WatchFlagsRequest(), metadata=job(), timeout=20)
+    assert await watch.read()
+    headers = pod()
+    assert await evaluated(client, headers) == "off"
+    (folder / "keys.json").write_bytes(jwks(k1=ec_key("next")))
+    with refused(grpc.StatusCode.UNAUTHENTICATED, "credential was revoked"):
+        while True:
+            await watch.read()
+    with refused(grpc.StatusCode.UNAUTHENTICATED, "signature"):
+        await evaluated(client, headers)
+    assert server.replica.access is not None
+    await until(lambda: len(server.replica.access.authority.sessions) == 0)  # type: ignore[union-attr]
