@@ -109,8 +109,6 @@ class Check:
         """Return a unary call's answer, if the caller may have it."""
         flag_sets = self.permit(caller, request, context.invocation_metadata() if self._rule.set_of else ())
         prove(caller)
-        if self._role is Role.EVALUATE:
-            return await call(request, context)
         CALLER.set(caller)
         if self._role in _SHORT:
             return await call(request, context)
