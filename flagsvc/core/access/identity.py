@@ -42,6 +42,11 @@ class Identity:
     key: bytes = b""
     context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether authentication is on."""
+        return self.kind is not Kind.UNCHECKED
+
     def __str__(self) -> str:
         """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
         return f"{self.kind}:{self.id}"
