@@ -120,6 +120,9 @@ class KeySet:
                 self._raw = raw
         except (FetchFailed, BadKeys, OSError) as error:
             self._failed(cause_of(error))
+        except Exception:
+            log.exception("jwt_keys_failed", issuer=self.issuer.issuer)
+            self._failed("an internal error, which is in the log")
         else:
             if self.failures:
                 log.info("jwt_keys_readable_again", issuer=self.issuer.issuer)

@@ -70,13 +70,14 @@ def _algorithms(entry: Any) -> Iterator[str]:
     operations = entry.get("key_ops")
     if entry.get("use", "sig") != "sig" or (operations is not None and "verify" not in _listed(operations)):
         return
-    own, size = entry.get("alg"), len(entry["n"]) if isinstance(entry.get("n"), str) else 0
+    own, curve = entry.get("alg"), entry.get("crv")
+    size = len(entry["n"]) if isinstance(entry.get("n"), str) else 0
     match entry.get("kty"):
         case "RSA" if MIN_RSA_CHARS <= size <= MAX_RSA_CHARS:
             fitting = [each for each in ALGORITHMS if each[0] in "RP"]
-        case "EC" if entry.get("crv") in _CURVES:
-            fitting = [_CURVES[entry["crv"]]]
-        case "OKP" if entry.get("crv") == "Ed25519":
+        case "EC" if isinstance(curve, str) and curve in _CURVES:
+            fitting = [_CURVES[curve]]
+        case "OKP" if curve == "Ed25519":
             fitting = ["EdDSA"]
             own = "EdDSA" if own == "Ed25519" else own  # RFC 9864 has renamed it
         case _:

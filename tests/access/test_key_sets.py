@@ -238,6 +238,7 @@ ALL = frozenset({"RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA"})
         (jwk_of(ec_key(), "k", d="AAAA"), set()),
         (jwk_of(ec_key(), "k", x="AAAA"), set()),
         (jwk_of(ec_key(), "k", crv="P-384"), set()),
+        (jwk_of(ec_key(), "k", crv=[]), set()),
         (jwk_of(ec_key(), "k") | {"kid": 1}, set()),
         (jwk_of(rsa_key("small", 1_024), "k"), set()),
         (jwk_of(rsa_key(), "k", n="A" * 1_367), set()),
