@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -40,6 +41,9 @@ from flagsvc.telemetry import Metrics, Sample
 from flagsvc.turns import SWITCH_S
 from flagsvc.urls import redacted
 
+if TYPE_CHECKING:
+    from flagsvc.issuers.issuers import Issuers
+
 log = structlog.get_logger(__name__)
 
 
@@ -60,7 +64,12 @@ class Server:
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
         self._outflow = outflow = Outflow(settings.outstanding_bytes)
-        contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self._issuers = self._issuers_of(settings)
+        contexts = Contexts(
+            pairs(settings.context_values),
+            pairs(settings.context_from_headers),
+            may_prove=self._issuers is not None,
+        )
         self.services = GrpcServices(
             replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
         )
@@ -108,6 +117,8 @@ class Server:
         self._bind_ports()
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
+        if self._issuers is not None:
+            await self._issuers.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         for name, server in self._grpc.items():
@@ -145,6 +156,8 @@ class Server:
         if self._front is not None:
             await self._front.stop()
         await self._tasks.close()
+        if self._issuers is not None:
+            await self._issuers.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -152,6 +165,19 @@ class Server:
             await self._management.stop()
         self._remove_socket_files()
         log.info("stopped")
+
+    def _issuers_of(self, settings: Settings) -> Issuers | None:
+        """Let callers be recognized by what others prove, if a file says whom to trust."""
+        access = self.replica.access
+        if not settings.jwt_issuers_file:
+            return None
+        if access is None:
+            log.warning("issuers_not_used", detail="FLAGSVC_JWT_ISSUERS_FILE has no effect with FLAGSVC_AUTH=off.")
+            return None
+        from flagsvc.issuers.issuers import Issuers  # noqa: PLC0415  its libraries are imported only if they are used
+
+        issuers = access.authority.proven = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        return issuers
 
     def _bind_ports(self) -> None:
         settings = self.settings
@@ -227,6 +253,8 @@ class Server:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
+        if self._issuers is not None:
+            yield from self._issuers.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)

@@ -84,6 +84,11 @@ class Settings:
         " grpc=evaluate@default;sync=read@default,team-*.",
         anonymous=True,
     )
+    jwt_issuers_file: str = _setting(
+        "",
+        "JSON or YAML file of the issuers whose JWTs are accepted, and of rules that give tokens and client"
+        " certificates their roles, with FLAGSVC_AUTH=required.",
+    )
     host: str = _setting(
         "127.0.0.1",
         "Address that every port listens on; 0.0.0.0 for all of IPv4, `::` for IPv6 and IPv4.",

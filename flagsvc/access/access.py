@@ -55,8 +55,9 @@ class Access:
         return self.view.is_loaded
 
     def problems(self) -> Sequence[Problem]:
-        """Return what is wrong with the tokens, for the status."""
-        return self.follower.problems()
+        """Return what is wrong with the tokens and with other credentials, for the status."""
+        proven = self.authority.proven
+        return [*self.follower.problems(), *(proven.problems() if proven is not None else ())]
 
     def counts(self) -> Iterator[tuple[str, str, float]]:
         """Return the name, meaning and value of each count."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import time
 
+from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
 from flagsvc.access.token_view import TokenView
-from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
+
+OWN = f"{PREFIX}_"
+"""What this server's own tokens begin with."""
 
 
 class Authority:
@@ -19,9 +23,16 @@ class Authority:
     def __init__(self, view: TokenView, staleness_bound_s: float) -> None:
         self._view, self._staleness_bound_s = view, staleness_bound_s
         self.sessions = Sessions(self.current)
+        self.proven: ProvenCallers | None = None
+        """Who recognizes other callers; None if nobody does."""
 
-    def identify(self, credential: str) -> Identity:
-        """Return who sends this credential. Raises Unauthenticated, or AccessUnknown before the tokens are read."""
+    def identify(self, credential: str) -> Identity | None:
+        """Return who sends this credential; None if it must be verified first, by `verify`.
+
+        Raises Unauthenticated, or AccessUnknown before the tokens are read.
+        """
+        if self.proven is not None and not credential.startswith(OWN):
+            return self.proven.known(credential)
         identity = self._view.identity(digest_of(credential))
         if identity is None:
             raise self._unknown(credential)
@@ -30,16 +41,21 @@ class Authority:
         self._view.used.add(identity.id)
         return identity
 
+    async def verify(self, credential: str, peer: str) -> None:
+        """Verify a credential for `identify`. Raises Unauthenticated, PermissionDenied, AccessUnknown or Overloaded."""
+        if self.proven is not None:
+            await self.proven.verify(credential, peer)
+
     def current(self, identity: Identity) -> Identity | None:
         """Return a caller with its present rights; None if its credential is not valid any more."""
-        if not identity.key:
-            return identity  # it has no credential that could end
+        if identity.kind is not Kind.TOKEN:
+            return identity if self.proven is None or self.proven.is_current(identity) else None
         found = self._view.identity(identity.key)
         return found if found is not None and found.expires_at > time.time() else None
 
     def recheck(self, identity: Identity) -> Identity:
         """Return a caller with its present rights. Raises Unauthenticated if it has none any more."""
-        if identity.expires_at == math.inf and (not identity.key or self._view.identity(identity.key) is identity):
+        if identity.expires_at == math.inf and identity.key and self._view.identity(identity.key) is identity:
             return identity  # as nearly always
         found = self.current(identity)
         if found is None:
@@ -57,7 +73,7 @@ class Authority:
     def _unknown(self, credential: str) -> FlagsvcError:
         if not self._view.is_loaded:
             return AccessUnknown("this replica has not read the tokens yet; retry")
-        if not credential.startswith(f"{PREFIX}_"):
+        if not credential.startswith(OWN):
             return Unauthenticated(f"the credential is no token of flagsvc, which begins with {PREFIX}_")
         try:
             id_in(credential)

@@ -6,20 +6,20 @@ parsed message, for which flag set. Both are synchronous and in memory.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from flagsvc.access.authority import Authority
 from flagsvc.access.sessions import Session
 from flagsvc.api.common.callers import CALLER, credential_in
-from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.contexts import PROVEN, Metadata
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import Rule
 from flagsvc.core.access.decision import authorize
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import Role
-from flagsvc.core.errors import PermissionDenied, Unauthenticated
+from flagsvc.core.errors import AccessUnknown, PermissionDenied, Unauthenticated
 
 _NEEDED = "this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN"
 _MAX_KEPT = 10_000
@@ -28,22 +28,49 @@ _SHORT = frozenset({Role.EVALUATE, Role.ADMIN})
 """Roles of unary calls that are not ended half way: evaluations take milliseconds, and a caller may revoke itself."""
 
 
+CERTIFICATE = "x509_pem_cert"
+"""Where gRPC has the client certificate that TLS has verified."""
+
+
+class Connection(Protocol):
+    """What a call came by: the context of gRPC's calls."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what TLS knows of the client."""
+        ...
+
+
+def prove(caller: Identity) -> None:
+    """Let the call that runs now have the fields of the evaluation context that its caller's credential proves."""
+    if caller.context is not None:
+        PROVEN.set(caller.context)
+
+
 class Check:
     """What one method of one listener needs."""
 
     def __init__(self, rule: Rule, authority: Authority, listener: Listener) -> None:
         assert rule.role is not None  # noqa: S101  what needs no credential has no check
+        assert rule.set_of is not None or not rule.fields  # noqa: S101  `permit` looks at fields of a flag set's calls
         self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
         self._authority, self._listener = authority, listener
         self._only_evaluates = rule.role is Role.EVALUATE
         self._allowed: set[tuple[Identity, str | None]] = set()
         """Decisions that were taken: a caller with its rights is an object that does not change."""
 
-    def admit(self, metadata: Metadata) -> Identity:
-        """Return who calls, with a role that is enough. Raises Unauthenticated, PermissionDenied or AccessUnknown."""
+    def admit(self, metadata: Metadata, connection: Connection | None = None) -> Identity | None:
+        """Return who calls, with a role that is enough; None if its credential must be verified first, by `verified`.
+
+        `connection`: what the call came by, if it may have a client certificate.
+        Raises Unauthenticated, PermissionDenied or AccessUnknown.
+        """
         credential = credential_in(metadata)
         if credential is not None:
             caller = self._authority.identify(credential)
+            if caller is None:
+                return None
+        elif connection is not None and (holder := self._holder(connection)) is not None:
+            caller = holder
         elif self._listener.anonymous is not None:
             caller = self._listener.anonymous
         else:
@@ -53,6 +80,23 @@ class Check:
         if not self._only_evaluates:
             self._authority.check_known(self._role)
         return caller
+
+    async def verified(self, metadata: Metadata, peer: str, connection: Connection | None = None) -> Identity:
+        """Verify the credential, and return who calls. Raises as `admit`, and Overloaded."""
+        caller = self.admit(metadata, connection)
+        if caller is None:
+            await self._authority.verify(credential_in(metadata) or "", peer)
+            caller = self.admit(metadata, connection)
+        if caller is None:
+            raise AccessUnknown("the credential was withdrawn while it was verified; retry")
+        return caller
+
+    def _holder(self, connection: Connection) -> Identity | None:
+        proven = self._authority.proven
+        if proven is None or not proven.has_certificates:
+            return None
+        certificate = next(iter(connection.auth_context().get(CERTIFICATE, ())), None)
+        return proven.holder(certificate) if certificate is not None else None
 
     def permit(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
         """Return the flag sets of a call that is allowed. Raises as `admit`, and InvalidRequest.
@@ -85,6 +129,7 @@ class Check:
     ) -> Any:
         """Return a unary call's answer, if the caller may have it."""
         flag_sets = self.permit(caller, request, context.invocation_metadata())
+        prove(caller)
         CALLER.set(caller)
         if self._role in _SHORT:
             return await call(request, context)
@@ -93,9 +138,8 @@ class Check:
             return await call(request, context)
 
     @contextmanager
-    def open(self, metadata: Metadata) -> Iterator[Session]:
-        """Admit a stream that runs in this task, which ends when its caller may not have it any more."""
-        caller = self.admit(metadata)
+    def open(self, caller: Identity) -> Iterator[Session]:
+        """Register a stream that runs in this task, which ends when its caller may not have it any more."""
         CALLER.set(caller)
         with self._authority.sessions.open(caller, self._role) as session:
             yield session
@@ -111,9 +155,10 @@ class Closed(Check):
     def __init__(self, authority: Authority, listener: Listener) -> None:
         super().__init__(Rule(Role.ADMIN), authority, listener)
 
-    def admit(self, metadata: Metadata) -> Identity:
+    def admit(self, metadata: Metadata, connection: Connection | None = None) -> Identity | None:
         """Raise PermissionDenied, for callers who are known at all."""
-        super().admit(metadata)
+        if super().admit(metadata, connection) is None:
+            return None
         raise PermissionDenied("this method is not in the server's table of permissions, so nobody may call it")
 
 

@@ -21,6 +21,7 @@ from flagsvc.api.common.peers import Peers, host_of
 from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
+from flagsvc.core.access.identity import Identity
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -99,7 +100,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
-                caller = check.admit(context.invocation_metadata()) if check is not None else None
+                caller = check.admit(context.invocation_metadata(), context) if check is not None else None
+                if check is not None and caller is None:
+                    caller = await self._verified(check, context)
                 request = await message(context)
                 with pool:
                     check_readable(request)
@@ -169,7 +172,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             started = time.perf_counter()
             try:
                 host = host_of(self._peers.of(context))
-                with pool.of(host), _opened(check, context) as session:
+                with pool.of(host), await self._opened(check, context) as session:
                     async for message in sender.stream(method, call(requests, context, session), encode, context):
                         yield message
             except grpc.aio.AbortError:
@@ -181,6 +184,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return intercepted
 
+    async def _opened(self, check: Check | None, context: Context) -> contextlib.AbstractContextManager[Session | None]:
+        return contextlib.nullcontext() if check is None else check.open(await self._verified(check, context))
+
+    async def _verified(self, check: Check, context: Context) -> Identity:
+        """Return who calls; a credential that is not known yet is verified."""
+        return await check.verified(context.invocation_metadata(), self._peers.of(context), context)
+
     def _check_of(self, method: str) -> Check | None:
         return check_of(METHODS.get(method), self._authority, self._listener)
 
@@ -189,10 +199,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return self._admission.writes
         is_administration = method in _ADMINISTRATION or method.startswith(_TOKENS)
         return self._admission.administration if is_administration else self._admission.evaluations
-
-
-def _opened(check: Check | None, context: Context) -> contextlib.AbstractContextManager[Session | None]:
-    return contextlib.nullcontext() if check is None else check.open(context.invocation_metadata())
 
 
 async def _abort(context: Context, method: str, failure: Failure) -> None:

@@ -14,8 +14,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
-from flagsvc.api.common.gate import Check
+from flagsvc.api.common.gate import Check, prove
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
@@ -94,9 +95,10 @@ class UnaryCall:
         try:
             # Before the body is read, whose size and pace are the client's, and again once it is there.
             metadata = metadata_of(request) if self._check is not None else []
-            caller = self._check.admit(metadata) if self._check is not None else None
+            caller = await self._check.verified(metadata, _peer(request)) if self._check is not None else None
             if self._check is not None and caller is not None:
                 self._check.permit(caller, None, metadata)
+                prove(caller)
             # Before a slot is taken: a body comes as slowly as its client likes.
             body = await self._bodies.read(request.receive, MAX_BODY_BYTES, request.headers.get("content-encoding", ""))
             if self._check is not None and caller is not None:
@@ -173,9 +175,13 @@ class StreamCall:
             await self._call(request, send)
             return
         metadata = metadata_of(request)
-        with self._check.open(metadata) as session:
+        with self._check.open(await self._check.verified(metadata, _peer(request))) as session:
             self._check.narrow(session, None, metadata)
             await self._call(request, send)
+
+
+def _peer(request: Request) -> str:
+    return peer_name(tuple(request.client) if request.client else None)
 
 
 def json_response(status: int, value: JsonValue, *, close: bool = False) -> Response:

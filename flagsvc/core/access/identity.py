@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import EVERY_SET, Scope
+from flagsvc.core.model import JsonValue
 
 
 class Kind(StrEnum):
     """How a caller was recognized."""
 
     TOKEN = "token"  # noqa: S105  a word, no secret
+    JWT = "jwt"
+    CERTIFICATE = "certificate"
     ANONYMOUS = "anonymous"
     """By nothing: the listener gives a role to callers without a credential."""
     UNCHECKED = "unchecked"
@@ -26,6 +30,7 @@ class Identity:
 
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
+    `context`: fields of the evaluation context that its credential proves.
     """
 
     kind: Kind
@@ -35,6 +40,7 @@ class Identity:
     scope: Scope
     expires_at: float = math.inf
     key: bytes = b""
+    context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
 
     @property
     def is_checked(self) -> bool:
