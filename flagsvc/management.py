@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from flagsvc.api.http.server import HttpServer
+from flagsvc.api.http.server import Acceptor, HttpServer
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 
@@ -36,13 +36,19 @@ T = TypeVar("T")
 
 
 class ManagementServer:
-    """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop."""
+    """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop. `acceptor`: HttpServer's."""
 
-    def __init__(self, listening: socket.socket, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        health: Health,
+        metrics: Metrics,
+        acceptor: Callable[[socket.socket, HttpServer], Acceptor] | None = None,
+    ) -> None:
         self._health, self._metrics = health, metrics
         self._main_loop = asyncio.get_running_loop()
         self._page = Shared(self._metrics_page)
-        self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS)
+        self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS, acceptor=acceptor)
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="management", daemon=True)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from flagsvc.listening import UNIX
-from flagsvc.setting_values import checked_name, default_sets, host_names, origins, pairs, socket_address
+from flagsvc.setting_values import (
+    checked_name,
+    default_sets,
+    files_by_listener,
+    host_names,
+    origins,
+    pairs,
+    socket_address,
+)
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
@@ -34,6 +42,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "host_names": host_names,
     "name": checked_name,
     "default_sets": default_sets,
+    "files_by_listener": files_by_listener,
 }
 
 
@@ -96,6 +105,17 @@ class Settings:
         65535,
         socket=True,
     )
+    tls_cert: str = _setting(
+        "", "PEM file with the certificate and its chain; every port but the management port then serves TLS alone."
+    )
+    tls_key: str = _setting("", "PEM file with the certificate's private key, without a password.")
+    tls_client_ca: str = _setting(
+        "",
+        "PEM file with the CAs of client certificates, which are then required: one for all listeners, or"
+        " grpc=FILE;sync=FILE;ofrep=FILE. Where the gRPC port requires them, it serves no HTTP/1.1.",
+        files_by_listener=True,
+    )
+    management_tls: bool = _setting(False, "Whether the management port serves TLS too.")
     default_flag_set: str = _setting(
         "",
         "Flag set that flagd's and OFREP's callers without a selector get: one for all listeners, or"
