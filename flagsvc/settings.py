@@ -23,7 +23,12 @@ from flagsvc.setting_values import (
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
-CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
+CLIENT_NAMES = frozenset(
+    {
+        "FLAGSVC_ADDRESS",
+        *("FLAGSVC_TLS", "FLAGSVC_TLS_CA", "FLAGSVC_TLS_NAME", "FLAGSVC_TLS_CLIENT_CERT", "FLAGSVC_TLS_CLIENT_KEY"),
+    }
+)
 """Names that only the client commands of the command line read."""
 _REMOVED = {
     "FLAGSVC_FRACTIONAL_VERSION": "a flag set has its bucketing, 2 or 3, stored with it; remove the setting, and see"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from flagsvc.cli.tls import Tls, tls_for
 from flagsvc.cli.usage import UsageError
 from flagsvc.listening import UNIX
 from flagsvc.settings import Settings
@@ -27,7 +28,7 @@ def server_address(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
     port = getattr(args, "port", None)
     if args.address and port is not None:
         raise UsageError("--address names a port already; leave out --port")
-    if args.address or (port is None and environ.get("FLAGSVC_ADDRESS")):
+    if not asks_own_server(args, environ):
         return str(args.address or environ["FLAGSVC_ADDRESS"].strip())
     listens = {name: text for name, text in environ.items() if name.removesuffix("_FILE") in _NAMES}
     settings = Settings.from_env(listens, {} if port is None else {"port": port})
@@ -38,12 +39,28 @@ def server_address(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
     return host_and_port(_OWN_ADDRESS.get(settings.host, settings.host), settings.port)
 
 
-def open_channel(address: str, *, proxy: bool = True) -> grpc.Channel:
+def find_server(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Set the address and the TLS of the server in the arguments. Raises SettingsError and UsageError."""
+    own = asks_own_server(args, environ)
+    args.address = server_address(args, environ)
+    args.encryption = tls_for(args, environ, own=own)
+
+
+def asks_own_server(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Whether the command is for the server of the environment's settings, on this machine."""
+    return not (args.address or (getattr(args, "port", None) is None and environ.get("FLAGSVC_ADDRESS")))
+
+
+def open_channel(address: str, *, proxy: bool = True, tls: Tls | None = None) -> grpc.Channel:
     """Connect to a server; to this machine, or with `proxy` false, never through an HTTP proxy."""
-    options: list[tuple[str, int]] = [("grpc.max_receive_message_length", -1)]
+    options: list[tuple[str, int | str]] = [("grpc.max_receive_message_length", -1)]
     if not proxy or _is_here(address):
         options.append(("grpc.enable_http_proxy", 0))
-    return grpc.insecure_channel(address, options=options)
+    if tls is None:
+        return grpc.insecure_channel(address, options=options)
+    if tls.name:
+        options.append(("grpc.ssl_target_name_override", tls.name))
+    return grpc.secure_channel(address, tls.credentials, options=options)
 
 
 def _is_here(address: str) -> bool:
