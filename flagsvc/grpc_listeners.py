@@ -25,8 +25,11 @@ from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
+from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as token_pb_grpc
 from flagsvc.grpc_paths import tolerate_undecodable
 from flagsvc.health import Health
 from flagsvc.lasting_server import LastingServer
@@ -34,6 +37,8 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
+OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR)
+"""Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
 
@@ -52,6 +57,7 @@ class GrpcServices:
         outflow: Outflow,
     ) -> None:
         settings, near, reader = replica.settings, replica.near, replica.reader
+        self._authority = replica.access.authority if replica.access is not None else None
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
         self.first_messages = FirstMessages(settings.max_pending_calls, settings.first_message_s)
         self.peers = Peers()
@@ -61,20 +67,31 @@ class GrpcServices:
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
+        self._token_service = TokenService(replica.access)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
-    def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """Return interceptors for one server. Admission, time limits and metrics are those of all servers."""
-        return (CallInterceptor(self._metrics, self._admission, self.first_messages, self._sender, self.peers),)
+    def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return interceptors for one listener. Admission, time limits and metrics are those of all listeners."""
+        one = CallInterceptor(
+            self._metrics,
+            self._admission,
+            self.first_messages,
+            sender=self._sender,
+            peers=self.peers,
+            authority=self._authority,
+            listener=listener,
+        )
+        return (one,)
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
+        token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self._settings.reflection:
-            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
+            reflection.enable(server, (*OWN_FILES, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
 
     def close_streams(self) -> None:
         """End every stream, so that clients reconnect to another replica."""
@@ -107,7 +124,7 @@ def grpc_server(
 def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
     tolerate_undecodable()
-    server = grpc.aio.server(interceptors=services.interceptors(), options=options)
+    server = grpc.aio.server(interceptors=services.interceptors(listener), options=options)
     services.add_to(server, listener)
     return server
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from starlette.types import ASGIApp
 
@@ -11,8 +12,7 @@ from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.connect.app import ByPath, Connect, not_found
 from flagsvc.api.connect.methods import Handlers
 from flagsvc.api.flagd import evaluation
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.grpc_listeners import GrpcServices
+from flagsvc.grpc_listeners import OWN_FILES, GrpcServices
 from flagsvc.setting_values import host_names, origins
 from flagsvc.settings import Settings
 
@@ -20,21 +20,37 @@ from flagsvc.settings import Settings
 class HttpApps:
     """The ASGI applications. Calls get the answers of the gRPC listener, whichever port they come by."""
 
-    def __init__(self, services: GrpcServices, listener: Listener, outflow: Outflow, settings: Settings) -> None:
-        handlers = Handlers(services.interceptors())
-        services.add_to(handlers, listener)  # type: ignore[arg-type]  # it has what registering uses
-        self._flagd = Connect(evaluation.FILES, handlers, outflow)
-        self._flag_service = Connect((pb.DESCRIPTOR,), handlers, outflow)
+    def __init__(
+        self,
+        services: GrpcServices,
+        listener: Listener,
+        outflow: Outflow,
+        settings: Settings,
+        *,
+        ofrep_listener: Listener,
+    ) -> None:
+        self._services, self._outflow = services, outflow
+        self._listener, self._ofrep_listener = listener, ofrep_listener
         self._origins, self._host_names = origins(settings.cors_origins), host_names(settings.http_host_names)
 
     def of_grpc_port(self) -> ASGIApp:
         """Return what the gRPC port serves: the services that change flags too, as over gRPC."""
-        guarded = self._flag_service.guarded_app(self._origins, self._host_names)
-        return ByPath([self._evaluations(), (self._flag_service.methods, guarded)], not_found)
+        handlers = self._handlers(self._listener)
+        own = Connect(OWN_FILES, handlers, self._outflow)
+        guarded = own.guarded_app(self._origins, self._host_names)
+        return ByPath([self._evaluations(handlers), (own.methods, guarded)], not_found)
 
     def of_ofrep_port(self, ofrep: ASGIApp) -> ASGIApp:
         """Return what OFREP's port serves. Nobody changes a flag there, for it may be open to web pages."""
-        return ByPath([self._evaluations()], ofrep)
+        # The default flag set is the gRPC port's, but who may call without a credential is this port's matter.
+        listener = replace(self._listener, anonymous=self._ofrep_listener.anonymous)
+        return ByPath([self._evaluations(self._handlers(listener))], ofrep)
 
-    def _evaluations(self) -> tuple[Collection[str], ASGIApp]:
-        return self._flagd.methods, self._flagd.app(self._origins)
+    def _handlers(self, listener: Listener) -> Handlers:
+        handlers = Handlers(self._services.interceptors(listener))
+        self._services.add_to(handlers, listener)  # type: ignore[arg-type]  # it has what registering uses
+        return handlers
+
+    def _evaluations(self, handlers: Handlers) -> tuple[Collection[str], ASGIApp]:
+        flagd = Connect(evaluation.FILES, handlers, self._outflow)
+        return flagd.methods, flagd.app(self._origins)

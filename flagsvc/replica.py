@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 import structlog
 
 from flagsvc import __version__
+from flagsvc.access.access import Access
 from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
+from flagsvc.auth_mode import AuthMode, auth_mode
 from flagsvc.core.errors import short_repr
 from flagsvc.core.evaluation import Prepared, prepare
 from flagsvc.core.model import Flag
@@ -34,6 +36,7 @@ from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
+from flagsvc.urls import SettingsError
 from flagsvc.view.near_cache import NearCache
 
 _LARGE_NAMED = 5
@@ -72,6 +75,12 @@ class Replica:
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
         self.bucketings = Bucketings(store, self.reader, self.writer)
+        self.access: Access | None = None
+        if auth_mode(settings) is AuthMode.REQUIRED:
+            if store.tokens is None:
+                raise SettingsError("FLAGSVC_AUTH is required, and files keep no tokens; use another store")
+            self.access = Access(store.tokens, store, cache, self.heartbeats, settings.staleness_bound_s)
+            self.follower.channels.tokens_changed = self.access.follower.wake
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 
@@ -95,6 +104,8 @@ class Replica:
         if self.cache is not None:
             await self.cache.open()
         self.follower.start()
+        if self.access is not None:
+            self.access.start()
         self.heartbeats.start()
         self.cache_auditor.start()
         self.cache_lease.start()
@@ -102,6 +113,8 @@ class Replica:
 
     async def stop(self) -> None:
         """Let writes end, stop the background work, and release the stores."""
+        if self.access is not None:
+            await self.access.close()
         await self.writer.close()  # writes need everything below
         await self.reader.close()
         await self.cache_auditor.close()
@@ -122,6 +135,8 @@ class Replica:
         The whole store was read, or (without near cache) a tier can be asked now. A snapshot is enough once the store
         has had its chance.
         """
+        if self.access is not None and not self.access.is_ready:
+            return False
         if self.near.restored:
             return self.follower.tried.is_set() or time.monotonic() - self._started > STORE_WAIT_S
         if self.settings.near_cache_entries > 0:
@@ -184,6 +199,8 @@ class Replica:
             yield Problem("flag_too_large", detail, cure)
         yield from self.reader.expensive_rules.problems()
         yield from self.store.problems()
+        if self.access is not None:
+            yield from self.access.problems()
         if self._odd_flags is not None:
             yield from self._odd_flags.problems(self.near)
 
@@ -239,6 +256,8 @@ class Replica:
         yield Sample("flagsvc_announcements_received_total", about, follower.channels.received)
         about = "1 while announcements reach this replica."
         yield Sample("flagsvc_cache_subscription_up", about, follower.channels.subscription_up)
+        for name, about, value in self.access.counts() if self.access is not None else ():
+            yield Sample(name, about, value)
         if self.cache is not None:
             about = "Messages of other stores on this deployment's channel, which were ignored."
             yield Sample("flagsvc_foreign_store_messages_total", about, self.cache.foreign_messages)

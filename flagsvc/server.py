@@ -8,18 +8,22 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import structlog
 
 from flagsvc import collector, descriptors
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.gate import check_of
 from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.auth_mode import auth_mode, warn_if_undecided, warn_of_plain_text
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
@@ -30,13 +34,16 @@ from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
 from flagsvc.replica import Replica
-from flagsvc.setting_values import LISTENERS, default_sets, origins, pairs
+from flagsvc.setting_values import LISTENERS, anonymous_roles, default_sets, origins, pairs
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.tls.ports import Ports
 from flagsvc.turns import SWITCH_S
 from flagsvc.urls import redacted
+
+if TYPE_CHECKING:
+    from flagsvc.issuers.issuers import Issuers
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +54,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
+        self._authority = replica.access.authority if replica.access is not None else None
         self._metrics = metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
@@ -58,12 +66,18 @@ class Server:
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
         self._outflow = outflow = Outflow(settings.outstanding_bytes)
-        contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
+        self._issuers = self._issuers_of(settings)
+        contexts = Contexts(
+            pairs(settings.context_values),
+            pairs(settings.context_from_headers),
+            may_prove=self._issuers is not None,
+        )
         self.services = GrpcServices(
             replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
         )
+        sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
         self.listeners = {
-            name: Listener(name, Selectors(default_sets(settings.default_flag_set).get(name), replica.flag_sets))
+            name: Listener(name, Selectors(sets.get(name), replica.flag_sets), anonymous.get(name))
             for name in LISTENERS
         }
         names = ("grpc",) if settings.sync_port == OFF else ("grpc", "sync")
@@ -79,10 +93,13 @@ class Server:
             metrics,
             listener=self.listeners["ofrep"],
             outflow=outflow,
+            authority=self._authority,
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
         )
-        self._http_apps = HttpApps(self.services, self.listeners["grpc"], outflow, settings)
+        self._http_apps = HttpApps(
+            self.services, self.listeners["grpc"], outflow, settings, ofrep_listener=self.listeners["ofrep"]
+        )
         self._http: HttpServer | None = None
         self._front: Front | None = None
         self._management: ManagementServer | None = None
@@ -103,6 +120,8 @@ class Server:
         self._bind_ports()
         # The replica follows its store before the first call can ask it for a flag.
         await self.replica.start()
+        if self._issuers is not None:
+            await self._issuers.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         self._tasks.start(self._tls.run(), "tls")
@@ -142,6 +161,8 @@ class Server:
         if self._front is not None:
             await self._front.stop()
         await self._tasks.close()
+        if self._issuers is not None:
+            await self._issuers.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -149,6 +170,19 @@ class Server:
             await self._management.stop()
         self._remove_socket_files()
         log.info("stopped")
+
+    def _issuers_of(self, settings: Settings) -> Issuers | None:
+        """Let callers be recognized by what others prove, if a file says whom to trust."""
+        access = self.replica.access
+        if not settings.jwt_issuers_file:
+            return None
+        if access is None:
+            log.warning("issuers_not_used", detail="FLAGSVC_JWT_ISSUERS_FILE has no effect with FLAGSVC_AUTH=off.")
+            return None
+        from flagsvc.issuers.issuers import Issuers  # noqa: PLC0415  its libraries are imported only if they are used
+
+        issuers = access.authority.proven = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        return issuers
 
     def _bind_ports(self) -> None:
         settings = self.settings
@@ -169,8 +203,10 @@ class Server:
                 )
         if settings.management_port != OFF:
             with self._address("management") as address:
-                acceptor = self._tls.acceptor("management")
-                self._management = ManagementServer(address.socket(), self._health, self._metrics, acceptor)
+                check = check_of(ROUTES["GET /metrics"], self._authority, Listener("management", Selectors()))
+                self._management = ManagementServer(
+                    address.socket(), self._health, self._metrics, check, self._tls.acceptor("management")
+                )
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 
@@ -229,6 +265,8 @@ class Server:
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
         yield from self._tls.samples()
+        if self._issuers is not None:
+            yield from self._issuers.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)
@@ -267,7 +305,10 @@ def _limits(settings: Settings) -> Limits:
 
 
 async def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status. Raises SettingsError where nobody decided who may call."""
+    auth_mode(settings)
+    warn_if_undecided(settings)
+    warn_of_plain_text(settings)
     collector.configure()
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 
+from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.scopes import scope_of
+from flagsvc.core.errors import InvalidRequest
 from flagsvc.listening import UNIX
 from flagsvc.urls import NOT_SHOWN, SettingsError, shown
 
+CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
+"""Headers that hold secrets, so that no evaluation context is read from them."""
 LISTENERS = ("grpc", "sync", "ofrep")
 """Names of the ports for callers: those of FLAGSVC_PORT, FLAGSVC_SYNC_PORT and FLAGSVC_OFREP_PORT."""
+ANONYMOUS_ROLES = (Role.EVALUATE.value, Role.READ.value)
+"""Roles that callers without a credential can have."""
 MAX_SOCKET_PATH = 90
 """Bytes of a unix socket's path. Systems allow 103 or 107, and it is placed under another name first."""
 _HOST_NAME = re.compile(r"[\w.-]+")
@@ -29,6 +37,8 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
             raise SettingsError(f"{name} has {shown(part, text)}; each part between commas must be {form}")
         if form == "HEADER=NAME":
             left, right = left.lower(), right.strip()
+            if left in CREDENTIALS:
+                raise SettingsError(f"{name} has {shown(left, text)}; it must be no header that holds a secret")
             if not _HEADER.fullmatch(left) or left.endswith("-bin"):
                 raise SettingsError(
                     f"{name} has {shown(left, text)}; it must be the name of a header with a text value"
@@ -87,6 +97,24 @@ def by_listener(text: str, name: str = "", what: str = "a value", word: str = "V
             form = f"{what} for all, or LISTENER={word} once for each of the listeners " + ", ".join(LISTENERS)
             raise SettingsError(f"{name} has {shown(part, text)}; it must be {form}, separated by semicolons")
         found[listener] = value
+    return found
+
+
+def anonymous_roles(text: str, name: str = "") -> dict[str, Identity]:
+    """Parse `grpc=evaluate@default;sync=read@*` into who calls without a credential, by listener."""
+    found: dict[str, Identity] = {}
+    for part in text.split(";") if text else ():
+        listener, _, rights = (each.strip() for each in part.partition("="))
+        role, _, sets = (each.strip() for each in rights.partition("@"))
+        if listener not in LISTENERS or role not in ANONYMOUS_ROLES or listener in found:
+            form = f"LISTENER={ANONYMOUS_ROLES[0]}@SETS, once for each of the listeners " + ", ".join(LISTENERS)
+            wanted = f"{form}, separated by semicolons; the roles are {' and '.join(ANONYMOUS_ROLES)}"
+            raise SettingsError(f"{name} has {shown(part, text)}; it must be {wanted}")
+        try:
+            scope = scope_of(each.strip() for each in sets.split(","))
+        except InvalidRequest as error:
+            raise SettingsError(f"{name} has {shown(part, text)}: {error}") from None
+        found[listener] = Identity(Kind.ANONYMOUS, listener, "", Role(role), scope)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from flagsvc.listening import UNIX
 from flagsvc.setting_values import (
+    anonymous_roles,
     checked_name,
     default_sets,
     files_by_listener,
@@ -25,7 +26,7 @@ from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError,
 PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset(
     {
-        "FLAGSVC_ADDRESS",
+        *("FLAGSVC_ADDRESS", "FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE", "FLAGSVC_PLAINTEXT_TOKEN"),
         *("FLAGSVC_TLS", "FLAGSVC_TLS_CA", "FLAGSVC_TLS_NAME", "FLAGSVC_TLS_CLIENT_CERT", "FLAGSVC_TLS_CLIENT_KEY"),
     }
 )
@@ -48,6 +49,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "name": checked_name,
     "default_sets": default_sets,
     "files_by_listener": files_by_listener,
+    "anonymous": anonymous_roles,
 }
 
 
@@ -77,7 +79,28 @@ class Settings:
         "Identity of a store that refuses to keep one, as a read-only MongoDB does. Letters, digits, . _ -.",
         name=True,
     )
-    host: str = _setting("0.0.0.0", "Address that every port listens on; `::` for IPv6 and IPv4.", host="needed")  # noqa: S104  probes and peers come from outside
+    auth: str = _setting(
+        "",
+        "Whether callers are authenticated: off or required. Unset, it is off where only this machine can connect;"
+        " elsewhere the server then does not start.",
+        choices=("off", "required"),
+    )
+    anonymous: str = _setting(
+        "",
+        "Role of callers without a credential, by listener, with FLAGSVC_AUTH=required:"
+        " grpc=evaluate@default;sync=read@default,team-*.",
+        anonymous=True,
+    )
+    jwt_issuers_file: str = _setting(
+        "",
+        "JSON or YAML file of the issuers whose JWTs are accepted, and of rules that give tokens and client"
+        " certificates their roles, with FLAGSVC_AUTH=required.",
+    )
+    host: str = _setting(
+        "127.0.0.1",
+        "Address that every port listens on; 0.0.0.0 for all of IPv4, `::` for IPv6 and IPv4.",
+        host="needed",
+    )
     port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
     http_on_grpc_port: bool = _setting(
         True,

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flagsvc.adapters import sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -52,6 +53,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
         self._id = ""
+        self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.reads = 0
 
     @property
@@ -146,6 +148,7 @@ class SqliteStore:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.executescript(_SCHEMA)
+                _upgrade(db)
                 self._make_identity(db)
             except sqlite3.Error:
                 db.close()
@@ -159,6 +162,19 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        db.executescript(sqlite_tokens.SCHEMA)
+    if not _has_caller(db):
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("ALTER TABLE history ADD COLUMN caller TEXT")
+
+
+def _has_caller(db: sqlite3.Connection) -> bool:
+    return "caller" in {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}
 
 
 def _failure(error: sqlite3.Error) -> StoreUnavailable:
@@ -243,17 +259,19 @@ def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: i
     previous, new = (
         None if side is None else json.dumps(json_safe(dict(side))) for side in (change.previous, change.new)
     )
-    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, json_safe(change.at), revision)
+    at = json_safe(change.at)
+    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, at, revision, change.caller)
     db.execute(
-        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, caller)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row,
     )
 
 
 def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+    caller = "caller" if _has_caller(db) else "NULL"
     rows = db.execute(
-        "SELECT action, previous, new, actor, reason, created_at, revision FROM history"
+        f"SELECT action, previous, new, actor, reason, created_at, revision, {caller} FROM history"  # noqa: S608
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
@@ -267,8 +285,9 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             reason=reason,
             created_at=times_from_json({"createdAt": created_at})["createdAt"],
             revision=revision,
+            caller=caller or "",
         )
-        for action, previous, new, actor, reason, created_at, revision in rows
+        for action, previous, new, actor, reason, created_at, revision, caller in rows
     ]
 
 

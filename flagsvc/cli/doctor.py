@@ -23,6 +23,7 @@ def doctor(args: argparse.Namespace) -> int:
         *_checked("store", lambda: _store(settings, args.timeout)),
         *_checked("cache", lambda: _cache(settings, args.timeout)),
         *_snapshot(settings),
+        *_issuers(settings),
     ]
     if args.json:
         checks = [{**each._asdict(), "outcome": each.outcome.value} for each in findings]
@@ -73,3 +74,11 @@ def _snapshot(settings: Settings) -> list[Finding]:
     from flagsvc.adapters.checks.local_files import check_snapshot  # noqa: PLC0415
 
     return check_snapshot(settings.snapshot_file)
+
+
+def _issuers(settings: Settings) -> list[Finding]:
+    if not settings.jwt_issuers_file:
+        return []
+    from flagsvc.issuers.check import check_issuers  # noqa: PLC0415
+
+    return check_issuers(settings.jwt_issuers_file)

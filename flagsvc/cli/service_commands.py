@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import arguments, render, wait_for
-from flagsvc.cli.channels import find_server, open_channel
+from flagsvc.cli.channels import channel_to, find_server, open_channel
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -30,11 +30,11 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with open_channel(args.address, tls=args.encryption) as channel:
+    with channel_to(args, os.environ) as channel:
         try:
             return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
-            _print_error(error, args)
+            print_error(error, args)
             return 1
 
 
@@ -148,6 +148,7 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
             "previousValue": from_value(entry.previous_value, "p") if entry.HasField("previous_value") else None,
             "newValue": from_value(entry.new_value, "n") if entry.HasField("new_value") else None,
             "actor": entry.actor,
+            "onBehalfOf": entry.on_behalf_of,
             "reason": entry.reason,
             "revision": entry.revision,
         }
@@ -157,7 +158,7 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json(entries)
     else:
         rows = (tuple(entry.values()) for entry in entries)
-        heads = ("at", "action", "before", "after", "actor", "reason", "revision")
+        heads = ("at", "action", "before", "after", "actor", "on behalf of", "reason", "revision")
         render.print_table(heads, rows, f"no history for {args.key!r}")
     return 0
 
@@ -189,7 +190,7 @@ def health(args: argparse.Namespace) -> int:
             request = health_pb2.HealthCheckRequest(service=args.service)
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
         except grpc.RpcError as error:
-            _print_error(error, args)
+            print_error(error, args)
             return 1
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     if args.json:
@@ -244,7 +245,8 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
                 render.say(f"{now}  {visible(change.flag_key)}  {state}  revision {change.revision}")
 
 
-def _print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
+def print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
+    """Print a failed call for people."""
     address = args.address
     code, details, reason = error.code(), error.details(), _error_reason(error)
     text = f"{details} ({reason or code.name})"

@@ -141,6 +141,7 @@ class Change:
     new: Mapping[str, JsonValue] | None
     actor: str = ANONYMOUS
     reason: str = ""
+    caller: str = ""
     at: datetime
 
 
@@ -156,3 +157,4 @@ class HistoryEntry:
     reason: str
     created_at: datetime
     revision: int
+    caller: str = ""

@@ -14,11 +14,13 @@ from flagsvc.ports.changes import (
     StoreEvent,
     StoreIdentity,
     Subscribed,
+    TokensChanged,
     UnversionedChange,
 )
 from flagsvc.ports.reports import Heartbeat, Problem, ReplicaStatus
 from flagsvc.ports.snapshot import Saved, Snapshot
 from flagsvc.ports.store import ChangeFeed, ChangesUnsupported, FlagStore
+from flagsvc.ports.tokens import StoredTokens, TokenStore
 
 __all__ = [
     "NEVER",
@@ -42,6 +44,9 @@ __all__ = [
     "StoreContents",
     "StoreEvent",
     "StoreIdentity",
+    "StoredTokens",
     "Subscribed",
+    "TokenStore",
+    "TokensChanged",
     "UnversionedChange",
 ]

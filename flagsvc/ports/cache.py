@@ -8,10 +8,18 @@ from enum import StrEnum
 from typing import Protocol
 
 from flagsvc.core.model import FlagId
-from flagsvc.ports.changes import NEVER, Announced, Entry, IdentityChanged, StoreIdentity, Subscribed
+from flagsvc.ports.changes import (
+    NEVER,
+    Announced,
+    Entry,
+    IdentityChanged,
+    StoreIdentity,
+    Subscribed,
+    TokensChanged,
+)
 from flagsvc.ports.reports import Heartbeat, Problem
 
-CacheEvent = Subscribed | Announced | Heartbeat | IdentityChanged
+CacheEvent = Subscribed | Announced | Heartbeat | IdentityChanged | TokensChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,9 @@ class FlagCache(Protocol):
 
     async def announce(self, change: Announced) -> bool:
         """Announce a change to every replica; False when the cache could not be reached."""
+
+    async def announce_tokens(self) -> bool:
+        """Announce that tokens have changed, and nothing of them; False when the cache could not be reached."""
 
     async def announce_identity(self) -> bool:
         """Announce to the replicas of the identity before `identify` that the store has a new one."""

@@ -82,6 +82,11 @@ class IdentityChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensChanged:
+    """Tokens changed; what they are now is in the store alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class UnversionedChange:
     """Another program changed or deleted (`gone`) a flag without a new revision; `revision` is the one it has."""
 

@@ -45,7 +45,8 @@ class Heartbeat:
 
     `revisions`: per set, the revision up to which it has applied every change. `age_s`: every change that the store
     had so many seconds ago is among them (infinite: unknown). `stream_age_s`: for so long it has missed no change of
-    another program. `last_seen`: per replica, the number of its newest heartbeat, and how many seconds ago it arrived.
+    another program. `token_revision`: every change of tokens up to it is enforced; 0 where callers are not
+    authenticated. `last_seen`: per replica, the number of its newest heartbeat, and how many seconds ago it arrived.
     """
 
     replica: str
@@ -55,3 +56,4 @@ class Heartbeat:
     stream_age_s: float = 0.0
     last_seen: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     status: ReplicaStatus | None = None
+    token_revision: int = 0

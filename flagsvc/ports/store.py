@@ -9,6 +9,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId, HistoryEntry
 from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
+from flagsvc.ports.tokens import TokenStore
 
 
 class ChangesUnsupported(Exception):
@@ -65,6 +66,10 @@ class FlagStore(Protocol):
     @property
     def identity(self) -> StoreIdentity | None:
         """Which store this is, as `open`, `load` or `revisions` last read it; None where it has no identity."""
+
+    @property
+    def tokens(self) -> TokenStore | None:
+        """The store's tokens; None where it keeps none."""
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""

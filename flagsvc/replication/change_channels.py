@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -26,6 +27,7 @@ from flagsvc.ports import (
     Problem,
     StoreEvent,
     Subscribed,
+    TokensChanged,
     UnversionedChange,
 )
 from flagsvc.replication.heartbeats import Heartbeats
@@ -47,6 +49,8 @@ class ChangeChannels:
         self._event_at = NEVER
         self.streaming = asyncio.Event()
         self.received = 0
+        self.tokens_changed: Callable[[], None] = _ignore
+        """Called with each announcement that tokens have changed."""
         self.feed_problem: Problem | None = None
         """Why there is no change stream although the store could have one."""
 
@@ -69,7 +73,10 @@ class ChangeChannels:
     async def _consume_announcements(self, cache: FlagCache) -> None:
         async for event in cache.events():
             self._event_at = time.monotonic()
-            self._handle_cache_event(event)
+            if event.__class__ is TokensChanged:
+                self.tokens_changed()
+            else:
+                self._handle_cache_event(event)
 
     def _handle_cache_event(self, event: CacheEvent) -> None:
         if self._proof.lineage.must_resync:
@@ -130,3 +137,7 @@ class ChangeChannels:
         if self._near.changelogs.gap_since() != math.inf:
             revision = event.event_revision or event.entry.revision
             self._timer.poll_soon(unless_reached={event.entry.id.flag_set: revision})
+
+
+def _ignore() -> None:
+    """Callers are not authenticated here."""

@@ -32,6 +32,8 @@ from flagsvc.view.near_cache import NearCache
 
 MAX_PEERS = 1_000
 """Heartbeats of more replicas than these are not heard."""
+TOKENS = ""
+"""Stands for the tokens where a flag set is asked for: no flag set has an empty name."""
 
 
 def replica_name() -> str:
@@ -52,6 +54,7 @@ class AckStatus:
 class _Peer:
     number: int
     revisions: Mapping[str, int]
+    token_revision: int
     last_seen_at: float
 
 
@@ -77,6 +80,8 @@ class Heartbeats:
         self._received = asyncio.Event()
         self._tasks = BackgroundTasks()
         self._reply: asyncio.Task[None] | None = None
+        self.token_revision: Callable[[], int] = lambda: 0
+        """Returns up to which revision this replica enforces changes of tokens."""
 
     def start(self) -> None:
         """Send the first heartbeat, and one after each interval."""
@@ -96,7 +101,7 @@ class Heartbeats:
         """Record that the sender lives. Return the moment as of which its view proves this replica's; else NEVER."""
         if heartbeat.replica not in self._peers and len(self._peers) >= MAX_PEERS:
             return NEVER
-        self._peers[heartbeat.replica] = _Peer(heartbeat.number, heartbeat.revisions, now)
+        self._peers[heartbeat.replica] = _Peer(heartbeat.number, heartbeat.revisions, heartbeat.token_revision, now)
         self._received.set()
         number, seconds_ago = heartbeat.last_seen.get(self.name, (-1, 0.0))
         sent_at = self._sent_at.get(number)
@@ -120,7 +125,7 @@ class Heartbeats:
         return [(own, 0.0), *others], found is not None
 
     async def ack_status(self, flag_set: str, revision: int) -> AckStatus:
-        """Return which live replicas have applied a change, as far as is known now."""
+        """Return which live replicas have applied a change of a flag set, or of TOKENS, as far as is known now."""
         found = await self._cache.heartbeats() if self._cache is not None else []
         names = {heartbeat.replica for heartbeat, _ in found or ()} | {self.name}
         if found is None:
@@ -146,7 +151,9 @@ class Heartbeats:
         if name == self.name:
             return True  # the replica that asks has stored the change, and answers with it
         peer = self._peers.get(name)
-        return peer is not None and peer.revisions.get(flag_set, 0) >= revision
+        if peer is None:
+            return False
+        return (peer.token_revision if flag_set == TOKENS else peer.revisions.get(flag_set, 0)) >= revision
 
     def _seen_within(self, seconds: float) -> dict[str, _Peer]:
         horizon = time.monotonic() - seconds
@@ -178,4 +185,5 @@ class Heartbeats:
             stream_age_s=max(now - self._progress.unbroken_since, 0.0),
             last_seen=last_seen,
             status=self._status(),
+            token_revision=self.token_revision(),
         )

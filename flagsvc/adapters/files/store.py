@@ -74,6 +74,7 @@ class FileStore:
     poll_interval_s = 0.2
     feed = None
     identity = None  # no shared cache can be used with files
+    tokens = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)

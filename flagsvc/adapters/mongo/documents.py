@@ -184,7 +184,7 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
     }
     if change.reason:
         document["reason"] = change.reason
-    return document | _set_field(flag)
+    return document | _caller_field(change) | _set_field(flag)
 
 
 def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str,
         "userId": _user_id(change.actor),
         "metadata": names | values | _set_field(flag),
         "timestamp": change.at,
-    }
+    } | _caller_field(change)
 
 
 def history_entries(rows: list[dict[str, Any]]) -> list[HistoryEntry]:
@@ -232,11 +232,16 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
         reason=str(row.get("reason") or ""),
         created_at=at if isinstance(at, datetime) else row["_id"].generation_time,
         revision=int(revision) if isinstance(revision, int) else 0,
+        caller=str(row.get("caller") or ""),
     )
 
 
 def _plain_history(value: Any) -> JsonValue:
     return json_safe(_plain_document(value)) if isinstance(value, dict) else plain(value)
+
+
+def _caller_field(change: Change) -> dict[str, str]:
+    return {"caller": change.caller} if change.caller else {}
 
 
 def _user_id(actor: str) -> ObjectId | str:

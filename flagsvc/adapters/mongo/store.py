@@ -28,6 +28,7 @@ from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
+from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
 from flagsvc.background import cause_of
 from flagsvc.core.bucketing import stamped, version_for
@@ -89,6 +90,13 @@ class MongoStore:
         self._identity = MongoIdentity(self._revisions, given_identity)
         self._gets = BatchLoader(self._get, max_reads=_GETS, max_keys=_KEYS)
         self._transactions = Transactions(self._client, timeout_s, conflict_timeout_s)
+        self.tokens = MongoTokens(
+            self._client,
+            self._database,
+            self._transactions,
+            lambda: self._asking(self._timeout_s),
+            lambda: self._linearizable,
+        )
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
         )

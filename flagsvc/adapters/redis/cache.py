@@ -127,6 +127,11 @@ class RedisCache:
             await self._redis.bounded(hand_over, None)
         return is_same
 
+    async def announce_tokens(self) -> bool:
+        """Publish that tokens have changed."""
+        identity = self._ownership.identity
+        return identity is not None and await self._redis.publish(messages.tokens_changed_text(identity))
+
     async def announce_identity(self) -> bool:
         """Announce a new identity under the one before it, for that is the one that other replicas listen to."""
         before = self._ownership.before

@@ -18,7 +18,7 @@ from flagsvc.core import json_values
 from flagsvc.core.bucketing import has_split
 from flagsvc.core.documents import dumps, from_json
 from flagsvc.core.model import MAX_REVISION, Flag, FlagId
-from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity
+from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity, TokensChanged
 from flagsvc.turns import off_loop
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -32,7 +32,7 @@ _SCHEMA = "3"
 _IDENTITY = re.compile(r"[!-~]{1,400}")
 _NO_IDENTITY = StoreIdentity("-", "a store without identity, such as one of an older version")
 
-Event = Announced | Heartbeat | IdentityChanged
+Event = Announced | Heartbeat | IdentityChanged | TokensChanged
 
 
 class OtherStore(Exception):
@@ -85,6 +85,11 @@ def identity_changed_text(store: StoreIdentity) -> str:
     return json.dumps({"identityChanged": True, "store": [store.id, store.name]})
 
 
+def tokens_changed_text(store: StoreIdentity) -> str:
+    """Return the message that tokens have changed."""
+    return json.dumps({"tokensChanged": True, "store": [store.id, store.name]})
+
+
 def heartbeat_text(heartbeat: Heartbeat, store: StoreIdentity) -> str:
     """Return a heartbeat as JSON. An infinite age is null."""
     fields: dict[str, Any] = {
@@ -96,6 +101,7 @@ def heartbeat_text(heartbeat: Heartbeat, store: StoreIdentity) -> str:
         "lastSeen": {name: (number, _finite(age_s)) for name, (number, age_s) in heartbeat.last_seen.items()},
         "store": [store.id, store.name],
     }
+    fields |= {"tokens": heartbeat.token_revision} if heartbeat.token_revision else {}
     if heartbeat.status is not None:
         fields["status"] = asdict(heartbeat.status) | {"started_at": heartbeat.status.started_at.isoformat()}
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -112,6 +118,8 @@ def event_in(data: bytes, store_id: str) -> Event:
             raise OtherStore(store)
         if "identityChanged" in fields:
             return IdentityChanged()
+        if "tokensChanged" in fields:
+            return TokensChanged()
         return _heartbeat(fields) if "heartbeat" in fields else _announcement(fields)
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("neither an announced change nor a heartbeat") from error
@@ -162,6 +170,7 @@ def _heartbeat(fields: Mapping[str, Any]) -> Heartbeat:
         stream_age_s=_seconds(fields["streamAgeS"]),
         last_seen={_name(name): (_count(number), _seconds(age)) for name, (number, age) in fields["lastSeen"].items()},
         status=status_in(fields.get("status")),
+        token_revision=_count(fields.get("tokens", 0)),
     )
 
 

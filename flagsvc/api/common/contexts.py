@@ -1,11 +1,13 @@
 """Evaluation contexts from requests, converted field by field when a rule reads them, plus the server's own fields.
 
 The server's fields override the caller's, as in flagd: headers override configured values, which override the request.
+What the caller's credential proves overrides all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from flagsvc.api.common.values import from_struct_value, from_value
@@ -19,7 +21,8 @@ TARGETING_KEY = "targetingKey"
 Metadata = Iterable[Any] | None
 """A call's metadata: (lower-case name, value) pairs."""
 
-
+PROVEN: ContextVar[Mapping[str, JsonValue] | None] = ContextVar("proven", default=None)
+"""Fields that the credential of the call that runs now proves; None if it proves none."""
 LARGE_BYTES = 8_192
 """A larger context is converted before it is evaluated."""
 _FEW_VALUES_BYTES = MAX_CONTEXT_VALUES * SMALLEST_VALUE
@@ -78,13 +81,21 @@ async def in_full(context: Attributes) -> Attributes:
 class Contexts:
     """Reads evaluation contexts from requests.
 
-    `values`: fields that every context gets; `headers`: names of the fields that are read from headers, by header.
+    `values`: fields that every context gets; `headers`: names of the fields that are read from headers, by header;
+    `may_prove`: whether credentials can prove fields.
     """
 
-    def __init__(self, values: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        may_prove: bool = False,
+    ) -> None:
         self.values = dict(values or {})
         self._headers = {header.lower(): name for header, name in (headers or {}).items()}
-        self._adds = bool(self.values or self._headers)
+        self._may_prove = may_prove
+        self._adds = bool(self.values or self._headers or may_prove)
 
     def of_message(self, message: types.EvaluationContext, metadata: Callable[[], Metadata]) -> Attributes:
         """Read FlagService's context. Raises InvalidRequest when it is larger than MAX_CONTEXT_BYTES.
@@ -122,6 +133,8 @@ class Contexts:
             for header, value in metadata:
                 if value and isinstance(value, str) and header in self._headers:
                     known[self._headers[header]] = value
+        if self._may_prove and (proven := PROVEN.get()) is not None:
+            known.update(proven)
         return known
 
 

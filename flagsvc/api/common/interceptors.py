@@ -10,12 +10,18 @@ from typing import Any
 
 import grpc
 
+from flagsvc.access.authority import Authority
+from flagsvc.access.sessions import Session
 from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.gate import Check, check_of
+from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers, host_of
+from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
+from flagsvc.core.access.identity import Identity
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -24,6 +30,7 @@ _ADMINISTRATION = frozenset(
     _OWN + name
     for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
 )
+_TOKENS = "/flagsvc.v1.TokenService/"
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -31,14 +38,24 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Admits calls, maps their errors and measures them. A health check is never refused.
+    """Admits calls, checks their callers, maps their errors and measures them. A health check is never refused.
 
     Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
     """
 
     def __init__(
-        self, metrics: Metrics, admission: Admission, first_messages: FirstMessages, sender: Sender, peers: Peers
+        self,
+        metrics: Metrics,
+        admission: Admission,
+        first_messages: FirstMessages,
+        *,
+        sender: Sender,
+        peers: Peers,
+        authority: Authority | None,
+        listener: Listener,
     ) -> None:
+        """`authority`: who recognizes callers; None if they are not authenticated."""
+        self._authority, self._listener = authority, listener
         self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -76,16 +93,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
+        check = self._check_of(method)
 
         async def intercepted(_: object, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                pool.check()  # before the message is read and parsed
+                pool.check()  # before the message is read and parsed, and so is the caller
+                caller = check.admit(context.invocation_metadata(), context) if check is not None else None
+                if check is not None and caller is None:
+                    caller = await self._verified(check, context)
                 request = await message(context)
                 with pool:
                     check_readable(request)
-                    return sender.answer(method, await call(request, context), encode, context)
+                    if check is None or caller is None:
+                        return sender.answer(method, await call(request, context), encode, context)
+                    answer = await check.answered(call, caller, request, context)
+                    return sender.answer(method, answer, encode, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
@@ -113,13 +137,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return intercepted
 
     def _stream(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
-        async def once(_: object, context: Context) -> AsyncIterator[Any]:
+        check = self._check_of(method)
+
+        async def once(_: object, context: Context, session: Session | None) -> AsyncIterator[Any]:
             request = await self._first_messages.of(context)
             check_readable(request)
+            if check is not None and session is not None:
+                check.narrow(session, request, context.invocation_metadata())
             async for message in call(request, context):
                 yield message
 
-        return self._both(method, once, encode)
+        return self._both(method, once, encode, check)
 
     def _many(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         async def readable(requests: Any) -> AsyncIterator[Any]:
@@ -127,9 +155,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 check_readable(request)
                 yield request
 
-        return self._both(method, lambda requests, context: call(readable(requests), context), encode)
+        def begun(requests: Any, context: Context, _session: Session | None) -> Any:
+            return call(readable(requests), context)
 
-    def _both(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
+        return self._both(method, begun, encode, self._check_of(method))
+
+    def _both(
+        self, method: str, call: Callable[[Any, Any, Session | None], Any], encode: Encode, check: Check | None
+    ) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
         name, sender = _label(method), self._sender
         # Nothing ends a stream of these before the transport does.
@@ -138,8 +171,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                with pool.of(host_of(self._peers.of(context))):
-                    async for message in sender.stream(method, call(requests, context), encode, context):
+                host = host_of(self._peers.of(context))
+                with pool.of(host), await self._opened(check, context) as session:
+                    async for message in sender.stream(method, call(requests, context, session), encode, context):
                         yield message
             except grpc.aio.AbortError:
                 raise
@@ -150,10 +184,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return intercepted
 
+    async def _opened(self, check: Check | None, context: Context) -> contextlib.AbstractContextManager[Session | None]:
+        return contextlib.nullcontext() if check is None else check.open(await self._verified(check, context))
+
+    async def _verified(self, check: Check, context: Context) -> Identity:
+        """Return who calls; a credential that is not known yet is verified."""
+        return await check.verified(context.invocation_metadata(), self._peers.of(context), context)
+
+    def _check_of(self, method: str) -> Check | None:
+        return check_of(METHODS.get(method), self._authority, self._listener)
+
     def _pool(self, method: str) -> Pool:
         if method in _WRITES:
             return self._admission.writes
-        return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
+        is_administration = method in _ADMINISTRATION or method.startswith(_TOKENS)
+        return self._admission.administration if is_administration else self._admission.evaluations
 
 
 async def _abort(context: Context, method: str, failure: Failure) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -46,6 +46,10 @@ class CallContext:
     def invocation_metadata(self) -> Metadata:
         """Return the request's headers."""
         return self._metadata
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return nothing: a port that asks for client certificates serves gRPC alone."""
+        return {}
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the call's deadline, at least 0; None without a deadline."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -22,7 +23,7 @@ from flagsvc.core.bucketing import checked_bucketing
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.lint import lint
-from flagsvc.core.model import ANONYMOUS, WRITABLE, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import WRITABLE, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -34,6 +35,7 @@ from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import in_turns, off_loop
 
+_MAX_REASON = validation.MAX_REASON
 Context = grpc.aio.ServicerContext[Any, Any]
 Written = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 
@@ -239,8 +241,9 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
 
 
 def _author(request: Any) -> Author:
-    actor = validation.text("actor", request.actor) or ANONYMOUS
-    return Author(datetime.now(UTC), actor, validation.text("reason", request.reason, validation.MAX_REASON))
+    actor, reason = validation.text("actor", request.actor), validation.text("reason", request.reason, _MAX_REASON)
+    caller = CALLER.get()
+    return Author(datetime.now(UTC), actor, reason, str(caller) if caller.is_checked else "")
 
 
 def _masked(paths: list[str]) -> list[str]:

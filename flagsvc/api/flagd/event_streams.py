@@ -8,9 +8,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.peers import host_of
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
+from flagsvc.core.access.scopes import Scope
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.ports import Entry
 from flagsvc.view.changelog import ChangeKind, Changelogs
@@ -90,7 +92,7 @@ class EventStreams:
 
         `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping or StreamEnded.
         """
-        changed, ends_at = _ChangedKeys(selects=selects), time.monotonic() + self._age_s
+        changed, ends_at = _ChangedKeys(CALLER.get().scope, selects=selects), time.monotonic() + self._age_s
         self._by_peer.setdefault(peer, set()).add(changed)
         try:
             for followed in {flag_set} if selects else {flag_set, *self._selected.get(peer, ())}:
@@ -112,8 +114,11 @@ class EventStreams:
                 self._near.changelogs.unlisten(followed, changed.note)
 
     def _follow(self, stream: _ChangedKeys, flag_set: str) -> None:
-        """Add a set to a stream, with the changes that its client may have missed."""
-        if flag_set in stream.sets:
+        """Add a set to a stream, with the changes that its client may have missed.
+
+        Behind a proxy, another caller may have selected the set on this connection.
+        """
+        if flag_set in stream.sets or not stream.scope.covers(flag_set):
             return
         stream.sets.add(flag_set)
         self._near.changelogs.listen(flag_set, stream.note)
@@ -133,6 +138,7 @@ class EventStreams:
 class _ChangedKeys:
     """The keys that changed since a stream's last message, by kind of change.
 
+    `scope`: the flag sets that its caller may use.
     `behind`: sets of which a stream has more to announce than it stores, with the number of the last change announced.
     What changes meanwhile is behind too, so nothing is stored for these sets. A stream that takes nothing for a minute
     is ended by its sender, before the changelog forgets what it still has to announce.
@@ -140,7 +146,8 @@ class _ChangedKeys:
 
     is_left_behind = False
 
-    def __init__(self, *, selects: bool) -> None:
+    def __init__(self, scope: Scope, *, selects: bool) -> None:
+        self.scope = scope
         self.selects, self.began_at = selects, time.monotonic()
         self.sets: set[str] = set()
         self.kinds: dict[str, ChangeKind] = {}

@@ -12,15 +12,26 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flagsvc.access.authority import Authority
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize, Pieces
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.gate import Check, check_of
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
-from flagsvc.api.common.selectors import HEADER, Selector
+from flagsvc.api.common.permissions import ROUTES
+from flagsvc.api.common.selectors import Selector
 from flagsvc.api.http.bodies import Bodies
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
-from flagsvc.api.ofrep.requests import Refused, context_of, has_current, header_pairs, min_revision_of
+from flagsvc.api.ofrep.requests import (
+    SELECTOR,
+    Refused,
+    context_of,
+    has_current,
+    header_pairs,
+    metadata_of,
+    min_revision_of,
+)
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
@@ -33,8 +44,6 @@ from flagsvc.view.near_cache import NearCache
 
 FLAGS = "/ofrep/v1/evaluate/flags"
 EVENTS = "/ofrep/v1/sse"
-SELECTOR = "selector"
-"""Query parameter with the selector of an event stream, because browsers cannot set headers on one."""
 INACTIVITY_S = 120
 """Seconds that a client in the background keeps its event stream open."""
 PREFLIGHT_AGE_S = 600
@@ -54,23 +63,45 @@ class Ofrep:
         *,
         listener: Listener,
         outflow: Outflow,
+        authority: Authority | None = None,
         age_s: float,
         origins: Sequence[str] = (),
     ) -> None:
-        """`age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all."""
+        """`authority`: who recognizes callers; None if they are not authenticated.
+
+        `age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all.
+        """
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
         self._selectors = listener.selectors
         self.streams = SseStreams(near, age_s)
         pool, self.bodies = admission.ofrep, Bodies()
-        one = UnaryCall("ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow)
-        whole = UnaryCall(
-            "ofrep/EvaluateAll", self._evaluate_all, pool, self.bodies, metrics, outflow=outflow, is_long=True
+
+        def check(route: str) -> Check | None:
+            return check_of(ROUTES.get(route), authority, listener)
+
+        def whole(path: str) -> Route:
+            call = UnaryCall(
+                "ofrep/EvaluateAll",
+                self._evaluate_all,
+                pool,
+                self.bodies,
+                metrics,
+                outflow=outflow,
+                check=check(f"POST {path}"),
+                is_long=True,
+            )
+            return Route(path, call, methods=["POST"])
+
+        path = f"{FLAGS}/{{key:path}}"
+        one = UnaryCall(
+            "ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow, check=check(f"POST {path}")
         )
-        events = StreamCall("ofrep/Events", self._events, admission.streams("ofrep/Events"), metrics)
+        stream_pool = admission.streams("ofrep/Events")
+        events = StreamCall("ofrep/Events", self._events, stream_pool, metrics, check=check(f"GET {EVENTS}"))
         routes = [
-            Route(FLAGS, whole, methods=["POST"]),
-            Route(f"{FLAGS}/", whole, methods=["POST"]),
-            Route(f"{FLAGS}/{{key:path}}", one, methods=["POST"]),
+            whole(FLAGS),
+            whole(f"{FLAGS}/"),
+            Route(path, one, methods=["POST"]),
             Route(EVENTS, events, methods=["GET"]),
         ]
         self.app: ASGIApp = Router(routes, redirect_slashes=False, default=_not_found)
@@ -114,8 +145,7 @@ class Ofrep:
 
     async def _events(self, request: Request, send: Send) -> None:
         """Stream the changes of a set."""
-        headers = [(HEADER, request.query_params.get(SELECTOR, "")), *header_pairs(request)]
-        flag_set = self._selectors.of(headers).flag_set
+        flag_set = self._selectors.of(metadata_of(request)).flag_set
         await self.streams.serve(flag_set, request.headers.get("last-event-id", ""), request.receive, send)
 
 

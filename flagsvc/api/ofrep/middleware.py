@@ -10,15 +10,17 @@ from typing import Any
 import grpc
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
 from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.gate import Check, prove
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
-from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused
+from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused, metadata_of
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -26,6 +28,8 @@ from flagsvc.telemetry import Metrics
 
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
@@ -33,6 +37,8 @@ STATUSES = {
 """HTTP status for each gRPC status of an error; 500 for all others."""
 WORK_S = 30.0
 """Seconds that the evaluation of a whole set may take."""
+UNKNOWN = 401
+"""HTTP status of a request without a valid credential."""
 RETRYABLE = {429, 503}
 """HTTP statuses of requests that are safe to repeat after a second."""
 
@@ -49,9 +55,14 @@ class UnaryCall:
         metrics: Metrics,
         *,
         outflow: Outflow,
+        check: Check | None,
         is_long: bool = False,
     ) -> None:
-        """`is_long`: the work takes turns, so it ends when the client has left, and after WORK_S."""
+        """`check`: None if callers are not authenticated.
+
+        `is_long`: the work takes turns, so it ends when the client has left, and after WORK_S.
+        """
+        self._check = check
         self._name, self._call, self._pool, self._bodies, self._metrics = name, call, pool, bodies, metrics
         self._outflow, self._is_long = outflow, is_long
 
@@ -82,8 +93,16 @@ class UnaryCall:
 
     async def _response(self, request: Request) -> Response:
         try:
+            # Before the body is read, whose size and pace are the client's, and again once it is there.
+            metadata = metadata_of(request) if self._check is not None else []
+            caller = await self._check.verified(metadata, _peer(request)) if self._check is not None else None
+            if self._check is not None and caller is not None:
+                self._check.permit(caller, None, metadata)
+                prove(caller)
             # Before a slot is taken: a body comes as slowly as its client likes.
             body = await self._bodies.read(request.receive, MAX_BODY_BYTES, request.headers.get("content-encoding", ""))
+            if self._check is not None and caller is not None:
+                self._check.permit(caller, None, metadata)
             with self._pool:
                 if self._is_long:
                     return await _while_connected(request.receive, self._call(request, body))
@@ -119,25 +138,57 @@ class StreamCall:
     """An ASGI application whose handler sends its response, a stream, itself."""
 
     def __init__(
-        self, name: str, call: Callable[[Request, Send], Awaitable[None]], pool: StreamPool, metrics: Metrics
+        self,
+        name: str,
+        call: Callable[[Request, Send], Awaitable[None]],
+        pool: StreamPool,
+        metrics: Metrics,
+        *,
+        check: Check | None,
     ) -> None:
         self._name, self._call, self._pool, self._metrics = name, call, pool, metrics
+        self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request with a stream, or with an error if the stream cannot start."""
-        started, request = time.perf_counter(), Request(scope, receive)
+        started, request, has_begun = time.perf_counter(), Request(scope, receive), False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
             with self._pool.of(request.client.host if request.client else ""):
-                await self._call(request, send)
+                await self._checked(request, sending)
         except Exception as error:  # noqa: BLE001  as above
-            await failed(self._name, request, error)(scope, receive, send)
+            if has_begun:  # its caller was revoked
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await failed(self._name, request, error)(scope, receive, send)
         finally:
             self._metrics.called(self._name, "STREAM", time.perf_counter() - started)
+
+    async def _checked(self, request: Request, send: Send) -> None:
+        """Serve the stream for as long as its caller may have it."""
+        if self._check is None:
+            await self._call(request, send)
+            return
+        metadata = metadata_of(request)
+        with self._check.open(await self._check.verified(metadata, _peer(request))) as session:
+            self._check.narrow(session, None, metadata)
+            await self._call(request, send)
+
+
+def _peer(request: Request) -> str:
+    return peer_name(tuple(request.client) if request.client else None)
 
 
 def json_response(status: int, value: JsonValue, *, close: bool = False) -> Response:
     """Return a JSON response; with `close` the connection ends after it."""
-    headers = {"retry-after": "1"} if status in RETRYABLE else {}
+    headers = (
+        {"retry-after": "1"} if status in RETRYABLE else {"www-authenticate": "Bearer"} if status == UNKNOWN else {}
+    )
     return Response(encode(value), status, headers | ({"connection": "close"} if close else {}), "application/json")
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from flagsvc.api.common import consistency_tokens
 from flagsvc.api.common.contexts import LARGE_BYTES
 from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
+from flagsvc.api.common.selectors import HEADER
 from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
 from flagsvc.core.errors import InvalidRequest
@@ -18,6 +19,8 @@ from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from flagsvc.turns import Turns
 
 MAX_BODY_BYTES = MAX_EVALUATION_BYTES
+SELECTOR = "selector"
+"""Query parameter with the selector of an event stream, because browsers cannot set headers on one."""
 CONFIG_ETAG = "flagConfigEtag"
 CONFIG_LAST_MODIFIED = "flagConfigLastModified"
 _INVALID_CONTEXT = "Provider context is not valid"
@@ -35,6 +38,12 @@ class Refused(Exception):
 def header_pairs(request: Request) -> list[tuple[str, str]]:
     """Return the headers as a call's metadata: (lower-case name, value) pairs."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
+
+
+def metadata_of(request: Request) -> list[tuple[str, str]]:
+    """Return the headers, before them the selector of an event stream, which has it in its query."""
+    selector = request.query_params.get(SELECTOR, "") if request.method == "GET" else ""
+    return [(HEADER, selector), *header_pairs(request)]
 
 
 async def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:

@@ -1,0 +1,79 @@
+"""Who a caller is, from its credential. Synchronous and in memory: no call waits for it."""
+
+from __future__ import annotations
+
+import time
+
+from flagsvc.access.proven import ProvenCallers
+from flagsvc.access.sessions import ENDED, Sessions
+from flagsvc.access.token_view import TokenView
+from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
+from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
+
+OWN = f"{PREFIX}_"
+"""What this server's own tokens begin with."""
+
+
+class Authority:
+    """Recognizes callers by the tokens of `view`, and ends their `sessions`."""
+
+    def __init__(self, view: TokenView, staleness_bound_s: float) -> None:
+        self._view, self._staleness_bound_s = view, staleness_bound_s
+        self.sessions = Sessions(self.current)
+        self.proven: ProvenCallers | None = None
+        """Who recognizes other callers; None if nobody does."""
+
+    def identify(self, credential: str) -> Identity | None:
+        """Return who sends this credential; None if it must be verified first, by `verify`.
+
+        Raises Unauthenticated, or AccessUnknown before the tokens are read.
+        """
+        if self.proven is not None and not credential.startswith(OWN):
+            return self.proven.known(credential)
+        identity = self._view.identity(digest_of(credential))
+        if identity is None:
+            raise self._unknown(credential)
+        if identity.expires_at <= time.time():
+            raise Unauthenticated("the token has expired, or was replaced by a newer one")
+        self._view.used.add(identity.id)
+        return identity
+
+    async def verify(self, credential: str, peer: str) -> None:
+        """Verify a credential for `identify`. Raises Unauthenticated, PermissionDenied, AccessUnknown or Overloaded."""
+        if self.proven is not None:
+            await self.proven.verify(credential, peer)
+
+    def current(self, identity: Identity) -> Identity | None:
+        """Return a caller with its present rights; None if its credential is not valid any more."""
+        if identity.kind is not Kind.TOKEN:
+            return identity if self.proven is None or self.proven.is_current(identity) else None
+        found = self._view.identity(identity.key)
+        return found if found is not None and found.expires_at > time.time() else None
+
+    def recheck(self, identity: Identity) -> Identity:
+        """Return a caller with its present rights. Raises Unauthenticated if it has none any more."""
+        found = self.current(identity)
+        if found is None:
+            raise Unauthenticated(ENDED)
+        return found
+
+    def check_known(self, role: Role) -> None:
+        """Raise AccessUnknown if a revocation may have been missed, unless the call only evaluates."""
+        if role is not Role.EVALUATE and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
+            raise AccessUnknown(
+                "this replica has not been able to verify the rights of callers for longer than its staleness bound,"
+                " and only evaluates flags until it can; retry, another replica may answer"
+            )
+
+    def _unknown(self, credential: str) -> FlagsvcError:
+        if not self._view.is_loaded:
+            return AccessUnknown("this replica has not read the tokens yet; retry")
+        if not credential.startswith(OWN):
+            return Unauthenticated(f"the credential is no token of flagsvc, which begins with {PREFIX}_")
+        try:
+            id_in(credential)
+        except NotAToken as problem:
+            return Unauthenticated(f"the token is not valid: {problem}")
+        return Unauthenticated("the token is not valid: it is unknown, revoked or disabled")

@@ -1,0 +1,84 @@
+"""What callers have open: streams, and calls that wait. Each ends when its caller may not have it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flagsvc.core.access.decision import authorize
+from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.roles import Role
+from flagsvc.core.errors import FlagsvcError, PermissionDenied, RightsChanged, Unauthenticated
+
+ENDED = "the credential was revoked, replaced or disabled, or it has expired"
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended."""
+
+    caller: Identity
+    role: Role
+    task: asyncio.Task[object]
+    flag_sets: tuple[str, ...] = ()
+    refusal: FlagsvcError | None = None
+
+
+class Sessions:
+    """Everything that is open. `current` returns a caller as it is now; None if its credential is no longer valid."""
+
+    def __init__(self, current: Callable[[Identity], Identity | None]) -> None:
+        self._current = current
+        self._open: set[Session] = set()
+        self.ended = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def open(self, caller: Identity, role: Role) -> Iterator[Session]:
+        """Register the call that runs in this task, for the length of a `with` block. Raises why it was ended."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  a call runs in a task
+        session = Session(caller, role, task)
+        self._open.add(session)
+        try:
+            yield session
+        except asyncio.CancelledError:
+            if session.refusal is None:
+                raise  # the caller left, or the server stops
+            task.uncancel()
+            raise session.refusal from None
+        finally:
+            self._open.discard(session)
+
+    def check_all(self) -> None:
+        """End what is not allowed any more. Call it when rights have changed."""
+        for session in list(self._open):
+            self._check(session)
+
+    def check_expired(self) -> None:
+        """End what belongs to expired callers. Cheap enough to call several times a second."""
+        now = time.time()
+        for session in [each for each in self._open if each.caller.expires_at <= now]:
+            self._check(session)
+
+    def _check(self, session: Session) -> None:
+        caller = self._current(session.caller)
+        try:
+            refusal: FlagsvcError = Unauthenticated(ENDED)
+            if caller is not None:
+                authorize(caller, session.role, session.flag_sets)
+                if caller.scope.includes(session.caller.scope):
+                    session.caller = caller
+                    return
+                refusal = RightsChanged()  # it may follow other flag sets, too
+        except PermissionDenied as denied:
+            refusal = denied
+        if session.refusal is None:
+            session.refusal = refusal
+            self.ended += 1
+            session.task.cancel()

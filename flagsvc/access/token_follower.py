@@ -1,0 +1,120 @@
+"""Keeps the view of the tokens equal to the store: compares the counter, and reads everything where it differs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from flagsvc.access.token_view import TokenView
+from flagsvc.background import BackgroundTasks, cause_of, repeat
+from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.ports import NEVER, Problem, TokenStore
+
+POLL_S = 0.5
+"""Seconds between two looks at the counter."""
+MIN_PAUSE_S = 0.02
+"""Seconds between two looks however many announcements arrive."""
+RELOAD_S = 60.0
+"""Seconds after which the tokens are read although the counter is the same: a restore may have led to it again."""
+NOTE_USED_S = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class TokenFollower:
+    """Background work of one replica. `changed` is called whenever the rights of callers may have changed."""
+
+    def __init__(self, view: TokenView, store: TokenStore, changed: Callable[[], None]) -> None:
+        self._view, self._store, self._changed = view, store, changed
+        self._tasks = BackgroundTasks()
+        self._wake = asyncio.Event()
+        self._polled = asyncio.Condition()
+        self._loaded_at = self._noted_at = NEVER
+        self._begun = self._ended = 0
+        self.store_problem: Problem | None = None
+        """Why the tokens could not be read at the last look."""
+
+    def start(self) -> None:
+        """Begin to follow; waits for nothing."""
+        self._tasks.start(repeat(self._poll, self._pause, "token_poll_failed"), "tokens")
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._tasks.close()
+
+    def wake(self) -> None:
+        """Look at once: something may have changed."""
+        self._wake.set()
+
+    async def looked(self) -> None:
+        """Wait until a look has ended that began after this call, whatever it found."""
+        wanted = self._begun + 1
+        self.wake()
+        async with self._polled:
+            await self._polled.wait_for(lambda: self._ended >= wanted)
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what is wrong with the tokens."""
+        found = [] if self.store_problem is None else [self.store_problem]
+        if self._view.returned:
+            detail = f"{len(self._view.returned)} revoked tokens are in the store again; this replica refuses them"
+            cure = "revoke them again: flagsvc token list, then flagsvc token revoke ID"
+            found.append(Problem("revoked_tokens_returned", detail, cure))
+        return found
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(MIN_PAUSE_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    async def _poll(self) -> None:
+        self._wake.clear()
+        self._begun += 1
+        try:
+            await self._look()
+            self.store_problem = None
+        except StoreUnavailable as error:
+            if self.store_problem is None:
+                log.warning("tokens_not_verified", cause=cause_of(error), detail="The tokens cannot be read.")
+            detail = f"tokens cannot be read: {error.cause or 'the store does not answer'}"
+            cure = error.cure or "check that the store is running, and that its user may read flagsvc_tokens"
+            self.store_problem = Problem("tokens_not_verified", detail, cure)
+        finally:
+            self._ended = self._begun
+            async with self._polled:
+                self._polled.notify_all()
+
+    async def _look(self) -> None:
+        asked_at = time.monotonic()
+        if asked_at - self._loaded_at < RELOAD_S and await self._store.revision() == self._view.revision:
+            self._view.confirm(asked_at)
+        else:
+            await self._load()
+        if self._view.used and asked_at - self._noted_at > NOTE_USED_S:
+            self._noted_at = asked_at
+            await self._note_used()
+
+    async def _load(self) -> None:
+        asked_at = time.monotonic()
+        stored = await self._store.load()
+        if stored.malformed:
+            log.warning("malformed_tokens_ignored", ids=stored.malformed[:10], count=len(stored.malformed))
+        self._loaded_at = asked_at
+        before = self._view.revision
+        if self._view.hold(stored, asked_at) or self._view.revision != before:
+            self._changed()
+
+    async def _note_used(self) -> None:
+        used, today = set(self._view.used), datetime.now(UTC).date().isoformat()
+        self._view.used.clear()
+        days = {
+            each: today for each in used if each in self._view.tokens and self._view.tokens[each].last_used_on < today
+        }
+        if days:
+            with contextlib.suppress(WritesUnsupported):
+                await self._store.note_used(days)

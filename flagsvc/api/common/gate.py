@@ -1,0 +1,153 @@
+"""The check of every call of one listener, by the table of permissions.
+
+In two steps: from its headers alone, before anything of its body is read, who calls and with which role; then, on the
+parsed message, for which flag set. Both are synchronous and in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from flagsvc.access.authority import Authority
+from flagsvc.access.sessions import Session
+from flagsvc.api.common.callers import CALLER, credential_in
+from flagsvc.api.common.contexts import PROVEN, Metadata
+from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.permissions import Rule
+from flagsvc.core.access.decision import authorize
+from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.roles import Role
+from flagsvc.core.errors import AccessUnknown, PermissionDenied, Unauthenticated
+
+_NEEDED = "this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN"
+_SHORT = frozenset({Role.EVALUATE, Role.ADMIN})
+"""Roles of unary calls that are not ended half way: evaluations take milliseconds, and a caller may revoke itself."""
+
+
+CERTIFICATE = "x509_pem_cert"
+"""Where gRPC has the client certificate that TLS has verified."""
+
+
+class Connection(Protocol):
+    """What a call came by: the context of gRPC's calls."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what TLS knows of the client."""
+        ...
+
+
+def prove(caller: Identity) -> None:
+    """Let the call that runs now have the fields of the evaluation context that its caller's credential proves."""
+    if caller.context is not None:
+        PROVEN.set(caller.context)
+
+
+class Check:
+    """What one method of one listener needs."""
+
+    def __init__(self, rule: Rule, authority: Authority, listener: Listener) -> None:
+        assert rule.role is not None  # noqa: S101  what needs no credential has no check
+        self._rule, self._role, self._authority, self._listener = rule, rule.role, authority, listener
+
+    def admit(self, metadata: Metadata, connection: Connection | None = None) -> Identity | None:
+        """Return who calls, with a role that is enough; None if its credential must be verified first, by `verified`.
+
+        `connection`: what the call came by, if it may have a client certificate.
+        Raises Unauthenticated, PermissionDenied or AccessUnknown.
+        """
+        credential = credential_in(metadata)
+        if credential is not None:
+            caller = self._authority.identify(credential)
+            if caller is None:
+                return None
+        elif connection is not None and (holder := self._holder(connection)) is not None:
+            caller = holder
+        elif self._listener.anonymous is not None:
+            caller = self._listener.anonymous
+        else:
+            raise Unauthenticated(_NEEDED)
+        authorize(caller, self._role)
+        self._authority.check_known(self._role)
+        return caller
+
+    async def verified(self, metadata: Metadata, peer: str, connection: Connection | None = None) -> Identity:
+        """Verify the credential, and return who calls. Raises as `admit`, and Overloaded."""
+        caller = self.admit(metadata, connection)
+        if caller is None:
+            await self._authority.verify(credential_in(metadata) or "", peer)
+            caller = self.admit(metadata, connection)
+        if caller is None:
+            raise AccessUnknown("the credential was withdrawn while it was verified; retry")
+        return caller
+
+    def _holder(self, connection: Connection) -> Identity | None:
+        proven = self._authority.proven
+        if proven is None or not proven.has_certificates:
+            return None
+        certificate = next(iter(connection.auth_context().get(CERTIFICATE, ())), None)
+        return proven.holder(certificate) if certificate is not None else None
+
+    def permit(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
+        """Return the flag sets of a call that is allowed. Raises as `admit`, and InvalidRequest.
+
+        The caller is looked up once more: its body may have taken long to arrive.
+        """
+        caller, rule = self._authority.recheck(caller), self._rule
+        flag_sets = () if rule.set_of is None else (rule.set_of(request, metadata, self._listener.selectors),)
+        authorize(caller, self._role, flag_sets)
+        for field, role in rule.fields.items():
+            if getattr(request, field):
+                self._authority.check_known(role)
+                authorize(caller, role, flag_sets)
+        return flag_sets
+
+    async def answered(
+        self, call: Callable[[Any, Any], Awaitable[Any]], caller: Identity, request: Any, context: Any
+    ) -> Any:
+        """Return a unary call's answer, if the caller may have it."""
+        flag_sets = self.permit(caller, request, context.invocation_metadata() if self._rule.set_of else ())
+        prove(caller)
+        CALLER.set(caller)
+        if self._role in _SHORT:
+            return await call(request, context)
+        with self._authority.sessions.open(caller, self._role) as session:
+            session.flag_sets = flag_sets
+            return await call(request, context)
+
+    @contextmanager
+    def open(self, caller: Identity) -> Iterator[Session]:
+        """Register a stream that runs in this task, which ends when its caller may not have it any more."""
+        CALLER.set(caller)
+        with self._authority.sessions.open(caller, self._role) as session:
+            yield session
+
+    def narrow(self, session: Session, request: Any, metadata: Metadata) -> None:
+        """Check a stream's message, once it is read."""
+        session.flag_sets = self.permit(session.caller, request, metadata)
+
+
+class Closed(Check):
+    """The check of a method that is not in the table: nobody may call it."""
+
+    def __init__(self, authority: Authority, listener: Listener) -> None:
+        super().__init__(Rule(Role.ADMIN), authority, listener)
+
+    def admit(self, metadata: Metadata, connection: Connection | None = None) -> Identity | None:
+        """Raise PermissionDenied, for callers who are known at all."""
+        if super().admit(metadata, connection) is None:
+            return None
+        raise PermissionDenied("this method is not in the server's table of permissions, so nobody may call it")
+
+
+def check_of(rule: Rule | None, authority: Authority | None, listener: Listener) -> Check | None:
+    """Return the check of a method or route; None where callers are not authenticated, or need no credential.
+
+    `rule`: its row in the table, if it has one.
+    """
+    if authority is None:
+        return None
+    if rule is None:
+        return Closed(authority, listener)
+    return None if rule.role is None else Check(rule, authority, listener)

@@ -1,0 +1,56 @@
+"""Who a caller is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.scopes import EVERY_SET, Scope
+from flagsvc.core.model import JsonValue
+
+
+class Kind(StrEnum):
+    """How a caller was recognized."""
+
+    TOKEN = "token"  # noqa: S105  a word, no secret
+    JWT = "jwt"
+    CERTIFICATE = "certificate"
+    ANONYMOUS = "anonymous"
+    """By nothing: the listener gives a role to callers without a credential."""
+    UNCHECKED = "unchecked"
+    """By nothing: authentication is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller with its rights.
+
+    `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
+    `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
+    `context`: fields of the evaluation context that its credential proves.
+    """
+
+    kind: Kind
+    id: str
+    name: str
+    role: Role
+    scope: Scope
+    expires_at: float = math.inf
+    key: bytes = b""
+    context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether authentication is on."""
+        return self.kind is not Kind.UNCHECKED
+
+    def __str__(self) -> str:
+        """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
+        return f"{self.kind}:{self.id}"
+
+
+UNCHECKED = Identity(Kind.UNCHECKED, "", "", Role.ADMIN, EVERY_SET)
+"""Every caller while authentication is off."""

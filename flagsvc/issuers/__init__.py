@@ -1,0 +1,1 @@
+"""Callers whose identity others prove: JWTs of configured issuers, and client certificates. Rules give them roles."""

@@ -1,0 +1,35 @@
+"""Callers whom an issuer or a certificate has proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flagsvc.core.access.identity import Identity
+
+
+class Proof:
+    """What identities rest on: an issuer's key, or the rules for certificates. Withdrawn, it ends all of them at once.
+
+    So a withdrawal looks at no list of tokens, and reaches those that no list has any more.
+    """
+
+    __slots__ = ("is_valid",)
+
+    def __init__(self) -> None:
+        self.is_valid = True
+
+    def withdraw(self) -> None:
+        """End every identity that rests on it."""
+        self.is_valid = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenIdentity(Identity):
+    """A caller by a token of an issuer, or by a client certificate.
+
+    `names`: everything by which it can be denied: `ISSUER|SUBJECT` of a token, `uri:NAME` and `dns:NAME` of a
+    certificate.
+    """
+
+    proof: Proof = field(compare=False)
+    names: frozenset[str] = frozenset()

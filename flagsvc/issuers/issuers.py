@@ -1,0 +1,158 @@
+"""The issuers and rules of one replica: read from their file, followed, and started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+
+import structlog
+
+from flagsvc.background import BackgroundTasks, repeat
+from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.issuers.certificates import CertificateCallers
+from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configuration, configuration
+from flagsvc.issuers.identity import ProvenIdentity
+from flagsvc.issuers.key_set import KeySet
+from flagsvc.issuers.small_files import Stamp, read_small, stamp_of
+from flagsvc.issuers.tokens import JwtCallers
+from flagsvc.ports import Problem
+from flagsvc.telemetry import Sample
+from flagsvc.turns import off_loop
+from flagsvc.urls import SettingsError
+
+LOOK_S = 1.0
+"""Seconds between two looks at the file."""
+SETTING = "FLAGSVC_JWT_ISSUERS_FILE"
+
+log = structlog.get_logger(__name__)
+
+
+def configuration_in(path: str) -> Configuration:
+    """Read the file. Raises BadConfiguration, whose text is for its operator."""
+    try:
+        return configuration(path, read_small(path, MAX_BYTES))
+    except OSError as error:
+        raise BadConfiguration(f"it cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+class Issuers:
+    """Callers with JWTs or client certificates. Raises SettingsError if the file is not valid.
+
+    `changed`: called when callers may have lost their rights, so that what they have open is checked.
+    """
+
+    def __init__(self, path: str, changed: Callable[[], None] = lambda: None) -> None:
+        self._path, self._changed = path, changed
+        self._stamp: Stamp = stamp_of(path)
+        try:
+            self._configuration = configuration_in(path)
+        except BadConfiguration as error:
+            raise SettingsError(f"{SETTING}: {path}: {error}") from None
+        self.tokens, self.certificates = JwtCallers(), CertificateCallers()
+        self.rejected = ""
+        """Why the file's newest content is not used; empty if it is."""
+        self.reloads = 0
+        self._tasks = BackgroundTasks()
+
+    async def start(self) -> None:
+        """Begin to read the keys, and to follow the file."""
+        await self._use(self._configuration)
+        self._tasks.start(repeat(self._look, self._pause, "issuers_file_failed"), "issuers file")
+
+    async def close(self) -> None:
+        """Stop everything."""
+        await self._tasks.close()
+        await asyncio.gather(*(each.close() for each in self.tokens.issuers.values()))
+        await self.tokens.close()
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether a rule is for client certificates."""
+        return bool(self._configuration.certificates)
+
+    def known(self, credential: str) -> Identity | None:
+        """Return who sends this token if it was verified before."""
+        return self.tokens.known(credential)
+
+    async def verify(self, credential: str, peer: str) -> None:
+        """Verify a token. `peer`: who pays if it fails. Raises as `JwtCallers.verified_caller`."""
+        await self.tokens.verified_caller(credential, peer)
+
+    def holder(self, certificate: bytes) -> Identity:
+        """Return who has this client certificate (PEM). Raises Unauthenticated or PermissionDenied."""
+        return self.certificates.caller(certificate)
+
+    def deny(self, names: Iterable[str]) -> None:
+        """Refuse these callers from now on, and nobody else: `ISSUER|SUBJECT`, `uri:NAME` or `dns:NAME`."""
+        self.tokens.denied = self.certificates.denied = frozenset(names)
+        self._changed()
+
+    def is_current(self, identity: Identity) -> bool:
+        """Whether a caller that was recognized before may still go on."""
+        if not isinstance(identity, ProvenIdentity):
+            return True
+        return (self.tokens if identity.kind is Kind.JWT else self.certificates).is_current(identity)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what does not work now."""
+        if self.rejected:
+            detail = f"the file of issuers is rejected; the one before it is used: {self.rejected}"
+            yield Problem("issuers_file_rejected", detail, f"correct {self._path}; flagsvc doctor checks it")
+        for each in self.tokens.issuers.values():
+            if each.failures > 1:
+                using = "those that were read last are used" if each.keys else "its tokens are refused"
+                detail = f"the keys of {each.issuer.issuer} cannot be read; {using}"
+                yield Problem("issuer_keys_not_read", detail, "see the log event jwt_keys_not_read; flagsvc doctor")
+
+    def samples(self) -> Iterator[Sample]:
+        """Return the counts when Prometheus asks."""
+        about = "JWTs that were verified and are held in memory."
+        yield Sample("flagsvc_jwt_known", about, len(self.tokens))
+        yield Sample("flagsvc_jwt_verifications_total", "Signatures of JWTs that were checked.", self.tokens.verified)
+        for reason, count in (self.tokens.refusals + self.certificates.refusals).items():
+            about = "JWTs and client certificates that were refused, by reason."
+            yield Sample("flagsvc_jwt_refused_total", about, count, {"reason": reason.value})
+        about = "JWTs that were not verified because too many waited."
+        yield Sample("flagsvc_jwt_overloads_total", about, self.tokens.overloads)
+        for each in self.tokens.issuers.values():
+            labels = {"issuer": each.issuer.issuer}
+            yield Sample("flagsvc_jwt_keys", "Public keys of an issuer.", len(each.keys), labels)
+            yield Sample("flagsvc_jwt_keys_age_seconds", "Seconds since they were read.", each.age_s(), labels)
+            about = "Failed attempts to read an issuer's keys."
+            yield Sample("flagsvc_jwt_key_failures_total", about, each.failed_total, labels)
+        about = "1 while the newest content of the file of issuers is not valid and therefore not used."
+        yield Sample("flagsvc_issuers_file_rejected", about, int(bool(self.rejected)))
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        """Use the file's content if it has changed; a bad one keeps what is used, and is logged once."""
+        stamp = await off_loop(stamp_of, self._path)
+        if stamp == self._stamp:
+            return
+        try:
+            found = await off_loop(configuration_in, self._path)
+        except BadConfiguration as error:
+            if str(error) != self.rejected:
+                log.error("issuers_file_rejected", file=self._path, cause=str(error), using="the one before it")  # noqa: TRY400  the text is complete
+            self.rejected, self._stamp = str(error), stamp
+            return
+        self.rejected, self._stamp = "", stamp
+        if found != self._configuration:
+            await self._use(found)
+            self.reloads += 1
+
+    async def _use(self, found: Configuration) -> None:
+        """Replace issuers and rules. An issuer whose entry is the same keeps its keys and its callers."""
+        old = self.tokens.issuers
+        same = {name: each for name, each in old.items() if each.issuer in found.issuers}
+        new = {each.issuer: same.get(each.issuer) or KeySet(each, self._changed) for each in found.issuers}
+        self._configuration, self.tokens.issuers = found, new
+        self.certificates.replace_rules(found.certificates)
+        for name, each in new.items():
+            if old.get(name) is not each:
+                each.start()
+        await asyncio.gather(*(each.close() for name, each in old.items() if new.get(name) is not each))
+        self._changed()
+        log.info("issuers_used", issuers=[*new], certificate_rules=len(found.certificates))

@@ -1,0 +1,185 @@
+"""The view of tokens, who a caller is, and the end of what revoked callers have open."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flagsvc.access.authority import Authority
+from flagsvc.access.token_view import TokenView
+from flagsvc.access.token_writer import Grant, issued
+from flagsvc.core.access.identity import UNCHECKED, Identity
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.token_text import digest_of, new_token
+from flagsvc.core.access.tokens import Secret, Token
+from flagsvc.core.errors import AccessUnknown, PermissionDenied, RightsChanged, Unauthenticated
+from flagsvc.ports import StoredTokens
+
+LATER = datetime.now(UTC) + timedelta(days=1)
+
+
+def made(role: Role = Role.READ, flag_sets: tuple[str, ...] = ("default",), **fields: object) -> tuple[Token, str]:
+    token, text = issued(UNCHECKED, Grant("ci", role, flag_sets))
+    return replace(token, **fields), text  # type: ignore[arg-type]
+
+
+def held(*tokens: Token, revision: int = 1) -> tuple[TokenView, Authority]:
+    view = TokenView()
+    view.hold(StoredTokens(revision, tokens), time.monotonic())
+    return view, Authority(view, 5.0)
+
+
+def test_a_token_stands_for_its_caller_until_it_is_revoked() -> None:
+    token, text = made()
+    view, authority = held(token)
+    caller = authority.identify(text)
+    assert (caller.id, caller.role, str(caller), view.used) == (token.id, Role.READ, f"token:{token.id}", {token.id})
+    view.hold(StoredTokens(2, [replace(token, revoked_at=LATER, secrets=())]), time.monotonic())
+    with pytest.raises(Unauthenticated, match="unknown, revoked or disabled"):
+        authority.identify(text)
+    assert authority.current(caller) is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        ({"disabled": True}, "unknown, revoked or disabled"),
+        ({"expires_at": datetime.now(UTC) - timedelta(seconds=1)}, "has expired"),
+    ],
+)
+def test_a_token_that_is_not_valid_now_is_refused(edit: dict[str, object], text: str) -> None:
+    token, secret = made()
+    _, authority = held(replace(token, **edit))  # type: ignore[arg-type]
+    with pytest.raises(Unauthenticated, match=text):
+        authority.identify(secret)
+
+
+@pytest.mark.parametrize("credential", ["", "x", "Bearer x", "fsv_a_b_c", "eyJ.a.b", "fsv_" + "a" * 8_000])
+def test_what_is_no_token_is_refused_and_not_repeated(credential: str) -> None:
+    _, authority = held(made()[0])
+    with pytest.raises(Unauthenticated) as caught:
+        authority.identify(credential)
+    assert len(credential) < 4 or credential not in str(caught.value)
+
+
+def test_a_right_id_with_another_secret_is_refused() -> None:
+    token, _ = made()
+    _, authority = held(token)
+    with pytest.raises(Unauthenticated, match="unknown, revoked or disabled"):
+        authority.identify(new_token(token.id))
+
+
+def test_before_the_first_load_nobody_is_known_and_a_retry_helps() -> None:
+    with pytest.raises(AccessUnknown):
+        Authority(TokenView(), 5.0).identify(made()[1])
+
+
+def test_past_the_staleness_bound_only_evaluations_go_on() -> None:
+    view, authority = held(made()[0])
+    for role in Role:
+        authority.check_known(role)
+    view.verified_at = time.monotonic() - 6
+    authority.check_known(Role.EVALUATE)
+    for role in set(Role) - {Role.EVALUATE}:
+        with pytest.raises(AccessUnknown, match="staleness bound"):
+            authority.check_known(role)
+
+
+def test_a_restored_store_brings_no_revoked_token_back() -> None:
+    token, text = made()
+    view, authority = held(token)
+    view.hold(StoredTokens(2, [replace(token, revoked_at=LATER, secrets=())]), time.monotonic())
+    for contents in ([token], [], [token]):
+        view.hold(StoredTokens(1, contents), time.monotonic())
+        with pytest.raises(Unauthenticated):
+            authority.identify(text)
+    assert view.returned == {token.id}
+
+
+def test_a_load_that_began_before_a_change_does_not_undo_it() -> None:
+    token, text = made(revision=1)
+    view, authority = held(token)
+    began = time.monotonic()
+    view.apply(replace(token, revoked_at=LATER, secrets=(), revision=2))
+    view.hold(StoredTokens(1, [token]), began)
+    with pytest.raises(Unauthenticated):
+        authority.identify(text)
+    assert not view.returned
+    view.hold(StoredTokens(2, [replace(token, revoked_at=LATER, secrets=(), revision=2)]), time.monotonic())
+    assert view.revision == 2
+
+
+def test_a_change_here_counts_as_enforced_only_if_none_is_missing_before_it() -> None:
+    token, _ = made(revision=1)
+    view, _ = held(token)
+    view.apply(replace(token, name="b", revision=2))
+    assert view.revision == 2
+    view.apply(replace(token, name="c", revision=4))
+    assert view.revision == 2
+
+
+def test_both_secrets_are_valid_during_an_overlap() -> None:
+    token, old = made()
+    text = new_token(token.id)
+    secrets = (Secret(digest_of(old).hex(), LATER), Secret(digest_of(text).hex()))
+    _, authority = held(replace(token, secrets=secrets))
+    assert authority.identify(old).expires_at == LATER.timestamp()
+    assert authority.identify(text).expires_at == float("inf")
+
+
+async def test_an_open_call_ends_when_its_caller_is_revoked_narrowed_or_expired() -> None:
+    ended = {}
+    for name, edit, refusal in (
+        ("revoked", {"revoked_at": LATER, "secrets": ()}, Unauthenticated),
+        ("disabled", {"disabled": True}, Unauthenticated),
+        ("expired", {"expires_at": datetime.now(UTC)}, Unauthenticated),
+        ("lesser", {"role": Role.EVALUATE}, PermissionDenied),
+        ("narrowed", {"flag_sets": ("other",)}, PermissionDenied),
+        ("fewer", {"flag_sets": ("default",)}, RightsChanged),
+        ("renamed", {"name": "new"}, None),
+        ("raised", {"role": Role.WRITE, "flag_sets": ("*",)}, None),
+    ):
+        token, text = made(flag_sets=("default", "second"))
+        view, authority = held(token)
+        stream = asyncio.create_task(_stream(authority, authority.identify(text)))
+        await asyncio.sleep(0)
+        view.hold(StoredTokens(2, [replace(token, **edit)]), time.monotonic())  # type: ignore[arg-type]
+        authority.sessions.check_all()
+        done, _ = await asyncio.wait({stream}, timeout=0 if refusal is None else 5)
+        ended[name] = type(stream.exception()) if done else None
+        assert ended[name] is refusal, name
+        assert (authority.sessions.ended, len(authority.sessions)) == ((0, 1) if refusal is None else (1, 0))
+        stream.cancel()
+        await asyncio.wait({stream})
+
+
+async def test_expiry_ends_a_call_without_any_change() -> None:
+    token, text = made(expires_at=datetime.now(UTC) + timedelta(seconds=0.05))
+    _, authority = held(token)
+    stream = asyncio.create_task(_stream(authority, authority.identify(text)))
+    while not stream.done():
+        await asyncio.sleep(0.005)
+        authority.sessions.check_expired()
+    assert time.time() >= token.expires_at.timestamp()  # type: ignore[union-attr]
+    assert type(stream.exception()) is Unauthenticated
+
+
+async def test_a_call_that_its_own_caller_cancels_is_cancelled() -> None:
+    token, text = made()
+    _, authority = held(token)
+    stream = asyncio.create_task(_stream(authority, authority.identify(text)))
+    await asyncio.sleep(0)
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream
+    assert (len(authority.sessions), authority.sessions.ended) == (0, 0)
+
+
+async def _stream(authority: Authority, caller: Identity) -> None:
+    with authority.sessions.open(caller, Role.READ) as session:
+        session.flag_sets = ("default",)
+        await asyncio.Event().wait()
