@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import structlog
 
+from flagsvc.background import repeat
 from flagsvc.setting_values import by_listener
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
@@ -71,9 +72,11 @@ class Certificates:
 
     async def run(self) -> None:
         """Follow the files until cancelled."""
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            await asyncio.to_thread(self.follow)  # a slow file system blocks no call
+        await repeat(
+            lambda: asyncio.to_thread(self.follow),  # a slow file system blocks no call
+            lambda: asyncio.sleep(CHECK_EVERY_S),
+            "tls_files_not_followed",
+        )
 
     def follow(self) -> None:
         """Serve what is in the files now, if it is new and good; else keep what is served."""

@@ -44,6 +44,8 @@ class Handshakes:
             while True:
                 try:
                     connection, address = await loop.sock_accept(listening)
+                except ConnectionError:  # it ended before it was accepted
+                    continue
                 except OSError as error:
                     log.warning("not_accepted", error=type(error).__name__, detail="It is tried again in a second.")
                     await asyncio.sleep(RETRY_S)

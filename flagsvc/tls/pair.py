@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +43,7 @@ class Contents:
     """What is in the files."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_cas: Mapping[str, bytes]
 
 
@@ -109,7 +109,10 @@ def _check_key(files: Files, certificate: x509.Certificate, pem: bytes) -> None:
         _refuse("FLAGSVC_TLS_KEY", files.key, "the key is encrypted; it must be a key without a password")
     except (ValueError, UnsupportedAlgorithm):
         _refuse("FLAGSVC_TLS_KEY", files.key, "it is no private key in PEM form")
-    public = certificate.public_key()
+    try:
+        public = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        _refuse("FLAGSVC_TLS_CERT", files.certificate, "its key is of a kind that is not known")
     is_rsa = isinstance(public, rsa.RSAPublicKey) and public.key_size >= MIN_RSA_BITS
     if not is_rsa and not (isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, CURVES)):
         wanted = f"RSA of at least {MIN_RSA_BITS} bits, or ECDSA with P-256, P-384 or P-521"
