@@ -37,8 +37,8 @@ class Served(NamedTuple):
 
     def run(self, uri: str, *arguments: str, **environment: str) -> Any:
         tls = self.tls(uri)
-        names = {"FLAGSVC_TLS_CA": tls.ca, "FLAGSVC_TLS_CLIENT_CERT": tls.certificate, "FLAGSVC_TLS_CLIENT_KEY": tls.key}
-        given = {name: str(path) for name, path in names.items()}
+        files = {"CA": tls.ca, "CLIENT_CERT": tls.certificate, "CLIENT_KEY": tls.key}
+        given = {f"FLAGSVC_TLS_{name}": str(path) for name, path in files.items()}
         return run_here(*arguments, "--address", self.process.address, **given, **environment)
 
 

@@ -35,6 +35,7 @@ def test_a_pair_with_its_chain_is_good(signed: Signed, tmp_path: Path) -> None:
     found = prove(files, read(files), now=utc_now())
     assert found.expires_at == signed.certificate.not_valid_after_utc
     assert set(found.contexts) == {"grpc", "ofrep", "management"}
+    assert "PRIVATE" not in repr(found)
 
 
 def encrypted() -> bytes:
