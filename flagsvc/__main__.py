@@ -5,6 +5,7 @@ A process 1, as in a container, is not ended by a signal that it does not handle
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -14,6 +15,7 @@ from flagsvc.signals import exit_at_once_on
 def main() -> int:
     """Run the command line; return its exit status."""
     exit_at_once_on(signal.SIGTERM)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it writes a line of its own for each failed TLS handshake
     try:
         from flagsvc.cli.main import main as run_command  # noqa: PLC0415  signals are handled first
 

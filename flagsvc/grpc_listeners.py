@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import grpc
@@ -108,11 +108,17 @@ class GrpcServices:
         yield Sample("flagsvc_sync_streams", "Open streams of flagd's sync service.", self.sync.active)
 
 
-def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, max_connections: int) -> LastingServer:
-    """Return the server of a listener, which has no address yet."""
+def grpc_server(
+    listener: Listener,
+    services: GrpcServices,
+    settings: Settings,
+    max_connections: int,
+    add_port: Callable[[grpc.aio.Server, str], int],
+) -> LastingServer:
+    """Return the server of a listener, which has no address yet. `add_port`: lets it listen."""
     age_s = settings.stream_age_s if listener.name == "sync" else settings.connection_age_s
     options = tuple(_options(settings, max_connections, age_s))
-    return LastingServer(listener.name, partial(_build, listener, services, options))
+    return LastingServer(listener.name, partial(_build, listener, services, options), add_port)
 
 
 def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:

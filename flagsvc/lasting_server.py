@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -29,12 +30,19 @@ class Bindable(Protocol):
         ...
 
 
+def plain(server: grpc.aio.Server, address: str) -> int:
+    """Let a server listen without TLS; return the port."""
+    return server.add_insecure_port(address)
+
+
 class LastingServer:
     """The server of one listener: what `build` makes, again and again, always at the same addresses."""
 
-    def __init__(self, name: str, build: Callable[[], grpc.aio.Server]) -> None:
-        """`name`: the listener's."""
-        self.name, self._build, self._server = name, build, build()
+    def __init__(
+        self, name: str, build: Callable[[], grpc.aio.Server], add_port: Callable[[grpc.aio.Server, str], int] = plain
+    ) -> None:
+        """`name`: the listener's. `add_port`: lets a server listen, in plain text or with TLS."""
+        self.name, self._build, self._server, self._add_port = name, build, build(), add_port
         self._bindings: list[Callable[[AddPort], int]] = []
         self._stopping = False
         self.replaced = 0
@@ -42,7 +50,7 @@ class LastingServer:
     def listen(self, address: Bindable) -> int:
         """Bind an address, and return its port. Raises OSError."""
         self._bindings.append(address.bind)
-        return address.bind(self._server.add_insecure_port)
+        return address.bind(partial(self._add_port, self._server))
 
     async def start(self) -> None:
         """Accept calls."""
@@ -65,7 +73,7 @@ class LastingServer:
         stopped, new = self._server, self._build()
         try:
             for bind in self._bindings:
-                bind(new.add_insecure_port)
+                bind(partial(self._add_port, new))
         except (OSError, RuntimeError) as error:
             log.warning("grpc_port_not_bound", listener=self.name, error=str(error), detail="It is tried again.")
             return

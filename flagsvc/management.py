@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.gate import Check
-from flagsvc.api.http.server import HttpServer
+from flagsvc.api.http.server import Acceptor, HttpServer
 from flagsvc.auth_mode import is_loopback
 from flagsvc.core.errors import FlagsvcError, PermissionDenied
 from flagsvc.health import Health
@@ -41,14 +41,22 @@ T = TypeVar("T")
 class ManagementServer:
     """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop.
 
-    `check`: what callers from other machines need for metrics; None if callers are not authenticated.
+    `check`: what callers from other machines need for metrics; None if callers are not authenticated. `acceptor`:
+    HttpServer's.
     """
 
-    def __init__(self, listening: socket.socket, health: Health, metrics: Metrics, check: Check | None = None) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        health: Health,
+        metrics: Metrics,
+        check: Check | None = None,
+        acceptor: Callable[[socket.socket, HttpServer], Acceptor] | None = None,
+    ) -> None:
         self._health, self._metrics, self._check = health, metrics, check
         self._main_loop = asyncio.get_running_loop()
         self._page = Shared(self._metrics_page)
-        self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS)
+        self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS, acceptor=acceptor)
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="management", daemon=True)

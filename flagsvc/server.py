@@ -23,7 +23,7 @@ from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.auth_mode import auth_mode, warn_if_undecided
+from flagsvc.auth_mode import auth_mode, warn_if_undecided, warn_of_plain_text
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
@@ -38,6 +38,7 @@ from flagsvc.setting_values import LISTENERS, anonymous_roles, default_sets, ori
 from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
+from flagsvc.tls.ports import Ports
 from flagsvc.turns import SWITCH_S
 from flagsvc.urls import redacted
 
@@ -58,7 +59,8 @@ class Server:
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
-        ports = descriptors.PASSED_ON if settings.http_on_grpc_port else 1
+        self._tls = tls = Ports(settings)
+        ports = descriptors.PASSED_ON if tls.has_front else 1
         ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
@@ -80,7 +82,8 @@ class Server:
         }
         names = ("grpc",) if settings.sync_port == OFF else ("grpc", "sync")
         self._grpc = {
-            name: grpc_server(self.listeners[name], self.services, settings, self._max_connections) for name in names
+            name: grpc_server(self.listeners[name], self.services, settings, self._max_connections, tls.add_port(name))
+            for name in names
         }
         self._ofrep = Ofrep(
             replica.reader,
@@ -121,6 +124,7 @@ class Server:
             await self._issuers.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
+        self._tasks.start(self._tls.run(), "tls")
         for name, server in self._grpc.items():
             await server.start()
             self._tasks.start(server.run(), name)
@@ -135,6 +139,7 @@ class Server:
             cache=redacted(self.settings.cache_url),
             max_open_files=descriptors.limit(),
             connections_per_port=self._max_connections,
+            tls=self._tls.encrypted,
         )
 
     async def stop(self) -> None:
@@ -183,7 +188,7 @@ class Server:
         settings = self.settings
         for name, server in self._grpc.items():
             with self._address(name) as address:
-                if name == "grpc" and settings.http_on_grpc_port:
+                if name == "grpc" and self._tls.has_front:
                     self._front = self._front_at(address, server)
                 else:
                     server.listen(address)
@@ -194,11 +199,14 @@ class Server:
                     address.socket(),
                     max_connections=self._max_connections,
                     max_per_peer=settings.max_connections_per_peer,
+                    acceptor=self._tls.acceptor("ofrep"),
                 )
         if settings.management_port != OFF:
             with self._address("management") as address:
                 check = check_of(ROUTES["GET /metrics"], self._authority, Listener("management", Selectors()))
-                self._management = ManagementServer(address.socket(), self._health, self._metrics, check)
+                self._management = ManagementServer(
+                    address.socket(), self._health, self._metrics, check, self._tls.acceptor("management")
+                )
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 
@@ -210,7 +218,10 @@ class Server:
             max_connections=self._max_connections,
             max_per_peer=self.settings.max_connections_per_peer,
         )
-        front = Front(address.socket(), http, self.services.peers, lambda: self.services.first_messages.begun)
+        services = self.services
+        front = Front(
+            address.socket(), http, services.peers, lambda: services.first_messages.begun, self._tls.open_front
+        )
         grpc.listen(front.inner)
         return front
 
@@ -253,6 +264,7 @@ class Server:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
+        yield from self._tls.samples()
         if self._issuers is not None:
             yield from self._issuers.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
@@ -296,6 +308,7 @@ async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status. Raises SettingsError where nobody decided who may call."""
     auth_mode(settings)
     warn_if_undecided(settings)
+    warn_of_plain_text(settings)
     collector.configure()
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()

@@ -78,15 +78,25 @@ def origins(text: str, name: str = "") -> tuple[str, ...]:
 
 def default_sets(text: str, name: str = "") -> dict[str, str]:
     """Parse `web`, or `grpc=web;sync=default`, into the default flag set of each listener that has one."""
+    return by_listener(text, name, "a flag set", "FLAG_SET")
+
+
+def files_by_listener(text: str, name: str = "") -> dict[str, str]:
+    """Parse `/ca.pem`, or `grpc=/ca.pem;sync=/ca.pem`, into the file of each listener that has one."""
+    return by_listener(text, name, "a file", "FILE")
+
+
+def by_listener(text: str, name: str = "", what: str = "a value", word: str = "VALUE") -> dict[str, str]:
+    """Parse one value for all listeners, or `LISTENER=VALUE;...`. Raises SettingsError."""
     if "=" not in text:
         return dict.fromkeys(LISTENERS, text) if text else {}
     found: dict[str, str] = {}
     for part in text.split(";"):
-        listener, equals, flag_set = (each.strip() for each in part.partition("="))
-        if listener not in LISTENERS or not (equals and flag_set) or listener in found:
-            form = "a flag set for all, or LISTENER=FLAG_SET once for each of the listeners " + ", ".join(LISTENERS)
+        listener, equals, value = (each.strip() for each in part.partition("="))
+        if listener not in LISTENERS or not (equals and value) or listener in found:
+            form = f"{what} for all, or LISTENER={word} once for each of the listeners " + ", ".join(LISTENERS)
             raise SettingsError(f"{name} has {shown(part, text)}; it must be {form}, separated by semicolons")
-        found[listener] = flag_set
+        found[listener] = value
     return found
 
 

@@ -15,6 +15,7 @@ from flagsvc.setting_values import (
     anonymous_roles,
     checked_name,
     default_sets,
+    files_by_listener,
     host_names,
     origins,
     pairs,
@@ -23,7 +24,12 @@ from flagsvc.setting_values import (
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
-CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS", "FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE", "FLAGSVC_PLAINTEXT_TOKEN"})
+CLIENT_NAMES = frozenset(
+    {
+        *("FLAGSVC_ADDRESS", "FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE", "FLAGSVC_PLAINTEXT_TOKEN"),
+        *("FLAGSVC_TLS", "FLAGSVC_TLS_CA", "FLAGSVC_TLS_NAME", "FLAGSVC_TLS_CLIENT_CERT", "FLAGSVC_TLS_CLIENT_KEY"),
+    }
+)
 """Names that only the client commands of the command line read."""
 _REMOVED = {
     "FLAGSVC_FRACTIONAL_VERSION": "a flag set has its bucketing, 2 or 3, stored with it; remove the setting, and see"
@@ -42,6 +48,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "host_names": host_names,
     "name": checked_name,
     "default_sets": default_sets,
+    "files_by_listener": files_by_listener,
     "anonymous": anonymous_roles,
 }
 
@@ -126,6 +133,17 @@ class Settings:
         65535,
         socket=True,
     )
+    tls_cert: str = _setting(
+        "", "PEM file with the certificate and its chain; every port but the management port then serves TLS alone."
+    )
+    tls_key: str = _setting("", "PEM file with the certificate's private key, without a password.")
+    tls_client_ca: str = _setting(
+        "",
+        "PEM file with the CAs of client certificates, which are then required: one for all listeners, or"
+        " grpc=FILE;sync=FILE;ofrep=FILE. Where the gRPC port requires them, it serves no HTTP/1.1.",
+        files_by_listener=True,
+    )
+    management_tls: bool = _setting(False, "Whether the management port serves TLS too.")
     default_flag_set: str = _setting(
         "",
         "Flag set that flagd's and OFREP's callers without a selector get: one for all listeners, or"

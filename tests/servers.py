@@ -262,8 +262,11 @@ class Mongod(_Server):
     def _environment(self) -> dict[str, str]:
         return mongod_environment()
 
+    def _direct_url(self) -> str:
+        return f"mongodb://{HOST}:{self.port}/?directConnection=true"
+
     def _ready(self) -> bool:
-        url = f"mongodb://{HOST}:{self.port}/?directConnection=true"
+        url = self._direct_url()
         client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(url, serverSelectionTimeoutMS=100)
         with client:
             try:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from flagsvc.cli.tls import Tls, tls_for
 from flagsvc.cli.usage import UsageError
 from flagsvc.listening import UNIX
 from flagsvc.settings import Settings
@@ -29,7 +30,7 @@ def server_address(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
     port = getattr(args, "port", None)
     if args.address and port is not None:
         raise UsageError("--address names a port already; leave out --port")
-    if args.address or (port is None and environ.get("FLAGSVC_ADDRESS")):
+    if not asks_own_server(args, environ):
         return str(args.address or environ["FLAGSVC_ADDRESS"].strip())
     listens = {name: text for name, text in environ.items() if name.removesuffix("_FILE") in _NAMES}
     settings = Settings.from_env(listens, {} if port is None else {"port": port})
@@ -40,19 +41,45 @@ def server_address(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
     return host_and_port(_OWN_ADDRESS.get(settings.host, settings.host), settings.port)
 
 
-def open_channel(address: str, *, proxy: bool = True, token: str = "") -> grpc.Channel:
+def find_server(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Set the address and the TLS of the server in the arguments. Raises SettingsError and UsageError."""
+    own = asks_own_server(args, environ)
+    args.address = server_address(args, environ)
+    args.encryption = tls_for(args, environ, own=own)
+
+
+def asks_own_server(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Whether the command is for the server of the environment's settings, on this machine."""
+    return not (args.address or (getattr(args, "port", None) is None and environ.get("FLAGSVC_ADDRESS")))
+
+
+def channel_to(args: argparse.Namespace, environ: Mapping[str, str]) -> grpc.Channel:
+    """Connect to the server that `find_server` has found, with the token in the environment.
+
+    Raises SettingsError and UsageError.
+    """
+    token = token_for(args.address, environ, encrypted=args.encryption is not None)
+    return open_channel(args.address, tls=args.encryption, token=token)
+
+
+def open_channel(address: str, *, proxy: bool = True, tls: Tls | None = None, token: str = "") -> grpc.Channel:
     """Connect to a server; to this machine, or with `proxy` false, never through an HTTP proxy.
 
     `token`: sent with every call.
     """
-    options: list[tuple[str, int]] = [("grpc.max_receive_message_length", -1)]
+    options: list[tuple[str, int | str]] = [("grpc.max_receive_message_length", -1)]
     if not proxy or _is_here(address):
         options.append(("grpc.enable_http_proxy", 0))
-    channel = grpc.insecure_channel(address, options=options)
+    if tls is not None and tls.name:
+        options.append(("grpc.ssl_target_name_override", tls.name))
+    if tls is None:
+        channel = grpc.insecure_channel(address, options=options)
+    else:
+        channel = grpc.secure_channel(address, tls.credentials, options=options)
     return grpc.intercept_channel(channel, _WithToken(token)) if token else channel
 
 
-def token_for(address: str, environ: Mapping[str, str]) -> str:
+def token_for(address: str, environ: Mapping[str, str], *, encrypted: bool) -> str:
     """Return the token in FLAGSVC_TOKEN, or in the file that FLAGSVC_TOKEN_FILE names; empty without either.
 
     Raises SettingsError and UsageError: a token is sent in plain text to this machine only, unless somebody says that
@@ -68,10 +95,11 @@ def token_for(address: str, environ: Mapping[str, str]) -> str:
             raise SettingsError(f"FLAGSVC_TOKEN_FILE: cannot read the file: {type(error).__name__}") from None
     if token and not token.isascii():
         raise UsageError("FLAGSVC_TOKEN has characters that no token has")
-    if token and not _is_here(address) and environ.get("FLAGSVC_PLAINTEXT_TOKEN", "").lower() not in ("true", "1"):
+    may_be_read = not encrypted and not _is_here(address)
+    if token and may_be_read and environ.get("FLAGSVC_PLAINTEXT_TOKEN", "").lower() not in ("true", "1"):
         raise UsageError(
-            f"the token would be sent to {address} in plain text; if the network between encrypts, as a service mesh"
-            " does, set FLAGSVC_PLAINTEXT_TOKEN=true"
+            f"the token would be sent to {address} in plain text; use TLS (--tls-ca), or if the network between"
+            " encrypts, as a service mesh does, set FLAGSVC_PLAINTEXT_TOKEN=true"
         )
     return token
 

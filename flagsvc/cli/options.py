@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from flagsvc.cli.tls import add_tls
+
 DEFAULT_WAIT_S = 5.0
 
 
 def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
-    """Add the server's address, the time-out and the output format."""
+    """Add the server's address, TLS, the time-out and the output format."""
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
@@ -20,6 +22,7 @@ def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:
         "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_tls(parser)
 
 
 def add_set_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0) -> None:

@@ -52,9 +52,9 @@ def on_server(name: str) -> Command:
 
     def run(args: argparse.Namespace) -> int:
         from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
-        from flagsvc.cli.channels import server_address  # noqa: PLC0415
+        from flagsvc.cli.channels import find_server  # noqa: PLC0415
 
-        args.address = server_address(args, os.environ)
+        find_server(args, os.environ)
         others = name in ("status", "verify", "resync", "bucketing")
         command = getattr(replica_commands if others else service_commands, name)
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import arguments, render, wait_for
-from flagsvc.cli.channels import open_channel, server_address, token_for
+from flagsvc.cli.channels import channel_to, find_server, open_channel
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -30,11 +30,11 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with open_channel(args.address, token=token_for(args.address, os.environ)) as channel:
+    with channel_to(args, os.environ) as channel:
         try:
             return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
-            print_error(error, args.address)
+            print_error(error, args)
             return 1
 
 
@@ -184,13 +184,13 @@ def health(args: argparse.Namespace) -> int:
     """Call grpc.health.v1; exit status 0 only for SERVING."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  only this command needs it
 
-    args.address = server_address(args, os.environ)
-    with open_channel(args.address, proxy=False) as channel:
+    find_server(args, os.environ)
+    with open_channel(args.address, proxy=False, tls=args.encryption) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=args.service)
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
         except grpc.RpcError as error:
-            print_error(error, args.address)
+            print_error(error, args)
             return 1
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     if args.json:
@@ -245,12 +245,17 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
                 render.say(f"{now}  {visible(change.flag_key)}  {state}  revision {change.revision}")
 
 
-def print_error(error: grpc.RpcError, address: str) -> None:
+def print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
     """Print a failed call for people."""
+    address = args.address
     code, details, reason = error.code(), error.details(), _error_reason(error)
     text = f"{details} ({reason or code.name})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
+        if args.encryption is not None:
+            text = f"no server is reachable at {address} with TLS: {details}"
+        elif "ocket closed" in (details or ""):  # as a TLS server does
+            text = f"{address} closes the connection; if it serves TLS, name its CA with --tls-ca"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not respond in time; try a larger --timeout"
     render.say(f"error: {text}", error=True)

@@ -15,7 +15,7 @@ import grpc
 
 from flagsvc.access.token_writer import now
 from flagsvc.cli import render, wait_for
-from flagsvc.cli.channels import open_channel, server_address, token_for
+from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
 from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
@@ -162,12 +162,12 @@ def _store_of(args: argparse.Namespace) -> OnStore:
 
 
 def _on_server(args: argparse.Namespace, work: Callable[[pb_grpc.TokenServiceStub], int]) -> int:
-    args.address = server_address(args, os.environ)
-    with open_channel(args.address, token=token_for(args.address, os.environ)) as channel:
+    find_server(args, os.environ)
+    with channel_to(args, os.environ) as channel:
         try:
             return work(pb_grpc.TokenServiceStub(channel))
         except grpc.RpcError as error:
-            print_error(error, args.address)
+            print_error(error, args)
             return 1
 
 

@@ -28,13 +28,13 @@ from flagsvc_client import (
 )
 from flagsvc_client.aio import FlagClient as AioClient
 
+from tests.certificates import Authority
 from tests.client.forms import FORMS, Asked, asked
 from tests.faults.proxy import Proxy
 from tests.replicas import Process, replica
 from tests.servers import free_port
 
 SOON_S = 2.0
-TLS = Path(__file__).parents[1] / "data" / "tls"
 pytestmark = pytest.mark.parametrize("form", FORMS)
 
 
@@ -108,15 +108,15 @@ async def test_wrong_port_where_something_else_answers(form: str) -> None:
 
 
 async def test_tls_against_plaintext_and_the_reverse(form: str, tmp_path: Path) -> None:
-    trusted = grpc.ssl_channel_credentials((TLS / "cert.pem").read_bytes())
+    authority = Authority()
     async with (
         replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (_, server),
-        asked(form, f"127.0.0.1:{server.port}", credentials=trusted) as client,
+        asked(form, f"127.0.0.1:{server.port}", credentials=authority.credentials()) as client,
     ):
         await seen(client, "TLS against plaintext", ErrorCode.PROVIDER_NOT_READY)
-    pair = ((TLS / "key.pem").read_bytes(), (TLS / "cert.pem").read_bytes())
+    signed = authority.sign()
     secure = grpc.aio.server()
-    port = secure.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    port = secure.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(signed.key_pem, signed.pem)]))
     await secure.start()
     async with asked(form, f"127.0.0.1:{port}") as client:
         await seen(client, "plaintext against TLS", ErrorCode.PROVIDER_NOT_READY)

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from flagsvc.api.common.values import to_value
+from flagsvc.front import door
 from flagsvc.front import server as fronts
 from flagsvc.front.inner import Loopback
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -122,7 +123,7 @@ async def test_an_address_has_so_many_connections_and_another_has_its_own(served
 async def test_at_the_limit_silent_connections_give_way_and_calls_do_not(served: tuple[Client, Server]) -> None:
     client, server = served
     silent = [_connected(server, f"127.0.0.{2 + number // 5}") for number in range(15)]
-    await until(lambda: len(_front(server).undecided) == 15)
+    await until(lambda: len(_front(server).arrivals) == 15)
     refused = _front(server).connections.refused
     newest = _connected(server, "127.0.0.9")
     newest.sendall(REQUEST)
@@ -137,12 +138,12 @@ async def test_at_the_limit_silent_connections_give_way_and_calls_do_not(served:
 
 async def test_a_silent_connection_ends(served: tuple[Client, Server], monkeypatch: pytest.MonkeyPatch) -> None:
     _, server = served
-    monkeypatch.setattr(fronts, "SILENT_S", 0.1)
+    monkeypatch.setattr(door, "SILENT_S", 0.1)
     for sent in (b"", PREFACE[:13]):
         with closing(_connected(server)) as connection:
             connection.sendall(sent)
             assert await _ended(connection)
-    await until(lambda: not _front(server).undecided)
+    await until(lambda: not _front(server).arrivals)
 
 
 async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,13 +20,14 @@ from flagsvc.adapters.redis.cache import RedisCache
 from flagsvc.adapters.redis.causes import REFUSES, UNAVAILABLE, redis_cause
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Announced, Entry, Heartbeat, Subscribed
+from tests.certificates import Authority
 from tests.replicas import until
 from tests.servers import RedisServer, free_port
 from tests.stores import STORE
 
 pytestmark = pytest.mark.xdist_group("redis_refusals")
 A = Entry.of(Flag(key="a", revision=1))
-TLS = Path(__file__).parents[1] / "data" / "tls"
+AUTHORITY = Authority()
 USERS = {
     "works": "+@all -@dangerous ~* &*",
     "nopublish": "+@all -publish ~* &*",
@@ -207,10 +207,9 @@ async def test_a_cluster_is_refused_with_the_cure() -> None:
 
 
 @contextlib.contextmanager
-def tls_listener() -> Iterator[int]:
+def tls_listener(folder: Path) -> Iterator[int]:
     """A port that speaks TLS with a certificate that nobody knows, as far as the handshake."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+    context = AUTHORITY.own.context(folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         async def serve() -> None:
@@ -236,7 +235,7 @@ CONNECTIONS: dict[str, tuple[Callable[[RedisServer, int], str], str]] = {
     "no TLS to a server with": (lambda _, p: f"redis://127.0.0.1:{p}/0", "closes the connection"),
     "unknown CA": (lambda _, p: f"rediss://127.0.0.1:{p}/0", "self-signed and its CA is not known"),
     "another host": (
-        lambda _, p: f"rediss://127.1:{p}/0?ssl_ca_certs={TLS / 'cert.pem'}",
+        lambda _, p: f"rediss://127.1:{p}/0?ssl_ca_certs=CA",
         "the server's certificate is for another host",
     ),
     "no such CA file": (
@@ -247,10 +246,11 @@ CONNECTIONS: dict[str, tuple[Callable[[RedisServer, int], str], str]] = {
 
 
 @pytest.mark.parametrize("fault", CONNECTIONS)
-async def test_the_cause_of_a_failed_connection_is_named(server: RedisServer, fault: str) -> None:
+async def test_the_cause_of_a_failed_connection_is_named(server: RedisServer, fault: str, tmp_path: Path) -> None:
     url_for, words = CONNECTIONS[fault]
-    with tls_listener() as port, capture_logs() as logs:
-        async with cache_on(url_for(server, port)) as cache:
+    with tls_listener(tmp_path) as port, capture_logs() as logs:
+        url = url_for(server, port).replace("=CA", f"={tmp_path}/tls.crt")
+        async with cache_on(url) as cache:
             await cache.fetch(A.id, 5)
             await until(lambda: words in "".join(problem.detail for problem in cache.problems()))
             [problem] = cache.problems()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.providers.cases import FLAGS, SWITCH, flag
 from tests.providers.servers import serving
+from tests.tls.serving import serving_mutual
 from tests.typescript.building import build, npm
 
 IN_2031 = {"if": [{"==": [{"substr": [{"var": "at"}, 0, 8]}, "2031-01-"]}, "on", "off"]}
@@ -24,7 +25,8 @@ FLAGS_HERE = [
 @pytest.mark.xdist_group("typescript")
 def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
     build()
-    with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _):
-        output = npm("test", seconds=110, FLAGSVC_TARGET=process.address)
+    with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _), serving_mutual(tmp_path) as encrypted:
+        environment = {"FLAGSVC_TLS_TARGET": encrypted.process.address, "FLAGSVC_TLS_FOLDER": str(tmp_path)}
+        output = npm("test", seconds=110, FLAGSVC_TARGET=process.address, **environment)
     counts = {name: int(number) for name, number in re.findall(r"^. (\w+) (\d+)$", output, re.MULTILINE)}
     assert counts["pass"] == counts["tests"] > 20

@@ -1,6 +1,7 @@
 """The Python client of flagsvc: `FlagClient` here is synchronous, the one in `flagsvc_client.aio` is for asyncio."""
 
 from flagsvc_client._engine.model import Flag, Status
+from flagsvc_client.access import Tls, TokenFile
 from flagsvc_client.client_events import ClientEvent
 from flagsvc_client.details import ErrorCode, EvaluationContext, EvaluationDetails, Reason, Source
 from flagsvc_client.errors import FlagServiceError, Violation
@@ -22,6 +23,8 @@ __all__ = [
     "Snapshot",
     "Source",
     "Status",
+    "Tls",
+    "TokenFile",
     "Violation",
     "WriteLevel",
     "WriteResult",

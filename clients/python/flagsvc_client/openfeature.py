@@ -19,6 +19,7 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Re
 from openfeature.provider import AbstractProvider, Metadata
 
 from . import FlagClient, aio
+from .access import Tls, Token
 from .client_events import ClientEvent
 from .details import ErrorCode as OwnErrorCode
 from .details import EvaluationContext, EvaluationDetails, JsonValue
@@ -58,6 +59,9 @@ class FlagsvcProvider(AbstractProvider):
         flag_set: str = "default",
         timeout_s: float = 0.5,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool = False,
+        token: Token | None = None,
+        plaintext_token: bool = False,
         local: bool = False,
         ready_timeout_s: float = READY_TIMEOUT_S,
         snapshot_file: str | os.PathLike[str] | None = None,
@@ -71,6 +75,9 @@ class FlagsvcProvider(AbstractProvider):
             "flag_set": flag_set,
             "timeout_s": timeout_s,
             "credentials": credentials,
+            "tls": tls,
+            "token": token,
+            "plaintext_token": plaintext_token,
             "options": options,
         }
         self._local_settings: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from flagsvc_client._engine.model import Flag
+from flagsvc_client.access import Tls, Token, access_for
 from flagsvc_client.client_events import ClientEvent, State
 from flagsvc_client.default_values import ANY_TYPE, as_float, check_default, expected_type
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
@@ -40,6 +41,10 @@ class FlagClient:
     `raise_errors`: raise FlagServiceError when an evaluation fails; otherwise return the caller's default. `actor`:
     the author of writes, for the history. `options`: further gRPC channel options.
 
+    `tls`: True for a server whose certificate is of a public CA, else `Tls`; `credentials`: gRPC's, in its place.
+    `token`: sent with every call; a text, `TokenFile`, or a function that returns it without waiting. In plain text it
+    is sent to this machine only, unless `plaintext_token` says that the network encrypts.
+
     `local`: keep a copy of the flag set in this process and evaluate from it, without a call. `snapshot_file`: saves
     the copy for the next start. `staleness_bound_s`: seconds without a message from the server after which answers
     are STALE. `on_event`: receives the local copy's events.
@@ -53,6 +58,9 @@ class FlagClient:
         timeout_s: Seconds = CALL_TIMEOUT_S,
         raise_errors: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool = False,
+        token: Token | None = None,
+        plaintext_token: bool = False,
         actor: str = "",
         local: bool = False,
         snapshot_file: str | os.PathLike[str] | None = None,
@@ -61,7 +69,10 @@ class FlagClient:
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._session = Session(flag_set, timeout_s, actor, raise_errors=raise_errors)
-        self._transport = Transport(checked_target(target), credentials, channel_options(options), timeout_s)
+        access = access_for(
+            checked_target(target), credentials=credentials, tls=tls, token=token, plaintext_token=plaintext_token
+        )
+        self._transport = Transport(target, access, channel_options((*access.options, *options)), timeout_s)
         self._local = open_local(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
         self._is_updating = False
         self._start_updating()

@@ -1,13 +1,7 @@
 /** The client: evaluations that do not reject, toggles, and a watch that heals. */
 
-import {
-  type ChannelCredentials,
-  type ChannelOptions,
-  Metadata,
-  type ServiceError,
-  credentials,
-  status,
-} from '@grpc/grpc-js';
+import { type ChannelOptions, type Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { type Access, type AccessOptions, accessTo } from './access.js';
 import { channelOptions, targetOf } from './channel.js';
 import * as answers from './details.js';
 import type { EvaluationDetails, FlagValue, Widened, WriteLevel } from './details.js';
@@ -20,7 +14,7 @@ import { type Context, type JsonObject, type JsonValue, toContext } from './valu
 import { type Change, type Snapshot, type WatchOptions, watch } from './watching.js';
 
 /** How a client behaves. */
-export interface FlagClientOptions {
+export interface FlagClientOptions extends AccessOptions {
   /** Default: "default". */
   readonly flagSet?: string;
   /** Deadline of every call, in milliseconds. Default: 500. */
@@ -29,8 +23,6 @@ export interface FlagClientOptions {
   readonly raiseErrors?: boolean;
   /** Who makes changes, for the history. */
   readonly actor?: string;
-  /** Default: plaintext. */
-  readonly credentials?: ChannelCredentials;
   /** Further options of grpc-js. */
   readonly channelOptions?: ChannelOptions;
   /** Where trouble is said, at most once a minute for each kind. Default: console.warn. */
@@ -82,6 +74,7 @@ const WAIT_MS = 5_000;
 
 /** Asks flagsvc; waits for nothing when it is made. Evaluations reject only when asked to, or for a wrong default. */
 export class FlagClient {
+  readonly #access: Access;
   readonly #stub: FlagServiceClient;
   readonly #options: FlagClientOptions;
   readonly #flagSet: string;
@@ -92,14 +85,15 @@ export class FlagClient {
   /** Revision of this client's newest write. */
   #written = 0n;
 
-  /** `target` is "host:port" or "dns:///host:port"; a TypeError for one without a port. */
+  /** `target` is "host:port" or "dns:///host:port"; a TypeError for one without a port, or a token in plain text. */
   constructor(target: string, options: FlagClientOptions = {}) {
     this.#options = options;
     this.#flagSet = options.flagSet ?? 'default';
     this.#timeoutMs = options.timeoutMs ?? 500;
     this.#trouble = new Trouble(options.log ?? console.warn);
-    const secured = options.credentials ?? credentials.createInsecure();
-    this.#stub = new FlagServiceClient(targetOf(target), secured, channelOptions(options.channelOptions ?? {}));
+    this.#access = accessTo(targetOf(target), options);
+    const channel = channelOptions({ ...this.#access.options, ...options.channelOptions });
+    this.#stub = new FlagServiceClient(target, this.#access.credentials, channel);
   }
 
   /** Tell whether a flag is on: its status is ENABLED and its value for this context is true. */
@@ -205,8 +199,10 @@ export class FlagClient {
   /** Give the whole flag set, then every change; reconnects and resumes by itself until `close` or the signal. */
   watch(options: WatchOptions = {}): AsyncGenerator<Snapshot | Change, void, void> {
     const signals = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
-    const open = (resumeRevision: bigint) =>
-      this.#stub.watchFlags({ flagSet: this.#flagSet, resumeRevision, pagedSnapshots: false });
+    const open = async (resumeRevision: bigint) => {
+      const request = { flagSet: this.#flagSet, resumeRevision, pagedSnapshots: false };
+      return this.#stub.watchFlags(request, await this.#access.metadata());
+    };
     return watch(open, AbortSignal.any(signals));
   }
 
@@ -271,9 +267,10 @@ export class FlagClient {
     await this.#turns.take(timeoutMs);
     try {
       if (this.#closing.signal.aborted) throw new FlagServiceError(status.UNAVAILABLE, 'the client is closed');
+      const metadata = await this.#access.metadata();
       return await new Promise<Response>((resolve, reject) => {
         const answer: Answer<Response> = (error, response) => (error ? reject(error) : resolve(response));
-        method.call(this.#stub, request, new Metadata(), { deadline }, answer);
+        method.call(this.#stub, request, metadata, { deadline }, answer);
       });
     } finally {
       this.#turns.give();

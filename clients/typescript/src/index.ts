@@ -1,5 +1,6 @@
 /** Feature flags from flagsvc. */
 
+export type { AccessOptions, Tls } from './access.js';
 export {
   FlagClient,
   type BatchOptions,

@@ -40,14 +40,14 @@ const FINAL = new Set([
 
 /** Give snapshots and changes until the signal; `open` starts a stream that resumes after a revision. */
 export async function* watch(
-  open: (resumeRevision: bigint) => ClientReadableStream<WatchFlagsResponse>,
+  open: (resumeRevision: bigint) => Promise<ClientReadableStream<WatchFlagsResponse>>,
   signal: AbortSignal,
 ): AsyncGenerator<Snapshot | Change, void, void> {
   let resume = 0n;
   let backoff = BACKOFF_MS.first;
   let laggingSince: number | undefined;
   while (!signal.aborted) {
-    for await (const message of messagesOf(open(resume), signal)) {
+    for await (const message of messagesOf(() => open(resume), signal)) {
       backoff = BACKOFF_MS.first;
       const { event, resumeRevision } = message;
       if (event?.$case === 'snapshot' && resumeRevision < resume) {
@@ -70,14 +70,19 @@ export async function* watch(
 
 /** Give a stream's messages; it ends when it breaks, when it is silent for too long and at the signal. */
 async function* messagesOf(
-  call: ClientReadableStream<WatchFlagsResponse>,
+  open: () => Promise<ClientReadableStream<WatchFlagsResponse>>,
   signal: AbortSignal,
 ): AsyncGenerator<WatchFlagsResponse, void, void> {
+  const call = await open().catch((error: unknown) => {
+    if (FINAL.has(failureOf(error).code)) throw failureOf(error);
+  });
+  if (!call) return; // there was no token to send
   const cancel = () => call.cancel();
   const silence = setTimeout(cancel, SILENCE_MS);
   // An error that comes after the last message was asked for must not end the process.
   call.on('error', () => {});
   signal.addEventListener('abort', cancel);
+  if (signal.aborted) cancel();
   try {
     for await (const message of call) {
       silence.refresh();

@@ -7,7 +7,7 @@ import contextlib
 import math
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import h11
@@ -35,6 +35,19 @@ class Waiting(Protocol):
 
     def give_way(self) -> None:
         """End, and count as ended at once."""
+
+
+class Acceptor(Protocol):
+    """Accepts connections for an HTTP server, and hands them over to it."""
+
+    async def start(self) -> None:
+        """Accept connections."""
+
+    def close(self) -> None:
+        """Accept no more connections."""
+
+    async def stop(self) -> None:
+        """End what is in progress."""
 
 
 class Connections:
@@ -77,7 +90,7 @@ class HttpServer:
     """Serves an ASGI application on a listening socket, which it closes; without one, only what is handed over to it.
 
     Beyond `max_connections` the connection that has waited longest for a request gives way to a new one. An address
-    that has `max_per_peer` gets no new one.
+    that has `max_per_peer` gets no new one. `acceptor`: makes what accepts the socket's connections in its place.
     """
 
     def __init__(
@@ -87,6 +100,7 @@ class HttpServer:
         *,
         max_connections: float = math.inf,
         max_per_peer: float = math.inf,
+        acceptor: Callable[[socket.socket, HttpServer], Acceptor] | None = None,
     ) -> None:
         self.connections = counted = Connections(max_connections, max_per_peer)
 
@@ -94,7 +108,8 @@ class HttpServer:
             port = counted
 
         self._protocol = Counted
-        self._sockets = [] if listening is None else [listening]
+        self._acceptor = None if listening is None or acceptor is None else acceptor(listening, self)
+        self._sockets = [] if listening is None or self._acceptor is not None else [listening]
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -118,9 +133,14 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.serve(self._sockets), name="ofrep")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0)
+        if self._acceptor is not None:
+            await self._acceptor.start()
 
     async def stop(self) -> None:
         """Close every connection: idle ones at once, the others after at most STOP_S."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+            await self._acceptor.stop()
         self._server.should_exit = True
         if self._task is not None:
             await self._task
@@ -133,7 +153,8 @@ class HttpServer:
         protocol = self._protocol(config=server.config, server_state=server.server_state, app_state={})
         transport.set_protocol(protocol)
         protocol.begin(transport, peer)
-        protocol.data_received(data)
+        if data:  # none would be the connection's end
+            protocol.data_received(data)
 
     def waiting(self) -> list[Waiting]:
         """Return the connections that wait for a request."""

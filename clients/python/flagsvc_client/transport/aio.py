@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 import grpc.aio
 
+from flagsvc_client.access import Access
 from flagsvc_client.errors import client_unusable, failure_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
@@ -48,11 +49,11 @@ class Transport:
     def __init__(
         self,
         target: str,
-        credentials: grpc.ChannelCredentials | None,
+        access: Access,
         options: Sequence[tuple[str, Any]],
         timeout_s: float,
     ) -> None:
-        self._target, self._credentials, self._options = target, credentials, options
+        self._target, self._access, self._options = target, access, options
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -61,14 +62,16 @@ class Transport:
     async def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
         try:
-            return await getattr(self._stub, method)(request, timeout=timeout_s or self._timeout_s)
+            return await getattr(self._stub, method)(
+                request, timeout=timeout_s or self._timeout_s, metadata=self._access.metadata()
+            )
         except CALL_ERRORS as error:
             self._raise_failure(error)
 
     async def messages(self, request: pb.WatchFlagsRequest) -> AsyncGenerator[pb.WatchFlagsResponse, None]:
         """Open one watch and yield its messages; a stream that is silent for too long fails with DEADLINE_EXCEEDED."""
         try:
-            stream = self._stub.WatchFlags(request)
+            stream = self._stub.WatchFlags(request, metadata=self._access.metadata())
             try:
                 while (message := await _read(stream)) is not grpc.aio.EOF:
                     yield message
@@ -111,7 +114,7 @@ class Transport:
         if connection is None:
             if self.closed:
                 raise client_unusable("it is closed")
-            channel = open_channel(grpc.aio, self._target, self._credentials, self._options)
+            channel = open_channel(grpc.aio, self._target, self._access.credentials, self._options)
             connection = _Connection(running_loop, fork_count(), channel, pb_grpc.FlagServiceStub(channel))
             self._connection = connection
         elif connection.loop is not running_loop or connection.fork_count != fork_count():

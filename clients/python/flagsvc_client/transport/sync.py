@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from flagsvc_client.access import Access
 from flagsvc_client.errors import client_unusable, failure_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
@@ -38,11 +39,11 @@ class Transport:
     def __init__(
         self,
         target: str,
-        credentials: grpc.ChannelCredentials | None,
+        access: Access,
         options: Sequence[tuple[str, Any]],
         timeout_s: float,
     ) -> None:
-        self._target, self._credentials, self._options = target, credentials, options
+        self._target, self._access, self._options = target, access, options
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._connecting, self._closing = threading.Lock(), threading.Event()
@@ -56,14 +57,16 @@ class Transport:
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
         try:
-            return getattr(self._stub, method)(request, timeout=timeout_s or self._timeout_s)
+            return getattr(self._stub, method)(
+                request, timeout=timeout_s or self._timeout_s, metadata=self._access.metadata()
+            )
         except CALL_ERRORS as error:
             raise failure_of(error) from error
 
     def messages(self, request: pb.WatchFlagsRequest) -> Generator[pb.WatchFlagsResponse, None, None]:
         """Open one watch and yield its messages; a stream that is silent for too long fails with CANCELLED."""
         try:
-            stream, received = self._stub.WatchFlags(request), threading.Event()
+            stream, received = self._stub.WatchFlags(request, metadata=self._access.metadata()), threading.Event()
             idle_check = _thread(_cancel_when_idle, stream, received)
             try:
                 for message in stream:
@@ -113,7 +116,7 @@ class Transport:
             if self.closed:
                 raise client_unusable("it is closed")
             if self._connection is None:
-                channel = open_channel(grpc, self._target, self._credentials, self._options)
+                channel = open_channel(grpc, self._target, self._access.credentials, self._options)
                 self._connection = _Connection(fork_count(), channel, pb_grpc.FlagServiceStub(channel))
             return self._connection
 
