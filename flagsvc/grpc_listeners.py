@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import grpc
@@ -35,6 +35,8 @@ from flagsvc.telemetry import Metrics, Sample
 
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
+MakeInterceptor = Callable[[Listener, Peers], grpc.aio.ServerInterceptor]
+"""Makes an interceptor for one listener."""
 
 
 class GrpcServices:
@@ -49,7 +51,10 @@ class GrpcServices:
         metrics: Metrics,
         health: Health,
         outflow: Outflow,
+        inner: Sequence[MakeInterceptor] = (),
     ) -> None:
+        """`inner`: make interceptors that run within the one that reads messages and maps errors."""
+        self._inner = inner
         settings, near, reader = replica.settings, replica.near, replica.reader
         self._authority = replica.access.authority if replica.access is not None else None
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
@@ -65,7 +70,7 @@ class GrpcServices:
 
     def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return interceptors for one listener. Admission, time limits and metrics are those of all listeners."""
-        one = CallInterceptor(
+        outer = CallInterceptor(
             self._metrics,
             self._admission,
             self.first_messages,
@@ -74,7 +79,7 @@ class GrpcServices:
             authority=self._authority,
             listener=listener,
         )
-        return (one,)
+        return (outer, *(make(listener, self.peers) for make in self._inner))
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""

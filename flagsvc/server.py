@@ -27,6 +27,7 @@ from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
 from flagsvc.http_apps import HttpApps
 from flagsvc.lasting_server import LastingServer
+from flagsvc.limits.build import Limiting
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
@@ -57,9 +58,16 @@ class Server:
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
         )
         self._outflow = outflow = Outflow(settings.outstanding_bytes)
+        self._limiting = limiting = Limiting(settings, replica)
         contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
         self.services = GrpcServices(
-            replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
+            replica,
+            contexts,
+            admission=admission,
+            metrics=metrics,
+            health=self._health,
+            outflow=outflow,
+            inner=limiting.interceptors(),
         )
         sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
         self.listeners = {
@@ -81,6 +89,7 @@ class Server:
             authority=replica.access.authority if replica.access is not None else None,
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
+            limited=limiting.ofrep(self.listeners["ofrep"]),
         )
         self._http_apps = HttpApps(
             self.services, self.listeners["grpc"], outflow, settings, ofrep_listener=self.listeners["ofrep"]
@@ -107,6 +116,7 @@ class Server:
         await self.replica.start()
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
+        self._limiting.start(self._tasks)
         for name, server in self._grpc.items():
             await server.start()
             self._tasks.start(server.run(), name)
@@ -223,6 +233,7 @@ class Server:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
+        yield from self._limiting.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)

@@ -9,7 +9,7 @@ from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.errors import Unauthenticated
 
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
-"""Who makes the call; set for calls that do more than evaluate, and for streams."""
+"""Who makes the call; UNCHECKED while callers are not authenticated."""
 AUTHORIZATION, API_KEY = "authorization", "x-api-key"
 CREDENTIALS = frozenset({AUTHORIZATION, API_KEY, "cookie"})
 """Headers that hold secrets, so that nothing else reads them."""

@@ -65,8 +65,6 @@ class Check:
     ) -> Any:
         """Return a unary call's answer, if the caller may have it."""
         flag_sets = self.permit(caller, request, context.invocation_metadata() if self._rule.set_of else ())
-        if self._role is Role.EVALUATE:
-            return await call(request, context)
         CALLER.set(caller)
         if self._role in _SHORT:
             return await call(request, context)

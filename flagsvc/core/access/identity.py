@@ -26,6 +26,7 @@ class Identity:
 
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
+    `rate`: how many evaluations a second it may make, where that is not the default; else 0.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Identity:
     scope: Scope
     expires_at: float = math.inf
     key: bytes = b""
+    rate: float = 0.0
 
     def __str__(self) -> str:
         """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
