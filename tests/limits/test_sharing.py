@@ -120,6 +120,23 @@ async def test_without_redis_the_rate_is_kept_by_its_parts(redis_server: RedisSe
         await until(lambda: not any(each.leasing.is_divided for each in replicas))
 
 
+async def test_a_missing_right_is_a_problem_of_the_limits_and_no_outage_of_redis(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "old", "on", ">p", "+@all", "~flagsvc:store", "&*")
+        async with lender_on(redis_server.url.replace("//", "//old:p@")) as lender:
+            limits = RateLimits(Mode.ENFORCE, {"evaluate": 10.0}, lender, lambda: 2)
+            await limits.leasing.step()
+            [problem] = limits.problems()
+            assert problem.name == "rate_limits_divided"
+            assert "NOPERM" in problem.detail
+            assert "docs/operating.md" in problem.cure
+            assert lender._redis.available
+            admin.execute_command("ACL", "SETUSER", "old", "~flagsvc:limit:*")
+            await limits.leasing.step()
+            assert list(limits.problems()) == []
+            assert limits.leasing.replicas == 2
+
+
 async def test_redis_and_python_lend_alike(redis_clean_url: str) -> None:
     """Within moments, in which next to nothing is regained."""
     choose, limit = random.Random(1), Limit(0.001, 40)
