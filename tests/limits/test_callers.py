@@ -78,7 +78,7 @@ async def test_two_tokens_of_one_address_have_a_rate_each(tmp_path: Path) -> Non
         await until_serving(client)
         limits = server._limiting.limits
         assert limits is not None
-        limits.leasing.wants = lambda share: None  # type: ignore[method-assign]  # nothing is regained
+        limits.leasing.wants = lambda _share: None  # type: ignore[method-assign]  # nothing is regained
         request = pb.ListFlagsRequest()
         await client.stub.ListFlags(request, metadata=bearer(one_text))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
