@@ -25,8 +25,11 @@ from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
+from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as token_pb_grpc
 from flagsvc.grpc_paths import tolerate_undecodable
 from flagsvc.health import Health
 from flagsvc.lasting_server import LastingServer
@@ -34,6 +37,8 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
+OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR)
+"""Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
 MakeInterceptor = Callable[[Listener, Peers], grpc.aio.ServerInterceptor]
@@ -67,6 +72,7 @@ class GrpcServices:
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
+        self._token_service = TokenService(replica.access)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
     def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
@@ -85,11 +91,12 @@ class GrpcServices:
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
+        token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self._settings.reflection:
-            reflection.enable(server, (pb.DESCRIPTOR, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
+            reflection.enable(server, (*OWN_FILES, *evaluation.FILES, sync.FILE, health_pb2.DESCRIPTOR))
 
     def close_streams(self) -> None:
         """End every stream, so that clients reconnect to another replica."""

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 CHECK_EVERY_S = 0.1
 STUCK_AFTER_S = 10.0
 READY_NAMES = (
-    *("", "readiness", "flagsvc.v1.FlagService", "flagd.sync.v1.FlagSyncService"),
+    *("", "readiness", "flagsvc.v1.FlagService", "flagsvc.v1.TokenService", "flagd.sync.v1.FlagSyncService"),
     *("flagd.evaluation.v1.Service", "flagd.evaluation.v2.Service", "schema.v1.Service"),
 )
 

@@ -12,8 +12,7 @@ from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.connect.app import ByPath, Connect, not_found
 from flagsvc.api.connect.methods import Handlers
 from flagsvc.api.flagd import evaluation
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.grpc_listeners import GrpcServices
+from flagsvc.grpc_listeners import OWN_FILES, GrpcServices
 from flagsvc.setting_values import host_names, origins
 from flagsvc.settings import Settings
 
@@ -37,9 +36,9 @@ class HttpApps:
     def of_grpc_port(self) -> ASGIApp:
         """Return what the gRPC port serves: the services that change flags too, as over gRPC."""
         handlers = self._handlers(self._listener)
-        flag_service = Connect((pb.DESCRIPTOR,), handlers, self._outflow)
-        guarded = flag_service.guarded_app(self._origins, self._host_names)
-        return ByPath([self._evaluations(handlers), (flag_service.methods, guarded)], not_found)
+        own = Connect(OWN_FILES, handlers, self._outflow)
+        guarded = own.guarded_app(self._origins, self._host_names)
+        return ByPath([self._evaluations(handlers), (own.methods, guarded)], not_found)
 
     def of_ofrep_port(self, ofrep: ASGIApp) -> ASGIApp:
         """Return what OFREP's port serves. Nobody changes a flag there, for it may be open to web pages."""

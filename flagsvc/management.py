@@ -19,7 +19,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from flagsvc.api.common.gate import Check
 from flagsvc.api.http.server import HttpServer
+from flagsvc.auth_mode import is_loopback
+from flagsvc.core.errors import FlagsvcError, PermissionDenied
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 
@@ -36,10 +39,13 @@ T = TypeVar("T")
 
 
 class ManagementServer:
-    """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop."""
+    """HTTP for probes and Prometheus, on a listening socket. Create it in the main loop.
 
-    def __init__(self, listening: socket.socket, health: Health, metrics: Metrics) -> None:
-        self._health, self._metrics = health, metrics
+    `check`: what callers from other machines need for metrics; None if callers are not authenticated.
+    """
+
+    def __init__(self, listening: socket.socket, health: Health, metrics: Metrics, check: Check | None = None) -> None:
+        self._health, self._metrics, self._check = health, metrics, check
         self._main_loop = asyncio.get_running_loop()
         self._page = Shared(self._metrics_page)
         self._http = HttpServer(self._answer, listening, max_connections=MAX_CONNECTIONS)
@@ -76,8 +82,19 @@ class ManagementServer:
             case "/readyz":
                 return PlainTextResponse("ready\n") if self._health.ready else PlainTextResponse("wait\n", 412)
             case "/metrics":
-                return await self._metrics_response()
+                return self._refusal(request) or await self._metrics_response()
         return PlainTextResponse("try /healthz, /readyz or /metrics\n", 404)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a caller who may not read metrics. Callers on this machine may."""
+        if self._check is None or request.client is None or is_loopback(request.client.host):
+            return None
+        try:
+            self._check.admit(request.headers.items())
+        except FlagsvcError as error:
+            status = 403 if isinstance(error, PermissionDenied) else 401
+            return PlainTextResponse(f"{error}\n", status, {"www-authenticate": "Bearer"} if status == 401 else {})  # noqa: PLR2004
+        return None
 
     async def _metrics_response(self) -> Response:
         try:

@@ -14,9 +14,11 @@ import structlog
 from flagsvc import collector, descriptors
 from flagsvc.api.common.admission import Admission, Limits
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.gate import check_of
 from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
@@ -48,6 +50,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.replica = replica = Replica(settings)
+        self._authority = replica.access.authority if replica.access is not None else None
         self._metrics = metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
@@ -86,7 +89,7 @@ class Server:
             metrics,
             listener=self.listeners["ofrep"],
             outflow=outflow,
-            authority=replica.access.authority if replica.access is not None else None,
+            authority=self._authority,
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
             limited=limiting.ofrep(self.listeners["ofrep"]),
@@ -178,7 +181,8 @@ class Server:
                 )
         if settings.management_port != OFF:
             with self._address("management") as address:
-                self._management = ManagementServer(address.socket(), self._health, self._metrics)
+                check = check_of(ROUTES["GET /metrics"], self._authority, Listener("management", Selectors()))
+                self._management = ManagementServer(address.socket(), self._health, self._metrics, check)
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 

@@ -11,6 +11,8 @@ from flagsvc.core.errors import InvalidRequest
 from flagsvc.listening import UNIX
 from flagsvc.urls import NOT_SHOWN, SettingsError, shown
 
+CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
+"""Headers that hold secrets, so that no evaluation context is read from them."""
 LISTENERS = ("grpc", "sync", "ofrep")
 """Names of the ports for callers: those of FLAGSVC_PORT, FLAGSVC_SYNC_PORT and FLAGSVC_OFREP_PORT."""
 ANONYMOUS_ROLES = (Role.EVALUATE.value, Role.READ.value)
@@ -38,6 +40,8 @@ def pairs(text: str, name: str = "", form: str = "NAME=VALUE") -> dict[str, str]
             raise SettingsError(f"{name} has {shown(part, text)}; each part between commas must be {form}")
         if form == "HEADER=NAME":
             left, right = left.lower(), right.strip()
+            if left in CREDENTIALS:
+                raise SettingsError(f"{name} has {shown(left, text)}; it must be no header that holds a secret")
             if not _HEADER.fullmatch(left) or left.endswith("-bin"):
                 raise SettingsError(
                     f"{name} has {shown(left, text)}; it must be the name of a header with a text value"

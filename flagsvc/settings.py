@@ -24,7 +24,7 @@ from flagsvc.setting_values import (
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
 
 PREFIX = "FLAGSVC_"
-CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS"})
+CLIENT_NAMES = frozenset({"FLAGSVC_ADDRESS", "FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE", "FLAGSVC_PLAINTEXT_TOKEN"})
 """Names that only the client commands of the command line read."""
 _REMOVED = {
     "FLAGSVC_FRACTIONAL_VERSION": "a flag set has its bucketing, 2 or 3, stored with it; remove the setting, and see"

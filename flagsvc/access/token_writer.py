@@ -45,10 +45,13 @@ class TokenChange:
     text: str = ""
 
 
-def issued(giver: Identity, grant: Grant) -> tuple[Token, str]:
-    """Return a new token for the store, and its text. Raises InvalidRequest, and PermissionDenied for the giver."""
+def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, str]:
+    """Return a new token for the store, and its text. Raises InvalidRequest, and PermissionDenied for the giver.
+
+    `token_id`: its id, where that is given.
+    """
     check_grant(giver, grant.role, scope_of(grant.flag_sets), grant.expires_at)
-    token_id = new_id()
+    token_id = token_id or new_id()
     text = new_token(token_id)
     token = Token(
         id=token_id,

@@ -47,6 +47,11 @@ def add_write(parser: argparse.ArgumentParser, *, etag: bool) -> None:
     add_author(parser)
     if etag:
         parser.add_argument("--etag", default="", help="change the flag only if it still has this etag")
+    add_wait(parser)
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add the level of a write to wait for."""
     parser.add_argument(
         "--wait-for",
         choices=("stored", "cached", "applied"),

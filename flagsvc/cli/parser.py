@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn, TypeAlias
 
 from flagsvc import __version__
-from flagsvc.cli import options, run
+from flagsvc.cli import options, run, token_parser
 from flagsvc.core.model import BUCKETINGS
 from flagsvc.urls import masked
 
@@ -29,6 +29,8 @@ _SUMMARIES = {
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
     "bucketing": "Show how the splits of a flag set choose, or change it. Without --force: say which flags would give people other variants.",
+    "token": "Make, list, change, rotate or revoke tokens, on a server or, with --store, on its store.",
+    "whoami": "Show who the caller is to a server, by FLAGSVC_TOKEN or FLAGSVC_TOKEN_FILE, and what it may do.",
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
@@ -67,6 +69,14 @@ _EXAMPLES = {
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
     "resync": ("flagsvc resync", "flagsvc resync --confirm"),
     "bucketing": ("flagsvc bucketing", "flagsvc bucketing --flag-set staging 3", "flagsvc bucketing 3 --force"),
+    "token": (
+        "flagsvc token create admin --role admin --store URL --output admin.token",
+        "flagsvc token create checkout --role evaluate --flag-set default --flag-set 'team-*' --expires 90d",
+        "flagsvc token list",
+        "flagsvc token rotate ID --overlap 1d",
+        "flagsvc token revoke ID --wait-for applied",
+    ),
+    "whoami": ("FLAGSVC_TOKEN_FILE=admin.token flagsvc whoami",),
     "doctor": (
         "flagsvc doctor",
         "flagsvc doctor --store 'mongodb://db/app?replicaSet=rs0' --cache redis://redis:6379",
@@ -88,7 +98,8 @@ _EXAMPLES = {
 _SERVE_OPTIONS = {
     "--store URL": "mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
     "--cache URL": "redis://..., rediss://... or none [FLAGSVC_CACHE_URL; none]",
-    "--auth MODE": "whether callers are authenticated: off; needed where other machines can connect [FLAGSVC_AUTH]",
+    "--auth MODE": "whether callers are authenticated: off or required; needed where other machines can connect [FLAGSVC_AUTH]",
+    "--anonymous ROLES": "role of callers without a credential, by listener: grpc=evaluate@default;sync=read@* [FLAGSVC_ANONYMOUS]",
     "--host": "address to listen on; 0.0.0.0 for all of IPv4, :: for IPv6 and IPv4 [FLAGSVC_HOST; 127.0.0.1]",
     "--port N": "gRPC port, or unix:PATH [FLAGSVC_PORT; 8013]",
     "--management-host": "address of the management port [FLAGSVC_MANAGEMENT_HOST; as --host]",
@@ -131,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_serve, _add_reads, _add_writes, _add_replicas, _add_transfers):
         add(commands)
+    token_parser.add_to(commands, _add_command)
     return parser
 
 

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import arguments, render, wait_for
-from flagsvc.cli.channels import open_channel, server_address
+from flagsvc.cli.channels import open_channel, server_address, token_for
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -30,11 +30,11 @@ Stub = pb_grpc.FlagServiceStub
 
 def with_stub(args: argparse.Namespace, command: Callable[[Stub], int]) -> int:
     """Run a command against the server; a failed call becomes a message and exit status 1."""
-    with open_channel(args.address) as channel:
+    with open_channel(args.address, token=token_for(args.address, os.environ)) as channel:
         try:
             return command(pb_grpc.FlagServiceStub(channel))
         except grpc.RpcError as error:
-            _print_error(error, args.address)
+            print_error(error, args.address)
             return 1
 
 
@@ -189,7 +189,7 @@ def health(args: argparse.Namespace) -> int:
             request = health_pb2.HealthCheckRequest(service=args.service)
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=args.timeout)
         except grpc.RpcError as error:
-            _print_error(error, args.address)
+            print_error(error, args.address)
             return 1
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     if args.json:
@@ -244,7 +244,8 @@ def _show_event(args: argparse.Namespace, message: pb.WatchFlagsResponse) -> Non
                 render.say(f"{now}  {visible(change.flag_key)}  {state}  revision {change.revision}")
 
 
-def _print_error(error: grpc.RpcError, address: str) -> None:
+def print_error(error: grpc.RpcError, address: str) -> None:
+    """Print a failed call for people."""
     code, details, reason = error.code(), error.details(), _error_reason(error)
     text = f"{details} ({reason or code.name})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:

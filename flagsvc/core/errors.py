@@ -3,6 +3,8 @@
 FlagsvcError
 ├── InvalidRequest      one or more fields are invalid; names each, its value and what is valid
 ├── FlagNotFound
+├── TokenNotFound
+├── TokenRevoked        a revoked token cannot be changed any more
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
@@ -20,6 +22,7 @@ FlagsvcError
 ├── RateLimited         the caller is over its rate; retry later
 ├── Unauthenticated     no credential, or one that is not valid
 ├── PermissionDenied    the caller is known, and has no right to this
+├── AuthOff             the call is about tokens, and callers are not authenticated here
 ├── RightsChanged       the caller has other rights than when it opened this stream; reconnect
 ├── AccessUnknown       whether the caller has a right to this cannot be known now; safe to retry
 ├── Stopping            this replica is shutting down; retry on another
@@ -82,6 +85,18 @@ class FlagNotFound(FlagsvcError):
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag with key "{visible(key)}" not found')
         self.key = key
+
+
+class TokenNotFound(FlagsvcError):
+    """The store has no token with this id."""
+
+    def __init__(self, token_id: str) -> None:
+        super().__init__(f'Token "{token_id[:64]}" not found')
+        self.token_id = token_id
+
+
+class TokenRevoked(FlagsvcError):
+    """A revoked token cannot be changed any more."""
 
 
 class FlagExists(FlagsvcError):
@@ -202,6 +217,16 @@ class Unauthenticated(FlagsvcError):
 
 class PermissionDenied(FlagsvcError):
     """The caller is known, and has no right to this. Nothing was read or changed."""
+
+
+class AuthOff(FlagsvcError):
+    """Callers are not authenticated here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this server does not authenticate callers (FLAGSVC_AUTH=off), and whoever connects could make a token;"
+            " make tokens on the store: flagsvc token create --store URL"
+        )
 
 
 class RightsChanged(FlagsvcError):

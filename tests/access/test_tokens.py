@@ -15,8 +15,8 @@ from flagsvc.core.access import tokens
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_documents import from_document, from_json, to_document, to_json
 from flagsvc.core.access.token_text import LENGTH, NotAToken, digest_of, id_in, new_id, new_token
-from flagsvc.core.access.tokens import Secret, Token, TokenNotFound, TokenRevoked
-from flagsvc.core.errors import InvalidRequest, RevisionConflict
+from flagsvc.core.access.tokens import Secret, Token
+from flagsvc.core.errors import InvalidRequest, RevisionConflict, TokenNotFound, TokenRevoked
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 DIGEST = hashlib.sha256(b"one").hexdigest()

@@ -23,6 +23,7 @@ TOGGLE = {"toggle", "write", "admin"}
 WRITE = {"write", "admin"}
 OPERATE = {"operate", "admin"}
 OWN, SYNC = "/flagsvc.v1.FlagService/", "/flagd.sync.v1.FlagSyncService/"
+TOKENS = "/flagsvc.v1.TokenService/"
 FLAGD = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
 TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
@@ -37,6 +38,9 @@ ABOUT_A_SET = {
 }
 ABOUT_NONE = {
     **{OWN + name: OPERATE for name in ("GetStatus", "VerifyCache", "Resync")},
+    **{f"{TOKENS}{verb}Token": {"admin"} for verb in ("Create", "Get", "Update", "Rotate", "Revoke")},
+    TOKENS + "ListTokens": {"admin"},
+    TOKENS + "GetCaller": EVALUATE,
     SYNC + "GetMetadata": READ,
     **{f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo": READ for v in ("v1", "v1alpha")},
 }
@@ -87,7 +91,7 @@ async def test_every_rpc_over_connect_as_every_caller(walked: tuple[Client, Serv
     for port in (server.port, server.ofrep_port):
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             for path in METHODS:
-                if path.startswith(FLAGD) or (port == server.port and path.startswith(OWN)):
+                if path.startswith(FLAGD) or (port == server.port and path.startswith((OWN, TOKENS))):
                     for who, headers in callers.items():
                         outcomes.append((path, who, await _connect(http, path, headers), wanted(path, who)))
     assert len(outcomes) > 800

@@ -12,9 +12,9 @@ import pytest
 
 from flagsvc.core.access import tokens
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.tokens import Secret, Token, TokenNotFound
+from flagsvc.core.access.tokens import Secret, Token
 from flagsvc.core.changes import Author, create_only, put
-from flagsvc.core.errors import ChangeRefused
+from flagsvc.core.errors import ChangeRefused, TokenNotFound
 from flagsvc.core.model import Flag
 from flagsvc.ports import FlagStore, TokenStore
 from tests.conformance.test_store import store  # noqa: F401

@@ -11,8 +11,6 @@ from flagsvc.core.errors import Unauthenticated
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
 """Who makes the call; UNCHECKED while callers are not authenticated."""
 AUTHORIZATION, API_KEY = "authorization", "x-api-key"
-CREDENTIALS = frozenset({AUTHORIZATION, API_KEY, "cookie"})
-"""Headers that hold secrets, so that nothing else reads them."""
 _BEARER = "bearer "
 
 

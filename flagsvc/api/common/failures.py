@@ -42,6 +42,8 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
     errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
+    errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
+    errors.TokenRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_REVOKED", None),
     errors.RightsChanged: (grpc.StatusCode.UNAVAILABLE, "RIGHTS_CHANGED", 0),
     errors.AccessUnknown: (grpc.StatusCode.UNAVAILABLE, "ACCESS_UNKNOWN", 1),
     errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),
@@ -123,6 +125,9 @@ def _failure(error: Exception) -> Failure:
         case errors.FlagNotFound(key=key):
             resource = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
             return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (resource,))
+        case errors.TokenNotFound(token_id=token_id):
+            resource = error_details_pb2.ResourceInfo(resource_type="token", resource_name=token_id)
+            return Failure(grpc.StatusCode.NOT_FOUND, text, "TOKEN_NOT_FOUND", {"tokenId": token_id}, (resource,))
         case errors.FlagExists(key=key):
             return Failure(grpc.StatusCode.ALREADY_EXISTS, text, "FLAG_ALREADY_EXISTS", {"flagKey": key})
         case errors.RevisionConflict(key=key, current=current):

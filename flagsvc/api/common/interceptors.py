@@ -29,6 +29,7 @@ _ADMINISTRATION = frozenset(
     _OWN + name
     for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
 )
+_TOKENS = "/flagsvc.v1.TokenService/"
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -186,7 +187,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _pool(self, method: str) -> Pool:
         if method in _WRITES:
             return self._admission.writes
-        return self._admission.administration if method in _ADMINISTRATION else self._admission.evaluations
+        is_administration = method in _ADMINISTRATION or method.startswith(_TOKENS)
+        return self._admission.administration if is_administration else self._admission.evaluations
 
 
 def _opened(check: Check | None, context: Context) -> contextlib.AbstractContextManager[Session | None]:

@@ -50,6 +50,7 @@ class Rule:
 
 _OPEN = Rule(None)
 _OWN = "/flagsvc.v1.FlagService/"
+_TOKENS = "/flagsvc.v1.TokenService/"
 _SYNC = "/flagd.sync.v1.FlagSyncService/"
 _FLAG_SET, _FLAG, _SELECTOR = by_field("flag_set"), by_field("flag.flag_set"), by_selector()
 _EVALUATIONS = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
@@ -71,6 +72,9 @@ METHODS: Mapping[str, Rule] = {
     _OWN + "GetStatus": Rule(Role.OPERATE),
     _OWN + "VerifyCache": Rule(Role.OPERATE),
     _OWN + "Resync": Rule(Role.OPERATE),
+    **{_TOKENS + name: Rule(Role.ADMIN) for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken")},
+    **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
+    _TOKENS + "GetCaller": Rule(Role.EVALUATE),
     **{service + name: Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS for name in _RESOLVES},
     **{service + "EventStream": Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS},
     "/flagd.evaluation.v1.Service/ResolveAll": Rule(Role.EVALUATE, _SELECTOR),

@@ -12,24 +12,12 @@ from flagsvc.core import validation
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import Scope, scope_of
-from flagsvc.core.errors import FlagsvcError, RevisionConflict, invalid
+from flagsvc.core.errors import RevisionConflict, TokenNotFound, TokenRevoked, invalid
 
 MAX_TOKENS = 10_000
 """Tokens of a store, revoked ones too."""
 MAX_SECRETS = 2
 """Secrets that are valid at once: the newest, and the one before it until its overlap ends."""
-
-
-class TokenNotFound(FlagsvcError):
-    """The store has no token with this id."""
-
-    def __init__(self, token_id: str) -> None:
-        super().__init__(f'Token "{token_id[:64]}" not found')
-        self.token_id = token_id
-
-
-class TokenRevoked(FlagsvcError):
-    """A revoked token cannot be changed any more."""
 
 
 class Secret(NamedTuple):

@@ -1,0 +1,234 @@
+"""Commands about tokens: token create, list, update, rotate and revoke; whoami."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from flagsvc.access.token_writer import now
+from flagsvc.cli import render, wait_for
+from flagsvc.cli.channels import open_channel, server_address, token_for
+from flagsvc.cli.service_commands import print_error
+from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
+from flagsvc.cli.usage import UsageError
+from flagsvc.core.errors import InvalidRequest
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
+
+_HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
+_SECRET_MODE = 0o600
+
+
+def create(args: argparse.Namespace) -> int:
+    """Make a token, and print its secret, or write it into a file that only its owner can read."""
+    if args.if_none:
+        return _create_first(args)
+    token = _token_of(args)
+    with _Output(args.output) as output:
+        return _on_target(args, lambda target: output.put(args, target.create(token)))
+
+
+def list_tokens(args: argparse.Namespace) -> int:
+    """List tokens; with --all revoked ones too."""
+
+    def listed(target: Target) -> int:
+        found = [token for token in target.all() if args.all or not token.HasField("revoke_time")]
+        if args.json:
+            render.print_json([_fields(token) for token in found])
+        else:
+            rows = (tuple(_row(token)) for token in found)
+            render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
+        return 0
+
+    return _on_target(args, listed)
+
+
+def update(args: argparse.Namespace) -> int:
+    """Change the fields of a token that options name."""
+    token, mask = _token_of(args), []
+    token.id = args.id
+    for name, given in (
+        ("name", args.name),
+        ("role", args.role),
+        ("flag_sets", args.flag_set),
+        ("expire_time", args.expires),
+        ("disabled", args.disabled is not None),
+    ):
+        mask += [name] if given else []
+    if not mask:
+        raise UsageError("name what to change: --name, --role, --flag-set, --expires, --disable or --enable")
+    return _on_target(args, lambda target: _show(args, target.update(token, mask)))
+
+
+def rotate(args: argparse.Namespace) -> int:
+    """Give a token a new secret; the one before it stays valid for the overlap."""
+    overlap_s = seconds_of(args.overlap, "--overlap")
+    with _Output(args.output) as output:
+        return _on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
+
+
+def revoke(args: argparse.Namespace) -> int:
+    """End a token for ever."""
+    return _on_target(args, lambda target: _show(args, target.revoke(args.id)))
+
+
+def whoami(args: argparse.Namespace) -> int:
+    """Show who the caller is to a server."""
+
+    def shown(stub: pb_grpc.TokenServiceStub) -> int:
+        caller = stub.GetCaller(pb.GetCallerRequest(), timeout=args.timeout)
+        fields = {
+            "kind": caller.kind,
+            "id": caller.id,
+            "name": caller.name,
+            "role": _role_name(caller.role),
+            "flagSets": list(caller.flag_sets),
+            "expires": caller.expire_time.ToDatetime(UTC) if caller.HasField("expire_time") else None,
+        }
+        _print(args, fields)
+        return 0
+
+    return _on_server(args, shown)
+
+
+def _create_first(args: argparse.Namespace) -> int:
+    """Make the first token of a store, once, also when two programs start together."""
+    if not args.store or not args.output:
+        raise UsageError("--if-none needs --store and --output: it makes the first token of a store into a file")
+    target, token = OnStore(args.store), _token_of(args)
+    if Path(args.output).exists() or target.all():
+        render.say("the store has, or had, a token already; nothing was made (--if-none)", error=args.json)
+        return 0
+    with _Output(args.output) as output:
+        try:
+            return output.put(args, target.create(token, as_first=True))
+        except InvalidRequest:
+            if not target.all():
+                raise
+            render.say("another program has made the first token at this moment", error=args.json)
+            return 0
+
+
+class _Output:
+    """Where a secret goes: a new file that only its owner can read, or standard output.
+
+    The file is made before the token, so that no token is made whose secret cannot be kept.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+        self._part = Path(f"{path}.{secrets.token_hex(4)}") if path else None
+
+    def __enter__(self) -> Self:
+        if self._path is not None and self._part is not None:
+            if self._path.exists():
+                raise UsageError(f"--output names {str(self._path)!r}, which exists; remove it, or name another file")
+            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _SECRET_MODE))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+    def put(self, args: argparse.Namespace, changed: Changed) -> int:
+        """Write the secret and show the token; return the exit status."""
+        if self._path is None or self._part is None:
+            return _show(args, changed, secret=changed.secret)
+        with self._part.open("w", encoding="utf-8") as file:
+            file.write(changed.secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._part.rename(self._path)
+        return _show(args, changed)
+
+
+def _on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+    if args.store:
+        return work(OnStore(args.store))
+    return _on_server(args, lambda stub: work(OnServer(stub, args)))
+
+
+def _on_server(args: argparse.Namespace, work: Callable[[pb_grpc.TokenServiceStub], int]) -> int:
+    args.address = server_address(args, os.environ)
+    with open_channel(args.address, token=token_for(args.address, os.environ)) as channel:
+        try:
+            return work(pb_grpc.TokenServiceStub(channel))
+        except grpc.RpcError as error:
+            print_error(error, args.address)
+            return 1
+
+
+def _token_of(args: argparse.Namespace) -> pb.Token:
+    """Return the fields that options name. Raises UsageError."""
+    token = pb.Token(name=args.name or "", flag_sets=args.flag_set or (), disabled=bool(args.disabled))
+    if args.role:
+        token.role = pb.Role.Value(f"ROLE_{args.role.upper()}")
+        if args.role in {"admin", "operate"} and not args.flag_set:
+            token.flag_sets.append("*")
+    if args.expires and args.expires != "never":
+        token.expire_time.FromDatetime(now() + timedelta(seconds=seconds_of(args.expires, "--expires")))
+    return token
+
+
+def _show(args: argparse.Namespace, changed: Changed, secret: str = "") -> int:
+    fields = _fields(changed.token) | ({"secret": secret} if secret else {})
+    if changed.spread is not None and args.json:
+        fields["spread"] = wait_for.spread_fields(changed.spread)
+    _print(args, fields)
+    if secret and not args.json:
+        print("Keep the secret now: it cannot be shown again.", file=sys.stderr)
+    return 0 if changed.spread is None else wait_for.report_spread(args, changed.spread)
+
+
+def _print(args: argparse.Namespace, fields: dict[str, Any]) -> None:
+    if args.json:
+        render.print_json(fields)
+    else:
+        render.print_fields({name: ", ".join(v) if isinstance(v, list) else v for name, v in fields.items()})
+
+
+def _fields(token: pb.Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "role": _role_name(token.role),
+        "flagSets": list(token.flag_sets),
+        "state": _state(token),
+        "expires": token.expire_time.ToDatetime(UTC) if token.HasField("expire_time") else None,
+        "overlapEnds": token.overlap_end_time.ToDatetime(UTC) if token.HasField("overlap_end_time") else None,
+        "lastUsed": token.last_used_day or None,
+        "createdBy": token.created_by,
+        "created": token.create_time.ToDatetime(UTC),
+        "etag": token.etag,
+    }
+
+
+def _row(token: pb.Token) -> list[Any]:
+    fields = _fields(token)
+    sets = ", ".join(fields["flagSets"])
+    return [*(fields[name] for name in ("id", "name", "role")), sets, *_rest(fields)]
+
+
+def _rest(fields: dict[str, Any]) -> list[Any]:
+    return [fields[name] for name in ("state", "expires", "lastUsed", "createdBy")]
+
+
+def _state(token: pb.Token) -> str:
+    if token.HasField("revoke_time"):
+        return "revoked"
+    if token.disabled:
+        return "disabled"
+    is_over = token.HasField("expire_time") and token.expire_time.ToDatetime(UTC) <= now()
+    return "expired" if is_over else "valid"
+
+
+def _role_name(role: pb.Role.ValueType) -> str:
+    return pb.Role.Name(role).removeprefix("ROLE_").lower()

@@ -1,0 +1,77 @@
+"""The arguments of `flagsvc token` and `flagsvc whoami`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TypeAlias
+
+from flagsvc.cli import options, run
+from flagsvc.core.access.roles import Role
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
+Add = Callable[[_Commands, str, run.Command], argparse.ArgumentParser]
+
+
+def add_to(commands: _Commands, add_command: Add) -> None:
+    """Add both commands."""
+    options.add_call(add_command(commands, "whoami", run.in_module("token_commands", "whoami")))
+    token = add_command(commands, "token", _no_verb)
+    verbs = token.add_subparsers(dest="verb", required=True, metavar="VERB")
+    create = _verb(verbs, "create", "Make a token and print its secret, once.", "create")
+    create.add_argument("name", metavar="NAME", help="who uses it")
+    _add_fields(create, named=False)
+    _add_output(create)
+    create.add_argument(
+        "--if-none",
+        action="store_true",
+        help="do nothing if the store has, or ever had, a token; safe when two programs start together",
+    )
+    create.set_defaults(disabled=None)
+    listing = _verb(verbs, "list", "List tokens.", "list_tokens")
+    listing.add_argument("--all", action="store_true", help="revoked ones too")
+    update = _verb(verbs, "update", "Change a token.", "update")
+    update.add_argument("id", metavar="ID", help="the token's id")
+    _add_fields(update, named=True)
+    update.add_argument("--disable", dest="disabled", action="store_true", default=None, help="refuse it for now")
+    update.add_argument("--enable", dest="disabled", action="store_false", help="accept it again")
+    rotate = _verb(verbs, "rotate", "Give a token a new secret and print it, once.", "rotate")
+    rotate.add_argument("id", metavar="ID", help="the token's id")
+    rotate.add_argument(
+        "--overlap", default="1h", metavar="TIME", help="how long the secret before stays valid: 0s, 30m, 1d [1h]"
+    )
+    _add_output(rotate)
+    revoke = _verb(verbs, "revoke", "End a token for ever, with every stream of it.", "revoke")
+    revoke.add_argument("id", metavar="ID", help="the token's id")
+
+
+def _verb(verbs: _Commands, name: str, about: str, function: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=about, description=about)
+    parser.set_defaults(run=run.in_module("token_commands", function))
+    options.add_call(parser)
+    options.add_wait(parser)
+    parser.add_argument("--store", metavar="URL", help="work on this store, not on a server")
+    return parser
+
+
+def _add_fields(parser: argparse.ArgumentParser, *, named: bool) -> None:
+    if named:
+        parser.add_argument("--name", help="who uses it")
+    parser.add_argument("--role", required=not named, choices=[role.value for role in Role], help="what it may do")
+    parser.add_argument(
+        "--flag-set",
+        action="append",
+        metavar="SET",
+        help="flag set, prefix such as team-*, or * for all; repeatable; admin and operate are always for all",
+    )
+    parser.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", metavar="FILE", help="new file for the secret, which only its owner can read [standard output]"
+    )
+
+
+def _no_verb(_args: argparse.Namespace) -> int:
+    raise AssertionError  # the parser has refused it

@@ -1,0 +1,180 @@
+"""Where token commands work: on a server's TokenService, or on a store, where whoever can write to it is admin."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import NamedTuple, Protocol, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from flagsvc.access.token_writer import issued, now
+from flagsvc.adapters.build import store_for
+from flagsvc.api.token_service import messages
+from flagsvc.cli import wait_for
+from flagsvc.cli.usage import UsageError
+from flagsvc.core.access import tokens
+from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.scopes import EVERY_SET
+from flagsvc.core.access.token_text import digest_of, new_token
+from flagsvc.core.access.tokens import Decide
+from flagsvc.core.errors import TokenNotFound
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as flags
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
+from flagsvc.ports import TokenStore
+
+T = TypeVar("T")
+_OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
+
+
+class Changed(NamedTuple):
+    """A changed token; its new secret, if it has one; how far the change has spread, where a server says so."""
+
+    token: pb.Token
+    secret: str = ""
+    spread: flags.WriteSpread | None = None
+
+
+class Target(Protocol):
+    """Makes, lists, changes and ends tokens. Raises FlagsvcError or grpc.RpcError."""
+
+    def create(self, token: pb.Token) -> Changed:
+        """Make a token."""
+
+    def all(self) -> Sequence[pb.Token]:
+        """Return every token, revoked ones too, by id."""
+
+    def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
+        """Change the fields in the mask."""
+
+    def rotate(self, token_id: str, overlap_s: float) -> Changed:
+        """Give a token a new secret."""
+
+    def revoke(self, token_id: str) -> Changed:
+        """End a token."""
+
+
+class OnServer:
+    """A running server."""
+
+    def __init__(self, stub: pb_grpc.TokenServiceStub, args: argparse.Namespace) -> None:
+        self._stub, self._args = stub, args
+        self._wait, self._timeout = wait_for.request_fields(args), wait_for.deadline_s(args)
+
+    def create(self, token: pb.Token) -> Changed:
+        """Make a token."""
+        made = self._stub.CreateToken(pb.CreateTokenRequest(token=token, **self._wait), timeout=self._timeout)
+        return Changed(made.token, made.secret, made.spread)
+
+    def all(self) -> Sequence[pb.Token]:
+        """Return every token, read page by page."""
+        found: list[pb.Token] = []
+        request = pb.ListTokensRequest(page_size=1_000, show_revoked=True)
+        while True:
+            page = self._stub.ListTokens(request, timeout=self._args.timeout)
+            found += page.tokens
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
+        """Change the fields in the mask."""
+        request = pb.UpdateTokenRequest(token=token, **self._wait)
+        request.update_mask.paths.extend(mask)
+        done = self._stub.UpdateToken(request, timeout=self._timeout)
+        return Changed(done.token, "", done.spread)
+
+    def rotate(self, token_id: str, overlap_s: float) -> Changed:
+        """Give a token a new secret."""
+        overlap = Duration()
+        overlap.FromTimedelta(timedelta(seconds=overlap_s))
+        request = pb.RotateTokenRequest(id=token_id, overlap=overlap, **self._wait)
+        done = self._stub.RotateToken(request, timeout=self._timeout)
+        return Changed(done.token, done.secret, done.spread)
+
+    def revoke(self, token_id: str) -> Changed:
+        """End a token."""
+        done = self._stub.RevokeToken(pb.RevokeTokenRequest(id=token_id, **self._wait), timeout=self._timeout)
+        return Changed(done.token, "", done.spread)
+
+
+class OnStore:
+    """A store. Replicas see a change within a second, since they look at its counter twice in that time."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def create(self, token: pb.Token, *, as_first: bool = False) -> Changed:
+        """Make a token. `as_first`: its id is always the same, so that two programs at once make one."""
+        record, secret = issued(_OPERATOR, messages.grant_of(token), token_id=FIRST if as_first else "")
+        return self._changed(record.id, tokens.create(record), secret)
+
+    def all(self) -> Sequence[pb.Token]:
+        """Return every token."""
+
+        async def load(kept: TokenStore) -> Sequence[pb.Token]:
+            return [messages.token_to_message(token) for token in (await kept.load()).tokens]
+
+        return self._run(load)
+
+    def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
+        """Change the fields in the mask."""
+        fields = messages.fields_of(token, mask)
+        return self._changed(token.id, tokens.update(token.id, fields, None, lambda _: None))
+
+    def rotate(self, token_id: str, overlap_s: float) -> Changed:
+        """Give a token a new secret."""
+        secret, ends_at = new_token(token_id), now() + timedelta(seconds=overlap_s)
+        decide = tokens.rotate(token_id, digest_of(secret).hex(), ends_at, None, lambda _: None)
+        return self._changed(token_id, decide, secret)
+
+    def revoke(self, token_id: str) -> Changed:
+        """End a token."""
+        return self._changed(token_id, tokens.revoke(token_id, now()))
+
+    def _changed(self, token_id: str, decide: Decide, secret: str = "") -> Changed:
+        async def change(kept: TokenStore) -> Changed:
+            token = await kept.write(token_id, decide)
+            if token is None:  # it is so already
+                token = next((each for each in (await kept.load()).tokens if each.id == token_id), None)
+            if token is None:
+                raise TokenNotFound(token_id)
+            return Changed(messages.token_to_message(token), secret)
+
+        return self._run(change)
+
+    def _run(self, work: Callable[[TokenStore], Awaitable[T]]) -> T:
+        async def on_open_store() -> T:
+            store = store_for(self._url)
+            if store.tokens is None:
+                raise UsageError("files keep no tokens; name another store with --store")
+            await store.open()
+            try:
+                return await work(store.tokens)
+            finally:
+                await store.close()
+
+        return asyncio.run(on_open_store())
+
+
+FIRST = "first0000000"
+"""Id of the token that `token create --if-none` makes."""
+MAX_S = 100 * 365 * 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Return a duration such as `90d`, `12h`, `30m` or `0s` in seconds. Raises UsageError."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_S:
+        raise UsageError(f"{option} is {text!r}; it must be a number with s, m, h or d behind it, such as 90d")
+    return seconds

@@ -1,0 +1,163 @@
+"""`flagsvc token` and `whoami`: the first token on the store, everything else on a server or on the store."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Done, run_here
+from tests.replicas import FLAGSVC, Process
+
+pytestmark = pytest.mark.xdist_group("token commands")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('tokens')}/flags.db"
+
+
+@pytest.fixture(scope="module")
+def admin(store: str) -> Path:
+    """The file of the first token, which two programs have tried to make at once."""
+    path = Path(store.removeprefix("sqlite:///")).with_name("admin.token")
+    command = [str(FLAGSVC), "token", "create", "admin", "--role", "admin", "--if-none", "--store", store]
+    started = [subprocess.Popen([*command, "--output", str(path)], stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in started]
+    assert [status for *_, status in ended] == [0, 0], ended
+    assert all("fsv_" not in out + err for out, err, _ in ended)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(store: str, admin: Path) -> Iterator[Process]:
+    with Process("--store", store, "--auth", "required") as process:
+        deadline = time.monotonic() + 60
+        while run_here("health", FLAGSVC_ADDRESS=process.address).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+
+
+def run(server: Process, token: str, *arguments: str) -> Done:
+    return run_here(*arguments, FLAGSVC_ADDRESS=server.address, FLAGSVC_TOKEN=token, COLUMNS="200", USER="ann")
+
+
+def fields(done: Done) -> dict[str, object]:
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_the_first_token_is_made_once_into_a_file_of_its_owner(store: str, admin: Path) -> None:
+    assert stat.S_IMODE(admin.stat().st_mode) == 0o600
+    assert admin.read_text().startswith("fsv_first0000000_")
+    assert [each.name for each in admin.parent.iterdir() if "token" in each.name] == ["admin.token"]
+    other = admin.with_name("other")
+    done = run_here("token", "create", "x", "--role", "admin", "--if-none", "--store", store, "--output", str(other))
+    assert (done.returncode, other.exists()) == (0, False)
+    assert "has, or had, a token already" in done.stdout
+
+
+def test_the_life_of_a_token(server: Process, admin: Path) -> None:
+    root = admin.read_text().strip()
+    sets = ("--flag-set", "default", "--flag-set", "team-*")
+    made = fields(run(server, root, "token", "create", "ci", "--role", "toggle", *sets, "--expires", "90d", "--json"))
+    secret, token_id = str(made["secret"]), str(made["id"])
+    me = fields(run(server, secret, "whoami", "--json"))
+    assert {name: me[name] for name in ("kind", "id", "name", "role", "flagSets")} == {
+        "kind": "token",
+        "id": token_id,
+        "name": "ci",
+        "role": "toggle",
+        "flagSets": ["default", "team-*"],
+    }
+    assert run(server, root, "create", "checkout").returncode == 0
+    assert run(server, secret, "toggle", "checkout", "on").returncode == 0
+    for words in (["set", "checkout", "owner=x"], ["get", "a", "--flag-set", "other"], ["status"], ["token", "list"]):
+        refused = run(server, secret, *words)
+        assert (refused.returncode, "(PERMISSION_DENIED)" in refused.stderr) == (1, True), words
+    rotated = fields(run(server, root, "token", "rotate", token_id, "--overlap", "1d", "--json"))
+    assert rotated["overlapEnds"] is not None
+    for each in (secret, str(rotated["secret"])):
+        assert run(server, each, "whoami").returncode == 0
+    narrowed = run(server, root, "token", "update", token_id, "--role", "evaluate", "--flag-set", "other", "--json")
+    assert (fields(narrowed)["role"], fields(narrowed)["flagSets"]) == ("evaluate", ["other"])
+    assert run(server, secret, "evaluate", "checkout").returncode == 1
+    assert fields(run(server, root, "token", "update", token_id, "--disable", "--json"))["state"] == "disabled"
+    assert "(UNAUTHENTICATED)" in run(server, secret, "whoami").stderr
+    revoked = run(server, root, "token", "revoke", token_id, "--wait-for", "applied")
+    assert (revoked.returncode, "applied by 1 replica" in revoked.stdout) == (0, True)
+    assert token_id not in run(server, root, "token", "list").stdout
+    assert token_id in run(server, root, "token", "list", "--all").stdout
+    again = run(server, root, "token", "update", token_id, "--enable")
+    assert (again.returncode, "(TOKEN_REVOKED)" in again.stderr) == (1, True)
+
+
+def test_a_token_that_is_revoked_on_the_store_is_refused_within_a_second(
+    store: str, server: Process, admin: Path
+) -> None:
+    made = fields(run_here("token", "create", "x", "--role", "read", "--flag-set", "*", "--store", store, "--json"))
+    secret = str(made["secret"])
+    _until(lambda: run(server, secret, "list").returncode == 0)
+    ended = run_here("token", "revoke", str(made["id"]), "--store", store, "--json")
+    assert fields(ended)["state"] == "revoked"
+    _until(lambda: "(UNAUTHENTICATED)" in run(server, secret, "list").stderr)
+
+
+def test_whoever_sends_nothing_is_refused_and_told_what_to_send(server: Process) -> None:
+    done = run(server, "", "list")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN (UNAUTHENTICATED)\n",
+    )
+
+
+def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None:
+    remote = {"FLAGSVC_ADDRESS": "192.0.2.1:8013", "FLAGSVC_TOKEN_FILE": str(admin)}
+    done = run_here("list", "--timeout", "0.1", **remote)
+    assert (done.returncode, "in plain text" in done.stderr) == (2, True)
+    assert admin.read_text().strip() not in done.stderr
+    done = run_here("list", "--timeout", "0.1", FLAGSVC_PLAINTEXT_TOKEN="true", **remote)
+    assert (done.returncode, "in plain text" in done.stderr) == (1, False)  # it was tried
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["create", "x", "--role", "read"], "flag_sets is '0 entries'"),
+        (["create", "x", "--role", "admin", "--flag-set", "default"], "the role admin is for all"),
+        (["create", "x", "--role", "read", "--flag-set", "a", "--expires", "soon"], "--expires is 'soon'"),
+        (["rotate", "nobody"], 'Token "nobody" not found'),
+        (["update", "nobody"], "name what to change"),
+        (["create", "x", "--role", "admin", "--if-none"], "needs --store and --output"),
+    ],
+)
+def test_bad_input_is_named(store: str, admin: Path, words: list[str], text: str) -> None:
+    done = run_here("token", *words, "--store", store)
+    assert (done.returncode in (1, 2), text in done.stderr) == (True, True), done.stderr
+
+
+def test_an_existing_file_is_not_replaced_and_no_token_is_made(store: str, admin: Path) -> None:
+    before = len(fields_of_all(store))
+    done = run_here("token", "create", "x", "--role", "admin", "--store", store, "--output", str(admin))
+    assert (done.returncode, "which exists" in done.stderr) == (2, True)
+    assert len(fields_of_all(store)) == before
+    assert [each.name for each in admin.parent.iterdir() if "token" in each.name] == ["admin.token"]
+
+
+def fields_of_all(store: str) -> list[object]:
+    found: list[object] = json.loads(run_here("token", "list", "--all", "--store", store, "--json").stdout)
+    return found
+
+
+def _until(condition: object) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
