@@ -64,6 +64,9 @@ def _add_fields(parser: argparse.ArgumentParser, *, named: bool) -> None:
         metavar="SET",
         help="flag set, prefix such as team-*, or * for all; repeatable; admin and operate are always for all",
     )
+    parser.add_argument(
+        "--rate", metavar="N/s", help="evaluations a second, as in 500/s; or default, for the server's rate [default]"
+    )
     parser.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
 
 

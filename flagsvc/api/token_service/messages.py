@@ -25,7 +25,7 @@ DEFAULT_OVERLAP_S = 3_600
 
 def grant_of(message: pb.Token) -> Grant:
     """Return what a new token is to be. Raises InvalidRequest."""
-    return Grant(message.name, _role(message), tuple(message.flag_sets), _expire_time(message))
+    return Grant(message.name, _role(message), tuple(message.flag_sets), _expire_time(message), message.rate)
 
 
 def fields_of(message: pb.Token, mask: Sequence[str]) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def token_to_message(token: Token) -> pb.Token:
         created_by=token.created_by,
         last_used_day=token.last_used_on,
         etag=f'"{token.revision}"',
+        rate=token.rate,
     )
     message.create_time.FromDatetime(token.created_at)
     _put(message.expire_time, token.expires_at)
@@ -114,4 +115,5 @@ _FIELDS: Mapping[str, Callable[[pb.Token], tuple[str, Any]]] = {
     "flag_sets": lambda token: ("flag_sets", tuple(token.flag_sets)),
     "expire_time": lambda token: ("expires_at", _expire_time(token)),
     "disabled": lambda token: ("disabled", token.disabled),
+    "rate": lambda token: ("rate", token.rate),
 }
