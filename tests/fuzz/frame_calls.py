@@ -33,7 +33,7 @@ class FrameCalls:
     def __init__(self, port: int, odd: Odd) -> None:
         self._port, self._odd, self._random = port, odd, odd.random
 
-    def make(self, corpus: list[bytes]) -> Call:
+    def make(self, _name: str, corpus: list[bytes]) -> Call:
         """Return what is sent over a connection after its preface."""
         random = self._random
         fields = {":method": "POST", ":scheme": "http", ":path": random.choice(_PATHS), ":authority": "a"}

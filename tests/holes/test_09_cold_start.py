@@ -26,7 +26,7 @@ KEYS = ("a", "b", "c")
 READY_S = 1.5
 ANSWERED_S = 4.5
 BACK_S = 8.0
-BOUND_S = 5.0
+BOUND_S = 15.0
 """Long enough that the cache lease is renewed while a dozen replicas start in this process."""
 
 

@@ -162,7 +162,7 @@ class Run:
         if key.__class__ is not str:
             self.charge_text(key)
         elif (dots := key.count(".")) > SHORT_PATH or len(key) > TEXT_STEP:
-            self.spend(NODE_STEPS * dots + len(key) // BYTES_PER_STEP)
+            self.spend(NODE_STEPS * dots + 2 * getsizeof(key) // BYTES_PER_STEP)  # searched, and split
 
 
 Compiled = Callable[[Any, Run], JsonValue]
