@@ -31,10 +31,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has written which tests failed
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """See to it that the run ends, whatever a test left behind; workers are ended by what started them."""
+    """See to it that the run ends, whatever a test left behind; workers are ended by what started them.
+
+    Tests that failed in a group are remembered without its name, so that `--last-failed` finds them without groups.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__)
+        if cache := getattr(session.config, "cache", None):
+            failed = cache.get("cache/lastfailed", {})
+            cache.set("cache/lastfailed", {_without_group(nodeid): True for nodeid in failed})
 
 
 FIRST = "much load or tight times"
@@ -53,6 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.get_closest_marker("xdist_group") and (place := _shares(item)):
             item.add_marker(pytest.mark.xdist_group(place))
     items.sort(key=lambda item: (FIRST not in _groups(item), not _groups(item)))
+
+
+def _without_group(nodeid: str) -> str:
+    """Return a test's identifier without `@` and the group; an `@` among its parameters stays."""
+    return nodeid[: nodeid.rfind("@")] if nodeid.rfind("@") > nodeid.rfind("]") else nodeid
 
 
 def _groups(item: pytest.Item) -> list[str]:

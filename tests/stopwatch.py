@@ -30,6 +30,12 @@ class Stopwatch:
         return passed > seconds and passed - self.starved_s > seconds
 
     @property
+    def seconds(self) -> float:
+        """The seconds since the start that count."""
+        passed = time.monotonic() - self._began
+        return passed - self.starved_s
+
+    @property
     def starved_s(self) -> float:
         """The seconds in which a thread could have run and got no CPU, those of all threads together."""
         return sum(waited - self._before.get(thread, 0.0) for thread, waited in _waits_s().items())

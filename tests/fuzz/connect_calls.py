@@ -7,6 +7,7 @@ import json
 import re
 
 import grpc
+from google.protobuf.json_format import Error as Unencodable
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -69,7 +70,7 @@ class ConnectCalls:
         """Return a message in JSON; where the bytes are none, any JSON."""
         try:
             return MessageToJson(self._requests[name].FromString(data), indent=None).encode("utf-8", "replace")
-        except (DecodeError, ValueError, RecursionError):
+        except (DecodeError, Unencodable, ValueError, RecursionError):
             return json.dumps(self._odd.json()).encode("utf-8", "replace")
 
     async def send(self, call: Call) -> Answer:

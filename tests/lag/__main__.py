@@ -200,12 +200,13 @@ def main() -> int:
 
             requests = runner.run(made())
             search = Search(requests, control)
-            for sizes_of_all in zip_longest(*(row.sizes for row in search.rows.values())):
-                for name, sizes in zip(search.rows, sizes_of_all, strict=True):
-                    if sizes is not None:
-                        runner.run(search.measured(name, sizes))
-            if args.seconds:
-                explore(search, runner.get_loop(), args.seconds)
+            with contextlib.suppress(KeyboardInterrupt):  # what was found until then is shown
+                for sizes_of_all in zip_longest(*(row.sizes for row in search.rows.values())):
+                    for name, sizes in zip(search.rows, sizes_of_all, strict=True):
+                        if sizes is not None:
+                            runner.run(search.measured(name, sizes))
+                if args.seconds:
+                    explore(search, runner.get_loop(), args.seconds)
             show(search, args.flags)
             runner.run(requests.close())
         finally:

@@ -21,7 +21,7 @@ from tests.connect.asking import framed
 from tests.lag.messages import ALIKE, BY_HAND, FEW, Sizes, request_of
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-ALIKE_TIMES = 5
+ALIKE_TIMES = 3
 """How often a request is sent that is always the same."""
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 OLDER_REFLECTION = REFLECTION.replace(".v1.", ".v1alpha.")
@@ -168,7 +168,8 @@ def _request(method: Method, sizes: Sizes) -> Message:
 
 
 def _sizes(method: Method, sizes: Sequence[Sizes]) -> Sequence[Sizes]:
-    return [Sizes()] * ALIKE_TIMES if method.path.rpartition("/")[2] in ALIKE else sizes
+    times = 1 if sizes is FEW else ALIKE_TIMES
+    return [Sizes()] * times if method.path.rpartition("/")[2] in ALIKE else sizes
 
 
 async def _snapshot(stream: Any) -> None:

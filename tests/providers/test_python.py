@@ -18,10 +18,10 @@ from tests.providers.python_app import PythonApp, assert_answer
 from tests.providers.servers import calls_of, serving, serving_default_ports
 from tests.replicas import Process
 
-QUICK = {"retry_backoff_ms": 100, "retry_backoff_max_ms": 300}
-"""Reconnect soon in tests that are not about the defaults."""
 PATIENT = {"deadline_ms": 10_000}
 """A call's deadline; by default half a second, in which a busy machine may not answer."""
+QUICK = {"retry_backoff_ms": 100, "retry_backoff_max_ms": 300, **PATIENT}
+"""Reconnect soon in tests that are not about the defaults."""
 
 
 @pytest.fixture(scope="module", params=["rpc", "in-process"])
