@@ -33,6 +33,7 @@ class Grant:
     flag_sets: tuple[str, ...]
     expires_at: datetime | None = None
     rate: int = 0
+    for_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, st
         expires_at=grant.expires_at,
         secrets=(Secret(digest_of(text).hex()),),
         rate=grant.rate,
+        for_others=grant.for_others,
     )
     return tokens.checked(token), text
 

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS flags (
     PRIMARY KEY (flag_set, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
     id INTEGER PRIMARY KEY, flag_set TEXT NOT NULL, key TEXT NOT NULL, action TEXT NOT NULL, previous TEXT, new TEXT,
-    actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL);
+    actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL,
+    on_behalf_of TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bucketings (flag_set TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
@@ -148,6 +149,7 @@ class SqliteStore:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.executescript(_SCHEMA + sqlite_tokens.SCHEMA)
+                _add_columns(db)
                 self._make_identity(db)
             except sqlite3.Error:
                 db.close()
@@ -241,21 +243,27 @@ def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | 
         return Entry(flag_id, revision, stored)
 
 
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Add what a file of an older release lacks."""
+    if "on_behalf_of" not in {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}:
+        db.execute("ALTER TABLE history ADD COLUMN on_behalf_of TEXT NOT NULL DEFAULT ''")
+
+
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:
     previous, new = (
         None if side is None else json.dumps(json_safe(dict(side))) for side in (change.previous, change.new)
     )
     row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, json_safe(change.at), revision)
     db.execute(
-        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        row,
+        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, on_behalf_of)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*row, change.on_behalf_of),
     )
 
 
 def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
     rows = db.execute(
-        "SELECT action, previous, new, actor, reason, created_at, revision FROM history"
+        "SELECT action, previous, new, actor, reason, created_at, revision, on_behalf_of FROM history"
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
@@ -269,8 +277,9 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             reason=reason,
             created_at=times_from_json({"createdAt": created_at})["createdAt"],
             revision=revision,
+            on_behalf_of=on_behalf_of,
         )
-        for action, previous, new, actor, reason, created_at, revision in rows
+        for action, previous, new, actor, reason, created_at, revision, on_behalf_of in rows
     ]
 
 

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import arguments, render, wait_for
+from flagsvc.cli import arguments, options, render, wait_for
 from flagsvc.cli.channels import open_channel, server_address, token_for
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
@@ -150,6 +150,7 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
             "actor": entry.actor,
             "reason": entry.reason,
             "revision": entry.revision,
+            "onBehalfOf": entry.on_behalf_of,
         }
         for entry in stub.ListFlagHistory(request, timeout=args.timeout).entries
     ]
@@ -157,7 +158,7 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json(entries)
     else:
         rows = (tuple(entry.values()) for entry in entries)
-        heads = ("at", "action", "before", "after", "actor", "reason", "revision")
+        heads = ("at", "action", "before", "after", "actor", "reason", "revision", "on behalf of")
         render.print_table(heads, rows, f"no history for {args.key!r}")
     return 0
 
@@ -200,7 +201,7 @@ def health(args: argparse.Namespace) -> int:
 
 
 def _write_fields(args: argparse.Namespace) -> dict[str, Any]:
-    return {"actor": args.actor, "reason": args.reason, **wait_for.request_fields(args)}
+    return {"actor": options.actor_of(args), "reason": args.reason, **wait_for.request_fields(args)}
 
 
 def _show_change(

@@ -26,11 +26,12 @@ SERVER_TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at")
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who makes a change, why, and when (aware UTC)."""
+    """Who makes a change, why, and when (aware UTC). `on_behalf_of`: whom an authenticated caller names."""
 
     at: datetime
     actor: str = ANONYMOUS
     reason: str = ""
+    on_behalf_of: str = ""
 
 
 def create(flag: Flag, author: Author, check: Check = validated) -> Decide:
@@ -151,5 +152,13 @@ def _change(
     previous, new = (None if side is None else without_large(side, MAX_FLAG_BYTES) for side in (previous, new))
     actor, reason, at = author.actor or ANONYMOUS, author.reason, author.at
     return Change(
-        before=before, after=after, action=action, previous=previous, new=new, actor=actor, reason=reason, at=at
+        before=before,
+        after=after,
+        action=action,
+        previous=previous,
+        new=new,
+        actor=actor,
+        reason=reason,
+        at=at,
+        on_behalf_of=author.on_behalf_of,
     )

@@ -142,6 +142,7 @@ class Change:
     actor: str = ANONYMOUS
     reason: str = ""
     at: datetime
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,3 +157,4 @@ class HistoryEntry:
     reason: str
     created_at: datetime
     revision: int
+    on_behalf_of: str = ""

@@ -178,7 +178,7 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
         "action": change.action.value,
         "previousValue": change.previous,
         "newValue": change.new,
-        "userId": _user_id(change.actor),
+        **_by(change),
         "createdAt": change.at,
         "revision": revision,
     }
@@ -205,7 +205,7 @@ def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str,
         "action": action,
         "resourceType": "FEATURE_FLAG",
         "resourceId": resource_id,
-        "userId": _user_id(change.actor),
+        **_by(change),
         "metadata": names | values | _set_field(flag),
         "timestamp": change.at,
     }
@@ -228,7 +228,8 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
         action=str(row.get("action", "")),
         previous=_plain_history(row.get("previousValue")),
         new=_plain_history(row.get("newValue")),
-        actor=str(row.get("userId") or ""),
+        actor=str(row.get("caller") or row.get("userId") or ""),
+        on_behalf_of=str(row.get("onBehalfOf") or ""),
         reason=str(row.get("reason") or ""),
         created_at=at if isinstance(at, datetime) else row["_id"].generation_time,
         revision=int(revision) if isinstance(revision, int) else 0,
@@ -237,6 +238,14 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
 
 def _plain_history(value: Any) -> JsonValue:
     return json_safe(_plain_document(value)) if isinstance(value, dict) else plain(value)
+
+
+def _by(change: Change) -> dict[str, Any]:
+    """Return who made a change. Older readers know `userId` only: a user's id, where one is named, else a text."""
+    if not change.on_behalf_of:
+        return {"userId": _user_id(change.actor)}
+    named = change.on_behalf_of if ObjectId.is_valid(change.on_behalf_of) else change.actor
+    return {"userId": _user_id(named), "caller": change.actor, "onBehalfOf": change.on_behalf_of}
 
 
 def _user_id(actor: str) -> ObjectId | str:

@@ -105,6 +105,7 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         actor=entry.actor,
         reason=entry.reason,
         revision=entry.revision,
+        on_behalf_of=entry.on_behalf_of,
     )
     message.created_at.FromDatetime(entry.created_at)
     return message

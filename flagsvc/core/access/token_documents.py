@@ -30,6 +30,7 @@ def to_document(token: Token) -> dict[str, Any]:
         "lastUsedOn": token.last_used_on or None,
         "revision": token.revision,
         "rate": token.rate or None,
+        "forOthers": token.for_others or None,
     }
     return {name: value for name, value in document.items() if value is not None}
 
@@ -51,6 +52,7 @@ def from_document(token_id: str, document: Mapping[str, Any]) -> Token:
             last_used_on=_typed(document.get("lastUsedOn", ""), str),
             revision=_typed(document["revision"], int),
             rate=_typed(document.get("rate", 0), int),
+            for_others=_typed(document.get("forOthers", False), bool),
         )
         return checked(token)
     except (KeyError, TypeError, AttributeError, InvalidRequest) as error:

@@ -34,6 +34,7 @@ class Token:
 
     `created_by`: the caller who made it. `last_used_on`: a day such as `2026-11-30`; recording it takes no revision.
     `revision`: the state of all tokens with which it last changed. `rate`: evaluations a second; 0: the server's rate.
+    `for_others`: its callers may make changes on behalf of others.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Token:
     last_used_on: str = ""
     revision: int = 0
     rate: int = 0
+    for_others: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -68,7 +70,9 @@ class Token:
         for secret in self.secrets:
             ends_at = min(_moment(self.expires_at), _moment(secret.expires_at))
             key = bytes.fromhex(secret.digest)
-            found[key] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key, self.rate)
+            found[key] = Identity(
+                Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key, self.rate, self.for_others
+            )
         return found
 
 

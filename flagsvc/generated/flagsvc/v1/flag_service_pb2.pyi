@@ -541,7 +541,9 @@ class CreateFlagRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
-    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
@@ -614,7 +616,9 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
-    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
@@ -702,7 +706,9 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     etag: builtins.str
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
-    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
@@ -775,7 +781,9 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     etag: builtins.str
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
-    """Author of the change, for the history: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
@@ -885,16 +893,19 @@ class HistoryEntry(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    ON_BEHALF_OF_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag."""
     action: builtins.str
     """ENABLED, DISABLED, UPDATED, CREATED or DELETED. Other programs may write other values."""
     actor: builtins.str
-    """Author of the change."""
+    """Author of the change: the caller, such as "token:8VqkQ2...", where callers are authenticated."""
     reason: builtins.str
     """Reason of the change. Empty if none was given."""
     revision: builtins.int
     """Revision of the change; 0 if another program made it."""
+    on_behalf_of: builtins.str
+    """On whose behalf an authenticated caller made the change, as it says. Empty if it named nobody."""
     @property
     def previous_value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
         """Changed fields before the change, under their stored (camelCase) names. Unset for a creation."""
@@ -918,9 +929,10 @@ class HistoryEntry(google.protobuf.message.Message):
         reason: builtins.str = ...,
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revision: builtins.int = ...,
+        on_behalf_of: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "new_value", b"new_value", "previous_value", b"previous_value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "previous_value", b"previous_value", "reason", b"reason", "revision", b"revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "on_behalf_of", b"on_behalf_of", "previous_value", b"previous_value", "reason", b"reason", "revision", b"revision"]) -> None: ...
 
 Global___HistoryEntry: typing_extensions.TypeAlias = HistoryEntry
 
@@ -1498,7 +1510,9 @@ class SetBucketingRequest(google.protobuf.message.Message):
     force: builtins.bool
     """Whether to do it. Default: false, only say which flags it concerns."""
     actor: builtins.str
-    """Author of the change, for the history of each flag: at most 255 characters. Default: "anonymous"."""
+    """Author of the change, for the history of each flag: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    """
     reason: builtins.str
     """Reason of the change, for the history of each flag: at most 1,024 characters. Default: empty."""
     def __init__(

@@ -85,6 +85,7 @@ class Token(google.protobuf.message.Message):
     LAST_USED_DAY_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     RATE_FIELD_NUMBER: builtins.int
+    FOR_OTHERS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id, which is no secret. Output only."""
     name: builtins.str
@@ -103,6 +104,8 @@ class Token(google.protobuf.message.Message):
     """Evaluations a second that its callers may make together, where the server limits rates: 1 to 1,000,000.
     0: the server's rate.
     """
+    for_others: builtins.bool
+    """Whether its callers may make changes on behalf of others, whom they name as actor. ADMIN always may."""
     @property
     def flag_sets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Flag sets that it is for: names, prefixes such as "team-*", or "*" for all. At most 100. Required."""
@@ -139,9 +142,10 @@ class Token(google.protobuf.message.Message):
         last_used_day: builtins.str = ...,
         etag: builtins.str = ...,
         rate: builtins.int = ...,
+        for_others: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "overlap_end_time", b"overlap_end_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "rate", b"rate", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "for_others", b"for_others", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "rate", b"rate", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
 
 Global___Token: typing_extensions.TypeAlias = Token
 
@@ -314,7 +318,7 @@ class UpdateTokenRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields to change, at least one of name, role, flag_sets, expire_time, disabled and rate."""
+        """Fields to change, at least one of name, role, flag_sets, expire_time, disabled, rate and for_others."""
 
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
