@@ -22,6 +22,7 @@ from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.audit.build import Audit
 from flagsvc.auth_mode import auth_mode, warn_if_undecided
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
@@ -62,6 +63,7 @@ class Server:
         )
         self._outflow = outflow = Outflow(settings.outstanding_bytes)
         self._limiting = limiting = Limiting(settings, replica)
+        self._audit = audit = Audit(replica)
         contexts = Contexts(pairs(settings.context_values), pairs(settings.context_from_headers))
         self.services = GrpcServices(
             replica,
@@ -70,7 +72,8 @@ class Server:
             metrics=metrics,
             health=self._health,
             outflow=outflow,
-            inner=limiting.interceptors(),
+            inner=(*audit.interceptors(), *limiting.interceptors()),
+            refuse=audit.refuse,
         )
         sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
         self.listeners = {
@@ -120,6 +123,7 @@ class Server:
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         self._limiting.start(self._tasks)
+        self._audit.start(self._tasks)
         for name, server in self._grpc.items():
             await server.start()
             self._tasks.start(server.run(), name)
@@ -155,6 +159,7 @@ class Server:
         if self._front is not None:
             await self._front.stop()
         await self._tasks.close()
+        await self._audit.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -238,6 +243,7 @@ class Server:
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
         yield from self._limiting.samples()
+        yield from self._audit.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)

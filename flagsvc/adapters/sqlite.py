@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -55,6 +55,7 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._id = ""
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
+        self.audit = sqlite_audit.SqliteAudit(self._run)
         self.reads = 0
 
     @property
@@ -148,7 +149,7 @@ class SqliteStore:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
-                db.executescript(_SCHEMA + sqlite_tokens.SCHEMA)
+                db.executescript(_SCHEMA + sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA)
                 _add_columns(db)
                 self._make_identity(db)
             except sqlite3.Error:

@@ -21,6 +21,7 @@ FlagsvcError
 ├── QuotaExceeded       the flag set is at a limit that its operator has set
 ├── RateLimited         the caller is over its rate; retry later
 ├── Unauthenticated     no credential, or one that is not valid
+├── AuditMissing        the store keeps no audit entries
 ├── PermissionDenied    the caller is known, and has no right to this
 ├── AuthOff             the call is about tokens, and callers are not authenticated here
 ├── RightsChanged       the caller has other rights than when it opened this stream; reconnect
@@ -217,6 +218,17 @@ class Unauthenticated(FlagsvcError):
 
 class PermissionDenied(FlagsvcError):
     """The caller is known, and has no right to this. Nothing was read or changed."""
+
+    def __init__(self, message: str, caller: object = "") -> None:
+        super().__init__(message)
+        self.caller = str(caller)
+
+
+class AuditMissing(FlagsvcError):
+    """The store keeps no audit entries."""
+
+    def __init__(self) -> None:
+        super().__init__("a served file keeps no audit entries: use a store that takes writes")
 
 
 class AuthOff(FlagsvcError):

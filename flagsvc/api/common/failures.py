@@ -41,6 +41,7 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, "CACHE_UNAVAILABLE", 1),
     errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
     errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
+    errors.AuditMissing: (grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_MISSING", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
     errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
     errors.TokenRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_REVOKED", None),

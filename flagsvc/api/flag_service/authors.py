@@ -25,6 +25,7 @@ def author_of(request: Any) -> Author:
     if named and not caller.acts_for_others:
         raise PermissionDenied(
             f"actor is set, and the caller {caller} has no right to act for others: leave it empty, or use a token with"
-            " that right (flagsvc token update ID --for-others)"
+            " that right (flagsvc token update ID --for-others)",
+            caller,
         )
     return Author(datetime.now(UTC), str(caller), reason, named)
