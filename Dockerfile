@@ -20,7 +20,8 @@ ENV PATH=/opt/flagsvc/bin:$PATH \
 # Other containers connect, so FLAGSVC_AUTH has to be set: docker run -e FLAGSVC_AUTH=off ...
 COPY --from=build /opt/flagsvc /opt/flagsvc
 # The embedded store needs a place that the user may write; with MongoDB nothing is written and the root may be read-only.
-RUN mkdir /data && chown 65532:65532 /data
+# /tokens is for the first token, where a one-shot container makes it (docker-compose.prod.yml).
+RUN mkdir /data /tokens && chown 65532:65532 /data /tokens
 VOLUME /data
 USER 65532:65532
 WORKDIR /data

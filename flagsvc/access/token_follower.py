@@ -36,7 +36,8 @@ class TokenFollower:
         self._polled = asyncio.Condition()
         self._loaded_at = self._noted_at = NEVER
         self._begun = self._ended = 0
-        self.store_up = True
+        self.store_problem: Problem | None = None
+        """Why the tokens could not be read at the last look."""
 
     def start(self) -> None:
         """Begin to follow; waits for nothing."""
@@ -59,10 +60,12 @@ class TokenFollower:
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the tokens."""
+        found = [] if self.store_problem is None else [self.store_problem]
         if self._view.returned:
             detail = f"{len(self._view.returned)} revoked tokens are in the store again; this replica refuses them"
-            return (Problem("revoked_tokens_returned", detail, "revoke them again: flagsvc token list, then revoke"),)
-        return ()
+            cure = "revoke them again: flagsvc token list, then flagsvc token revoke ID"
+            found.append(Problem("revoked_tokens_returned", detail, cure))
+        return found
 
     async def _pause(self) -> None:
         await asyncio.sleep(MIN_PAUSE_S)
@@ -74,11 +77,13 @@ class TokenFollower:
         self._begun += 1
         try:
             await self._look()
-            self.store_up = True
+            self.store_problem = None
         except StoreUnavailable as error:
-            if self.store_up:
-                log.warning("tokens_not_verified", cause=cause_of(error), detail="The store of the tokens is away.")
-            self.store_up = False
+            if self.store_problem is None:
+                log.warning("tokens_not_verified", cause=cause_of(error), detail="The tokens cannot be read.")
+            detail = f"tokens cannot be read: {error.cause or 'the store does not answer'}"
+            cure = error.cure or "check that the store is running, and that its user may read flagsvc_tokens"
+            self.store_problem = Problem("tokens_not_verified", detail, cure)
         finally:
             self._ended = self._begun
             async with self._polled:

@@ -32,8 +32,7 @@ CREATE TABLE IF NOT EXISTS flags (
     PRIMARY KEY (flag_set, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
     id INTEGER PRIMARY KEY, flag_set TEXT NOT NULL, key TEXT NOT NULL, action TEXT NOT NULL, previous TEXT, new TEXT,
-    actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL,
-    on_behalf_of TEXT NOT NULL DEFAULT '');
+    actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, revision INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS history_of_a_flag ON history (flag_set, key, id);
 CREATE TABLE IF NOT EXISTS revisions (flag_set TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bucketings (flag_set TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
@@ -149,8 +148,8 @@ class SqliteStore:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
-                db.executescript(_SCHEMA + sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA)
-                _add_columns(db)
+                db.executescript(_SCHEMA)
+                _upgrade(db)
                 self._make_identity(db)
             except sqlite3.Error:
                 db.close()
@@ -164,6 +163,19 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        db.executescript(sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA)
+    if not _has_caller(db):
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("ALTER TABLE history ADD COLUMN caller TEXT")
+
+
+def _has_caller(db: sqlite3.Connection) -> bool:
+    return "caller" in {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}
 
 
 def _failure(error: sqlite3.Error) -> StoreUnavailable:
@@ -244,27 +256,23 @@ def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | 
         return Entry(flag_id, revision, stored)
 
 
-def _add_columns(db: sqlite3.Connection) -> None:
-    """Add what a file of an older release lacks."""
-    if "on_behalf_of" not in {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}:
-        db.execute("ALTER TABLE history ADD COLUMN on_behalf_of TEXT NOT NULL DEFAULT ''")
-
-
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:
     previous, new = (
         None if side is None else json.dumps(json_safe(dict(side))) for side in (change.previous, change.new)
     )
-    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, json_safe(change.at), revision)
+    at = json_safe(change.at)
+    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, at, revision, change.caller)
     db.execute(
-        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, on_behalf_of)"
+        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, caller)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*row, change.on_behalf_of),
+        row,
     )
 
 
 def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
+    caller = "caller" if _has_caller(db) else "NULL"
     rows = db.execute(
-        "SELECT action, previous, new, actor, reason, created_at, revision, on_behalf_of FROM history"
+        f"SELECT action, previous, new, actor, reason, created_at, revision, {caller} FROM history"  # noqa: S608
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
@@ -278,9 +286,9 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             reason=reason,
             created_at=times_from_json({"createdAt": created_at})["createdAt"],
             revision=revision,
-            on_behalf_of=on_behalf_of,
+            caller=caller or "",
         )
-        for action, previous, new, actor, reason, created_at, revision, on_behalf_of in rows
+        for action, previous, new, actor, reason, created_at, revision, caller in rows
     ]
 
 

@@ -13,9 +13,9 @@ from flagsvc.ports.audit import MAX_REFUSALS
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (
     id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, outcome TEXT NOT NULL,
-    on_behalf_of TEXT NOT NULL, flag_set TEXT NOT NULL, key TEXT NOT NULL, reason TEXT NOT NULL);
+    caller TEXT, flag_set TEXT NOT NULL, key TEXT NOT NULL, reason TEXT NOT NULL);
 """
-_COLUMNS = "id, created_at, actor, action, on_behalf_of, flag_set, key, reason"
+_COLUMNS = "id, created_at, actor, action, caller, flag_set, key, reason"
 _SOURCES = {"history": (1, f"{_COLUMNS}, 'done', revision"), "audit": (0, f"{_COLUMNS}, outcome, 0")}
 """Tables with their rank among entries of one millisecond, and what is read of them."""
 
@@ -37,13 +37,13 @@ class SqliteAudit:
 
 def _append(db: Any, entries: Sequence[AuditEntry]) -> None:
     rows = [
-        (json_safe(e.at), e.actor, e.action, e.outcome, e.on_behalf_of, e.flag_set, e.subject, e.reason)
+        (json_safe(e.at), e.on_behalf_of or e.actor, e.action, e.outcome, e.actor, e.flag_set, e.subject, e.reason)
         for e in entries
     ]
     db.execute("BEGIN IMMEDIATE")
     try:
         db.executemany(
-            "INSERT INTO audit (created_at, actor, action, outcome, on_behalf_of, flag_set, key, reason)"
+            "INSERT INTO audit (created_at, actor, action, outcome, caller, flag_set, key, reason)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
@@ -66,7 +66,7 @@ def _read(db: Any, query: AuditQuery, size: int, table: str) -> Iterator[AuditEn
     conditions: list[str] = ["1"]
     values: list[Any] = []
     for column, value in (
-        ("actor", query.actor),
+        ("coalesce(nullif(caller, ''), actor)", query.actor),
         ("action", query.action),
         ("flag_set", query.flag_set),
         ("key", query.subject),
@@ -91,14 +91,14 @@ def _read(db: Any, query: AuditQuery, size: int, table: str) -> Iterator[AuditEn
         f"SELECT {columns} FROM {table} WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC LIMIT ?",  # noqa: S608  no part comes from outside
         (*values, size),
     )
-    for entry_id, created_at, actor, action, on_behalf_of, flag_set, key, reason, outcome, revision in found:
+    for entry_id, created_at, actor, action, caller, flag_set, key, reason, outcome, revision in found:
         at = datetime.fromisoformat(created_at)
         yield AuditEntry(
             at=at,
-            actor=actor,
+            actor=caller or actor,
             action=action,
             outcome=Outcome(outcome),
-            on_behalf_of=on_behalf_of,
+            on_behalf_of=actor if caller and caller != actor else "",
             flag_set=flag_set,
             subject=key,
             reason=reason,

@@ -148,9 +148,9 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
             "previousValue": from_value(entry.previous_value, "p") if entry.HasField("previous_value") else None,
             "newValue": from_value(entry.new_value, "n") if entry.HasField("new_value") else None,
             "actor": entry.actor,
+            "onBehalfOf": entry.on_behalf_of,
             "reason": entry.reason,
             "revision": entry.revision,
-            "onBehalfOf": entry.on_behalf_of,
         }
         for entry in stub.ListFlagHistory(request, timeout=args.timeout).entries
     ]
@@ -158,7 +158,7 @@ def history(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json(entries)
     else:
         rows = (tuple(entry.values()) for entry in entries)
-        heads = ("at", "action", "before", "after", "actor", "reason", "revision", "on behalf of")
+        heads = ("at", "action", "before", "after", "actor", "on behalf of", "reason", "revision")
         render.print_table(heads, rows, f"no history for {args.key!r}")
     return 0
 

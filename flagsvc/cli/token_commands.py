@@ -23,6 +23,7 @@ from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
+from flagsvc.settings import Settings
 
 _HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
 _SECRET_MODE = 0o600
@@ -106,9 +107,9 @@ def whoami(args: argparse.Namespace) -> int:
 
 def _create_first(args: argparse.Namespace) -> int:
     """Make the first token of a store, once, also when two programs start together."""
-    if not args.store or not args.output:
+    if args.store is None or not args.output:
         raise UsageError("--if-none needs --store and --output: it makes the first token of a store into a file")
-    target, token = OnStore(args.store), _token_of(args)
+    target, token = _store_of(args), _token_of(args)
     if Path(args.output).exists() or target.all():
         render.say("the store has, or had, a token already; nothing was made (--if-none)", error=args.json)
         return 0
@@ -156,9 +157,13 @@ class _Output:
 
 
 def _on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
-    if args.store:
-        return work(OnStore(args.store))
+    if args.store is not None:
+        return work(_store_of(args))
     return _on_server(args, lambda stub: work(OnServer(stub, args)))
+
+
+def _store_of(args: argparse.Namespace) -> OnStore:
+    return OnStore(args.store or Settings.from_env(os.environ).store_url)
 
 
 def _on_server(args: argparse.Namespace, work: Callable[[pb_grpc.TokenServiceStub], int]) -> int:

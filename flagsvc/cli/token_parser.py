@@ -50,7 +50,13 @@ def _verb(verbs: _Commands, name: str, about: str, function: str) -> argparse.Ar
     parser.set_defaults(run=run.in_module("token_commands", function))
     options.add_call(parser)
     options.add_wait(parser)
-    parser.add_argument("--store", metavar="URL", help="work on this store, not on a server")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="work on a store, not on a server; without URL on that of FLAGSVC_STORE_URL",
+    )
     return parser
 
 

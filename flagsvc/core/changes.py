@@ -26,12 +26,15 @@ SERVER_TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at")
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who makes a change, why, and when (aware UTC). `on_behalf_of`: whom an authenticated caller names."""
+    """Who makes a change, why, and when (aware UTC).
+
+    `actor`: as the request says. `caller`: who makes the call, where callers are authenticated.
+    """
 
     at: datetime
     actor: str = ANONYMOUS
     reason: str = ""
-    on_behalf_of: str = ""
+    caller: str = ""
 
 
 def create(flag: Flag, author: Author, check: Check = validated) -> Decide:
@@ -150,15 +153,14 @@ def _change(
     if previous is not None and new is not None and names is not None:
         previous, new = {n: previous.get(n) for n in names}, {n: new.get(n) for n in names}
     previous, new = (None if side is None else without_large(side, MAX_FLAG_BYTES) for side in (previous, new))
-    actor, reason, at = author.actor or ANONYMOUS, author.reason, author.at
     return Change(
         before=before,
         after=after,
         action=action,
         previous=previous,
         new=new,
-        actor=actor,
-        reason=reason,
-        at=at,
-        on_behalf_of=author.on_behalf_of,
+        actor=author.actor or author.caller or ANONYMOUS,
+        reason=author.reason,
+        caller=author.caller,
+        at=author.at,
     )

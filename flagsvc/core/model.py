@@ -141,8 +141,8 @@ class Change:
     new: Mapping[str, JsonValue] | None
     actor: str = ANONYMOUS
     reason: str = ""
+    caller: str = ""
     at: datetime
-    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,4 +157,4 @@ class HistoryEntry:
     reason: str
     created_at: datetime
     revision: int
-    on_behalf_of: str = ""
+    caller: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,12 +39,12 @@ def nobody() -> Iterator[None]:
 def author(caller: Identity, actor: str) -> tuple[str, str]:
     CALLER.set(caller)
     found = author_of(pb.ToggleFlagRequest(actor=actor))
-    return found.actor, found.on_behalf_of
+    return found.caller, found.actor
 
 
 def test_without_authentication_the_request_says_it() -> None:
-    assert author(UNCHECKED, "ann") == ("ann", "")
-    assert author(UNCHECKED, "") == ("anonymous", "")
+    assert author(UNCHECKED, "ann") == ("", "ann")
+    assert author(UNCHECKED, "") == ("", "")
 
 
 def test_a_known_caller_is_the_actor_and_needs_a_right_to_name_another() -> None:
@@ -56,52 +55,19 @@ def test_a_known_caller_is_the_actor_and_needs_a_right_to_name_another() -> None
     assert author(replace(TOKEN, role=Role.ADMIN), "ann") == ("token:abc", "ann")
 
 
-@pytest.mark.parametrize("named", [USER, "ann", ""])
-async def test_the_history_has_both(store_url: str, named: str) -> None:
-    store = store_for(store_url)
-    await store.open()
-    flag = Flag(key="a")
-    await store.write(flag.id, create_only(put(flag, Author(datetime.now(UTC), "token:abc", "why", named))))
-    [entry] = await store.history(flag.id, 10)
-    await store.close()
-    assert (entry.actor, entry.on_behalf_of, entry.reason) == ("token:abc", named, "why")
-
-
 async def test_older_readers_of_mongodb_find_the_user(mongo_database_url: str) -> None:
     store = store_for(mongo_database_url)
     await store.open()
     for key, named in (("a", USER), ("b", "ann"), ("c", "")):
         flag = Flag(key=key)
-        await store.write(flag.id, create_only(put(flag, Author(datetime.now(UTC), "token:abc", "", named))))
+        await store.write(flag.id, create_only(put(flag, Author(datetime.now(UTC), named, "", "token:abc"))))
     await store.close()
     with pymongo.MongoClient(mongo_database_url) as client:
         database = client.get_default_database()
         for collection in ("feature_flag_history", "audit_logs"):
             rows: list[dict[str, Any]] = list(database[collection].find().sort("_id"))
-            assert [row["userId"] for row in rows] == [bson.ObjectId(USER), "token:abc", "token:abc"]
-            assert [row.get("caller") for row in rows] == ["token:abc", "token:abc", None]
-            assert [row.get("onBehalfOf") for row in rows] == [USER, "ann", None]
-
-
-async def test_a_file_of_an_older_release_gets_the_column(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/flags.db"
-    with sqlite3.connect(tmp_path / "flags.db") as db:
-        db.execute(
-            "CREATE TABLE history (id INTEGER PRIMARY KEY, flag_set TEXT NOT NULL, key TEXT NOT NULL, action TEXT NOT"
-            " NULL, previous TEXT, new TEXT, actor TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL,"
-            " revision INTEGER NOT NULL)"
-        )
-        row = ("default", "a", "CREATED", "ann", "", "2026-01-01T00:00:00Z", 1)
-        insert = (
-            "INSERT INTO history (flag_set, key, action, actor, reason, created_at, revision) VALUES (?,?,?,?,?,?,?)"
-        )
-        db.execute(insert, row)
-    store = store_for(url)
-    for _ in range(2):
-        await store.open()
-    [entry] = await store.history(Flag(key="a").id, 10)
-    await store.close()
-    assert (entry.actor, entry.on_behalf_of) == ("ann", "")
+            assert [row["userId"] for row in rows] == [bson.ObjectId(USER), "ann", "token:abc"]
+            assert [row["caller"] for row in rows] == ["token:abc"] * 3
 
 
 async def test_a_toggle_over_the_wire(tmp_path: Path) -> None:

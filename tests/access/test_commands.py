@@ -79,6 +79,8 @@ def test_the_life_of_a_token(server: Process, admin: Path) -> None:
     }
     assert run(server, root, "create", "checkout").returncode == 0
     assert run(server, secret, "toggle", "checkout", "on").returncode == 0
+    [newest, *_] = json.loads(run(server, root, "history", "checkout", "--json").stdout)
+    assert (newest["actor"], newest["onBehalfOf"]) == (f"token:{token_id}", "ann")
     for words in (["set", "checkout", "owner=x"], ["get", "a", "--flag-set", "other"], ["status"], ["token", "list"]):
         refused = run(server, secret, *words)
         assert (refused.returncode, "(PERMISSION_DENIED)" in refused.stderr) == (1, True), words
@@ -143,6 +145,11 @@ def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None
 def test_bad_input_is_named(store: str, admin: Path, words: list[str], text: str) -> None:
     done = run_here("token", *words, "--store", store)
     assert (done.returncode in (1, 2), text in done.stderr) == (True, True), done.stderr
+
+
+def test_the_store_can_be_that_of_the_settings(store: str, admin: Path) -> None:
+    done = run_here("token", "list", "--all", "--json", "--store", FLAGSVC_STORE_URL=store, FLAGSVC_AUTH="required")
+    assert done.stdout == run_here("token", "list", "--all", "--json", "--store", store).stdout
 
 
 def test_an_existing_file_is_not_replaced_and_no_token_is_made(store: str, admin: Path) -> None:

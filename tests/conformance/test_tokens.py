@@ -108,3 +108,18 @@ async def test_a_malformed_token_gives_no_right_and_takes_no_change(mongo_databa
     with pytest.raises(ChangeRefused, match="malformed"):
         await made.tokens.write("root", tokens.revoke("root", NOON))
     await made.close()
+
+
+async def test_history_keeps_who_called_beside_what_the_request_said(store: FlagStore) -> None:  # noqa: F811
+    for key, author in {
+        "both": Author(NOON, "65a1b2c3d4e5f60718293a4b", "", "token:ci"),
+        "caller": Author(NOON, "", "", "token:ci"),
+        "neither": Author(NOON, "", ""),
+    }.items():
+        await store.write(Flag(key=key).id, create_only(put(Flag(key=key), author)))
+        [entry] = await store.history(Flag(key=key).id, 5)
+        assert (entry.actor, entry.caller) == {
+            "both": ("65a1b2c3d4e5f60718293a4b", "token:ci"),
+            "caller": ("token:ci", "token:ci"),
+            "neither": ("anonymous", ""),
+        }[key]

@@ -45,3 +45,29 @@ async def test_every_writer_assigns_revisions_so_there_are_no_change_events(tmp_
     assert store.feed is None
     assert (await store.get(FlagId("default", "good"))).revision == 1
     await store.close()
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+async def test_a_file_of_an_older_release_is_used(tmp_path: Path, is_read_only: bool) -> None:
+    """It has no tables of tokens, and its history does not say who was authenticated."""
+    path = tmp_path / "flags.db"
+    flag_id = FlagId("default", "a")
+    store = SqliteStore(f"sqlite:///{path}")
+    await store.write(flag_id, create(Flag(key="a"), AUTHOR))
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE history DROP COLUMN caller")
+        db.execute("DROP TABLE tokens")
+        db.execute("DROP TABLE token_revision")
+    db.close()
+    newer = SqliteStore(f"file:{path}?mode=ro" if is_read_only else f"sqlite:///{path}")
+    if is_read_only:
+        newer._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+    assert [(each.actor, each.caller) for each in await newer.history(flag_id, 5)] == [("anonymous", "")]
+    if not is_read_only:
+        by_ci = Author(datetime.now(UTC), "ann", caller="token:ci")
+        await newer.write(flag_id, toggle("a", True, None, by_ci))
+        [newest, _] = await newer.history(flag_id, 5)
+        assert (newest.actor, newest.caller) == ("ann", "token:ci")
+        assert (await newer.tokens.load()).tokens == []
+    await newer.close()

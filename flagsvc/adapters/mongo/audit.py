@@ -57,9 +57,9 @@ class MongoAudit:
 def _document(entry: AuditEntry) -> dict[str, Any]:
     fields = {
         "createdAt": entry.at,
-        "userId": entry.actor,
+        "userId": entry.on_behalf_of or entry.actor,
+        "caller": entry.actor if entry.on_behalf_of else "",
         "action": entry.action,
-        "onBehalfOf": entry.on_behalf_of,
         "flagSet": entry.flag_set,
         "featureKey": entry.subject,
         "reason": entry.reason,
@@ -95,13 +95,13 @@ def _entry(row: Mapping[str, Any], source: int) -> AuditEntry:
     found = row.get("createdAt")
     at = found if isinstance(found, datetime) else datetime.fromtimestamp(0, UTC)
     revision = row.get("revision")
-    in_history = source == _SOURCES[_HISTORY]
+    in_history, caller, user = source == _SOURCES[_HISTORY], row.get("caller"), row.get("userId")
     return AuditEntry(
         at=at,
-        actor=str(row.get("caller") or row.get("userId") or ""),
+        actor=str(caller or user or ""),
         action=str(row.get("action") or ""),
         outcome=Outcome.REFUSED if source == _SOURCES[REFUSALS] else Outcome.DONE,
-        on_behalf_of=str(row.get("onBehalfOf") or ""),
+        on_behalf_of=str(user or "") if caller and user != caller else "",
         flag_set=str(row.get("flagSet") or (DEFAULT_SET if in_history else "")),
         subject=str(row.get("featureKey") or ""),
         reason=str(row.get("reason") or ""),

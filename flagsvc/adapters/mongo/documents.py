@@ -178,13 +178,13 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
         "action": change.action.value,
         "previousValue": change.previous,
         "newValue": change.new,
-        **_by(change),
+        "userId": _user_id(change.actor),
         "createdAt": change.at,
         "revision": revision,
     }
     if change.reason:
         document["reason"] = change.reason
-    return document | _set_field(flag)
+    return document | _caller_field(change) | _set_field(flag)
 
 
 def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str, Any]:
@@ -205,10 +205,10 @@ def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str,
         "action": action,
         "resourceType": "FEATURE_FLAG",
         "resourceId": resource_id,
-        **_by(change),
+        "userId": _user_id(change.actor),
         "metadata": names | values | _set_field(flag),
         "timestamp": change.at,
-    }
+    } | _caller_field(change)
 
 
 def history_entries(rows: list[dict[str, Any]]) -> list[HistoryEntry]:
@@ -228,11 +228,11 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
         action=str(row.get("action", "")),
         previous=_plain_history(row.get("previousValue")),
         new=_plain_history(row.get("newValue")),
-        actor=str(row.get("caller") or row.get("userId") or ""),
-        on_behalf_of=str(row.get("onBehalfOf") or ""),
+        actor=str(row.get("userId") or ""),
         reason=str(row.get("reason") or ""),
         created_at=at if isinstance(at, datetime) else row["_id"].generation_time,
         revision=int(revision) if isinstance(revision, int) else 0,
+        caller=str(row.get("caller") or ""),
     )
 
 
@@ -240,12 +240,8 @@ def _plain_history(value: Any) -> JsonValue:
     return json_safe(_plain_document(value)) if isinstance(value, dict) else plain(value)
 
 
-def _by(change: Change) -> dict[str, Any]:
-    """Return who made a change. Older readers know `userId` only: a user's id, where one is named, else a text."""
-    if not change.on_behalf_of:
-        return {"userId": _user_id(change.actor)}
-    named = change.on_behalf_of if ObjectId.is_valid(change.on_behalf_of) else change.actor
-    return {"userId": _user_id(named), "caller": change.actor, "onBehalfOf": change.on_behalf_of}
+def _caller_field(change: Change) -> dict[str, str]:
+    return {"caller": change.caller} if change.caller else {}
 
 
 def _user_id(actor: str) -> ObjectId | str:

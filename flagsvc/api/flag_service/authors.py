@@ -7,10 +7,8 @@ from typing import Any
 
 from flagsvc.api.common.callers import CALLER
 from flagsvc.core import validation
-from flagsvc.core.access.identity import Kind
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import PermissionDenied
-from flagsvc.core.model import ANONYMOUS
 
 
 def author_of(request: Any) -> Author:
@@ -20,12 +18,12 @@ def author_of(request: Any) -> Author:
     """
     named, caller = validation.text("actor", request.actor), CALLER.get()
     reason = validation.text("reason", request.reason, validation.MAX_REASON)
-    if caller.kind is Kind.UNCHECKED:
-        return Author(datetime.now(UTC), named or ANONYMOUS, reason)
+    if not caller.is_checked:
+        return Author(datetime.now(UTC), named, reason)
     if named and not caller.acts_for_others:
         raise PermissionDenied(
             f"actor is set, and the caller {caller} has no right to act for others: leave it empty, or use a token with"
             " that right (flagsvc token update ID --for-others)",
             caller,
         )
-    return Author(datetime.now(UTC), str(caller), reason, named)
+    return Author(datetime.now(UTC), named, reason, str(caller))

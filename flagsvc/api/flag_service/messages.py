@@ -102,10 +102,10 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         action=entry.action,
         previous_value=None if entry.previous is None else to_value(entry.previous),
         new_value=None if entry.new is None else to_value(entry.new),
-        actor=entry.actor,
+        actor=entry.caller or entry.actor,
+        on_behalf_of=entry.actor if entry.caller and entry.actor != entry.caller else "",
         reason=entry.reason,
         revision=entry.revision,
-        on_behalf_of=entry.on_behalf_of,
     )
     message.created_at.FromDatetime(entry.created_at)
     return message

@@ -45,6 +45,11 @@ class Identity:
         """Whether it may make changes on behalf of whom it names."""
         return self.may_act_for_others or self.role is Role.ADMIN
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether authentication is on."""
+        return self.kind is not Kind.UNCHECKED
+
     def __str__(self) -> str:
         """Return the kind and the id, as logs and errors name a caller: `token:8Vq2...`."""
         return f"{self.kind}:{self.id}"

@@ -542,7 +542,7 @@ class CreateFlagRequest(google.protobuf.message.Message):
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -617,7 +617,7 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -707,7 +707,7 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -782,7 +782,7 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -899,13 +899,15 @@ class HistoryEntry(google.protobuf.message.Message):
     action: builtins.str
     """ENABLED, DISABLED, UPDATED, CREATED or DELETED. Other programs may write other values."""
     actor: builtins.str
-    """Author of the change: the caller, such as "token:8VqkQ2...", where callers are authenticated."""
+    """Author of the change: the caller, such as "token:8VqkQ2...", where callers are authenticated; else what the request
+    said.
+    """
     reason: builtins.str
     """Reason of the change. Empty if none was given."""
     revision: builtins.int
     """Revision of the change; 0 if another program made it."""
     on_behalf_of: builtins.str
-    """On whose behalf an authenticated caller made the change, as it says. Empty if it named nobody."""
+    """What the request said of its author, where callers are authenticated. Empty if it said nothing."""
     @property
     def previous_value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value:
         """Changed fields before the change, under their stored (camelCase) names. Unset for a creation."""
@@ -1510,9 +1512,7 @@ class SetBucketingRequest(google.protobuf.message.Message):
     force: builtins.bool
     """Whether to do it. Default: false, only say which flags it concerns."""
     actor: builtins.str
-    """Author of the change, for the history of each flag: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated: on whose behalf the caller makes it, which needs the right to; default: nobody.
-    """
+    """Author of the change, for the history of each flag: at most 255 characters. Default: "anonymous"."""
     reason: builtins.str
     """Reason of the change, for the history of each flag: at most 1,024 characters. Default: empty."""
     def __init__(
