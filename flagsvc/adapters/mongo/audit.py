@@ -17,7 +17,7 @@ AUDIT, REFUSALS = "flagsvc_audit", "flagsvc_refusals"
 _HISTORY = "feature_flag_history"
 _SOURCES = {_HISTORY: 2, AUDIT: 1, REFUSALS: 0}
 """With their rank among entries of one millisecond."""
-_KEPT = 10
+SURPLUS = 10
 """So many refusals more are there before the oldest are removed."""
 
 
@@ -49,7 +49,7 @@ class MongoAudit:
 
     async def _trim(self, refusals: Any) -> None:
         surplus = await refusals.estimated_document_count() - MAX_REFUSALS
-        if surplus > _KEPT:
+        if surplus > SURPLUS:
             oldest = [row["_id"] async for row in refusals.find({}, {"_id": 1}).sort("_id", 1).limit(surplus)]
             await refusals.delete_many({"_id": {"$in": oldest}})
 
