@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flagsvc.api.audit_service.service import AuditService
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.first_message import FirstMessages
-from flagsvc.api.common.interceptors import CallInterceptor
+from flagsvc.api.common.interceptors import CallInterceptor, Refuse
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.peers import Peers
@@ -26,6 +27,8 @@ from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.token_service.service import TokenService
+from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
+from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_pb_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
@@ -37,10 +40,12 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
-OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR)
+OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR, audit_pb.DESCRIPTOR)
 """Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
+MakeInterceptor = Callable[[Listener, Peers], grpc.aio.ServerInterceptor]
+"""Makes an interceptor for one listener."""
 
 
 class GrpcServices:
@@ -55,7 +60,14 @@ class GrpcServices:
         metrics: Metrics,
         health: Health,
         outflow: Outflow,
+        inner: Sequence[MakeInterceptor] = (),
+        refuse: Refuse | None = None,
     ) -> None:
+        """`inner`: make interceptors that run within the one that reads messages and maps errors.
+
+        `refuse`: notes calls that are refused for want of a right.
+        """
+        self._inner, self._refuse = inner, refuse
         settings, near, reader = replica.settings, replica.near, replica.reader
         self._authority = replica.access.authority if replica.access is not None else None
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
@@ -67,12 +79,12 @@ class GrpcServices:
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
-        self._token_service = TokenService(replica.access)
+        self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
     def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return interceptors for one listener. Admission, time limits and metrics are those of all listeners."""
-        one = CallInterceptor(
+        outer = CallInterceptor(
             self._metrics,
             self._admission,
             self.first_messages,
@@ -80,13 +92,15 @@ class GrpcServices:
             peers=self.peers,
             authority=self._authority,
             listener=listener,
+            refuse=self._refuse,
         )
-        return (one,)
+        return (outer, *(make(listener, self.peers) for make in self._inner))
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register every service for a listener."""
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
         token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
+        audit_pb_grpc.add_AuditServiceServicer_to_server(self._audit_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 import structlog
@@ -88,6 +88,8 @@ class Replica:
             return self.follower.proof.lineage.store_id
 
         self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
+        self.more_problems: list[Callable[[], Iterable[Problem]]] = []
+        """What other parts of the process report in its status."""
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
@@ -203,6 +205,8 @@ class Replica:
             yield from self.access.problems()
         if self._odd_flags is not None:
             yield from self._odd_flags.problems(self.near)
+        for problems_of in self.more_problems:
+            yield from problems_of()
 
     async def _restore(self) -> None:
         """Hold the last good contents until the store answers, and save them from then on."""

@@ -23,6 +23,7 @@ from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
+from flagsvc.audit.build import Audit
 from flagsvc.auth_mode import auth_mode, warn_if_undecided, warn_of_plain_text
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
@@ -30,6 +31,7 @@ from flagsvc.grpc_listeners import GrpcServices, grpc_server
 from flagsvc.health import Health
 from flagsvc.http_apps import HttpApps
 from flagsvc.lasting_server import LastingServer
+from flagsvc.limits.build import Limiting
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
@@ -72,8 +74,17 @@ class Server:
             pairs(settings.context_from_headers),
             may_prove=self._issuers is not None,
         )
+        self._limiting = limiting = Limiting(settings, replica)
+        self._audit = audit = Audit(replica)
         self.services = GrpcServices(
-            replica, contexts, admission=admission, metrics=metrics, health=self._health, outflow=outflow
+            replica,
+            contexts,
+            admission=admission,
+            metrics=metrics,
+            health=self._health,
+            outflow=outflow,
+            inner=(*audit.interceptors(), *limiting.interceptors()),
+            refuse=audit.refuse,
         )
         sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
         self.listeners = {
@@ -96,6 +107,7 @@ class Server:
             authority=self._authority,
             age_s=settings.connection_age_s,
             origins=origins(settings.cors_origins),
+            limited=limiting.ofrep(self.listeners["ofrep"]),
         )
         self._http_apps = HttpApps(
             self.services, self.listeners["grpc"], outflow, settings, ofrep_listener=self.listeners["ofrep"]
@@ -125,6 +137,8 @@ class Server:
         self._tasks.start(self._health.run(), "health")
         self._tasks.start(self._loop_lag.run(), "loop-lag")
         self._tasks.start(self._tls.run(), "tls")
+        self._limiting.start(self._tasks)
+        self._audit.start(self._tasks)
         for name, server in self._grpc.items():
             await server.start()
             self._tasks.start(server.run(), name)
@@ -163,6 +177,7 @@ class Server:
         await self._tasks.close()
         if self._issuers is not None:
             await self._issuers.close()
+        await self._audit.close()
         # The replica after the transports, whose calls use its store and cache.
         await self.replica.stop()
         # Probes and metrics are served to the end.
@@ -267,6 +282,8 @@ class Server:
         yield from self._tls.samples()
         if self._issuers is not None:
             yield from self._issuers.samples()
+        yield from self._limiting.samples()
+        yield from self._audit.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)

@@ -19,6 +19,9 @@ ANONYMOUS_ROLES = (Role.EVALUATE.value, Role.READ.value)
 """Roles that callers without a credential can have."""
 MAX_SOCKET_PATH = 90
 """Bytes of a unix socket's path. Systems allow 103 or 107, and it is placed under another name first."""
+DEFAULT_RATES = {"evaluate": 5_000.0, "read": 100.0, "write": 50.0, "admin": 20.0}
+"""Units per second of one caller, by class of calls."""
+MAX_RATE = 1_000_000
 _HOST_NAME = re.compile(r"[\w.-]+")
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,A-Z]+")
@@ -97,6 +100,19 @@ def by_listener(text: str, name: str = "", what: str = "a value", word: str = "V
             form = f"{what} for all, or LISTENER={word} once for each of the listeners " + ", ".join(LISTENERS)
             raise SettingsError(f"{name} has {shown(part, text)}; it must be {form}, separated by semicolons")
         found[listener] = value
+    return found
+
+
+def rates(text: str, name: str = "") -> dict[str, float]:
+    """Parse `evaluate=5000,write=20` into units per second by class; those left out have their default."""
+    found = dict(DEFAULT_RATES)
+    for kind, number in pairs(text, name, "CLASS=RATE").items():
+        if kind not in DEFAULT_RATES:
+            raise SettingsError(f"{name} has {shown(kind, text)}; the classes are {', '.join(DEFAULT_RATES)}")
+        if not number.strip().isdecimal() or not 1 <= int(number) <= MAX_RATE:
+            wanted = f"a whole number of calls a second from 1 to {MAX_RATE}"
+            raise SettingsError(f"{name} has {shown(f'{kind}={number}', text)}; a rate must be {wanted}")
+        found[kind] = float(number)
     return found
 
 

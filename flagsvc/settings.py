@@ -19,6 +19,7 @@ from flagsvc.setting_values import (
     host_names,
     origins,
     pairs,
+    rates,
     socket_address,
 )
 from flagsvc.urls import CACHE_SCHEMES, NOT_SHOWN, STORE_SCHEMES, SettingsError, checked_url, shown
@@ -50,6 +51,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "default_sets": default_sets,
     "files_by_listener": files_by_listener,
     "anonymous": anonymous_roles,
+    "rates": rates,
 }
 
 
@@ -270,6 +272,17 @@ class Settings:
     )
     first_message_s: float = _setting(
         10.0, "Seconds in which a gRPC call must send its message after its headers.", 0.1, 300
+    )
+    rate_limits: str = _setting(
+        "off",
+        "Limits of calls per second for each caller, over all replicas together: off, shadow (count and log only) or"
+        " enforce.",
+        choices=("off", "shadow", "enforce"),
+    )
+    rates: str = _setting(
+        "",
+        "Those limits by class: evaluate=5000,read=100,write=50,admin=20, which are the defaults.",
+        rates=True,
     )
     drain_s: float = _setting(1.0, "Seconds at shutdown between reporting not ready and refusing calls.", 0, 300)
     grace_s: float = _setting(10.0, "Seconds at shutdown that calls in progress have to finish.", 0, 300)

@@ -32,6 +32,8 @@ class Grant:
     role: Role
     flag_sets: tuple[str, ...]
     expires_at: datetime | None = None
+    rate: int = 0
+    for_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, st
         created_at=now(),
         expires_at=grant.expires_at,
         secrets=(Secret(digest_of(text).hex()),),
+        rate=grant.rate,
+        for_others=grant.for_others,
     )
     return tokens.checked(token), text
 
@@ -102,7 +106,7 @@ class TokenWriter:
     async def update(
         self, giver: Identity, token_id: str, fields: Mapping[str, Any], etag: int | None, wait_for: WaitFor
     ) -> TokenChange:
-        """Change a token's name, role, flag sets or expiry, or disable or enable it."""
+        """Change a token's name, role, flag sets, expiry or rate, or disable or enable it."""
         return await self._written(token_id, tokens.update(token_id, fields, etag, _check_of(giver)), wait_for)
 
     async def rotate(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -54,6 +54,7 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._id = ""
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
+        self.audit = sqlite_audit.SqliteAudit(self._run)
         self.reads = 0
 
     @property
@@ -167,7 +168,7 @@ class SqliteStore:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        db.executescript(sqlite_tokens.SCHEMA)
+        db.executescript(sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA)
     if not _has_caller(db):
         with contextlib.suppress(sqlite3.OperationalError):
             db.execute("ALTER TABLE history ADD COLUMN caller TEXT")

@@ -40,7 +40,7 @@ def add_flag_call(parser: argparse.ArgumentParser) -> None:
 def add_author(parser: argparse.ArgumentParser) -> None:
     """Add who makes a change, and why."""
     parser.add_argument(
-        "--actor", default=os.environ.get("USER", ""), help="who makes the change; recorded in the history [$USER]"
+        "--actor", help="who makes the change, or with a token on whose behalf; recorded in the history [$USER; nobody]"
     )
     parser.add_argument("--reason", default="", help="why the change is made; recorded in the history")
 
@@ -78,3 +78,11 @@ def add_min_revision(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="revision returned by a write: fail rather than answer from an older one",
     )
+
+
+def actor_of(args: argparse.Namespace) -> str:
+    """Return who makes a change. A token says who calls, so nobody else is named unless somebody asks for it."""
+    if args.actor is not None:
+        return str(args.actor)
+    has_token = any(os.environ.get(name, "").strip() for name in ("FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE"))
+    return "" if has_token else os.environ.get("USER", "")

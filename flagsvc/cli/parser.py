@@ -18,7 +18,7 @@ _SUMMARIES = {
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
     "get": "Show a flag's definition.",
     "list": "List the flags of a set in sort order.",
-    "history": "Show a flag's changes, newest first.",
+    "history": "Show a flag's changes, or what was changed and refused over all flags, newest first.",
     "watch": "Print a flag set, then every change as it is applied. Reconnects automatically; Ctrl-C stops it.",
     "health": "Check a server's health. Exit status 0 if it is SERVING, else 1.",
     "toggle": "Switch a flag on or off. Idempotent: sending it twice has the same effect as sending it once.",
@@ -49,7 +49,7 @@ _EXAMPLES = {
     ),
     "get": ("flagsvc get checkout-v2 --json", "flagsvc get checkout-v2 --min-revision 7"),
     "list": ("flagsvc list", "flagsvc list --json"),
-    "history": ("flagsvc history checkout-v2 --limit 5",),
+    "history": ("flagsvc history checkout-v2 --limit 5", "flagsvc history --since 1h"),
     "watch": ("flagsvc watch", "flagsvc watch --json | jq .flagKey"),
     "health": ("flagsvc health", "flagsvc health --port 9013", "flagsvc health --service liveness"),
     "toggle": (
@@ -189,8 +189,14 @@ def _add_reads(commands: _Commands) -> None:
     options.add_min_revision(get)
     listing = _add_command(commands, "list", run.on_server("list_flags"))
     options.add_set_call(listing)
-    history = _add_command(commands, "history", run.on_server("history"))
-    options.add_flag_call(history)
+    history = _add_command(commands, "history", run.history)
+    history.add_argument("key", metavar="KEY", nargs="?", help="the flag's key [all flags, tokens and repairs]")
+    options.add_set_call(history)
+    history.set_defaults(flag_set=None)
+    history.add_argument("--since", metavar="TIME", help="only entries of the last 90d, 12h or 30m")
+    history.add_argument("--of-actor", metavar="ACTOR", help="only entries of this caller, such as token:8VqkQ2")
+    history.add_argument("--action", help="only this action, such as ENABLED or RevokeToken")
+    history.add_argument("--outcome", choices=["done", "refused"], help="only what was done, or refused")
     history.add_argument("--limit", type=int, default=50, metavar="N", help="maximum number of entries [50]")
     watch = _add_command(commands, "watch", run.on_server("watch"))
     options.add_set_call(watch)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
-from flagsvc.cli import render
+from flagsvc.cli import options, render
 from flagsvc.cli.service_commands import Stub
 from flagsvc.core.model import DEFAULT_SET
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -103,7 +103,7 @@ def bucketing(args: argparse.Namespace, stub: Stub) -> int:
             render.say(f"error: {_named(found)} another one: a change was interrupted; end it by: {again}", error=True)
         return 1 if found.outdated else 0
     request = pb.SetBucketingRequest(flag_set=args.flag_set, bucketing=args.version, force=args.force)
-    request.actor, request.reason = args.actor, args.reason
+    request.actor, request.reason = options.actor_of(args), args.reason
     report = stub.SetBucketing(request, timeout=args.timeout)
     if args.json:
         counts = {"done": report.done, "previous": report.previous, "bucketing": args.version, "moved": report.moved}

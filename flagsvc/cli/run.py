@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
+from flagsvc.core.model import DEFAULT_SET
 from flagsvc.settings import Settings, kubernetes_names
 from flagsvc.signals import STOP, exit_at_once_on
 
@@ -60,6 +61,14 @@ def on_server(name: str) -> Command:
         return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
 
     return run
+
+
+def history(args: argparse.Namespace) -> int:
+    """Run `flagsvc history`: of one flag, or with a filter over all."""
+    if args.key and not (args.since or args.of_actor or args.action or args.outcome):
+        args.flag_set = args.flag_set or DEFAULT_SET
+        return on_server("history")(args)
+    return in_module("audit_commands", "history")(args)
 
 
 def in_module(module: str, name: str) -> Command:

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import arguments, render, wait_for
+from flagsvc.cli import arguments, options, render, wait_for
 from flagsvc.cli.channels import channel_to, find_server, open_channel
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
@@ -201,7 +201,7 @@ def health(args: argparse.Namespace) -> int:
 
 
 def _write_fields(args: argparse.Namespace) -> dict[str, Any]:
-    return {"actor": args.actor, "reason": args.reason, **wait_for.request_fields(args)}
+    return {"actor": options.actor_of(args), "reason": args.reason, **wait_for.request_fields(args)}
 
 
 def _show_change(

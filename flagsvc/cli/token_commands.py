@@ -19,6 +19,7 @@ from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
 from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
+from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
@@ -62,10 +63,14 @@ def update(args: argparse.Namespace) -> int:
         ("flag_sets", args.flag_set),
         ("expire_time", args.expires),
         ("disabled", args.disabled is not None),
+        ("rate", args.rate),
+        ("for_others", args.for_others is not None),
     ):
         mask += [name] if given else []
     if not mask:
-        raise UsageError("name what to change: --name, --role, --flag-set, --expires, --disable or --enable")
+        raise UsageError(
+            "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --disable or --enable"
+        )
     return _on_target(args, lambda target: _show(args, target.update(token, mask)))
 
 
@@ -174,6 +179,7 @@ def _on_server(args: argparse.Namespace, work: Callable[[pb_grpc.TokenServiceStu
 def _token_of(args: argparse.Namespace) -> pb.Token:
     """Return the fields that options name. Raises UsageError."""
     token = pb.Token(name=args.name or "", flag_sets=args.flag_set or (), disabled=bool(args.disabled))
+    token.rate, token.for_others = _rate_of(args.rate or "default"), bool(args.for_others)
     if args.role:
         token.role = pb.Role.Value(f"ROLE_{args.role.upper()}")
         if args.role in {"admin", "operate"} and not args.flag_set:
@@ -181,6 +187,16 @@ def _token_of(args: argparse.Namespace) -> pb.Token:
     if args.expires and args.expires != "never":
         token.expire_time.FromDatetime(now() + timedelta(seconds=seconds_of(args.expires, "--expires")))
     return token
+
+
+def _rate_of(text: str) -> int:
+    """Return the calls a second of `500/s`; 0 for `default`. Raises UsageError."""
+    number = text.removesuffix("/s")
+    if text == "default":
+        return 0
+    if not number.isdecimal() or not 1 <= int(number) <= MAX_RATE:
+        raise UsageError(f"--rate is {text!r}; it must be 1/s to {MAX_RATE}/s, or default")
+    return int(number)
 
 
 def _show(args: argparse.Namespace, changed: Changed, secret: str = "") -> int:
@@ -209,6 +225,8 @@ def _fields(token: pb.Token) -> dict[str, Any]:
         "state": _state(token),
         "expires": token.expire_time.ToDatetime(UTC) if token.HasField("expire_time") else None,
         "overlapEnds": token.overlap_end_time.ToDatetime(UTC) if token.HasField("overlap_end_time") else None,
+        "rate": f"{token.rate}/s" if token.rate else None,
+        "forOthers": token.for_others,
         "lastUsed": token.last_used_day or None,
         "createdBy": token.created_by,
         "created": token.create_time.ToDatetime(UTC),

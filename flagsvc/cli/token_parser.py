@@ -70,6 +70,15 @@ def _add_fields(parser: argparse.ArgumentParser, *, named: bool) -> None:
         metavar="SET",
         help="flag set, prefix such as team-*, or * for all; repeatable; admin and operate are always for all",
     )
+    parser.add_argument(
+        "--rate", metavar="N/s", help="evaluations a second, as in 500/s; or default, for the server's rate [default]"
+    )
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument(
+        "--for-others", dest="for_others", action="store_true", default=None, help="it may name on whose behalf it acts"
+    )
+    if named:
+        others.add_argument("--not-for-others", dest="for_others", action="store_false", help="it may not any more")
     parser.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.adapters.files.parse import is_yaml
-from flagsvc.cli import store_changes
+from flagsvc.cli import options, store_changes
 from flagsvc.cli.differences import Differences
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
@@ -31,7 +31,9 @@ from flagsvc.core.validation import set_name, text
 
 def import_file(args: argparse.Namespace) -> int:
     """Read and check the whole file, then write what differs, or with --dry-run only show it."""
-    author = Author(datetime.now(UTC), text("--actor", args.actor) or "import", text("--reason", args.reason, 1_024))
+    author = Author(
+        datetime.now(UTC), text("--actor", options.actor_of(args)) or "import", text("--reason", args.reason, 1_024)
+    )
     flag_set = set_name(args.flag_set) if args.flag_set else None
     planned, bucketings = _plan(args.file, flag_set, author, strict=args.strict)
     if args.prune and not planned:

@@ -19,7 +19,9 @@ FlagsvcError
 ├── DeadlinePassed      the call's time was over before any work was done
 ├── AnswerTooLarge      the answer is over its limit; ask for less at a time
 ├── QuotaExceeded       the flag set is at a limit that its operator has set
+├── RateLimited         the caller is over its rate; retry later
 ├── Unauthenticated     no credential, or one that is not valid
+├── AuditMissing        the store keeps no audit entries
 ├── PermissionDenied    the caller is known, and has no right to this
 ├── AuthOff             the call is about tokens, and callers are not authenticated here
 ├── RightsChanged       the caller has other rights than when it opened this stream; reconnect
@@ -199,12 +201,34 @@ class QuotaExceeded(FlagsvcError):
     """The change would take the flag set over a limit that its operator has set. Nothing was changed."""
 
 
+class RateLimited(FlagsvcError):
+    """The caller sends more than its rate. `kind`: the class of its calls; `retry_s`: when one may pass, in seconds."""
+
+    def __init__(self, caller: str, kind: str, rate: float, retry_s: float) -> None:
+        super().__init__(
+            f"{caller} is over its rate of {rate:g} {kind} calls a second (a call for many flags counts for several);"
+            f" retry after {retry_s:.1f} s"
+        )
+        self.caller, self.kind, self.rate, self.retry_s = caller, kind, rate, retry_s
+
+
 class Unauthenticated(FlagsvcError):
     """The caller sent no credential, or one that is not valid. The message never repeats it."""
 
 
 class PermissionDenied(FlagsvcError):
     """The caller is known, and has no right to this. Nothing was read or changed."""
+
+    def __init__(self, message: str, caller: object = "") -> None:
+        super().__init__(message)
+        self.caller = str(caller)
+
+
+class AuditMissing(FlagsvcError):
+    """The store keeps no audit entries."""
+
+    def __init__(self) -> None:
+        super().__init__("a served file keeps no audit entries: use a store that takes writes")
 
 
 class AuthOff(FlagsvcError):

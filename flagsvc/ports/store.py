@@ -7,6 +7,7 @@ from typing import Protocol
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId, HistoryEntry
+from flagsvc.ports.audit import AuditStore
 from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.tokens import TokenStore
@@ -70,6 +71,10 @@ class FlagStore(Protocol):
     @property
     def tokens(self) -> TokenStore | None:
         """The store's tokens; None where it keeps none."""
+
+    @property
+    def audit(self) -> AuditStore | None:
+        """The store's audit entries; None where it keeps none."""
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""

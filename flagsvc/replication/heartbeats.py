@@ -147,6 +147,10 @@ class Heartbeats:
             except TimeoutError:
                 continue
 
+    def count(self) -> int:
+        """Return how many replicas are known to live, this one too."""
+        return len(self._seen_within(self._timing.heartbeat_expiry_s).keys() | {self.name})
+
     def _has_applied(self, name: str, flag_set: str, revision: int) -> bool:
         if name == self.name:
             return True  # the replica that asks has stored the change, and answers with it

@@ -91,7 +91,8 @@ def test_the_life_of_a_token(server: Process, admin: Path) -> None:
     narrowed = run(server, root, "token", "update", token_id, "--role", "evaluate", "--flag-set", "other", "--json")
     assert (fields(narrowed)["role"], fields(narrowed)["flagSets"]) == ("evaluate", ["other"])
     assert run(server, secret, "evaluate", "checkout").returncode == 1
-    assert fields(run(server, root, "token", "update", token_id, "--disable", "--json"))["state"] == "disabled"
+    changed = fields(run(server, root, "token", "update", token_id, "--disable", "--rate", "500/s", "--json"))
+    assert (changed["state"], changed["rate"]) == ("disabled", "500/s")
     assert "(UNAUTHENTICATED)" in run(server, secret, "whoami").stderr
     revoked = run(server, root, "token", "revoke", token_id, "--wait-for", "applied")
     assert (revoked.returncode, "applied by 1 replica" in revoked.stdout) == (0, True)
@@ -137,6 +138,7 @@ def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None
         (["create", "x", "--role", "read", "--flag-set", "a", "--expires", "soon"], "--expires is 'soon'"),
         (["rotate", "nobody"], 'Token "nobody" not found'),
         (["update", "nobody"], "name what to change"),
+        (["update", "nobody", "--rate", "0/s"], "--rate is '0/s'; it must be 1/s to 1000000/s, or default"),
         (["create", "x", "--role", "admin", "--if-none"], "needs --store and --output"),
     ],
 )

@@ -24,6 +24,7 @@ WRITE = {"write", "admin"}
 OPERATE = {"operate", "admin"}
 OWN, SYNC = "/flagsvc.v1.FlagService/", "/flagd.sync.v1.FlagSyncService/"
 TOKENS = "/flagsvc.v1.TokenService/"
+AUDIT = "/flagsvc.v1.AuditService/"
 FLAGD = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
 TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
@@ -41,6 +42,7 @@ ABOUT_NONE = {
     **{f"{TOKENS}{verb}Token": {"admin"} for verb in ("Create", "Get", "Update", "Rotate", "Revoke")},
     TOKENS + "ListTokens": {"admin"},
     TOKENS + "GetCaller": EVALUATE,
+    AUDIT + "ListAuditEntries": OPERATE,
     SYNC + "GetMetadata": READ,
     **{f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo": READ for v in ("v1", "v1alpha")},
 }

@@ -30,6 +30,7 @@ async def test_the_documented_user_has_every_right_that_is_needed(
         admin.execute_command(*words)
         url = redis_server.url.replace("redis://", "redis://flagsvc:PASSWORD@")
         settings = {"store_url": mongo_database_url, "cache_url": url, "verify_interval_s": 0.0}
+        settings["rate_limits"] = "enforce"
         async with replica(**settings) as (one, first), replica(**settings) as (two, second):
             for client, server in ((one, first), (two, second)):
                 await until_serving(client)

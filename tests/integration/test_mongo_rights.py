@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from pymongo.collation import Collation
 from structlog.testing import capture_logs
 
+from flagsvc.adapters.mongo.audit import REFUSALS
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.api.common.failures import failure_for
 from flagsvc.core import changes
+from flagsvc.core.audit import AuditEntry, AuditQuery, Outcome
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
@@ -65,6 +68,10 @@ async def use_everything(store: MongoStore) -> None:
     assert await store.revisions() == {"default": 2}
     assert (await store.get(FlagId("default", "missing"))).flag is None
     assert len(await store.history(A, 5)) == 2
+    refused = AuditEntry(at=AUTHOR.at, actor="x", action="y", outcome=Outcome.REFUSED)
+    await store.audit.append([refused, replace(refused, outcome=Outcome.DONE)])
+    await store.audit._trim(store._database[REFUSALS])
+    assert len(await store.audit.page(AuditQuery(), 10)) == 4
     assert await store.assign_revision(A, 2) is not None
     seen: set[type] = set()
     async with asyncio.timeout(20):
@@ -95,7 +102,7 @@ async def test_where_only_an_index_may_not_be_created_the_rest_works(guarded: Gu
         async with store_of(guarded.url_of("least")) as store:  # nothing is there yet, and nothing may be created
             await use_everything(store)
     refused = [line for line in logs if line["event"] == "store_setup_refused"]
-    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True, True]
+    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 3
     assert "unique index" in refused[0]["wanted"]
 
 

@@ -67,6 +67,7 @@ class HistoryEntry:
     reason: str
     created_at: datetime
     revision: int
+    on_behalf_of: str = ""
 
 
 def details_of(found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
@@ -117,4 +118,5 @@ def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:
         reason=entry.reason,
         created_at=entry.created_at.ToDatetime(tzinfo=UTC),
         revision=entry.revision,
+        on_behalf_of=entry.on_behalf_of,
     )

@@ -75,6 +75,7 @@ class FileStore:
     feed = None
     identity = None  # no shared cache can be used with files
     tokens = None
+    audit = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)

@@ -12,6 +12,7 @@ import structlog
 from pymongo.errors import CollectionInvalid, ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.uri_parser import validate_options
 
+from flagsvc.adapters.mongo.audit import AUDIT, REFUSALS
 from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
@@ -80,7 +81,7 @@ async def prepare(database: Any) -> None:
     """
     with _wished("collections"):
         there = await database.list_collection_names(authorizedCollections=True)
-        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS):
+        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS):
             if name not in there:
                 await _create_collection(database, name)
     with _wished("the unique index on flagSet and key of feature_flags"):
@@ -92,6 +93,10 @@ async def prepare(database: Any) -> None:
         history = database["feature_flag_history"]
         if not any(key[0] == "featureKey" for key in await index_keys(history)):
             await _create_index(history, [("featureKey", 1), ("createdAt", -1)])
+    with _wished("the indexes on createdAt for audit entries"):
+        for name in ("feature_flag_history", AUDIT, REFUSALS):
+            if ("createdAt", "_id") not in await index_keys(database[name]):
+                await _create_index(database[name], [("createdAt", -1), ("_id", -1)])
 
 
 @contextmanager

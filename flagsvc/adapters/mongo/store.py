@@ -23,6 +23,7 @@ from pymongo.read_concern import ReadConcern
 from flagsvc.adapters.identity import identity_of
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo import setup as mongo_setup
+from flagsvc.adapters.mongo.audit import MongoAudit
 from flagsvc.adapters.mongo.batch_loader import BatchLoader
 from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
@@ -97,6 +98,7 @@ class MongoStore:
             lambda: self._asking(self._timeout_s),
             lambda: self._linearizable,
         )
+        self.audit = MongoAudit(self._database, lambda: self._asking(self._timeout_s))
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
         )

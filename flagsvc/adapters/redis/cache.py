@@ -93,6 +93,11 @@ class RedisCache:
         """Whether commands are sent now."""
         return self._redis.available
 
+    @property
+    def client(self) -> BoundedClient:
+        """The client, for other parts that keep something in the same Redis under the same prefix."""
+        return self._redis
+
     def problems(self) -> Sequence[Problem]:
         """Return why the breaker is open, whose the keys are, or why the channel is refused, as last seen."""
         if (cause := self._redis.breaker.cause) is not None:

@@ -76,10 +76,17 @@ class BoundedClient:
             return otherwise
         return result
 
-    async def run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def register(self, script: str) -> None:
+        """Make another script known to `run`; it begins with `scripts.COMMON`."""
+        self.scripts[script] = self.client.register_script(script)
+
+    async def run(
+        self, script: str, keys: Sequence[str], args: Sequence[Any], client: aioredis.Redis | None = None
+    ) -> Any:
         """Run one script as this store, and learn the server's time from its answer. Raises what the driver raises."""
         sent_at = time.monotonic()
-        answer: Any = await self.scripts[script](keys=(self.keys.owner, *keys), args=(*self.ownership.store, *args))
+        all_keys, all_args = (self.keys.owner, *keys), (*self.ownership.store, *args)
+        answer: Any = await self.scripts[script](keys=all_keys, args=all_args, client=client)
         self.clock.observe(answer[0], sent_at, time.monotonic())
         return answer
 

@@ -34,6 +34,10 @@ class Keys:
         """Return the key that one caller of all replicas holds while it fills this entry."""
         return f"{self._start}feature-flag-fill{_suffix(flag_id)}"
 
+    def limit(self, name: str) -> str:
+        """Return the key with what one caller has used of a rate limit."""
+        return f"{self._start}flagsvc:limit:{name}"
+
     def probed(self) -> tuple[str, ...]:
         """Return the keys that a probe tries: an entry that no flag has, and one of each other kind."""
         return (self.entry(NO_FLAG), self.fill(NO_FLAG), self.lease, *self.heartbeats, self.owner)

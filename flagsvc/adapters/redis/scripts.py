@@ -37,7 +37,7 @@ local function text_at(key)
 end
 """
 
-_COMMON = f"""{_CLOCK}
+COMMON = f"""{_CLOCK}
 local owner = text_at(KEYS[1])
 local owner_id = string.match(owner, '^([^ ]+) ')
 if not owner_id then
@@ -72,7 +72,7 @@ local function lease_in(text)
 end
 """
 
-PUT = f"""{_COMMON}
+PUT = f"""{COMMON}
 -- KEYS: after the owner the entry, who fills it, the lease record.
 -- ARGV: after the store revision, definition or nothing, as_of, time to live in ms, 1 for a fill, 1 to force.
 -- Returns the clock: in any case nothing older than this is there now.
@@ -97,7 +97,7 @@ redis.call('SET', KEYS[2], text, 'PX', ttl)
 return {{micros}}
 """
 
-FETCH = f"""{_COMMON}
+FETCH = f"""{COMMON}
 -- KEYS: after the owner the entry, who fills it, the lease record.
 -- ARGV: after the store most ms since it was verified, how many ms a fill may take.
 -- Returns the entry's text, as of when it is verified, and 1 when the caller is the one that fills.
@@ -114,7 +114,7 @@ end
 return {{micros, as_of and text or false, as_of or 0, fills}}
 """
 
-LEASE = f"""{_COMMON}
+LEASE = f"""{COMMON}
 -- KEYS: after the owner the lease record.
 -- ARGV: after the store the record that must be there (none: acquire), holder, nonce, as_of, the lease in ms.
 -- Returns the state of the lease, the record written, and how many ms it lasts.
@@ -133,7 +133,7 @@ redis.call('SET', KEYS[2], record, 'PX', left)
 return {{micros, 'held', record, left}}
 """
 
-_LIVE = f"""{_COMMON}
+_LIVE = f"""{COMMON}
 if redis.call('TYPE', KEYS[2]).ok ~= 'zset' then redis.call('DEL', KEYS[2]) end
 if redis.call('TYPE', KEYS[3]).ok ~= 'hash' then redis.call('DEL', KEYS[3]) end
 -- What has run out, and what would never do so, which was not written here.

@@ -9,7 +9,9 @@ from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.errors import Unauthenticated
 
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
-"""Who makes the call."""
+"""Who makes the call; UNCHECKED while callers are not authenticated."""
+AUTHORIZATION, API_KEY = "authorization", "x-api-key"
+_BEARER = "bearer "
 
 
 def credential_in(metadata: Metadata) -> str | None:

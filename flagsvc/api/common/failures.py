@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, "CACHE_UNAVAILABLE", 1),
     errors.CacheMissing: (grpc.StatusCode.FAILED_PRECONDITION, "CACHE_MISSING", None),
     errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", None),
+    errors.AuditMissing: (grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_MISSING", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
     errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
     errors.TokenRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_REVOKED", None),
@@ -73,16 +75,19 @@ class Failure:
     reason: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     details: tuple[Message, ...] = ()
+    retry_after_s: int = 0
+    """Seconds for the header Retry-After; 0 for none."""
 
-    def trailers(self) -> tuple[tuple[str, bytes], ...]:
-        """Return the trailing metadata with the details, `grpc-status-details-bin`."""
+    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Return the trailing metadata: the details as `grpc-status-details-bin`, and `retry-after`."""
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         for detail in (info, *self.details):
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        return (("grpc-status-details-bin", status.SerializeToString()),)
+        retry_after = (("retry-after", str(self.retry_after_s)),) if self.retry_after_s else ()
+        return (("grpc-status-details-bin", status.SerializeToString()), *retry_after)
 
     def sends_headers_first(self, method: str) -> bool:
         """Whether the caller gets headers before this status, as from flagd's evaluation services.
@@ -148,6 +153,13 @@ def _failure(error: Exception) -> Failure:
             metadata = {"flagSet": flag_set, "revision": str(revision)}
             details = (_retry_after(1),)
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", metadata, details)
+        case errors.RateLimited(caller=caller, kind=kind, rate=rate, retry_s=wait_s):
+            quota = error_details_pb2.QuotaFailure()
+            quota.violations.add(subject=caller, description=f"{kind}: {rate:g} a second")
+            metadata = {"class": kind, "rate": f"{rate:g}"}
+            advice = (_retry_after(wait_s), quota)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            return Failure(code, text, "RATE_LIMITED", metadata, advice, retry_after_s=math.ceil(wait_s))
         case errors.EvaluationFailed(code=reason):
             code, meaning = EVALUATION_STATUSES[reason]
             return Failure(code, f"{meaning}: {text}" if text else meaning, reason)
@@ -181,5 +193,6 @@ def _cut(text: str, limit: int) -> str:
     return text if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "..."
 
 
-def _retry_after(seconds: int) -> error_details_pb2.RetryInfo:
-    return error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds))
+def _retry_after(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = duration_pb2.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    return error_details_pb2.RetryInfo(retry_delay=delay)

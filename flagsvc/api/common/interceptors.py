@@ -22,6 +22,8 @@ from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
 from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.roles import Role
+from flagsvc.core.errors import PermissionDenied, Unauthenticated
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -30,11 +32,14 @@ _ADMINISTRATION = frozenset(
     _OWN + name
     for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
 )
-_TOKENS = "/flagsvc.v1.TokenService/"
+_ADMINISTRATIVE = ("/flagsvc.v1.TokenService/", "/flagsvc.v1.AuditService/")
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Refuse = Callable[[str, Exception, str, Any], None]
+"""Notes a refused call: its method, the error, its peer, and its request if that was read."""
+REFUSALS = (Unauthenticated, PermissionDenied)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -53,8 +58,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         peers: Peers,
         authority: Authority | None,
         listener: Listener,
+        refuse: Refuse | None = None,
     ) -> None:
         """`authority`: who recognizes callers; None if they are not authenticated."""
+        self._refuse = refuse
         self._authority, self._listener = authority, listener
         self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
@@ -93,10 +100,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
-        check = self._check_of(method)
+        check, refuse = self._check_of(method), self._refuse_of(method)
 
         async def intercepted(_: object, context: Context) -> Any:
-            started = time.perf_counter()
+            started, request = time.perf_counter(), None
             code = grpc.StatusCode.OK
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
@@ -113,6 +120,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
+                if refuse is not None and isinstance(error, REFUSALS):
+                    refuse(method, error, self._peers.of(context), request)
                 failure = failure_for(method, error)
                 code = failure.code
                 await _abort(context, method, failure)
@@ -166,7 +175,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Wrap a method whose responses stream."""
         name, sender = _label(method), self._sender
         # Nothing ends a stream of these before the transport does.
-        pool = self._admission.streams(name, awaited=not method.startswith(_ENDLESS))
+        pool, refuse = self._admission.streams(name, awaited=not method.startswith(_ENDLESS)), self._refuse_of(method)
 
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
@@ -178,6 +187,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above
+                if refuse is not None and isinstance(error, REFUSALS):
+                    refuse(method, error, self._peers.of(context), None)
                 await _abort(context, method, failure_for(method, error))
             finally:
                 self._metrics.called(name, "STREAM", time.perf_counter() - started)
@@ -194,10 +205,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _check_of(self, method: str) -> Check | None:
         return check_of(METHODS.get(method), self._authority, self._listener)
 
+    def _refuse_of(self, method: str) -> Refuse | None:
+        """Return what notes refused calls of a method; None for those that only evaluate."""
+        rule = METHODS.get(method)
+        return None if rule is not None and rule.role in (None, Role.EVALUATE) else self._refuse
+
     def _pool(self, method: str) -> Pool:
         if method in _WRITES:
             return self._admission.writes
-        is_administration = method in _ADMINISTRATION or method.startswith(_TOKENS)
+        is_administration = method in _ADMINISTRATION or method.startswith(_ADMINISTRATIVE)
         return self._admission.administration if is_administration else self._admission.evaluations
 
 

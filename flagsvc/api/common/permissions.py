@@ -82,6 +82,7 @@ METHODS: Mapping[str, Rule] = {
     _SYNC + "SyncFlags": Rule(Role.READ, by_selector("selector")),
     _SYNC + "FetchAllFlags": Rule(Role.READ, by_selector("selector")),
     _SYNC + "GetMetadata": Rule(Role.READ),
+    "/flagsvc.v1.AuditService/ListAuditEntries": Rule(Role.OPERATE, _FLAG_SET),
     # Probes have no credential, and learn nothing else.
     "/grpc.health.v1.Health/Check": _OPEN,
     "/grpc.health.v1.Health/List": _OPEN,

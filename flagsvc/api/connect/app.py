@@ -22,7 +22,7 @@ from flagsvc.api.http.bodies import Bodies
 
 PREFLIGHT_AGE_S = 600
 """Seconds that a browser may cache the answer to a preflight request."""
-EXPOSED = ("grpc-status", "grpc-message", DETAILS)
+EXPOSED = ("grpc-status", "grpc-message", "retry-after", DETAILS)
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 

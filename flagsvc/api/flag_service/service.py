@@ -6,21 +6,20 @@ Whole flags, which may be large, are packed, encoded and unpacked outside the ev
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
-from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
+from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
 from flagsvc.api.flag_service.watch import Watches
 from flagsvc.core import changes, validation
 from flagsvc.core.bucketing import checked_bucketing
-from flagsvc.core.changes import Author, Decide
+from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.lint import lint
 from flagsvc.core.model import WRITABLE, Flag, FlagId, HistoryEntry
@@ -35,7 +34,6 @@ from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import in_turns, off_loop
 
-_MAX_REASON = validation.MAX_REASON
 Context = grpc.aio.ServicerContext[Any, Any]
 Written = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 
@@ -128,7 +126,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Create a flag."""
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
-        decide = await off_loop(changes.create, flag, _author(request))
+        decide = await off_loop(changes.create, flag, author_of(request))
         written = await self._write(request, flag_id, decide)
         return await off_loop(_encoded_write, pb.CreateFlagResponse, written)
 
@@ -138,7 +136,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
-        decide = changes.update(flag, fields, expected, _author(request))
+        decide = changes.update(flag, fields, expected, author_of(request))
         written = await self._write(request, flag_id, decide)
         return await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
 
@@ -146,7 +144,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Switch a flag to the requested state."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        decide = changes.toggle(flag_id.key, request.enabled, expected, _author(request))
+        decide = changes.toggle(flag_id.key, request.enabled, expected, author_of(request))
         written = await self._write(request, flag_id, decide)
         return await off_loop(_encoded_write, pb.ToggleFlagResponse, written)
 
@@ -154,7 +152,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, _author(request)))
+        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, author_of(request)))
         return pb.DeleteFlagResponse(revision=written.entry.revision, spread=messages.spread_to_message(written))
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
@@ -199,7 +197,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def SetBucketing(self, request: pb.SetBucketingRequest, context: Context) -> pb.SetBucketingResponse:
         """Change the bucketing of a set, or say what that would do."""
         flag_set, version = validation.set_name(request.flag_set), checked_bucketing(request.bucketing)
-        report = await self._bucketings.change(flag_set, version, _author(request), force=request.force)
+        report = await self._bucketings.change(flag_set, version, author_of(request), force=request.force)
         return pb.SetBucketingResponse(
             done=report.done,
             previous=report.bucketing,
@@ -238,12 +236,6 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
     if not isinstance(response, pb.ToggleFlagResponse):
         response.notes.extend(map(str, lint(flag)))
     return response.SerializeToString()
-
-
-def _author(request: Any) -> Author:
-    actor, reason = validation.text("actor", request.actor), validation.text("reason", request.reason, _MAX_REASON)
-    caller = CALLER.get()
-    return Author(datetime.now(UTC), actor, reason, str(caller) if caller.is_checked else "")
 
 
 def _masked(paths: list[str]) -> list[str]:

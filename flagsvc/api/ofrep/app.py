@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.middleware.cors import CORSMiddleware
@@ -50,6 +51,16 @@ PREFLIGHT_AGE_S = 600
 """Seconds that a browser may cache the answer to a preflight request."""
 
 
+Handler = Callable[..., Any]
+Limited = Callable[[Handler, str], Handler]
+"""Returns a handler that is refused to callers over their rate; the text names the kind of work."""
+
+
+def unlimited(handler: Handler, _kind: str) -> Handler:
+    """Return the handler as it is."""
+    return handler
+
+
 class Ofrep:
     """OFREP over one reader: `app` is the ASGI application, `streams` are its event streams."""
 
@@ -66,8 +77,9 @@ class Ofrep:
         authority: Authority | None = None,
         age_s: float,
         origins: Sequence[str] = (),
+        limited: Limited = unlimited,
     ) -> None:
-        """`authority`: who recognizes callers; None if they are not authenticated.
+        """`authority`: who recognizes callers; None if they are not authenticated. `limited`: wraps handlers.
 
         `age_s`: seconds after which an event stream ends; `origins`: origins allowed by CORS, `*` for all.
         """
@@ -82,7 +94,7 @@ class Ofrep:
         def whole(path: str) -> Route:
             call = UnaryCall(
                 "ofrep/EvaluateAll",
-                self._evaluate_all,
+                limited(self._evaluate_all, "EvaluateAll"),
                 pool,
                 self.bodies,
                 metrics,
@@ -94,10 +106,18 @@ class Ofrep:
 
         path = f"{FLAGS}/{{key:path}}"
         one = UnaryCall(
-            "ofrep/Evaluate", self._evaluate, pool, self.bodies, metrics, outflow=outflow, check=check(f"POST {path}")
+            "ofrep/Evaluate",
+            limited(self._evaluate, "Evaluate"),
+            pool,
+            self.bodies,
+            metrics,
+            outflow=outflow,
+            check=check(f"POST {path}"),
         )
         stream_pool = admission.streams("ofrep/Events")
-        events = StreamCall("ofrep/Events", self._events, stream_pool, metrics, check=check(f"GET {EVENTS}"))
+        events = StreamCall(
+            "ofrep/Events", limited(self._events, "Events"), stream_pool, metrics, check=check(f"GET {EVENTS}")
+        )
         routes = [
             whole(FLAGS),
             whole(f"{FLAGS}/"),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from flagsvc.api.common.admission import Pool, StreamPool
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.gate import Check, prove
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
@@ -103,6 +104,7 @@ class UnaryCall:
             body = await self._bodies.read(request.receive, MAX_BODY_BYTES, request.headers.get("content-encoding", ""))
             if self._check is not None and caller is not None:
                 self._check.permit(caller, None, metadata)
+                CALLER.set(caller)
             with self._pool:
                 if self._is_long:
                     return await _while_connected(request.receive, self._call(request, body))
@@ -184,11 +186,11 @@ def _peer(request: Request) -> str:
     return peer_name(tuple(request.client) if request.client else None)
 
 
-def json_response(status: int, value: JsonValue, *, close: bool = False) -> Response:
+def json_response(status: int, value: JsonValue, *, close: bool = False, retry_after_s: int = 0) -> Response:
     """Return a JSON response; with `close` the connection ends after it."""
-    headers = (
-        {"retry-after": "1"} if status in RETRYABLE else {"www-authenticate": "Bearer"} if status == UNKNOWN else {}
-    )
+    headers = {"retry-after": str(retry_after_s or 1)} if status in RETRYABLE else {}
+    if status == UNKNOWN:
+        headers["www-authenticate"] = "Bearer"
     return Response(encode(value), status, headers | ({"connection": "close"} if close else {}), "application/json")
 
 
@@ -205,4 +207,4 @@ def failed(name: str, request: Request, error: Exception) -> Response:
     if isinstance(error, AnswerTooLarge):
         return json_response(500, {"errorDetails": failure.message})  # 429 would make clients repeat the request
     status, body = STATUSES.get(failure.code, 500), {"errorDetails": failure.message}
-    return json_response(status, body, close=isinstance(error, Stopping))
+    return json_response(status, body, close=isinstance(error, Stopping), retry_after_s=failure.retry_after_s)

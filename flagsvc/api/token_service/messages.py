@@ -25,7 +25,8 @@ DEFAULT_OVERLAP_S = 3_600
 
 def grant_of(message: pb.Token) -> Grant:
     """Return what a new token is to be. Raises InvalidRequest."""
-    return Grant(message.name, _role(message), tuple(message.flag_sets), _expire_time(message))
+    sets, expires_at = tuple(message.flag_sets), _expire_time(message)
+    return Grant(message.name, _role(message), sets, expires_at, message.rate, message.for_others)
 
 
 def fields_of(message: pb.Token, mask: Sequence[str]) -> dict[str, Any]:
@@ -57,6 +58,8 @@ def token_to_message(token: Token) -> pb.Token:
         created_by=token.created_by,
         last_used_day=token.last_used_on,
         etag=f'"{token.revision}"',
+        rate=token.rate,
+        for_others=token.for_others,
     )
     message.create_time.FromDatetime(token.created_at)
     _put(message.expire_time, token.expires_at)
@@ -114,4 +117,6 @@ _FIELDS: Mapping[str, Callable[[pb.Token], tuple[str, Any]]] = {
     "flag_sets": lambda token: ("flag_sets", tuple(token.flag_sets)),
     "expire_time": lambda token: ("expires_at", _expire_time(token)),
     "disabled": lambda token: ("disabled", token.disabled),
+    "rate": lambda token: ("rate", token.rate),
+    "for_others": lambda token: ("for_others", token.for_others),
 }

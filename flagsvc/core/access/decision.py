@@ -19,12 +19,16 @@ def authorize(identity: Identity, role: Role, flag_sets: Iterable[str] = ()) -> 
     A foreign flag set gets the same words whether it exists or not.
     """
     if role not in INCLUDED[identity.role]:
-        raise PermissionDenied(f"this needs the role {role}; the caller {identity} has {identity.role}")
+        raise PermissionDenied(f"this needs the role {role}; the caller {identity} has {identity.role}", identity)
     if role in FOR_ALL_SETS and not identity.scope.is_all:
-        raise PermissionDenied(f"this needs the role {role} for all flag sets; the caller {identity} has it for some")
+        raise PermissionDenied(
+            f"this needs the role {role} for all flag sets; the caller {identity} has it for some", identity
+        )
     for flag_set in flag_sets:
         if not identity.scope.covers(flag_set):
-            raise PermissionDenied(f'the caller {identity} has no right to flag set "{visible(flag_set[:80])}"')
+            raise PermissionDenied(
+                f'the caller {identity} has no right to flag set "{visible(flag_set[:80])}"', identity
+            )
 
 
 def check_grant(giver: Identity, role: Role, scope: Scope, expires_at: datetime | None) -> None:
@@ -35,8 +39,8 @@ def check_grant(giver: Identity, role: Role, scope: Scope, expires_at: datetime 
     if role in FOR_ALL_SETS and not scope.is_all:
         raise InvalidRequest([Violation("flag_sets", f"{list(scope.patterns)}", f'["*"]: the role {role} is for all')])
     if role not in INCLUDED[giver.role]:
-        raise PermissionDenied(f"the caller {giver} has the role {giver.role} and cannot give {role}")
+        raise PermissionDenied(f"the caller {giver} has the role {giver.role} and cannot give {role}", giver)
     if not giver.scope.includes(scope):
-        raise PermissionDenied(f"the caller {giver} cannot give rights to flag sets that it has no right to")
+        raise PermissionDenied(f"the caller {giver} cannot give rights to flag sets that it has no right to", giver)
     if (math.inf if expires_at is None else expires_at.timestamp()) > giver.expires_at:
-        raise PermissionDenied(f"the caller {giver} expires, and cannot give rights for longer than its own")
+        raise PermissionDenied(f"the caller {giver} expires, and cannot give rights for longer than its own", giver)

@@ -31,6 +31,8 @@ class Identity:
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
     `context`: fields of the evaluation context that its credential proves.
+    `rate`: how many evaluations a second it may make, where that is not the default; else 0.
+    `may_act_for_others`: it may name on whose behalf it makes a change, as an admin always may.
     """
 
     kind: Kind
@@ -41,6 +43,13 @@ class Identity:
     expires_at: float = math.inf
     key: bytes = b""
     context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
+    rate: float = 0.0
+    may_act_for_others: bool = False
+
+    @property
+    def acts_for_others(self) -> bool:
+        """Whether it may make changes on behalf of whom it names."""
+        return self.may_act_for_others or self.role is Role.ADMIN
 
     @property
     def is_checked(self) -> bool:

@@ -29,6 +29,8 @@ def to_document(token: Token) -> dict[str, Any]:
         "secrets": [{"digest": each.digest, "expiresAt": each.expires_at} for each in token.secrets],
         "lastUsedOn": token.last_used_on or None,
         "revision": token.revision,
+        "rate": token.rate or None,
+        "forOthers": token.for_others or None,
     }
     return {name: value for name, value in document.items() if value is not None}
 
@@ -49,6 +51,8 @@ def from_document(token_id: str, document: Mapping[str, Any]) -> Token:
             secrets=tuple(_secret(each) for each in document["secrets"]),
             last_used_on=_typed(document.get("lastUsedOn", ""), str),
             revision=_typed(document["revision"], int),
+            rate=_typed(document.get("rate", 0), int),
+            for_others=_typed(document.get("forOthers", False), bool),
         )
         return checked(token)
     except (KeyError, TypeError, AttributeError, InvalidRequest) as error:

@@ -16,6 +16,7 @@ from flagsvc.core.errors import RevisionConflict, TokenNotFound, TokenRevoked, i
 
 MAX_TOKENS = 10_000
 """Tokens of a store, revoked ones too."""
+MAX_RATE = 1_000_000
 MAX_SECRETS = 2
 """Secrets that are valid at once: the newest, and the one before it until its overlap ends."""
 
@@ -32,7 +33,8 @@ class Token:
     """A token without its secret. Times are aware UTC.
 
     `created_by`: the caller who made it. `last_used_on`: a day such as `2026-11-30`; recording it takes no revision.
-    `revision`: the state of all tokens with which it last changed.
+    `revision`: the state of all tokens with which it last changed. `rate`: evaluations a second; 0: the server's rate.
+    `for_others`: its callers may make changes on behalf of others.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Token:
     secrets: tuple[Secret, ...] = ()
     last_used_on: str = ""
     revision: int = 0
+    rate: int = 0
+    for_others: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -66,7 +70,9 @@ class Token:
         for secret in self.secrets:
             ends_at = min(_moment(self.expires_at), _moment(secret.expires_at))
             key = bytes.fromhex(secret.digest)
-            found[key] = Identity(Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key)
+            found[key] = Identity(
+                Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key, self.rate, self.for_others
+            )
         return found
 
 
@@ -128,6 +134,8 @@ def checked(token: Token) -> Token:
     if not token.name:
         raise invalid("name", "", "a name that says who uses the token")
     validation.text("name", token.name)
+    if not 0 <= token.rate <= MAX_RATE:
+        raise invalid("rate", token.rate, f"0, for the server's rate, to {MAX_RATE}")
     if token.expires_at is not None and token.expires_at <= token.created_at:
         raise invalid("expire_time", token.expires_at.isoformat(), "later than now")
     scope_of(token.flag_sets)

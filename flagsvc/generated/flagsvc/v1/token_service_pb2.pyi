@@ -84,6 +84,8 @@ class Token(google.protobuf.message.Message):
     OVERLAP_END_TIME_FIELD_NUMBER: builtins.int
     LAST_USED_DAY_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    RATE_FIELD_NUMBER: builtins.int
+    FOR_OTHERS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id, which is no secret. Output only."""
     name: builtins.str
@@ -98,6 +100,12 @@ class Token(google.protobuf.message.Message):
     """Day of its last use (UTC), such as "2026-11-30", written within a minute or two. Empty if never. Output only."""
     etag: builtins.str
     """Version of the token. In a request: the version that it must still have."""
+    rate: builtins.int
+    """Evaluations a second that its callers may make together, where the server limits rates: 1 to 1,000,000.
+    0: the server's rate.
+    """
+    for_others: builtins.bool
+    """Whether its callers may make changes on behalf of others, whom they name as actor. ADMIN always may."""
     @property
     def flag_sets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Flag sets that it is for: names, prefixes such as "team-*", or "*" for all. At most 100. Required."""
@@ -133,9 +141,11 @@ class Token(google.protobuf.message.Message):
         overlap_end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         last_used_day: builtins.str = ...,
         etag: builtins.str = ...,
+        rate: builtins.int = ...,
+        for_others: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "overlap_end_time", b"overlap_end_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "for_others", b"for_others", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "rate", b"rate", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
 
 Global___Token: typing_extensions.TypeAlias = Token
 
@@ -308,7 +318,7 @@ class UpdateTokenRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields to change, at least one of name, role, flag_sets, expire_time and disabled."""
+        """Fields to change, at least one of name, role, flag_sets, expire_time, disabled, rate and for_others."""
 
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:

@@ -542,7 +542,7 @@ class CreateFlagRequest(google.protobuf.message.Message):
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated, the caller is the author, and this is on whose behalf.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -617,7 +617,7 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated, the caller is the author, and this is on whose behalf.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -707,7 +707,7 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated, the caller is the author, and this is on whose behalf.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
@@ -782,7 +782,7 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     """Etag that the flag must still have. Default: not checked."""
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
-    authenticated, the caller is the author, and this is on whose behalf.
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
     """
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""

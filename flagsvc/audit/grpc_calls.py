@@ -1,0 +1,48 @@
+"""Records calls that change something other than flags: tokens, bucketings, and repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+
+from flagsvc.audit.recorder import AuditRecorder, subject_of
+
+_OWN, _TOKENS = "/flagsvc.v1.FlagService/", "/flagsvc.v1.TokenService/"
+_ALWAYS: Callable[[Any, Any], bool] = lambda _request, _response: True  # noqa: E731  one line says it
+RECORDED: Mapping[str, Callable[[Any, Any], bool]] = {
+    **{_TOKENS + name: _ALWAYS for name in ("CreateToken", "UpdateToken", "RotateToken", "RevokeToken")},
+    _OWN + "VerifyCache": lambda request, _response: bool(request.repair),
+    _OWN + "Resync": lambda request, _response: bool(request.confirm),
+    _OWN + "SetBucketing": lambda _request, response: bool(response.done),
+}
+"""The methods that are recorded, each with whether a call has changed anything, by its request and response."""
+
+
+class Auditing(grpc.aio.ServerInterceptor):
+    """Inside the interceptor that checks callers. Methods that are not recorded stay as they are."""
+
+    def __init__(self, recorder: AuditRecorder) -> None:
+        self._recorder = recorder
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method, which records its calls if they are to be recorded."""
+        method, handler = handler_call_details.method, await continuation(handler_call_details)
+        has_changed = RECORDED.get(method)
+        if handler is None or handler.unary_unary is None or has_changed is None:
+            return handler
+        call: Callable[[Any, Any], Any] = handler.unary_unary
+        action = method.rpartition("/")[2]
+
+        async def recorded(request: Any, context: Any) -> Any:
+            response = await call(request, context)
+            if has_changed(request, response):
+                await self._recorder.record(action, request, subject_of(request) or subject_of(response))
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(recorded, handler.request_deserializer, handler.response_serializer)

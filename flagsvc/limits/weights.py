@@ -1,0 +1,72 @@
+"""What class a method belongs to, and how many units a call of it takes.
+
+A unit is one evaluation, one read, one write or one administrative call. A key in a batch costs about a tenth of a
+call of its own, so KEYS_PER_UNIT of them take one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.permissions import METHODS, Rule
+from flagsvc.api.common.selectors import Selectors
+from flagsvc.core.access.roles import Role
+
+KINDS = ("evaluate", "read", "write", "admin")
+OF_ROLE: Mapping[Role, str] = {
+    Role.EVALUATE: "evaluate",
+    Role.READ: "read",
+    Role.TOGGLE: "write",
+    Role.WRITE: "write",
+    Role.OPERATE: "admin",
+    Role.ADMIN: "admin",
+}
+KEYS_PER_UNIT = 10
+STREAM_UNITS = 10
+"""To open a stream: it begins with everything that its client does not have."""
+EXPLAIN_UNITS = 10
+_OWN = "/flagsvc.v1.FlagService/"
+_EXPLAINS = _OWN + "EvaluateFlag"
+_BATCHES = _OWN + "BatchEvaluateFlags"
+_WHOLE_SETS = frozenset(
+    {
+        "/flagd.evaluation.v1.Service/ResolveAll",
+        "/schema.v1.Service/ResolveAll",
+        "/flagd.sync.v1.FlagSyncService/FetchAllFlags",
+    }
+)
+
+CountFlags = Callable[[str], int]
+"""Returns how many flags a set has."""
+Weigh = Callable[[Any, Metadata], int]
+"""Returns the units of a call, from its request and metadata."""
+
+
+def kind_of(method: str) -> str | None:
+    """Return the class of a method; None for one that is never limited, as health checks are."""
+    rule = METHODS.get(method, Rule(Role.ADMIN))
+    return None if rule.role is None else OF_ROLE[rule.role]
+
+
+def weigher_of(method: str, selectors: Selectors, count: CountFlags, *, streams: bool) -> Weigh | None:
+    """Return what weighs a method's calls; None where each takes one unit."""
+    if streams:
+        return lambda _request, _metadata: STREAM_UNITS
+    if method == _EXPLAINS:
+        return lambda request, _metadata: EXPLAIN_UNITS if request.explain else 1
+    set_of = METHODS[method].set_of if method in METHODS else None
+    if set_of is None or method not in (_BATCHES, *_WHOLE_SETS):
+        return None
+
+    def units_of_keys(request: Any, metadata: Metadata) -> int:
+        keys = len(request.flag_keys) if method == _BATCHES else 0
+        return units_of(keys or count(set_of(request, metadata, selectors)))
+
+    return units_of_keys
+
+
+def units_of(keys: int) -> int:
+    """Return the units of a call that evaluates, or reads, so many flags."""
+    return 1 + keys // KEYS_PER_UNIT
