@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from flagsvc.cli import render
-from flagsvc.cli.channels import open_channel, server_address, token_for
+from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
 from flagsvc.cli.token_targets import seconds_of
 from flagsvc.cli.usage import UsageError
@@ -34,12 +34,12 @@ def history(args: argparse.Namespace) -> int:
         raise UsageError("name a flag, or what to list: --since, --of-actor, --action, --outcome or --flag-set")
     if args.since:
         request.since.FromDatetime(datetime.now(UTC) - timedelta(seconds=seconds_of(args.since, "--since")))
-    args.address = server_address(args, os.environ)
-    with open_channel(args.address, token=token_for(args.address, os.environ)) as channel:
+    find_server(args, os.environ)
+    with channel_to(args, os.environ) as channel:
         try:
             entries = [_fields(each) for each in _entries(pb_grpc.AuditServiceStub(channel), request, args)]
         except grpc.RpcError as error:
-            print_error(error, args.address)
+            print_error(error, args)
             return 1
     if args.json:
         render.print_json(entries)

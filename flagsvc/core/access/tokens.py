@@ -71,7 +71,15 @@ class Token:
             ends_at = min(_moment(self.expires_at), _moment(secret.expires_at))
             key = bytes.fromhex(secret.digest)
             found[key] = Identity(
-                Kind.TOKEN, self.id, self.name, self.role, scope, ends_at, key, self.rate, self.for_others
+                Kind.TOKEN,
+                self.id,
+                self.name,
+                self.role,
+                scope,
+                ends_at,
+                key,
+                rate=self.rate,
+                may_act_for_others=self.for_others,
             )
         return found
 
