@@ -10,6 +10,9 @@ ALONE := What failed beside other tests runs once more, alone and one after the 
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
 
+# A run of tests starts hundreds of processes: each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 

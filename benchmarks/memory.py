@@ -1,11 +1,12 @@
-"""The server's memory under clients that do not read: `python -m benchmarks.memory [SCENARIO...]`.
+"""The server's memory under clients that do not read: `python -m benchmarks.memory [--rounds 10] [SCENARIO...]`.
 
 Each scenario has a server of its own, with 10,000 flags. Its memory is read while the clients hold their calls, and
-after they are gone.
+after they are gone. The exit status is 1 where it was over 300 MB, or where later rounds leave more behind.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -32,6 +33,9 @@ from tests.unreading import Unreading
 
 FLAGS, FAT_FLAGS, FAT_BYTES = 10_000, 4, 4_000_000
 HOLD_S, GONE_S = 8.0, 8.0
+LIMIT_MB = 300
+GROWTH_SHARE, GROWTH_MB = 1.05, 8.0
+"""After later rounds the memory may be so many times that after earlier ones, and this more."""
 COMPILE_S = 5.0
 """After a load its rules are compiled, which takes memory too."""
 RULE = '{"if":[{"ends_with":[{"var":"email"},"@flagsvc.example"]},"on",{"fractional":[["on",10],["off",90]]}]}'
@@ -74,27 +78,47 @@ SCENARIOS: dict[str, Act] = {
 }
 
 
-def measure(act: Act) -> tuple[float, float, float, object]:
-    """Return the server's memory in MB before, at its peak, and after; and what the scenario saw."""
+@dataclass
+class Measured:
+    """A server's memory in MB: before, and at its peak and after each round; and what the scenario saw."""
+
+    before: float
+    peaks: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    seen: object = None
+
+    @property
+    def grows(self) -> bool:
+        """Whether later rounds leave more behind than earlier ones. The first ones fill what is kept for the next."""
+        half = len(self.after) // 2
+        return half > 1 and max(self.after[half:]) > GROWTH_SHARE * max(self.after[:half]) + GROWTH_MB
+
+
+def measure(act: Act, rounds: int) -> Measured:
+    """Run a scenario's rounds, one after the other, against one server."""
     with (
         tempfile.TemporaryDirectory() as folder,
         _serving(Path(folder), FAT_FLAGS if act is _fat_batch else 0) as (port, pid),
     ):
-        before, peak, stop = _rss_mb(pid), [0.0], threading.Event()
+        found = Measured(_rss_mb(pid))
+        for _ in range(rounds):
+            peak, stop = [0.0], threading.Event()
+            watching = threading.Thread(target=_watch, args=(pid, peak, stop), daemon=True)
+            watching.start()
+            with contextlib.ExitStack() as stack:
+                found.seen = act(port, stack)
+                time.sleep(HOLD_S)
+            time.sleep(GONE_S)
+            stop.set()
+            watching.join()
+            found.peaks.append(peak[0])
+            found.after.append(_rss_mb(pid))
+        return found
 
-        def watch() -> None:
-            while not stop.wait(0.05):
-                peak[0] = max(peak[0], _rss_mb(pid))
 
-        watching = threading.Thread(target=watch, daemon=True)
-        watching.start()
-        with contextlib.ExitStack() as stack:
-            seen = act(port, stack)
-            time.sleep(HOLD_S)
-        time.sleep(GONE_S)
-        stop.set()
-        watching.join()
-        return before, peak[0], _rss_mb(pid), seen
+def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
+    while not stop.wait(0.05):
+        peak[0] = max(peak[0], _rss_mb(pid))
 
 
 @contextlib.contextmanager
@@ -134,10 +158,24 @@ def _rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
-if __name__ == "__main__":
-    wanted = sys.argv[1:]
+def main() -> int:
+    """Measure, print, and return 1 where a server had too much or where its memory does not come back."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("scenarios", nargs="*", help="parts of their names (default: all)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is repeated against its server")
+    args = parser.parse_args()
+    is_good = True
     for name, act in SCENARIOS.items():
-        if not wanted or any(each in name for each in wanted):
-            before, peak, after, seen = measure(act)
-            note = f"  {seen}" if seen else ""
-            print(f"{name}: {before:.0f} -> {peak:.0f} MB, after {after:.0f} MB{note}", flush=True)
+        if args.scenarios and not any(each in name for each in args.scenarios):
+            continue
+        found = measure(act, args.rounds)
+        peaks, after = (" ".join(f"{mb:.0f}" for mb in each) for each in (found.peaks, found.after))
+        wrong = ["over the limit"] * (max(found.peaks) > LIMIT_MB) + ["GROWS"] * found.grows
+        notes = "; ".join(map(str, [*filter(None, [found.seen]), *wrong]))
+        print(f"{name}: {found.before:.0f} -> {peaks} MB, after {after} MB  {notes}", flush=True)
+        is_good = is_good and not wrong
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,6 +1,8 @@
 """Compares this checkout with another: the server's cost of a unary evaluation from the near cache, alternating.
 
 python -m benchmarks.versions OTHER_CHECKOUT, such as one made by: git worktree add ../before COMMIT
+
+gRPC alone answers on the port of both: what HTTP on the same port adds is measured by `benchmarks.front`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import comb
 from pathlib import Path
 
 import uvloop
@@ -25,6 +28,7 @@ from benchmarks.tiers import fill, process
 from tests.servers import Mongod, RedisServer, free_port
 
 HERE, OTHER = "this checkout", "the other"
+OUTSIDE = 0.05
 MAIN = "import sys; from flagsvc.cli.main import main; sys.exit(main())"
 
 
@@ -47,10 +51,22 @@ def main() -> None:
         cpu = [us for us, _ in found]
         spread = f"{min(cpu):.0f} to {max(cpu):.0f}"
         table.add_row(name, spread, f"{statistics.median(cpu):.1f}", f"{statistics.median(n for _, n in found):.0f}")
-    pairs = sorted(here / other for (here, _), (other, _) in zip(figures[HERE], figures[OTHER], strict=True))
+    pairs = [(here, other) for (here, _), (other, _) in zip(figures[HERE], figures[OTHER], strict=True)]
     console = Console()
     console.print(table)
-    console.print(f"CPU per evaluation, {HERE} / {OTHER}, round by round: median {statistics.median(pairs):.3f}")
+    console.print(f"CPU per evaluation, round by round, median and its interval of 95 %, {len(pairs)} rounds:")
+    console.print(f"  {HERE} - {OTHER}: {_median([here - other for here, other in pairs], '.1f')} us")
+    console.print(f"  {HERE} / {OTHER}: {_median([here / other for here, other in pairs], '.3f')}")
+
+
+def _median(values: list[float], form: str) -> str:
+    """Write the median and the interval between two of the values that holds it with at least 95 %, by ranks."""
+    ranked, count = sorted(values), len(values)
+    rank, outside = 0, 2 / 2**count  # the chance that the median lies beyond the values themselves
+    while rank + 1 < count // 2 and outside + 2 * comb(count, rank + 1) / 2**count <= OUTSIDE:
+        rank += 1
+        outside += 2 * comb(count, rank) / 2**count
+    return f"{statistics.median(ranked):{form}} ({ranked[rank]:{form}} to {ranked[count - 1 - rank]:{form}})"
 
 
 @contextmanager
@@ -62,7 +78,8 @@ def _server(name: str, folder: Path, stack: ExitStack) -> Iterator[Target]:
     command += ["--sync-port", "-1", "--log-level", "error"]
     if any((folder / "flagsvc" / package).is_dir() for package in ("ofrep", "api/ofrep")):  # older: no such option
         command += ["--ofrep-port", "-1"]
-    with process(command, {**os.environ, "PYTHONPATH": str(folder.resolve())}) as pid:
+    environment = {**os.environ, "PYTHONPATH": str(folder.resolve()), "FLAGSVC_HTTP_ON_GRPC_PORT": "false"}
+    with process(command, environment) as pid:
         yield Target(name, port, pid, management)
 
 

@@ -27,6 +27,7 @@ from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.grpc_paths import tolerate_undecodable
 from flagsvc.health import Health
 from flagsvc.lasting_server import LastingServer
 from flagsvc.replica import Replica
@@ -99,6 +100,7 @@ def grpc_server(listener: Listener, services: GrpcServices, settings: Settings, 
 
 def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
+    tolerate_undecodable()
     server = grpc.aio.server(interceptors=services.interceptors(), options=options)
     services.add_to(server, listener)
     return server

@@ -1,7 +1,7 @@
 """A gRPC server that is replaced when it has stopped by itself.
 
-grpcio's server stops for good, and silently, when a call's path is no UTF-8: its main loop decodes the path of a method
-that it does not know. The process would live on without gRPC.
+grpcio's server stops for good, and silently, when something in its main loop fails, as a call's path that is no UTF-8
+did before `grpc_paths`. The process would live on without gRPC.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class LastingServer:
         log.warning(
             "grpc_server_replaced",
             listener=self.name,
-            detail="gRPC had stopped by itself, as it does for a path that is no UTF-8. Its connections are closed.",
+            detail="gRPC had stopped by itself. Its connections are closed.",
         )
         await stopped.stop(GRACE_S)
 

@@ -14,12 +14,16 @@ from pathlib import Path
 import pymongo
 import pytest
 import redis
+from hypothesis import settings
 from pymongo.uri_parser import parse_uri
 
 from tests.servers import Mongod, RedisServer, versions
 
 END_S = 60
 """After the last test a run has so long to end; then it says where its threads are, and ends."""
+
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")  # a case that a busy machine held up for 0.2 s has not failed
 
 
 def pytest_report_header() -> str:
@@ -31,26 +35,68 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has written which tests failed
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """See to it that the run ends, whatever a test left behind; workers are ended by what started them."""
+    """See to it that the run ends, whatever a test left behind; workers are ended by what started them.
+
+    Tests that failed in a group are remembered without its name, so that `--last-failed` finds them without groups.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         faulthandler.dump_traceback_later(END_S, exit=True, file=sys.__stderr__)
+        if cache := getattr(session.config, "cache", None):
+            failed = cache.get("cache/lastfailed", {})
+            cache.set("cache/lastfailed", {_without_group(nodeid): True for nodeid in failed})
 
 
-ONE_WORKER = {"served", "members", "target"}
-"""Fixtures of a module or folder that start processes: the tests that use one run in one process of a parallel run."""
 FIRST = "much load or tight times"
 """The group of tests that load the machine or whose limits a loaded machine breaks: one at a time, from the start."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests of a parallel run: what one group shares is started once, and its tests run in one process.
+
+    Groups come before single tests, which even out at the end what the groups leave uneven.
+    """
     for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if {"mongo_url", "mongod"} & names:
+        if {"mongo_url", "mongod"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("mongod")
-        if (shared := ONE_WORKER & names) and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name} {min(shared)}"))
-    items.sort(key=lambda item: not any(FIRST in mark.args for mark in item.iter_markers("xdist_group")))
+        if not item.get_closest_marker("xdist_group") and (place := _shares(item)):
+            item.add_marker(pytest.mark.xdist_group(place))
+    items.sort(key=lambda item: (FIRST not in _groups(item), not _groups(item)))
+
+
+def _without_group(nodeid: str) -> str:
+    """Return a test's identifier without `@` and the group; an `@` among its parameters stays."""
+    return nodeid[: nodeid.rfind("@")] if nodeid.rfind("@") > nodeid.rfind("]") else nodeid
+
+
+def _groups(item: pytest.Item) -> list[str]:
+    return [mark.args[0] for mark in item.iter_markers("xdist_group")]
+
+
+def _shares(item: pytest.Item) -> str:
+    """Return the folder or module of which the test uses what lives longer than a test: servers mostly."""
+    info = getattr(item, "_fixtureinfo", None)
+    found = [definitions[-1] for definitions in info.name2fixturedefs.values()] if info else []
+    places = [
+        fixture.baseid
+        for fixture in found
+        if fixture.scope != "function" and not fixture._autouse and fixture.baseid.startswith("tests/")
+    ]
+    return min(places, key=len, default="")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See that groups are heeded: pytest-xdist writes them into the names of tests, and not every pytest lets it.
+
+    Unheeded, each process of a run starts the servers of every module again, and what has tight times runs beside load.
+    """
+    if not session.config.getoption("loadgroup", default=False):
+        return
+    grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+    if alone := [nodeid for nodeid in grouped if "@" not in nodeid]:
+        raise pytest.UsageError(f"this pytest-xdist does not group tests with pytest {pytest.__version__}: {alone[0]}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,8 @@ from pymongo.errors import PyMongoError
 HOST = "127.0.0.1"
 _START_S = 30.0
 _PORTS = 12_000, 32_000
+_MEMORY, _MEMORY_BYTES = Path("/dev/shm"), 8 * 2**30
+"""A folder in memory, used for data where it has so much room: no test pulls the plug, so none waits for a disk."""
 _CLAIMS = 100
 """This many ports are used before one is used again; by then a server listens on it, or none ever will."""
 _claims: deque[int] = deque()
@@ -38,6 +40,11 @@ def _end_all() -> None:
 
 
 atexit.register(_end_all)
+
+
+def running() -> list[int]:
+    """Return the process ids of all servers that this process has started and that have not ended."""
+    return [process.pid for process in _live]
 
 
 class ServerMissing(RuntimeError):
@@ -136,12 +143,17 @@ def free_port() -> int:
         return port
 
 
+def _data_folder() -> Path | None:
+    """Return where servers put their data; None for the system's folder of temporary files."""
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES else None
+
+
 class _Server:
     """A child process with its own port and data directory, which survive `stop` and `kill` until `close`."""
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
-        self.data = Path(tempfile.mkdtemp(prefix="flagsvc-"))
+        self.data = Path(tempfile.mkdtemp(prefix="flagsvc-", dir=_data_folder()))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

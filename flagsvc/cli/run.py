@@ -16,6 +16,9 @@ Command = Callable[[argparse.Namespace], int]
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal arrives. A signal before the server has started ends the process immediately."""
     exit_at_once_on(*STOP)
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run") and value is not None}
+    overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
+    settings = Settings.from_env(os.environ, overrides)  # an error is shown before anything large is imported
     import asyncio  # noqa: PLC0415  only `serve` needs it
 
     import structlog  # noqa: PLC0415
@@ -24,9 +27,6 @@ def serve(args: argparse.Namespace) -> int:
     from flagsvc.server import run  # noqa: PLC0415
     from flagsvc.telemetry import configure_logging  # noqa: PLC0415
 
-    given = {name: value for name, value in vars(args).items() if name not in ("command", "run") and value is not None}
-    overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = Settings.from_env(os.environ, overrides)
     configure_logging(settings.log_level, settings.log_format)
     if names := kubernetes_names(os.environ):
         detail = "Kubernetes sets these for Services whose names begin with flagsvc; they are not settings."

@@ -26,6 +26,7 @@ from tests.client.forms import FORMS, asked
 from tests.faults.proxy import Proxy
 from tests.replicas import Process, replica, until
 from tests.servers import free_port
+from tests.sizes import examples
 
 THREE = (
     '{"if":[{"and":[{"==":[{"var":"plan"},"pro"]},{"in":[{"var":"country"},["DE","AT"]]},{">=":[{"var":"age"},18]}]},'
@@ -56,7 +57,7 @@ async def served(folder: Path, *keys: str) -> AsyncIterator[tuple[Any, str]]:
 async def test_the_server_and_the_local_client_answer_the_same(form: str, tmp_path: Path) -> None:
     values = random.Random(1)
     contexts: list[dict[str, Any]] = [{}, {"targetingKey": "u"}, {"plan": None, "age": "x", "version": "1.x"}]
-    for number in range(24):
+    for number in range(examples(24)):
         drawn = {
             "targetingKey": f"user-{number}",
             "plan": values.choice(["pro", "free", "on", 1, True]),

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ async def small(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asked
     flags += [flag(f"fat{number:02}", {"on": FAT}, "on") for number in range(60)]
     limits: dict[str, Any] = {"max_calls": 20, "max_streams_per_peer": 2, "outstanding_bytes": 12_000_000}
     store = tmp_path_factory.mktemp("limits") / "flags.db"
-    async with asking(store, flags, first_message_s=0.3, **limits) as small:
+    async with asking(store, flags, **limits) as small:
         yield small
 
 
@@ -84,13 +85,14 @@ async def test_a_write_may_be_larger_and_has_its_own_limits(small: Asked) -> Non
     assert "description" in stored.json()["message"], "read, and refused for what is in it"
 
 
-async def test_a_message_that_does_not_arrive_ends_the_call(small: Asked) -> None:
+async def test_a_message_that_does_not_arrive_ends_the_call(tmp_path: Path) -> None:
     head = f"POST /{BOOLEAN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{{"
-    reader, writer = await asyncio.open_connection("127.0.0.1", small.server.port)
-    writer.write(head.encode())
-    assert (await reader.readline()).startswith(b"HTTP/1.1 504")
-    writer.close()
-    await until(lambda: small.server.services.first_messages.waiting == 0)
+    async with asking(tmp_path / "flags.db", [], first_message_s=0.3) as asked:
+        reader, writer = await asyncio.open_connection("127.0.0.1", asked.server.port)
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 504")
+        writer.close()
+        await until(lambda: asked.server.services.first_messages.waiting == 0)
 
 
 async def test_a_server_that_stops_says_so_and_closes_the_connection(small: Asked) -> None:

@@ -21,6 +21,7 @@ from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
+from tests.flag_files import replace_file
 from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, starved_s, until, until_serving
 
 DATA = Path(__file__).parents[1] / "data" / "flagd"
@@ -32,12 +33,6 @@ def flags(**values: str) -> str:
     """A file of string flags, each with one value."""
     made = {k: {"state": "ENABLED", "variants": {"v": value}, "defaultVariant": "v"} for k, value in values.items()}
     return json.dumps({"flags": made}, indent=1)
-
-
-def replace_file(path: Path, content: str) -> None:
-    beside = path.with_suffix(".new")
-    beside.write_text(content)
-    beside.replace(path)
 
 
 async def value(client: Client, key: str, flag_set: str = "") -> Any:

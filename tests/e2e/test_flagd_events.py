@@ -15,6 +15,7 @@ import pytest
 
 from flagsvc.api.flagd import event_streams as flagd_events
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.view.changelog import RECENT_S
 from tests.flagd_clients import VERSIONS, Evaluator, Events, selecting
 from tests.providers.cases import flag
 from tests.replicas import Client, replica, until, until_serving
@@ -60,23 +61,24 @@ async def test_a_stream_gets_its_set_only(client: Client) -> None:
     assert await other.next() == ("configuration_change", {"theirs": "write"})
 
 
-async def test_recent_changes_are_sent_to_streams_that_reconnect(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key in ("old", "gone", "changed"):
-        await client.create(key)
-    monkeypatch.setattr("flagsvc.view.changelog.RECENT_S", 0.5)
-    await asyncio.sleep(0.6)
-    evaluator = Evaluator("v2", client.channel)
-    quiet = evaluator.events()
-    assert await quiet.next() == ("provider_ready", {})
-    await client.toggle("changed", True)
-    assert await quiet.next() == ("configuration_change", {"changed": "update"})
-    await delete(client, "gone")
-    assert await quiet.next() == ("configuration_change", {"gone": "delete"})
-    back = evaluator.events()
-    assert await back.next() == ("provider_ready", {})
-    assert await back.next() == ("configuration_change", {"changed": "update", "gone": "delete"})
+async def test_recent_changes_are_sent_to_streams_that_reconnect(store_url: str) -> None:
+    async with replica(store_url=store_url) as (client, server):
+        await until_serving(client)
+        for key in ("old", "gone", "changed"):
+            await client.create(key)
+        recent = server.replica.near.changelogs.of("default").recent_changes
+        for number, change in recent.items():
+            recent[number] = change._replace(at=change.at - RECENT_S - 1)
+        evaluator = Evaluator("v2", client.channel)
+        quiet = evaluator.events()
+        assert await quiet.next() == ("provider_ready", {})
+        await client.toggle("changed", True)
+        assert await quiet.next() == ("configuration_change", {"changed": "update"})
+        await delete(client, "gone")
+        assert await quiet.next() == ("configuration_change", {"gone": "delete"})
+        back = evaluator.events()
+        assert await back.next() == ("provider_ready", {})
+        assert await back.next() == ("configuration_change", {"changed": "update", "gone": "delete"})
 
 
 async def test_a_new_replica_sends_changes_from_before_its_start(mongo_database_url: str) -> None:

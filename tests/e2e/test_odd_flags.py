@@ -17,6 +17,7 @@ import pytest
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.server import Server
+from tests.flag_files import replace_file
 from tests.flagd_clients import Evaluator
 from tests.ofrep.asking import FLAGS_PATH
 from tests.replicas import Client, replica, until_serving
@@ -113,7 +114,7 @@ async def test_the_status_names_odd_flags_and_a_rejected_file_with_lines(tmp_pat
         assert (problem.name, problem.cure.endswith(f"flagsvc validate {path}")) == ("flag_file_odd", True)
         assert f"{path}:2: $.flags.odd.state: 'off', so the flag is enabled" in problem.detail
         reads = server.replica.store.reads
-        path.write_text(f'{{"flags": {{{good},\n"odd": {{"state": 7}}}}}}')
+        replace_file(path, f'{{"flags": {{{good},\n"odd": {{"state": 7}}}}}}')
         while server.replica.store.reads == reads:
             await server.replica.store.revisions()
         [problem] = server.replica.status().problems
@@ -122,7 +123,7 @@ async def test_the_status_names_odd_flags_and_a_rejected_file_with_lines(tmp_pat
         assert "the last valid content" in problem.detail
         assert (await client.evaluate("good")).value.boolean_value is True
         reads = server.replica.store.reads
-        path.write_text(f'{{"flags": {{{good}}}}}')
+        replace_file(path, f'{{"flags": {{{good}}}}}')
         while server.replica.store.reads == reads:
             await server.replica.store.revisions()
         assert server.replica.status().problems == ()

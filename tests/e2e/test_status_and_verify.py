@@ -49,7 +49,7 @@ def run_until(address: str, *arguments: str, good: Callable[[Done], bool], secon
     deadline = time.monotonic() + seconds
     while not good(done := run(address, *arguments)):
         assert time.monotonic() < deadline, done
-        time.sleep(0.02)
+        time.sleep(0.1)
     return done
 
 

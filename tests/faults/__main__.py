@@ -33,7 +33,7 @@ def main() -> int:
     else:
         console.print(f"FAULTS_SECONDS={args.seconds:g} FAULTS_SEED={args.seed}", highlight=False)
         faults = tuple(Fault(**each) for each in json.loads(args.faults.read_text())) if args.faults else None
-        options = Options(args.seed, args.seconds, args.mongods, faults, args.flaw, args.logs)
+        options = Options(args.seed, args.seconds, args.mongods, faults, args.flaw, args.logs, args.load)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 record = runner.run(_run_until_terminated(options, console))
@@ -91,6 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="write the replicas' logs to this folder")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="use these faults instead of drawn ones")
     parser.add_argument("--flaw", default="", help="plant this flaw in every replica: see tests/faults/planted.py")
+    parser.add_argument("--load", type=float, default=1.0, help="share of the load; 1 is about 200 calls a second each")
     args = parser.parse_args()
     args.mongods = args.mongods or (3 if args.seconds >= LONG_RUN_S else 1)
     return args

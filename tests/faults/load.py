@@ -17,7 +17,7 @@ from tests.faults.replica import Replica
 
 BATCH_KEYS = 20
 UNARY_A_SECOND, BATCHES_A_SECOND, TOKENS_A_SECOND = 170.0, 34.0, 8.0
-"""On each replica."""
+"""On each replica, where the whole load is applied."""
 _CALLERS = {UNARY: 5, BATCH: 3, TOKEN: 3}
 _DEADLINE_S = {UNARY: 3.0, BATCH: 3.0, TOKEN: 6.0}
 _AFTER_FAILURE_S = 0.05
@@ -26,10 +26,10 @@ _WHAT = {UNARY: "evaluate", BATCH: "batch", TOKEN: "token"}
 
 
 class Load:
-    """Evaluates until its tasks are cancelled. `tokens`: the newest revisions returned by writes."""
+    """Evaluates until its tasks are cancelled. `share`: of the load; `tokens`: newest revisions returned by writes."""
 
-    def __init__(self, record: Record, replicas: list[Replica], seed: int) -> None:
-        self.evaluations = 0
+    def __init__(self, record: Record, replicas: list[Replica], seed: int, share: float) -> None:
+        self.evaluations, self._share = 0, share
         self.tokens: deque[int] = deque(maxlen=_FRESH_TOKENS)
         self._record, self._replicas = record, replicas
         self._random = random.Random(seed)
@@ -47,7 +47,9 @@ class Load:
         for replica in self._replicas:
             for kind, (rate, call) in calls.items():
                 callers = _CALLERS[kind]
-                self.tasks += [asyncio.create_task(self._call(replica, call, callers / rate)) for _ in range(callers)]
+                self.tasks += [
+                    asyncio.create_task(self._call(replica, call, callers / rate / self._share)) for _ in range(callers)
+                ]
 
     def check(self) -> None:
         """Raise what ended a client; none ends by itself."""

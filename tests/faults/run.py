@@ -34,7 +34,8 @@ _SEEN_STARVED_S = 0.02
 class Options:
     """What to run.
 
-    `faults`: instead of those drawn from the seed; `flaw`: of `tests.faults.planted`; `folder`: for replicas' logs.
+    `faults`: instead of those drawn from the seed; `flaw`: of `tests.faults.planted`; `folder`: for replicas' logs;
+    `load`: the share of the calls a second.
     """
 
     seed: int
@@ -43,6 +44,7 @@ class Options:
     faults: tuple[Fault, ...] | None = None
     flaw: str = ""
     folder: Path | None = None
+    load: float = 1.0
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class _Run:
         self._cluster, self._record, self._story, self._options = cluster, record, record.story, options
         self._report = report
         values = Values()
-        self._load = Load(record, cluster.replicas, options.seed + 1)
+        self._load = Load(record, cluster.replicas, options.seed + 1, options.load)
         self._writer = Writer(record, cluster.replicas, self._load, values, options.seed + 2)
         self._foreign = ForeignWriter(record, cluster.mongods, values, options.seed + 3)
         self._injector = Injector(cluster, self._story, self._writer)

@@ -26,13 +26,16 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 24
 SEED = os.environ.get("FAULTS_SEED", "1")
 """Of the run in `make test`: always the same, so that a failure can be reproduced."""
+LOAD = 0.4
+"""The share of the calls of `make faults`: the same faults, writes and judge at less than half of the CPU time."""
 ALLOWED_S = 150
 PLANTED = ("late-fill", "unchecked")
 """Flaws that are planted in every test run; FAULTS_ALL=1 plants all."""
 
 
 def run(record: Path, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.faults", "--seconds", str(seconds), "--record", str(record), *arguments]
+    command = [sys.executable, "-m", "tests.faults", "--seconds", str(seconds), "--record", str(record)]
+    command += ["--load", str(LOAD), *arguments]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FAULTS_")}
     return subprocess.run(
         command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=seconds + ALLOWED_S, check=False

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tests.fuzz.calling import load
 from tests.fuzz.campaign import Campaign, Result, growth
+from tests.fuzz.connect_calls import OVER_HTTP
 from tests.fuzz.http_calls import ROUTES
 from tests.fuzz.target import target
 
@@ -39,7 +40,11 @@ def main() -> int:
 def _show(result: Result) -> None:
     console = Console(width=220)
     for title, is_http in (("gRPC", False), ("HTTP", True)):
-        rows = {name: counts for name, counts in sorted(result.statuses.items()) if (name in ROUTES) is is_http}
+        rows = {
+            name: counts
+            for name, counts in sorted(result.statuses.items())
+            if (name in ROUTES or name.endswith(OVER_HTTP)) is is_http
+        }
         statuses = sorted(
             {status for counts in rows.values() for status in counts}, key=lambda each: (each != "OK", each)
         )

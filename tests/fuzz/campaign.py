@@ -19,6 +19,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.fuzz.calling import FRAMES, Answer, Call, fault, save
+from tests.fuzz.connect_calls import OVER_HTTP, ConnectCalls
 from tests.fuzz.frame_calls import FrameCalls
 from tests.fuzz.grpc_calls import GrpcCalls, learned
 from tests.fuzz.http_calls import ROUTES, HttpCalls
@@ -98,8 +99,9 @@ class Campaign:
             await self._health.Check(health_pb2.HealthCheckRequest(), timeout=START_S, wait_for_ready=True)
             methods = await asyncio.to_thread(learned, address)
             self._grpc, self._http = GrpcCalls(address, methods, self._odd), HttpCalls(self._target.ports, self._odd)
+            self._connect = ConnectCalls(methods, self._http, self._odd)
             self._frames = FrameCalls(self._target.ports["port"], self._odd)
-            self._names = [*methods, *ROUTES, FRAMES]
+            self._names = [*methods, *ROUTES, *self._connect.names, FRAMES]
             await self._fill(channel)
             try:
                 await asyncio.gather(*(self._work(calls, began + seconds) for _ in range(AT_ONCE)))
@@ -142,8 +144,7 @@ class Campaign:
                 await self._look()
             name, call = self._next()
             self._recent.append(call)
-            sender = self._http if call.is_http else self._frames if call.method == FRAMES else self._grpc
-            answer = await sender.send(call)
+            answer = await self._maker_of(name).send(call)
             self._note(name, call, answer)
 
     def _next(self) -> tuple[str, Call]:
@@ -151,10 +152,12 @@ class Campaign:
         if saved := next(self._saved, None):
             return saved.method, saved
         name = UNKNOWN_METHOD if self._random.random() < _SHARE_OF_UNKNOWN else self._random.choice(self._names)
+        return name, self._maker_of(name).make(name, self._corpus[name])
+
+    def _maker_of(self, name: str) -> HttpCalls | ConnectCalls | FrameCalls | GrpcCalls:
         if name == FRAMES:
-            return name, self._frames.make(self._corpus[name])
-        maker = self._http if name in ROUTES else self._grpc
-        return name, maker.make(name, self._corpus[name])
+            return self._frames
+        return self._http if name in ROUTES else self._connect if name.endswith(OVER_HTTP) else self._grpc
 
     def _note(self, name: str, call: Call, answer: Answer) -> None:
         """Count an answer, judge it, and keep a call whose answer is the first of its shape."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from flagsvc.api.ofrep.app import EVENTS, FLAGS
@@ -58,7 +59,7 @@ class HttpCalls:
     """Makes requests, and sends each over a connection of its own."""
 
     def __init__(self, ports: dict[str, int], odd: Odd) -> None:
-        self._ports, self._odd, self._random = ports, odd, odd.random
+        self._ports, self._odd, self._random = {**ports, "front_port": ports["port"]}, odd, odd.random
 
     def make(self, route: str, corpus: list[bytes]) -> Call:
         """Return a request to a route, a changed one in a third of the cases."""
@@ -69,7 +70,7 @@ class HttpCalls:
             data = random.choice(corpus)
         else:
             method = random.choice(_METHODS) if odd.is_odd else method
-            data = self._request(method, path.format(self._key()), self._body() if method == "POST" else b"")
+            data = self.request(method, path.format(self._key()), self._body() if method == "POST" else b"")
         if random.random() < 0.35:
             data = changed(data, corpus, random)
         parts = [data]
@@ -87,13 +88,14 @@ class HttpCalls:
             else self._random.choice(KEYS)
         )
 
-    def _request(self, method: str, path: str, body: bytes) -> bytes:
+    def request(self, method: str, path: str, body: bytes, named: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Return a request with these headers and random ones."""
         random, odd = self._random, self._odd
         if random.random() < 0.1:
             path += "?" + random.choice(
                 ("selector=flagSetId%3Dshop", "selector=" + quote(odd.text()[:300]), "a", "=&=", "%")
             )
-        headers = [("host", "a")] if not odd.is_odd else []
+        headers = [("host", random.choice(("localhost", "localhost", "a"))), *named] if not odd.is_odd else [*named]
         while random.random() < 0.15 + odd.share:
             value = random.choice(_VALUES) if random.random() < 0.7 else odd.text()[:9_000]
             headers.append((random.choice(_NAMES), value))

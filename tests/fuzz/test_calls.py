@@ -37,6 +37,8 @@ async def test_random_calls_find_nothing(tmp_path: Path) -> None:
         UNKNOWN_METHOD,
         "/flagsvc.v1.FlagService/Resync",
         "/grpc.health.v1.Health/List",
+        "/flagsvc.v1.FlagService/SetBucketing over HTTP",
+        "/schema.v1.Service/ResolveBoolean over HTTP",
     } <= statuses.keys()
     total = sum(statuses.values(), Counter())
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "200", "400", "404"} <= total.keys()
@@ -74,6 +76,8 @@ async def test_a_server_that_ends_is_found(tmp_path: Path) -> None:
         ("/a.B/C", "port", "NOT_FOUND", "<flagsvc.core.model.Flag object at 0x7f90f5603c20>", True),
         (FRAMES, FRAMES, "REFUSED_BY_GRPC", "grpc-message Failed parsing HTTP/2 (have 0x1000007e)", False),
         (FRAMES, FRAMES, "UNKNOWN", "grpc-message Unexpected <class 'ValueError'>", True),
+        ("/schema.v1.Service/ResolveInt over HTTP", "front_port", "UNKNOWN", '"message":"General error: a', False),
+        ("/flagsvc.v1.FlagService/GetFlag over HTTP", "front_port", "INTERNAL", '{"code":"internal"}', True),
         ("ofrep bulk", "ofrep_port", "500", "Internal Server Error", True),
         ("ofrep bulk", "ofrep_port", "500", '{"errorDetails":"the answer would be over 1 bytes: split"}', False),
         ("ofrep bulk", "ofrep_port", "400", 'Traceback (most recent call last):\n  File "x"', True),

@@ -1,4 +1,4 @@
-"""MongoDB hangs at the moment of a change while a hundred callers ask: python -m tests.holes.hang_scene REPORT
+"""MongoDB hangs at the moment of a change while sixty callers ask: python -m tests.holes.hang_scene REPORT
 
 Replicas and stores are separate processes, and this one does nothing else, so that it measures only them.
 """
@@ -24,8 +24,8 @@ from tests.replicas import Client, Process, until, until_serving
 from tests.servers import Mongod, RedisServer
 
 HANGS_S = float(os.environ.get("TEST_HANG_S", "10"))
-CALLERS, PAUSE_S = 35, 0.25
-"""For each replica; together they make about 400 calls a second."""
+CALLERS, PAUSE_S = 20, 0.25
+"""For each replica; together they make about 240 calls a second."""
 KEYS = [f"flag-{number}" for number in range(10)]
 ALONE = "near cache and no Redis"
 FRESH = {types.REASON_STATIC, types.REASON_DISABLED}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from flagsvc.core.model import FlagId
 from tests.conftest import with_database
 from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_lease_held
 from tests.replicas import Client, Process, until, until_serving
+from tests.stopwatch import Stopwatch
 
 CALLERS = 20
 IN_TIME_S = 1.5
@@ -41,11 +41,11 @@ class Scene(NamedTuple):
         return of.replica.reader.stats.store - self.read_before[of.replica.heartbeats.name]
 
     async def all_answered(self, *clients: Client) -> float:
-        """Many callers ask at once, and all get the answer. Return the seconds it took."""
-        began = time.monotonic()
+        """Many callers ask at once, and all get the answer. Return the seconds it took that count."""
+        since = Stopwatch()
         found = await asyncio.gather(*(client.evaluate("a") for client in clients for _ in range(CALLERS)))
         assert {(each.enabled, each.error_code) for each in found} == {(True, 0)}
-        return time.monotonic() - began
+        return since.seconds
 
 
 @pytest.fixture(scope="module")

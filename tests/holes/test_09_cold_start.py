@@ -19,6 +19,7 @@ from tests.conftest import FIRST
 from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
 from tests.holes.stage import CALM, ENABLED, KINDS, NEAR, NONE, at_once, running, until_lease_held
 from tests.replicas import Client, replica, until_serving
+from tests.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.xdist_group(FIRST)
 
@@ -26,7 +27,7 @@ KEYS = ("a", "b", "c")
 READY_S = 1.5
 ANSWERED_S = 4.5
 BACK_S = 8.0
-BOUND_S = 5.0
+BOUND_S = 15.0
 """Long enough that the cache lease is renewed while a dozen replicas start in this process."""
 
 
@@ -100,11 +101,15 @@ async def answers_cold(name: str, client: Client, fault: Fault, *, saved: bool) 
     if fault.store or saved:
         await until_serving(client, seconds=2 * READY_S)
     for key in (*KEYS, "unknown"):
-        asked_at = time.monotonic()
+        since = Stopwatch()
         found = await client.evaluate(key)
-        assert time.monotonic() - asked_at < ANSWERED_S, (name, key)
+        assert not since.is_past(ANSWERED_S), (name, key)
         while fault.store and saved and found.reason == types.REASON_STALE:  # of the snapshot, until the store was read
-            assert time.monotonic() - asked_at < ANSWERED_S, (name, found)
+            assert not since.is_past(ANSWERED_S), (name, found)
+            found = await client.evaluate(key)
+        while key != "unknown" and fault.cache and found.reason != types.REASON_STATIC:  # Redis was slow, or its lease
+            assert since.starved_s > CALM["cache_timeout_s"], (name, found)
+            assert not since.is_past(ANSWERED_S), (name, found)
             found = await client.evaluate(key)
         if key == "unknown":
             wanted = types.ERROR_CODE_FLAG_NOT_FOUND if fault.store or saved else types.ERROR_CODE_PROVIDER_NOT_READY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.holes.stage import (
     watch,
 )
 from tests.replicas import replica, until
+from tests.stopwatch import Stopwatch
 
 WITHIN_S = 1.0
 Database = pymongo.database.Database[dict[str, Any]]
@@ -84,10 +84,10 @@ class Served:
         for stream in self.events:
             stream.received.clear()
         await asyncio.to_thread(work)
-        changed_at = time.monotonic()
+        since = Stopwatch()
         for each in self.replicas:
             while not seen(found := await each.client.evaluate(key)):
-                assert time.monotonic() - changed_at < WITHIN_S, (found, each.server.settings.near_cache_entries)
+                assert not since.is_past(WITHIN_S), (found, each.server.settings.near_cache_entries)
                 await asyncio.sleep(0.005)
         for each in self.watches:
             await until(lambda e=each: self._received(e, key, gone=gone))

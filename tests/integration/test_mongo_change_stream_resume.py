@@ -15,6 +15,7 @@ from pymongo.database import Database
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Announced, ChangesUnsupported, Subscribed, UnversionedChange
+from tests.replicas import until
 from tests.servers import Mongod
 from tests.store_events import CHAT, DRIVERS, OTHER, SHORT_WAITS, Received, announced_revisions, create, delete, toggle
 
@@ -247,15 +248,18 @@ async def test_a_standalone_server_delivers_nothing(driver: str) -> None:
 
 async def test_closing_the_store_ends_the_stream(opened: Open, database: Rows) -> None:
     store = opened()
-    task = asyncio.create_task(everything(store))
-    await asyncio.sleep(0.2)
+    events: list[Any] = []
+    task = asyncio.create_task(everything(store, events))
+    await until(lambda: bool(events))
     await store.close()
-    async with asyncio.timeout(5):
-        assert (await task)[0] == Subscribed()
+    async with asyncio.timeout(20):
+        await task
+    assert events[0] == Subscribed()
 
 
-async def everything(store: MongoStore) -> list[Any]:
-    return [event async for event in store.changes()]
+async def everything(store: MongoStore, events: list[Any]) -> None:
+    async for event in store.changes():
+        events.append(event)  # noqa: PERF401  a list that is read meanwhile
 
 
 async def test_connections_have_the_name_that_the_url_gives(store: MongoStore, database: Rows) -> None:

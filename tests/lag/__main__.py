@@ -9,8 +9,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from tests.lag.requests import BY_HAND, KEYS, WITHOUT_SIZES, Requests, Sizes
+from tests.fuzz.calling import Answer, Call, fault
+from tests.lag.messages import KEYS, Sizes
+from tests.lag.requests import Requests, Row
 from tests.lag.store import HOSTILE, fill
 from tests.servers import RedisServer
 
@@ -32,8 +35,6 @@ SUSPICIOUS_MS = 5.0
 FILL_S = 5.0
 """After a load the shared cache is filled; that belongs to the start."""
 ANSWER_S = 60.0
-ALIKE = 5
-"""How often a request is sent that is always the same."""
 
 
 @dataclass
@@ -52,35 +53,45 @@ class Search:
     """One server under search."""
 
     def __init__(self, requests: Requests, control: Control) -> None:
-        self._methods, self._control = requests.methods(), control
-        self.worst = {name: Worst() for name in self._methods}
+        self.rows, self._control = requests.rows(), control
+        self.worst = {name: Worst() for name in self.rows}
+        self.faults: dict[str, Sizes] = {}
+        """Answers that may not be, such as INTERNAL, with the sizes of the request that got each first."""
 
     async def measured(self, name: str, sizes: Sizes) -> float:
         """Send a request, repeatedly if it seems bad. Return for how many milliseconds it held the loop."""
-        found = await self._once(self._methods[name], sizes)
+        found = await self._once(self.rows[name], sizes)
         for _ in range(REPEATS - 1):
             if found.cpu_ms < SUSPICIOUS_MS:
                 break
-            found = min(found, await self._once(self._methods[name], sizes), key=lambda each: each.cpu_ms)
+            found = min(found, await self._once(self.rows[name], sizes), key=lambda each: each.cpu_ms)
         found.calls = self.worst[name].calls + 1
         self.worst[name].calls = found.calls
         if found.cpu_ms > self.worst[name].cpu_ms:
             self.worst[name] = found
         return found.cpu_ms
 
-    async def _once(self, call: Callable[[Sizes], Awaitable[object]], sizes: Sizes) -> Worst:
+    async def _once(self, row: Row, sizes: Sizes) -> Worst:
         await ask(self._control)
         status = "OK"
         try:
             async with asyncio.timeout(ANSWER_S):
-                answer = await call(sizes)
-            status = str(answer.status_code) if isinstance(answer, httpx.Response) else status
+                answer = await row.call(sizes)
+            if isinstance(answer, httpx.Response):
+                status = str(answer.status_code)
+                error = answer.content if answer.is_error else b""
+                self._judge(Call(row.path, [], port="front_port"), Answer(status, error), sizes)
         except grpc.aio.AioRpcError as error:
             status = error.code().name
+            self._judge(Call(row.path, []), Answer(status, (error.details() or "").encode()), sizes)
         except TimeoutError:
             status = "NO ANSWER"
         wall_ms, cpu_ms, where, *_ = await ask(self._control)
         return Worst(wall_ms, cpu_ms, sizes, status, where)
+
+    def _judge(self, call: Call, answer: Answer, sizes: Sizes) -> None:
+        if wrong := fault(call, answer):
+            self.faults.setdefault(f"{call.method}: {wrong}", sizes)
 
 
 async def ask(control: Control) -> list[Any]:
@@ -124,6 +135,7 @@ SIZES = st.builds(
     fields=st.integers(0, 20_000),
     variants=st.integers(0, 6),
     conditions=st.integers(0, 6_000),
+    noted=st.booleans(),
     page=st.integers(0, 1_000),
     explain=st.booleans(),
     min_revision=st.sampled_from([0, 1, 10**6]),
@@ -132,7 +144,7 @@ SIZES = st.builds(
 
 def explore(search: Search, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """Let Hypothesis vary the requests of each method, towards those that hold the loop longer."""
-    with_sizes = [name for name in search.worst if name not in WITHOUT_SIZES]
+    with_sizes = [name for name, row in search.rows.items() if row.is_searched]
     for name in with_sizes:
         with contextlib.suppress(_TimeIsUp):
             _explored(search, loop, name, time.monotonic() + seconds / len(with_sizes))()
@@ -162,6 +174,8 @@ def show(search: Search, flags: int) -> None:
             name, f"{worst.cpu_ms:.1f}", f"{worst.wall_ms:.1f}", str(worst.calls), worst.status, text, worst.where
         )
     Console(width=200).print(table)
+    for wrong, sizes in search.faults.items():
+        Console(width=200).print(f"FAULT {wrong}, first for {sizes}", style="red", markup=False, highlight=False)
 
 
 def main() -> int:
@@ -179,26 +193,26 @@ def main() -> int:
         fill(store, args.flags)
         process, control = runner.run(started(store, cache, socket))
         try:
-            ports = runner.run(ask(control))[4:]
+            ports = list(map(int, runner.run(ask(control))[4:]))
 
             async def made() -> Requests:
-                return Requests(int(ports[0]), int(ports[1]), args.flags + len(HOSTILE) + 1)
+                return Requests(*ports, resume=args.flags + len(HOSTILE) + 1)
 
             requests = runner.run(made())
             search = Search(requests, control)
-            for number, sizes in enumerate(BY_HAND):
-                for name in search.worst:
-                    if name in WITHOUT_SIZES and number >= ALIKE:
-                        continue
-                    runner.run(search.measured(name, sizes))
-            if args.seconds:
-                explore(search, runner.get_loop(), args.seconds)
+            with contextlib.suppress(KeyboardInterrupt):  # what was found until then is shown
+                for sizes_of_all in zip_longest(*(row.sizes for row in search.rows.values())):
+                    for name, sizes in zip(search.rows, sizes_of_all, strict=True):
+                        if sizes is not None:
+                            runner.run(search.measured(name, sizes))
+                if args.seconds:
+                    explore(search, runner.get_loop(), args.seconds)
             show(search, args.flags)
             runner.run(requests.close())
         finally:
             control[1].close()
             runner.run(process.wait())
-    return int(any(worst.cpu_ms > args.limit_ms for worst in search.worst.values()))
+    return int(bool(search.faults) or any(worst.cpu_ms > args.limit_ms for worst in search.worst.values()))
 
 
 if __name__ == "__main__":

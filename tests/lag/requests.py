@@ -1,217 +1,180 @@
-"""Requests within all limits: for each method a few made by hand, and all that a choice of sizes can make."""
+"""Every RPC and HTTP route of a server, as the descriptors list them, with a way to call it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import httpx
-from google.protobuf import struct_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
-from flagsvc.api.common.values import to_value
-from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
-from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2_grpc as flagd_grpc
-from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync
-from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
+from flagsvc.api.connect.methods import Method, methods_of
+from flagsvc.api.flagd import evaluation, sync
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
-from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.lag.store import HOSTILE
+from tests.connect.asking import framed
+from tests.lag.messages import ALIKE, BY_HAND, FEW, Sizes, request_of
 
-KEYS = [*HOSTILE, "flag-1", "unknown"]
-WITHOUT_SIZES = frozenset(
-    {
-        "WatchFlags in pages",
-        "WatchFlags, one message",
-        "WatchFlags, resumed",
-        "VerifyCache",
-        "Resync",
-        "GetStatus",
-        "GetMetadata",
-        "Health",
-        "OFREP events",
-        "EventStream",
-        "FetchAllFlags",
-        "SyncFlags",
-    }
-)
-"""Methods whose requests are all alike."""
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+ALIKE_TIMES = 3
+"""How often a request is sent that is always the same."""
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+OLDER_REFLECTION = REFLECTION.replace(".v1.", ".v1alpha.")
+_GRPC_WEB, _JSON, _JSON_STREAM = "application/grpc-web+proto", "application/json", "application/connect+json"
+
+V1, V2, SCHEMA = evaluation.FILES
+"""flagd's evaluation services have the same handlers: each version is called over another wire."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a request is made of. Each method reads what it has a use for."""
+class Row:
+    """One way to call one path. `sizes`: the requests made by hand."""
 
-    key: str = "flag-1"
-    keys: int = 1
-    same_keys: bool = False
-    text: int = 0
-    text_of: str = "a"
-    elements: int = 0
-    fields: int = 0
-    variants: int = 0
-    conditions: int = 0
-    page: int = 0
-    explain: bool = False
-    min_revision: int = 0
+    path: str
+    call: Callable[[Sizes], Awaitable[object]]
+    sizes: Sequence[Sizes]
 
-    def context(self) -> dict[str, Any]:
-        """Return a context, cut to what a call may carry."""
-        context: dict[str, Any] = {"targetingKey": "user-1", "tier": "silver", "age": 17}
-        context |= {f"f{i:x}": True for i in range(min(self.fields, 4_900))}
-        left = 64_000 - len(json.dumps(context))
-        elements = max(0, min(self.elements, 4_950 - len(context), left // 7))
-        context["list"] = [0] * elements if self.text_of != "object" else [{"a": 1}] * (elements // 2)
-        left = 64_000 - len(json.dumps(context))
-        context["text"] = (self.text_of[:1] * self.text)[: max(0, left)]
-        return context
-
-
-def _message(context: dict[str, Any]) -> types.EvaluationContext:
-    return types.EvaluationContext(attributes={name: to_value(value) for name, value in context.items()})
-
-
-def _struct(context: dict[str, Any]) -> struct_pb2.Struct:
-    struct = struct_pb2.Struct()
-    struct.update(context)
-    return struct
+    @property
+    def is_searched(self) -> bool:
+        """Whether requests of many sizes are tried."""
+        return self.sizes is BY_HAND
 
 
 class Requests:
-    """All methods of one server, by name."""
+    """All rows of one server, by name."""
 
-    def __init__(self, port: int, ofrep_port: int, resume: int) -> None:
+    def __init__(self, port: int, ofrep_port: int, management_port: int, resume: int) -> None:
         """`resume`: the revision from which a watch resumes."""
         self._resume = resume
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", UNLIMITED)
-        self._own = pb_grpc.FlagServiceStub(self._channel)
-        self._flagd = flagd_grpc.ServiceStub(self._channel)
-        self._sync = sync_grpc.FlagSyncServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ofrep_port}", timeout=60)
-        self._written = 0
+        ports = {"front": port, "ofrep": ofrep_port, "management": management_port}
+        self._http = {
+            name: httpx.AsyncClient(base_url=f"http://127.0.0.1:{p}", timeout=60) for name, p in ports.items()
+        }
 
     async def close(self) -> None:
         """End the connections."""
         await self._channel.close()
-        await self._http.aclose()
+        for client in self._http.values():
+            await client.aclose()
 
-    def methods(self) -> dict[str, Callable[[Sizes], Awaitable[object]]]:
-        """Return a call for each method."""
-        own, flagd_stub = self._own, self._flagd
+    def rows(self) -> dict[str, Row]:
+        """Return a row at least for each RPC and each route."""
+        own, over_grpc = methods_of([pb.DESCRIPTOR]), methods_of([V1, sync.FILE, health_pb2.DESCRIPTOR])
+        found = {_name(method): self._over_grpc(method) for method in [*own.values(), *over_grpc.values()]}
+        found |= self._watches(own["/flagsvc.v1.FlagService/WatchFlags"])
+        found |= {"reflection": self._reflection(REFLECTION), "reflection v1alpha": self._reflection(OLDER_REFLECTION)}
+        for file, words, wire in ((pb.DESCRIPTOR, "JSON", _JSON), (V2, "JSON", _JSON), (SCHEMA, "Web", _GRPC_WEB)):
+            for method in methods_of([file]).values():
+                found[f"{_name(method)}, {words}"] = self._over_http(method, wire)
+        return found | self._routes()
+
+    def _over_grpc(self, method: Method) -> Row:
+        codec = {
+            "request_serializer": method.request.SerializeToString,
+            "response_deserializer": method.response.FromString,
+        }
+        if method.streams:
+            open_stream: Any = self._channel.unary_stream(method.path, **codec)
+            return Row(method.path, lambda s: _snapshot(open_stream(_request(method, s))), _sizes(method, BY_HAND))
+        unary: Any = self._channel.unary_unary(method.path, **codec)
+        return Row(method.path, lambda s: unary(_request(method, s)), _sizes(method, BY_HAND))
+
+    def _watches(self, method: Method) -> dict[str, Row]:
+        """Return the other forms of WatchFlags."""
+
+        def row(request: pb.WatchFlagsRequest) -> Row:
+            stream: Any = self._channel.unary_stream(
+                method.path, pb.WatchFlagsRequest.SerializeToString, pb.WatchFlagsResponse.FromString
+            )
+            return Row(method.path, lambda _: _snapshot(stream(request)), _sizes(method, BY_HAND))
+
         return {
-            "EvaluateFlag": lambda s: own.EvaluateFlag(
-                pb.EvaluateFlagRequest(
-                    flag_key=s.key, context=_message(s.context()), explain=s.explain, min_revision=s.min_revision
-                )
-            ),
-            "BatchEvaluateFlags": lambda s: own.BatchEvaluateFlags(
-                pb.BatchEvaluateFlagsRequest(flag_keys=self._keys(s), context=_message(s.context()))
-            ),
-            "GetFlag": lambda s: own.GetFlag(pb.GetFlagRequest(flag_key=s.key)),
-            "ListFlags": lambda s: own.ListFlags(pb.ListFlagsRequest(page_size=s.page)),
-            "ListFlagHistory": lambda s: own.ListFlagHistory(
-                pb.ListFlagHistoryRequest(flag_key=s.key, page_size=s.page)
-            ),
-            "CreateFlag": self._create,
-            "UpdateFlag": lambda s: own.UpdateFlag(
-                pb.UpdateFlagRequest(
-                    flag=self._flag(s, "flag-1"),
-                    update_mask={"paths": ["targeting", "config", "variants", "default_variant"]},
-                )
-            ),
-            "ToggleFlag": lambda s: own.ToggleFlag(pb.ToggleFlagRequest(flag_key=s.key, enabled=True)),
-            "DeleteFlag": lambda s: own.DeleteFlag(pb.DeleteFlagRequest(flag_key=f"flag-{200 + s.page}")),
-            "WatchFlags in pages": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest(paged_snapshots=True))),
-            "WatchFlags, resumed": lambda _: _first(own.WatchFlags(pb.WatchFlagsRequest(resume_revision=self._resume))),
-            "WatchFlags, one message": lambda _: _snapshot(own.WatchFlags(pb.WatchFlagsRequest())),
-            "VerifyCache": lambda _: own.VerifyCache(pb.VerifyCacheRequest(repair=True)),
-            "Resync": lambda _: own.Resync(pb.ResyncRequest(confirm=True)),
-            "GetStatus": lambda _: own.GetStatus(pb.GetStatusRequest()),
-            "ResolveBoolean": lambda s: flagd_stub.ResolveBoolean(
-                flagd.ResolveBooleanRequest(flag_key=s.key, context=_struct(s.context()))
-            ),
-            "ResolveObject": lambda s: flagd_stub.ResolveObject(
-                flagd.ResolveObjectRequest(flag_key=s.key, context=_struct(s.context()))
-            ),
-            "ResolveAll": lambda s: flagd_stub.ResolveAll(flagd.ResolveAllRequest(context=_struct(s.context()))),
-            "EventStream": lambda _: _first(flagd_stub.EventStream(flagd.EventStreamRequest())),
-            "FetchAllFlags": lambda _: self._sync.FetchAllFlags(sync.FetchAllFlagsRequest()),
-            "SyncFlags": lambda _: _first(self._sync.SyncFlags(sync.SyncFlagsRequest())),
-            "GetMetadata": lambda _: self._sync.GetMetadata(sync.GetMetadataRequest()),
-            "Health": lambda _: self._health.Check(health_pb2.HealthCheckRequest()),
-            "OFREP evaluate": lambda s: self._post(f"/ofrep/v1/evaluate/flags/{s.key}", s),
-            "OFREP bulk": lambda s: self._post("/ofrep/v1/evaluate/flags", s),
-            "OFREP events": lambda _: self._first_event(),
+            "WatchFlags, one message": row(pb.WatchFlagsRequest()),
+            "WatchFlags, resumed": row(pb.WatchFlagsRequest(resume_revision=self._resume)),
         }
 
-    def _keys(self, sizes: Sizes) -> list[str]:
-        return [sizes.key if sizes.same_keys or i < len(HOSTILE) else f"flag-{i}" for i in range(sizes.keys)]
+    def _reflection(self, path: str) -> Row:
+        stream: Any = self._channel.stream_stream(
+            path,
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
 
-    async def _create(self, sizes: Sizes) -> object:
-        self._written += 1
-        return await self._own.CreateFlag(pb.CreateFlagRequest(flag=self._flag(sizes, f"new-{self._written}")))
+        async def requests() -> AsyncIterator[Message]:
+            yield request_of(path, reflection_pb2.ServerReflectionRequest, Sizes())
 
-    def _flag(self, sizes: Sizes, key: str) -> types.Flag:
-        conditions = [{"==": [{"var": "tier"}, f"t{i}"]} for i in range(min(sizes.conditions, 6_000))]
-        flag = types.Flag(key=key)
-        if conditions:
-            flag.targeting = json.dumps({"if": [{"or": conditions}, "on", "off"]})
-        for number in range(sizes.variants):
-            flag.variants[f"v{number}"].CopyFrom(to_value({f"{i:x}": True for i in range(sizes.fields)}))
-        if sizes.variants:
-            flag.default_variant = "v0"
-        elif sizes.fields or sizes.elements:
-            config = {f"{i:x}": True for i in range(sizes.fields)} | {"l": [0] * sizes.elements}
-            flag.config.CopyFrom(to_value(config))
-        return flag
+        return Row(path, lambda _: _snapshot(stream(requests())), [Sizes()] * ALIKE_TIMES)
 
-    async def _post(self, path: str, sizes: Sizes) -> object:
-        return await self._http.post(path, content=json.dumps({"context": sizes.context()}, separators=(",", ":")))
+    def _over_http(self, method: Method, wire: str) -> Row:
+        if wire == _JSON and method.streams:
+            wire = _JSON_STREAM
 
-    async def _first_event(self) -> None:
-        async with self._http.stream("GET", "/ofrep/v1/sse") as events:
-            async for _ in events.aiter_raw():
+        async def call(sizes: Sizes) -> object:
+            request = _request(method, sizes)
+            body = request.SerializeToString() if wire == _GRPC_WEB else MessageToJson(request, indent=None).encode()
+            body = body if wire == _JSON else framed(body)
+            return await self._posted("front", method.path, body, wire, streams=method.streams)
+
+        return Row(method.path, call, _sizes(method, FEW))
+
+    def _routes(self) -> dict[str, Row]:
+        """Return OFREP's and the management port's routes."""
+
+        async def posted(path: str, sizes: Sizes) -> object:
+            body = json.dumps({"context": sizes.context()}, separators=(",", ":")).encode()
+            return await self._posted("ofrep", path, body, "application/json")
+
+        async def events(_: Sizes) -> None:
+            async with self._http["ofrep"].stream("GET", "/ofrep/v1/sse") as answer:
+                async for _ in answer.aiter_raw():
+                    break
+
+        one, bulk = "/ofrep/v1/evaluate/flags/{key}", "/ofrep/v1/evaluate/flags"
+        alike = [Sizes()] * ALIKE_TIMES
+        return {
+            "OFREP evaluate": Row(one, lambda s: posted(one.format(key=s.key), s), BY_HAND),
+            "OFREP bulk": Row(bulk, lambda s: posted(bulk, s), BY_HAND),
+            "OFREP events": Row("/ofrep/v1/sse", events, alike),
+            **{path: Row(path, self._getting(path), alike) for path in ("/metrics", "/healthz", "/readyz")},
+        }
+
+    def _getting(self, path: str) -> Callable[[Sizes], Awaitable[object]]:
+        return lambda _: self._http["management"].get(path)
+
+    async def _posted(self, port: str, path: str, body: bytes, wire: str, *, streams: bool = False) -> object:
+        """Post a body; of a stream only the beginning is read."""
+        headers = {"content-type": wire}
+        if not streams:
+            return await self._http[port].post(path, content=body, headers=headers)
+        async with self._http[port].stream("POST", path, content=body, headers=headers) as answer:
+            async for _ in answer.aiter_raw():
                 break
+        return answer.status_code
+
+
+def _name(method: Method) -> str:
+    service, _, name = method.path[1:].partition("/")
+    return {"grpc.health.v1.Health": f"Health {name}"}.get(service, name)
+
+
+def _request(method: Method, sizes: Sizes) -> Message:
+    return request_of(method.path, method.request, sizes)
+
+
+def _sizes(method: Method, sizes: Sequence[Sizes]) -> Sequence[Sizes]:
+    times = 1 if sizes is FEW else ALIKE_TIMES
+    return [Sizes()] * times if method.path.rpartition("/")[2] in ALIKE else sizes
 
 
 async def _snapshot(stream: Any) -> None:
+    """Read a stream's first message, or all of a snapshot."""
     async for message in stream:
-        if not message.snapshot.more:
+        if not getattr(getattr(message, "snapshot", None), "more", False):
             break
     stream.cancel()
-
-
-async def _first(stream: Any) -> None:
-    async for _ in stream:
-        break
-    stream.cancel()
-
-
-TEXT, LIST = Sizes(text=64_000), Sizes(elements=4_900)
-BY_HAND: list[Sizes] = [
-    *(Sizes(key=key, text=64_000) for key in KEYS),
-    *(Sizes(key=key, text=29_999) for key in ("long-searches", "arithmetic")),
-    *(Sizes(key=key, text=1_000, text_of=" ") for key in ("arithmetic",)),
-    *(Sizes(key=key, elements=4_900) for key in ("loop", "loops", "texts", "most-parts")),
-    Sizes(key="loop-of-objects", elements=4_900, text_of="object"),
-    Sizes(fields=4_900),
-    Sizes(key="most-parts", explain=True),
-    Sizes(key="searches", text=64_000, explain=True),
-    Sizes(key="searches", text=64_000, keys=25, same_keys=True),
-    Sizes(key="large-value", keys=40, same_keys=True),
-    Sizes(keys=1_000, text=40_000),
-    Sizes(conditions=3_000),
-    Sizes(conditions=6_000),
-    Sizes(fields=19_000),
-    Sizes(fields=80_000),
-    Sizes(fields=4_900, variants=4),
-    Sizes(elements=60_000),
-    Sizes(page=1_000),
-    Sizes(min_revision=10**6),
-]

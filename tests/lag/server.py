@@ -98,7 +98,7 @@ async def main(store: str, cache: str, control: str) -> None:
         port=0,
         sync_port=-1,
         ofrep_port=0,
-        management_port=-1,
+        management_port=0,
         drain_s=0,
         grace_s=0,
     )
@@ -108,7 +108,7 @@ async def main(store: str, cache: str, control: str) -> None:
     async def controlled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
             ready = server.replica.is_ready() and server.replica.follower.loader.is_compiled
-            answer = [*ticker.taken(), ready, server.port, server.ofrep_port]
+            answer = [*ticker.taken(), ready, server.port, server.ofrep_port, server.management_port]
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         writer.close()

@@ -34,6 +34,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "loop-of-objects": {"targeting": _rule({"some": [{"var": "list"}, {"in": [{"var": "a"}, ["y"]]}]})},
     "loops": {"targeting": _rule({"some": [{"var": "list"}, INNER]})},
     "texts": {"targeting": _rule({"or": [{"==": [{"cat": [{"var": "text"}, {"var": "list"}]}, "x"]}] * 1_000})},
+    "noted": {"targeting": _rule({"or": [{"if": ["a text is a constant condition", "on", "on"]}] * 2_400})},
     "splits": {"targeting": json.dumps({"fractional": [{"var": "text"}, ["on", 1], ["off", 1]]})},
     "large-value": {"variants": {"on": {f"{i:x}": 0 for i in range(7_000)}}, "default_variant": "on"},
     "long-value": {"variants": {"on": "x" * 65_000}, "default_variant": "on"},
@@ -52,8 +53,10 @@ def fill(path: Path, count: int) -> None:
     hostile = enumerate(HOSTILE.items(), 1)
     flags = [Flag(key=key, status=Status.ENABLED, revision=i, **fields) for i, (key, fields) in hostile]
     rule = json.dumps(ORDINARY)
+    split = json.dumps({"fractional": [["on", 1], ["off", 1]]})
+    rules = (rule, None) * 49 + (split, None)
     flags += [
-        Flag(key=f"flag-{i}", status=Status.ENABLED, targeting=rule if i % 2 else None, revision=len(HOSTILE) + i)
+        Flag(key=f"flag-{i}", status=Status.ENABLED, targeting=rules[i % 100], revision=len(HOSTILE) + i)
         for i in range(1, count + 1)
     ]
     with sqlite3.connect(path) as db:

@@ -38,9 +38,10 @@ def test_java_asks_through_its_stub_and_through_the_flagd_provider(tmp_path: Pat
         say(f"the Java sample was not run: {lacking}")
         return
     with serving(tmp_path / "flags.db", FLAGS) as (process, _):
-        arguments = f"127.0.0.1 {process.port} {process.sync_port} checkout-v2 user-7"
+        asked = f"127.0.0.1 {process.port} {process.sync_port} checkout-v2 user-7"
         options = ("--batch-mode", "--quiet", *(() if EVERYTHING else ("--offline",)))
-        output = run(JAVA, "mvn", *options, "compile", "exec:java", f"-Dexec.args={arguments}")
+        arguments = ("compile", "exec:java", f"-Dexec.args={asked}")
+        output = run(JAVA, "mvn", *options, *arguments, MAVEN_OPTS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     if output is None:
         say("the Java sample was not run: its packages are not here yet; `make languages` downloads them")
         return

@@ -176,6 +176,22 @@ class State(NamedTuple):
     broken: str = ""
 
 
+def _replaces_quickly(kind: Any) -> None:
+    """Let a tuple's `_replace`, which takes a third of a search, copy without asking for each of many fields."""
+    places = {name: place for place, name in enumerate(kind._fields)}
+
+    def replace(self: Any, **changed: Any) -> Any:
+        values = list(self)
+        for name, value in changed.items():
+            values[places[name]] = value
+        return tuple.__new__(kind, values)
+
+    kind._replace = replace
+
+
+for _kind in (Commit, Heartbeat, LeaseRecord, Left, Poll, Reader, Renewal, Replica, Shared, State, Unversioned, Writer):
+    _replaces_quickly(_kind)
+
 PROTECTIONS = frozenset(
     {
         "acquiring forgets nothing",

@@ -18,7 +18,9 @@ from tests.providers.python_app import PythonApp, assert_answer
 from tests.providers.servers import calls_of, serving, serving_default_ports
 from tests.replicas import Process
 
-QUICK = {"retry_backoff_ms": 100, "retry_backoff_max_ms": 300}
+PATIENT = {"deadline_ms": 10_000}
+"""A call's deadline; by default half a second, in which a busy machine may not answer."""
+QUICK = {"retry_backoff_ms": 100, "retry_backoff_max_ms": 300, **PATIENT}
 """Reconnect soon in tests that are not about the defaults."""
 
 
@@ -33,7 +35,7 @@ def app_of(process: Process, in_process: bool, **options: Any) -> PythonApp:
 
 @pytest.fixture(scope="module")
 def app(served: Process, in_process: bool) -> Iterator[PythonApp]:
-    with app_of(served, in_process) as app:
+    with app_of(served, in_process, **PATIENT) as app:
         yield app
 
 
@@ -154,17 +156,19 @@ def test_every_kind_of_change_reaches_handlers_and_the_next_evaluation(tmp_path:
 
 
 def test_a_change_in_another_flag_set_is_not_announced(tmp_path: Path, in_process: bool) -> None:
-    flags = [flag("color", COLORS, "blue"), flag("color", COLORS, "blue", flag_set="tenant-a")]
+    flags = [flag(key, COLORS, "blue") for key in ("color", "mark")]
+    flags.append(flag("color", COLORS, "blue", flag_set="tenant-a"))
     with (
         serving(tmp_path / "flags.db", flags) as (process, operator),
-        app_of(process, in_process) as app,
-        app_of(process, in_process, selector="flagSetId=tenant-a") as tenant,
+        app_of(process, in_process, **PATIENT) as app,
+        app_of(process, in_process, selector="flagSetId=tenant-a", **PATIENT) as tenant,
     ):
-        marks = app.events.settle("color"), tenant.events.settle("color")
+        marks = app.events.settle("mark"), tenant.events.settle("color")
         operator.set_default("color", "red", flag_set="tenant-a")
         tenant.events.until(CHANGED, flag="color", since=marks[1])
         assert (app.value("color"), tenant.value("color")) == ("#00f", "#f00")
-        time.sleep(0.2)
+        operator.set_default("mark", "red")  # comes after what might have been announced before
+        app.events.until(CHANGED, flag="mark", since=marks[0])
         late = [seen for seen in app.events.since(marks[0]) if seen.event == CHANGED and "color" in seen.flags]
         assert late == []
 

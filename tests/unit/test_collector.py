@@ -30,3 +30,13 @@ def test_full_collections_wait_until_the_last_large_read_has_ended() -> None:
 def test_no_collection_but_a_full_one_looks_at_many_objects() -> None:
     young, more, _ = collector.THRESHOLDS
     assert young * (more + 1) <= 20_000
+
+
+@pytest.mark.parametrize(("objects", "is_frozen"), [(1_000, False), (collector.FREEZE_FROM + 1_000, True)])
+def test_only_a_large_load_is_frozen(objects: int, is_frozen: bool) -> None:
+    gc.collect()
+    before = gc.get_freeze_count()
+    with collector.paused():
+        load = [[number] for number in range(objects)]
+        collector.freeze_load()
+    assert (gc.get_freeze_count() >= before + len(load)) is is_frozen

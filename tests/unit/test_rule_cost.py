@@ -16,6 +16,8 @@ from flagsvc.core.targeting.nodes import MAX_WORK, STEPS_PER_MS, search_steps
 from flagsvc.core.validation import examined, validated
 
 SEARCH = {"in": ["ab", {"var": "h"}]}
+SPLIT = {"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "email"}]}, ["on", 50], ["off", 50]]}
+"""Of many splits in the branches of an `if`, one is evaluated."""
 SEARCHES = {"if": [{"or": [SEARCH] * 3_125}, "on", "off"]}
 
 
@@ -65,7 +67,8 @@ def test_thousands_of_searches_that_are_stored_end_within_the_budget() -> None:
         ({"some": [list(range(50_000)), {"==": [{"var": ""}, 1]}]}, "some"),
         ({"some": [{"var": "l"}, {"some": [list(range(100)), {"==": [{"var": ""}, 1]}]}]}, "some.1.some"),
         ({"if": [{"and": [True, {"$ref": "slow"}]}, "on", "off"]}, "or"),
-        ({"if": [{"!": [{"cat": [{"var": "a"}] * 500}]}, "on", "off"]}, "if.0.!.0.cat"),
+        ({"if": [{"!": [{"merge": [{"var": "a"}] * 500}]}, "on", "off"]}, "if.0.!.0.merge"),
+        ({"if": [True, "on", {"or": [{"cat": [{"var": "a"}, "-"]}] * 60}]}, "if.2.or"),
     ],
 )
 def test_the_place_is_where_most_of_the_work_is(rule: Any, path: str) -> None:
@@ -85,6 +88,7 @@ def test_the_place_is_where_most_of_the_work_is(rule: Any, path: str) -> None:
         {"if": [{"some": [{"var": "roles"}, {"in": [{"var": ""}, ["admin", "owner"]]}]}, "on", "off"]},
         {"some": [{"var": "orders"}, {"some": [{"var": "items"}, {"==": [{"var": "sku"}, "a-1"]}]}]},
         {"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "email"}]}, ["on", 50], ["off", 50]]},
+        {"if": [part for i in range(50) for part in ({"==": [{"var": "tier"}, f"t{i}"]}, SPLIT)]},
     ],
 )
 def test_ordinary_rules_of_any_length_are_within_the_limit(rule: Any) -> None:

@@ -239,6 +239,14 @@ ACC = var("accumulator")
 LONG = "a" * 60_000
 MANY = [str(number) for number in range(30_000)]
 OBJECT = {str(number): [number] * 3 for number in range(2_500)}
+WIDE = "\U0001f600"
+NO_NUMBER = "1" * 255 + "x"
+SLOW_NUMBER = (
+    "2.225073858507201136057409796709131975934819546351645648023426109724822222021076945516529523908135087914149158913039"
+    "6211068700864386945946455273e-308"
+)
+"""Almost halfway between two doubles, so that all of its digits count."""
+FRACTION = 1.2345678901234567e-290
 PATH = "y" + ".0" * 29_000
 CHAIN = {**{f"e{i}": [{"$ref": f"e{i + 1}"}] * 2 for i in range(2, 12)}, "e12": var("x")}
 
@@ -360,6 +368,43 @@ HOSTILE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "numbers of texts in a loop": (
         {"map": [zeros(4_000), {"+": [{"cat": ["0.", var(""), "1234567890" * 25]}, 1]}]},
         {},
+        {},
+    ),
+    "digits that are no number": ([{"-": [var("x"), var("x")]}] * 1_100, {"x": NO_NUMBER}, {}),
+    "digits that are no number, a constant in a loop": (
+        {"map": [var("l"), {"==": [var(""), NO_NUMBER]}]},
+        {"l": [1.5] * 4_900},
+        {},
+    ),
+    "the slowest number": ([{"max": [var("x")] * 4}] * 700, {"x": SLOW_NUMBER}, {}),
+    "the slowest number, a constant and objects": (
+        {"map": [var("l"), {"==": [var(""), SLOW_NUMBER]}]},
+        {"l": [{}] * 4_900},
+        {},
+    ),
+    "the slowest number in a loop": ({"map": [var("l"), {"<": [var(""), 1]}]}, {"l": [SLOW_NUMBER] * 400}, {}),
+    "positions that are slow numbers": ([{"substr": ["abc", var("x"), var("x")]}] * 1_100, {"x": SLOW_NUMBER}, {}),
+    "fractions as texts": ([{"cat": [var("n")] * 10}] * 390, {"n": FRACTION}, {}),
+    "fractions as texts in a loop": ({"map": [var("l"), {"cat": [var("")]}]}, {"l": [FRACTION] * 2_500}, {}),
+    "lists of fractions as texts": ([{"cat": [var("l")]}] * 180, {"l": [FRACTION] * 2_500}, {}),
+    "lists of fractions in a text": ([{"in": [var("l"), "abc"]}] * 1_200, {"l": [FRACTION] * 900}, {}),
+    "lists of fractions as paths": ([var(var("l"))] * 1_400, {"l": [FRACTION] * 900}, {}),
+    "fractions that may be missing": ([{"missing": [var("n")] * 4}] * 700, {"n": FRACTION}, {}),
+    "wide texts built": ([{"cat": ["x", var("x")]}] * 2_400, {"x": "a" * 20_000 + WIDE * 5_000}, {}),
+    "pieces of wide texts": ([{"substr": [var("x"), 1]}] * 2_400, {"x": WIDE * 15_000}, {}),
+    "a list that gets deeper, as a number each time": (
+        {"reduce": [zeros(5_000), {"if": [{"+": [ACC]}, [ACC], [ACC]]}, 0]},
+        {},
+        {},
+    ),
+    "versions that all differ": (
+        {"map": [var("l"), {"sem_ver": [var(""), ">", "1.0.0"]}]},
+        {"l": [f"1.2.{i}-{'a' * 240}_" for i in range(240)]},
+        {},
+    ),
+    "computed weights": (
+        [{"fractional": [var("x"), ["a", var("n")], ["b", 1]]}] * 800,
+        {"x": WIDE * 128, "n": 3},
         {},
     ),
     "evaluators in evaluators": ({"==": [{"$ref": "e2"}, 1]}, {}, CHAIN),

@@ -91,7 +91,15 @@ def failure_for(method: str, error: Exception) -> Failure:
     """Return what the caller of `method` gets for an error.
 
     An error outside the domain's tree is logged. Its caller gets a fixed text with a request id that is in the log.
+    The error loses its traceback, whose frames hold the request and all that was built of the answer: gRPC keeps the
+    error in a circle, so that this would stay until the next full collection.
     """
+    failure = _logged(method, error)
+    _let_go(error)
+    return failure
+
+
+def _logged(method: str, error: Exception) -> Failure:
     if isinstance(error, grpc.aio.InternalError):  # gRPC could not send, for the caller is gone
         return Failure(grpc.StatusCode.CANCELLED, "the caller has left", "CALLER_LEFT")
     failure = _failure(error)
@@ -102,6 +110,13 @@ def failure_for(method: str, error: Exception) -> Failure:
     request_id = uuid.uuid4().hex[:12]
     log.error("call_failed", method=method, request_id=request_id, exc_info=error)
     return replace(failure, message=f"{failure.message}; request id {request_id}")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of those that led to it."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _failure(error: Exception) -> Failure:

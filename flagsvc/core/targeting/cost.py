@@ -6,16 +6,27 @@ with LOOP_ELEMENTS. Longer lists, and rules from before this limit, are bounded 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..json_values import Path
 from ..model import JsonValue
 from .compiler import RuleProblem
-from .nodes import ELEMENT_STEPS, HASHED_PER_STEP, MAX_WORK, NODE_STEPS, STEPS_PER_MS, TEXT_PER_STEP, search_steps
+from .nodes import (
+    BYTES_PER_STEP,
+    ELEMENT_STEPS,
+    HASHED_PER_STEP,
+    KEY_STEPS,
+    MAX_WORK,
+    NODE_STEPS,
+    STEPS_PER_MS,
+    search_steps,
+)
 
 CONTEXT_CHARS = 65_536
 """Characters of the largest text in an evaluation context: all of its 64 kB."""
+MOST_BYTES = 4
+"""Bytes of a character in memory where one of the text's characters needs so many."""
 ELEMENT_CHARS = 64
 """Characters of a text inside a loop: the elements share the context's size."""
 LOOP_ELEMENTS = 1_000
@@ -77,7 +88,8 @@ class _Costs:
             times = _elements(arguments[0], at_root=at_root)
             parts[1] = parts[1]._replace(steps=times * (parts[1].steps + 1))
         chars = CONTEXT_CHARS if at_root else ELEMENT_CHARS
-        return _sum(parts, NODE_STEPS * (1 + len(arguments)) + _own(name, arguments, chars), path, evaluator)
+        own = NODE_STEPS * (1 + len(arguments)) + _own(name, arguments, chars)
+        return _sum(parts, own, path, evaluator, one_of=_results(name, parts))
 
     def _evaluator(self, name: str, *, at_root: bool) -> Cost:
         if (name, at_root) not in self._known:
@@ -85,8 +97,15 @@ class _Costs:
         return self._known[name, at_root]
 
 
-def _sum(parts: list[Cost], own: int, path: Path, evaluator: str | None) -> Cost:
+def _results(name: str, parts: list[Cost]) -> list[Cost]:
+    """Return the parts of which only one is evaluated: the results of an `if`."""
+    return [*parts[1::2], *(parts[-1:] if len(parts) % 2 else [])] if name in ("if", "?:") else []
+
+
+def _sum(parts: list[Cost], own: int, path: Path, evaluator: str | None, one_of: Sequence[Cost] = ()) -> Cost:
     steps = own + sum(part.steps for part in parts)
+    if one_of:
+        steps += max(part.steps for part in one_of) - sum(part.steps for part in one_of)
     worst = max(parts, key=lambda part: part.steps, default=None)
     if worst is not None and worst.steps * 2 > steps:
         return Cost(steps, worst.path, worst.evaluator)
@@ -102,18 +121,20 @@ def _elements(items: JsonValue, *, at_root: bool) -> int:
 
 def _own(name: str, arguments: list[Any], chars: int) -> int:
     """Return the steps of one operator's own work, without its arguments'."""
-    text_steps = chars // TEXT_PER_STEP
+    text_steps = MOST_BYTES * chars // BYTES_PER_STEP
     computed = sum(isinstance(each, dict) for each in arguments)
     if name == "in":
         return _search(arguments[0], arguments[1], chars)
     if name in _COMPARISONS:
         return text_steps if computed == len(arguments) else 0  # it ends where the shorter text does
-    if name in ("cat", "substr", "merge"):
-        return text_steps * computed + sum(_scan(each) for each in arguments)
+    if name in ("cat", "substr"):
+        return text_steps if computed else sum(map(_scan, arguments))
+    if name == "merge":
+        return text_steps * computed + sum(map(_scan, arguments))
     if name == "fractional":
         return chars // HASHED_PER_STEP + NODE_STEPS * len(arguments)
     if name in ("missing", "missing_some"):
-        return NODE_STEPS * sum(len(each) if isinstance(each, list) else 1 for each in arguments)
+        return KEY_STEPS * sum(len(each) if isinstance(each, list) else 1 for each in arguments)
     return 0
 
 
@@ -127,5 +148,5 @@ def _search(needle: JsonValue, haystack: JsonValue, chars: int) -> int:
 
 def _scan(constant: JsonValue) -> int:
     if isinstance(constant, str):
-        return len(constant) // TEXT_PER_STEP
+        return MOST_BYTES * len(constant) // BYTES_PER_STEP
     return ELEMENT_STEPS * len(constant) if isinstance(constant, list) else 0

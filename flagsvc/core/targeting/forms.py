@@ -11,7 +11,7 @@ from typing import Any
 from ..model import JsonValue
 from . import jsonlogic
 from .compiler import Call, Form
-from .nodes import NODE_STEPS, Compiled, Node, Run, literal
+from .nodes import KEY_STEPS, NODE_STEPS, Compiled, Node, Run, literal
 from .operators import OPERATORS
 from .plain import plain
 from .splits import fractional
@@ -160,11 +160,12 @@ def _missing_some(call: Call) -> Node:
     needed, keys, find = call.argument(0), call.argument(1), _finder(call)
 
     def missing_some(data: Any, run: Run) -> JsonValue:
-        min_present, wanted = jsonlogic.number(needed.run(data, run)), keys.run(data, run)
+        count, wanted = needed.run(data, run), keys.run(data, run)
+        run.charge_number(count)
         if not isinstance(wanted, list):
             return []
         absent = _absent(find, data, run, wanted)
-        return [] if len(wanted) - len(absent) >= min_present else absent
+        return [] if len(wanted) - len(absent) >= jsonlogic.number(count) else absent
 
     return Node(missing_some, 1 + needed.size + keys.size)
 
@@ -172,7 +173,7 @@ def _missing_some(call: Call) -> Node:
 def _absent(
     find: Callable[[Any, Run, JsonValue, JsonValue], JsonValue], data: Any, run: Run, keys: list[JsonValue]
 ) -> list[Any]:
-    run.charge(keys)
+    run.spend(KEY_STEPS * len(keys))
     return [key for key in keys if find(data, run, key, None) is None]
 
 

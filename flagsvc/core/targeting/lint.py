@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +25,15 @@ def notes_of(rule: JsonValue, evaluators: Mapping[str, JsonValue], on: str | Non
     `on`: the name of the default variant where that switches something on, for callers whom a split leaves out.
     """
     linter = _Linter(evaluators, on)
-    linter.part(rule, (), None)
-    if on is not None:
-        linter.result(rule, (), None)
-    return linter.notes[:MAX_NOTES]
+    with suppress(_Enough):
+        linter.part(rule, (), None)
+        if on is not None:
+            linter.result(rule, (), None)
+    return linter.notes
+
+
+class _Enough(Exception):
+    """There are as many notes as are shown."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class _Linter:
 
     def note(self, message: str, path: Path, evaluator: str | None) -> None:
         self.notes.append(RuleProblem(path, message, evaluator))
+        if len(self.notes) == MAX_NOTES:
+            raise _Enough
 
     def part(self, rule: JsonValue, path: Path, evaluator: str | None) -> None:
         """Note what is odd in a part and in all within it, each evaluator once."""

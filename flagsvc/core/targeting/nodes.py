@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from ..json_values import Path
 from ..model import Attributes, JsonValue
+from .jsonlogic import MAX_NUMBER_CHARS
+from .versions import MAX_LENGTH as MAX_VERSION_CHARS
 
 STEPS_PER_MS = 10_000
 """A step takes 0.1 microseconds or less: measured on a 2 GHz core, in the worst case of each kind of work."""
@@ -17,14 +20,24 @@ NODE_STEPS = 2
 """Steps of a node apart from the size of its data. They are set aside when a rule is compiled, not counted."""
 ELEMENT_STEPS = 4
 """Steps for each element of a list or object that an operator walks through."""
+KEY_STEPS = 16
+"""Steps of looking up a path that is not known when the rule is compiled."""
+FORMATTED_STEPS = 24
+"""Steps of writing a number with a fraction as text."""
 HASHED_PER_STEP = 32
 """Characters of a string that is encoded and hashed that count as one step."""
+NUMBER_STEPS, DIGITS_PER_STEP = 8, 2
+"""Steps of converting a text to a number, and how many of its characters count as one more."""
+VERSION_STEPS = 32
+"""Steps of reading a version; each character is one more."""
+SPLIT_STEPS = 24
+"""Steps of a split whose weights are computed, apart from its shares."""
 MAX_STEPS = 1_000
 """Maximum number of steps in an explanation."""
 TEXT_STEP = 256
 """Longest string that is free of charge."""
-TEXT_PER_STEP = 256
-"""Characters of a longer string that count as one step."""
+BYTES_PER_STEP = 256
+"""Bytes in memory of a longer string that count as one step: one to four for each character."""
 BRIEF = 256
 """Characters and elements up to which an explanation shows a value in full."""
 SHORT_PATH = 3
@@ -104,17 +117,40 @@ class Run:
             most_ms = MAX_WORK / STEPS_PER_MS
             raise OverBudget(f"more than {MAX_WORK} steps over lists and strings, which is {most_ms:g} ms of work")
 
-    def charge(self, value: JsonValue) -> None:
+    def charge(self, value: JsonValue, fraction_steps: int = 0) -> None:
         """Spend the steps of walking through a value and everything nested in it."""
         pending = [value]
         while pending:
             item = pending.pop()
             if item.__class__ is str:
                 if len(item) > TEXT_STEP:
-                    self.spend(len(item) // TEXT_PER_STEP)
+                    self.spend(getsizeof(item) // BYTES_PER_STEP)
+            elif item.__class__ is float:
+                self.spend(fraction_steps)
             elif isinstance(item, (list, dict)):
                 self.spend(ELEMENT_STEPS * len(item))
                 pending.extend(item.values() if isinstance(item, dict) else item)
+
+    def charge_text(self, value: JsonValue) -> None:
+        """Spend the steps of converting a value to a text."""
+        self.charge(value, FORMATTED_STEPS)
+
+    def charge_number(self, value: JsonValue) -> None:
+        """Spend the steps of converting a value to a number: a list is converted by its first element."""
+        if value.__class__ is list:
+            self.charge(value)
+            while value.__class__ is list and value:
+                value = value[0]
+        if value.__class__ is str and len(value) <= MAX_NUMBER_CHARS:
+            self.spend(NUMBER_STEPS + len(value) // DIGITS_PER_STEP)
+
+    def charge_version(self, value: JsonValue) -> None:
+        """Spend the steps of reading a version that was not read before."""
+        if value.__class__ is not str:
+            self.charge_text(value)
+            self.spend(VERSION_STEPS)
+        elif len(value) <= MAX_VERSION_CHARS:
+            self.spend(VERSION_STEPS + len(value))
 
     def charge_hash(self, text: str) -> None:
         """Spend the steps of hashing a string."""
@@ -124,9 +160,9 @@ class Run:
     def charge_path(self, key: JsonValue) -> None:
         """Spend the steps of following a path. Short paths are free."""
         if key.__class__ is not str:
-            self.charge(key)
+            self.charge_text(key)
         elif (dots := key.count(".")) > SHORT_PATH or len(key) > TEXT_STEP:
-            self.spend(NODE_STEPS * dots + len(key) // TEXT_PER_STEP)
+            self.spend(NODE_STEPS * dots + 2 * getsizeof(key) // BYTES_PER_STEP)  # searched, and split
 
 
 Compiled = Callable[[Any, Run], JsonValue]

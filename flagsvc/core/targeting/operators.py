@@ -76,10 +76,10 @@ def _extreme(choose: Callable[[list[int | float]], int | float]) -> Function:
 
 
 def _cat(*values: JsonValue) -> str:
-    joined = "".join(map(jsonlogic.joined, values))
-    if len(joined) > MAX_TEXT:
+    texts = list(map(jsonlogic.joined, values))
+    if sum(map(len, texts)) > MAX_TEXT:
         raise RuleError(f"a string of more than {MAX_TEXT} characters")
-    return joined
+    return "".join(texts)
 
 
 def _merge(*values: JsonValue) -> JsonValue:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..model import JsonValue
 from . import jsonlogic, versions
+from .comparisons import equality, ordering
 from .compiler import Call, as_json
 from .nodes import TEXT_STEP, Compiled, ConstantSet, Node, RuleError, Run, literal, search_steps
 from .operators import Operator
@@ -15,6 +16,10 @@ from .operators import Operator
 _SIZED = frozenset({list, dict, str})
 _NESTED = frozenset({list, dict})
 _NUMBERS: frozenset[Any] = frozenset({int, float})
+_PARSED = frozenset({str, list})
+"""Types whose conversion to a number takes time."""
+_WRITTEN: frozenset[Any] = frozenset({float, list, dict})
+"""Types whose conversion to a text takes time."""
 _NOTHING = object()
 FREE_SEARCH = 128
 """Longest text in which a search is free of charge: it takes no longer than calling the function that charges."""
@@ -65,49 +70,38 @@ def _generic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     return of_any
 
 
-def _equality(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Specialize a comparison with a constant string: most conditions are such comparisons."""
-    operand, constant = (nodes[0], nodes[1]) if nodes[1].constant else (nodes[1], nodes[0])
-    if constant.value.__class__ is not str:
-        return None
-    wanted, operand_of, field = constant.value, operand.run, operand.field
-    if_equal = bool(function("", ""))  # False for != and !==
+def _text(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
+    """Compile an operator that makes a text: it takes as long as that is, and as the conversion of its arguments."""
+    runs = tuple(node.run for node in nodes)
 
-    def not_a_string(value: JsonValue, run: Run) -> JsonValue:
-        run.charge(value)
-        return function(value, wanted)
+    def text(data: Any, run: Run) -> JsonValue:
+        arguments = [each(data, run) for each in runs]
+        for argument in arguments:
+            if argument.__class__ in _WRITTEN:
+                run.charge_text(argument)
+        result = function(*arguments)
+        run.charge(result)
+        return result
 
-    if field is not None:
-
-        def of_field(data: Any, run: Run) -> JsonValue:
-            value = data.get(field)
-            return (value == wanted) is if_equal if value.__class__ is str else not_a_string(value, run)
-
-        return of_field
-
-    def of_rule(data: Any, run: Run) -> JsonValue:
-        value = operand_of(data, run)
-        return (value == wanted) is if_equal if value.__class__ is str else not_a_string(value, run)
-
-    return of_rule
+    return text
 
 
-def _order(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
-    """Specialize an ordering of a context field against a constant number."""
-    if len(nodes) != 2 or nodes[0].field is None or nodes[1].value.__class__ not in _NUMBERS:  # noqa: PLR2004
-        return None
-    field, limit = nodes[0].field, nodes[1].value
-    if not abs(limit) < jsonlogic.EXACT:  # beyond, integers are compared as floats; every ordering with NaN is false
-        return None
-    below, equal, above = (bool(function(a, 1)) for a in (0, 1, 2))
+def _substring(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
+    """Compile `substr`, whose positions are numbers."""
+    value, *positions = nodes
 
-    def ordered(data: Any, _run: Run) -> JsonValue:
-        value = data.get(field)
-        if value.__class__ in _NUMBERS and value == value:  # noqa: PLR0124  NaN differs from itself
-            return below if value < limit else equal if value == limit else above
-        return function(value, limit)  # converted to a number, which takes no longer for large values
+    def converted(position: Compiled) -> Compiled:
+        def number(data: Any, run: Run) -> JsonValue:
+            found = position(data, run)
+            if found.__class__ in _PARSED:
+                run.charge_number(found)
+            return found
 
-    return ordered
+        return number
+
+    return _text(
+        function, [value, *(node if node.value.__class__ is int else Node(converted(node.run)) for node in positions)]
+    )
 
 
 def _membership(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
@@ -141,19 +135,36 @@ def _affix(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
 
 
 def _arithmetic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
-    """Compile an operator that converts its arguments to numbers, which takes no longer for large values."""
+    """Compile an operator that converts its arguments to numbers."""
     runs = tuple(node.run for node in nodes)
     if len(runs) == 2:  # noqa: PLR2004  as above
         first, second = runs
-        return lambda data, run: function(first(data, run), second(data, run))
-    return lambda data, run: function(*[each(data, run) for each in runs])
+
+        def of_two(data: Any, run: Run) -> JsonValue:
+            a, b = first(data, run), second(data, run)
+            if a.__class__ in _PARSED:
+                run.charge_number(a)
+            if b.__class__ in _PARSED:
+                run.charge_number(b)
+            return function(a, b)
+
+        return of_two
+
+    def of_any(data: Any, run: Run) -> JsonValue:
+        arguments = [each(data, run) for each in runs]
+        for argument in arguments:
+            if argument.__class__ in _PARSED:
+                run.charge_number(argument)
+        return function(*arguments)
+
+    return of_any
 
 
 def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValue, Run], JsonValue]:
     """Return a membership test that charges for its work: a string search may compare every pair of characters."""
 
     def search(needle: JsonValue, haystack: JsonValue, run: Run) -> JsonValue:
-        run.charge(needle)
+        run.charge_text(needle)
         if haystack.__class__ is not str:
             run.charge(haystack)
             return function(needle, haystack)
@@ -185,21 +196,30 @@ def _identity(value: JsonValue) -> object:
     return (value,) if value is None or value.__class__ is bool else _NOTHING
 
 
-def _version_test(_function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | None:
+def _version_test(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     """Specialize a comparison with a constant version, which is parsed here once."""
     operand, name, wanted = nodes
+    first, named, second = operand.run, name.run, wanted.run
+
+    def computed(data: Any, run: Run) -> JsonValue:
+        a, comparison, b = first(data, run), named(data, run), second(data, run)
+        run.charge_version(a)
+        run.charge_version(b)
+        return function(a, comparison, b)
+
     if not (name.constant and wanted.constant):
-        return None
+        return computed
     test = versions.TESTS.get(name.value) if isinstance(name.value, str) else None
     limit = versions.version(wanted.value)
     if test is None or limit is None:
-        return None  # The result is null, but the operand must still be evaluated: it may raise.
+        return computed  # The result is null, but the operand must still be evaluated: it may raise.
     operand_of, version = operand.run, versions.version
 
     def compared(data: Any, run: Run) -> JsonValue:
         value = operand_of(data, run)
         if value.__class__ in _NESTED:
             return None
+        run.charge_version(value)
         parsed = version(value)
         return None if parsed is None else test(parsed, limit)
 
@@ -219,9 +239,11 @@ def _check_sem_ver(call: Call) -> None:
 
 
 _SPECIALIZED: dict[str, Callable[[Callable[..., JsonValue], list[Node]], Compiled | None]] = {
-    **dict.fromkeys(("==", "!=", "===", "!=="), _equality),
-    **dict.fromkeys(("<", "<=", ">", ">="), _order),
+    **dict.fromkeys(("==", "!=", "===", "!=="), equality),
+    **dict.fromkeys(("<", "<=", ">", ">="), ordering),
     **dict.fromkeys(("+", "-", "*", "/", "%", "min", "max"), _arithmetic),
+    "cat": _text,
+    "substr": _substring,
     "in": _membership,
     "starts_with": _affix,
     "ends_with": _affix,

@@ -9,7 +9,7 @@ from typing import Any
 from ..model import JsonValue
 from .compiler import Call, as_json
 from .fractional import MAX_TOTAL, Hashing, Split, hashing, split_of, whole
-from .nodes import TEXT_STEP, Compiled, Node, Run, literal
+from .nodes import SPLIT_STEPS, TEXT_STEP, Compiled, Node, Run, literal
 
 
 def fractional(call: Call) -> Node:
@@ -39,6 +39,7 @@ def _general(nodes: list[Node], hashes: Hashing, version: int, *, traced: bool) 
         step = run.step if traced else None
         arguments = [each(data, run) for each in runs]
         run.charge(arguments)
+        run.spend(SPLIT_STEPS)
         seed = arguments[0] if not isinstance(arguments[0], list) else run.context.get("targetingKey")
         if seed.__class__ is str:
             run.charge_hash(seed)
