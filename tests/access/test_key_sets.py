@@ -264,6 +264,7 @@ def test_a_key_is_used_only_with_the_algorithms_of_its_kind(key: Any, names: set
         json.dumps({"keys": [1] * 101}).encode(),
         b'{"keys": [], "keys": []}',
     ],
+    ids=["nothing", "a list", "an object of keys", "no UTF-8", "one kid twice", "too many", "one name twice"],
 )
 def test_what_is_no_set_of_keys_is_refused(document: bytes) -> None:
     with pytest.raises(BadKeys):
