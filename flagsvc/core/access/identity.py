@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from flagsvc.core.access.roles import Role
@@ -24,9 +24,9 @@ class Kind(StrEnum):
     """By nothing: authentication is off."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Identity:
-    """A caller with its rights.
+    """A caller with its rights. Each change of a caller is another object, so decisions can be kept by object.
 
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
@@ -40,7 +40,7 @@ class Identity:
     scope: Scope
     expires_at: float = math.inf
     key: bytes = b""
-    context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
+    context: Mapping[str, JsonValue] | None = None
 
     @property
     def is_checked(self) -> bool:
