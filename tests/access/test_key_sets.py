@@ -260,8 +260,8 @@ def test_a_key_is_used_only_with_the_algorithms_of_its_kind(key: Any, names: set
         b"[]",
         b'{"keys": {}}',
         b"\xff",
-        json.dumps({"keys": [jwk_of(ec_key(), "k")] * 2}).encode(),
-        json.dumps({"keys": [1] * 101}).encode(),
+        pytest.param(json.dumps({"keys": [jwk_of(ec_key(), "k")] * 2}).encode(), id="one name twice"),
+        pytest.param(json.dumps({"keys": [1] * 101}).encode(), id="too many"),
         b'{"keys": [], "keys": []}',
     ],
 )
