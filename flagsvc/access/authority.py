@@ -48,8 +48,10 @@ class Authority:
 
     def current(self, identity: Identity) -> Identity | None:
         """Return a caller with its present rights; None if its credential is not valid any more."""
+        if not identity.key:
+            return identity  # it has no credential that could end
         if identity.kind is not Kind.TOKEN:
-            return identity if self.proven is None or self.proven.is_current(identity) else None
+            return identity if self.proven is not None and self.proven.is_current(identity) else None
         found = self._view.identity(identity.key)
         return found if found is not None and found.expires_at > time.time() else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flagsvc.core.access.identity import Identity
 
@@ -23,7 +23,7 @@ class Proof:
         self.is_valid = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProvenIdentity(Identity):
     """A caller by a token of an issuer, or by a client certificate.
 
@@ -31,5 +31,5 @@ class ProvenIdentity(Identity):
     certificate.
     """
 
-    proof: Proof = field(compare=False)
+    proof: Proof
     names: frozenset[str] = frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from flagsvc.core.access.roles import Role
@@ -42,7 +42,7 @@ class Identity:
     scope: Scope
     expires_at: float = math.inf
     key: bytes = b""
-    context: Mapping[str, JsonValue] | None = field(default=None, compare=False)
+    context: Mapping[str, JsonValue] | None = None
     rate: float = 0.0
     may_act_for_others: bool = False
 
