@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from flagsvc.access.sessions import ENDED, Sessions
 from flagsvc.access.token_view import TokenView
-from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
@@ -31,13 +32,15 @@ class Authority:
 
     def current(self, identity: Identity) -> Identity | None:
         """Return a caller with its present rights; None if its credential is not valid any more."""
-        if identity.kind is not Kind.TOKEN:
-            return identity
+        if not identity.key:
+            return identity  # it has no credential that could end
         found = self._view.identity(identity.key)
         return found if found is not None and found.expires_at > time.time() else None
 
     def recheck(self, identity: Identity) -> Identity:
         """Return a caller with its present rights. Raises Unauthenticated if it has none any more."""
+        if identity.expires_at == math.inf and (not identity.key or self._view.identity(identity.key) is identity):
+            return identity  # as nearly always
         found = self.current(identity)
         if found is None:
             raise Unauthenticated(ENDED)

@@ -10,8 +10,6 @@ from flagsvc.core.errors import Unauthenticated
 
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
 """Who makes the call; UNCHECKED while callers are not authenticated."""
-AUTHORIZATION, API_KEY = "authorization", "x-api-key"
-_BEARER = "bearer "
 
 
 def credential_in(metadata: Metadata) -> str | None:
@@ -21,13 +19,21 @@ def credential_in(metadata: Metadata) -> str | None:
     """
     found: str | None = None
     for name, value in metadata or ():
-        if name not in (AUTHORIZATION, API_KEY):
+        if name == "authorization":
+            credential = value[7:] if value.startswith("Bearer ") else _bearer(value)
+        elif name == "x-api-key":
+            credential = value
+        else:
             continue
         if found is not None:
-            raise Unauthenticated(f"there is more than one credential; send {AUTHORIZATION} or {API_KEY}, once")
-        found = value
-        if name == AUTHORIZATION:
-            if value[: len(_BEARER)].lower() != _BEARER:
-                raise Unauthenticated(f"the scheme of {AUTHORIZATION} is not known; it must be: Bearer TOKEN")
-            found = value[len(_BEARER) :].strip(" ")
+            raise Unauthenticated("there is more than one credential; send authorization or x-api-key, once")
+        found = credential
     return found
+
+
+def _bearer(value: str) -> str:
+    """Return the token in another spelling of the scheme. Raises Unauthenticated for another scheme."""
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("the scheme of authorization is not known; it must be: Bearer TOKEN")
+    return token.strip(" ")

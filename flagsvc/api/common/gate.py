@@ -22,6 +22,8 @@ from flagsvc.core.access.roles import Role
 from flagsvc.core.errors import PermissionDenied, Unauthenticated
 
 _NEEDED = "this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN"
+_MAX_KEPT = 10_000
+"""Decisions that one method of one listener keeps."""
 _SHORT = frozenset({Role.EVALUATE, Role.ADMIN})
 """Roles of unary calls that are not ended half way: evaluations take milliseconds, and a caller may revoke itself."""
 
@@ -31,7 +33,11 @@ class Check:
 
     def __init__(self, rule: Rule, authority: Authority, listener: Listener) -> None:
         assert rule.role is not None  # noqa: S101  what needs no credential has no check
-        self._rule, self._role, self._authority, self._listener = rule, rule.role, authority, listener
+        self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
+        self._authority, self._listener = authority, listener
+        self._only_evaluates = rule.role is Role.EVALUATE
+        self._allowed: set[tuple[Identity, str | None]] = set()
+        """Decisions that were taken: a caller with its rights is an object that does not change."""
 
     def admit(self, metadata: Metadata) -> Identity:
         """Return who calls, with a role that is enough. Raises Unauthenticated, PermissionDenied or AccessUnknown."""
@@ -42,8 +48,10 @@ class Check:
             caller = self._listener.anonymous
         else:
             raise Unauthenticated(_NEEDED)
-        authorize(caller, self._role)
-        self._authority.check_known(self._role)
+        if (caller, None) not in self._allowed:
+            self._allow(caller, None)
+        if not self._only_evaluates:
+            self._authority.check_known(self._role)
         return caller
 
     def permit(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
@@ -51,20 +59,32 @@ class Check:
 
         The caller is looked up once more: its body may have taken long to arrive.
         """
-        caller, rule = self._authority.recheck(caller), self._rule
-        flag_sets = () if rule.set_of is None else (rule.set_of(request, metadata, self._listener.selectors),)
-        authorize(caller, self._role, flag_sets)
-        for field, role in rule.fields.items():
+        caller = self._authority.recheck(caller)
+        if self._set_of is None:
+            if (caller, None) not in self._allowed:
+                self._allow(caller, None)
+            return ()
+        flag_set = self._set_of(request, metadata, self._listener.selectors)
+        if (caller, flag_set) not in self._allowed:
+            self._allow(caller, flag_set)
+        for field, role in self._fields:
             if getattr(request, field):
                 self._authority.check_known(role)
-                authorize(caller, role, flag_sets)
-        return flag_sets
+                authorize(caller, role, (flag_set,))
+        return (flag_set,)
+
+    def _allow(self, caller: Identity, flag_set: str | None) -> None:
+        """Decide, and keep the decision if it is a yes. Raises PermissionDenied."""
+        authorize(caller, self._role, () if flag_set is None else (flag_set,))
+        if len(self._allowed) >= _MAX_KEPT:
+            self._allowed.clear()
+        self._allowed.add((caller, flag_set))
 
     async def answered(
         self, call: Callable[[Any, Any], Awaitable[Any]], caller: Identity, request: Any, context: Any
     ) -> Any:
         """Return a unary call's answer, if the caller may have it."""
-        flag_sets = self.permit(caller, request, context.invocation_metadata() if self._rule.set_of else ())
+        flag_sets = self.permit(caller, request, context.invocation_metadata())
         CALLER.set(caller)
         if self._role in _SHORT:
             return await call(request, context)

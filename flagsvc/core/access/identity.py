@@ -20,9 +20,9 @@ class Kind(StrEnum):
     """By nothing: authentication is off."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Identity:
-    """A caller with its rights.
+    """A caller with its rights. Each change of a caller is another object, so decisions can be kept by object.
 
     `id`: unique among its kind, such as a token's id or a listener's name. `name`: for people.
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
