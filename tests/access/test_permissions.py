@@ -40,7 +40,7 @@ class Registered:
 
 
 @pytest.fixture(scope="module")
-def server() -> Server:
+async def server() -> Server:
     return Server(Settings(store_url="sqlite:///never-opened.db", port=0, sync_port=0, ofrep_port=0))
 
 

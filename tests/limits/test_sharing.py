@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -137,12 +139,12 @@ async def test_a_missing_right_is_a_problem_of_the_limits_and_no_outage_of_redis
 async def test_redis_and_python_lend_alike(redis_clean_url: str) -> None:
     """Within moments, in which next to nothing is regained."""
     choose, limit = random.Random(1), Limit(0.001, 40)
-    share = Share("x", "", limit.rate, 1, 0)
+    share: Any = SimpleNamespace(name="x", limit=limit)
     async with lender_on(redis_clean_url) as lender:
         due, now = 0.0, 1e6
         for _ in range(60):
             wish = Wish(*(choose.choice([0, 0, choose.uniform(0, 30)]) for _ in range(3)))
-            due, expected = settle(due, now, Limit(0.001, 0.75 * 0.001), wish)
+            due, expected = settle(due, now, limit, wish)
             answer = await lender.settle([share], [wish])
             assert answer is not None
             assert answer[0] == pytest.approx(expected, abs=2e-3)

@@ -10,8 +10,6 @@ from flagsvc.core.errors import Unauthenticated
 
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
 """Who makes the call; UNCHECKED while callers are not authenticated."""
-AUTHORIZATION, API_KEY = "authorization", "x-api-key"
-_BEARER = "bearer "
 
 
 def credential_in(metadata: Metadata) -> str | None:
