@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from flagsvc.api.connect.methods import Method, methods_of
 from flagsvc.api.flagd import evaluation, sync
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.grpc_listeners import OWN_FILES
 from tests.connect.asking import framed
 from tests.lag.messages import ALIKE, BY_HAND, FEW, Sizes, request_of
 
@@ -65,12 +66,12 @@ class Requests:
 
     def rows(self) -> dict[str, Row]:
         """Return a row at least for each RPC and each route."""
-        own, over_grpc = methods_of([pb.DESCRIPTOR]), methods_of([V1, sync.FILE, health_pb2.DESCRIPTOR])
+        own, over_grpc = methods_of(OWN_FILES), methods_of([V1, sync.FILE, health_pb2.DESCRIPTOR])
         found = {_name(method): self._over_grpc(method) for method in [*own.values(), *over_grpc.values()]}
         found |= self._watches(own["/flagsvc.v1.FlagService/WatchFlags"])
         found |= {"reflection": self._reflection(REFLECTION), "reflection v1alpha": self._reflection(OLDER_REFLECTION)}
-        for file, words, wire in ((pb.DESCRIPTOR, "JSON", _JSON), (V2, "JSON", _JSON), (SCHEMA, "Web", _GRPC_WEB)):
-            for method in methods_of([file]).values():
+        for files, words, wire in ((OWN_FILES, "JSON", _JSON), ([V2], "JSON", _JSON), ([SCHEMA], "Web", _GRPC_WEB)):
+            for method in methods_of(files).values():
                 found[f"{_name(method)}, {words}"] = self._over_http(method, wire)
         return found | self._routes()
 
