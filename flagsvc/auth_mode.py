@@ -27,6 +27,8 @@ class AuthMode(StrEnum):
 
 def auth_mode(settings: Settings) -> AuthMode:
     """Return the mode. Raises SettingsError where nobody has decided, and other machines can connect."""
+    if settings.anonymous and settings.auth != AuthMode.REQUIRED:
+        raise SettingsError("FLAGSVC_ANONYMOUS has no effect without FLAGSVC_AUTH=required; set that, or remove it")
     if settings.auth:
         return AuthMode(settings.auth)
     if addresses := _open_addresses(settings):
@@ -39,8 +41,11 @@ def auth_mode(settings: Settings) -> AuthMode:
     return AuthMode.OFF
 
 
-def warn_if_undecided(settings: Settings) -> None:
-    """Log once that every program on this machine may do everything."""
+def warn(settings: Settings) -> None:
+    """Log once what is open: every program on this machine may do everything, or tokens cross a network unencrypted."""
+    if settings.auth == AuthMode.REQUIRED and (addresses := _open_addresses(settings)):
+        detail = "Tokens arrive in plain text. The network has to encrypt, by a service mesh or a proxy with TLS."
+        log.warning("tokens_in_plain_text", addresses=addresses, detail=detail)
     if not settings.auth:
         detail = "Every program on this machine can read and change flags. FLAGSVC_AUTH=off says that it is meant so."
         log.warning("auth_not_decided", detail=detail)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from flagsvc.auth_mode import auth_mode, warn_if_undecided
+from flagsvc.auth_mode import auth_mode, warn
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
 from tests.replicas import FLAGSVC
@@ -54,9 +54,19 @@ def test_what_others_reach_needs_a_decision(settings: dict[str, Any], named: str
 
 def test_an_undecided_start_warns_once_and_a_decided_one_does_not() -> None:
     with capture_logs() as logs:
-        warn_if_undecided(Settings(auth="off"))
-        warn_if_undecided(Settings())
-    assert [(line["event"], line["log_level"]) for line in logs] == [("auth_not_decided", "warning")]
+        warn(Settings(auth="off", host="0.0.0.0"))
+        warn(Settings(auth="required"))
+        assert not logs
+        warn(Settings())
+        warn(Settings(auth="required", host="0.0.0.0"))
+    events = [(line["event"], line["log_level"]) for line in logs]
+    assert events == [("auth_not_decided", "warning"), ("tokens_in_plain_text", "warning")]
+
+
+def test_a_role_for_anonymous_callers_needs_authentication() -> None:
+    for settings in (Settings(anonymous="grpc=read@*"), Settings(anonymous="grpc=read@*", auth="off")):
+        with pytest.raises(SettingsError, match="FLAGSVC_ANONYMOUS has no effect"):
+            auth_mode(settings)
 
 
 def test_a_server_for_all_addresses_says_what_would_allow_it_and_does_not_start() -> None:
