@@ -112,7 +112,7 @@ def test_a_token_that_is_revoked_on_the_store_is_refused_within_a_second(
     _until(lambda: "(UNAUTHENTICATED)" in run(server, secret, "list").stderr)
 
 
-def test_whoever_sends_nothing_is_refused_and_told_what_to_send(server: Process) -> None:
+def test_whoever_sends_nothing_is_refused_and_learns_what_to_send(server: Process) -> None:
     done = run(server, "", "list")
     assert (done.returncode, done.stderr) == (
         1,

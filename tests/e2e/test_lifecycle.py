@@ -97,7 +97,7 @@ async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, 
 
 
 async def test_an_address_of_another_host_ends_the_start_with_the_reason(store: str) -> None:
-    with Process("--store", store, "--log-format", "json", "--host", "203.0.113.1") as server:
+    with Process("--store", store, "--log-format", "json", "--auth", "off", "--host", "203.0.113.1") as server:
         assert server.process
         _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
         assert server.process.returncode == 1

@@ -163,9 +163,9 @@ async def test_connections_that_are_reset_leave_no_traceback(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("host", "management_host"), [("::", ""), ("127.0.0.1", "::1")])
 async def test_ipv6_on_every_port_and_an_address_of_its_own(tmp_path: Path, host: str, management_host: str) -> None:
-    ports = {"management_port": 0, "sync_port": 0, "ofrep_port": 0}
+    options = {"auth": "off", "management_port": 0, "sync_port": 0, "ofrep_port": 0}
     store = f"sqlite:///{tmp_path}/flags.db"
-    async with replica(store_url=store, host=host, management_host=management_host, **ports) as (client, server):
+    async with replica(store_url=store, host=host, management_host=management_host, **options) as (client, server):
         await until_serving(client)  # by IPv4: `::` listens on both
         assert (await asyncio.to_thread(fetch, server.management_port, "/readyz", "[::1]"))[0] == 200
         own = "::1" if host == "::" else host
