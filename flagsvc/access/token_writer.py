@@ -36,7 +36,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class TokenChange:
-    """A token as stored, and how far its change has spread; replicas by name. `text`: a new secret, which is given once."""
+    """A token as stored, and how far its change has spread; replicas by name. `text`: a new secret, given once."""
 
     token: Token
     reached: WriteLevel
