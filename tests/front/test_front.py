@@ -182,7 +182,7 @@ async def test_ipv6_and_ipv4_on_one_port_and_without_abstract_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fronts, "inner", Loopback)
-    async with replica(store_url=f"sqlite:///{tmp_path}/f.db", host="::") as (_, server):
+    async with replica(store_url=f"sqlite:///{tmp_path}/f.db", host="::", auth="off") as (_, server):
         for target, host in (
             (f"[::1]:{server.port}", "ipv6:%5B::1%5D"),
             (f"127.0.0.1:{server.port}", "ipv4:127.0.0.1"),
