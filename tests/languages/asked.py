@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.languages.clients import PAGE_PORT
+from tests.languages.clients import PAGE_PORTS
 from tests.replicas import Process
 
 _FILE = json.loads((Path(__file__).parent / "questions.json").read_text())
@@ -40,9 +40,9 @@ class FlagFile:
 
 
 def server_of(file: FlagFile) -> Process:
-    """`flagsvc serve` of the file as it is; not started. The page in Chromium may call it."""
-    origin = f"http://127.0.0.1:{PAGE_PORT}"
-    settings = {"FLAGSVC_CORS_ORIGINS": origin, "FLAGSVC_DRAIN_S": "0", "FLAGSVC_GRACE_S": "2"}
+    """`flagsvc serve` of the file as it is; not started. The pages in Chromium may call it."""
+    origins = ",".join(f"http://127.0.0.1:{port}" for port in PAGE_PORTS.values())
+    settings = {"FLAGSVC_CORS_ORIGINS": origins, "FLAGSVC_DRAIN_S": "0", "FLAGSVC_GRACE_S": "2"}
     return SERVER("--store", f"file:{file.path}", **settings)
 
 

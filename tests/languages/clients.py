@@ -18,14 +18,14 @@ from tests.servers import free_port
 HERE = Path(__file__).parent
 NODE = str(Path(sys.executable).with_name("node"))
 CHROMIUM = shutil.which("chromium") or "chromium"
-PAGE_PORT = free_port()
-"""Where the page in Chromium comes from; its origin is the one that servers of these tests allow."""
+PAGE_PORTS = {"flagd-web": free_port(), "ofrep-web": free_port()}
+"""Where the pages in Chromium come from; servers of these tests allow their origins."""
 _BUILD_S = 3600
 
 
 @dataclass(frozen=True)
 class Program:
-    """What runs in the folder of a language: RUN MODE HOST PORT ARGUMENTS."""
+    """What runs in the folder of a language: RUN MODE HOST PORT SELECTOR ARGUMENTS."""
 
     language: str
     tools: tuple[str, ...]
@@ -39,7 +39,8 @@ class Client:
     """A provider in one mode.
 
     `events`: whether it reports changes. `change`: whether it sees them within seconds, reported or not. `late`:
-    whether it finds a server that starts after it. What is false is false with flagd, too.
+    whether it finds a server that starts after it. `selects`: whether it sends its selector. What is false is false
+    with flagd, too.
     """
 
     program: Program
@@ -47,6 +48,7 @@ class Client:
     events: bool = True
     change: bool = True
     late: bool = True
+    selects: bool = True
 
     def __str__(self) -> str:
         return f"{self.program.language}-{self.mode}"
@@ -56,12 +58,12 @@ class Client:
         missing = [tool for tool in self.program.tools if shutil.which(tool) is None]
         return f"no {' and no '.join(missing)} on PATH" if missing else ""
 
-    def app(self, server: Process) -> LineApp:
+    def app(self, server: Process, selector: str = "") -> LineApp:
         """Return the program for a server, at the port that the provider's default names."""
         self.program.build()
         http = self.mode.startswith(("ofrep", "rest"))
         port = server.ofrep_port if http else server.sync_port if self.mode == "in-process" else server.port
-        command = [*self.program.run, self.mode, "127.0.0.1", str(port), *self.program.arguments]
+        command = [*self.program.run, self.mode, "127.0.0.1", str(port), selector, *self.program.arguments]
         return LineApp(command, HERE / self.program.language)
 
 
@@ -99,7 +101,10 @@ def build_rust() -> None:
 
 GO = Program("go", ("go",), build_go, ("build/client",))
 SERVER = Program("node", (), build_node, (NODE, "app.mjs"))
-PAGE = Program("node", ("chromium",), build_page, (NODE, "browser.mjs"), (CHROMIUM, str(PAGE_PORT)))
+PAGES = {
+    mode: Program("node", ("chromium",), build_page, (NODE, "browser.mjs"), (CHROMIUM, str(port)))
+    for mode, port in PAGE_PORTS.items()
+}
 JAVA = Program("java", ("java", "mvn"), build_java, ("java", "-cp", "target/classes:target/lib/*", "example.Main"))
 RUST = Program("rust", ("cargo",), build_rust, ("target/debug/client",))
 
@@ -110,11 +115,12 @@ CLIENTS = [
     Client(SERVER, "rpc"),
     Client(SERVER, "in-process"),
     Client(SERVER, "ofrep", events=False),
-    Client(PAGE, "flagd-web", late=False),
-    Client(PAGE, "ofrep-web", late=False),
-    Client(JAVA, "rpc"),
+    Client(PAGES["flagd-web"], "flagd-web", late=False, selects=False),
+    Client(PAGES["ofrep-web"], "ofrep-web", late=False),
+    Client(JAVA, "rpc", selects=False),
     Client(JAVA, "in-process"),
-    Client(RUST, "rpc", events=False, change=False, late=False),
+    Client(JAVA, "ofrep", events=False),
+    Client(RUST, "rpc", events=False, change=False, late=False, selects=False),
     Client(RUST, "in-process", events=False, late=False),
-    Client(RUST, "rest", events=False, change=False),
+    Client(RUST, "rest", events=False, change=False, selects=False),
 ]

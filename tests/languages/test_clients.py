@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.languages import splits
-from tests.languages.asked import FlagFile, differences, server_of, serving_questions
+from tests.languages.asked import FLAGS, FlagFile, differences, server_of, serving_questions, until_ready
 from tests.languages.clients import CLIENTS, Client
 from tests.languages.conftest import Say
 from tests.providers.events import CHANGED
@@ -22,6 +25,8 @@ LIKE_FLAGD = {"go-rpc", "go-in-process", "go-ofrep", "node-rpc", "node-in-proces
 """Those whose split is flagd's: all over the network, and the engines of Go and, for keys of ASCII, Node."""
 PATIENCE_S = 90
 """Clients wait up to a minute between two attempts."""
+IDLE_S = float(os.environ.get("IDLE_SECONDS", "45"))
+"""Longer than the server waits for a silent connection's answer to its pings."""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,40 @@ def change(client: Client, app: LineApp, file: FlagFile, variant: str) -> None:
     until(lambda: shows(app, value=variant == "on"), app)
     if client.events:
         app.events.until(CHANGED, since=mark, seconds=PATIENCE_S)
+
+
+def test_idle_streams_stay(tmp_path: Path, say: Say) -> None:
+    """All clients at once, with nothing to do: none sees an event, and each sees the change that follows."""
+    clients = [client for client in CLIENTS if client.change and runs(client, say)]
+    with serving_questions(tmp_path) as (server, file), ExitStack() as stack:
+        apps = {client: stack.enter_context(client.app(server)) for client in clients}
+        for app in apps.values():
+            until(lambda app=app: shows(app, value=True), app)  # type: ignore[misc]
+        marks = {client: app.events.mark() for client, app in apps.items()}
+        time.sleep(IDLE_S)
+        seen = {str(client): events for client, app in apps.items() if (events := app.events.since(marks[client]))}
+        assert not seen
+        file.toggle("off")
+        for client, app in apps.items():
+            until(lambda app=app: shows(app, value=False), app)  # type: ignore[misc]
+            names = {seen.event for seen in app.events.since(marks[client])}
+            assert names == ({CHANGED} if client.events else set()), client
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+def test_a_selector(client: Client, tmp_path: Path, say: Say) -> None:
+    if not runs(client, say):
+        return
+    file = FlagFile(tmp_path / "flags.json")
+    switch = FLAGS["flags"]["toggled"]
+    flags = {f"of-{name}": {**switch, "metadata": {"flagSetId": name}} for name in ("web", "mail")}
+    file.path.write_text(json.dumps({"flags": flags}))
+    with server_of(file) as server:
+        until_ready(server)
+        with client.app(server, "flagSetId=web") as app:
+            until(lambda: app.value("of-web", default=False, kind="boolean") is True, app)
+            other = app.evaluate("boolean", "of-mail", default=False)
+            assert (other["value"], bool(other.get("errorCode"))) == (not client.selects, client.selects)
 
 
 @pytest.mark.parametrize("client", [client for client in CLIENTS if client.late], ids=str)

@@ -15,8 +15,10 @@ from tests.providers.servers import serving
 from tests.replicas import Process
 
 MAP_LIST = {"list": [1, "a", None, {"x": True}], "deep": {"a": {"b": 0.5}}, "none": None}
+WHOLE_FLOATS = {"a": 10.0, "b": [1.0, 0.5, {"c": 2.0}], "large": 1e20, "larger": 1e21, "text": "1.0"}
 OTHERS = [
     flag("map", {"only": MAP_LIST}, "only"),
+    flag("whole-floats", {"only": WHOLE_FLOATS}, "only", metadata={"rank": 7.0}),
     flag("whole-float", {"ten": 10.0}, "ten"),
     flag("float-or-whole", {"low": 0.5, "high": 2}, "high"),
     flag("tier", SWITCH, "off", targeting={"if": [{"==": [{"var": "tier"}, "gold"]}, "on", "off"]}),

@@ -27,7 +27,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a whole float": ("whole-float", {}, '{"key":"whole-float","reason":"STATIC","variant":"ten","value":10}'),
     "a whole number of a flag with fractions": (
         *("float-or-whole", {}),
-        '{"key":"float-or-whole","reason":"STATIC","variant":"high","value":2.0}',
+        '{"key":"float-or-whole","reason":"STATIC","variant":"high","value":2}',
     ),
     "a match": (
         *("by-country", CH),
@@ -54,6 +54,14 @@ async def test_an_answer_is_exactly_this(asked: Asked, row: str) -> None:
 async def test_an_object_and_metadata_are_returned_as_they_are(asked: Asked) -> None:
     assert (await asked.one("map")).json()["value"] == MAP_LIST
     assert (await asked.one("boolean")).json()["metadata"] == {"team": "web", "rank": 3, "live": True}
+
+
+async def test_whole_numbers_are_written_as_flagd_writes_them(asked: Asked) -> None:
+    """What Rust's and Java's clients take for an integer is decided by how it is written."""
+    value = '{"a":10,"b":[1,0.5,{"c":2}],"large":100000000000000000000,"larger":1e+21,"text":"1.0"}'
+    answer = f'"reason":"STATIC","variant":"only","value":{value},"metadata":{{"rank":7}}}}'
+    assert (await asked.one("whole-floats")).text == f'{{"key":"whole-floats",{answer}'
+    assert f'{{"key":"whole-floats",{answer}' in (await asked.all()).text
 
 
 async def test_an_unknown_flag_is_404(asked: Asked) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from flagsvc.core.evaluation import ErrorCode, Reason
-from flagsvc.core.json_values import is_whole
+from flagsvc.core.json_values import with_whole_numbers
 from flagsvc.core.model import Flag, JsonValue
 from flagsvc.serving.reader import Evaluation
 
@@ -17,6 +17,8 @@ _DETAILS = {
     ErrorCode.PARSE_ERROR: "error parsing the flag `{}`",
     ErrorCode.PROVIDER_NOT_READY: "the flag `{}` cannot be read yet; retry",
 }
+_MARKS_OF_WHOLE_FLOATS = (".0", "e+")
+"""What Python writes in every float without a fraction; texts may have it too."""
 _OTHER_DETAILS = "error processing the flag for evaluation"
 
 
@@ -36,7 +38,7 @@ def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict
         return error_body(outcome.error_code, details, key, _metadata(selected, flag))
     body: dict[str, JsonValue] = {"key": key, "reason": outcome.reason}
     if outcome.variant is not None:
-        body |= {"variant": outcome.variant, "value": _typed(outcome.value, flag)}
+        body |= {"variant": outcome.variant, "value": outcome.value}
     else:
         # The Python provider requires the field, and only these reasons make a client use its own default.
         reason = Reason.DISABLED if evaluation.is_disabled else Reason.DEFAULT
@@ -66,21 +68,16 @@ def error_body(
 
 
 def encode(value: JsonValue) -> bytes:
-    """Encode as JSON in UTF-8. An unpaired surrogate, which UTF-8 cannot encode, is escaped."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    """Encode as JSON in UTF-8, whole numbers as flagd writes them. An unpaired surrogate is escaped."""
+    text = _dumped(value)
+    if any(mark in text for mark in _MARKS_OF_WHOLE_FLOATS):
+        text = _dumped(with_whole_numbers(value))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _dumped(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _metadata(selected: Mapping[str, str], flag: Flag | None = None) -> dict[str, JsonValue]:
     return {**selected, **(flag.metadata if flag is not None else {})}
-
-
-def _typed(value: JsonValue, flag: Flag | None) -> JsonValue:
-    """Return a whole number as a float if the flag has a variant with a fraction, else as an integer, as flagd does.
-
-    Clients infer the type from the JSON.
-    """
-    if flag is None or value.__class__ not in (int, float):
-        return value
-    if any(each.__class__ is float and not each.is_integer() for each in flag.effective_variants.values()):
-        return float(value)
-    return int(value) if value.__class__ is float and is_whole(value) else value

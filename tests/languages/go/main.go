@@ -1,6 +1,6 @@
-// An application with an unmodified Go provider, driven by JSON lines: MODE HOST PORT.
+// An application with an unmodified Go provider, driven by JSON lines: MODE HOST PORT SELECTOR.
 //
-// MODE: rpc, in-process or ofrep. Standard input: {"id", "kind", "key", "default", "context"}, one evaluation a line.
+// MODE: rpc, in-process or ofrep. SELECTOR: empty for none. Standard input: {"id", "kind", "key", "default", "context"}, one evaluation a line.
 // Standard output: {"id", "value", ...} for each, and {"event", "flags"} for each event that a handler sees.
 package main
 
@@ -38,14 +38,20 @@ func say(line map[string]any) {
 	}
 }
 
-func provider(mode, host string, port uint16) (of.FeatureProvider, error) {
+func provider(mode, host string, port uint16, selector string) (of.FeatureProvider, error) {
+	options := []flagd.ProviderOption{flagd.WithHost(host), flagd.WithPort(port)}
+	headers := []ofrep.Option{}
+	if selector != "" {
+		options = append(options, flagd.WithSelector(selector))
+		headers = append(headers, ofrep.WithHeader("Flagd-Selector", selector))
+	}
 	switch mode {
 	case "rpc":
-		return flagd.NewProvider(flagd.WithHost(host), flagd.WithPort(port))
+		return flagd.NewProvider(options...)
 	case "in-process":
-		return flagd.NewProvider(flagd.WithInProcessResolver(), flagd.WithHost(host), flagd.WithPort(port))
+		return flagd.NewProvider(append(options, flagd.WithInProcessResolver())...)
 	case "ofrep":
-		return ofrep.NewProvider(fmt.Sprintf("http://%s:%d", host, port)), nil
+		return ofrep.NewProvider(fmt.Sprintf("http://%s:%d", host, port), headers...), nil
 	}
 	return nil, fmt.Errorf("no mode %q: it is rpc, in-process or ofrep", mode)
 }
@@ -62,7 +68,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	chosen, err := provider(os.Args[1], os.Args[2], uint16(port))
+	chosen, err := provider(os.Args[1], os.Args[2], uint16(port), os.Args[4])
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,16 +1,17 @@
-// An application with an unmodified provider for Node, driven by JSON lines as ../go/main.go is: MODE HOST PORT.
+// An application with an unmodified provider for Node, driven by JSON lines as ../go/main.go is: MODE HOST PORT SELECTOR.
 // MODE: rpc, in-process or ofrep.
 import { createInterface } from 'node:readline';
 import { FlagdProvider } from '@openfeature/flagd-provider';
 import { OFREPProvider } from '@openfeature/ofrep-provider';
 import { OpenFeature, ProviderEvents } from '@openfeature/server-sdk';
-import { answered, askedOf, silent } from './asking.mjs';
+import { answered, askedOf, headersOf, silent } from './asking.mjs';
 
-const [mode, host, port] = process.argv.slice(2);
+const [mode, host, port, selector] = process.argv.slice(2);
+const options = { host, port: Number(port), ...(selector && { selector }) };
 const providers = {
-  rpc: () => new FlagdProvider({ host, port: Number(port) }),
-  'in-process': () => new FlagdProvider({ host, port: Number(port), resolverType: 'in-process' }),
-  ofrep: () => new OFREPProvider({ baseUrl: `http://${host}:${port}` }),
+  rpc: () => new FlagdProvider(options),
+  'in-process': () => new FlagdProvider({ ...options, resolverType: 'in-process' }),
+  ofrep: () => new OFREPProvider({ baseUrl: `http://${host}:${port}`, ...headersOf(selector) }),
 };
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 

@@ -1,6 +1,9 @@
 // What the programs for Node and for pages share.
 export const silent = { error() {}, warn() {}, info() {}, debug() {} };
 
+/** The option of OFREP's providers that selects a flag set. */
+export const headersOf = (selector) => selector && { headers: [['Flagd-Selector', selector]] };
+
 /** The client's call for a kind of value; JavaScript has one kind of number. */
 export function askedOf(client, kind) {
   return {

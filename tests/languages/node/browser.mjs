@@ -1,11 +1,11 @@
 // A web page with an unmodified provider in a real Chromium, driven by JSON lines as ../go/main.go is:
-// MODE HOST PORT CHROMIUM PAGE_PORT. MODE: flagd-web or ofrep-web. The page is served from 127.0.0.1:PAGE_PORT.
+// MODE HOST PORT SELECTOR CHROMIUM PAGE_PORT. MODE: flagd-web or ofrep-web. The page is served from 127.0.0.1:PAGE_PORT.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
-const [mode, host, port, executablePath, pagePort] = process.argv.slice(2);
+const [mode, host, port, selector, executablePath, pagePort] = process.argv.slice(2);
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const script = await readFile(new URL('build/page.js', import.meta.url));
 
@@ -21,7 +21,7 @@ const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '
 const page = await browser.newPage();
 await page.exposeFunction('say', say);
 page.on('pageerror', (error) => say({ failed: error.message }));
-await page.goto(`http://127.0.0.1:${pagePort}/?${mode}&${host}&${port}`);
+await page.goto(`http://127.0.0.1:${pagePort}/?${mode}&${host}&${port}&${selector}`);
 for await (const line of createInterface({ input: process.stdin })) {
   say(await page.evaluate((question) => window.ask(question), JSON.parse(line)));
 }

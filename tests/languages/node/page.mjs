@@ -1,13 +1,13 @@
-// The page of browser.mjs, bundled by esbuild: an unmodified provider for the web. The page's address says which: ?MODE&HOST&PORT.
+// The page of browser.mjs, bundled by esbuild: an unmodified provider for the web. The page's address says which: ?MODE&HOST&PORT&SELECTOR.
 import { FlagdWebProvider } from '@openfeature/flagd-web-provider';
 import { OFREPWebProvider } from '@openfeature/ofrep-web-provider';
 import { OpenFeature, ProviderEvents } from '@openfeature/web-sdk';
-import { answered, askedOf, silent } from './asking.mjs';
+import { answered, askedOf, headersOf, silent } from './asking.mjs';
 
-const [mode, host, port] = location.search.slice(1).split('&');
+const [mode, host, port, selector] = location.search.slice(1).split('&');
 const providers = {
   'flagd-web': () => new FlagdWebProvider({ host, port: Number(port), tls: false }),
-  'ofrep-web': () => new OFREPWebProvider({ baseUrl: `http://${host}:${port}` }),
+  'ofrep-web': () => new OFREPWebProvider({ baseUrl: `http://${host}:${port}`, ...headersOf(selector) }),
 };
 
 OpenFeature.setLogger(silent);

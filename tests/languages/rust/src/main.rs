@@ -1,4 +1,4 @@
-// An application with an unmodified provider, driven by JSON lines: MODE HOST PORT; MODE: rpc, in-process or rest.
+// An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process or rest.
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, stdin};
@@ -18,7 +18,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => (ResolverType::InProcess, None::<CacheSettings>), // what the provider's own default is for this mode
     };
     let (host, port) = (arguments[2].clone(), arguments[3].parse()?);
-    let provider = FlagdProvider::new(FlagdOptions { host, port, resolver_type, cache_settings, ..defaults }).await?;
+    let selector = Some(arguments[4].clone()).filter(|selector| !selector.is_empty());
+    let options = FlagdOptions { host, port, selector, resolver_type, cache_settings, ..defaults };
+    let provider = FlagdProvider::new(options).await?;
     for line in stdin().lock().lines() {
         println!("{}", answer(&provider, &serde_json::from_str(&line?)?).await);
     }

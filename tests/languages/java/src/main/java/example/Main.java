@@ -1,12 +1,17 @@
 package example;
 
+import com.google.common.collect.ImmutableList;
+import com.google.common.collect.ImmutableMap;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import dev.openfeature.contrib.providers.flagd.Config;
 import dev.openfeature.contrib.providers.flagd.FlagdOptions;
 import dev.openfeature.contrib.providers.flagd.FlagdProvider;
+import dev.openfeature.contrib.providers.ofrep.OfrepProvider;
+import dev.openfeature.contrib.providers.ofrep.OfrepProviderOptions;
 import dev.openfeature.sdk.Client;
 import dev.openfeature.sdk.EvaluationContext;
+import dev.openfeature.sdk.FeatureProvider;
 import dev.openfeature.sdk.FlagEvaluationDetails;
 import dev.openfeature.sdk.ImmutableContext;
 import dev.openfeature.sdk.OpenFeatureAPI;
@@ -23,7 +28,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** An application with an unmodified provider, driven by JSON lines: MODE HOST PORT; MODE: rpc or in-process. */
+/** An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process or ofrep. */
 public final class Main {
     private static final PrintStream OUT = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
     private static final Gson GSON = new Gson();
@@ -31,15 +36,13 @@ public final class Main {
     private Main() {}
 
     public static void main(String[] arguments) throws Exception {
-        var resolver = arguments[0].equals("rpc") ? Config.Resolver.RPC : Config.Resolver.IN_PROCESS;
-        var options = FlagdOptions.builder().resolverType(resolver).host(arguments[1]).port(Integer.parseInt(arguments[2]));
         var api = OpenFeatureAPI.getInstance();
         for (var event : ProviderEvent.values()) {
             api.on(event, details -> say(Map.of(
                     "event", event.name(), "flags", details.getFlagsChanged() == null ? List.of() : details.getFlagsChanged())));
         }
         try {
-            api.setProviderAndWait(new FlagdProvider(options.build()));
+            api.setProviderAndWait(provider(arguments[0], arguments[1], arguments[2], arguments[3]));
         } catch (RuntimeException error) {
             say(Map.of("failed", String.valueOf(error.getMessage())));
         }
@@ -48,6 +51,19 @@ public final class Main {
             say(answer(api.getClient(), GSON.fromJson(line, JsonObject.class)));
         }
         System.exit(0);
+    }
+
+    private static FeatureProvider provider(String mode, String host, String port, String selector) {
+        if (mode.equals("ofrep")) {
+            var options = OfrepProviderOptions.builder().baseUrl("http://" + host + ":" + port);
+            if (!selector.isEmpty()) {
+                options.headers(ImmutableMap.of("Flagd-Selector", ImmutableList.of(selector)));
+            }
+            return OfrepProvider.constructProvider(options.build());
+        }
+        var resolver = mode.equals("rpc") ? Config.Resolver.RPC : Config.Resolver.IN_PROCESS;
+        var options = FlagdOptions.builder().resolverType(resolver).host(host).port(Integer.parseInt(port));
+        return new FlagdProvider(selector.isEmpty() ? options.build() : options.selector(selector).build());
     }
 
     private static Map<String, Object> answer(Client client, JsonObject asked) {
