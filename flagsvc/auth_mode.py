@@ -46,13 +46,6 @@ def warn_if_undecided(settings: Settings) -> None:
         log.warning("auth_not_decided", detail=detail)
 
 
-def warn_of_plain_text(settings: Settings) -> None:
-    """Log once that tokens come from other machines in plain text, unless something before the server encrypts."""
-    if auth_mode(settings) is AuthMode.REQUIRED and not settings.tls_cert and (addresses := _open_addresses(settings)):
-        detail = "Tokens can be read on their way, unless a proxy or a service mesh encrypts: set FLAGSVC_TLS_CERT."
-        log.warning("tokens_in_plain_text", addresses=addresses, detail=detail)
-
-
 def _open_addresses(settings: Settings) -> list[str]:
     """Return the addresses, of ports that are on, to which other machines can connect."""
     hosts = dict.fromkeys(PORTS, settings.host)

@@ -23,7 +23,7 @@ from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
 from flagsvc.api.ofrep.app import Ofrep
-from flagsvc.auth_mode import auth_mode, warn_if_undecided, warn_of_plain_text
+from flagsvc.auth_mode import auth_mode, warn_if_undecided
 from flagsvc.background import BackgroundTasks
 from flagsvc.front.server import Front
 from flagsvc.grpc_listeners import GrpcServices, grpc_server
@@ -308,7 +308,6 @@ async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status. Raises SettingsError where nobody decided who may call."""
     auth_mode(settings)
     warn_if_undecided(settings)
-    warn_of_plain_text(settings)
     collector.configure()
     sys.setswitchinterval(SWITCH_S)
     descriptors.raise_limit()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from flagsvc.auth_mode import auth_mode, warn_if_undecided, warn_of_plain_text
+from flagsvc.auth_mode import auth_mode, warn_if_undecided
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
 from tests.replicas import FLAGSVC
@@ -72,18 +72,3 @@ def test_a_server_for_all_addresses_says_what_would_allow_it_and_does_not_start(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: FLAGSVC_AUTH is not set, and other machines can connect to 0.0.0.0: ")
-
-
-@pytest.mark.parametrize(
-    ("settings", "warned"),
-    [
-        ({"host": "0.0.0.0", "auth": "required"}, ["tokens_in_plain_text"]),
-        ({"host": "0.0.0.0", "auth": "required", "tls_cert": "/c"}, []),
-        ({"auth": "required"}, []),
-        ({"host": "0.0.0.0", "auth": "off"}, []),
-    ],
-)
-def test_tokens_that_others_can_read_are_warned_of(settings: dict[str, Any], warned: list[str]) -> None:
-    with capture_logs() as logs:
-        warn_of_plain_text(Settings(**settings))
-    assert [line["event"] for line in logs] == warned
