@@ -347,6 +347,12 @@ def test_a_condition_with_two_fields_is_refused_and_never_true(condition: Any, p
     assert (outcome.error_code, outcome.value) == (ErrorCode.PARSE_ERROR, None)
 
 
+def test_a_single_argument_needs_no_list() -> None:
+    assert result({"if": "blue"}) == "blue"
+    assert result({"if": var("reach")}, {"reach": "far"}) == "far"
+    assert result({"!": var("reach")}, {"reach": ""}) is True
+
+
 def test_an_if_without_else_gives_null() -> None:
     assert result({"if": [False, "on"]}) is None
     assert result({"if": [False, 1, False, 2, False, 3]}) is None
