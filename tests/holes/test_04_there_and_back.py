@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pymongo
 import pytest
 
-from flagsvc.api.flag_service import service as flag_service
+from flagsvc.api.flag_service import authors
 from flagsvc.core.model import FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.holes.stage import (
@@ -84,7 +84,7 @@ async def test_04_there_and_back_by_flagsvc_within_a_millisecond_and_a_second_is
         here = Listening(replicas, watched, synced, evented)
         one, two = replicas[0].client, replicas[1].client
         with monkeypatch.context() as patch:
-            patch.setattr(flag_service, "datetime", StoppedClock)
+            patch.setattr(authors, "datetime", StoppedClock)
             there, back = (await one.toggle("a", True)).revision, (await two.toggle("a", False)).revision
         await here.agree(back)
         again = [(await client.toggle("a", enabled)).revision for client, enabled in ((two, True), (one, False))]

@@ -21,6 +21,8 @@ from flagsvc_client import (
     Snapshot,
     Source,
     Status,
+    Tls,
+    TokenFile,
     Violation,
     WriteLevel,
     WriteResult,
@@ -47,6 +49,12 @@ assert_type(flagsvc_client.__version__, str)
 def on_event(event: ClientEvent) -> None:
     assert_type(event.keys, frozenset[str])
     assert_type(event.message, str)
+
+
+def credentials() -> None:
+    tls = Tls(ca="ca.crt", certificate="client.crt", key="client.key", server_name="flags")
+    assert_type(TokenFile("token")(), str)
+    assert_type(FlagClient("flags:8013", tls=tls, token=TokenFile("token")), FlagClient)
 
 
 def synchronous(flag: Flag, context: EvaluationContext) -> None:
