@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
 from flagsvc.settings import Settings
 from tests.servers import ended_with_parent, free_port, freeze
+from tests.stopwatch import waited_s
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
 EAGER = (
@@ -165,9 +165,7 @@ class Process:
 
 def waited_for_a_cpu_s(pid: int) -> float | None:
     """Return for how long a process's main thread could have run and got no CPU; None where Linux does not say."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    return None
+    return waited_s(Path(f"/proc/{pid}"))
 
 
 def starved_s() -> float:

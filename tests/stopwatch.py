@@ -83,6 +83,16 @@ def _waits_s() -> dict[str, float]:
     for pid in (os.getpid(), *servers.running()):
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                with contextlib.suppress(OSError, IndexError, ValueError):
-                    found[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+                if (waited := waited_s(thread)) is not None:
+                    found[thread.name] = waited
     return found
+
+
+def waited_s(task: Path) -> float | None:
+    """Return for how long a thread, by its folder in /proc, could have run and got no CPU; None if Linux does not say.
+
+    The folder of a process stands for its main thread.
+    """
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int((task / "schedstat").read_text().split()[1]) / 1e9
+    return None

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 _ROOT = Path(__file__).resolve().parents[2]
 _LEAK = re.compile(
     rb"Traceback|site-packages|File \"|\.py\b|\b0x[0-9a-f]{8,}|<[\w.]+ object|"
@@ -19,6 +21,8 @@ _LEAK = re.compile(
 """A traceback, a path or an address, of a server or in memory: what no error may show. No odd value contains one."""
 _RAISED = re.compile(rb"an internal error occurred|Unexpected <class|Internal Server Error")
 """What flagsvc, gRPC and the HTTP server say of an exception."""
+CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+"""The names of gRPC's statuses by their numbers."""
 FRAMES = "frames of HTTP/2"
 REFUSED_BY_GRPC = "REFUSED_BY_GRPC"
 """The status of bytes that are no call. The words are the transport's own, which flagsvc cannot change."""

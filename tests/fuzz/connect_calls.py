@@ -6,14 +6,13 @@ import gzip
 import json
 import re
 
-import grpc
 from google.protobuf.json_format import Error as Unencodable
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from flagsvc.api.connect.wires import WIRES, framed
-from tests.fuzz.calling import Answer, Call
+from tests.fuzz.calling import CODES, Answer, Call
 from tests.fuzz.grpc_calls import Method
 from tests.fuzz.http_calls import HttpCalls
 from tests.fuzz.messages import Messages
@@ -22,7 +21,6 @@ from tests.fuzz.odd import Odd, changed
 OVER_HTTP = " over HTTP"
 _SERVED = ("/flagsvc.v1.", "/flagd.evaluation.", "/schema.v1.")
 _PORTS = ("front_port", "front_port", "front_port", "ofrep_port")
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _STATUS = re.compile(rb"grpc-status: (\d+)")
 """In the trailers of gRPC-Web, which are the end of the body."""
 _ERROR = re.compile(rb'\{"code":"(\w+)"')
@@ -78,7 +76,7 @@ class ConnectCalls:
         answer = await self._http.send(call)
         text = answer.error or answer.message or b""
         if found := _STATUS.search(text):
-            code = _CODES.get(int(found[1]), "?")
+            code = CODES.get(int(found[1]), "?")
             return answer if code == "OK" else Answer(code, text)
         if found := _ERROR.search(text[-20_000:]):
             return Answer({"canceled": "CANCELLED"}.get(found[1].decode(), found[1].decode().upper()), text)

@@ -7,9 +7,7 @@ import contextlib
 import re
 import struct
 
-import grpc
-
-from tests.fuzz.calling import FRAMES, REFUSED_BY_GRPC, Answer, Call
+from tests.fuzz.calling import CODES, FRAMES, REFUSED_BY_GRPC, Answer, Call
 from tests.fuzz.odd import Odd, changed
 from tests.unreading import PREFACE, field, frame
 
@@ -22,7 +20,6 @@ _REFUSED = re.compile(
     rb"Decompression"
 )
 """What gRPC's transport says of bytes that are no call, with whichever status. flagsvc has not seen them."""
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _PATHS = ("/flagsvc.v1.FlagService/EvaluateFlag", "/flagsvc.v1.FlagService/CreateFlag", "/grpc.health.v1.Health/Check")
 _PATHS += ("/flagd.evaluation.v1.Service/ResolveAll", "/grpc.health.v1.Health/Watch", "", "*", "/\udcff")
 
@@ -78,7 +75,7 @@ class FrameCalls:
                     received += part
                     if match := _STATUS.search(received):
                         refused = _REFUSED.search(received)
-                        return Answer(REFUSED_BY_GRPC if refused else _CODES.get(int(match[1]), "?"), received)
+                        return Answer(REFUSED_BY_GRPC if refused else CODES.get(int(match[1]), "?"), received)
         except TimeoutError:
             return Answer("WAITS", received)
         except OSError:

@@ -45,17 +45,32 @@ def plain(operator: Operator, call: Call) -> Node:
 
 
 def _generic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
-    """Compile the general case: evaluate the arguments, charge for large ones, apply the function."""
+    """Compile the general case: large arguments are charged for."""
+    return _charged(function, nodes, _SIZED, _charge_large)
+
+
+def _charge_large(run: Run, value: JsonValue) -> None:
+    if value.__class__ is not str or len(value) > TEXT_STEP:
+        run.charge(value)
+
+
+def _charged(
+    function: Callable[..., JsonValue],
+    nodes: list[Node],
+    types: frozenset[Any],
+    charge: Callable[[Run, JsonValue], None],
+) -> Compiled:
+    """Evaluate the arguments, charge for those of some types, apply the function."""
     runs = tuple(node.run for node in nodes)
     if len(runs) == 2:  # noqa: PLR2004  two arguments are by far the most common
         first, second = runs
 
         def of_two(data: Any, run: Run) -> JsonValue:
             a, b = first(data, run), second(data, run)
-            if a.__class__ in _SIZED and (a.__class__ is not str or len(a) > TEXT_STEP):
-                run.charge(a)
-            if b.__class__ in _SIZED and (b.__class__ is not str or len(b) > TEXT_STEP):
-                run.charge(b)
+            if a.__class__ in types:
+                charge(run, a)
+            if b.__class__ in types:
+                charge(run, b)
             return function(a, b)
 
         return of_two
@@ -63,8 +78,8 @@ def _generic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     def of_any(data: Any, run: Run) -> JsonValue:
         arguments = [each(data, run) for each in runs]
         for argument in arguments:
-            if argument.__class__ in _SIZED and (argument.__class__ is not str or len(argument) > TEXT_STEP):
-                run.charge(argument)
+            if argument.__class__ in types:
+                charge(run, argument)
         return function(*arguments)
 
     return of_any
@@ -72,14 +87,10 @@ def _generic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
 
 def _text(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     """Compile an operator that makes a text: it takes as long as that is, and as the conversion of its arguments."""
-    runs = tuple(node.run for node in nodes)
+    made = _charged(function, nodes, _WRITTEN, Run.charge_text)
 
     def text(data: Any, run: Run) -> JsonValue:
-        arguments = [each(data, run) for each in runs]
-        for argument in arguments:
-            if argument.__class__ in _WRITTEN:
-                run.charge_text(argument)
-        result = function(*arguments)
+        result = made(data, run)
         run.charge(result)
         return result
 
@@ -136,28 +147,7 @@ def _affix(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled | 
 
 def _arithmetic(function: Callable[..., JsonValue], nodes: list[Node]) -> Compiled:
     """Compile an operator that converts its arguments to numbers."""
-    runs = tuple(node.run for node in nodes)
-    if len(runs) == 2:  # noqa: PLR2004  as above
-        first, second = runs
-
-        def of_two(data: Any, run: Run) -> JsonValue:
-            a, b = first(data, run), second(data, run)
-            if a.__class__ in _PARSED:
-                run.charge_number(a)
-            if b.__class__ in _PARSED:
-                run.charge_number(b)
-            return function(a, b)
-
-        return of_two
-
-    def of_any(data: Any, run: Run) -> JsonValue:
-        arguments = [each(data, run) for each in runs]
-        for argument in arguments:
-            if argument.__class__ in _PARSED:
-                run.charge_number(argument)
-        return function(*arguments)
-
-    return of_any
+    return _charged(function, nodes, _PARSED, Run.charge_number)
 
 
 def _search(function: Callable[..., JsonValue]) -> Callable[[JsonValue, JsonValue, Run], JsonValue]:
