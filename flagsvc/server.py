@@ -196,7 +196,8 @@ class Server:
             return None
         from flagsvc.issuers.issuers import Issuers  # noqa: PLC0415  its libraries are imported only if they are used
 
-        issuers = access.authority.proven = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        issuers = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        access.recognize(issuers)
         return issuers
 
     def _bind_ports(self) -> None:

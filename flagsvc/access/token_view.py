@@ -1,14 +1,18 @@
-"""The tokens that this replica enforces, in memory."""
+"""The tokens and denials that this replica enforces, in memory."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import structlog
 
+from flagsvc.access.denial_view import DenialView
+from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.records import Record
 from flagsvc.core.access.tokens import MAX_TOKENS, Token
 from flagsvc.ports import NEVER, StoredTokens
 
@@ -19,14 +23,16 @@ log = structlog.get_logger(__name__)
 
 
 class TokenView:
-    """Every token, as last read. `revision`: every change up to it is enforced; -1 before the first load.
+    """Every token, as last read, and every denial.
 
+    `revision`: every change up to it is enforced; -1 before the first load.
     `verified_at`: the moment of `time.monotonic()` as of which it is known to equal the store.
     `version` grows with every change of what is held.
     """
 
     def __init__(self) -> None:
         self.tokens: Mapping[str, Token] = {}
+        self.denials = DenialView()
         self.revision, self.version, self.verified_at = -1, 0, NEVER
         self.returned: frozenset[str] = frozenset()
         """Ids of tokens that are revoked, as this replica knows, and that the store takes for valid again."""
@@ -57,14 +63,18 @@ class TokenView:
         tokens |= {key: token for key, (token, _) in self._applied.items() if token.revision > stored.revision}
         self.revision = stored.revision
         self.confirm(as_of)
-        return self._replace(tokens)
+        denials_changed = self.denials.hold(stored.denials, as_of, datetime.now(UTC))
+        return self._replace(tokens) or denials_changed
 
-    def apply(self, token: Token) -> None:
-        """Take one token that was written here."""
-        self._applied[token.id] = token, time.monotonic()
-        if token.revision == self.revision + 1:
-            self.revision = token.revision
-        self._replace({**self.tokens, token.id: token})
+    def apply(self, record: Record) -> None:
+        """Take one token or denial that was written here."""
+        if record.revision == self.revision + 1:
+            self.revision = record.revision
+        if isinstance(record, Denial):
+            self.denials.apply(record)
+        else:
+            self._applied[record.id] = record, time.monotonic()
+            self._replace({**self.tokens, record.id: record})
 
     def _replace(self, tokens: Mapping[str, Token]) -> bool:
         if tokens == self.tokens:

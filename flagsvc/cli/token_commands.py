@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import grpc
 
-from flagsvc.access.token_writer import now
+from flagsvc.access.record_writer import now
 from flagsvc.cli import render, wait_for
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
@@ -35,7 +35,7 @@ def create(args: argparse.Namespace) -> int:
         return _create_first(args)
     token = _token_of(args)
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.create(token)))
+        return on_target(args, lambda target: output.put(args, target.create(token)))
 
 
 def list_tokens(args: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def list_tokens(args: argparse.Namespace) -> int:
             render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
-    return _on_target(args, listed)
+    return on_target(args, listed)
 
 
 def update(args: argparse.Namespace) -> int:
@@ -71,19 +71,19 @@ def update(args: argparse.Namespace) -> int:
         raise UsageError(
             "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --disable or --enable"
         )
-    return _on_target(args, lambda target: _show(args, target.update(token, mask)))
+    return on_target(args, lambda target: _show(args, target.update(token, mask)))
 
 
 def rotate(args: argparse.Namespace) -> int:
     """Give a token a new secret; the one before it stays valid for the overlap."""
     overlap_s = seconds_of(args.overlap, "--overlap")
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
+        return on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
 
 
 def revoke(args: argparse.Namespace) -> int:
     """End a token for ever."""
-    return _on_target(args, lambda target: _show(args, target.revoke(args.id)))
+    return on_target(args, lambda target: _show(args, target.revoke(args.id)))
 
 
 def whoami(args: argparse.Namespace) -> int:
@@ -156,7 +156,8 @@ class _Output:
         return _show(args, changed)
 
 
-def _on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+    """Run what works on a store or a server, whichever the arguments name; return the exit status."""
     if args.store is not None:
         return work(_store_of(args))
     return _on_server(args, lambda stub: work(OnServer(stub, args)))

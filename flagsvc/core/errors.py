@@ -4,6 +4,7 @@ FlagsvcError
 ├── InvalidRequest      one or more fields are invalid; names each, its value and what is valid
 ├── FlagNotFound
 ├── TokenNotFound
+├── DenialNotFound      this identity was never denied
 ├── TokenRevoked        a revoked token cannot be changed any more
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
@@ -94,6 +95,13 @@ class TokenNotFound(FlagsvcError):
     def __init__(self, token_id: str) -> None:
         super().__init__(f'Token "{token_id[:64]}" not found')
         self.token_id = token_id
+
+
+class DenialNotFound(FlagsvcError):
+    """The store has no denial of this identity."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Identity "{visible(name[:200])}" is not denied')
 
 
 class TokenRevoked(FlagsvcError):

@@ -83,8 +83,13 @@ class Issuers:
         return self.certificates.caller(certificate)
 
     def deny(self, names: Iterable[str]) -> None:
-        """Refuse these callers from now on, and nobody else: `ISSUER|SUBJECT`, `uri:NAME` or `dns:NAME`."""
-        self.tokens.denied = self.certificates.denied = frozenset(names)
+        """Refuse these callers from now on, and nobody else.
+
+        `jwt:ISSUER|SUBJECT`, `certificate:uri:NAME` or `certificate:dns:NAME`.
+        """
+        parts = [name.partition(":") for name in names]
+        self.tokens.denied = frozenset(name for kind, _, name in parts if kind == Kind.JWT)
+        self.certificates.denied = frozenset(name for kind, _, name in parts if kind == Kind.CERTIFICATE)
         self._changed()
 
     def is_current(self, identity: Identity) -> bool:

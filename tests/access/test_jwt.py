@@ -349,7 +349,7 @@ async def test_a_denied_subject_is_refused_at_once_and_its_token_is_not_verified
     callers, token = issuers.tokens, signed(kubernetes_claims(account="denied"), RSA)
     identity = await identified(callers, token)
     assert issuers.is_current(identity)
-    issuers.deny([f"{KUBERNETES}|system:serviceaccount:team-a:denied"])
+    issuers.deny([f"jwt:{KUBERNETES}|system:serviceaccount:team-a:denied"])
     try:
         assert callers.known(token) is None
         assert not issuers.is_current(identity)
