@@ -87,7 +87,12 @@ class Replica:
         def store_id() -> str:
             return self.follower.proof.lineage.store_id
 
-        self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
+        callers = self.access.view if self.access is not None else None
+        self.snapshots = (
+            SnapshotWriter(near, self._snapshot, store_id=store_id, access=callers)
+            if self._snapshot is not None
+            else None
+        )
         self.more_problems: list[Callable[[], Iterable[Problem]]] = []
         """What other parts of the process report in its status."""
         self._restoring: asyncio.Task[None] | None = None
@@ -220,6 +225,8 @@ class Replica:
                 self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             await self.follower.loader.restore(saved.contents, age_s)
+            if self.access is not None and saved.access is not None:
+                self.access.restore(saved.access)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 

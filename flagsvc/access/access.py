@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import structlog
+
 from flagsvc.access.authority import Authority
 from flagsvc.access.denials import Denials
 from flagsvc.access.proven import NotYet, ProvenCallers
@@ -15,11 +17,13 @@ from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import TokenWriter
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.records import Record
-from flagsvc.ports import FlagCache, FlagStore, Problem, TokenStore
+from flagsvc.ports import FlagCache, FlagStore, Problem, SavedAccess, TokenStore
 from flagsvc.replication.heartbeats import Heartbeats
 
 CHECK_EXPIRED_S = 0.25
 """Seconds between two looks for open calls of callers who have expired."""
+
+log = structlog.get_logger(__name__)
 
 
 class Access:
@@ -61,8 +65,14 @@ class Access:
 
     @property
     def is_ready(self) -> bool:
-        """Whether callers can be recognized."""
-        return self.view.is_loaded
+        """Whether callers can be recognized, if only to evaluate."""
+        return self.view.is_loaded or self.view.is_restored
+
+    def restore(self, saved: SavedAccess) -> None:
+        """Take what a snapshot has of callers, until the store is read."""
+        self.view.restore(saved)
+        self._changed()
+        log.info("callers_restored", tokens=len(saved.tokens), denials=len(saved.denials), revoked=len(saved.revoked))
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the tokens and with other credentials, for the status."""

@@ -44,6 +44,12 @@ class DenialView:
         has_changed, self.all = merged != self.all, merged
         return has_changed
 
+    def remember(self, saved: Iterable[Denial]) -> None:
+        """Take those of a snapshot, unless something later is known."""
+        held = self.all
+        older = {each.name for each in saved if each.name in held and held[each.name].changed_at >= each.changed_at}
+        self.all = {**held, **{each.name: each for each in saved if each.name not in older}}
+
     def apply(self, denial: Denial) -> None:
         """Take one that was written here."""
         self._applied_at[denial.name] = time.monotonic()

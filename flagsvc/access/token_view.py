@@ -14,7 +14,7 @@ from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.records import Record
 from flagsvc.core.access.tokens import MAX_TOKENS, Token
-from flagsvc.ports import NEVER, StoredTokens
+from flagsvc.ports import NEVER, SavedAccess, StoredTokens
 
 MAX_REVOKED = 10 * MAX_TOKENS
 """Ids of revoked tokens that are remembered, also when the store has them no more."""
@@ -40,12 +40,22 @@ class TokenView:
         """Ids of tokens that were used since this was last emptied."""
         self._identities: dict[bytes, Identity] = {}
         self._revoked: OrderedDict[str, None] = OrderedDict()
+        self._is_restored = False
         self._applied: dict[str, tuple[Token, float]] = {}
 
     @property
     def is_loaded(self) -> bool:
         """Whether the tokens were read once."""
         return self.revision >= 0
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether they are those of a snapshot: then they give the right to evaluate, and no other."""
+        return self._is_restored and not self.is_loaded
+
+    def is_revoked(self, token_id: str) -> bool:
+        """Whether a token is known to be revoked, whatever the store says now."""
+        return token_id in self._revoked
 
     def identity(self, key: bytes) -> Identity | None:
         """Return whom a token's digest stands for; also one that has expired."""
@@ -64,7 +74,24 @@ class TokenView:
         self.revision = stored.revision
         self.confirm(as_of)
         denials_changed = self.denials.hold(stored.denials, as_of, datetime.now(UTC))
+        self.version += denials_changed
         return self._replace(tokens) or denials_changed
+
+    def restore(self, saved: SavedAccess) -> None:
+        """Take what a snapshot has, until the store is read. Who was revoked or denied stays so after that, too."""
+        self._revoked = OrderedDict.fromkeys([*saved.revoked, *self._revoked])
+        self.denials.remember(saved.denials)
+        self._is_restored = True
+        held = self.tokens if self.is_loaded else {token.id: token for token in saved.tokens}
+        self.tokens = {}  # what is known of revocations has changed, so each token is looked at again
+        self._replace(held)
+
+    def to_save(self) -> SavedAccess:
+        """Return what a snapshot needs to know."""
+        at = datetime.now(UTC)
+        tokens = [each for each in self.tokens.values() if each.is_usable and each.id not in self.returned]
+        denials = [each for each in self.denials.all.values() if each.is_in_force(at)]
+        return SavedAccess(tokens, denials, list(self._revoked))
 
     def apply(self, record: Record) -> None:
         """Take one token or denial that was written here."""
@@ -72,6 +99,7 @@ class TokenView:
             self.revision = record.revision
         if isinstance(record, Denial):
             self.denials.apply(record)
+            self.version += 1
         else:
             self._applied[record.id] = record, time.monotonic()
             self._replace({**self.tokens, record.id: record})
