@@ -17,6 +17,7 @@ from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import TokenWriter
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.records import Record
+from flagsvc.core.access.tokens import Token
 from flagsvc.ports import FlagCache, FlagStore, Problem, SavedAccess, TokenStore
 from flagsvc.replication.heartbeats import Heartbeats
 
@@ -84,6 +85,11 @@ class Access:
         yield "flagsvc_tokens", "Tokens that can be used.", sum(each.is_usable for each in self.view.tokens.values())
         about = "Calls and streams ended because their caller was revoked, narrowed or has expired."
         yield "flagsvc_calls_revoked_total", about, self.authority.sessions.ended
+
+    def use_file(self, tokens: Sequence[Token]) -> None:
+        """Take the tokens of a file, all that it has now."""
+        self.view.hold_file(tokens)
+        self._changed()
 
     def _apply(self, record: Record) -> None:
         self.view.apply(record)

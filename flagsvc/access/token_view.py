@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -32,6 +32,11 @@ class TokenView:
 
     def __init__(self) -> None:
         self.tokens: Mapping[str, Token] = {}
+        """Those of the store, and those of the file."""
+        self.stored: Mapping[str, Token] = {}
+        self.filed: Mapping[str, Token] = {}
+        """Tokens of the file that count: with an id that the store does not have, and that was not revoked."""
+        self._file: Sequence[Token] = ()
         self.denials = DenialView()
         self.revision, self.version, self.verified_at = -1, 0, NEVER
         self.returned: frozenset[str] = frozenset()
@@ -82,14 +87,14 @@ class TokenView:
         self._revoked = OrderedDict.fromkeys([*saved.revoked, *self._revoked])
         self.denials.remember(saved.denials)
         self._is_restored = True
-        held = self.tokens if self.is_loaded else {token.id: token for token in saved.tokens}
-        self.tokens = {}  # what is known of revocations has changed, so each token is looked at again
+        held = self.stored if self.is_loaded else {token.id: token for token in saved.tokens}
+        self.stored = {}  # what is known of revocations has changed, so each token is looked at again
         self._replace(held)
 
     def to_save(self) -> SavedAccess:
         """Return what a snapshot needs to know."""
         at = datetime.now(UTC)
-        tokens = [each for each in self.tokens.values() if each.is_usable and each.id not in self.returned]
+        tokens = [each for each in self.stored.values() if each.is_usable and each.id not in self.returned]
         denials = [each for each in self.denials.all.values() if each.is_in_force(at)]
         return SavedAccess(tokens, denials, list(self._revoked))
 
@@ -102,10 +107,15 @@ class TokenView:
             self.version += 1
         else:
             self._applied[record.id] = record, time.monotonic()
-            self._replace({**self.tokens, record.id: record})
+            self._replace({**self.stored, record.id: record})
+
+    def hold_file(self, tokens: Sequence[Token]) -> None:
+        """Take all tokens of the file."""
+        self._file = tokens
+        self._index()
 
     def _replace(self, tokens: Mapping[str, Token]) -> bool:
-        if tokens == self.tokens:
+        if tokens == self.stored:
             return False
         for token in tokens.values():
             if token.revoked_at is not None:
@@ -116,8 +126,16 @@ class TokenView:
         if returned - self.returned:
             detail = "The store has tokens that were revoked, as after a restore. They are refused; revoke them again."
             log.warning("revoked_tokens_returned", ids=sorted(returned)[:10], count=len(returned), detail=detail)
-        usable = (token for token in tokens.values() if token.id not in returned)
-        self._identities = {key: each for token in usable for key, each in token.identities().items()}
-        self.tokens, self.returned = tokens, returned
-        self.version += 1
+        self.stored, self.returned = tokens, returned
+        self._index()
         return True
+
+    def _index(self) -> None:
+        """Find callers by their digests. The store's tokens go before those of the file."""
+        self.filed = {
+            token.id: token for token in self._file if token.id not in self.stored and token.id not in self._revoked
+        }
+        usable = [*self.filed.values(), *(each for each in self.stored.values() if each.id not in self.returned)]
+        self._identities = {key: each for token in usable for key, each in token.identities().items()}
+        self.tokens = {**self.stored, **self.filed}
+        self.version += 1

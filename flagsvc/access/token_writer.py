@@ -17,7 +17,7 @@ from flagsvc.core.access.scopes import scope_of
 from flagsvc.core.access.token_text import digest_of, new_id, new_token
 from flagsvc.core.access.tokens import MAX_TOKENS, Decide, Secret, Token
 from flagsvc.core.audit import AuditEntry
-from flagsvc.core.errors import QuotaExceeded
+from flagsvc.core.errors import QuotaExceeded, TokenFixed
 from flagsvc.serving.writer import WaitFor
 
 
@@ -102,6 +102,8 @@ class TokenWriter:
     async def _written(
         self, token_id: str, decide: Decide, entry: AuditEntry, wait_for: WaitFor, text: str = ""
     ) -> TokenChange:
+        if token_id in self._view.filed:
+            raise TokenFixed(token_id)
         token, spread = await self._records.write(token_id, decide, entry, wait_for)
         return TokenChange(token, spread, text)
 

@@ -14,16 +14,19 @@ from typing import Any, Self
 import grpc
 
 from flagsvc.access.record_writer import now
+from flagsvc.access.token_writer import issued
+from flagsvc.api.token_service import messages
 from flagsvc.cli import render, wait_for
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
-from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
+from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
+from flagsvc.tokens_file.entries import line_of
 
 _HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
 _SECRET_MODE = 0o600
@@ -31,6 +34,8 @@ _SECRET_MODE = 0o600
 
 def create(args: argparse.Namespace) -> int:
     """Make a token, and print its secret, or write it into a file that only its owner can read."""
+    if args.hash_only:
+        return _create_entry(args)
     if args.if_none:
         return _create_first(args)
     token = _token_of(args)
@@ -105,6 +110,17 @@ def whoami(args: argparse.Namespace) -> int:
     return _on_server(args, shown)
 
 
+def _create_entry(args: argparse.Namespace) -> int:
+    """Print a new token's entry for a file of tokens. No store and no server is asked."""
+    if not args.output or args.if_none or args.store is not None:
+        raise UsageError("--hash-only needs --output, for the secret, and neither --store nor --if-none")
+    token, secret = issued(OPERATOR, messages.grant_of(_token_of(args)))
+    with _Output(args.output) as output:
+        output.write(secret)
+    sys.stdout.write(line_of(token))
+    return 0
+
+
 def _create_first(args: argparse.Namespace) -> int:
     """Make the first token of a store, once, also when two programs start together."""
     if args.store is None or not args.output:
@@ -146,14 +162,20 @@ class _Output:
 
     def put(self, args: argparse.Namespace, changed: Changed) -> int:
         """Write the secret and show the token; return the exit status."""
-        if self._path is None or self._part is None:
+        if self._path is None:
             return _show(args, changed, secret=changed.secret)
+        self.write(changed.secret)
+        return _show(args, changed)
+
+    def write(self, secret: str) -> None:
+        """Write the secret into the file."""
+        assert self._path is not None  # noqa: S101  only for an output with a file
+        assert self._part is not None  # noqa: S101
         with self._part.open("w", encoding="utf-8") as file:
-            file.write(changed.secret + "\n")
+            file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._part.rename(self._path)
-        return _show(args, changed)
 
 
 def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:

@@ -27,6 +27,11 @@ def add_to(commands: _Commands, add_command: Add) -> None:
         action="store_true",
         help="do nothing if the store has, or ever had, a token; safe when two programs start together",
     )
+    create.add_argument(
+        "--hash-only",
+        action="store_true",
+        help="store nothing: print the entry for a server's FLAGSVC_TOKENS_FILE; the secret goes to --output",
+    )
     create.set_defaults(disabled=None)
     listing = _verb(verbs, "list", "List tokens.", "list_tokens")
     listing.add_argument("--all", action="store_true", help="revoked ones too")

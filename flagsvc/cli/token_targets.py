@@ -31,7 +31,8 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.ports import TokenStore
 
 T = TypeVar("T")
-_OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
+OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
+"""Who works on a store, or on a file."""
 
 
 class Changed(NamedTuple):
@@ -152,7 +153,7 @@ class OnStore:
 
     def create(self, token: pb.Token, *, as_first: bool = False) -> Changed:
         """Make a token. `as_first`: its id is always the same, so that two programs at once make one."""
-        record, secret = issued(_OPERATOR, messages.grant_of(token), token_id=FIRST if as_first else "")
+        record, secret = issued(OPERATOR, messages.grant_of(token), token_id=FIRST if as_first else "")
         return self._changed("CreateToken", record.id, tokens.create(record), secret)
 
     def all(self) -> Sequence[pb.Token]:
@@ -183,7 +184,7 @@ class OnStore:
         wanted = Denial(
             name=denials.identity_name(request.identity),
             reason=request.reason,
-            denied_by=str(_OPERATOR),
+            denied_by=str(OPERATOR),
             denied_at=now(),
             expires_at=messages.expire_time(request),
         )
@@ -192,7 +193,7 @@ class OnStore:
     def allow(self, identity: str) -> Denied:
         """Lift a denial."""
         name = denials.identity_name(identity)
-        return self._denied("AllowIdentity", name, denials.lift(name, str(_OPERATOR), now(), None))
+        return self._denied("AllowIdentity", name, denials.lift(name, str(OPERATOR), now(), None))
 
     def denied(self) -> Sequence[pb.DeniedIdentity]:
         """Return every denial."""
@@ -204,7 +205,7 @@ class OnStore:
 
     def _denied(self, action: str, name: str, decide: denials.Decide, reason: str = "") -> Denied:
         async def change(kept: TokenStore) -> Denied:
-            await kept.write(denials.id_of(name), decide, entry_of(_OPERATOR, action, name, reason))
+            await kept.write(denials.id_of(name), decide, entry_of(OPERATOR, action, name, reason))
             [found] = [each for each in (await kept.load()).denials if each.name == name]
             return Denied(messages.denied_to_message(found))
 
@@ -212,7 +213,7 @@ class OnStore:
 
     def _changed(self, action: str, token_id: str, decide: Decide, secret: str = "") -> Changed:
         async def change(kept: TokenStore) -> Changed:
-            token = await kept.write(token_id, decide, entry_of(_OPERATOR, action, token_id))
+            token = await kept.write(token_id, decide, entry_of(OPERATOR, action, token_id))
             if token is None:  # it is so already
                 token = next((each for each in (await kept.load()).tokens if each.id == token_id), None)
             if token is None:

@@ -5,6 +5,7 @@ FlagsvcError
 ├── FlagNotFound
 ├── TokenNotFound
 ├── DenialNotFound      this identity was never denied
+├── TokenFixed          the token comes from a file
 ├── TokenRevoked        a revoked token cannot be changed any more
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
@@ -95,6 +96,15 @@ class TokenNotFound(FlagsvcError):
     def __init__(self, token_id: str) -> None:
         super().__init__(f'Token "{token_id[:64]}" not found')
         self.token_id = token_id
+
+
+class TokenFixed(FlagsvcError):
+    """The token comes from a file, which flagsvc only reads."""
+
+    def __init__(self, token_id: str) -> None:
+        super().__init__(
+            f'Token "{token_id[:64]}" is in the file of tokens of the server (FLAGSVC_TOKENS_FILE); change it there'
+        )
 
 
 class DenialNotFound(FlagsvcError):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
+from flagsvc.adapters.files.small_files import Stamp, read_small, stamp_of
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.issuers.certificates import CertificateCallers
 from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configuration, configuration
 from flagsvc.issuers.identity import ProvenIdentity
 from flagsvc.issuers.key_set import KeySet
-from flagsvc.issuers.small_files import Stamp, read_small, stamp_of
 from flagsvc.issuers.tokens import JwtCallers
 from flagsvc.ports import Problem
 from flagsvc.telemetry import Sample

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from flagsvc.core.access.denials import Denial
-from flagsvc.core.access.records import from_json, to_json
+from flagsvc.core.access.records import Record, from_json, to_json
 from flagsvc.ports import SavedAccess
 
 _REVOKED = "revoked"
@@ -20,7 +21,8 @@ class BadAccess(ValueError):
 def lines_of(access: SavedAccess) -> Iterator[str]:
     """Yield the lines: the ids of revoked tokens, then each record behind its id."""
     yield f"{_REVOKED} {json.dumps(list(access.revoked))}\n"
-    for record in [*access.tokens, *access.denials]:
+    records: Iterator[Record] = chain(access.tokens, access.denials)
+    for record in records:
         yield f"{record.id} {to_json(record)}\n"
 
 
