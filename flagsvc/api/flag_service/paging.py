@@ -47,7 +47,7 @@ def bad_page_token(token: str) -> InvalidRequest:
 
 
 def _position(body: bytes) -> tuple[int, str] | None:
-    """Return the position in a token's body; None for anything else: the seal has no secret, so anybody can make one."""
+    """Return the position in a token's body; None for anything else: anybody can make the seal."""
     try:
         position = json.loads(body)
     except (ValueError, RecursionError):
