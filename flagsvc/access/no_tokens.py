@@ -28,5 +28,10 @@ class NoTokens:
         del record_id, decide, entry, forget
         raise WritesUnsupported("files of flags keep no tokens and no denials; change the file of tokens instead")
 
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Raise WritesUnsupported: a ticket must be valid on every replica."""
+        del key
+        raise WritesUnsupported("files of flags keep no key for tickets")
+
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Do nothing."""

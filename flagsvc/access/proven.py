@@ -34,6 +34,17 @@ class ProvenCallers(Protocol):
         """Refuse these callers from now on, named as `Identity` is in texts, and end what they have open."""
         ...
 
+    def reference(self, identity: Identity) -> str:
+        """Return what a caller rests on, as every replica with the same configuration names it; empty if on nothing."""
+        ...
+
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Return a caller who is known by this reference on some replica; None if that is valid no more.
+
+        `caller`: its id, role, flag sets and time.
+        """
+        ...
+
     def problems(self) -> Iterable[Problem]:
         """Return what does not work now, for the status."""
         ...
@@ -72,6 +83,15 @@ class NotYet:
     def deny(self, names: frozenset[str]) -> None:
         """Pass it on."""
         self._proven.deny(names)
+
+    def reference(self, identity: Identity) -> str:
+        """Pass it on."""
+        return self._proven.reference(identity)
+
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Raise AccessUnknown."""
+        del reference, caller
+        raise _unknown()
 
     def problems(self) -> Iterable[Problem]:
         """Pass it on."""

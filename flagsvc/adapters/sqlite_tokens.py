@@ -18,6 +18,7 @@ T = TypeVar("T")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS token_revision (row INTEGER PRIMARY KEY CHECK (row = 1), revision INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS ticket_key (row INTEGER PRIMARY KEY CHECK (row = 1), key BLOB NOT NULL);
 """
 """Denials are in the same table: their ids are none of a token's."""
 MALFORMED = "what is stored there is malformed, and has no effect"
@@ -43,6 +44,10 @@ class SqliteTokens:
         """Decide and store, in one transaction."""
         return await self._run(lambda db: _write(db, record_id, decide, entry, forget))  # type: ignore[no-any-return]
 
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
+        await self._run(lambda db: db.execute("INSERT OR IGNORE INTO ticket_key VALUES (1, ?)", (key,)) and None)
+
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use of some tokens."""
         await self._run(lambda db: _note_used(db, days))
@@ -63,7 +68,8 @@ def _load(db: Any) -> StoredTokens:
                 found.append(from_json(record_id, document))
             except (ValueError, TypeError):
                 malformed.append(record_id)
-    return StoredTokens.of(revision, found, malformed)
+        row = db.execute("SELECT key FROM ticket_key").fetchone()
+    return StoredTokens.of(revision, found, malformed, bytes(row[0]) if row else b"")
 
 
 def _write(db: Any, record_id: str, decide: Decide[R], entry: AuditEntry | None, forget: Sequence[str]) -> R | None:

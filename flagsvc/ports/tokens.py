@@ -16,16 +16,19 @@ from flagsvc.core.audit import AuditEntry
 class StoredTokens:
     """Every token and denial of a store. `revision`: every change up to it is contained.
 
-    `malformed`: ids of what cannot be read.
+    `malformed`: ids of what cannot be read. `ticket_key`: what tickets are sealed with; empty if none was made.
     """
 
     revision: int
     tokens: Sequence[Token]
     malformed: Sequence[str] = ()
+    ticket_key: bytes = b""
     denials: Sequence[Denial] = ()
 
     @staticmethod
-    def of(revision: int, records: Iterable[Record], malformed: Sequence[str] = ()) -> StoredTokens:
+    def of(
+        revision: int, records: Iterable[Record], malformed: Sequence[str] = (), ticket_key: bytes = b""
+    ) -> StoredTokens:
         """Return what a store has read, each record at its place."""
         tokens, denials = [], []
         for record in records:
@@ -33,7 +36,7 @@ class StoredTokens:
                 denials.append(record)
             else:
                 tokens.append(record)
-        return StoredTokens(revision, tokens, malformed, denials)
+        return StoredTokens(revision, tokens, malformed, ticket_key, denials)
 
 
 class TokenStore(Protocol):
@@ -54,6 +57,9 @@ class TokenStore(Protocol):
         Raises what `decide` raises (nothing is changed then), WritesUnsupported, and ChangeRefused where what is
         stored is malformed.
         """
+
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
 
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use by token id, unless a later one is there. It takes no revision."""

@@ -12,6 +12,7 @@ import pytest
 
 from flagsvc.api.common.callers import credential_in
 from flagsvc.api.common.permissions import METHODS
+from flagsvc.core.access.identity import UNCHECKED
 from flagsvc.core.errors import Unauthenticated
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -204,7 +205,7 @@ async def test_an_event_stream_of_ofrep_ends_with_its_caller(served: Guarded) ->
     ):
         parts = answer.aiter_text()
         assert "retry:" in await anext(parts)
-        await access.writer.revoke(served.weak_id, None, WaitFor())
+        await access.writer.revoke(UNCHECKED, served.weak_id, None, WaitFor())
         assert not [part async for part in parts if part.strip()]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.server.ofrep_port}", timeout=5) as http:
         assert (await http.get(f"{SSE}?selector=flagSetId%3Dmine", headers=dict(served.weak))).status_code == 401

@@ -63,9 +63,9 @@ def test_what_is_saved_is_who_may_call_and_who_may_not() -> None:
     over = denied("jwt:i|over", expires_at=NOW + timedelta(days=1), lifted_at=NOW + timedelta(seconds=1))
     view = TokenView()
     stored_now = [usable, replace(disabled, disabled=True), ended]
-    view.hold(StoredTokens(3, stored_now, (), [denied(), over]), time.monotonic())
+    view.hold(StoredTokens(3, stored_now, denials=[denied(), over]), time.monotonic())
     assert view.to_save() == SavedAccess([usable], [denied()], [revoked.id])
-    view.hold(StoredTokens(2, [usable, revoked], (), [denied()]), time.monotonic())  # the store was restored
+    view.hold(StoredTokens(2, [usable, revoked], denials=[denied()]), time.monotonic())  # the store was restored
     assert view.to_save() == SavedAccess([usable], [denied()], [revoked.id])
 
 
@@ -102,7 +102,7 @@ def test_a_restored_view_lets_known_callers_evaluate_until_the_store_is_read() -
 def test_a_snapshot_that_is_read_after_the_store_still_says_who_was_revoked() -> None:
     token, text = made("read")
     view = TokenView()
-    view.hold(StoredTokens(1, [token], (), [denied(lifted_at=NOW + timedelta(days=1))]), time.monotonic())
+    view.hold(StoredTokens(1, [token], denials=[denied(lifted_at=NOW + timedelta(days=1))]), time.monotonic())
     view.restore(SavedAccess([made("admin")[0]], [denied()], [token.id]))
     with pytest.raises(Unauthenticated):
         Authority(view, 5.0).identify(text)

@@ -24,6 +24,8 @@ from flagsvc.ports import StoredTokens
 COLLECTION = "flagsvc_tokens"
 _COUNTER = {"flagsvc": "tokens"}
 """No text, as a flag set's name is: no program takes the document for a set's counter."""
+_TICKET_KEY = {"flagsvc": "ticketKey"}
+"""The document with the key of tickets; no text, as a token's id is."""
 MALFORMED = "what is stored there is malformed, and has no effect"
 
 
@@ -52,21 +54,29 @@ class MongoTokens:
     async def load(self) -> StoredTokens:
         """Read the counter, then every record that is there by then."""
         found: list[Record] = []
-        malformed = []
+        malformed, ticket_key = [], b""
         async with self._asking(), session_of(self._client) as session:
             revision = await self._counter(session)
             async for raw in self._records.find(session=session):
+                if raw["_id"] == _TICKET_KEY:
+                    ticket_key = _bytes_in(raw)
+                    continue
                 try:
                     found.append(_record(raw))
                 except ValueError:
                     malformed.append(str(raw["_id"])[:64])
-        return StoredTokens.of(revision, found, malformed)
+        return StoredTokens.of(revision, found, malformed, ticket_key)
 
     async def write(
         self, record_id: str, decide: Decide[R], entry: AuditEntry | None = None, forget: Sequence[str] = ()
     ) -> R | None:
         """Decide and store, in one transaction."""
         return await self._transactions.run(lambda session: self._change(record_id, decide, entry, forget, session))
+
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
+        async with self._asking():
+            await self._records.update_one({"_id": _TICKET_KEY}, {"$setOnInsert": {"key": key}}, upsert=True)
 
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use of some tokens."""
@@ -118,6 +128,11 @@ _ROW = {"_id": _COUNTER}
 def _revision_in(row: Mapping[str, Any] | None) -> int:
     revision = (row or {}).get("revision")
     return revision if isinstance(revision, int) else 0
+
+
+def _bytes_in(row: Mapping[str, Any]) -> bytes:
+    key = row.get("key")
+    return key if isinstance(key, bytes) else b""
 
 
 def _record(raw: Mapping[str, Any]) -> Record:
