@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -111,14 +112,11 @@ def test_a_snapshot_that_is_read_after_the_store_still_says_who_was_revoked() ->
 
 async def test_a_replica_without_its_store_answers_evaluations_of_callers_in_its_snapshot(tmp_path: Path) -> None:
     path, snapshot = tmp_path / "flags.db", tmp_path / "snapshot"
-    url, key = f"sqlite:///{path}", ec_key()
+    url = f"sqlite:///{path}"
     (root, root_text), (caller, text), (gone, gone_text) = made("admin"), made("write"), made("read")
     await stored(url, root, caller, gone)
-    (tmp_path / "keys.json").write_bytes(jwks(k1=key))
-    rule = {"when": [{"claim": "sub", "prefix": "system:serviceaccount:"}], "grant": "evaluate@default"}
-    issuer = {"issuer": KUBERNETES, "audience": AUDIENCE, "jwks": f"file:{tmp_path}/keys.json", "rules": [rule]}
-    (tmp_path / "issuers.json").write_text(json.dumps({"issuers": [issuer]}))
-    settings = {"snapshot_file": str(snapshot), "jwt_issuers_file": str(tmp_path / "issuers.json")}
+    key, settings = issuer_of(tmp_path)
+    settings["snapshot_file"] = str(snapshot)
     async with guarded(url, **settings) as (client, _):
         stub, admin = tokens_grpc.TokenServiceStub(client.channel), bearer(root_text)
         await client.stub.CreateFlag(pb.CreateFlagRequest(flag={"key": "a"}), metadata=admin, timeout=5)
@@ -159,6 +157,27 @@ async def test_a_replica_without_its_store_answers_evaluations_of_callers_in_its
             await asyncio.sleep(0.05)
         assert await evaluated(client, pods["web"]) == "PERMISSION_DENIED"
         assert "denials_lost" in {each.name for each in server.replica.status().problems}
+
+
+async def test_nobody_is_recognized_by_what_others_prove_before_it_is_known_who_is_denied(tmp_path: Path) -> None:
+    (tmp_path / "flags.db").mkdir()  # the store cannot be opened
+    key, settings = issuer_of(tmp_path)
+    headers = bearer(signed(kubernetes_claims(), key))
+    async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", auth="required", **settings) as (client, _):
+        assert await evaluated(client, headers) == "UNAVAILABLE"
+        (tmp_path / "flags.db").rmdir()
+        while await evaluated(client, headers) != "OK":  # noqa: ASYNC110  the replica does it by itself
+            await asyncio.sleep(0.05)
+
+
+def issuer_of(folder: Path) -> tuple[Any, dict[str, str]]:
+    """Return the key of an issuer whose pods may evaluate, and the settings for it."""
+    key = ec_key()
+    (folder / "keys.json").write_bytes(jwks(k1=key))
+    rule = {"when": [{"claim": "sub", "prefix": "system:serviceaccount:"}], "grant": "evaluate@default"}
+    issuer = {"issuer": KUBERNETES, "audience": AUDIENCE, "jwks": f"file:{folder}/keys.json", "rules": [rule]}
+    (folder / "issuers.json").write_text(json.dumps({"issuers": [issuer]}))
+    return key, {"jwt_issuers_file": str(folder / "issuers.json")}
 
 
 async def evaluated(client: Client, headers: object) -> str:
