@@ -18,7 +18,7 @@ from flagsvc.access.authority import Authority
 from flagsvc.access.token_view import TokenView
 from flagsvc.adapters.snapshot import access_lines
 from flagsvc.core.access.denials import Denial
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.errors import AccessUnknown, Unauthenticated
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
@@ -29,7 +29,7 @@ from tests.access.issuing import AUDIENCE, KUBERNETES, ec_key, jwks, kubernetes_
 from tests.replicas import Client, replica, until
 from tests.snapshot_files import NOW, at
 
-NOT_EVALUATIONS = set(Role) - {Role.EVALUATE}
+NOT_EVALUATIONS = set(Role) - EVALUATING
 POD = f"jwt:{KUBERNETES}|system:serviceaccount:team-a:web"
 
 

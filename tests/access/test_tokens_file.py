@@ -80,7 +80,7 @@ def test_a_line_of_the_command_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"role": "boss"}, "line 6: [1].role is 'boss'; it must be one of evaluate, read, toggle"),
+        ({"role": "boss"}, "line 6: [1].role is 'boss'; it must be one of public, evaluate, read"),
         ({"role": "admin"}, "line 7: [1].flag_sets is ['default', 'team-*']; it must be [\"*\"]: the role admin"),
         ({"sha256": "AB" * 32}, "line 4: [1].sha256 is 'a text of 64 characters'; it must be the SHA-256"),
         ({"sha256": None}, "line 3: [1].sha256 is None"),
