@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from flagsvc.access.authority import Authority
+from flagsvc.access.compiled_tokens import compiled
 from flagsvc.access.token_view import TokenView
 from flagsvc.adapters.snapshot import access_lines
 from flagsvc.core.access.denials import Denial
@@ -76,7 +77,7 @@ def test_a_restored_view_lets_known_callers_evaluate_until_the_store_is_read() -
     expired = replace(expired, created_at=NOW - timedelta(days=2), expires_at=NOW - timedelta(days=1))
     view, (gone, gone_text) = TokenView(), made("read")
     authority = Authority(view, 5.0)
-    view.restore(SavedAccess([writer, expired], [denied()], [gone.id]))
+    view.restore(SavedAccess([writer, expired], [denied()], [gone.id]), compiled([writer, expired], {}))
     assert str(authority.identify(text)) == f"token:{writer.id}"
     authority.check_known(Role.EVALUATE)
     for role in NOT_EVALUATIONS:
@@ -104,7 +105,8 @@ def test_a_snapshot_that_is_read_after_the_store_still_says_who_was_revoked() ->
     token, text = made("read")
     view = TokenView()
     view.hold(StoredTokens(1, [token], denials=[denied(lifted_at=NOW + timedelta(days=1))]), time.monotonic())
-    view.restore(SavedAccess([made("admin")[0]], [denied()], [token.id]))
+    other = made("admin")[0]
+    view.restore(SavedAccess([other], [denied()], [token.id]), compiled([other], {}))
     with pytest.raises(Unauthenticated):
         Authority(view, 5.0).identify(text)
     assert (set(view.tokens), view.denials.in_force(datetime.now(UTC))) == ({token.id}, frozenset())
