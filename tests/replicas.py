@@ -96,7 +96,7 @@ async def until_serving(client: Client, service: str = "", *, serving: bool = Tr
         except grpc.aio.AioRpcError:
             pass
         assert time.monotonic() < deadline, f"{service or 'overall'} health is not {serving} after {seconds} s"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 class Process:

@@ -55,7 +55,7 @@ class FailingMongod(Mongod):
 
 @pytest.fixture(scope="module")
 def failing() -> Iterator[FailingMongod]:
-    with FailingMongod() as server:
+    with FailingMongod(durable=False) as server:
         yield server
 
 
