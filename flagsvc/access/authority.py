@@ -7,6 +7,7 @@ import time
 
 from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
+from flagsvc.access.tickets import Tickets
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
@@ -25,6 +26,7 @@ class Authority:
         self.sessions = Sessions(self.current)
         self.proven: ProvenCallers | None = None
         """Who recognizes other callers; None if nobody does."""
+        self.tickets = Tickets(view, lambda: self.proven)
 
     def identify(self, credential: str) -> Identity | None:
         """Return who sends this credential; None if it must be verified first, by `verify`.

@@ -91,6 +91,16 @@ class Check:
             raise AccessUnknown("the credential was withdrawn while it was verified; retry")
         return caller
 
+    def holder_of(self, ticket: str, metadata: Metadata) -> Identity:
+        """Return who has a ticket for the flag set of this call. Raises as `admit`."""
+        assert self._set_of is not None  # noqa: S101  tickets are for a flag set
+        if credential_in(metadata) is not None:
+            raise Unauthenticated("there is more than one credential; send a ticket or a header, once")
+        caller = self._authority.tickets.holder(ticket, self._set_of(None, metadata, self._listener.selectors))
+        if (caller, None) not in self._allowed:
+            self._allow(caller, None)
+        return caller
+
     def _holder(self, connection: Connection) -> Identity | None:
         proven = self._authority.proven
         if proven is None or not proven.has_certificates:

@@ -21,7 +21,7 @@ from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
-from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused, metadata_of
+from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused, metadata_of, ticket_of
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -176,8 +176,12 @@ class StreamCall:
         if self._check is None:
             await self._call(request, send)
             return
-        metadata = metadata_of(request)
-        with self._check.open(await self._check.verified(metadata, _peer(request))) as session:
+        metadata, ticket = metadata_of(request), ticket_of(request)
+        if ticket is not None:
+            caller = self._check.holder_of(ticket, metadata)
+        else:
+            caller = await self._check.verified(metadata, _peer(request))
+        with self._check.open(caller) as session:
             self._check.narrow(session, None, metadata)
             await self._call(request, send)
 
