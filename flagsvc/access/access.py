@@ -84,6 +84,7 @@ class Access:
     def counts(self) -> Iterator[tuple[str, str, float]]:
         """Return the name, meaning and value of each count."""
         yield "flagsvc_tokens", "Tokens that can be used.", sum(each.is_usable for each in self.view.tokens.values())
+        yield "flagsvc_denied_identities", "Identities that are refused although they are proven.", self.denials.count
         about = "Calls and streams ended because their caller was revoked, narrowed or has expired."
         yield "flagsvc_calls_revoked_total", about, self.authority.sessions.ended
 
