@@ -54,8 +54,6 @@ SHOWN = {
     "rust-in-process": Shown("", "Timeout: deadline has elapsed", ends=True),
     "rust-rest": Shown("GENERAL", ""),
 }
-NO_STREAM = {"node-ofrep-web"}
-"""An EventSource sends no header."""
 SENDING = [client for client in CLIENTS if str(client) in SENDERS]
 SILENT = [client for client in CLIENTS if str(client) not in SENDERS]
 
@@ -86,8 +84,7 @@ def test_a_token(client: Client, guarded: Guarded, say: Say) -> None:
     access = guarded.access["read" if client.mode == "in-process" else "evaluate"]
     with client.app(guarded.server, access=access) as app:
         until(lambda: shows(app, value=True), app)
-        if str(client) not in NO_STREAM:
-            change(client, app, guarded.toggle, "off")
+        change(client, app, guarded.toggle, "off")
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=str)

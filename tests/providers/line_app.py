@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.providers.events import Events, Seen
 
-ANSWER_S = 20
+ANSWER_S = 60
 
 
 def environment() -> dict[str, str]:
