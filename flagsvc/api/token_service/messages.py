@@ -26,7 +26,9 @@ DEFAULT_OVERLAP_S = 3_600
 def grant_of(message: pb.Token) -> Grant:
     """Return what a new token is to be. Raises InvalidRequest."""
     sets, expires_at = tuple(message.flag_sets), _expire_time(message)
-    return Grant(message.name, _role(message), sets, expires_at, message.rate, message.for_others)
+    return Grant(
+        message.name, _role(message), sets, expires_at, message.rate, message.for_others, message.context_headers
+    )
 
 
 def fields_of(message: pb.Token, mask: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def token_to_message(token: Token) -> pb.Token:
         etag=f'"{token.revision}"',
         rate=token.rate,
         for_others=token.for_others,
+        context_headers=token.context_headers,
     )
     message.create_time.FromDatetime(token.created_at)
     _put(message.expire_time, token.expires_at)
@@ -119,4 +122,5 @@ _FIELDS: Mapping[str, Callable[[pb.Token], tuple[str, Any]]] = {
     "disabled": lambda token: ("disabled", token.disabled),
     "rate": lambda token: ("rate", token.rate),
     "for_others": lambda token: ("for_others", token.for_others),
+    "context_headers": lambda token: ("context_headers", token.context_headers),
 }

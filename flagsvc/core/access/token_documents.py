@@ -31,6 +31,7 @@ def to_document(token: Token) -> dict[str, Any]:
         "revision": token.revision,
         "rate": token.rate or None,
         "forOthers": token.for_others or None,
+        "contextHeaders": token.context_headers or None,
     }
     return {name: value for name, value in document.items() if value is not None}
 
@@ -53,6 +54,7 @@ def from_document(token_id: str, document: Mapping[str, Any]) -> Token:
             revision=_typed(document["revision"], int),
             rate=_typed(document.get("rate", 0), int),
             for_others=_typed(document.get("forOthers", False), bool),
+            context_headers=_typed(document.get("contextHeaders", False), bool),
         )
         return checked(token)
     except (KeyError, TypeError, AttributeError, InvalidRequest) as error:
