@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -156,6 +157,29 @@ async def test_an_open_call_ends_when_its_caller_is_revoked_narrowed_or_expired(
         assert (authority.sessions.ended, len(authority.sessions)) == ((0, 1) if refusal is None else (1, 0))
         stream.cancel()
         await asyncio.wait({stream})
+
+
+async def test_a_stream_that_is_being_sent_ends_once_its_message_is_sent() -> None:
+    """A task that is cancelled while gRPC sends would end without a status: its client would wait for ever."""
+    token, text = made()
+    view, authority = held(token)
+
+    async def stream() -> AsyncIterator[str]:
+        with authority.sessions.open(authority.identify(text), Role.READ) as session:
+            while True:
+                session.is_sending = True
+                yield "message"
+                session.sent()
+
+    messages = stream()
+    assert await anext(messages) == await anext(messages) == "message"
+    view.hold(StoredTokens(2, [replace(token, disabled=True)]), time.monotonic())
+    authority.sessions.check_all()
+    authority.sessions.check_all()
+    await asyncio.sleep(0)  # a cancelled task would end here
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await anext(messages)
+    assert (authority.sessions.ended, len(authority.sessions)) == (1, 0)
 
 
 async def test_expiry_ends_a_call_without_any_change() -> None:

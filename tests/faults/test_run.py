@@ -29,13 +29,15 @@ SEED = os.environ.get("FAULTS_SEED", "1")
 LOAD = 0.4
 """The share of the calls of `make faults`: the same faults, writes and judge at less than half of the CPU time."""
 ALLOWED_S = 150
+PLANTED_LOAD = 0.2
+"""For runs with a planted flaw, which show it again and again."""
 PLANTED = ("late-fill", "unchecked")
 """Flaws that are planted in every test run; FAULTS_ALL=1 plants all."""
 
 
-def run(record: Path, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(record: Path, seconds: float, *arguments: str, load: float = LOAD) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.faults", "--seconds", str(seconds), "--record", str(record)]
-    command += ["--load", str(LOAD), *arguments]
+    command += ["--load", str(load), *arguments]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FAULTS_")}
     return subprocess.run(
         command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=seconds + ALLOWED_S, check=False
@@ -75,7 +77,7 @@ def test_a_replica_with_a_planted_flaw_is_caught(flaw: str, tmp_path: Path) -> N
     wanted = FLAWS[flaw]
     faults = tmp_path / "faults.json"
     faults.write_text(json.dumps([asdict(fault) for fault in wanted.faults]))
-    found = run(tmp_path / "record.npz", wanted.seconds, "--flaw", flaw, "--faults", str(faults))
+    found = run(tmp_path / "record.npz", wanted.seconds, "--flaw", flaw, "--faults", str(faults), load=PLANTED_LOAD)
     assert found.returncode == 1, found.stdout[-8000:] + found.stderr[-4000:]
     verdict = check(Record.load(tmp_path / "record.npz"))
     assert verdict.counts.keys() & wanted.breaks, verdict.explained
