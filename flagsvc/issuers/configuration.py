@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from flagsvc.adapters.files.fields import Fields
 from flagsvc.adapters.files.parse import parse
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
 from flagsvc.core.access.scopes import Scope, scope_of
 from flagsvc.core.errors import InvalidRequest, invalid
 from flagsvc.issuers.conditions import ClaimPath, Condition, checked_prefix, claim_path, condition
-from flagsvc.issuers.fields import Fields
 
 MAX_BYTES = 1_048_576
 MAX_ISSUERS, MAX_RULES, MAX_CONDITIONS, MAX_AUDIENCES, MAX_CONTEXT_FIELDS = 50, 1_000, 20, 20, 50
