@@ -19,7 +19,7 @@ from flagsvc.api.http.server import HttpServer
 from flagsvc.front.crowding import CallCounter, Crowding
 from flagsvc.front.door import Arrival, Door, Open
 from flagsvc.front.inner import inner
-from flagsvc.front.pipe import End
+from flagsvc.front.pipe import End, Inner
 from flagsvc.listening import BACKLOG
 
 log = structlog.get_logger(__name__)
@@ -116,7 +116,7 @@ class Front(Door):
     async def _join(self, end: Caller, caller: str, data: bytes) -> None:
         """Connect a caller's connection with gRPC."""
         try:
-            transport, _, name = await self.inner.connect(lambda: End(self.crowding).join(end))
+            transport, _, name = await self.inner.connect(lambda: Inner(self.crowding).join(end))
         except OSError as error:
             log.warning("grpc_not_reached", error=type(error).__name__, detail="gRPC took no connection in time.")
             end.transport.abort()
