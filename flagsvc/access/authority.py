@@ -10,7 +10,7 @@ from flagsvc.access.sessions import ENDED, Sessions
 from flagsvc.access.tickets import Tickets
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
 
@@ -68,7 +68,7 @@ class Authority:
 
     def check_known(self, role: Role) -> None:
         """Raise AccessUnknown if a revocation may have been missed, unless the call only evaluates."""
-        if role is not Role.EVALUATE and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
+        if role not in EVALUATING and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
             raise AccessUnknown(
                 "this replica has not been able to verify the rights of callers for longer than its staleness bound,"
                 " and only evaluates flags until it can; retry, another replica may answer"

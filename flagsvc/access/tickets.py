@@ -63,7 +63,7 @@ class Tickets:
             caller.kind,
             caller.id,
             self._reference(caller),
-            Role.EVALUATE,
+            Role.PUBLIC if caller.is_of_the_public else Role.EVALUATE,
             caller.expires_at if caller.expires_at != math.inf else None,
         )
         return self._seal(self._view.ticket_key, json.dumps(content).encode(), _purpose(flag_set))

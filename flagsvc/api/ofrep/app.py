@@ -147,6 +147,8 @@ class Ofrep:
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
+        if CALLER.get().is_of_the_public and not await self._reader.may_be_public(flag_id, min_revision):
+            return json_response(404, not_found_body(key, selector.metadata))  # whether there is such a flag or not
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
         return json_response(status_of(evaluation), evaluation_body(evaluation, selector.metadata))
@@ -161,7 +163,10 @@ class Ofrep:
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         bodies, size = Pieces(b","), AnswerSize(SPLIT_SET, MAX_SET_BYTES)
-        async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
+        evaluations = self._reader.evaluate_set(
+            selector.flag_set, context, min_revision, only_public=CALLER.get().is_of_the_public
+        )
+        async for evaluation in evaluations:
             self._metrics.evaluated(evaluation)
             part = encode(evaluation_body(evaluation, selector.metadata))
             bodies.add(part)
@@ -175,9 +180,15 @@ class Ofrep:
     async def _events(self, request: Request, send: Send) -> None:
         """Stream the changes of a set."""
         flag_set = self._selectors.of(metadata_of(request)).flag_set
-        has_ticket = TICKET in request.query_params
-        renewed = partial(self._ticket_of, CALLER.get(), flag_set) if has_ticket else None
-        await self.streams.serve(flag_set, event_id_of(request).position, request.receive, send, renewed)
+        caller, has_ticket = CALLER.get(), TICKET in request.query_params
+        await self.streams.serve(
+            flag_set,
+            event_id_of(request).position,
+            request.receive,
+            send,
+            only_public=caller.is_of_the_public,
+            renewed=partial(self._ticket_of, caller, flag_set) if has_ticket else None,
+        )
 
     def _event_streams_of(self, selector: Selector) -> list[JsonValue]:
         """Return the description of the set's event stream; its URI is relative to the origin of the request.

@@ -17,7 +17,7 @@ from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.gate import Check, prove
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
-from flagsvc.api.common.peers import peer_name
+from flagsvc.api.common.peers import network_of, peer_name
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
@@ -161,7 +161,7 @@ class StreamCall:
             await send(message)
 
         try:
-            with self._pool.of(request.client.host if request.client else ""):
+            with self._pool.of(network_of(_peer(request))):
                 await self._checked(request, sending)
         except Exception as error:  # noqa: BLE001  as above
             if has_begun:  # its caller was revoked

@@ -59,15 +59,23 @@ class SseStreams:
         self._wake_all()
 
     async def serve(
-        self, flag_set: str, last_event_id: str, receive: Receive, send: Send, renewed: Callable[[], str] | None = None
+        self,
+        flag_set: str,
+        last_event_id: str,
+        receive: Receive,
+        send: Send,
+        *,
+        only_public: bool = False,
+        renewed: Callable[[], str] | None = None,
     ) -> None:
         """Answer a request with a stream of a set's changes, first an event if the client may have missed some.
 
+        `only_public`: of changes that callers with the role public may notice.
         `renewed`: returns the ticket with which the client can open the stream again; sent as a part of each id.
         """
 
         def event_id() -> EventId:
-            return EventId(self._position(), renewed() if renewed is not None else "")
+            return EventId(self._position(flag_set, only_public=only_public), renewed() if renewed is not None else "")
 
         wake, ends_at = asyncio.Event(), time.monotonic() + self._age_s
 
@@ -75,10 +83,10 @@ class SseStreams:
             wake.set()
 
         self._streams.add(wake)
-        self._near.changelogs.listen(flag_set, note)
+        self._near.changelogs.listen(flag_set, note, only_public=only_public)
         gone = asyncio.create_task(_disconnected(receive, wake))
         try:
-            if self._may_have_missed(flag_set, last_event_id):
+            if self._may_have_missed(flag_set, last_event_id, only_public=only_public):
                 wake.set()
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await self._send(send, f"retry: {random.randint(*RETRY_MS)}\nid: {event_id()}\n\n")  # noqa: S311
@@ -96,15 +104,20 @@ class SseStreams:
             self._near.changelogs.unlisten(flag_set, note)
             self._streams.discard(wake)
 
-    def _may_have_missed(self, flag_set: str, last_event_id: str) -> bool:
+    def _may_have_missed(self, flag_set: str, last_event_id: str, *, only_public: bool) -> bool:
         """Whether the set may have changed since the client last fetched it."""
         if last_event_id:
-            return last_event_id != self._position()
-        return self._near.changelogs.has_recent_changes(flag_set, time.monotonic())
+            return last_event_id != self._position(flag_set, only_public=only_public)
+        return self._near.changelogs.has_recent_changes(flag_set, time.monotonic(), only_public=only_public)
 
-    def _position(self) -> str:
-        """Return the id of an event that covers every change so far; no other replica makes the same ids."""
-        return f"{self._id}.{self._near.replacements}.{self._near.partial.gaps}"
+    def _position(self, flag_set: str, *, only_public: bool) -> str:
+        """Return the id of an event that covers every change so far; no other replica makes the same ids.
+
+        One for the public counts nothing else than they may notice.
+        """
+        near = self._near
+        changes = f"p{near.changelogs.of(flag_set).public_changes}" if only_public else near.replacements
+        return f"{self._id}.{changes}.{near.partial.gaps}"
 
     def _event(self, flag_set: str, event_id: EventId) -> str:
         data = encode({"type": "refetchEvaluation", "etag": config_etag(self._near, flag_set)}).decode()
