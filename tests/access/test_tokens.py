@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc.core.access import tokens
+from flagsvc.core.access.records import from_json, to_json
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.token_documents import from_document, from_json, to_document, to_json
+from flagsvc.core.access.token_documents import from_document, to_document
 from flagsvc.core.access.token_text import LENGTH, NotAToken, digest_of, id_in, new_id, new_token
 from flagsvc.core.access.tokens import Secret, Token
 from flagsvc.core.errors import InvalidRequest, RevisionConflict, TokenNotFound, TokenRevoked

@@ -22,7 +22,7 @@ from tests.faults.timeline import Content
 from tests.replica_sets import ELECTION_S
 
 _WAIT_S = 6.0
-_POLL_S = 0.05
+_POLL_S = 0.1
 _ASKED_S = 3.0
 _EXAMPLES = 5
 SPONTANEOUS_ELECTION = "mongod spontaneous election"

@@ -133,9 +133,9 @@ def _unlimited() -> None:
 
 
 FLAWS = {
-    "late-fill": Flaw(_late_fill, frozenset({"P1", "P5"}), 8),
+    "late-fill": Flaw(_late_fill, frozenset({"P1", "P5"}), 6),
     "late-put": Flaw(_late_put, frozenset({"P3", "P5", "END"}), 8),
-    "unchecked": Flaw(_unchecked, frozenset({"P3"}), 16, _cut_off(9.0)),
+    "unchecked": Flaw(_unchecked, frozenset({"P3"}), 12, _cut_off(7.5)),
     "deaf": Flaw(_deaf, frozenset({"P2", "P3"}), 12),
     "half-revoked": Flaw(_half_revoked, frozenset({"P13"}), 8),
     "unlimited": Flaw(_unlimited, frozenset({"P12"}), 12),

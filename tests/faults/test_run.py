@@ -31,13 +31,15 @@ SEED = os.environ.get("FAULTS_SEED", "1")
 LOAD = 0.4
 """The share of the calls of `make faults`: the same faults, writes and judge at less than half of the CPU time."""
 ALLOWED_S = 150
+PLANTED_LOAD = 0.2
+"""For runs with planted flaws, which show them again and again."""
 PLANTED = ("late-fill,half-revoked", "unchecked,unlimited")
 """Flaws that are planted in every test run, two at a time, to save time; FAULTS_ALL=1 plants all, one by one."""
 
 
-def run(record: Path, seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(record: Path, seconds: float, *arguments: str, load: float = LOAD) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.faults", "--seconds", str(seconds), "--record", str(record)]
-    command += ["--load", str(LOAD), *arguments]
+    command += ["--load", str(load), *arguments]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FAULTS_")}
     return subprocess.run(
         command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=seconds + ALLOWED_S, check=False
@@ -81,7 +83,7 @@ def test_each_planted_flaw_is_caught(flaw: str, tmp_path: Path) -> None:
     planted = [FLAWS[name] for name in flaw.split(",")]
     faults, seconds = tmp_path / "faults.json", max(each.seconds for each in planted)
     faults.write_text(json.dumps([asdict(fault) for each in planted for fault in each.faults]))
-    found = run(tmp_path / "record.npz", seconds, "--flaw", flaw, "--faults", str(faults))
+    found = run(tmp_path / "record.npz", seconds, "--flaw", flaw, "--faults", str(faults), load=PLANTED_LOAD)
     assert found.returncode == 1, found.stdout[-8000:] + found.stderr[-4000:]
     verdict = check(Record.load(tmp_path / "record.npz"))
     for wanted in planted:
