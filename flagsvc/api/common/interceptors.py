@@ -107,15 +107,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
-                caller = check.admit(context.invocation_metadata(), context) if check is not None else None
-                if check is not None and caller is None:
-                    caller = await self._verified(check, context)
+                if check is None:
+                    request = await message(context)
+                    with pool:
+                        check_readable(request)
+                        return sender.answer(method, await call(request, context), encode, context)
+                metadata = context.invocation_metadata()  # once: gRPC builds the headers at each call of this
+                caller = check.admit(metadata, context) or await self._verified(check, context)
                 request = await message(context)
                 with pool:
                     check_readable(request)
-                    if check is None or caller is None:
-                        return sender.answer(method, await call(request, context), encode, context)
-                    answer = await check.answered(call, caller, request, context)
+                    answer = await check.answered(call, caller, request, context, metadata)
                     return sender.answer(method, answer, encode, context)
             except grpc.aio.AbortError:
                 raise
