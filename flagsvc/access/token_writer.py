@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flagsvc.access.record_writer import RecordWriter, Spread, entry_of, now
@@ -67,6 +67,11 @@ def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, st
     return tokens.checked(token), text
 
 
+def overlap_end(seconds: float) -> datetime | None:
+    """Return when an overlap that begins now ends; None for none: a clock that is ahead would let a secret go on."""
+    return now() + timedelta(seconds=seconds) if seconds else None
+
+
 class TokenWriter:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
@@ -89,9 +94,12 @@ class TokenWriter:
         return await self._written(token_id, decide, entry_of(giver, "UpdateToken", token_id), wait_for)
 
     async def rotate(
-        self, giver: Identity, token_id: str, overlap_ends_at: datetime, etag: int | None, wait_for: WaitFor
+        self, giver: Identity, token_id: str, overlap_ends_at: datetime | None, etag: int | None, wait_for: WaitFor
     ) -> TokenChange:
-        """Give a token a new secret, which the result has; the one before it is valid until the overlap ends."""
+        """Give a token a new secret, which the result has; the one before it is valid until the overlap ends.
+
+        `overlap_ends_at`: by the clocks of all replicas; None: there is no overlap.
+        """
         text = new_token(token_id)
         decide = tokens.rotate(token_id, digest_of(text).hex(), overlap_ends_at, etag, _check_of(giver))
         return await self._written(token_id, decide, entry_of(giver, "RotateToken", token_id), wait_for, text)

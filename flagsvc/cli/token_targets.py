@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from flagsvc.access.record_writer import entry_of, now
-from flagsvc.access.token_writer import issued
+from flagsvc.access.token_writer import issued, overlap_end
 from flagsvc.adapters.build import store_for
 from flagsvc.api.token_service import messages
 from flagsvc.cli import wait_for
@@ -171,8 +171,8 @@ class OnStore:
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
         """Give a token a new secret."""
-        secret, ends_at = new_token(token_id), now() + timedelta(seconds=overlap_s)
-        decide = tokens.rotate(token_id, digest_of(secret).hex(), ends_at, None, lambda _: None)
+        secret = new_token(token_id)
+        decide = tokens.rotate(token_id, digest_of(secret).hex(), overlap_end(overlap_s), None, lambda _: None)
         return self._changed("RotateToken", token_id, decide, secret)
 
     def revoke(self, token_id: str) -> Changed:

@@ -119,6 +119,12 @@ def test_rotation_keeps_one_older_secret_for_the_overlap() -> None:
     assert twice.secrets == (Secret("11" * 32, later + timedelta(hours=1)), Secret("22" * 32))
 
 
+def test_rotation_without_an_overlap_ends_the_older_secret_by_no_clock() -> None:
+    once = tokens.rotate(TOKEN.id, "11" * 32, None, None, nothing)(TOKEN)
+    assert once is not None
+    assert once.secrets == (Secret("11" * 32),)
+
+
 def test_a_revoked_token_has_no_secret_and_stays_as_it_is() -> None:
     revoked = tokens.revoke(TOKEN.id, NOW)(TOKEN)
     assert revoked is not None

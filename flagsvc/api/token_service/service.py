@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 
 from flagsvc.access.access import Access
-from flagsvc.access.record_writer import now
+from flagsvc.access.token_writer import overlap_end
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.flag_service.messages import wait_for
 from flagsvc.api.flag_service.paging import from_page_token, page_size, to_page_token
@@ -72,7 +72,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
 
     async def RotateToken(self, request: pb.RotateTokenRequest, context: Context) -> pb.RotateTokenResponse:
         """Give a token a new secret."""
-        writer, ends_at = self._access.writer, now() + timedelta(seconds=messages.overlap_s(request))
+        writer, ends_at = self._access.writer, overlap_end(messages.overlap_s(request))
         etag = etag_revision(request.etag)
         change = await writer.rotate(CALLER.get(), _id(request.id), ends_at, etag, wait_for(request))
         return pb.RotateTokenResponse(
