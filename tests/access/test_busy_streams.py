@@ -13,7 +13,7 @@ from flagsvc.serving.writer import WaitFor
 from tests.access.callers import Headers, bearer, guarded, made, stored
 from tests.replicas import Client
 
-STREAMS = 40
+STREAMS = 150
 
 
 async def test_streams_that_send_without_a_pause_end_with_their_status(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ async def test_streams_that_send_without_a_pause_end_with_their_status(tmp_path:
         access, root = server.replica.access, bearer(admin_text)
         assert access is not None
         await client.stub.CreateFlag(pb.CreateFlagRequest(flag={"key": "a"}), metadata=root, timeout=5)  # type: ignore[arg-type]
-        toggling = [asyncio.create_task(toggle(client, root)) for _ in range(3)]
+        toggling = [asyncio.create_task(toggle(client, root)) for _ in range(6)]
         messages = [0]
         following = [asyncio.create_task(end_of(client, bearer(text), messages)) for _ in range(STREAMS)]
         while messages[0] < 10 * STREAMS:  # noqa: ASYNC110  nothing announces it
