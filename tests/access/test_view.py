@@ -206,12 +206,14 @@ async def test_a_stream_that_is_being_sent_ends_once_its_message_is_sent() -> No
     token, text = made()
     view, authority = held(token)
 
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "message"
+
     async def stream() -> AsyncIterator[str]:
         with authority.sessions.open(authority.identify(text), Role.READ) as session:
-            while True:
-                session.is_sending = True
-                yield "message"
-                session.sent()
+            async for message in session.endable(endless()):
+                yield message
 
     messages = stream()
     assert await anext(messages) == await anext(messages) == "message"
