@@ -85,7 +85,7 @@ class Server:
             metrics=metrics,
             health=self._health,
             outflow=outflow,
-            inner=(*audit.interceptors(), *limiting.interceptors()),
+            inner=(*audit.wrappers(), *limiting.wrappers()),
             refuse=audit.refuse,
         )
         sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)
