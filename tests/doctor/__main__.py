@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from tests.guarded_mongod import GuardedMongod
 from tests.replicas import FLAGSVC, PROGRAM, Process
 from tests.servers import HOST, Mongod, RedisServer, free_port
 
-SETTLED_S = 4.0
-"""How long a replica runs before it is asked: long enough to find out what does not work."""
+START_S, SETTLED_S = 30.0, 4.0
+"""How long a replica may take to listen, and how long it runs before it is asked: it finds out what does not work."""
 
 
 @dataclass(slots=True)
@@ -90,8 +91,7 @@ def _show(name: str, setup: SetUp, cache: RedisServer) -> None:
     with redis.Redis.from_url(cache.url) as direct, _neighbour(setup, cache):
         for command in setup.redis_commands:
             direct.execute_command(*command)
-        with Process(program=PROGRAM, FLAGSVC_AUTH="off", **urls) as replica:
-            time.sleep(SETTLED_S)
+        with _serving(urls) as replica:
             if setup.broken_later:
                 direct.execute_command(*setup.broken_later)
                 time.sleep(SETTLED_S)
@@ -105,9 +105,19 @@ def _neighbour(setup: SetUp, cache: RedisServer) -> Iterator[None]:
         yield
         return
     urls = {"FLAGSVC_STORE_URL": setup.neighbour, "FLAGSVC_CACHE_URL": cache.url}
-    with Process(program=PROGRAM, FLAGSVC_AUTH="off", **urls):
-        time.sleep(SETTLED_S)
+    with _serving(urls):
         yield
+
+
+@contextlib.contextmanager
+def _serving(urls: dict[str, str]) -> Iterator[Process]:
+    with Process(program=PROGRAM, FLAGSVC_AUTH="off", **urls) as replica:
+        deadline = time.monotonic() + START_S
+        with socket.socket() as probe:
+            while probe.connect_ex((HOST, replica.port)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        time.sleep(SETTLED_S)
+        yield replica
 
 
 def _run(*arguments: str, environment: dict[str, str]) -> None:
