@@ -15,8 +15,9 @@ import grpc
 
 from flagsvc.access.token_writer import now
 from flagsvc.cli import render, wait_for
+from flagsvc.cli.calls import print_error
 from flagsvc.cli.channels import channel_to, find_server
-from flagsvc.cli.service_commands import print_error
+from flagsvc.cli.tables import Column, print_table
 from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
@@ -25,7 +26,10 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
 
-_HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
+_LIST = (
+    *(Column("id"), Column("name", rank=1, least=12), Column("role", rank=2), Column("flag sets", rank=3, least=12)),
+    *(Column("state"), Column("expires", rank=4), Column("last used", rank=5), Column("created by", rank=6)),
+)
 _SECRET_MODE = 0o600
 
 
@@ -47,7 +51,7 @@ def list_tokens(args: argparse.Namespace) -> int:
             render.print_json([_fields(token) for token in found])
         else:
             rows = (tuple(_row(token)) for token in found)
-            render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
+            print_table(_LIST, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
     return _on_target(args, listed)

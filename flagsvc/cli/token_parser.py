@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TypeAlias
 
 from flagsvc.cli import options, run
+from flagsvc.cli.options import MANY, Add, Commands
 from flagsvc.core.access.roles import Role
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
-Add = Callable[[_Commands, str, run.Command], argparse.ArgumentParser]
 
-
-def add_to(commands: _Commands, add_command: Add) -> None:
+def add_to(commands: Commands, add_command: Add) -> None:
     """Add both commands."""
     options.add_call(add_command(commands, "whoami", run.in_module("token_commands", "whoami")))
     token = add_command(commands, "token", _no_verb)
@@ -45,10 +41,10 @@ def add_to(commands: _Commands, add_command: Add) -> None:
     revoke.add_argument("id", metavar="ID", help="the token's id")
 
 
-def _verb(verbs: _Commands, name: str, about: str, function: str) -> argparse.ArgumentParser:
+def _verb(verbs: Commands, name: str, about: str, function: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=about, description=about)
     parser.set_defaults(run=run.in_module("token_commands", function))
-    options.add_call(parser)
+    options.add_call(parser, forms=MANY if name == "list" else options.ONE)
     options.add_wait(parser)
     parser.add_argument(
         "--store",

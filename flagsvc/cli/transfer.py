@@ -35,7 +35,7 @@ def import_file(args: argparse.Namespace) -> int:
         datetime.now(UTC), text("--actor", options.actor_of(args)) or "import", text("--reason", args.reason, 1_024)
     )
     flag_set = set_name(args.flag_set) if args.flag_set else None
-    planned, bucketings = _plan(args.file, flag_set, author, strict=args.strict)
+    planned, bucketings = planned_changes(args.file, flag_set, author, strict=args.strict)
     if args.prune and not planned:
         raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
@@ -69,7 +69,7 @@ def export_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(
+def planned_changes(
     path: str, flag_set: str | None, author: Author, *, strict: bool
 ) -> tuple[list[PlannedChange], Mapping[str, int]]:
     """Return the changes that make a file's flags, and the bucketing that it asks for, by flag set."""
