@@ -79,8 +79,8 @@ def edited(flag: Flag, edits: Sequence[Edit]) -> Flag:
 
 
 def rewritten(flag: Flag, document: Mapping[str, Any]) -> Flag:
-    """Return a flag with all its writable fields as a document has them, under their stored names. Raises UsageError."""
-    unknown = [name for name in document if name not in STORED_NAMES.values() or FIELDS.get(name) is None]
+    """Return a flag with its writable fields as a document has them, by their stored names. Raises UsageError."""
+    unknown = [name for name in document if name not in FIELDS or name not in STORED_NAMES.values()]
     if unknown:
         raise UsageError(f"unknown field {unknown[0]!r}{meant(unknown[0], FIELDS)}; {_KNOWN}")
     fixed = {name: value for name, value in to_document(flag).items() if name not in FIELDS}

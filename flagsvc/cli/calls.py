@@ -51,6 +51,8 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         word = "UNREACHABLE"
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
+        if hasattr(args, "store"):
+            text += ", or name a store: --store URL"
         if args.encryption is not None:
             text = f"no server is reachable at {address} with TLS: {details}"
         elif "ocket closed" in (details or ""):  # as a TLS server does

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import changed_fields, options, render, times
+from flagsvc.cli import changed_fields, render, times
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.changed_fields import Fields
 from flagsvc.cli.exit_codes import FAILED, OK
@@ -41,7 +41,7 @@ def _with_file(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
     """Return what an import of a file would change in the flag."""
     from flagsvc.cli.transfer import planned_changes  # noqa: PLC0415  reads files only if one is named
 
-    author = Author(times.now(), options.actor_of(args))
+    author = Author(times.now())
     planned, _ = planned_changes(args.file, args.flag_set, author, strict=False)
     found = {each.flag_id.key: each.decide for each in planned}
     if args.key not in found:

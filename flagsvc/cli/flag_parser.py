@@ -43,6 +43,14 @@ def _add_reads(commands: Commands, add: Add) -> None:
     get = add(commands, "get", run.on_server(_FLAG, "get"))
     options.add_flag_call(get)
     options.add_min_revision(get)
+    simulate = add(commands, "simulate", run.on_server("simulate", "simulate"))
+    options.add_flag_call(simulate)
+    simulate.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="the change to try; as those of `set`")
+    simulate.add_argument(
+        "--contexts", metavar="FILE", required=True, help="a JSON object a line; - for standard input"
+    )
+    simulate.add_argument("--rule", metavar="FILE", help="the rule to try, as JSON; the same as targeting=@FILE")
+    simulate.add_argument("--limit", type=int, metavar="N", help="contexts to list [20 on a terminal, else all]")
     options.add_set_call(add(commands, "list", run.on_server(_FLAG, "list_flags")), forms=MANY)
     options.add_set_call(add(commands, "watch", run.on_server("watch", "watch")))
     health = add(commands, "health", run.in_module("health", "health"))

@@ -21,8 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: one of `exit_codes`."""
     words = list(sys.argv[1:] if argv is None else argv)
     terminal.choose(_form_in(words))
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from flagsvc.cli.completion import complete  # noqa: PLC0415  only a shell that completes needs it
+
+        complete(parser)
     try:
-        args = build_parser().parse_args(words or ["help"])
+        args = parser.parse_args(words or ["help"])
         terminal.choose(getattr(args, "form", None))
         return _run(args)
     except BadCommandLine as error:

@@ -47,10 +47,15 @@ def add_output(parser: argparse.ArgumentParser, forms: Sequence[Form] = ONE) -> 
 def add_call(parser: argparse.ArgumentParser, timeout_s: float = 5.0, forms: Sequence[Form] = ONE) -> None:
     """Add the server's address, TLS, the time-out and the output format."""
     add_server(parser)
+    add_timeout(parser, timeout_s)
+    add_output(parser, forms)
+
+
+def add_timeout(parser: argparse.ArgumentParser, timeout_s: float) -> None:
+    """Add the seconds that a call may take."""
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=timeout_s, help=f"seconds to wait for a response [{timeout_s:g}]"
     )
-    add_output(parser, forms)
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

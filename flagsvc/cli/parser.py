@@ -15,6 +15,7 @@ _FIELDS = "FIELD: name description category status config icon badge sortOrder v
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
+    "simulate": "Show which variant each of many contexts gets, and which another one after a change. Nothing is written.",
     "get": "Show a flag's definition.",
     "list": "List the flags of a set in sort order.",
     "history": "Show a flag's changes, or what was changed and refused over all flags, newest first.",
@@ -37,6 +38,7 @@ _SUMMARIES = {
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
     "profile": "Add, list, choose or remove profiles: named servers with a token file, a flag set and TLS.",
+    "completion": "Print what makes a shell complete commands, options, flags' keys, fields and profiles.",
     "help": "Show the help of a command, or the exit codes.",
     "version": "Show the version.",
 }
@@ -50,6 +52,11 @@ _EXAMPLES = {
         "flagsvc evaluate checkout-v2",
         "flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --attribute age:=31 --json",
         "flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
+    ),
+    "simulate": (
+        "flagsvc simulate checkout-v2 --contexts users.ndjson",
+        "flagsvc simulate checkout-v2 --contexts users.ndjson --rule new.json",
+        "flagsvc simulate checkout-v2 --contexts users.ndjson status=ENABLED targeting=@new.json --json",
     ),
     "get": ("flagsvc get checkout-v2 --json", "flagsvc get checkout-v2 --min-revision 7"),
     "list": ("flagsvc list", "flagsvc list --json"),
@@ -114,6 +121,11 @@ _EXAMPLES = {
         "flagsvc profile use prod",
         "flagsvc list --profile prod",
     ),
+    "completion": (
+        'eval "$(flagsvc completion bash)"   # in ~/.bashrc',
+        'eval "$(flagsvc completion zsh)"    # in ~/.zshrc, after compinit',
+        "flagsvc completion fish > ~/.config/fish/completions/flagsvc.fish",
+    ),
     "help": ("flagsvc help toggle", "flagsvc help exit-codes"),
     "version": ("flagsvc version",),
 }
@@ -157,12 +169,18 @@ class _Parser(argparse.ArgumentParser):
         raise BadCommandLine(masked(message), self.format_usage())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the arguments that this parser knows, and name the option that an unknown one looks like."""
+        """Read the arguments that this parser knows, and name the option that an unknown one looks like.
+
+        FIELD=VALUE may stand behind an option too, which argparse does not allow where there may be none.
+        """
         known, unknown = super().parse_known_args(args, namespace)
+        if isinstance(fields := getattr(known, "fields", None), list):
+            fields += (late := [word for word in unknown if not word.startswith("-")])
+            unknown = [word for word in unknown if word not in late]
         for word in unknown:
             if word.startswith("--"):
                 near = meant(word.partition("=")[0], self._option_string_actions)
-                self.error(f"unrecognized arguments: {word}{near}")
+                raise BadCommandLine(f"unrecognized arguments: {masked(word)}{near}", self.format_usage())
         return known, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -35,20 +35,6 @@ def serve(args: argparse.Namespace) -> int:
         return runner.run(run(settings))
 
 
-def on_store(name: str) -> Command:
-    """Return the function that runs a command of `transfer` on a store."""
-
-    def run(args: argparse.Namespace) -> int:
-        from flagsvc.settings import Settings  # noqa: PLC0415
-
-        settings = Settings.from_env(os.environ)
-        args.store = args.store or settings.store_url
-        args.cache = getattr(args, "cache", None) or settings.cache_url
-        return in_module("transfer", name)(args)
-
-    return run
-
-
 def on_server(module: str, name: str) -> Command:
     """Return the function that runs a command of a module of `flagsvc.cli` with a stub of a server."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from flagsvc.cli import options, run
 from flagsvc.cli.options import MANY, Add, Commands
 
@@ -40,7 +42,7 @@ def _add_replicas(commands: Commands, add: Add) -> None:
 
 
 def _add_transfers(commands: Commands, add: Add) -> None:
-    importing = add(commands, "import", run.on_store("import_file"))
+    importing = add(commands, "import", run.in_module("transfer", "import_file"))
     importing.add_argument(
         "file",
         metavar="FILE",
@@ -58,7 +60,7 @@ def _add_transfers(commands: Commands, add: Add) -> None:
     )
     importing.add_argument("--strict", action="store_true", help=STRICT)
     options.add_author(importing)
-    exporting = add(commands, "export", run.on_store("export_file"))
+    exporting = add(commands, "export", run.in_module("transfer", "export_file"))
     exporting.add_argument(
         "--output", metavar="FILE", default="-", help="file to write, replaced atomically [standard output]"
     )
@@ -67,14 +69,26 @@ def _add_transfers(commands: Commands, add: Add) -> None:
         choices=("flagd", "flagd-yaml", "mongoexport"),
         help="file format [from the name of --output: .json is flagd, .yaml and .yml are flagd-yaml, else mongoexport]",
     )
-    for parser, sets in ((importing, "from the file; default"), (exporting, "default")):
-        parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
-        parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
+    importing.add_argument(
+        "--flag-set", "--set", metavar="SET", dest="flag_set", help="flag set [from the file; default]"
+    )
+    options.add_set(exporting)
+    for parser in (importing, exporting):
+        _add_target(parser)
         options.add_output(parser)
     validating = add(commands, "validate", run.in_module("flagd_files", "validate"))
     validating.add_argument("--strict", action="store_true", help=STRICT)
-    validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
+    validating.add_argument("files", nargs="*", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
+    _add_target(validating)
+    options.add_set(validating)
     options.add_output(validating)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the store or the server on which a command works."""
+    parser.add_argument("--store", metavar="URL", help="work on a store, not through a server [FLAGSVC_STORE_URL]")
+    options.add_server(parser)
+    options.add_timeout(parser, 30.0)
 
 
 def _add_own(commands: Commands, add: Add) -> None:
@@ -96,6 +110,8 @@ def _add_own(commands: Commands, add: Add) -> None:
         parser = verbs.add_parser(verb, help=about)
         parser.add_argument("name", metavar="NAME", help="a profile")
         parser.set_defaults(run=run.in_module("profiles", verb))
+    completion = add(commands, "completion", run.in_module("completion", "show_script"))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that reads it")
     helping = add(commands, "help", run.in_module("help", "show_help"))
     helping.add_argument("topic", nargs="*", metavar="COMMAND", help="a command, or exit-codes")
     add(commands, "version", run.in_module("help", "show_version"))
