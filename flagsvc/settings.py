@@ -91,8 +91,12 @@ class Settings:
     anonymous: str = _setting(
         "",
         "Role of callers without a credential, by listener, with FLAGSVC_AUTH=required:"
-        " grpc=evaluate@default;sync=read@default,team-*.",
+        " grpc=evaluate@default;sync=read@team-*;ofrep=public@default.",
         anonymous=True,
+    )
+    tokens_file: str = _setting(
+        "",
+        "JSON or YAML file of tokens as hashes, beside those of the store, with FLAGSVC_AUTH=required.",
     )
     jwt_issuers_file: str = _setting(
         "",

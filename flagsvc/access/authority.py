@@ -7,9 +7,10 @@ import time
 
 from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
+from flagsvc.access.tickets import Tickets
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
 
@@ -25,6 +26,7 @@ class Authority:
         self.sessions = Sessions(self.current)
         self.proven: ProvenCallers | None = None
         """Who recognizes other callers; None if nobody does."""
+        self.tickets = Tickets(view, lambda: self.proven)
 
     def identify(self, credential: str) -> Identity | None:
         """Return who sends this credential; None if it must be verified first, by `verify`.
@@ -66,19 +68,19 @@ class Authority:
 
     def check_known(self, role: Role) -> None:
         """Raise AccessUnknown if a revocation may have been missed, unless the call only evaluates."""
-        if role is not Role.EVALUATE and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
+        if role not in EVALUATING and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
             raise AccessUnknown(
                 "this replica has not been able to verify the rights of callers for longer than its staleness bound,"
                 " and only evaluates flags until it can; retry, another replica may answer"
             )
 
     def _unknown(self, credential: str) -> FlagsvcError:
-        if not self._view.is_loaded:
-            return AccessUnknown("this replica has not read the tokens yet; retry")
         if not credential.startswith(OWN):
             return Unauthenticated(f"the credential is no token of flagsvc, which begins with {PREFIX}_")
         try:
-            id_in(credential)
+            token_id = id_in(credential)
         except NotAToken as problem:
             return Unauthenticated(f"the token is not valid: {problem}")
+        if not self._view.is_loaded and not self._view.is_revoked(token_id):
+            return AccessUnknown("this replica has not read the tokens yet; retry")
         return Unauthenticated("the token is not valid: it is unknown, revoked or disabled")

@@ -16,15 +16,30 @@ from flagsvc.core.errors import FlagsvcError, PermissionDenied, RightsChanged, U
 ENDED = "the credential was revoked, replaced or disabled, or it has expired"
 
 
+def sees_as_much(caller: Identity, before: Identity) -> bool:
+    """Whether what a stream shows to a caller is what it showed before its rights changed."""
+    return caller.is_of_the_public == before.is_of_the_public
+
+
 @dataclass(eq=False, slots=True)
 class Session:
-    """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended."""
+    """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended.
+
+    `is_sending`: the transport is sending its message, and would lose the refusal if the task were cancelled now.
+    """
 
     caller: Identity
     role: Role
     task: asyncio.Task[object]
     flag_sets: tuple[str, ...] = ()
     refusal: FlagsvcError | None = None
+    is_sending: bool = False
+
+    def sent(self) -> None:
+        """Record that the transport has sent a message. Raises why the call was ended meanwhile."""
+        self.is_sending = False
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class Sessions:
@@ -72,7 +87,7 @@ class Sessions:
             refusal: FlagsvcError = Unauthenticated(ENDED)
             if caller is not None:
                 authorize(caller, session.role, session.flag_sets)
-                if caller.scope.includes(session.caller.scope):
+                if caller.scope.includes(session.caller.scope) and sees_as_much(caller, session.caller):
                     session.caller = caller
                     return
                 refusal = RightsChanged()  # it may follow other flag sets, too
@@ -81,4 +96,5 @@ class Sessions:
         if session.refusal is None:
             session.refusal = refusal
             self.ended += 1
-            session.task.cancel()
+            if not session.is_sending:
+                session.task.cancel()

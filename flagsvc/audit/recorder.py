@@ -11,12 +11,12 @@ from typing import Any
 import structlog
 
 from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.peers import network_of
 from flagsvc.background import cause_of
 from flagsvc.core.audit import AuditEntry, Outcome
 from flagsvc.core.errors import FlagsvcError, PermissionDenied
 from flagsvc.core.model import ANONYMOUS
 from flagsvc.limits.attempts import FailedAttempts
-from flagsvc.limits.callers import network_of
 from flagsvc.ports.audit import AuditStore
 from flagsvc.telemetry import Sample
 
@@ -107,8 +107,13 @@ def flag_set_of(request: Any) -> str:
 
 
 def subject_of(request: Any) -> str:
-    """Return the flag key or token id that a request names; empty if it names none."""
-    for holder, name in ((request, "flag_key"), (request, "id"), (getattr(request, "flag", None), "key")):
+    """Return the flag key, token id or identity that a request names; empty if it names none."""
+    for holder, name in (
+        (request, "flag_key"),
+        (request, "id"),
+        (request, "identity"),
+        (getattr(request, "flag", None), "key"),
+    ):
         if value := getattr(holder, name, ""):
             return str(value)[:MAX_TEXT]
     token = getattr(request, "token", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from flagsvc.api.common.values import to_value
@@ -12,22 +13,24 @@ from flagsvc.cli.input_files import read_bytes
 from flagsvc.cli.usage import UsageError, meant
 from flagsvc.core.documents import from_document, times_from_json, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
-from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag, Status
+from flagsvc.core.model import STORED_NAMES, WRITABLE, Exposure, Flag, Status
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
 _KNOWN = f"known fields: {', '.join(STORED_NAMES[each] for each in WRITABLE)}"
 _TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner"}
-_TEXT_FIELDS |= {"expires_at", "targeting"}
+_TEXT_FIELDS |= {"expires_at", "targeting", "exposure"}
 _WITH_PARTS = ("variants", "metadata", "evaluators", "config")
 _EXPECTED: Mapping[str, str] = {
     "status": "ENABLED, DISABLED, BETA or DEPRECATED",
+    "exposure": "INTERNAL or PUBLIC",
     "sortOrder": "an integer of 32 bits",
     "expiresAt": "a time such as 2030-01-31T12:00:00Z, or empty",
     "variants": 'an object such as {"on": true, "off": false}',
     "metadata": "an object",
     "evaluators": "an object of rules by name",
 }
+_WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
 _STATUS_WORDS = {"on": "ENABLED", "true": "ENABLED", "enable": "ENABLED", "off": "DISABLED", "false": "DISABLED"}
 _STATUS_WORDS |= {"disable": "DISABLED"}
 
@@ -112,8 +115,8 @@ def _edit(name: str, text: str) -> Edit:
 
 
 def _checked(field: str, text: str) -> Any:
-    if field == "status" and text not in Status.__members__:
-        raise UsageError(_wrong("status", text))
+    if field in _WORDS and text not in _WORDS[field].__members__:
+        raise UsageError(_wrong(field, text))
     if field == "expires_at":
         moment = times_from_json({"expiresAt": text})["expiresAt"]
         if moment is None:
@@ -124,9 +127,9 @@ def _checked(field: str, text: str) -> Any:
 
 def _wrong(name: str, found: Any) -> str:
     near = ""
-    if name == "status":
-        word = _STATUS_WORDS.get(str(found).lower())
-        near = f"; did you mean {word}?" if word else meant(str(found), Status.__members__)
+    if name in _WORDS:
+        word = _STATUS_WORDS.get(str(found).lower()) if name == "status" else None
+        near = f"; did you mean {word}?" if word else meant(str(found), _WORDS[name].__members__)
     return f"{name} is {str(found)[:60]!r}; it must be {_EXPECTED.get(name, 'of another type')}{near}"
 
 

@@ -47,7 +47,7 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
     address = args.address
     code, details, reason = error.code(), error.details(), error_reason(error)
     word = reason or code.name
-    text = f"{details}{hint} ({word})"
+    text = f"{details}{hint}{_next_step(code)} ({word})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         word = "UNREACHABLE"
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
@@ -60,6 +60,18 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not respond in time; try a larger --timeout"
     print_failure(text, code=word, status=code.name)
+
+
+def _next_step(code: grpc.StatusCode) -> str:
+    """Return what a caller who is not permitted can do next, behind the server's words; empty for other errors."""
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return "; flagsvc whoami shows the caller's rights, and who has the role admin can change those of a token"
+    if code is not grpc.StatusCode.UNAUTHENTICATED:
+        return ""
+    given = [name for name in ("FLAGSVC_TOKEN_FILE", "FLAGSVC_TOKEN") if os.environ.get(name, "").strip()]
+    if given:
+        return f"; the token is that of {given[0]}"
+    return "; for this command, put a token into a file, and the file's name into FLAGSVC_TOKEN_FILE"
 
 
 def error_reason(error: grpc.RpcError) -> str:

@@ -11,7 +11,7 @@ from flagsvc.cli.options import Commands
 from flagsvc.cli.usage import BadCommandLine, meant
 from flagsvc.urls import masked
 
-_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt"
+_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",

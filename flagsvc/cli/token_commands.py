@@ -13,33 +13,39 @@ from typing import Any, Self
 
 import grpc
 
-from flagsvc.access.token_writer import now
+from flagsvc.access.record_writer import now
+from flagsvc.access.token_writer import issued
+from flagsvc.api.token_service import messages
 from flagsvc.cli import render, wait_for
 from flagsvc.cli.calls import print_error
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
+from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
+from flagsvc.tokens_file.entries import line_of
 
 _LIST = (
     *(Column("id"), Column("name", rank=1, least=12), Column("role", rank=2), Column("flag sets", rank=3, least=12)),
     *(Column("state"), Column("expires", rank=4), Column("last used", rank=5), Column("created by", rank=6)),
 )
 _SECRET_MODE = 0o600
+_ANOTHER = "flagsvc token create NAME --role admin --store URL"
 
 
 def create(args: argparse.Namespace) -> int:
     """Make a token, and print its secret, or write it into a file that only its owner can read."""
+    if args.hash_only:
+        return _create_entry(args)
     if args.if_none:
         return _create_first(args)
     token = _token_of(args)
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.create(token)))
+        return on_target(args, lambda target: output.put(args, target.create(token)))
 
 
 def list_tokens(args: argparse.Namespace) -> int:
@@ -54,7 +60,7 @@ def list_tokens(args: argparse.Namespace) -> int:
             print_table(_LIST, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
-    return _on_target(args, listed)
+    return on_target(args, listed)
 
 
 def update(args: argparse.Namespace) -> int:
@@ -75,19 +81,19 @@ def update(args: argparse.Namespace) -> int:
         raise UsageError(
             "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --disable or --enable"
         )
-    return _on_target(args, lambda target: _show(args, target.update(token, mask)))
+    return on_target(args, lambda target: _show(args, target.update(token, mask)))
 
 
 def rotate(args: argparse.Namespace) -> int:
     """Give a token a new secret; the one before it stays valid for the overlap."""
     overlap_s = seconds_of(args.overlap, "--overlap")
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
+        return on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
 
 
 def revoke(args: argparse.Namespace) -> int:
     """End a token for ever."""
-    return _on_target(args, lambda target: _show(args, target.revoke(args.id)))
+    return on_target(args, lambda target: _show(args, target.revoke(args.id)))
 
 
 def whoami(args: argparse.Namespace) -> int:
@@ -109,14 +115,32 @@ def whoami(args: argparse.Namespace) -> int:
     return _on_server(args, shown)
 
 
+def _create_entry(args: argparse.Namespace) -> int:
+    """Print a new token's entry for a file of tokens. No store and no server is asked."""
+    if not args.output or args.if_none or args.store is not None:
+        raise UsageError("--hash-only needs --output, for the secret, and neither --store nor --if-none")
+    token, secret = issued(OPERATOR, messages.grant_of(_token_of(args)))
+    with _Output(args.output) as output:
+        output.write(secret)
+    sys.stdout.write(line_of(token))
+    return 0
+
+
 def _create_first(args: argparse.Namespace) -> int:
     """Make the first token of a store, once, also when two programs start together."""
     if args.store is None or not args.output:
         raise UsageError("--if-none needs --store and --output: it makes the first token of a store into a file")
-    target, token = _store_of(args), _token_of(args)
-    if Path(args.output).exists() or target.all():
-        render.say("the store has, or had, a token already; nothing was made (--if-none)", error=args.json)
+    target, token, path = _store_of(args), _token_of(args), Path(args.output)
+    was_there = path.exists()  # before the store is looked at: another program makes the token first, then the file
+    if target.all():
+        hint = "" if path.exists() else f". If nobody has one that is valid, make another: {_ANOTHER}"
+        render.say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
         return 0
+    if was_there:
+        raise UsageError(
+            f"--output names {str(path)!r}, which exists, but the store has no token: the file is of another store,"
+            " or the store has lost its tokens. Remove the file to make the first token of this store"
+        )
     with _Output(args.output) as output:
         try:
             return output.put(args, target.create(token, as_first=True))
@@ -150,17 +174,24 @@ class _Output:
 
     def put(self, args: argparse.Namespace, changed: Changed) -> int:
         """Write the secret and show the token; return the exit status."""
-        if self._path is None or self._part is None:
+        if self._path is None:
             return _show(args, changed, secret=changed.secret)
+        self.write(changed.secret)
+        return _show(args, changed)
+
+    def write(self, secret: str) -> None:
+        """Write the secret into the file."""
+        assert self._path is not None  # noqa: S101  only for an output with a file
+        assert self._part is not None  # noqa: S101
         with self._part.open("w", encoding="utf-8") as file:
-            file.write(changed.secret + "\n")
+            file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._part.rename(self._path)
-        return _show(args, changed)
 
 
-def _on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+    """Run what works on a store or a server, whichever the arguments name; return the exit status."""
     if args.store is not None:
         return work(_store_of(args))
     return _on_server(args, lambda stub: work(OnServer(stub, args)))

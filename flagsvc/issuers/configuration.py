@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from flagsvc.adapters.files.fields import Fields
 from flagsvc.adapters.files.parse import parse
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
 from flagsvc.core.access.scopes import Scope, scope_of
 from flagsvc.core.errors import InvalidRequest, invalid
 from flagsvc.issuers.conditions import ClaimPath, Condition, checked_prefix, claim_path, condition
-from flagsvc.issuers.fields import Fields
 
 MAX_BYTES = 1_048_576
 MAX_ISSUERS, MAX_RULES, MAX_CONDITIONS, MAX_AUDIENCES, MAX_CONTEXT_FIELDS = 50, 1_000, 20, 20, 50
@@ -59,6 +61,11 @@ class Issuer:
     context: tuple[tuple[str, ClaimPath], ...] = ()
     ca_file: str = ""
     token_file: str = ""
+
+    def digest(self, key: bytes) -> str:
+        """Return what names one of the issuer's keys together with what its tokens must be and get."""
+        entry = json.dumps([self.issuer, self.audiences, *map(asdict, self.rules)], default=sorted)
+        return hashlib.sha256(key + entry.encode("utf-8", "surrogatepass")).hexdigest()
 
     def grant(self, claims: Mapping[str, Any]) -> Grant | None:
         """Return what the first rule that fits gives; None if none does."""

@@ -88,6 +88,25 @@ class JwtCallers:
         except BadToken as bad:
             raise self._refusal(bad) from None
 
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Return a caller whose token a replica has verified with the key of this name; None if the key has left."""
+        proofs = (key.proof for keys in self.issuers.values() for key in keys.keys.values())
+        proof = next((each for each in proofs if each.name == reference and each.is_valid), None)
+        if proof is None:
+            return None
+        found = ProvenIdentity(
+            kind=caller.kind,
+            id=caller.id,
+            name=caller.name,
+            role=caller.role,
+            scope=caller.scope,
+            expires_at=caller.expires_at,
+            key=reference.encode(),
+            proof=proof,
+            names=frozenset({caller.id}),
+        )
+        return found if self.is_current(found) else None
+
     async def close(self) -> None:
         """End what is being verified."""
         tasks = list(self._waiting.values())
@@ -138,9 +157,12 @@ class JwtCallers:
     async def _verify(self, parsed: TokenText, keys: KeySet, digest: bytes, peer: str) -> None:
         """Verify a token, and keep what came of it. Raises BadToken."""
         key = await self._key(parsed, keys)
-        self.verified += 1
-        if not await off_loop(is_signed, parsed.text, key.key):
-            self._failures.failed(peer)
+        async with self._failures.turn(peer):
+            self.verified += 1
+            is_valid = await off_loop(is_signed, parsed.text, key.key)
+            if not is_valid:
+                self._failures.failed(peer)
+        if not is_valid:
             raise self._remembered(digest, Reason.SIGNATURE, "the token's signature is not one of its issuer", key)
         grant = keys.issuer.grant(parsed.claims)
         if grant is None:

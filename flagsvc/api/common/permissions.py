@@ -74,6 +74,7 @@ METHODS: Mapping[str, Rule] = {
     _OWN + "Resync": Rule(Role.OPERATE),
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
+    **{_TOKENS + name: Rule(Role.ADMIN) for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     _TOKENS + "GetCaller": Rule(Role.EVALUATE),
     **{service + name: Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS for name in _RESOLVES},
     **{service + "EventStream": Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS},
@@ -93,10 +94,11 @@ METHODS: Mapping[str, Rule] = {
 """Every RPC, by its path; over Connect and gRPC-Web too."""
 
 ROUTES: Mapping[str, Rule] = {
-    "POST /ofrep/v1/evaluate/flags": Rule(Role.EVALUATE, _SELECTOR),
-    "POST /ofrep/v1/evaluate/flags/": Rule(Role.EVALUATE, _SELECTOR),
-    "POST /ofrep/v1/evaluate/flags/{key:path}": Rule(Role.EVALUATE, _SELECTOR),
-    "GET /ofrep/v1/sse": Rule(Role.EVALUATE, _SELECTOR),
+    # Callers with the role public get what is public of it: see Identity.is_of_the_public.
+    "POST /ofrep/v1/evaluate/flags": Rule(Role.PUBLIC, _SELECTOR),
+    "POST /ofrep/v1/evaluate/flags/": Rule(Role.PUBLIC, _SELECTOR),
+    "POST /ofrep/v1/evaluate/flags/{key:path}": Rule(Role.PUBLIC, _SELECTOR),
+    "GET /ofrep/v1/sse": Rule(Role.PUBLIC, _SELECTOR),
     "GET /healthz": _OPEN,
     "GET /readyz": _OPEN,
     "GET /metrics": Rule(Role.OPERATE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import grpc
@@ -48,11 +49,17 @@ class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
 
 
 def _v1_file(pool: DescriptorPool) -> FileDescriptor:
-    """Add the file of reflection v1, which is v1alpha's under another name: the messages are encoded alike."""
-    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
-    newer = text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
+    """Add the file of reflection v1."""
+    newer = _v1()
     pool.AddSerializedFile(newer.SerializeToString())
     return pool.FindFileByName(newer.name)
+
+
+@cache  # it takes 15 ms, and each listener needs it
+def _v1() -> FileDescriptorProto:
+    """Return v1alpha's file under another name: the messages are encoded alike."""
+    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    return text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
 
 
 def _add(file: FileDescriptor, pool: DescriptorPool) -> None:

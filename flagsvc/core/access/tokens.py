@@ -112,14 +112,14 @@ def update(token_id: str, fields: Mapping[str, Any], etag: int | None, check: Ca
 
 
 def rotate(
-    token_id: str, digest: str, old_ends_at: datetime, etag: int | None, check: Callable[[Token], None]
+    token_id: str, digest: str, old_ends_at: datetime | None, etag: int | None, check: Callable[[Token], None]
 ) -> Decide:
-    """Give a token a new secret; the one before it ends then, and older ones at once."""
+    """Give a token a new secret; the one before it ends then, None: at once, by no clock. Older ones end at once."""
 
     def decide(current: Token | None) -> Token | None:
         found = _changeable(current, token_id, etag)
         check(found)
-        newest = found.secrets[-1:]
+        newest = found.secrets[-1:] if old_ends_at is not None else ()
         kept = tuple(Secret(each.digest, _earlier(each.expires_at, old_ends_at)) for each in newest)
         return replace(found, secrets=(*kept, Secret(digest)))
 
@@ -164,5 +164,5 @@ def _moment(at: datetime | None) -> float:
     return math.inf if at is None else at.timestamp()
 
 
-def _earlier(one: datetime | None, other: datetime) -> datetime:
-    return other if one is None else min(one, other)
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return other if one is None or other is None else min(one, other)
