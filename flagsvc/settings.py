@@ -183,7 +183,8 @@ class Settings:
     )
     context_from_headers: str = _setting(
         "",
-        "Context fields read from a call's headers; they override all others: X-User-Id=userId.",
+        "Context fields read from a call's headers, with FLAGSVC_AUTH=required only of callers marked for it:"
+        " X-User-Id=userId.",
         pairs="HEADER=NAME",
         option="--context-from-header",
     )

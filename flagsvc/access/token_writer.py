@@ -31,6 +31,7 @@ class Grant:
     expires_at: datetime | None = None
     rate: int = 0
     for_others: bool = False
+    context_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, st
         secrets=(Secret(digest_of(text).hex()),),
         rate=grant.rate,
         for_others=grant.for_others,
+        context_headers=grant.context_headers,
     )
     return tokens.checked(token), text
 

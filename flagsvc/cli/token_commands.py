@@ -75,11 +75,13 @@ def update(args: argparse.Namespace) -> int:
         ("disabled", args.disabled is not None),
         ("rate", args.rate),
         ("for_others", args.for_others is not None),
+        ("context_headers", args.context_headers is not None),
     ):
         mask += [name] if given else []
     if not mask:
         raise UsageError(
-            "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --disable or --enable"
+            "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --context-headers,"
+            " --disable or --enable"
         )
     return on_target(args, lambda target: _show(args, target.update(token, mask)))
 
@@ -215,6 +217,7 @@ def _token_of(args: argparse.Namespace) -> pb.Token:
     """Return the fields that options name. Raises UsageError."""
     token = pb.Token(name=args.name or "", flag_sets=args.flag_set or (), disabled=bool(args.disabled))
     token.rate, token.for_others = _rate_of(args.rate or "default"), bool(args.for_others)
+    token.context_headers = bool(args.context_headers)
     if args.role:
         token.role = pb.Role.Value(f"ROLE_{args.role.upper()}")
         if args.role in {"admin", "operate"} and not args.flag_set:
@@ -262,6 +265,7 @@ def _fields(token: pb.Token) -> dict[str, Any]:
         "overlapEnds": token.overlap_end_time.ToDatetime(UTC) if token.HasField("overlap_end_time") else None,
         "rate": f"{token.rate}/s" if token.rate else None,
         "forOthers": token.for_others,
+        "contextHeaders": token.context_headers,
         "lastUsed": token.last_used_day or None,
         "createdBy": token.created_by,
         "created": token.create_time.ToDatetime(UTC),

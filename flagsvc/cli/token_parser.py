@@ -97,6 +97,18 @@ def _add_fields(parser: argparse.ArgumentParser, *, named: bool) -> None:
     )
     if named:
         others.add_argument("--not-for-others", dest="for_others", action="store_false", help="it may not any more")
+    headers = parser.add_mutually_exclusive_group()
+    headers.add_argument(
+        "--context-headers",
+        dest="context_headers",
+        action="store_true",
+        default=None,
+        help="its headers set the context fields of FLAGSVC_CONTEXT_FROM_HEADERS",
+    )
+    if named:
+        headers.add_argument(
+            "--no-context-headers", dest="context_headers", action="store_false", help="they do not any more"
+        )
     parser.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
 
 

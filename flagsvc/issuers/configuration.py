@@ -30,10 +30,11 @@ class BadConfiguration(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A role for some flag sets."""
+    """A role for some flag sets. `context_headers`: headers of its callers set fields of the evaluation context."""
 
     role: Role
     scope: Scope
+    context_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def _grant(fields: Fields) -> Grant:
     scope = scope_of([each.strip() for each in patterns.split(",")], field)
     if role in FOR_ALL_SETS and not scope.is_all:
         raise invalid(field, text, f"{role}@*: this role is for all flag sets")
-    return Grant(Role(role), scope)
+    return Grant(Role(role), scope, fields.flag("context_headers"))
 
 
 def _context(fields: Fields) -> tuple[tuple[str, ClaimPath], ...]:

@@ -198,6 +198,7 @@ class JwtCallers:
             name=name,
             role=grant.role,
             scope=grant.scope,
+            context_headers=grant.context_headers,
             expires_at=ends_at(parsed.claims, self._clock()),
             key=digest,
             context=context,

@@ -57,6 +57,7 @@ def line_of(token: Token) -> str:
         "created": _time_text(token.created_at),
         "rate": token.rate or None,
         "for_others": token.for_others or None,
+        "context_headers": token.context_headers or None,
     }
     return f"- {json.dumps({name: value for name, value in entry.items() if value is not None})}\n"
 
@@ -90,6 +91,7 @@ def _token(fields: Fields) -> Token:
         secrets=(Secret(digest),),
         rate=_value(fields, "rate", int, "a whole number of evaluations a second") or 0,
         for_others=_value(fields, "for_others", bool, "true or false") or False,
+        context_headers=_value(fields, "context_headers", bool, "true or false") or False,
     )
     fields.end()
     try:

@@ -72,6 +72,7 @@ def test_a_line_of_the_command_is_read_back() -> None:
         secrets=(Secret(DIGEST),),
         rate=500,
         for_others=True,
+        context_headers=True,
     )
     assert tokens_in("t.yaml", line_of(made).encode()) == (made,)
     assert tokens_in("t.json", f"[{line_of(made)[2:]}]".encode()) == (made,)
@@ -96,6 +97,7 @@ def test_a_line_of_the_command_is_read_back() -> None:
         ({"rate": True}, "[1].rate is True; it must be a whole number"),
         ({"rate": -1}, "[1].rate is -1; it must be 0"),
         ({"for_others": "yes"}, "[1].for_others is 'yes'; it must be true or false"),
+        ({"context_headers": 1}, "[1].context_headers is 1; it must be true or false"),
         ({"rol": "read"}, "[1].rol is 'given'; it must be left out: the fields here are id, sha256"),
     ],
 )

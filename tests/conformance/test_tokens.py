@@ -35,6 +35,8 @@ def a_token(token_id: str = "abcABC012345", **fields: object) -> Token:
         created_by="token:x",
         created_at=NOON,
         expires_at=NOON + timedelta(days=90),
+        for_others=True,
+        context_headers=True,
         secrets=(Secret(hashlib.sha256(token_id.encode()).hexdigest(), NOON + timedelta(hours=1)),),
     )
     return replace(made, **fields)  # type: ignore[arg-type]

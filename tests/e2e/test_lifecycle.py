@@ -153,10 +153,13 @@ async def test_reflection_knows_the_services_and_their_methods(store: str) -> No
                 "flagd.evaluation.v1.ResolveBooleanRequest",
                 "flagsvc.v1.FlagService.EvaluateFlag",
                 "grpc.reflection.v1.ServerReflection.ServerReflectionInfo",
+                "google.rpc.BadRequest",
+                "google.rpc.ErrorInfo",
             ):
                 await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
                 files = (await stream.read()).file_descriptor_response.file_descriptor_proto
                 assert symbol.rpartition(".")[2].encode() in b"".join(files)
+                assert not symbol.startswith("flagd.") or b"flagKey" in b"".join(files), "fields have their JSON names"
             unknown = "flagsvc.v1.FlagService.Nothing"
             await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=unknown))
             assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

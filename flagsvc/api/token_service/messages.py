@@ -28,7 +28,9 @@ DEFAULT_OVERLAP_S = 3_600
 def grant_of(message: pb.Token) -> Grant:
     """Return what a new token is to be. Raises InvalidRequest."""
     sets, expires_at = tuple(message.flag_sets), expire_time(message, "token.expire_time")
-    return Grant(message.name, _role(message), sets, expires_at, message.rate, message.for_others)
+    return Grant(
+        message.name, _role(message), sets, expires_at, message.rate, message.for_others, message.context_headers
+    )
 
 
 def fields_of(message: pb.Token, mask: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +64,7 @@ def token_to_message(token: Token) -> pb.Token:
         etag=f'"{token.revision}"',
         rate=token.rate,
         for_others=token.for_others,
+        context_headers=token.context_headers,
     )
     message.create_time.FromDatetime(token.created_at)
     _put(message.expire_time, token.expires_at)
@@ -137,4 +140,5 @@ _FIELDS: Mapping[str, Callable[[pb.Token], tuple[str, Any]]] = {
     "disabled": lambda token: ("disabled", token.disabled),
     "rate": lambda token: ("rate", token.rate),
     "for_others": lambda token: ("for_others", token.for_others),
+    "context_headers": lambda token: ("context_headers", token.context_headers),
 }

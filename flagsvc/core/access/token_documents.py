@@ -30,6 +30,7 @@ def to_document(token: Token) -> dict[str, Any]:
         "revision": token.revision,
         "rate": token.rate or None,
         "forOthers": token.for_others or None,
+        "contextHeaders": token.context_headers or None,
     }
     return {name: value for name, value in document.items() if value is not None}
 
@@ -52,6 +53,7 @@ def from_document(token_id: str, document: Mapping[str, Any]) -> Token:
             revision=typed(document["revision"], int),
             rate=typed(document.get("rate", 0), int),
             for_others=typed(document.get("forOthers", False), bool),
+            context_headers=typed(document.get("contextHeaders", False), bool),
         )
         return checked(token)
     except (KeyError, TypeError, AttributeError, InvalidRequest) as error:

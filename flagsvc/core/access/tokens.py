@@ -34,7 +34,7 @@ class Token:
 
     `created_by`: the caller who made it. `last_used_on`: a day such as `2026-11-30`; recording it takes no revision.
     `revision`: the state of all tokens with which it last changed. `rate`: evaluations a second; 0: the server's rate.
-    `for_others`: its callers may make changes on behalf of others.
+    `for_others`: its callers may make changes on behalf of others. `context_headers`: their headers set context fields.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Token:
     revision: int = 0
     rate: int = 0
     for_others: bool = False
+    context_headers: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -80,6 +81,7 @@ class Token:
                 key,
                 rate=self.rate,
                 may_act_for_others=self.for_others,
+                context_headers=self.context_headers,
             )
         return found
 

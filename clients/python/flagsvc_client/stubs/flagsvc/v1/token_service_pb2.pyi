@@ -90,6 +90,7 @@ class Token(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     RATE_FIELD_NUMBER: builtins.int
     FOR_OTHERS_FIELD_NUMBER: builtins.int
+    CONTEXT_HEADERS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id, which is no secret. Output only."""
     name: builtins.str
@@ -110,6 +111,10 @@ class Token(google.protobuf.message.Message):
     """
     for_others: builtins.bool
     """Whether its callers may make changes on behalf of others, whom they name as actor. ADMIN always may."""
+    context_headers: builtins.bool
+    """Whether headers of its calls set the fields of the evaluation context that the server reads from headers.
+    Default: they do not.
+    """
     @property
     def flag_sets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Flag sets that it is for: names, prefixes such as "team-*", or "*" for all. At most 100. Required."""
@@ -147,9 +152,10 @@ class Token(google.protobuf.message.Message):
         etag: builtins.str = ...,
         rate: builtins.int = ...,
         for_others: builtins.bool = ...,
+        context_headers: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "overlap_end_time", b"overlap_end_time", "revoke_time", b"revoke_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "for_others", b"for_others", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "rate", b"rate", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_headers", b"context_headers", "create_time", b"create_time", "created_by", b"created_by", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "flag_sets", b"flag_sets", "for_others", b"for_others", "id", b"id", "last_used_day", b"last_used_day", "name", b"name", "overlap_end_time", b"overlap_end_time", "rate", b"rate", "revoke_time", b"revoke_time", "role", b"role"]) -> None: ...
 
 Global___Token: typing_extensions.TypeAlias = Token
 
@@ -322,7 +328,7 @@ class UpdateTokenRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields to change, at least one of name, role, flag_sets, expire_time, disabled, rate and for_others."""
+        """Fields to change, at least one of name, role, flag_sets, expire_time, disabled, rate, for_others and context_headers."""
 
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
