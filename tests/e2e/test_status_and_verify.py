@@ -241,7 +241,7 @@ def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
         done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stderr)
         assert done.returncode == 1, "what is configured does not work"
         assert "the shared cache cannot be used: the connection is refused: check that the server is" in done.stderr
-        assert "\tup\tdown\tdown\t" in done.stdout, "a configured cache that is gone is not the same as none"
+        assert "\tup\tdown\t" in done.stdout, "a configured cache that is gone is not the same as none"
         payload = json.loads(run(process.address, "status", "--json").stdout)
         assert payload["complete"] is False
         assert [each["name"] for each in payload["replicas"][0]["problems"]] == ["cache_unavailable"]
