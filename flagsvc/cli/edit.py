@@ -20,7 +20,7 @@ from flagsvc.cli.calls import Stub, error_reason, print_error
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.failures import print_error as print_failure
 from flagsvc.cli.flag_commands import send_update
-from flagsvc.cli.terminal import is_terminal
+from flagsvc.cli.terminal import answer, asks
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.documents import json_safe
 from flagsvc.core.errors import InvalidRequest
@@ -47,13 +47,14 @@ def edit(args: argparse.Namespace, stub: Stub) -> int:
             changed_fields.check(before, after, options.actor_of(args), args.reason)
         except (UsageError, InvalidRequest) as error:
             print_failure(str(error), code="INVALID_FLAG")
-            if _answer("edit it again?"):
+            if asks() and answer("edit it again?", otherwise=True):
                 continue
             return _kept(args, file)
         break
     for line in changed_fields.lines_of(fields, "  "):
-        print(line)
-    if not args.yes and not _answer(f"write this to {args.key} (revision {before.revision})?", otherwise=True):
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    question = f"write this to {render.text(args.key)} (revision {before.revision})?"
+    if not args.yes and asks() and not answer(question, otherwise=True):
         return _kept(args, file)
     try:
         names = [arguments.FIELDS[name] for name in fields]
@@ -97,13 +98,6 @@ def _open_editor(file: Path) -> None:
         raise UsageError(
             f"the editor {editor!r} ended with status {status}; nothing was written, the text is in {file}"
         )
-
-
-def _answer(question: str, *, otherwise: bool = False) -> bool:
-    """Return the answer of a terminal; `otherwise`: the answer where nobody can be asked."""
-    if not (sys.stdin.isatty() and is_terminal()):
-        return otherwise
-    return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
 
 
 def _unchanged(file: Path) -> int:

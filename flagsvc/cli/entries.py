@@ -39,7 +39,7 @@ def _heading(entry: Entry, at: str) -> str:
     key = text(entry.get("flagKey") or entry.get("subject") or "-")
     if (flag_set := entry.get("flagSet")) and flag_set != DEFAULT_SET:
         key = f"{text(flag_set)}/{key}"
-    action = str(entry["action"])
+    action = text(entry["action"])
     refused = "refused" if entry.get("outcome") == "refused" else ""
     parts = [at, key, action, refused, f"revision {entry['revision']}" if entry.get("revision") else ""]
     when = ""

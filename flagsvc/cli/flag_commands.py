@@ -14,7 +14,7 @@ from flagsvc.cli.calls import Stub
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.terminal import coloured, is_terminal
+from flagsvc.cli.terminal import answer, asks, coloured
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -158,10 +158,9 @@ def send_update(args: argparse.Namespace, stub: Stub, flag: Flag, fields: list[s
 
 def delete(args: argparse.Namespace, stub: Stub) -> int:
     """Delete a flag. On a terminal it asks first."""
-    if not args.yes and sys.stdin.isatty() and is_terminal():
-        answer = input(f"delete {visible(args.key)} of flag set {visible(args.flag_set)}? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was deleted; to delete without a question: --yes")
+    question = f"delete {visible(args.key)} of flag set {visible(args.flag_set)}?"
+    if not args.yes and asks() and not answer(question, otherwise=False):
+        raise UsageError("nothing was deleted; to delete without a question: --yes")
     request = pb.DeleteFlagRequest(
         flag_key=args.key,
         flag_set=args.flag_set,

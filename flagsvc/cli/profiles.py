@@ -23,32 +23,39 @@ FIELDS: Mapping[str, str] = {
     **{option.removeprefix("--").replace("-", "_"): name for option, (name, _) in TLS_OPTIONS.items()},
 }
 """Field of a profile -> the variable that it stands for."""
+_NONE: dict[str, Any] = {"current": None, "profiles": {}}
 _SECRETS = ("FLAGSVC_TOKEN", "FLAGSVC_PLAINTEXT_TOKEN")
 
 
-def path(environ: Mapping[str, str]) -> Path:
-    """Return the file of profiles."""
+def path(environ: Mapping[str, str]) -> Path | None:
+    """Return the file of profiles; None for a user without a home, as in many containers."""
     if named := environ.get("FLAGSVC_PROFILES_FILE"):
         return Path(named)
-    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "~").expanduser() / ".config"
-    return Path(base) / "flagsvc" / "profiles.json"
+    home = environ.get("HOME")
+    base = environ.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
+    return Path(base) / "flagsvc" / "profiles.json" if base else None
 
 
 def load(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return `{"current": NAME or None, "profiles": {NAME: {FIELD: TEXT}}}`. Raises UsageError."""
+    """Return `{"current": NAME or None, "profiles": {NAME: {FIELD: TEXT}}}`. Raises UsageError.
+
+    A file that this user cannot reach is none: a health check may run as another user than the one whose home it has.
+    """
     file = path(environ)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8")) if file else _NONE
         return {"current": content["current"], "profiles": {k: dict(v) for k, v in content["profiles"].items()}}
-    except FileNotFoundError:
+    except OSError:
         return {"current": None, "profiles": {}}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{file}: no file of profiles ({type(error).__name__}); correct or remove it") from None
 
 
 def save(environ: Mapping[str, str], content: Mapping[str, Any]) -> None:
-    """Replace the file of profiles atomically."""
+    """Replace the file of profiles atomically. Raises UsageError without a place for it, and OSError."""
     file = path(environ)
+    if file is None:
+        raise UsageError("there is no place for profiles; set HOME or FLAGSVC_PROFILES_FILE")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
         json.dump(content, part, indent=2)

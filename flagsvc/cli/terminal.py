@@ -67,6 +67,21 @@ def wrapped(text: str) -> str:
     return "\n".join(part for parts in lines for part in parts)
 
 
+def asks() -> bool:
+    """Whether somebody can be asked: input and output are a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and is_terminal()
+
+
+def answer(question: str, *, otherwise: bool) -> bool:
+    """Ask; `otherwise` is the answer of the return key. The end of the input means no."""
+    choice = "Y/n" if otherwise else "y/N"
+    try:
+        word = input(f"{question} [{choice}] ").strip().lower()
+    except EOFError:
+        return False
+    return word in ("y", "yes") or (otherwise and not word)
+
+
 def styled(text: str, *styles: str, stream: TextIO | None = None) -> str:
     """Return a text with styles for a terminal; as it is for a pipe, a terminal without colours, or with NO_COLOR."""
     codes = ";".join(_CODES[style] for style in styles if style)

@@ -51,7 +51,8 @@ def where(spread: pb.WriteSpread) -> str:
     if lagging:
         return f"on {applied} of {applied + lagging} replicas"
     if spread.reached < pb.WRITE_LEVEL_APPLIED:
-        return "stored, cached and announced" if spread.reached == pb.WRITE_LEVEL_CACHED else "stored"
+        level = "stored, cached and announced" if spread.reached == pb.WRITE_LEVEL_CACHED else "stored"
+        return f"{level}; other replicas see it within their staleness bound"
     return f"on all {applied} replicas" if applied > 1 else "on 1 replica"
 
 

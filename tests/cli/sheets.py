@@ -183,11 +183,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def answered() -> Iterator[None]:
+def answered(kind: type[Server] = Server) -> Iterator[None]:
     """Answer commands without a connection, at one moment."""
 
     def with_stub(args: Any, command: Callable[[Any], int], stub: Any) -> int:
-        args.address, server = "flags.example:8013", Server()
+        args.address, server = "flags.example:8013", kind()
         return command(server if stub is calls.Stub else (server, server))
 
     with (

@@ -142,6 +142,7 @@ def test_delete_asks_on_a_terminal_and_only_there(address: str) -> None:
     status, text = on_terminal(address, "delete", "gone-1", keys="n\n")
     assert (status, "delete gone-1 of flag set default? [y/N]" in text) == (2, True)
     assert stored(address, "gone-1")
+    assert on_terminal(address, "delete", "gone-1", keys="")[0] == 2, "Ctrl-D means no"
     assert on_terminal(address, "delete", "gone-1", keys="y\n")[0] == 0
     assert on_terminal(address, "delete", "gone-2", "--yes")[0] == 0
     output(address, "delete", "gone-3")

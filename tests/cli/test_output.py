@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import yaml
 
-from flagsvc.cli import times
+from flagsvc.api.flag_service.flag_messages import flag_to_message
+from flagsvc.cli import entries, times, wait_for
 from flagsvc.cli.tables import Column, laid_out
+from flagsvc.core.model import Status
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.cli import sheets
 from tests.command_line import Terminal, run_here
 
@@ -90,3 +96,40 @@ def test_errors_are_json_where_the_output_is() -> None:
 def test_how_long_ago_a_time_is(seconds: float, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 2e9)
     assert times.relative(datetime.fromtimestamp(2e9 - seconds, UTC)) == shown
+
+
+class Restarted(sheets.Server):
+    """A server that was restarted while it was watched, so that it sends its set again, which has changed."""
+
+    def _second_watch(self) -> Iterator[Any]:
+        changed = replace(sheets.FLAGS[1], status=Status.ENABLED, revision=48)
+        flags = map(flag_to_message, (self._toggled(enabled=False), changed, sheets.FLAGS[2]))
+        yield pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(flags=flags), resume_revision=49)
+        raise KeyboardInterrupt
+
+
+def test_watch_shows_what_changed_while_it_was_away() -> None:
+    terminal = Terminal(80)
+    with sheets.answered(Restarted):
+        assert terminal.run("watch") == 0
+    shown = terminal.text.partition("again after 1 s")[2].splitlines()[1:]
+    assert shown == [
+        "3 flags at revision 49",
+        "03:04:05Z  banner-text-of-the-start-page-in-all-languages  UPDATED  revision 48",
+        "    status: BETA -> ENABLED",
+        "03:04:05Z  old  DELETED  revision 49",
+    ]
+
+
+def test_what_other_programs_wrote_into_the_history_steers_no_terminal() -> None:
+    odd = {"at": sheets.NOW, "actor": "a\x1b", "reason": "b\x1b", "newValue": {"c\x1b": "d\x1b"}, "revision": 1}
+    lines = entries.entry_lines({"flagKey": "e\x1b", "action": "f\x1b", "onBehalfOf": "g\x1b", **odd})
+    assert "\x1b" not in "".join(lines)
+    assert "".join(lines).count("\\u001b") == 7
+
+
+def test_where_a_change_is() -> None:
+    spread = pb.WriteSpread(reached=pb.WRITE_LEVEL_CACHED, applied_by=["a"], lagging=["b"])
+    assert wait_for.where(spread) == "on 1 of 2 replicas"
+    spread = pb.WriteSpread(reached=pb.WRITE_LEVEL_STORED, applied_by=["a"])
+    assert wait_for.where(spread) == "stored; other replicas see it within their staleness bound"

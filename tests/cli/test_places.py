@@ -138,6 +138,18 @@ def test_a_broken_file_of_profiles_is_named(here: Path) -> None:
     assert run_here("health", "--address", "127.0.0.1:1").returncode == 1, "who names an address needs none"
 
 
+def test_a_user_without_a_home_has_no_profiles_and_needs_none(
+    address: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME", "FLAGSVC_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    port = address.rpartition(":")[2]
+    assert run_here("health", "--port", port).stdout == "SERVING\n"
+    assert "set HOME" in run_here("profile", "add", "a", "--address", address).stderr
+    (here / "file").write_text("")
+    assert run_here("profile", "list", XDG_CONFIG_HOME=str(here / "file")).returncode == 0
+
+
 def test_the_default_flag_set_is_a_variable(address: str, here: Path) -> None:
     to = {"FLAGSVC_ADDRESS": address, "FLAGSVC_FLAG_SET": "by-variable"}
     assert run_here("create", "v", **to).returncode == 0
