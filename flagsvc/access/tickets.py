@@ -17,7 +17,7 @@ from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.scopes import scope_of
+from flagsvc.core.access.scopes import only
 from flagsvc.core.errors import Unauthenticated
 
 KEY_BYTES = 64
@@ -84,7 +84,7 @@ class Tickets:
         if proven is None:
             return None
         ends_at = math.inf if content.expires_at is None else content.expires_at
-        role, scope = Role(content.role), scope_of([flag_set])
+        role, scope = Role(content.role), only(flag_set)
         return proven.referred(
             content.reference, Identity(Kind(content.kind), content.id, content.id, role, scope, ends_at)
         )

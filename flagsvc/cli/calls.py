@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from flagsvc.cli import tls
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.exit_codes import FAILED
 from flagsvc.cli.failures import print_error as print_failure
@@ -54,7 +55,8 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
         if hasattr(args, "store"):
             text += ", or name a store: --store URL"
         if args.encryption is not None:
-            text = f"no server is reachable at {address} with TLS: {details}"
+            cause = tls.failure(details or "")
+            text = f"no connection to {address} with TLS: {cause}" if cause else f"{text} (with TLS)"
         elif "ocket closed" in (details or ""):  # as a TLS server does
             text = f"{address} closes the connection; if it serves TLS, name its CA with --tls-ca"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
