@@ -10,7 +10,7 @@ from typing import Any
 from flagsvc.cli import options, render
 from flagsvc.cli.differences import leaves, sides
 from flagsvc.cli.exit_codes import OK
-from flagsvc.cli.terminal import coloured, is_terminal, styled, width
+from flagsvc.cli.terminal import coloured, is_terminal, say, styled, width
 from flagsvc.core import changes
 from flagsvc.core.changes import SERVER_TIMES, Author
 from flagsvc.core.json_values import same
@@ -64,11 +64,11 @@ def preview(args: argparse.Namespace, before: Flag | None, after: Flag) -> int:
     if args.json:
         render.print_json({"dryRun": True, "flagKey": after.key, "fields": fields, "notes": notes})
         return OK
-    render.say(f"{'~' if before else '+'} {render.text(after.key)}")
+    say(f"{'~' if before else '+'} {render.text(after.key)}")
     for line in lines_of(fields):
         print(line)
     for note in notes:
-        render.say(f"note: {note}", error=True)
+        say(f"note: {note}", error=True)
     print(f"{'nothing would change' if not fields else 'valid'}; nothing was written (--dry-run)")
     return OK
 

@@ -12,6 +12,7 @@ from flagsvc.cli.calls import Stub
 from flagsvc.cli.changed_fields import Fields
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.history import MAX_PAGE, flag_history
+from flagsvc.cli.terminal import say
 from flagsvc.cli.token_targets import seconds_of
 from flagsvc.cli.usage import UsageError, meant
 from flagsvc.core.changes import Author
@@ -31,7 +32,7 @@ def diff(args: argparse.Namespace, stub: Stub) -> int:
     if args.json:
         render.print_json({"flagKey": args.key, "flagSet": args.flag_set, "between": title, "fields": fields})
     else:
-        render.say(f"{args.key}: {title}" + ("" if fields else ": no difference"))
+        say(f"{args.key}: {title}" + ("" if fields else ": no difference"))
         for line in changed_fields.lines_of(fields):
             print(line)
     return FAILED if fields else OK

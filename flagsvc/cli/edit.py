@@ -20,7 +20,7 @@ from flagsvc.cli.calls import Stub, error_reason, print_error
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.failures import print_error as print_failure
 from flagsvc.cli.flag_commands import send_update
-from flagsvc.cli.terminal import answer, asks
+from flagsvc.cli.terminal import answer, asks, say
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.documents import json_safe
 from flagsvc.core.errors import InvalidRequest
@@ -102,16 +102,14 @@ def _open_editor(file: Path) -> None:
 
 def _unchanged(file: Path) -> int:
     file.unlink()
-    render.say("nothing was changed", error=True)
+    say("nothing was changed", error=True)
     return OK
 
 
 def _kept(args: argparse.Namespace, file: Path) -> int:
     where = "" if args.flag_set == "default" else f" --flag-set {args.flag_set}"
     again = f"flagsvc edit {args.key}{where} --file {file}"
-    render.say(
-        f"nothing was written; your text is kept. See: flagsvc diff {args.key}{where}\nthen: {again}", error=True
-    )
+    say(f"nothing was written; your text is kept. See: flagsvc diff {args.key}{where}\nthen: {again}", error=True)
     return FAILED
 
 

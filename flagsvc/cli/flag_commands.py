@@ -14,7 +14,7 @@ from flagsvc.cli.calls import Stub
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.terminal import answer, asks, coloured
+from flagsvc.cli.terminal import answer, asks, coloured, say
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -173,9 +173,7 @@ def delete(args: argparse.Namespace, stub: Stub) -> int:
         spread = wait_for.spread_fields(response.spread)
         render.print_json({"flagKey": args.key, "revision": response.revision, "spread": spread})
     else:
-        render.say(
-            f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}"
-        )
+        say(f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}")
     return wait_for.report_spread(args, response.spread)
 
 

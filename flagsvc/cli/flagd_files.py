@@ -14,7 +14,8 @@ from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import check_mongoexport
-from flagsvc.cli.render import print_json, say
+from flagsvc.cli.render import print_json
+from flagsvc.cli.terminal import say
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.errors import short_repr
 from flagsvc.core.flagd.writing import write

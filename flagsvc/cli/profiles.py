@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from flagsvc.cli.options import TLS_OPTIONS
+from flagsvc.cli.terminal import say
 from flagsvc.cli.usage import UsageError, meant
 
 FIELDS: Mapping[str, str] = {
@@ -56,6 +56,8 @@ def save(environ: Mapping[str, str], content: Mapping[str, Any]) -> None:
     file = path(environ)
     if file is None:
         raise UsageError("there is no place for profiles; set HOME or FLAGSVC_PROFILES_FILE")
+    import tempfile  # noqa: PLC0415  only what writes the file needs it
+
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
         json.dump(content, part, indent=2)
@@ -96,8 +98,6 @@ def _names_a_server(environ: Mapping[str, str]) -> bool:
 
 def add(args: argparse.Namespace) -> int:
     """Add or replace a profile; the first one becomes the current one."""
-    from flagsvc.cli.render import say  # noqa: PLC0415  what other commands do not need
-
     content = load(os.environ)
     fields = {name: str(value) for name in FIELDS if (value := getattr(args, name))}
     for name in ("token_file", "tls_ca", "tls_client_cert", "tls_client_key"):
@@ -116,8 +116,6 @@ def add(args: argparse.Namespace) -> int:
 
 def use(args: argparse.Namespace) -> int:
     """Make a profile the current one."""
-    from flagsvc.cli.render import say  # noqa: PLC0415
-
     content = _with(args.name)
     content["current"] = args.name
     save(os.environ, content)
@@ -127,8 +125,6 @@ def use(args: argparse.Namespace) -> int:
 
 def remove(args: argparse.Namespace) -> int:
     """Remove a profile; nothing is current any more if it was."""
-    from flagsvc.cli.render import say  # noqa: PLC0415
-
     content = _with(args.name)
     del content["profiles"][args.name]
     content["current"] = None if content["current"] == args.name else content["current"]

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flagsvc.cli import times
-from flagsvc.cli.terminal import Form, coloured, form, is_terminal, styled, wrapped
+from flagsvc.cli.terminal import Form, coloured, form, is_terminal, say, styled
 from flagsvc.core.documents import json_safe, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import Flag
@@ -26,13 +26,6 @@ def print_json(value: object) -> None:
         print(f"---\n{visible(write_yaml(json_safe(value)), NEWLINE)}", end="", flush=True)
     else:
         print(_json(value), flush=True)
-
-
-def say(line: str, *, error: bool = False) -> None:
-    """Print a line of text for people; a hidden character in it is escaped. `error`: beside the output."""
-    shown = visible(line, NEWLINE)
-    stream = sys.stderr if error else sys.stdout
-    print(wrapped(shown) if error and is_terminal(stream) else shown, file=stream, flush=True)
 
 
 def print_wide(shape: Any) -> None:

@@ -12,6 +12,7 @@ from flagsvc.cli import options, render
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.failures import print_error
 from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.core.model import DEFAULT_SET
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
@@ -58,7 +59,7 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
         print_table(_STATUS, rows, "no replicas")
         if not response.complete:
             cause = "replicas report through the shared cache, which is unreachable"
-            render.say(f"the list may be incomplete: {cause}; see: flagsvc health --service cache", error=True)
+            say(f"the list may be incomplete: {cause}; see: flagsvc health --service cache", error=True)
     for problem in problems:
         print_error(problem, code="REPLICA_PROBLEM")
     return 1 if problems else 0
@@ -117,11 +118,9 @@ def bucketing(args: argparse.Namespace, stub: Stub) -> int:
         counts = {"done": report.done, "previous": report.previous, "bucketing": args.version, "moved": report.moved}
         render.print_json({**counts, "flagKeys": list(report.flag_keys), "revision": report.revision})
     elif report.done:
-        render.say(f"flag set {args.flag_set!r} has bucketing {args.version}; moved: {_named(report)}")
+        say(f"flag set {args.flag_set!r} has bucketing {args.version}; moved: {_named(report)}")
     else:
-        render.say(
-            f"bucketing {report.previous} -> {args.version} would give people other variants of {_named(report)}"
-        )
+        say(f"bucketing {report.previous} -> {args.version} would give people other variants of {_named(report)}")
     if not report.done:
         print_error("nothing was done; to do it, add --force", code="NOT_CONFIRMED")
     return 0 if report.done else 1

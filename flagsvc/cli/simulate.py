@@ -19,7 +19,7 @@ from flagsvc.cli import arguments, changed_fields, render
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.terminal import is_terminal
+from flagsvc.cli.terminal import is_terminal, say
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.evaluation import Outcome, Prepared, prepare
 from flagsvc.core.json_values import NotJson, strict_loads
@@ -69,7 +69,7 @@ class _Counts:
         for result in self._counted():
             changes = ("yes" if result.now != result.then else "no",)
             print("\t".join(map(render.text, (*result, *changes) if self._has_change else result[:2])))
-        render.say(self._summary(), error=True)
+        say(self._summary(), error=True)
 
     def print(self) -> None:
         """Print the counts, and under them a list."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from flagsvc.cli import times
-from flagsvc.cli.render import say, text
-from flagsvc.cli.terminal import Form, coloured, form, is_terminal, styled, width
+from flagsvc.cli.render import text
+from flagsvc.cli.terminal import Form, coloured, form, is_terminal, say, styled, width
 
 _GAP = "  "
 

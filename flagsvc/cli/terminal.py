@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import TextIO
+
+from flagsvc.core.shown_text import visible
 
 _CODES: Mapping[str, str] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _STATES: Mapping[str, tuple[str, ...]] = {
@@ -55,16 +55,27 @@ def is_terminal(stream: TextIO | None = None) -> bool:
 
 def width() -> int:
     """Return the columns of the terminal, or COLUMNS where that is set."""
+    import shutil  # noqa: PLC0415  not for `health`
+
     return shutil.get_terminal_size().columns
 
 
 def wrapped(text: str) -> str:
     """Return a text in lines that fit on the terminal, broken between words only."""
+    import textwrap  # noqa: PLC0415  not for `health`
+
     lines = (
         textwrap.wrap(line, width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [""]
         for line in text.splitlines()
     )
     return "\n".join(part for parts in lines for part in parts)
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line of text for people; a hidden character in it is escaped. `error`: beside the output."""
+    shown = visible(line, "\n")
+    stream = sys.stderr if error else sys.stdout
+    print(wrapped(shown) if error and is_terminal(stream) else shown, file=stream, flush=True)
 
 
 def asks() -> bool:

@@ -20,6 +20,7 @@ from flagsvc.cli import render, wait_for
 from flagsvc.cli.calls import print_error
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
@@ -136,7 +137,7 @@ def _create_first(args: argparse.Namespace) -> int:
     was_there = path.exists()  # before the store is looked at: another program makes the token first, then the file
     if target.all():
         hint = "" if path.exists() else f". If nobody has one that is valid, make another: {_ANOTHER}"
-        render.say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
+        say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
         return 0
     if was_there:
         raise UsageError(
@@ -149,7 +150,7 @@ def _create_first(args: argparse.Namespace) -> int:
         except InvalidRequest:
             if not target.all():
                 raise
-            render.say("another program has made the first token at this moment", error=args.json)
+            say("another program has made the first token at this moment", error=args.json)
             return 0
 
 

@@ -17,8 +17,9 @@ from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import read_mongoexport, to_line
-from flagsvc.cli.render import print_json, say
+from flagsvc.cli.render import print_json
 from flagsvc.cli.store_changes import PlannedChange
+from flagsvc.cli.terminal import say
 from flagsvc.cli.transfer_targets import Target, on_target
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put

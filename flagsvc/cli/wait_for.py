@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from flagsvc.cli.exit_codes import NOT_REACHED
 from flagsvc.cli.failures import print_error
 from flagsvc.cli.options import DEFAULT_WAIT_S
-from flagsvc.cli.render import say
+from flagsvc.cli.terminal import say
 from flagsvc.cli.usage import UsageError
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 

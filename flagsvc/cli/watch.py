@@ -14,7 +14,7 @@ from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import entries, render, times
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.history import flag_history
-from flagsvc.cli.terminal import is_terminal
+from flagsvc.cli.terminal import is_terminal, say
 from flagsvc.core.documents import to_document
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -80,7 +80,7 @@ class _Watched:
             self._flags = {flag.key: flag for flag in flags}
             return
         count = "1 flag" if len(flags) == 1 else f"{len(flags)} flags"
-        render.say(f"{count} at revision {self.resume}", error=not is_terminal())
+        say(f"{count} at revision {self.resume}", error=not is_terminal())
         now = {flag.key: flag for flag in flags}
         if not is_first:
             for key in {**self._flags, **now}:
@@ -126,5 +126,5 @@ class _Watched:
 
 
 def _note(text: str) -> None:
-    render.say(text, error=True)
+    say(text, error=True)
     sys.stdout.flush()

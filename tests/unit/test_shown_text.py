@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flagsvc.cli import render
 from flagsvc.cli.main import main
 from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagNotFound, InvalidRequest
@@ -112,7 +113,7 @@ def test_what_is_printed_steers_no_terminal(char: str, capsys: pytest.CaptureFix
     print_table([Column("key")], [(odd,)], "")
     render.print_fields({"name": odd, "config": {odd: [odd]}, "owner": odd})
     render.print_json({odd: odd})
-    render.say(f"error: {odd.replace(chr(10), '')}")
+    say(f"error: {odd.replace(chr(10), '')}")
     printed = capsys.readouterr().out
     assert char not in printed.replace("\n", "") or char == "\n"
     assert printed.count(json.dumps(char)[1:-1]) >= 6
