@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -56,15 +59,26 @@ def edit(args: argparse.Namespace, stub: Stub) -> int:
     question = f"write this to {render.text(args.key)} (revision {before.revision})?"
     if not args.yes and asks() and not answer(question, otherwise=True):
         return _kept(args, file)
+    names = [arguments.FIELDS[name] for name in fields]
     try:
-        names = [arguments.FIELDS[name] for name in fields]
         status = send_update(args, stub, after, names, before.etag)
     except grpc.RpcError as error:
         conflict = error_reason(error) == _CONFLICT
         print_error(error, args, "; it was changed while you edited it" if conflict else "")
+        if conflict:
+            _put_changes_on_newest(args, stub, file, after, names)
         return _kept(args, file)
     file.unlink()
     return status
+
+
+def _put_changes_on_newest(args: argparse.Namespace, stub: Stub, file: Path, edited: Flag, names: list[str]) -> None:
+    """Make the kept text the newest definition with the edited fields, so that no change of others is taken back."""
+    request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=edited.revision + 1)
+    with contextlib.suppress(grpc.RpcError):  # it may be deleted: then the text stays as it was edited
+        newest = received(stub.GetFlag(request, timeout=args.timeout).flag)
+        fields: dict[str, Any] = {name: getattr(edited, name) for name in names}
+        file.write_text(_text_of(replace(newest, **fields)), encoding="utf-8")
 
 
 def _text_of(flag: Flag) -> str:

@@ -216,7 +216,7 @@ def test_a_conflict_keeps_the_edited_text_and_says_what_to_do(address: str) -> N
     assert stored(address, "fought")["owner"] == "a"
     assert edited(address, Editor("", ""), "fought", "--file", again[1], "--yes")[0] == 0
     found = stored(address, "fought")
-    assert (found["owner"], found["status"]) == ("b", "DISABLED"), "the kept text counts whole, and was shown"
+    assert (found["owner"], found["status"]) == ("b", "ENABLED"), "what the other one changed stays"
 
 
 @pytest.mark.parametrize(
