@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from flagsvc.api.common.values import to_value
 from flagsvc.cli.input_files import read_bytes
 from flagsvc.cli.usage import UsageError, meant
-from flagsvc.core.documents import from_document, times_from_json, to_document
+from flagsvc.core.documents import WORDS, from_document, times_from_json, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
-from flagsvc.core.model import STORED_NAMES, WRITABLE, Exposure, Flag, Status
+from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
@@ -30,7 +29,6 @@ _EXPECTED: Mapping[str, str] = {
     "metadata": "an object",
     "evaluators": "an object of rules by name",
 }
-_WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
 _STATUS_WORDS = {"on": "ENABLED", "true": "ENABLED", "enable": "ENABLED", "off": "DISABLED", "false": "DISABLED"}
 _STATUS_WORDS |= {"disable": "DISABLED"}
 
@@ -115,7 +113,7 @@ def _edit(name: str, text: str) -> Edit:
 
 
 def _checked(field: str, text: str) -> Any:
-    if field in _WORDS and text not in _WORDS[field].__members__:
+    if field in WORDS and text not in WORDS[field].__members__:
         raise UsageError(_wrong(field, text))
     if field == "expires_at":
         moment = times_from_json({"expiresAt": text})["expiresAt"]
@@ -127,9 +125,9 @@ def _checked(field: str, text: str) -> Any:
 
 def _wrong(name: str, found: Any) -> str:
     near = ""
-    if name in _WORDS:
+    if name in WORDS:
         word = _STATUS_WORDS.get(str(found).lower()) if name == "status" else None
-        near = f"; did you mean {word}?" if word else meant(str(found), _WORDS[name].__members__)
+        near = f"; did you mean {word}?" if word else meant(str(found), WORDS[name].__members__)
     return f"{name} is {str(found)[:60]!r}; it must be {_EXPECTED.get(name, 'of another type')}{near}"
 
 

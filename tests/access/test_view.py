@@ -13,9 +13,10 @@ import pytest
 
 from flagsvc.access.authority import Authority
 from flagsvc.access.compiled_tokens import compiled
+from flagsvc.access.sessions import Sessions
 from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import Grant, issued
-from flagsvc.core.access.identity import UNCHECKED, Identity
+from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import digest_of, new_token
 from flagsvc.core.access.tokens import Secret, Token
@@ -252,3 +253,26 @@ async def _stream(authority: Authority, caller: Identity) -> None:
     with authority.sessions.open(caller, Role.READ) as session:
         session.flag_sets = ("default",)
         await asyncio.Event().wait()
+
+
+async def test_a_change_of_one_caller_decides_nothing_about_the_streams_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (replace(UNCHECKED, kind=Kind.TOKEN, id=name, key=b"k") for name in ("one", "other"))
+    now, decided = {"one": one, "other": other}, []
+    sessions = Sessions(lambda caller: now[caller.id])
+    monkeypatch.setattr("flagsvc.access.sessions.authorize", lambda caller, *_: decided.append(caller.id))
+
+    async def wait(caller: Identity) -> None:
+        with sessions.open(caller, Role.READ):
+            await asyncio.Event().wait()
+
+    waiting = [asyncio.create_task(wait(caller)) for caller in (one, other, other)]
+    await asyncio.sleep(0)
+    now["one"] = replace(one, name="renamed")
+    sessions.check_all()
+    assert decided == ["one"]
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert len(sessions) == 0
