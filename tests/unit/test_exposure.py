@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flagsvc.cli.arguments import edited, read_edits
@@ -84,5 +86,5 @@ def test_the_command_line_sets_it_by_its_word() -> None:
 
     assert given("PUBLIC") is Exposure.PUBLIC
     assert given("INTERNAL") is given("") is Exposure.INTERNAL
-    with pytest.raises(UsageError, match="exposure is 'publik'; it must be INTERNAL or PUBLIC; did you mean PUBLIC?"):
+    with pytest.raises(UsageError, match="exposure is 'publik'; it must be INTERNAL or PUBLIC; did you mean PUBLIC"):
         given("publik")
