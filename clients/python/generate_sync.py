@@ -13,6 +13,12 @@ SOURCE, TARGET = CLIENT / "aio.py", CLIENT / "sync.py"
 REPLACEMENTS = (
     (r'\A""".*?"""', '"""The client for threads. Generated from aio.py by `make sync-client`; do not edit."""'),
     (r"Feature flags for asyncio", "Feature flags for any number of threads"),
+    (
+        r"    It can be used in several event loops, one after the other or each in its thread, and be opened again",
+        "    It can be opened again",
+    ),
+    (r"\bAsyncFlagClient\b", "FlagClient"),
+    (r"`async with`", "`with`"),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsyncIterator\b", "Iterator"),

@@ -26,7 +26,7 @@ def test_every_public_name_has_a_typed_use(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "client"), [("synchronous", flagsvc_client.FlagClient), ("asynchronous", aio.FlagClient)]
+    ("function", "client"), [("synchronous", flagsvc_client.FlagClient), ("asynchronous", aio.AsyncFlagClient)]
 )
 def test_every_public_method_has_a_typed_use(function: str, client: type) -> None:
     [body] = [node for node in ast.walk(TREE) if getattr(node, "name", None) == function]

@@ -87,7 +87,7 @@ class FlagsvcProvider(AbstractProvider):
             "on_event": self._on_client_event,
         }
         self._client: FlagClient | None = None
-        self._aio_clients: dict[asyncio.AbstractEventLoop, aio.FlagClient] = {}
+        self._aio_clients: dict[asyncio.AbstractEventLoop, aio.AsyncFlagClient] = {}
         self._lock = threading.RLock()
         self._emits_events = False
         self._answered = True
@@ -198,14 +198,14 @@ class FlagsvcProvider(AbstractProvider):
             raise ProviderNotReadyError("The provider is not initialized, or was shut down")
         return client
 
-    def _aio_client(self) -> aio.FlagClient:
+    def _aio_client(self) -> aio.AsyncFlagClient:
         """Return the running loop's client: an asyncio channel of grpc belongs to one loop."""
         loop = asyncio.get_running_loop()
         found = self._aio_clients.get(loop)
         if found is None:
             with self._lock:
                 self._running()
-                found = aio.FlagClient(self._target, **self._settings)
+                found = aio.AsyncFlagClient(self._target, **self._settings)
                 others = {loop: client for loop, client in self._aio_clients.items() if not loop.is_closed()}
                 self._aio_clients = {**others, loop: found}
         return found
@@ -255,7 +255,7 @@ def _answers(client: FlagClient) -> bool:
     return client.details("openfeature", default=False).error_code is not OwnErrorCode.PROVIDER_NOT_READY
 
 
-def _close_in(loop: asyncio.AbstractEventLoop, client: aio.FlagClient) -> None:
+def _close_in(loop: asyncio.AbstractEventLoop, client: aio.AsyncFlagClient) -> None:
     """Close a client in its own loop. If that has stopped, the client ends with its last reference."""
 
     def close() -> None:

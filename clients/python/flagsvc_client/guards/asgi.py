@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
-from flagsvc_client.aio import FlagClient
+from flagsvc_client.aio import AsyncFlagClient
 from flagsvc_client.details import Context
 from flagsvc_client.guards import aio
 from flagsvc_client.guards.rules import DISABLED, Refusal, Rule, check_client
@@ -34,7 +34,7 @@ class RequireFeature:
 
     def __init__(
         self,
-        client: FlagClient,
+        client: AsyncFlagClient,
         flag: str,
         *,
         context_of: Callable[[HTTPConnection], Context] | None = None,

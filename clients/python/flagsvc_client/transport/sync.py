@@ -54,6 +54,11 @@ class Transport:
         """Whether it is closed, or being closed."""
         return self._closing.is_set()
 
+    @property
+    def running(self) -> bool:
+        """Whether functions run in the background."""
+        return bool(self._threads)
+
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
         try:
@@ -114,7 +119,7 @@ class Transport:
     def _connect(self) -> _Connection:
         with self._connecting:
             if self.closed:
-                raise client_unusable("it is closed")
+                raise client_unusable("it is closed; `open` it again")
             if self._connection is None:
                 channel = open_channel(grpc, self._target, self._access.credentials, self._options)
                 self._connection = _Connection(fork_count(), channel, pb_grpc.FlagServiceStub(channel))
