@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from flagsvc import __version__
@@ -34,6 +35,7 @@ _SUMMARIES = {
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
+    "check": "Find the keys of flags that Python code uses and the server does not know. Exit status 1 if there are any.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
 }
 _EXAMPLES = {
@@ -93,6 +95,7 @@ _EXAMPLES = {
         "flagsvc export --flag-set staging --output flags.yaml",
         "flagsvc export --store sqlite:///flagsvc.db --output flags.ndjson",
     ),
+    "check": ("flagsvc check src/", "flagsvc check src/ tests/ --flags flags.json"),
     "validate": ("flagsvc validate flags.json staging.yaml", "flagsvc validate flags.json --json"),
 }
 _SERVE_OPTIONS = {
@@ -281,6 +284,10 @@ def _add_transfers(commands: _Commands) -> None:
         parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
         parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
         parser.add_argument("--json", action="store_true", help="print JSON")
+    checking = _add_command(commands, "check", run.in_module("check", "check"))
+    checking.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="Python files, or folders with them")
+    checking.add_argument("--flags", metavar="FILE", help="flagd file with the known flags, in place of a server")
+    options.add_set_call(checking)
     validating = _add_command(commands, "validate", run.in_module("flagd_files", "validate"))
     validating.add_argument("--strict", action="store_true", help=STRICT)
     validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")

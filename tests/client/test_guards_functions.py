@@ -151,7 +151,7 @@ async def test_a_client_of_the_other_form_is_reported(client: AsyncFlagClient, s
     async def work() -> None:
         pass
 
-    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
         await work()
 
     @require_feature("on", client=lambda: client)
@@ -162,9 +162,9 @@ async def test_a_client_of_the_other_form_is_reported(client: AsyncFlagClient, s
         other()
 
     for make in (aio_guards.FlagGuard, call_guards):
-        with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+        with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
             make(sync_client, {})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
         RequireFeature(sync_client, "on")  # type: ignore[arg-type]
     for make_sync in (sync_guards.FlagGuard, CallGuard):
         with pytest.raises(TypeError, match=r"needs a flagsvc_client\.FlagClient"):

@@ -91,6 +91,7 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(client.delete("a"), WriteResult)
         assert_type(client.ready, bool)
+        assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
         client.open()
         assert_type(client.wait_ready(1.0), bool)
@@ -122,6 +123,7 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(await client.delete("a"), WriteResult)
         assert_type(client.ready, bool)
+        assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
         await client.open()
         assert_type(await client.wait_ready(1.0), bool)
@@ -183,6 +185,7 @@ def guards(client: FlagClient, aio_client: AsyncFlagClient) -> None:
     assert_type(call_guards(aio_client, rules.table), list[grpc.aio.ClientInterceptor])
     RequireFeature(aio_client, "checkout-v2")
     FlagsvcProvider("127.0.0.1:8013", local=True)
+    FlagsvcProvider(client=client)
 
     @require_feature("checkout-v2", client=client)
     def pay(cents: int) -> str:

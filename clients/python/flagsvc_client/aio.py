@@ -270,6 +270,11 @@ class AsyncFlagClient:
         """Whether the local copy is up to date; without one, whether the client is open."""
         return self.state == "ready"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether evaluations come from a local copy, and make no call."""
+        return self._local is not None
+
     def listen(self, listener: Callable[[ClientEvent], None]) -> Callable[[], None]:
         """Call `listener` for each event of the local copy; returns a function that removes it."""
         return self._local.events.listen(listener) if self._local is not None else lambda: None
