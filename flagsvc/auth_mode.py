@@ -35,8 +35,8 @@ def auth_mode(settings: Settings) -> AuthMode:
         raise SettingsError(
             f"FLAGSVC_AUTH is not set, and other machines can connect to {' and '.join(addresses)}: whoever does could"
             " read and change every flag. To ask callers for tokens, set FLAGSVC_AUTH=required, and make the first"
-            " token with: flagsvc token create --store URL --role admin. If only programs that may do so can connect,"
-            " set FLAGSVC_AUTH=off. To serve this machine only, set FLAGSVC_HOST=127.0.0.1"
+            " token with: flagsvc token create NAME --role admin --store URL. If only programs that may do so can"
+            " connect, set FLAGSVC_AUTH=off. To serve this machine only, set FLAGSVC_HOST=127.0.0.1"
         )
     return AuthMode.OFF
 

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -20,9 +20,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.gate import Check
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.http.server import Acceptor, HttpServer
 from flagsvc.auth_mode import is_loopback
-from flagsvc.core.errors import FlagsvcError, PermissionDenied
+from flagsvc.core.errors import FlagsvcError, PermissionDenied, Unauthenticated
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
 
@@ -34,6 +35,8 @@ MAX_PAUSE_S = 1.0
 SLICE_S = 0.001
 MAX_CONNECTIONS = 100
 STOP_S = 5.0
+REFUSAL_STATUSES: Mapping[type[FlagsvcError], int] = {Unauthenticated: 401, PermissionDenied: 403}
+"""HTTP status of a caller who may not read metrics; 503 where that cannot be decided now."""
 PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 T = TypeVar("T")
 
@@ -90,25 +93,33 @@ class ManagementServer:
             case "/readyz":
                 return PlainTextResponse("ready\n") if self._health.ready else PlainTextResponse("wait\n", 412)
             case "/metrics":
-                return self._refusal(request) or await self._metrics_response()
+                return await self._refusal(request) or await self._metrics_response()
         return PlainTextResponse("try /healthz, /readyz or /metrics\n", 404)
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Return the answer to a caller who may not read metrics. Callers on this machine may."""
+    async def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a caller who may not read metrics. Callers on this machine may.
+
+        The main loop decides: a JWT may have to be verified, and what recognizes callers belongs to that loop.
+        """
         if self._check is None or request.client is None or is_loopback(request.client.host):
             return None
+        verified = self._check.verified(request.headers.items(), peer_name(tuple(request.client)))
         try:
-            self._check.admit(request.headers.items())
+            decided = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(verified, self._main_loop))
+            await asyncio.wait_for(decided, MAIN_LOOP_S)
+        except TimeoutError:
+            return _stuck()
         except FlagsvcError as error:
-            status = 403 if isinstance(error, PermissionDenied) else 401
-            return PlainTextResponse(f"{error}\n", status, {"www-authenticate": "Bearer"} if status == 401 else {})  # noqa: PLR2004
+            status = REFUSAL_STATUSES.get(type(error), 503)
+            headers = {"www-authenticate": "Bearer"} if status == REFUSAL_STATUSES[Unauthenticated] else {}
+            return PlainTextResponse(f"{error}\n", status, headers)
         return None
 
     async def _metrics_response(self) -> Response:
         try:
             return Response(await self._page.result(), media_type=PAGE_TYPE)
         except TimeoutError:
-            return PlainTextResponse(f"the event loop has not answered for {MAIN_LOOP_S:g} s; see /healthz\n", 503)
+            return _stuck()
 
     async def _metrics_page(self) -> bytes:
         samples = await asyncio.wait_for(asyncio.wrap_future(self._in_main_loop(self._metrics.samples)), MAIN_LOOP_S)
@@ -133,6 +144,10 @@ class ManagementServer:
 
         self._main_loop.call_soon_threadsafe(run)
         return future
+
+
+def _stuck() -> Response:
+    return PlainTextResponse(f"the event loop has not answered for {MAIN_LOOP_S:g} s; see /healthz\n", 503)
 
 
 class Shared:

@@ -16,7 +16,7 @@ CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
 LISTENERS = ("grpc", "sync", "ofrep")
 """Names of the ports for callers: those of FLAGSVC_PORT, FLAGSVC_SYNC_PORT and FLAGSVC_OFREP_PORT."""
 ANONYMOUS_ROLES = (Role.EVALUATE.value, Role.READ.value)
-"""Roles that callers without a credential can have."""
+"""Roles that callers without a credential can have; for OFREP `public` too."""
 MAX_SOCKET_PATH = 90
 """Bytes of a unix socket's path. Systems allow 103 or 107, and it is placed under another name first."""
 DEFAULT_RATES = {"evaluate": 5_000.0, "read": 100.0, "write": 50.0, "admin": 20.0}
@@ -122,9 +122,11 @@ def anonymous_roles(text: str, name: str = "") -> dict[str, Identity]:
     for part in text.split(";") if text else ():
         listener, _, rights = (each.strip() for each in part.partition("="))
         role, _, sets = (each.strip() for each in rights.partition("@"))
-        if listener not in LISTENERS or role not in ANONYMOUS_ROLES or listener in found:
+        roles = (*ANONYMOUS_ROLES, *((Role.PUBLIC.value,) if listener == "ofrep" else ()))
+        if listener not in LISTENERS or role not in roles or listener in found:
             form = f"LISTENER={ANONYMOUS_ROLES[0]}@SETS, once for each of the listeners " + ", ".join(LISTENERS)
-            wanted = f"{form}, separated by semicolons; the roles are {' and '.join(ANONYMOUS_ROLES)}"
+            named = f"the roles are {' and '.join(ANONYMOUS_ROLES)}, and for ofrep public"
+            wanted = f"{form}, separated by semicolons; {named}"
             raise SettingsError(f"{name} has {shown(part, text)}; it must be {wanted}")
         try:
             scope = scope_of(each.strip() for each in sets.split(","))

@@ -90,7 +90,7 @@ class Settings:
     anonymous: str = _setting(
         "",
         "Role of callers without a credential, by listener, with FLAGSVC_AUTH=required:"
-        " grpc=evaluate@default;sync=read@default,team-*.",
+        " grpc=evaluate@default;sync=read@team-*;ofrep=public@default.",
         anonymous=True,
     )
     jwt_issuers_file: str = _setting(

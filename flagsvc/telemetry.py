@@ -59,6 +59,16 @@ def configure_logging(level: str, style: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
+    keep_headers_out_of_logs()
+
+
+def keep_headers_out_of_logs() -> None:
+    """Drop gRPC's report of a header that is not UTF-8: it has the header, which may be a credential, in full."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_header)
+
+
+def _shows_no_header(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _visible_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

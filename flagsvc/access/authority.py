@@ -7,9 +7,10 @@ import time
 
 from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
+from flagsvc.access.tickets import Tickets
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
 
@@ -25,6 +26,7 @@ class Authority:
         self.sessions = Sessions(self.current)
         self.proven: ProvenCallers | None = None
         """Who recognizes other callers; None if nobody does."""
+        self.tickets = Tickets(view, lambda: self.proven)
 
     def identify(self, credential: str) -> Identity | None:
         """Return who sends this credential; None if it must be verified first, by `verify`.
@@ -66,7 +68,7 @@ class Authority:
 
     def check_known(self, role: Role) -> None:
         """Raise AccessUnknown if a revocation may have been missed, unless the call only evaluates."""
-        if role is not Role.EVALUATE and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
+        if role not in EVALUATING and time.monotonic() - self._view.verified_at > self._staleness_bound_s:
             raise AccessUnknown(
                 "this replica has not been able to verify the rights of callers for longer than its staleness bound,"
                 " and only evaluates flags until it can; retry, another replica may answer"

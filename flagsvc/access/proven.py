@@ -29,6 +29,17 @@ class ProvenCallers(Protocol):
         """Return who has this client certificate (PEM), which TLS has verified. Raises why it is refused."""
         ...
 
+    def reference(self, identity: Identity) -> str:
+        """Return what a caller rests on, as every replica with the same configuration names it; empty if on nothing."""
+        ...
+
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Return a caller who is known by this reference on some replica; None if that is valid no more.
+
+        `caller`: its id, role, flag sets and time.
+        """
+        ...
+
     def problems(self) -> Iterable[Problem]:
         """Return what does not work now, for the status."""
         ...

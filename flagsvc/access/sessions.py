@@ -16,6 +16,11 @@ from flagsvc.core.errors import FlagsvcError, PermissionDenied, RightsChanged, U
 ENDED = "the credential was revoked, replaced or disabled, or it has expired"
 
 
+def sees_as_much(caller: Identity, before: Identity) -> bool:
+    """Whether what a stream shows to a caller is what it showed before its rights changed."""
+    return caller.is_of_the_public == before.is_of_the_public
+
+
 @dataclass(eq=False, slots=True)
 class Session:
     """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended."""
@@ -72,7 +77,7 @@ class Sessions:
             refusal: FlagsvcError = Unauthenticated(ENDED)
             if caller is not None:
                 authorize(caller, session.role, session.flag_sets)
-                if caller.scope.includes(session.caller.scope):
+                if caller.scope.includes(session.caller.scope) and sees_as_much(caller, session.caller):
                     session.caller = caller
                     return
                 refusal = RightsChanged()  # it may follow other flag sets, too

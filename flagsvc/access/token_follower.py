@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import structlog
 
+from flagsvc.access.tickets import KEY_BYTES
 from flagsvc.access.token_view import TokenView
 from flagsvc.background import BackgroundTasks, cause_of, repeat
-from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
+from flagsvc.core.errors import FlagsvcError, StoreUnavailable, WritesUnsupported
 from flagsvc.ports import NEVER, Problem, TokenStore
 
 POLL_S = 0.5
@@ -36,6 +38,7 @@ class TokenFollower:
         self._polled = asyncio.Condition()
         self._loaded_at = self._noted_at = NEVER
         self._begun = self._ended = 0
+        self._lacks_key = False
         self.store_problem: Problem | None = None
         """Why the tokens could not be read at the last look."""
 
@@ -102,12 +105,25 @@ class TokenFollower:
     async def _load(self) -> None:
         asked_at = time.monotonic()
         stored = await self._store.load()
+        if not stored.ticket_key and await self._has_made_key():
+            stored = await self._store.load()  # with the key of the replica that came first
         if stored.malformed:
             log.warning("malformed_tokens_ignored", ids=stored.malformed[:10], count=len(stored.malformed))
         self._loaded_at = asked_at
         before = self._view.revision
         if self._view.hold(stored, asked_at) or self._view.revision != before:
             self._changed()
+
+    async def _has_made_key(self) -> bool:
+        try:
+            await self._store.make_ticket_key(secrets.token_bytes(KEY_BYTES))
+        except FlagsvcError as error:
+            detail = "OFREP's bulk answers name no event stream until the store takes a key for tickets."
+            if not self._lacks_key:
+                log.warning("ticket_key_not_stored", cause=cause_of(error), detail=detail)
+            self._lacks_key = True
+            return False
+        return True
 
     async def _note_used(self) -> None:
         used, today = set(self._view.used), datetime.now(UTC).date().isoformat()

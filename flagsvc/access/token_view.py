@@ -32,6 +32,8 @@ class TokenView:
         """Ids of tokens that are revoked, as this replica knows, and that the store takes for valid again."""
         self.used: set[str] = set()
         """Ids of tokens that were used since this was last emptied."""
+        self.ticket_key = b""
+        """What tickets are sealed with; empty until it is read."""
         self._identities: dict[bytes, Identity] = {}
         self._revoked: OrderedDict[str, None] = OrderedDict()
         self._applied: dict[str, tuple[Token, float]] = {}
@@ -45,6 +47,12 @@ class TokenView:
         """Return whom a token's digest stands for; also one that has expired."""
         return self._identities.get(key)
 
+    def of_token(self, token_id: str) -> list[Identity]:
+        """Return whom the secrets of a token stand for; also where one has expired."""
+        token = self.tokens.get(token_id)
+        found = (self._identities.get(bytes.fromhex(each.digest)) for each in token.secrets) if token else ()
+        return [each for each in found if each is not None]
+
     def confirm(self, as_of: float) -> None:
         """Record that the store had nothing newer at a moment."""
         self.verified_at = max(self.verified_at, as_of)
@@ -55,7 +63,7 @@ class TokenView:
         # What was written here while the load was under way may not be in it.
         self._applied = {key: each for key, each in self._applied.items() if each[1] >= as_of}
         tokens |= {key: token for key, (token, _) in self._applied.items() if token.revision > stored.revision}
-        self.revision = stored.revision
+        self.revision, self.ticket_key = stored.revision, stored.ticket_key or self.ticket_key
         self.confirm(as_of)
         return self._replace(tokens)
 

@@ -82,8 +82,8 @@ def _read(db: Any, query: AuditQuery, size: int, table: str) -> Iterator[AuditEn
     if (before := query.before) is not None:
         at = json_safe(before.at)
         if source == before.source:
-            conditions.append("(created_at < ? OR (created_at = ? AND id < ?))")
-            values += [at, at, int(before.id)]
+            conditions.append("(created_at < ? OR (created_at = ? AND id < CAST(? AS INTEGER)))")
+            values += [at, at, before.id]
         else:
             conditions.append("created_at <= ?" if source < before.source else "created_at < ?")
             values.append(at)

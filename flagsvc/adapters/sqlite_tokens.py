@@ -16,6 +16,7 @@ T = TypeVar("T")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS token_revision (row INTEGER PRIMARY KEY CHECK (row = 1), revision INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS ticket_key (row INTEGER PRIMARY KEY CHECK (row = 1), key BLOB NOT NULL);
 """
 MALFORMED = "the stored token is malformed, and gives no right"
 
@@ -38,6 +39,10 @@ class SqliteTokens:
         """Decide and store, in one transaction."""
         return await self._run(lambda db: _write(db, token_id, decide))  # type: ignore[no-any-return]
 
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
+        await self._run(lambda db: db.execute("INSERT OR IGNORE INTO ticket_key VALUES (1, ?)", (key,)) and None)
+
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use of some tokens."""
         await self._run(lambda db: _note_used(db, days))
@@ -57,7 +62,8 @@ def _load(db: Any) -> StoredTokens:
                 tokens.append(from_json(token_id, document))
             except (ValueError, TypeError):
                 malformed.append(token_id)
-    return StoredTokens(revision, tokens, malformed)
+        row = db.execute("SELECT key FROM ticket_key").fetchone()
+    return StoredTokens(revision, tokens, malformed, bytes(row[0]) if row else b"")
 
 
 def _write(db: Any, token_id: str, decide: Decide) -> Token | None:

@@ -11,12 +11,12 @@ from typing import Any
 import structlog
 
 from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.peers import network_of
 from flagsvc.background import cause_of
 from flagsvc.core.audit import AuditEntry, Outcome
 from flagsvc.core.errors import FlagsvcError, PermissionDenied
 from flagsvc.core.model import ANONYMOUS
 from flagsvc.limits.attempts import FailedAttempts
-from flagsvc.limits.callers import network_of
 from flagsvc.ports.audit import AuditStore
 from flagsvc.telemetry import Sample
 

@@ -15,7 +15,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 _FIELDS = {STORED_NAMES[field]: field for field in WRITABLE} | {field: field for field in WRITABLE}
 _TEXT_FIELDS = {"name", "description", "category", "status", "icon", "badge", "default_variant", "owner"}
-_TEXT_FIELDS |= {"expires_at", "targeting"}
+_TEXT_FIELDS |= {"expires_at", "targeting", "exposure"}
 
 
 def read_context(args: argparse.Namespace) -> types.EvaluationContext:

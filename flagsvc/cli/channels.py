@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 
+from flagsvc.cli.render import say
 from flagsvc.cli.tls import Tls, tls_for
 from flagsvc.cli.usage import UsageError
 from flagsvc.listening import UNIX
@@ -89,18 +92,28 @@ def token_for(address: str, environ: Mapping[str, str], *, encrypted: bool) -> s
     if token and path:
         raise UsageError("FLAGSVC_TOKEN and FLAGSVC_TOKEN_FILE are both set; leave one out")
     if path:
-        try:
-            token = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"FLAGSVC_TOKEN_FILE: cannot read the file: {type(error).__name__}") from None
-    if token and not token.isascii():
-        raise UsageError("FLAGSVC_TOKEN has characters that no token has")
+        token = _token_in(Path(path))
+    if token and (not token.isascii() or not token.isprintable() or " " in token):
+        raise UsageError(f"{'FLAGSVC_TOKEN_FILE' if path else 'FLAGSVC_TOKEN'} has characters that no token has")
     may_be_read = not encrypted and not _is_here(address)
     if token and may_be_read and environ.get("FLAGSVC_PLAINTEXT_TOKEN", "").lower() not in ("true", "1"):
         raise UsageError(
             f"the token would be sent to {address} in plain text; use TLS (--tls-ca), or if the network between"
             " encrypts, as a service mesh does, set FLAGSVC_PLAINTEXT_TOKEN=true"
         )
+    return token
+
+
+def _token_in(path: Path) -> str:
+    """Return the token in a file; a warning is printed if other users can read it. Raises SettingsError."""
+    try:
+        token, found = path.read_text(encoding="utf-8").strip(), path.stat()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"FLAGSVC_TOKEN_FILE: cannot read the file: {type(error).__name__}") from None
+    if not token:
+        raise SettingsError("FLAGSVC_TOKEN_FILE: the file is empty; it must have a token in it, and nothing else")
+    if found.st_mode & stat.S_IROTH and found.st_uid == os.geteuid():
+        say(f"warning: every user of this machine can read {path}; do this: chmod 600 {path}", error=True)
     return token
 
 

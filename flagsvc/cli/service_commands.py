@@ -249,7 +249,7 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
     """Print a failed call for people."""
     address = args.address
     code, details, reason = error.code(), error.details(), _error_reason(error)
-    text = f"{details} ({reason or code.name})"
+    text = f"{details}{_next_step(code)} ({reason or code.name})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
         if args.encryption is not None:
@@ -259,6 +259,18 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"{address} did not respond in time; try a larger --timeout"
     render.say(f"error: {text}", error=True)
+
+
+def _next_step(code: grpc.StatusCode) -> str:
+    """Return what a caller who is not permitted can do next, behind the server's words; empty for other errors."""
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return "; flagsvc whoami shows the caller's rights, and who has the role admin can change those of a token"
+    if code is not grpc.StatusCode.UNAUTHENTICATED:
+        return ""
+    given = [name for name in ("FLAGSVC_TOKEN_FILE", "FLAGSVC_TOKEN") if os.environ.get(name, "").strip()]
+    if given:
+        return f"; the token is that of {given[0]}"
+    return "; for this command, put a token into a file, and the file's name into FLAGSVC_TOKEN_FILE"
 
 
 def _error_reason(error: grpc.RpcError) -> str:

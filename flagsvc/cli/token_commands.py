@@ -27,6 +27,7 @@ from flagsvc.settings import Settings
 
 _HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
 _SECRET_MODE = 0o600
+_ANOTHER = "flagsvc token create NAME --role admin --store URL"
 
 
 def create(args: argparse.Namespace) -> int:
@@ -109,10 +110,17 @@ def _create_first(args: argparse.Namespace) -> int:
     """Make the first token of a store, once, also when two programs start together."""
     if args.store is None or not args.output:
         raise UsageError("--if-none needs --store and --output: it makes the first token of a store into a file")
-    target, token = _store_of(args), _token_of(args)
-    if Path(args.output).exists() or target.all():
-        render.say("the store has, or had, a token already; nothing was made (--if-none)", error=args.json)
+    target, token, path = _store_of(args), _token_of(args), Path(args.output)
+    was_there = path.exists()  # before the store is looked at: another program makes the token first, then the file
+    if target.all():
+        hint = "" if path.exists() else f". If nobody has one that is valid, make another: {_ANOTHER}"
+        render.say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
         return 0
+    if was_there:
+        raise UsageError(
+            f"--output names {str(path)!r}, which exists, but the store has no token: the file is of another store,"
+            " or the store has lost its tokens. Remove the file to make the first token of this store"
+        )
     with _Output(args.output) as output:
         try:
             return output.put(args, target.create(token, as_first=True))

@@ -10,14 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from . import json_values
-from .model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, STORED_NAMES, Flag, JsonValue, Status
+from .model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, STORED_NAMES, Exposure, Flag, JsonValue, Status
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
 _OBJECTS = frozenset({"variants", "metadata", "evaluators"})
+_WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
+_DEFAULTS = {"flagSet": DEFAULT_SET, "bucketing": DEFAULT_BUCKETING, "exposure": Exposure.INTERNAL}
+"""Values that a document leaves out, as documents of the existing system do."""
 
 
 def to_document(flag: Flag) -> dict[str, Any]:
@@ -27,9 +31,9 @@ def to_document(flag: Flag) -> dict[str, Any]:
         value = getattr(flag, field)
         if field == "revision" or value is None or (name in _OBJECTS and not value):
             continue
-        if (field == "flag_set" and value == DEFAULT_SET) or (field == "bucketing" and value == DEFAULT_BUCKETING):
+        if name in _DEFAULTS and value == _DEFAULTS[name]:
             continue
-        document[name] = value.value if field == "status" else value
+        document[name] = value.value if name in _WORDS else value
     return document
 
 
@@ -57,8 +61,8 @@ def _read(name: str, raw: JsonValue) -> Any:
         return raw if isinstance(raw, datetime) else None
     if name in _TEXTS:
         return raw if isinstance(raw, str) and json_values.is_text(raw) else None
-    if name == "status":
-        return Status(raw) if isinstance(raw, str) and raw in Status.__members__ else None
+    if name in _WORDS:
+        return _WORDS[name](raw) if isinstance(raw, str) and raw in _WORDS[name].__members__ else None
     if name in ("sortOrder", "revision"):
         whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
         bits = 31 if name == "sortOrder" else 63

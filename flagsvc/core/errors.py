@@ -237,7 +237,7 @@ class AuthOff(FlagsvcError):
     def __init__(self) -> None:
         super().__init__(
             "this server does not authenticate callers (FLAGSVC_AUTH=off), and whoever connects could make a token;"
-            " make tokens on the store: flagsvc token create --store URL"
+            " make tokens on the store: flagsvc token create NAME --role ROLE --store URL"
         )
 
 

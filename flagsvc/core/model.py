@@ -43,6 +43,15 @@ class Status(StrEnum):
     DEPRECATED = "DEPRECATED"
 
 
+class Exposure(StrEnum):
+    """Who may see a flag over OFREP."""
+
+    INTERNAL = "INTERNAL"
+    """Callers who may evaluate."""
+    PUBLIC = "PUBLIC"
+    """Callers with the role public, too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A flag's definition. Times are aware UTC datetimes. Revision 0 means that flagsvc has not written the flag."""
@@ -73,6 +82,7 @@ class Flag:
     """The version that the rule's splits use: the flag set's, as of the definition's revision. Stores write it."""
     owner: str | None = None
     expires_at: datetime | None = None
+    exposure: Exposure = Exposure.INTERNAL
     problem: str = ""
     """Why the stored document cannot be evaluated (PARSE_ERROR). Never stored itself."""
 
@@ -90,6 +100,11 @@ class Flag:
     def effective_default(self) -> str | None:
         """The variant where targeting does not match, `on` for a plain switch. None if there is no default variant."""
         return self.default_variant or (None if self.variants else "on")
+
+    @property
+    def is_public(self) -> bool:
+        """Whether callers with the role public may see it."""
+        return self.exposure is Exposure.PUBLIC
 
     @property
     def etag(self) -> str:
@@ -112,7 +127,7 @@ STORED_NAMES: Mapping[str, str] = {each.name: _camel_case(each.name) for each in
 
 WRITABLE = (
     *("name", "description", "category", "status", "config", "icon", "badge", "sort_order"),
-    *("variants", "default_variant", "targeting", "evaluators", "metadata", "owner", "expires_at"),
+    *("variants", "default_variant", "targeting", "evaluators", "metadata", "owner", "expires_at", "exposure"),
 )
 """Fields that an update may change, in document order."""
 

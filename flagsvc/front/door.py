@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from flagsvc.api.common.peers import host_of, peer_name
+from flagsvc.api.common.peers import network_of, peer_name
 from flagsvc.api.http.server import HttpServer
 from flagsvc.background import BackgroundTasks
 
@@ -54,7 +54,7 @@ class Door:
 
     def hand_over(self, transport: asyncio.Transport, caller: str, data: bytes, *, http2: bool) -> None:  # noqa: ARG002  there is one protocol here
         """Let a connection be served, from what has arrived of it."""
-        self.http.take_over(transport, host_of(caller), data)
+        self.http.take_over(transport, network_of(caller), data)
 
 
 class Arrival:
@@ -68,7 +68,7 @@ class Arrival:
         loop = asyncio.get_running_loop()
         self._door, self._abort, self.waiting_since = door, abort, loop.time()
         self.caller = peer_name(address)
-        if not door.connections.admit(host_of(self.caller)):
+        if not door.connections.admit(network_of(self.caller)):
             abort()
             return
         self._counted = True
@@ -97,4 +97,4 @@ class Arrival:
         self._door.arrivals.discard(self)
         if self._counted:
             self._counted = False
-            self._door.connections.closed(host_of(self.caller))
+            self._door.connections.closed(network_of(self.caller))

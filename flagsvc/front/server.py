@@ -13,7 +13,7 @@ from typing import cast
 
 import structlog
 
-from flagsvc.api.common.peers import Peers, host_of
+from flagsvc.api.common.peers import Peers, network_of
 from flagsvc.api.http.server import HttpServer
 from flagsvc.front.crowding import CallCounter, Crowding
 from flagsvc.front.door import Arrival, Door, Open
@@ -104,7 +104,7 @@ class Front(Door):
             super().hand_over(transport, caller, data, http2=False)
             return
         transport.pause_reading()
-        end = Caller(self, host_of(caller))
+        end = Caller(self, network_of(caller))
         end.connection_made(transport)
         transport.set_protocol(end)
         self.tasks.start(self._join(end, caller, data), "front")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,6 +61,11 @@ class Issuer:
     context: tuple[tuple[str, ClaimPath], ...] = ()
     ca_file: str = ""
     token_file: str = ""
+
+    def digest(self, key: bytes) -> str:
+        """Return what names one of the issuer's keys together with what its tokens must be and get."""
+        entry = json.dumps([self.issuer, self.audiences, *map(asdict, self.rules)], default=sorted)
+        return hashlib.sha256(key + entry.encode("utf-8", "surrogatepass")).hexdigest()
 
     def grant(self, claims: Mapping[str, Any]) -> Grant | None:
         """Return what the first rule that fits gives; None if none does."""

@@ -13,10 +13,11 @@ class Proof:
     So a withdrawal looks at no list of tokens, and reaches those that no list has any more.
     """
 
-    __slots__ = ("is_valid",)
+    __slots__ = ("is_valid", "name")
 
-    def __init__(self) -> None:
-        self.is_valid = True
+    def __init__(self, name: str = "") -> None:
+        """`name`: the same on every replica for the same key and rules; empty where nothing refers to it."""
+        self.is_valid, self.name = True, name
 
     def withdraw(self) -> None:
         """End every identity that rests on it."""

@@ -82,6 +82,14 @@ class Issuers:
         """Return who has this client certificate (PEM). Raises Unauthenticated or PermissionDenied."""
         return self.certificates.caller(certificate)
 
+    def reference(self, identity: Identity) -> str:
+        """Return the name of the key that a caller's token was verified with; empty for other callers."""
+        return identity.proof.name if isinstance(identity, ProvenIdentity) else ""
+
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Return a caller whose token was verified on some replica with the key of this name."""
+        return self.tokens.referred(reference, caller)
+
     def deny(self, names: Iterable[str]) -> None:
         """Refuse these callers from now on, and nobody else: `ISSUER|SUBJECT`, `uri:NAME` or `dns:NAME`."""
         self.tokens.denied = self.certificates.denied = frozenset(names)

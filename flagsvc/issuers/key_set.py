@@ -7,7 +7,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -18,7 +18,7 @@ from flagsvc.issuers import https
 from flagsvc.issuers.configuration import FILE, Issuer
 from flagsvc.issuers.https import FetchFailed
 from flagsvc.issuers.identity import Proof
-from flagsvc.issuers.keys import BadKeys, KeyName, keys_of, thumbprint
+from flagsvc.issuers.keys import BadKeys, KeyName, keys_of, public_bytes, thumbprint
 from flagsvc.issuers.small_files import read_small
 from flagsvc.turns import off_loop
 
@@ -41,7 +41,7 @@ class TrustedKey:
     """A public key that an issuer has now. `proof`: withdrawn when the issuer has it no more, or is trusted no more."""
 
     key: PyJWK
-    proof: Proof = field(default_factory=Proof)
+    proof: Proof
 
 
 class KeySet:
@@ -136,13 +136,18 @@ class KeySet:
     def _replace(self, found: dict[KeyName, PyJWK]) -> int:
         """Replace the keys, and return how many have left. One that stays keeps the tokens that it has verified."""
         old = self.keys
-        self.keys = {name: _kept(old.get(name), key) for name, key in found.items()}
+        self.keys = {name: self._kept(old.get(name), key) for name, key in found.items()}
         left = [each for name, each in old.items() if self.keys.get(name) is not each]
         for each in left:
             each.proof.withdraw()
         if left:
             self._changed()
         return len(left)
+
+    def _kept(self, old: TrustedKey | None, key: PyJWK) -> TrustedKey:
+        if old is not None and thumbprint(old.key) == thumbprint(key):
+            return old
+        return TrustedKey(key, Proof(self.issuer.digest(public_bytes(key))))
 
     def _failed(self, cause: str) -> None:
         self.failures += 1
@@ -164,10 +169,6 @@ async def published(issuer: Issuer) -> bytes:
 def cause_of(error: FetchFailed | BadKeys | OSError) -> str:
     """Return why keys could not be read, without their address."""
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
-
-
-def _kept(old: TrustedKey | None, key: PyJWK) -> TrustedKey:
-    return old if old is not None and thumbprint(old.key) == thumbprint(key) else TrustedKey(key)
 
 
 def _tls_context(ca_file: str) -> ssl.SSLContext:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK, PyJWS
 from jwt.exceptions import InvalidTokenError, PyJWTError
 
@@ -61,6 +62,11 @@ def is_signed(text: str, key: PyJWK) -> bool:
 def thumbprint(key: PyJWK) -> object:
     """Return what tells two keys of the same name apart."""
     return key.key.public_numbers() if hasattr(key.key, "public_numbers") else key.key.public_bytes_raw()
+
+
+def public_bytes(key: PyJWK) -> bytes:
+    """Return a public key as every program writes it (SubjectPublicKeyInfo)."""
+    return bytes(key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def _algorithms(entry: Any) -> Iterator[str]:

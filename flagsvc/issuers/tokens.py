@@ -88,6 +88,25 @@ class JwtCallers:
         except BadToken as bad:
             raise self._refusal(bad) from None
 
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Return a caller whose token a replica has verified with the key of this name; None if the key has left."""
+        proofs = (key.proof for keys in self.issuers.values() for key in keys.keys.values())
+        proof = next((each for each in proofs if each.name == reference and each.is_valid), None)
+        if proof is None:
+            return None
+        found = ProvenIdentity(
+            kind=caller.kind,
+            id=caller.id,
+            name=caller.name,
+            role=caller.role,
+            scope=caller.scope,
+            expires_at=caller.expires_at,
+            key=reference.encode(),
+            proof=proof,
+            names=frozenset({caller.id}),
+        )
+        return found if self.is_current(found) else None
+
     async def close(self) -> None:
         """End what is being verified."""
         tasks = list(self._waiting.values())

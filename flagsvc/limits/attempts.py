@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from flagsvc.limits.callers import network_of
+from flagsvc.api.common.peers import network_of
 
 RECORDED_PER_S, RECORDED_BURST = 0.2, 5.0
 """Failures of one network that are logged and audited: so many at once, and then so many a second."""
@@ -17,6 +17,7 @@ VERIFIED_PER_S, VERIFIED_BURST = 10.0, 50.0
 """Failures of one network beyond which it is excessive."""
 MAX_NETWORKS = 10_000
 """Further networks count as one."""
+SWEEP_S = 1.0
 _OTHERS = "others"
 
 
@@ -49,16 +50,23 @@ class _Buckets:
     def __init__(self, rate: float, burst: float) -> None:
         self._each_s, self._burst_s = 1 / rate, burst / rate
         self._due: dict[str, float] = {}
+        self._swept_at = -SWEEP_S
 
     def take(self, network: str, now: float) -> bool:
         if network not in self._due and len(self._due) >= MAX_NETWORKS:
-            self._due = {name: due for name, due in self._due.items() if due > now}
+            self._forget_idle(now)
             if len(self._due) >= MAX_NETWORKS:
                 network = _OTHERS
         if not self.has_room(network, now):
             return False
         self._due[network] = max(self._due.get(network, now), now) + self._each_s
         return True
+
+    def _forget_idle(self, now: float) -> None:
+        """Forget networks that owe nothing, at most once a second: it looks at all of them."""
+        if now - self._swept_at >= SWEEP_S:
+            self._swept_at = now
+            self._due = {name: due for name, due in self._due.items() if due > now}
 
     def has_room(self, network: str, now: float) -> bool:
         return self._due.get(network, now) + self._each_s - now <= self._burst_s + 1e-9

@@ -16,6 +16,7 @@ from flagsvc.core.access.roles import Role
 
 KINDS = ("evaluate", "read", "write", "admin")
 OF_ROLE: Mapping[Role, str] = {
+    Role.PUBLIC: "evaluate",
     Role.EVALUATE: "evaluate",
     Role.READ: "read",
     Role.TOGGLE: "write",

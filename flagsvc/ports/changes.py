@@ -23,6 +23,11 @@ class Entry:
     revision: int
     flag: Flag | None
 
+    @property
+    def is_public(self) -> bool:
+        """Whether it is a flag that callers with the role public may see."""
+        return self.flag is not None and self.flag.is_public
+
     @staticmethod
     def of(flag: Flag) -> Entry:
         """A flag that exists."""

@@ -11,11 +11,15 @@ from flagsvc.core.access.tokens import Decide, Token
 
 @dataclass(frozen=True, slots=True)
 class StoredTokens:
-    """Every token of a store. `revision`: every change up to it is contained. `malformed`: ids that cannot be read."""
+    """Every token of a store. `revision`: every change up to it is contained. `malformed`: ids that cannot be read.
+
+    `ticket_key`: what tickets are sealed with; empty if none was made.
+    """
 
     revision: int
     tokens: Sequence[Token]
     malformed: Sequence[str] = ()
+    ticket_key: bytes = b""
 
 
 class TokenStore(Protocol):
@@ -33,6 +37,9 @@ class TokenStore(Protocol):
         Raises what `decide` raises (nothing is changed then), WritesUnsupported, and ChangeRefused where the stored
         token is malformed.
         """
+
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
 
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use by token id, unless a later one is there. It takes no revision."""

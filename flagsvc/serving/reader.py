@@ -87,6 +87,11 @@ class Reader:
             self.expensive_rules.note(flag_id, evaluation.revision)
         return evaluation
 
+    async def may_be_public(self, flag_id: FlagId, min_revision: int = 0) -> bool:
+        """Whether a flag exists and is public; also true where that cannot be known now."""
+        [answer] = await self._lookup.get_many([flag_id], min_revision)
+        return answer.held is None or answer.held.entry.is_public
+
     async def explain(
         self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
     ) -> tuple[Evaluation, Explanation]:
@@ -110,9 +115,9 @@ class Reader:
         return [by_key[key] for key in keys]
 
     async def evaluate_set(
-        self, flag_set: str, context: Attributes, min_revision: int = 0
+        self, flag_set: str, context: Attributes, min_revision: int = 0, *, only_public: bool = False
     ) -> AsyncIterator[Evaluation]:
-        """Evaluate all flags of a set for one context and one time, in list order and in turns.
+        """Evaluate all flags of a set, or those that are public, for one context and one time, in list order, in turns.
 
         The definitions are of one moment. No more than one evaluation exists at a time, so that a large set leaves
         neither the garbage collector nor the memory much to do.
@@ -120,6 +125,8 @@ class Reader:
         now: float | None = None
         async for answer in self._sets.get_all(flag_set, min_revision):
             now = self._clock() if now is None else now
+            if only_public and not answer.entry.is_public:
+                continue
             yield await self._evaluate_found(answer.entry.id, answer, context, now)
 
     async def _evaluate_found(self, flag_id: FlagId, answer: Answer, context: Attributes, now: float) -> Evaluation:

@@ -76,11 +76,18 @@ class Changelog:
     remembered: int = 0
     """How many changes were remembered so far: the number of the latest."""
     listeners: set[Listener] = field(default_factory=set)
+    public_listeners: set[Listener] = field(default_factory=set)
+    """Notified of changes only that callers with the role public may notice."""
+    public_changes: int = 0
+    """How many such changes were applied."""
+    public_changed_at: float = -math.inf
+    """When such a flag has changed last, as far as is known."""
 
     @property
     def idle(self) -> bool:
         """Whether nothing is known and nobody listens."""
-        return not (self.listeners or self.watermark or self.log or self.recent_changes)
+        is_heard = self.listeners or self.public_listeners
+        return not (is_heard or self.watermark or self.log or self.recent_changes or self.public_changes)
 
     def advance(self, revision: int, now: float) -> None:
         """Record that the change of this revision is applied."""
@@ -103,9 +110,13 @@ class Changelog:
         self.loaded, self.watermark, self.gap_since = False, 0, math.inf
         self.ahead.clear()
 
-    def append(self, entry: Entry, size: int, kind: ChangeKind, now: float) -> None:
-        """Write a change, whose flag takes about so much memory, into the log and notify all listeners."""
-        self.remember(entry.id.key, kind, now)
+    def append(self, entry: Entry, size: int, kind: ChangeKind, now: float, *, was_public: bool = False) -> None:
+        """Write a change, whose flag takes about so much memory, into the log and notify all listeners.
+
+        `was_public`: the flag before it was public, or may have been.
+        """
+        is_public = was_public or entry.is_public
+        self.remember(entry.id.key, kind, now, is_public=is_public)
         self.log.append(LoggedChange(entry, size))
         self.log_bytes += size
         while len(self.log) > LOG_LENGTH or self.log_bytes > LOG_BYTES:
@@ -114,10 +125,16 @@ class Changelog:
             self.log_starts_after = max(self.log_starts_after, oldest.entry.revision)
         for listener in tuple(self.listeners):
             listener(entry, self.watermark, kind)
+        if is_public:
+            self.public_changes += 1
+            for listener in tuple(self.public_listeners):
+                listener(entry, self.watermark, kind)
 
-    def remember(self, key: str, kind: ChangeKind, at: float) -> None:
+    def remember(self, key: str, kind: ChangeKind, at: float, *, is_public: bool = False) -> None:
         """Record that a key changed, and forget changes that are no longer recent."""
         self.remembered += 1
+        if is_public:
+            self.public_changed_at = at
         self.recent_changes.pop(self.numbers.get(key, 0), None)
         self.numbers[key] = self.remembered
         self.recent_changes[self.remembered] = RecentChange(key, at, kind)
@@ -154,14 +171,16 @@ class Changelogs:
         """Return the set's changelog."""
         return self._of_set.setdefault(flag_set, Changelog())
 
-    def listen(self, flag_set: str, listener: Listener) -> None:
-        """Notify the listener of every change of the set from now on."""
-        self.of(flag_set).listeners.add(listener)
+    def listen(self, flag_set: str, listener: Listener, *, only_public: bool = False) -> None:
+        """Notify the listener of every change of the set from now on, or of every public one."""
+        changelog = self.of(flag_set)
+        (changelog.public_listeners if only_public else changelog.listeners).add(listener)
 
     def unlisten(self, flag_set: str, listener: Listener) -> None:
         """Stop notifying it."""
         changelog = self.of(flag_set)
         changelog.listeners.discard(listener)
+        changelog.public_listeners.discard(listener)
         if changelog.idle:
             del self._of_set[flag_set]
 
@@ -169,9 +188,11 @@ class Changelogs:
         """Return the set's changes after a revision in order; None when they are no longer known."""
         return self.of(flag_set).since(revision)
 
-    def has_recent_changes(self, flag_set: str, now: float) -> bool:
+    def has_recent_changes(self, flag_set: str, now: float, *, only_public: bool = False) -> bool:
         """Whether any key of a set changed recently, or may have before this replica knew the set."""
         changelog = self._of_set.get(flag_set)
+        if changelog is not None and only_public:
+            return now - changelog.public_changed_at <= RECENT_S
         if changelog is None or not changelog.recent_changes:
             return False
         return now - next(reversed(changelog.recent_changes.values())).at <= RECENT_S

@@ -231,7 +231,9 @@ class HeldView:
                 notify(entry)
         if kind is not None:
             self.replacements += 1
-            self.changelogs.of(entry.id.flag_set).append(entry, held.size, kind, now)
+            self.changelogs.of(entry.id.flag_set).append(
+                entry, held.size, kind, now, was_public=old.entry.is_public if old is not None else not self.complete
+            )
         return held
 
     def _hold(self, held: CacheEntry) -> None:

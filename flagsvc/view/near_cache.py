@@ -182,7 +182,7 @@ class NearCache(HeldView):
         horizon = self._wall_clock() - RECENT_S
         for flag in flags:
             if flag.updated_at is None or flag.updated_at.timestamp() >= horizon:
-                self.changelogs.of(flag.flag_set).remember(flag.key, ChangeKind.UPDATE, now)
+                self.changelogs.of(flag.flag_set).remember(flag.key, ChangeKind.UPDATE, now, is_public=flag.is_public)
             yield
 
     def _drop_newer_than_store(self, contents: StoreContents) -> Iterator[None]:

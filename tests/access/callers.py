@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ PASSED = "passed"
 NONE, UNKNOWN, MISTYPED, OTHER_SCHEME, TWO = "no credential", "unknown", "mistyped", "another scheme", "two"
 EXPIRED, REVOKED, DISABLED = "expired", "revoked", "disabled"
 ROLES = tuple(role.value for role in Role)
-FOREIGN = tuple(f"{role} of another set" for role in ("evaluate", "read", "toggle", "write"))
+FOREIGN = tuple(f"{role} of another set" for role in ("public", "evaluate", "read", "toggle", "write"))
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -83,19 +83,31 @@ async def guarded(store_url: str, **settings: Any) -> AsyncIterator[tuple[Client
         yield client, server
 
 
-async def outcome(call: Any) -> str:
-    """Return `passed` for a call that was not refused for its caller, else the name of its status."""
-    try:
-        if isinstance(call, grpc.aio.UnaryUnaryCall):
-            await call
+REFUSALS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+UNDECIDED = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "INTERNAL"})
+"""Statuses that say nothing of whether the caller may make the call."""
+MAX_ATTEMPTS = 4
+
+
+async def outcome(begin: Callable[[], Any]) -> str:
+    """Return `passed` for a call that was not refused for its caller, else the name of its status.
+
+    A busy machine may end a call before it was decided, so that one is made again.
+    """
+    code = ""
+    for _ in range(MAX_ATTEMPTS):
+        call = begin()
+        try:
+            await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            if code not in UNDECIDED:
+                return code if code in REFUSALS else PASSED
         else:
-            await call.read()
-    except grpc.aio.AioRpcError as error:
-        code = error.code().name
-        return code if code in {"UNAUTHENTICATED", "PERMISSION_DENIED"} else PASSED
-    finally:
-        call.cancel()
-    return PASSED
+            return PASSED
+        finally:
+            call.cancel()
+    return code
 
 
 def wrong(outcomes: Iterable[tuple[str, str, str, str]]) -> list[str]:

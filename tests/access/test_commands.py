@@ -62,6 +62,13 @@ def test_the_first_token_is_made_once_into_a_file_of_its_owner(store: str, admin
     done = run_here("token", "create", "x", "--role", "admin", "--if-none", "--store", store, "--output", str(other))
     assert (done.returncode, other.exists()) == (0, False)
     assert "has, or had, a token already" in done.stdout
+    assert "make another: flagsvc token create NAME --role admin" in done.stdout, "nobody may have the first one"
+    command = ("token", "create", "x", "--role", "admin", "--if-none", "--output", str(admin), "--store")
+    assert "make another" not in run_here(*command, store).stdout
+    before, empty = admin.read_text(), f"sqlite:///{admin.with_name('empty.db')}"
+    done = run_here(*command, empty)
+    assert (done.returncode, admin.read_text(), fields_of_all(empty)) == (2, before, [])
+    assert "the store has no token: the file is of another store" in done.stderr
 
 
 def test_the_life_of_a_token(server: Process, admin: Path) -> None:
@@ -115,10 +122,47 @@ def test_a_token_that_is_revoked_on_the_store_is_refused_within_a_second(
 
 def test_whoever_sends_nothing_is_refused_and_learns_what_to_send(server: Process) -> None:
     done = run(server, "", "list")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN (UNAUTHENTICATED)\n",
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN; for this command, put a"
+        " token into a file, and the file's name into FLAGSVC_TOKEN_FILE (UNAUTHENTICATED)\n"
     )
+
+
+def test_whoever_is_refused_learns_which_token_it_was_and_what_to_do(
+    server: Process, store: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weak"
+    run_here("token", "create", "x", "--role", "evaluate", "--flag-set", "a", "--store", store, "--output", str(path))
+    _until(lambda: run_here("whoami", FLAGSVC_ADDRESS=server.address, FLAGSVC_TOKEN_FILE=str(path)).returncode == 0)
+    done = run_here("list", FLAGSVC_ADDRESS=server.address, FLAGSVC_TOKEN_FILE=str(path))
+    assert done.stderr.endswith(
+        " has evaluate; flagsvc whoami shows the caller's rights, and who has the role admin can change those of a"
+        " token (PERMISSION_DENIED)\n"
+    )
+    path.write_text("fsv_other\n")
+    path.chmod(0o644)
+    done = run_here("list", FLAGSVC_ADDRESS=server.address, FLAGSVC_TOKEN_FILE=str(path))
+    warning, error = done.stderr.splitlines()
+    assert warning == f"warning: every user of this machine can read {path}; do this: chmod 600 {path}"
+    assert error.endswith("; the token is that of FLAGSVC_TOKEN_FILE (UNAUTHENTICATED)")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty; it must have a token in it, and nothing else"),
+        (b"\n", "the file is empty"),
+        (b"fsv_a\nfsv_b\n", "FLAGSVC_TOKEN_FILE has characters that no token has"),
+        (b"fsv_a\0b", "FLAGSVC_TOKEN_FILE has characters that no token has"),
+        (b"\xef\xbb\xbffsv_a", "FLAGSVC_TOKEN_FILE has characters that no token has"),
+        (b"\xff\xfef\0", "cannot read the file: UnicodeDecodeError"),
+    ],
+)
+def test_a_file_with_no_token_in_it_is_named_and_nothing_is_sent(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    done = run_here("whoami", FLAGSVC_ADDRESS="127.0.0.1:1", FLAGSVC_TOKEN_FILE=str(tmp_path / "token"))
+    assert (done.returncode, words in done.stderr, "fsv_a" in done.stderr) == (2, True, False), done.stderr
 
 
 def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,10 +11,19 @@ import grpc
 import httpx
 import pytest
 
+from flagsvc.access.authority import Authority
+from flagsvc.access.token_view import TokenView
 from flagsvc.api.common.callers import credential_in
+from flagsvc.api.common.gate import Check
+from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import METHODS
+from flagsvc.api.common.selectors import Selectors
+from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.roles import Role
+from flagsvc.core.access.scopes import EVERY_SET
 from flagsvc.core.errors import Unauthenticated
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
+from flagsvc.generated.flagd.sync.v1 import sync_pb2
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
@@ -223,6 +233,19 @@ async def test_a_stream_without_selector_never_follows_a_set_of_another_caller(s
     streams.may_cache(peer, "mine")
     assert stream.sets == {"mine"}
     call.cancel()
+
+
+def test_no_decision_is_kept_about_a_name_that_no_flag_set_can_have() -> None:
+    view, anyone = TokenView(), Identity(Kind.ANONYMOUS, "sync", "", Role.READ, EVERY_SET)
+    view.confirm(time.monotonic())
+    rule = METHODS["/flagd.sync.v1.FlagSyncService/SyncFlags"]
+    check = Check(rule, Authority(view, 5.0), Listener("sync", Selectors(), anyone))
+    for number in range(10):
+        request = sync_pb2.SyncFlagsRequest(selector=f"{number}{'x' * 100_000}")
+        assert check.permit(anyone, request, ()) == (request.selector,)
+    assert not check._allowed
+    assert check.permit(anyone, sync_pb2.SyncFlagsRequest(selector="flagSetId=web"), ()) == ("web",)
+    assert check._allowed == {(anyone, "web")}
 
 
 async def test_metrics_are_for_this_machine_and_for_operators(served: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:

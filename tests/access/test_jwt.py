@@ -246,6 +246,8 @@ ATTACKS: dict[str, tuple[Callable[[], str], str]] = {
         lambda: raw_signed(HEADER, text_of(CLAIMS, '"x": 1').replace(b'"exp": ', b'"exp": 1e999, "y": '), EC),
         "claims are not",
     ),
+    "exp with 400 digits": (lambda: claims(exp=10**400), "exp is no number"),
+    "nbf with 400 digits": (lambda: claims(nbf=-(10**400)), "nbf is no number"),
     "exp NaN": (lambda: raw_signed(HEADER, text_of(CLAIMS, '"z": NaN'), EC), "claims are not"),
     "expired": (lambda: claims(exp=EXPIRED), "has expired"),
     "not yet": (lambda: claims(nbf=int(time.time()) + 70), "not valid yet"),

@@ -68,6 +68,7 @@ async def served(folder: Path) -> AsyncIterator[tuple[Client, Server]]:
     async with guarded(
         f"sqlite:///{folder}/flags.db",
         ofrep_port=0,
+        management_port=0,
         jwt_issuers_file=str(folder / "issuers.json"),
         context_values="plan=basic",
         context_from_headers="x-plan=plan",
@@ -158,6 +159,18 @@ async def test_ofrep_and_connect_take_tokens_and_answer_401_to_a_wrong_one(serve
                 await http.post(path, json=body, headers={"x-api-key": token.removeprefix("Bearer ")})
             ).status_code == 200
             assert (await http.post(path, json=body, headers=[*pod(aud="other")])).status_code == 401
+
+
+async def test_metrics_are_not_for_whoever_sends_a_token_that_is_not_verified_yet(
+    served: tuple[Client, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flagsvc.management.is_loopback", lambda _: False)
+    forged = bearer(signed(gitlab_claims(), ec_key("evil")))
+    operator = bearer(signed(gitlab_claims(jti="not seen before"), KEY))
+    callers = (bearer("nonsense"), bearer("fsv_x"), forged, pod(), operator, operator)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served[1].management_port}", timeout=5) as http:
+        found = [(await http.get("/metrics", headers=dict(each))).status_code for each in callers]
+    assert found == [401, 401, 401, 403, 200, 200]
 
 
 async def test_a_stream_ends_when_its_token_expires(served: tuple[Client, Server]) -> None:

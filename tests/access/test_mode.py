@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from flagsvc.auth_mode import auth_mode, warn
+from flagsvc.core.errors import AuthOff
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
+from tests.command_line import run_here
 from tests.replicas import FLAGSVC
 
 ONLY_UNIX = {"port": "unix:/a", "sync_port": -1, "ofrep_port": "unix:/b", "management_port": -1}
@@ -69,7 +72,7 @@ def test_a_role_for_anonymous_callers_needs_authentication() -> None:
             auth_mode(settings)
 
 
-def test_a_server_for_all_addresses_says_what_would_allow_it_and_does_not_start() -> None:
+def test_a_server_for_all_addresses_says_what_would_allow_it_and_does_not_start(tmp_path: Path) -> None:
     environment = {name: text for name, text in os.environ.items() if not name.startswith("FLAGSVC_")}
     done = subprocess.run(
         [FLAGSVC, "serve", "--port", "0"],
@@ -82,6 +85,14 @@ def test_a_server_for_all_addresses_says_what_would_allow_it_and_does_not_start(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: FLAGSVC_AUTH is not set, and other machines can connect to 0.0.0.0: ")
+    command = done.stderr.partition("the first token with: flagsvc ")[2].partition(". If only")[0]
+    words = command.replace("NAME", "admin").replace("URL", f"sqlite:///{tmp_path}/flags.db").split()
+    assert run_here(*words).returncode == 0, "the cure works as it is written"
+
+
+def test_the_cure_for_a_server_without_authentication_works_as_it_is_written(tmp_path: Path) -> None:
+    words = str(AuthOff()).partition("on the store: flagsvc ")[2].replace("NAME", "ci").replace("ROLE", "admin")
+    assert run_here(*words.replace("URL", f"sqlite:///{tmp_path}/flags.db").split()).returncode == 0
 
 
 @pytest.mark.parametrize(

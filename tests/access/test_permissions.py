@@ -18,9 +18,11 @@ from flagsvc.api.flagd import evaluation, sync
 from flagsvc.core.access.roles import Role
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.grpc_listeners import OWN_FILES
 from flagsvc.server import Server
 from flagsvc.settings import Settings
+from tests.access import test_walk
 
 SELECTED = [("flagd-selector", "flagSetId=team")]
 
@@ -47,7 +49,7 @@ async def server() -> Server:
 def test_every_rpc_that_is_registered_has_a_row_and_every_row_an_rpc(server: Server) -> None:
     registered = Registered()
     server.services.add_to(registered, server.listeners["grpc"])  # type: ignore[arg-type]
-    assert registered.paths == METHODS.keys()
+    assert registered.paths ^ METHODS.keys() == set()
 
 
 def test_every_rpc_in_the_descriptors_is_registered(server: Server) -> None:
@@ -69,7 +71,40 @@ def test_every_route_has_a_row_and_every_row_a_route(server: Server) -> None:
         each.value for each in ast.walk(ast.parse(inspect.getsource(management))) if isinstance(each, ast.Constant)
     )
     paths = {f"GET {text}" for text in constants if isinstance(text, str) and text[:1] == "/" and text[1:].isalpha()}
-    assert ofrep | paths == ROUTES.keys()
+    assert (ofrep | paths) ^ ROUTES.keys() == set()
+
+
+def test_a_new_rpc_fails_these_tests_until_it_has_a_row_and_then_the_walk_until_it_has_one_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, name = pb_grpc.add_FlagServiceServicer_to_server, "/flagsvc.v1.FlagService/NewMethod"
+
+    def add_more(servicer: Any, target: Any) -> None:
+        add(servicer, target)
+        target.add_registered_method_handlers("flagsvc.v1.FlagService", {"NewMethod": None})
+
+    monkeypatch.setattr(pb_grpc, "add_FlagServiceServicer_to_server", add_more)
+    with pytest.raises(AssertionError, match="NewMethod"):
+        test_every_rpc_that_is_registered_has_a_row_and_every_row_an_rpc(server)
+    test_walk.test_what_is_expected_is_written_down_for_every_rpc_and_route()
+    monkeypatch.setitem(METHODS, name, Rule(Role.EVALUATE))  # type: ignore[misc]
+    test_every_rpc_that_is_registered_has_a_row_and_every_row_an_rpc(server)
+    with pytest.raises(AssertionError, match="NewMethod"):
+        test_walk.test_what_is_expected_is_written_down_for_every_rpc_and_route()
+
+
+def test_a_new_route_fails_these_tests_until_it_has_a_row_and_then_the_walk_until_it_has_one_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = server._ofrep.app
+    assert isinstance(app, Router)
+    monkeypatch.setattr(app, "routes", [*app.routes, Route("/ofrep/v1/new", lambda _: None, methods=["POST"])])
+    with pytest.raises(AssertionError, match="ofrep/v1/new"):
+        test_every_route_has_a_row_and_every_row_a_route(server)
+    monkeypatch.setitem(ROUTES, "POST /ofrep/v1/new", Rule(Role.EVALUATE))  # type: ignore[misc]
+    test_every_route_has_a_row_and_every_row_a_route(server)
+    with pytest.raises(AssertionError, match="ofrep/v1/new"):
+        test_walk.test_what_is_expected_is_written_down_for_every_rpc_and_route()
 
 
 def test_only_probes_need_no_credential() -> None:

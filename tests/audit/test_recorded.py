@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from flagsvc.api.flag_service.paging import to_page_token
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as pb_grpc
@@ -131,6 +133,14 @@ async def test_listing_needs_operate_and_has_pages(audited: Audited) -> None:
     request = pb.ListAuditEntriesRequest(page_token=request.page_token, action="DELETED")
     call = stub.ListAuditEntries(request, metadata=operator)
     assert await audited.code(call) is grpc.StatusCode.INVALID_ARGUMENT, "a token of another listing"
+    listing = json.dumps(["", "", "", "", "None", "None", 0])
+    for position in ((2**62, '[1, "a"]'), (-1, '[1, "a"]'), (0, "x"), (0, "[1]"), (0, '["a", "b"]'), (0, '[1, "$ne"]')):
+        call = stub.ListAuditEntries(
+            pb.ListAuditEntriesRequest(page_token=to_page_token(listing, position)), metadata=operator
+        )
+        assert await audited.code(call) is grpc.StatusCode.INVALID_ARGUMENT, position
+    of_another_store = pb.ListAuditEntriesRequest(page_token=to_page_token(listing, (1, '[0, "65f0a1b2c3d4e5f60123"]')))
+    assert not (await stub.ListAuditEntries(of_another_store, metadata=operator)).entries
     request = pb.ListAuditEntriesRequest()
     request.until.FromDatetime(datetime(2020, 1, 1, tzinfo=UTC))
     assert not (await stub.ListAuditEntries(request, metadata=operator)).entries

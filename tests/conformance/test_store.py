@@ -16,7 +16,7 @@ from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagExists, FlagNotFound, RevisionConflict
 from flagsvc.core.json_values import same
-from flagsvc.core.model import Change, Flag, FlagId, HistoryEntry, Status
+from flagsvc.core.model import Change, Exposure, Flag, FlagId, HistoryEntry, Status
 from flagsvc.ports import Entry, FlagStore
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
@@ -107,6 +107,7 @@ async def test_a_created_flag_is_read_back(store: FlagStore) -> None:
         metadata={"team": "web", "tier": 1},
         owner="web",
         expires_at=NOON + timedelta(days=30),
+        exposure=Exposure.PUBLIC,
     )
     entry = await create(store, flag)
     found = await read(store, CHAT)

@@ -123,3 +123,13 @@ async def test_history_keeps_who_called_beside_what_the_request_said(store: Flag
             "caller": ("token:ci", "token:ci"),
             "neither": ("anonymous", ""),
         }[key]
+
+
+async def test_the_key_of_tickets_is_made_once_and_is_no_token(kept: TokenStore) -> None:
+    assert (await kept.load()).ticket_key == b""
+    await asyncio.gather(*(kept.make_ticket_key(bytes([at]) * 64) for at in range(1, 5)))
+    found = await kept.load()
+    assert found.ticket_key in [bytes([at]) * 64 for at in range(1, 5)]
+    await kept.make_ticket_key(bytes(64))
+    again = await kept.load()
+    assert (again.ticket_key, again.revision, again.tokens, again.malformed) == (found.ticket_key, 0, [], [])

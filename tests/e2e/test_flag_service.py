@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from flagsvc.api.flag_service.paging import to_page_token
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.replicas import Client, detail_of, info_of, reason_of, replica, until_serving
@@ -255,6 +256,14 @@ BAD = {
     ),
     "foreign token": (("ListFlags", pb.ListFlagsRequest(page_token="aGVsbG8")), "INVALID_PAGE_TOKEN", "page_token"),
     "no token at all": (("ListFlags", pb.ListFlagsRequest(page_token="é!")), "INVALID_PAGE_TOKEN", "page_token"),
+    **{
+        f"forged token {position!r}": (
+            ("ListFlags", pb.ListFlagsRequest(page_token=to_page_token("default", position))),  # type: ignore[arg-type]
+            "INVALID_PAGE_TOKEN",
+            "page_token",
+        )
+        for position in (5, [], ["a", "b"], [2**63, "a"], [1, "\ud800"], [1, 2], None)
+    },
     "bad etag": (_toggle(flag_key="known", etag="abc"), "INVALID_ETAG", "etag"),
     "no mask": (_update([], name="x"), "INVALID_UPDATE_MASK", "update_mask"),
     "mask of nothing": (_update(["nope"], name="x"), "INVALID_UPDATE_MASK", "update_mask"),

@@ -7,11 +7,15 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
 
 from flagsvc.api.common.values import to_value
+from flagsvc.api.connect.app import not_found
+from flagsvc.api.http.server import Connections, HttpServer
 from flagsvc.front import door
 from flagsvc.front import server as fronts
 from flagsvc.front.inner import Loopback
@@ -55,6 +59,36 @@ async def _ended(connection: socket.socket) -> bool:
 def _front(server: Server) -> fronts.Front:
     assert server._front is not None
     return server._front
+
+
+def test_whoever_has_a_network_of_64_bits_has_the_connections_of_one_address() -> None:
+    http = HttpServer(not_found, None, max_connections=16, max_per_peer=2)
+    server = http._server.config
+
+    class Connected(asyncio.Transport):
+        def __init__(self, host: str) -> None:
+            super().__init__({"peername": (host, 50_000, 0, 0)})
+            self.aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def refused(host: str) -> tuple[bool, bool]:
+        """Connect to the gRPC port and to the OFREP port."""
+        aborted: list[bool] = []
+        door.Arrival(cast("door.Door", gate), (host, 50_000, 0, 0), lambda: aborted.append(True))
+        connected = Connected(host)
+        http._protocol(config=server, server_state=http._server.server_state, app_state={}).connection_made(connected)
+        return bool(aborted), connected.aborted
+
+    async def connect() -> None:
+        assert [await refused(f"2001:db8::{number:x}") for number in range(4)] == [(False, False)] * 2 + [
+            (True,) * 2
+        ] * 2
+        assert await refused("2001:db8:0:1::1") == (False, False), "another network"
+
+    gate = SimpleNamespace(http=http, connections=Connections(16, 2), arrivals=set())
+    asyncio.run(connect())
 
 
 async def test_the_protocol_is_known_however_the_first_bytes_arrive(served: tuple[Client, Server]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from flagsvc.limits import attempts
@@ -48,3 +50,18 @@ def test_many_networks_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> N
     now += 1_000
     assert failed.note("ipv4:10.0.1.1:1")
     assert len(failed._recorded._due) == 1
+
+
+def test_whoever_has_many_networks_does_not_make_each_failure_look_at_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts, "MAX_NETWORKS", 10)
+    now = 0.0
+    failed = FailedAttempts(lambda: now)
+    held = []
+    for number in range(40):
+        failed.note(f"ipv6:%5B2001:db8:{number:x}::1%5D:1")
+        held.append(failed._recorded._due)
+        now += 0.1
+    sweeps = sum(one is not other for one, other in pairwise(held))
+    assert sweeps == 3, "one in a second, and the table is full after one"

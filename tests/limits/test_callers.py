@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.peers import network_of
 from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import EVERY_SET
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.limits.callers import network_of, share_of
+from flagsvc.limits.callers import share_of
 from flagsvc.limits.table import Table
 from tests.access.callers import bearer, made, stored
 from tests.replicas import replica, until_serving

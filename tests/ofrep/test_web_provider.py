@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.access.callers import bearer, made, stored
 from tests.providers.cases import COLORS, NODE_CASES, SELECTED_CASES, SWITCH, Case, flag
 from tests.providers.events import CHANGED, STALE
 from tests.providers.node_app import NodeApp
@@ -106,6 +114,49 @@ def test_a_change_while_the_server_was_away_is_seen_when_it_returns(tmp_path: Pa
         process.start()
         app.events.until(CHANGED, flag="color", since=mark, seconds=20)
         assert app.value("color", "-") == "#f00"
+
+
+def test_with_a_token_changes_are_announced_by_an_event_stream_that_has_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/flags.db"
+    (root, root_text), (page, text) = made("admin"), made("evaluate", "default")
+    asyncio.run(stored(url, root, page))
+    process = Process("--store", url, FLAGSVC_AUTH="required", FLAGSVC_DRAIN_S="0", FLAGSVC_GRACE_S="2")
+    with process, grpc.insecure_channel(process.address) as channel:
+        stub = pb_grpc.FlagServiceStub(channel)
+
+        def show(variant: str) -> None:
+            request = pb.UpdateFlagRequest(flag=types.Flag(key="color", default_variant=variant))
+            request.update_mask.paths.append("default_variant")
+            stub.UpdateFlag(request, timeout=15, metadata=bearer(root_text), wait_for_ready=True)
+
+        request = pb.CreateFlagRequest(flag=flag("color", COLORS, "blue"))
+        stub.CreateFlag(request, timeout=15, metadata=bearer(root_text), wait_for_ready=True)
+        options = {"baseUrl": url_of(process), "headers": [["Authorization", f"Bearer {text}"]]}
+        with WebApp(**options) as app:
+            assert app.value("color", "-") == "#00f"
+            mark = app.events.mark()
+            show("red")
+            app.events.until(CHANGED, flag="color", since=mark)
+            assert app.value("color", "-") == "#f00"
+            # As when its ticket has expired: it asks for all flags once more, and gets an address that works.
+            process.stop()
+            with sqlite3.connect(tmp_path / "flags.db") as db:
+                db.execute("DELETE FROM ticket_key")
+            process.start()
+            until_open(process)
+            mark = app.events.mark()
+            show("blue")
+            app.events.until(CHANGED, flag="color", since=mark)
+
+
+def until_open(process: Process) -> None:
+    """Wait until a server that starts has an open event stream of OFREP."""
+    deadline, page = time.monotonic() + 20, ""
+    while "\nflagsvc_ofrep_streams 1" not in page:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        with contextlib.suppress(httpx.ConnectError):
+            page = httpx.get(f"http://127.0.0.1:{process.management_port}/metrics", timeout=5).text
 
 
 def test_polling_sees_a_change_and_unchanged_answers_are_not_sent_again(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ def test_the_header_comes_before_the_field_unless_it_is_empty() -> None:
     assert Selectors().of(None).flag_set == "default"
 
 
+def test_a_selector_that_names_no_set_that_can_exist_is_not_kept() -> None:
+    selectors = Selectors()
+    for number in range(100):
+        assert selectors.of((), f"{number}{'x' * 100_000}").flag_set.endswith("x")
+        assert selectors.of((), f"flagSetId={number}").flag_set == str(number)
+    assert selectors._parsed.cache_info().currsize == 100
+
+
 @pytest.mark.parametrize("text", ["=x", "flagsetid=x", "key=flagSetId=x", " flagSetId=x", "x" * 1_000 + "=y"])
 def test_another_key_is_refused_in_flagds_words(text: str) -> None:
     with pytest.raises(InvalidSelector) as caught:

@@ -22,6 +22,8 @@ from flagsvc.ports import StoredTokens
 COLLECTION = "flagsvc_tokens"
 _COUNTER = {"flagsvc": "tokens"}
 """No text, as a flag set's name is: no program takes the document for a set's counter."""
+_TICKET_KEY = {"flagsvc": "ticketKey"}
+"""The document with the key of tickets; no text, as a token's id is."""
 MALFORMED = "the stored token is malformed, and gives no right"
 
 
@@ -48,19 +50,27 @@ class MongoTokens:
 
     async def load(self) -> StoredTokens:
         """Read the counter, then every token that is there by then."""
-        tokens, malformed = [], []
+        tokens, malformed, ticket_key = [], [], b""
         async with self._asking(), session_of(self._client) as session:
             revision = await self._counter(session)
             async for raw in self._tokens.find(session=session):
+                if raw["_id"] == _TICKET_KEY:
+                    ticket_key = _bytes_in(raw)
+                    continue
                 try:
                     tokens.append(_token(raw))
                 except ValueError:
                     malformed.append(str(raw["_id"])[:64])
-        return StoredTokens(revision, tokens, malformed)
+        return StoredTokens(revision, tokens, malformed, ticket_key)
 
     async def write(self, token_id: str, decide: Decide) -> Token | None:
         """Decide and store, in one transaction."""
         return await self._transactions.run(lambda session: self._change(token_id, decide, session))
+
+    async def make_ticket_key(self, key: bytes) -> None:
+        """Store the key of tickets, unless there is one."""
+        async with self._asking():
+            await self._tokens.update_one({"_id": _TICKET_KEY}, {"$setOnInsert": {"key": key}}, upsert=True)
 
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use of some tokens."""
@@ -106,6 +116,11 @@ _ROW = {"_id": _COUNTER}
 def _revision_in(row: Mapping[str, Any] | None) -> int:
     revision = (row or {}).get("revision")
     return revision if isinstance(revision, int) else 0
+
+
+def _bytes_in(row: Mapping[str, Any]) -> bytes:
+    key = row.get("key")
+    return key if isinstance(key, bytes) else b""
 
 
 def _token(raw: Mapping[str, Any]) -> Token:

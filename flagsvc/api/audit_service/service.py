@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from flagsvc.api.flag_service.paging import from_page_token, page_size, to_page_token
+from flagsvc.api.flag_service.paging import bad_page_token, from_page_token, page_size, to_page_token
 from flagsvc.core import validation
 from flagsvc.core.audit import AuditEntry, AuditQuery, Outcome, Place
 from flagsvc.core.errors import AuditMissing, invalid
@@ -18,6 +18,8 @@ from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as pb_grpc
 from flagsvc.ports.audit import AuditStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_MOMENTS = range(253_402_300_800_000)
+"""Milliseconds since 1970 up to the year 9999."""
 _FILTERS = ("actor", "action", "flag_set", "subject")
 _OUTCOMES = {pb.AUDIT_OUTCOME_DONE: Outcome.DONE, pb.AUDIT_OUTCOME_REFUSED: Outcome.REFUSED}
 _NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
@@ -44,13 +46,24 @@ class AuditService(pb_grpc.AuditServiceServicer):
             since=since,
             until=until,
             outcome=_OUTCOMES.get(request.outcome),
-            before=None if after is None else Place(after[0], *json.loads(after[1])),
+            before=None if after is None else _place(*after, request.page_token),
             **filters,
         )
         page = await self._store.page(query, size + 1)
         last = page[size - 1].place if len(page) > size else None
         token = "" if last is None else to_page_token(listing, (last.at_ms, json.dumps([last.source, last.id])))
         return pb.ListAuditEntriesResponse(entries=map(_packed, page[:size]), next_page_token=token)
+
+
+def _place(at_ms: int, rest: str, token: str) -> Place:
+    """Return the place that a page token names; anybody can make one. Raises InvalidRequest."""
+    try:
+        match json.loads(rest):
+            case [int(source), str(entry_id)] if at_ms in _MOMENTS and entry_id.isascii() and entry_id.isalnum():
+                return Place(at_ms, source, entry_id)
+    except (ValueError, RecursionError):
+        pass
+    raise bad_page_token(token)
 
 
 def _packed(entry: AuditEntry) -> pb.AuditEntry:

@@ -18,13 +18,14 @@ from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import Rule
 from flagsvc.core.access.decision import authorize
 from flagsvc.core.access.identity import Identity
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.errors import AccessUnknown, PermissionDenied, Unauthenticated
+from flagsvc.core.validation import MAX_KEY
 
 _NEEDED = "this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN"
-_MAX_KEPT = 10_000
+_MAX_KEPT = 2_000
 """Decisions that one method of one listener keeps."""
-_SHORT = frozenset({Role.EVALUATE, Role.ADMIN})
+_SHORT = EVALUATING | {Role.ADMIN}
 """Roles of unary calls that are not ended half way: evaluations take milliseconds, and a caller may revoke itself."""
 
 
@@ -54,7 +55,7 @@ class Check:
         assert rule.set_of is not None or not rule.fields  # noqa: S101  `permit` looks at fields of a flag set's calls
         self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
         self._authority, self._listener = authority, listener
-        self._only_evaluates = rule.role is Role.EVALUATE
+        self._only_evaluates = rule.role in EVALUATING
         self._allowed: set[tuple[Identity, str | None]] = set()
         """Decisions that were taken: a caller with its rights is an object that does not change."""
 
@@ -91,6 +92,16 @@ class Check:
             raise AccessUnknown("the credential was withdrawn while it was verified; retry")
         return caller
 
+    def holder_of(self, ticket: str, metadata: Metadata) -> Identity:
+        """Return who has a ticket for the flag set of this call. Raises as `admit`."""
+        assert self._set_of is not None  # noqa: S101  tickets are for a flag set
+        if credential_in(metadata) is not None:
+            raise Unauthenticated("there is more than one credential; send a ticket or a header, once")
+        caller = self._authority.tickets.holder(ticket, self._set_of(None, metadata, self._listener.selectors))
+        if (caller, None) not in self._allowed:
+            self._allow(caller, None)
+        return caller
+
     def _holder(self, connection: Connection) -> Identity | None:
         proven = self._authority.proven
         if proven is None or not proven.has_certificates:
@@ -120,6 +131,8 @@ class Check:
     def _allow(self, caller: Identity, flag_set: str | None) -> None:
         """Decide, and keep the decision if it is a yes. Raises PermissionDenied."""
         authorize(caller, self._role, () if flag_set is None else (flag_set,))
+        if flag_set is not None and len(flag_set) > MAX_KEY:
+            return  # no flag set has such a name, so nobody asks for it again
         if len(self._allowed) >= _MAX_KEPT:
             self._allowed.clear()
         self._allowed.add((caller, flag_set))

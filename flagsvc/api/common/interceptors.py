@@ -17,7 +17,7 @@ from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.gate import Check, check_of
 from flagsvc.api.common.listener import Listener
-from flagsvc.api.common.peers import Peers, host_of
+from flagsvc.api.common.peers import Peers, network_of
 from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
@@ -180,7 +180,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def intercepted(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                host = host_of(self._peers.of(context))
+                host = network_of(self._peers.of(context))
                 with pool.of(host), await self._opened(check, context) as session:
                     async for message in sender.stream(method, call(requests, context, session), encode, context):
                         yield message

@@ -6,6 +6,9 @@ import ipaddress
 from typing import Any, Protocol
 from urllib.parse import quote
 
+_IPV6 = "ipv6:"
+_IPV6_PREFIX = 64
+
 
 class HasPeer(Protocol):
     """A call's context."""
@@ -52,3 +55,18 @@ def peer_name(address: Any) -> str:
 def host_of(peer: str) -> str:
     """Return the address in a peer's name, without the port: `ipv4:10.0.0.1` of `ipv4:10.0.0.1:50000`."""
     return peer.rpartition(":")[0]
+
+
+def network_of(peer: str) -> str:
+    """Return the address in a peer's name, for IPv6 the network of 64 bits: one caller has all addresses of it.
+
+    It is what limits of one address are counted by.
+    """
+    host = host_of(peer)
+    if not host.startswith(_IPV6):
+        return host
+    address = host.removeprefix(_IPV6).replace("%5B", "").replace("%5D", "").strip("[]").partition("%")[0]
+    try:
+        return f"{_IPV6}{ipaddress.ip_network((address, _IPV6_PREFIX), strict=False)}"
+    except ValueError:
+        return host

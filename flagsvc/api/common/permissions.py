@@ -93,10 +93,11 @@ METHODS: Mapping[str, Rule] = {
 """Every RPC, by its path; over Connect and gRPC-Web too."""
 
 ROUTES: Mapping[str, Rule] = {
-    "POST /ofrep/v1/evaluate/flags": Rule(Role.EVALUATE, _SELECTOR),
-    "POST /ofrep/v1/evaluate/flags/": Rule(Role.EVALUATE, _SELECTOR),
-    "POST /ofrep/v1/evaluate/flags/{key:path}": Rule(Role.EVALUATE, _SELECTOR),
-    "GET /ofrep/v1/sse": Rule(Role.EVALUATE, _SELECTOR),
+    # Callers with the role public get what is public of it: see Identity.is_of_the_public.
+    "POST /ofrep/v1/evaluate/flags": Rule(Role.PUBLIC, _SELECTOR),
+    "POST /ofrep/v1/evaluate/flags/": Rule(Role.PUBLIC, _SELECTOR),
+    "POST /ofrep/v1/evaluate/flags/{key:path}": Rule(Role.PUBLIC, _SELECTOR),
+    "GET /ofrep/v1/sse": Rule(Role.PUBLIC, _SELECTOR),
     "GET /healthz": _OPEN,
     "GET /readyz": _OPEN,
     "GET /metrics": Rule(Role.OPERATE),

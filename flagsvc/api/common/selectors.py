@@ -16,6 +16,7 @@ from flagsvc.core.shown_text import visible
 HEADER = "flagd-selector"
 KEYS = (SET_NAME, SOURCE)
 _SHOWN = 80
+_MAX_KEPT_CHARS = 300
 
 
 class Selector(NamedTuple):
@@ -50,8 +51,12 @@ class Selectors:
         """Return a call's selector: from its header, else from `body`, the request's field. Raises InvalidSelector."""
         for name, value in metadata or ():
             if name == HEADER and value:
-                return self._parsed(value)
-        return self._parsed(body) if body else self.without
+                return self._read(value)
+        return self._read(body) if body else self.without
+
+    def _read(self, text: str) -> Selector:
+        """Parse a selector; a long one, which names no set that can exist, is not kept. Raises InvalidSelector."""
+        return self._parsed(text) if len(text) <= _MAX_KEPT_CHARS else self._parse(text)
 
     def _parse(self, text: str) -> Selector:
         """Parse `flagSetId=X`, `source=X` or `X`, which is a source. Raises InvalidSelector."""

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from flagsvc.api.common.values import from_value, to_value
 from flagsvc.core.errors import invalid
-from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, JsonValue, Status
+from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Exposure, Flag, JsonValue, Status
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
@@ -32,6 +32,7 @@ def flag_to_message(flag: Flag) -> types.Flag:
         targeting=flag.targeting or "",
         evaluators=flag.evaluators,
         bucketing=flag.bucketing,
+        exposure=types.EXPOSURE_PUBLIC if flag.is_public else types.EXPOSURE_UNSPECIFIED,
         config=None if flag.config is None else to_value(flag.config),
         variants={name: to_value(value) for name, value in flag.variants.items()},
         metadata={name: to_value(value) for name, value in flag.metadata.items()},
@@ -59,6 +60,7 @@ def flag_from_message(message: types.Flag) -> Flag:
         metadata=_values("flag.metadata", message.metadata),
         owner=message.owner if message.HasField("owner") else None,
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
+        exposure=_exposure(message.exposure),
     )
 
 
@@ -86,6 +88,12 @@ def _status(number: int) -> Status:
     if number not in types.FlagStatus.values():
         raise invalid("flag.status", number, "a value of FlagStatus")
     return Status(types.FlagStatus.Name(types.FlagStatus.ValueType(number)).removeprefix("FLAG_STATUS_"))
+
+
+def _exposure(number: int) -> Exposure:
+    if number not in types.Exposure.values():
+        raise invalid("flag.exposure", number, "a value of Exposure")
+    return Exposure.PUBLIC if number == types.EXPOSURE_PUBLIC else Exposure.INTERNAL
 
 
 def _values(field: str, messages: Mapping[str, types.Value]) -> dict[str, JsonValue]:

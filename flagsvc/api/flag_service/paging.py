@@ -7,7 +7,8 @@ import binascii
 import hashlib
 import json
 
-from flagsvc.core.errors import invalid
+from flagsvc.core.errors import InvalidRequest, invalid
+from flagsvc.core.json_values import INT64, is_text
 
 MAX_PAGE = 1_000
 _DIGEST = 6
@@ -34,10 +35,27 @@ def from_page_token(listing: str, token: str) -> tuple[int, str] | None:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) <= _DIGEST or raw[:_DIGEST] != _seal(listing, raw[_DIGEST:]):
-        raise invalid("page_token", token, "the unchanged next_page_token of the previous page", "INVALID_PAGE_TOKEN")
-    order, key = json.loads(raw[_DIGEST:])
-    return order, key
+    position = _position(raw[_DIGEST:]) if raw[:_DIGEST] == _seal(listing, raw[_DIGEST:]) else None
+    if position is None:
+        raise bad_page_token(token)
+    return position
+
+
+def bad_page_token(token: str) -> InvalidRequest:
+    """Return the error for a page token that is of no listing, or of another one."""
+    return invalid("page_token", token, "the unchanged next_page_token of the previous page", "INVALID_PAGE_TOKEN")
+
+
+def _position(body: bytes) -> tuple[int, str] | None:
+    """Return the position in a token's body; None for anything else: anybody can make the seal."""
+    try:
+        position = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    match position:
+        case [int(order), str(key)] if order in INT64 and is_text(key):
+            return order, key
+    return None
 
 
 def _seal(listing: str, body: bytes) -> bytes:

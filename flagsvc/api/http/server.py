@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from flagsvc.api.common.peers import network_of, peer_name
 from flagsvc.api.http.strict import StrictConnection
 
 MAX_HEAD_BYTES = 16_384
@@ -51,7 +52,7 @@ class Acceptor(Protocol):
 
 
 class Connections:
-    """Counts the open connections of one port, by address."""
+    """Counts the open connections of one port, by address; a network of 64 bits of IPv6 is one."""
 
     def __init__(self, limit: float, per_peer: float) -> None:
         self._limit, self._per_peer = limit, per_peer
@@ -183,7 +184,7 @@ class _Protocol(H11Protocol):
         self.conn = StrictConnection(h11.SERVER, MAX_HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        peer = str((transport.get_extra_info("peername") or ("",))[0])
+        peer = network_of(peer_name(transport.get_extra_info("peername")))
         if not self.port.admit(peer):
             super().connection_made(transport)
             transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flagsvc.access.authority import Authority
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.answers import MAX_SET_BYTES, SPLIT_SET, AnswerSize, Pieces
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.gate import Check, check_of
 from flagsvc.api.common.listener import Listener
@@ -26,8 +28,10 @@ from flagsvc.api.http.bodies import Bodies
 from flagsvc.api.ofrep.middleware import StreamCall, UnaryCall, json_response
 from flagsvc.api.ofrep.requests import (
     SELECTOR,
+    TICKET,
     Refused,
     context_of,
+    event_id_of,
     has_current,
     header_pairs,
     metadata_of,
@@ -36,6 +40,7 @@ from flagsvc.api.ofrep.requests import (
 from flagsvc.api.ofrep.responses import bulk_body, encode, evaluation_body, not_found_body, status_of
 from flagsvc.api.ofrep.sse_streams import SseStreams, config_etag
 from flagsvc.core import validation
+from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.model import FlagId, JsonValue
 from flagsvc.serving.reader import Reader
@@ -85,6 +90,7 @@ class Ofrep:
         """
         self._reader, self._near, self._contexts, self._metrics = reader, near, contexts, metrics
         self._selectors = listener.selectors
+        self._tickets = authority.tickets if authority is not None else None
         self.streams = SseStreams(near, age_s)
         pool, self.bodies = admission.ofrep, Bodies()
 
@@ -141,23 +147,31 @@ class Ofrep:
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
+        if CALLER.get().is_of_the_public and not await self._reader.may_be_public(flag_id, min_revision):
+            return json_response(404, not_found_body(key, selector.metadata))  # whether there is such a flag or not
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
         return json_response(status_of(evaluation), evaluation_body(evaluation, selector.metadata))
 
     async def _evaluate_all(self, request: Request, body: bytes) -> Response:
-        """Evaluate a whole set for one context. The ETag is a hash of the response's body."""
+        """Evaluate a whole set for one context.
+
+        The ETag is a hash of the response's body, with the ticket in it: who gets 304 has one that is valid still.
+        """
         headers = header_pairs(request)
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body), headers)
         min_revision, current = min_revision_of(request, headers), config_etag(self._near, selector.flag_set)
         bodies, size = Pieces(b","), AnswerSize(SPLIT_SET, MAX_SET_BYTES)
-        async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
+        evaluations = self._reader.evaluate_set(
+            selector.flag_set, context, min_revision, only_public=CALLER.get().is_of_the_public
+        )
+        async for evaluation in evaluations:
             self._metrics.evaluated(evaluation)
             part = encode(evaluation_body(evaluation, selector.metadata))
             bodies.add(part)
             size.add(len(part))
-        answer = await off_loop(bulk_body, bodies.all(), selector.metadata, [_event_stream_of(selector)])
+        answer = await off_loop(bulk_body, bodies.all(), selector.metadata, self._event_streams_of(selector))
         etag = await off_loop(_etag_of, answer)
         if has_current(request, etag, current):
             return Response(status_code=304, headers={"etag": etag})
@@ -166,7 +180,33 @@ class Ofrep:
     async def _events(self, request: Request, send: Send) -> None:
         """Stream the changes of a set."""
         flag_set = self._selectors.of(metadata_of(request)).flag_set
-        await self.streams.serve(flag_set, request.headers.get("last-event-id", ""), request.receive, send)
+        caller, has_ticket = CALLER.get(), TICKET in request.query_params
+        await self.streams.serve(
+            flag_set,
+            event_id_of(request).position,
+            request.receive,
+            send,
+            only_public=caller.is_of_the_public,
+            renewed=partial(self._ticket_of, caller, flag_set) if has_ticket else None,
+        )
+
+    def _event_streams_of(self, selector: Selector) -> list[JsonValue]:
+        """Return the description of the set's event stream; its URI is relative to the origin of the request.
+
+        Without authentication, or a credential, everybody may open it, else only with the ticket in it.
+        """
+        query = [(SELECTOR, f"{name}={value}") for name, value in selector.metadata.items()]
+        caller = CALLER.get()
+        if self._tickets is not None and caller.kind is not Kind.ANONYMOUS:
+            if not self._tickets.can_issue:
+                return []
+            query.append((TICKET, self._tickets.issue(caller, selector.flag_set)))
+        uri = f"{EVENTS}?{urlencode(query)}" if query else EVENTS
+        return [{"type": "sse", "endpoint": {"requestUri": uri}, "inactivityDelaySec": INACTIVITY_S}]
+
+    def _ticket_of(self, caller: Identity, flag_set: str) -> str:
+        """Return the ticket with which a client can open its stream again; empty if there is none."""
+        return self._tickets.issue(caller, flag_set) if self._tickets is not None and self._tickets.can_issue else ""
 
 
 def _flag_id(selector: Selector, key: str) -> FlagId:
@@ -178,13 +218,6 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
 
 def _etag_of(body: bytes) -> str:
     return f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-
-
-def _event_stream_of(selector: Selector) -> JsonValue:
-    """Return the description of the set's event stream; its URI is relative to the origin of the request."""
-    query = [(SELECTOR, f"{name}={value}") for name, value in selector.metadata.items()]
-    uri = f"{EVENTS}?{urlencode(query)}" if query else EVENTS
-    return {"type": "sse", "endpoint": {"requestUri": uri}, "inactivityDelaySec": INACTIVITY_S}
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

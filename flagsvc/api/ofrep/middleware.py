@@ -17,11 +17,11 @@ from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.gate import Check, prove
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
-from flagsvc.api.common.peers import peer_name
+from flagsvc.api.common.peers import network_of, peer_name
 from flagsvc.api.common.selectors import InvalidSelector
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected
 from flagsvc.api.http.taking import until_taken
-from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused, metadata_of
+from flagsvc.api.ofrep.requests import MAX_BODY_BYTES, Refused, metadata_of, ticket_of
 from flagsvc.api.ofrep.responses import encode, error_body
 from flagsvc.core.errors import AnswerTooLarge, InvalidRequest, Overloaded, Stopping
 from flagsvc.core.model import JsonValue
@@ -161,7 +161,7 @@ class StreamCall:
             await send(message)
 
         try:
-            with self._pool.of(request.client.host if request.client else ""):
+            with self._pool.of(network_of(_peer(request))):
                 await self._checked(request, sending)
         except Exception as error:  # noqa: BLE001  as above
             if has_begun:  # its caller was revoked
@@ -176,8 +176,12 @@ class StreamCall:
         if self._check is None:
             await self._call(request, send)
             return
-        metadata = metadata_of(request)
-        with self._check.open(await self._check.verified(metadata, _peer(request))) as session:
+        metadata, ticket = metadata_of(request), ticket_of(request)
+        if ticket is not None:
+            caller = self._check.holder_of(ticket, metadata)
+        else:
+            caller = await self._check.verified(metadata, _peer(request))
+        with self._check.open(caller) as session:
             self._check.narrow(session, None, metadata)
             await self._call(request, send)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -12,7 +13,7 @@ from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
 from flagsvc.api.common.selectors import HEADER
 from flagsvc.api.ofrep.responses import error_body
 from flagsvc.core import json_values, validation
-from flagsvc.core.errors import InvalidRequest
+from flagsvc.core.errors import InvalidRequest, Unauthenticated
 from flagsvc.core.json_values import NotJson, compact, strict_loads
 from flagsvc.core.model import JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
@@ -21,6 +22,9 @@ from flagsvc.turns import Turns
 MAX_BODY_BYTES = MAX_EVALUATION_BYTES
 SELECTOR = "selector"
 """Query parameter with the selector of an event stream, because browsers cannot set headers on one."""
+TICKET = "ticket"
+"""Query parameter with the credential of an event stream, for the same reason."""
+_LAST_EVENT_ID = "last-event-id"
 CONFIG_ETAG = "flagConfigEtag"
 CONFIG_LAST_MODIFIED = "flagConfigLastModified"
 _INVALID_CONTEXT = "Provider context is not valid"
@@ -44,6 +48,34 @@ def metadata_of(request: Request) -> list[tuple[str, str]]:
     """Return the headers, before them the selector of an event stream, which has it in its query."""
     selector = request.query_params.get(SELECTOR, "") if request.method == "GET" else ""
     return [(HEADER, selector), *header_pairs(request)]
+
+
+def ticket_of(request: Request) -> str | None:
+    """Return the ticket of a request for an event stream; None if it has none in its query.
+
+    Who reconnects has a newer one in the id of the last event than in the query. Raises Unauthenticated for several.
+    """
+    given = request.query_params.getlist(TICKET)
+    if len(given) > 1:
+        raise Unauthenticated("there is more than one ticket; send one")
+    return (event_id_of(request).ticket or given[0]) if given else None
+
+
+class EventId(NamedTuple):
+    """The id of an event: what it covers, and in a stream that was opened with a ticket the next ticket."""
+
+    position: str
+    ticket: str = ""
+
+    def __str__(self) -> str:
+        """Return it as it is sent; `event_id_of` reads it."""
+        return f"{self.position}~{self.ticket}" if self.ticket else self.position
+
+
+def event_id_of(request: Request) -> EventId:
+    """Return the id of the last event that the client has seen; an empty one if it has seen none."""
+    position, _, ticket = request.headers.get(_LAST_EVENT_ID, "").partition("~")
+    return EventId(position, ticket)
 
 
 async def context_of(body: bytes, key: str | None = None) -> Mapping[str, JsonValue]:

@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.types import Receive, Send
 
 from flagsvc.api.common.waiting import is_set_within
+from flagsvc.api.ofrep.requests import EventId
 from flagsvc.api.ofrep.responses import encode
 from flagsvc.ports import Entry
 from flagsvc.view.changelog import ChangeKind
@@ -56,48 +58,70 @@ class SseStreams:
         self._closing = True
         self._wake_all()
 
-    async def serve(self, flag_set: str, last_event_id: str, receive: Receive, send: Send) -> None:
-        """Answer a request with a stream of a set's changes, first an event if the client may have missed some."""
+    async def serve(
+        self,
+        flag_set: str,
+        last_event_id: str,
+        receive: Receive,
+        send: Send,
+        *,
+        only_public: bool = False,
+        renewed: Callable[[], str] | None = None,
+    ) -> None:
+        """Answer a request with a stream of a set's changes, first an event if the client may have missed some.
+
+        `only_public`: of changes that callers with the role public may notice.
+        `renewed`: returns the ticket with which the client can open the stream again; sent as a part of each id.
+        """
+
+        def event_id() -> EventId:
+            return EventId(self._position(flag_set, only_public=only_public), renewed() if renewed is not None else "")
+
         wake, ends_at = asyncio.Event(), time.monotonic() + self._age_s
 
         def note(_entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
             wake.set()
 
         self._streams.add(wake)
-        self._near.changelogs.listen(flag_set, note)
+        self._near.changelogs.listen(flag_set, note, only_public=only_public)
         gone = asyncio.create_task(_disconnected(receive, wake))
         try:
-            if self._may_have_missed(flag_set, last_event_id):
+            if self._may_have_missed(flag_set, last_event_id, only_public=only_public):
                 wake.set()
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await self._send(send, f"retry: {random.randint(*RETRY_MS)}\nid: {self._position()}\n\n")  # noqa: S311
+            await self._send(send, f"retry: {random.randint(*RETRY_MS)}\nid: {event_id()}\n\n")  # noqa: S311
             while not (self._closing or gone.done()) and (left := ends_at - time.monotonic()) > 0:
                 if wake.is_set():
                     jitter = random.uniform(0, JITTER_PER_STREAM_S * self.active)  # noqa: S311  not a secret
                     await asyncio.sleep(PAUSE_S + jitter)
                     wake.clear()  # the event covers the changes so far
-                    await self._send(send, self._event(flag_set))
+                    await self._send(send, self._event(flag_set, event_id()))
                 elif not await is_set_within(wake, min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
-                    await self._send(send, ": alive\n\n")
+                    await self._send(send, ": alive\n\n" if renewed is None else f": alive\nid: {event_id()}\n\n")
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
             self._near.changelogs.unlisten(flag_set, note)
             self._streams.discard(wake)
 
-    def _may_have_missed(self, flag_set: str, last_event_id: str) -> bool:
+    def _may_have_missed(self, flag_set: str, last_event_id: str, *, only_public: bool) -> bool:
         """Whether the set may have changed since the client last fetched it."""
         if last_event_id:
-            return last_event_id != self._position()
-        return self._near.changelogs.has_recent_changes(flag_set, time.monotonic())
+            return last_event_id != self._position(flag_set, only_public=only_public)
+        return self._near.changelogs.has_recent_changes(flag_set, time.monotonic(), only_public=only_public)
 
-    def _position(self) -> str:
-        """Return the id of an event that covers every change so far; no other replica makes the same ids."""
-        return f"{self._id}.{self._near.replacements}.{self._near.partial.gaps}"
+    def _position(self, flag_set: str, *, only_public: bool) -> str:
+        """Return the id of an event that covers every change so far; no other replica makes the same ids.
 
-    def _event(self, flag_set: str) -> str:
+        One for the public counts nothing else than they may notice.
+        """
+        near = self._near
+        changes = f"p{near.changelogs.of(flag_set).public_changes}" if only_public else near.replacements
+        return f"{self._id}.{changes}.{near.partial.gaps}"
+
+    def _event(self, flag_set: str, event_id: EventId) -> str:
         data = encode({"type": "refetchEvaluation", "etag": config_etag(self._near, flag_set)}).decode()
-        return f"id: {self._position()}\nevent: message\ndata: {data}\n\n"
+        return f"id: {event_id}\nevent: message\ndata: {data}\n\n"
 
     def _wake_all(self) -> None:
         for wake in self._streams:

@@ -52,6 +52,11 @@ class Identity:
         return self.may_act_for_others or self.role is Role.ADMIN
 
     @property
+    def is_of_the_public(self) -> bool:
+        """Whether it sees nothing but flags whose exposure is PUBLIC."""
+        return self.role is Role.PUBLIC
+
+    @property
     def is_checked(self) -> bool:
         """Whether authentication is on."""
         return self.kind is not Kind.UNCHECKED

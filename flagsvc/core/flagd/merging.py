@@ -10,7 +10,7 @@ from ..json_values import NotJson, same
 from ..model import Change, Flag
 from ..validation import importable
 from .references import NotInlined, inlined
-from .writing import definition, metadata_of, rules_of
+from .writing import definition, metadata_in_file, rules_of
 
 _FIELDS = {
     "state": ("status",),
@@ -18,7 +18,7 @@ _FIELDS = {
     "variants": ("variants",),
     "defaultVariant": ("default_variant",),
     "targeting": ("targeting", "evaluators"),
-    "metadata": ("metadata",),
+    "metadata": ("metadata", "exposure"),
 }
 """Property of a flag in flagd's format -> the fields of `Flag` that it determines."""
 _ALL_FIELDS = [field for fields in _FIELDS.values() for field in fields]
@@ -62,4 +62,4 @@ def _exported(flag: Flag) -> dict[str, Any] | None:
         rule = inlined(rules.rule, rules.evaluators)
     except (NotJson, NotInlined):
         return None
-    return {**definition(flag), "targeting": rule, "metadata": metadata_of(flag)}
+    return {**definition(flag), "targeting": rule, "metadata": metadata_in_file(flag)}

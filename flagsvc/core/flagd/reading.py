@@ -14,7 +14,7 @@ from ..errors import Violation, short_repr
 from ..evaluation import variant_name
 from ..json_values import Path, compact, problem, whole_as_float
 from ..lint import switches_on
-from ..model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue, Status
+from ..model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Exposure, Flag, FlagId, JsonValue, Status
 from ..targeting import Effect, problems_of
 from ..targeting.lint import notes_of
 from ..validation import examined, key_problem
@@ -26,6 +26,8 @@ SET_NAME = "flagSetId"
 """The metadata field that names a flag's set, as in flagd."""
 BUCKETING_NAME = "flagsvcBucketing"
 """The field of a file's metadata that names the bucketing of its flags. It is flagsvc's own; no flag inherits it."""
+EXPOSURE_NAME = "flagsvcExposure"
+"""The field of a flag's metadata, or of the file's, that says who may see it over OFREP. It is flagsvc's own, too."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
 _SMALLEST_EVALUATOR = 3
@@ -129,6 +131,7 @@ class _Reader:
             return None
         own = self._metadata_of(definition, path)
         metadata = {**self._metadata, **own}
+        exposure = self._exposure(metadata, (*path, "metadata"), is_own=EXPOSURE_NAME in own)
         rule = definition.get("targeting")
         used = self._references(rule, (*path, "targeting"))
         flag = Flag(
@@ -142,6 +145,7 @@ class _Reader:
             targeting=None if "targeting" not in definition or rule == {} else compact(rule),
             evaluators={name: compact(self._evaluators[name]) for name in used},
             metadata=metadata,
+            exposure=exposure,
         )
         checked, violations = examined(flag, is_write=self._is_write)
         inherited = {f"flag.metadata[{name}]" for name in self._metadata.keys() - own.keys()}
@@ -156,6 +160,16 @@ class _Reader:
         """Return the metadata without nulls, which flagd leaves out."""
         given = (definition.get("metadata") or {}).items()
         return {n: self._number(value, (*path, "metadata", n)) for n, value in given if value is not None}
+
+    def _exposure(self, metadata: dict[str, JsonValue], path: Path, *, is_own: bool) -> Exposure:
+        """Take the exposure out of a flag's metadata. What is none shows the flag to nobody else."""
+        value = metadata.pop(EXPOSURE_NAME, Exposure.INTERNAL)
+        if isinstance(value, str) and value in Exposure.__members__:
+            return Exposure(value)
+        if is_own:
+            text = f'{short_repr(value)}; it must be "INTERNAL" or "PUBLIC"'
+            self._result.add((*path, EXPOSURE_NAME), text, is_odd=not self._is_write)
+        return Exposure.INTERNAL
 
     def _status(self, definition: Mapping[str, JsonValue], path: Path) -> Status:
         """Return the status. As in flagd, whatever is not exactly "DISABLED" is enabled."""
@@ -223,6 +237,7 @@ class _Reader:
             wanted = f"one of {', '.join(map(str, BUCKETINGS))}"
             self._wrong(("metadata", BUCKETING_NAME), f"{short_repr(self._bucketing)}; it must be {wanted}")
             self._bucketing = DEFAULT_BUCKETING
+        self._exposure(dict(self._metadata), ("metadata",), is_own=True)
         _, violations = examined(Flag(key="any", metadata=self._metadata), is_write=False)
         self._report(violations, Flag(key="any"), None, ())
         declared = self._metadata.get(SET_NAME, "")

@@ -12,7 +12,7 @@ from ..errors import InvalidRequest, Violation, short_repr
 from ..evaluation import has_targeting
 from ..json_values import NotJson, compact, strict_loads
 from ..model import DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
-from .reading import BUCKETING_NAME, SET_NAME
+from .reading import BUCKETING_NAME, EXPOSURE_NAME, SET_NAME
 from .references import NotInlined, add_referred, inlined, refs
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
@@ -43,7 +43,9 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
     if named := {**metadata, **_bucketing_of(flags)}:
         document["metadata"] = named
     for flag in flags:
-        own = {n: v for n, v in metadata_of(flag).items() if n not in metadata or compact(metadata[n]) != compact(v)}
+        own = {
+            n: v for n, v in metadata_in_file(flag).items() if n not in metadata or compact(metadata[n]) != compact(v)
+        }
         if own:
             written[flag.key]["metadata"] = own
     document["flags"] = written
@@ -70,6 +72,11 @@ def metadata_of(flag: Flag) -> dict[str, JsonValue]:
     """Return a flag's metadata with its set's name, which flagd reads there, unless it is the default set."""
     others = {name: value for name, value in flag.metadata.items() if name != SET_NAME}
     return others if flag.flag_set == DEFAULT_SET else {SET_NAME: flag.flag_set, **others}
+
+
+def metadata_in_file(flag: Flag) -> dict[str, JsonValue]:
+    """Return a flag's metadata as a file has it, with its exposure unless that is the default."""
+    return {**metadata_of(flag), **({EXPOSURE_NAME: flag.exposure.value} if flag.is_public else {})}
 
 
 def rules_of(flag: Flag) -> Rules:
@@ -119,7 +126,7 @@ def _kept(evaluators: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) 
 def _hoisted(flags: Sequence[Flag], flag_set: str) -> dict[str, JsonValue]:
     """Return the metadata fields that all flags have, each with its most common value."""
     common: dict[str, JsonValue] = {} if flag_set == DEFAULT_SET else {SET_NAME: flag_set}
-    of_flags = [metadata_of(flag) for flag in flags]
+    of_flags = [metadata_in_file(flag) for flag in flags]
     for name in of_flags[0] if of_flags else ():
         if name not in common and all(name in metadata for metadata in of_flags):
             counts = Counter(compact(metadata[name]) for metadata in of_flags)

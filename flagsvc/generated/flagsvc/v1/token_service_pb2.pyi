@@ -46,9 +46,11 @@ class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """READ, and the replicas: status, verify, resync. Always for all flag sets."""
     ROLE_ADMIN: _Role.ValueType  # 6
     """Everything, tokens too. Always for all flag sets."""
+    ROLE_PUBLIC: _Role.ValueType  # 7
+    """Evaluate flags whose exposure is PUBLIC over OFREP, and hear that one of them has changed."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Role is what a caller may do. EVALUATE to WRITE each include the ones before them."""
+    """Role is what a caller may do. PUBLIC, EVALUATE, READ, TOGGLE and WRITE each include the ones before them."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Unspecified; invalid in a request."""
@@ -64,6 +66,8 @@ ROLE_OPERATE: Role.ValueType  # 5
 """READ, and the replicas: status, verify, resync. Always for all flag sets."""
 ROLE_ADMIN: Role.ValueType  # 6
 """Everything, tokens too. Always for all flag sets."""
+ROLE_PUBLIC: Role.ValueType  # 7
+"""Evaluate flags whose exposure is PUBLIC over OFREP, and hear that one of them has changed."""
 Global___Role: typing_extensions.TypeAlias = Role
 
 @typing.final

@@ -104,6 +104,30 @@ FLAG_STATUS_DEPRECATED: FlagStatus.ValueType  # 4
 """As DISABLED. The flag is kept for its history."""
 Global___FlagStatus: typing_extensions.TypeAlias = FlagStatus
 
+class _Exposure:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ExposureEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Exposure.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EXPOSURE_UNSPECIFIED: _Exposure.ValueType  # 0
+    """As INTERNAL."""
+    EXPOSURE_INTERNAL: _Exposure.ValueType  # 1
+    """Callers with the role EVALUATE."""
+    EXPOSURE_PUBLIC: _Exposure.ValueType  # 2
+    """Callers with the role PUBLIC, too."""
+
+class Exposure(_Exposure, metaclass=_ExposureEnumTypeWrapper):
+    """Exposure is who may see a flag over OFREP."""
+
+EXPOSURE_UNSPECIFIED: Exposure.ValueType  # 0
+"""As INTERNAL."""
+EXPOSURE_INTERNAL: Exposure.ValueType  # 1
+"""Callers with the role EVALUATE."""
+EXPOSURE_PUBLIC: Exposure.ValueType  # 2
+"""Callers with the role PUBLIC, too."""
+Global___Exposure: typing_extensions.TypeAlias = Exposure
+
 class _Reason:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -462,6 +486,7 @@ class Flag(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     EVALUATORS_FIELD_NUMBER: builtins.int
     BUCKETING_FIELD_NUMBER: builtins.int
+    EXPOSURE_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Key: 1 to 255 characters, no control characters. Unique in its flag set; it never changes."""
     flag_set: builtins.str
@@ -492,6 +517,8 @@ class Flag(google.protobuf.message.Message):
     """Revision as an entity tag, in quotes. In UpdateFlag, if set, the flag must still have it; else ABORTED."""
     bucketing: builtins.int
     """Version of how the rule's splits choose a variant: 2 or 3. It is the flag set's; see SetBucketing. Output only."""
+    exposure: Global___Exposure.ValueType
+    """Who may see it over OFREP. Default: INTERNAL, which is left out in responses."""
     @property
     def config(self) -> Global___Value:
         """Settings of the feature: an object of at most 65,536 bytes of JSON. Unset: none."""
@@ -558,9 +585,10 @@ class Flag(google.protobuf.message.Message):
         etag: builtins.str = ...,
         evaluators: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         bucketing: builtins.int = ...,
+        exposure: Global___Exposure.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "updated_at", b"updated_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "exposure", b"exposure", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_badge", b"_badge"]) -> typing.Literal["badge"] | None: ...
     @typing.overload
