@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
 from flagsvc_client import AsyncFlagClient, ErrorCode, EvaluationDetails, FlagClient
 from flagsvc_client.guards import FeatureCheckFailed, require_feature
+from flagsvc_client.transport.sync import Transport
 
 from tests.client.forms import FORMS, asked
 from tests.client.guarded_flags import Flags, flag_server
@@ -34,6 +36,23 @@ async def test_wait_ready_is_true_once_the_server_answers_and_only_then(form: st
         waiting = asyncio.create_task(client.wait_ready(30))
         async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", port=port):
             assert await waiting is True
+
+
+async def test_flags_that_arrive_while_the_start_is_under_way_make_it_ready(
+    flags: Flags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Transport.start
+
+    def started_and_filled(transport: Transport, *loops: Any) -> bool:
+        started, client = start(transport, *loops), loops[0].func.__self__
+        while client.state != "ready":
+            time.sleep(0.01)
+        return started
+
+    monkeypatch.setattr(Transport, "start", started_and_filled)
+    client = await asyncio.to_thread(FlagClient, flags.target, local=True)
+    assert client.state == "ready"
+    await asyncio.to_thread(client.close)
 
 
 @pytest.mark.parametrize("form", FORMS)

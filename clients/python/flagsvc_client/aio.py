@@ -398,8 +398,8 @@ class AsyncFlagClient:
         transport, local = self._transport, self._local
         if local is None or transport.closed or transport.running:
             return
+        local.starting()  # before they start: the first flags may arrive at once
         if transport.start(partial(self._update_loop, transport), partial(self._clock_loop, transport)):
-            local.starting()
             self._waits_until = time.monotonic() + self._wait_ready_s
 
     async def _update_loop(self, transport: Transport) -> None:
