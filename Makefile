@@ -50,18 +50,18 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
 test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
-	@TEST_SHARE=0.5 ORACLE_CASES=10000 $(BIN)/python -m pytest $(IN_PARALLEL) || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
+	@TEST_SHARE=0.5 ORACLE_CASES=10000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 FAST := tests/unit tests/property tests/conformance tests/ofrep tests/faults
 
 test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, properties with few cases, the store suite on SQLite, OFREP
-	TEST_SHARE=0.1 ORACLE_CASES=2000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not mongod" $(FAST) \
+	TEST_SHARE=0.1 ORACLE_CASES=2000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not mongod and not long" $(FAST) \
 		--ignore tests/faults/test_run.py --ignore tests/faults/test_elections.py \
 		--ignore tests/ofrep/test_web_provider.py --ignore tests/ofrep/test_same_answers.py
 
 coverage: $(VENV)/.dev $(NODE)/node_modules/.installed  ## how much of the code the tests run, branches too; fails below the floor
-	TEST_SHARE=0.3 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) --cov \
+	TEST_SHARE=0.3 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" --cov \
 		--ignore tests/faults --ignore tests/model --ignore tests/languages --ignore tests/typescript
 
 test-long: FAULTS_SECONDS ?= 600
@@ -69,6 +69,7 @@ test-long: $(VENV)/.dev $(NODE)/node_modules/.installed  ## 200,000 rules each b
 	TEST_SHARE=10 ORACLE_CASES=200000 JSONLOGIC_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property tests/jsonlogic_js
 	FAULTS_SECONDS=$(FAULTS_SECONDS) $(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.model --large
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
 
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets; overload
 	$(BIN)/python -m benchmarks.engine

@@ -12,6 +12,7 @@ import structlog
 
 from flagsvc import __version__
 from flagsvc.access.access import Access
+from flagsvc.access.no_tokens import NoTokens
 from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.auth_mode import AuthMode, auth_mode
@@ -77,9 +78,12 @@ class Replica:
         self.bucketings = Bucketings(store, self.reader, self.writer)
         self.access: Access | None = None
         if auth_mode(settings) is AuthMode.REQUIRED:
-            if store.tokens is None:
-                raise SettingsError("FLAGSVC_AUTH is required, and files keep no tokens; use another store")
-            self.access = Access(store.tokens, store, cache, self.heartbeats, settings.staleness_bound_s)
+            if store.tokens is None and not settings.tokens_file and not settings.jwt_issuers_file:
+                raise SettingsError(
+                    "FLAGSVC_AUTH is required, and files of flags keep no tokens: name a file of tokens in"
+                    " FLAGSVC_TOKENS_FILE, or issuers in FLAGSVC_JWT_ISSUERS_FILE, or use another store"
+                )
+            self.access = Access(store.tokens or NoTokens(), store, cache, self.heartbeats, settings.staleness_bound_s)
             self.follower.channels.tokens_changed = self.access.follower.wake
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
@@ -87,7 +91,12 @@ class Replica:
         def store_id() -> str:
             return self.follower.proof.lineage.store_id
 
-        self.snapshots = SnapshotWriter(near, self._snapshot, store_id=store_id) if self._snapshot is not None else None
+        callers = self.access.view if self.access is not None else None
+        self.snapshots = (
+            SnapshotWriter(near, self._snapshot, store_id=store_id, access=callers)
+            if self._snapshot is not None
+            else None
+        )
         self.more_problems: list[Callable[[], Iterable[Problem]]] = []
         """What other parts of the process report in its status."""
         self._restoring: asyncio.Task[None] | None = None
@@ -220,6 +229,8 @@ class Replica:
                 self.cache.assume(identity_of(saved.store_id, self.settings.store_url))
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             await self.follower.loader.restore(saved.contents, age_s)
+            if self.access is not None and saved.access is not None:
+                self.access.restore(saved.access)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 

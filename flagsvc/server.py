@@ -41,6 +41,7 @@ from flagsvc.settings import Settings
 from flagsvc.signals import STOP, exit_at_once_on
 from flagsvc.telemetry import Metrics, Sample
 from flagsvc.tls.ports import Ports
+from flagsvc.tokens_file.follow import Following
 from flagsvc.turns import SWITCH_S
 from flagsvc.urls import redacted
 
@@ -76,6 +77,7 @@ class Server:
         )
         self._limiting = limiting = Limiting(settings, replica)
         self._audit = audit = Audit(replica)
+        self._tokens_file = Following(settings, replica)
         self.services = GrpcServices(
             replica,
             contexts,
@@ -139,6 +141,7 @@ class Server:
         self._tasks.start(self._tls.run(), "tls")
         self._limiting.start(self._tasks)
         self._audit.start(self._tasks)
+        self._tokens_file.start(self._tasks)
         for name, server in self._grpc.items():
             await server.start()
             self._tasks.start(server.run(), name)
@@ -196,7 +199,8 @@ class Server:
             return None
         from flagsvc.issuers.issuers import Issuers  # noqa: PLC0415  its libraries are imported only if they are used
 
-        issuers = access.authority.proven = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        issuers = Issuers(settings.jwt_issuers_file, access.authority.sessions.check_all)
+        access.recognize(issuers)
         return issuers
 
     def _bind_ports(self) -> None:
@@ -284,6 +288,7 @@ class Server:
             yield from self._issuers.samples()
         yield from self._limiting.samples()
         yield from self._audit.samples()
+        yield from self._tokens_file.samples()
         about = "Times that a gRPC server had stopped by itself and was started again."
         replaced = sum(server.replaced for server in self._grpc.values())
         yield Sample("flagsvc_grpc_replacements_total", about, replaced)

@@ -93,6 +93,10 @@ class Settings:
         " grpc=evaluate@default;sync=read@team-*;ofrep=public@default.",
         anonymous=True,
     )
+    tokens_file: str = _setting(
+        "",
+        "JSON or YAML file of tokens as hashes, beside those of the store, with FLAGSVC_AUTH=required.",
+    )
     jwt_issuers_file: str = _setting(
         "",
         "JSON or YAML file of the issuers whose JWTs are accepted, and of rules that give tokens and client"
@@ -178,7 +182,8 @@ class Settings:
     )
     context_from_headers: str = _setting(
         "",
-        "Context fields read from a call's headers; they override all others: X-User-Id=userId.",
+        "Context fields read from a call's headers, with FLAGSVC_AUTH=required only of callers marked for it:"
+        " X-User-Id=userId.",
         pairs="HEADER=NAME",
         option="--context-from-header",
     )

@@ -112,7 +112,7 @@ def mongo_url() -> Iterator[str]:
     if given := os.environ.get("TEST_MONGO_URL"):
         yield given
         return
-    with Mongod() as mongod:
+    with Mongod(durable=False) as mongod:
         yield mongod.url
 
 

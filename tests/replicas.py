@@ -22,10 +22,12 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
 from flagsvc.settings import Settings
+from tests.forks import Fork
 from tests.servers import ended_with_parent, free_port, freeze
 from tests.stopwatch import waited_s
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
+PROGRAM = (str(FLAGSVC),)
 EAGER = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # the time limit of one attempt
@@ -94,18 +96,21 @@ async def until_serving(client: Client, service: str = "", *, serving: bool = Tr
         except grpc.aio.AioRpcError:
             pass
         assert time.monotonic() < deadline, f"{service or 'overall'} health is not {serving} after {seconds} s"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 class Process:
-    """`flagsvc serve` as a process of its own; it can stop and start again, on the same ports."""
+    """`flagsvc serve` as a process of its own; it can stop and start again, on the same ports.
 
-    def __init__(self, *arguments: str, program: tuple[str, ...] = (str(FLAGSVC),), **environment: str) -> None:
+    Without a program it is forked from one that has imported flagsvc; `program=PROGRAM` starts it as users do.
+    """
+
+    def __init__(self, *arguments: str, program: tuple[str, ...] = (), **environment: str) -> None:
         self._program = program
         self.port, self.management_port, self.sync_port = free_port(), free_port(), free_port()
         self.ofrep_port = free_port()
         self._arguments, self._environment = arguments, environment
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | Fork | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,17 +121,16 @@ class Process:
 
     def start(self) -> None:
         """Start; it becomes ready a moment later."""
-        command = [*ended_with_parent(), *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--management-port", str(self.management_port)]
+        arguments = ["serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        arguments += ["--management-port", str(self.management_port), *self._arguments]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         env |= {"FLAGSVC_SYNC_PORT": str(self.sync_port), "FLAGSVC_OFREP_PORT": str(self.ofrep_port)}
-        self.process = subprocess.Popen(
-            [*command, *self._arguments],
-            env={**env, **self._environment},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        env |= self._environment
+        if not self._program:
+            self.process = Fork(arguments, env)
+            return
+        command = [*ended_with_parent(), *self._program, *arguments]
+        self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def stop(self) -> None:
         """Stop as an operator does, and wait for the end."""
@@ -147,7 +151,10 @@ class Process:
     def pause(self) -> None:
         """Freeze: connections stay open and nothing answers."""
         assert self.process
-        freeze(self.process)
+        if isinstance(self.process, Fork):
+            self.process.freeze()
+        else:
+            freeze(self.process)
 
     def resume(self) -> None:
         """Go on after `pause`."""

@@ -240,9 +240,10 @@ class _Server:
 class Mongod(_Server):
     """A mongod as a replica set of one, or standalone (no transactions)."""
 
-    def __init__(self, port: int | None = None, *, replica_set: bool = True) -> None:
+    def __init__(self, port: int | None = None, *, replica_set: bool = True, durable: bool = True) -> None:
+        """`durable`: whether what it has acknowledged survives `kill`. Without, writes and idling cost less."""
         super().__init__(port)
-        self.replica_set = replica_set
+        self.replica_set, self._durable = replica_set, durable
 
     @property
     def url(self) -> str:
@@ -257,6 +258,7 @@ class Mongod(_Server):
         command = [mongod_binary(), "--dbpath", str(self.data), "--port", str(self.port), "--bind_ip", HOST]
         command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]
         command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        command += [] if self._durable else ["--journalCommitInterval", "500"]
         return command + (["--replSet", "rs0"] if self.replica_set else [])
 
     def _environment(self) -> dict[str, str]:
@@ -273,7 +275,8 @@ class Mongod(_Server):
                 hello = client.admin.command("hello")
                 if self.replica_set and "setName" not in hello:
                     member = {"_id": 0, "host": f"{HOST}:{self.port}"}
-                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+                    config = {"_id": "rs0", "members": [member], "writeConcernMajorityJournalDefault": self._durable}
+                    client.admin.command("replSetInitiate", config)
             except PyMongoError:
                 return False
             return bool(hello.get("isWritablePrimary"))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import pymongo
+import pytest
 from pymongo.errors import PyMongoError
 
 from flagsvc.adapters.mongo.store import MongoStore
@@ -23,6 +24,8 @@ AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 CHAT, OTHER = FlagId("default", "chat"), FlagId("default", "other")
 DRIVERS: dict[str, dict[str, Any]] = {"motor": {}, "pymongo": {"client_factory": pymongo.AsyncMongoClient}}
 """Options with which a MongoStore uses each of the two drivers."""
+SHIPPED_ONE = ["motor", pytest.param("pymongo", marks=pytest.mark.long)]
+"""Names of the drivers, for tests that `make test` runs with the one that flagsvc ships with."""
 SHORT_WAITS: dict[str, Any] = {"stream_wait_s": 0.03, "prove_after_s": 0.2}
 """Options with which a MongoStore's change stream replies, and proves what it delivered, more often than usual."""
 

@@ -75,12 +75,12 @@ class Authority:
             )
 
     def _unknown(self, credential: str) -> FlagsvcError:
-        if not self._view.is_loaded:
-            return AccessUnknown("this replica has not read the tokens yet; retry")
         if not credential.startswith(OWN):
             return Unauthenticated(f"the credential is no token of flagsvc, which begins with {PREFIX}_")
         try:
-            id_in(credential)
+            token_id = id_in(credential)
         except NotAToken as problem:
             return Unauthenticated(f"the token is not valid: {problem}")
+        if not self._view.is_loaded and not self._view.is_revoked(token_id):
+            return AccessUnknown("this replica has not read the tokens yet; retry")
         return Unauthenticated("the token is not valid: it is unknown, revoked or disabled")

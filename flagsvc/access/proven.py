@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from flagsvc.core.access.identity import Identity
+from flagsvc.core.errors import AccessUnknown
 from flagsvc.ports import Problem
 
 
@@ -29,6 +30,10 @@ class ProvenCallers(Protocol):
         """Return who has this client certificate (PEM), which TLS has verified. Raises why it is refused."""
         ...
 
+    def deny(self, names: frozenset[str]) -> None:
+        """Refuse these callers from now on, named as `Identity` is in texts, and end what they have open."""
+        ...
+
     def reference(self, identity: Identity) -> str:
         """Return what a caller rests on, as every replica with the same configuration names it; empty if on nothing."""
         ...
@@ -47,3 +52,55 @@ class ProvenCallers(Protocol):
     def is_current(self, identity: Identity) -> bool:
         """Whether a caller that was recognized before may still go on."""
         ...
+
+
+class NotYet:
+    """Stands for others until it is known who of them is denied: nobody is recognized."""
+
+    def __init__(self, proven: ProvenCallers) -> None:
+        self._proven = proven
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether a client certificate will give its holder a right."""
+        return self._proven.has_certificates
+
+    def known(self, credential: str) -> Identity | None:
+        """Raise AccessUnknown."""
+        del credential
+        raise _unknown()
+
+    async def verify(self, credential: str, peer: str) -> None:
+        """Raise AccessUnknown."""
+        del credential, peer
+        raise _unknown()
+
+    def holder(self, certificate: bytes) -> Identity:
+        """Raise AccessUnknown."""
+        del certificate
+        raise _unknown()
+
+    def deny(self, names: frozenset[str]) -> None:
+        """Pass it on."""
+        self._proven.deny(names)
+
+    def reference(self, identity: Identity) -> str:
+        """Pass it on."""
+        return self._proven.reference(identity)
+
+    def referred(self, reference: str, caller: Identity) -> Identity | None:
+        """Raise AccessUnknown."""
+        del reference, caller
+        raise _unknown()
+
+    def problems(self) -> Iterable[Problem]:
+        """Pass it on."""
+        return self._proven.problems()
+
+    def is_current(self, identity: Identity) -> bool:
+        """Pass it on."""
+        return self._proven.is_current(identity)
+
+
+def _unknown() -> AccessUnknown:
+    return AccessUnknown("this replica has not read yet who is denied; retry")

@@ -23,13 +23,23 @@ def sees_as_much(caller: Identity, before: Identity) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended."""
+    """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended.
+
+    `is_sending`: the transport is sending its message, and would lose the refusal if the task were cancelled now.
+    """
 
     caller: Identity
     role: Role
     task: asyncio.Task[object]
     flag_sets: tuple[str, ...] = ()
     refusal: FlagsvcError | None = None
+    is_sending: bool = False
+
+    def sent(self) -> None:
+        """Record that the transport has sent a message. Raises why the call was ended meanwhile."""
+        self.is_sending = False
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class Sessions:
@@ -86,4 +96,5 @@ class Sessions:
         if session.refusal is None:
             session.refusal = refusal
             self.ended += 1
-            session.task.cancel()
+            if not session.is_sending:
+                session.task.cancel()

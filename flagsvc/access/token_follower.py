@@ -128,9 +128,8 @@ class TokenFollower:
     async def _note_used(self) -> None:
         used, today = set(self._view.used), datetime.now(UTC).date().isoformat()
         self._view.used.clear()
-        days = {
-            each: today for each in used if each in self._view.tokens and self._view.tokens[each].last_used_on < today
-        }
+        held = self._view.stored
+        days = {each: today for each in used if each in held and held[each].last_used_on < today}
         if days:
             with contextlib.suppress(WritesUnsupported):
                 await self._store.note_used(days)

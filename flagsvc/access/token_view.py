@@ -1,16 +1,20 @@
-"""The tokens that this replica enforces, in memory."""
+"""The tokens and denials that this replica enforces, in memory."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
+from flagsvc.access.denial_view import DenialView
+from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.records import Record
 from flagsvc.core.access.tokens import MAX_TOKENS, Token
-from flagsvc.ports import NEVER, StoredTokens
+from flagsvc.ports import NEVER, SavedAccess, StoredTokens
 
 MAX_REVOKED = 10 * MAX_TOKENS
 """Ids of revoked tokens that are remembered, also when the store has them no more."""
@@ -19,14 +23,21 @@ log = structlog.get_logger(__name__)
 
 
 class TokenView:
-    """Every token, as last read. `revision`: every change up to it is enforced; -1 before the first load.
+    """Every token, as last read, and every denial.
 
+    `revision`: every change up to it is enforced; -1 before the first load.
     `verified_at`: the moment of `time.monotonic()` as of which it is known to equal the store.
     `version` grows with every change of what is held.
     """
 
     def __init__(self) -> None:
         self.tokens: Mapping[str, Token] = {}
+        """Those of the store, and those of the file."""
+        self.stored: Mapping[str, Token] = {}
+        self.filed: Mapping[str, Token] = {}
+        """Tokens of the file that count: with an id that the store does not have, and that was not revoked."""
+        self._file: Sequence[Token] = ()
+        self.denials = DenialView()
         self.revision, self.version, self.verified_at = -1, 0, NEVER
         self.returned: frozenset[str] = frozenset()
         """Ids of tokens that are revoked, as this replica knows, and that the store takes for valid again."""
@@ -36,12 +47,22 @@ class TokenView:
         """What tickets are sealed with; empty until it is read."""
         self._identities: dict[bytes, Identity] = {}
         self._revoked: OrderedDict[str, None] = OrderedDict()
+        self._is_restored = False
         self._applied: dict[str, tuple[Token, float]] = {}
 
     @property
     def is_loaded(self) -> bool:
         """Whether the tokens were read once."""
         return self.revision >= 0
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether they are those of a snapshot: then they give the right to evaluate, and no other."""
+        return self._is_restored and not self.is_loaded
+
+    def is_revoked(self, token_id: str) -> bool:
+        """Whether a token is known to be revoked, whatever the store says now."""
+        return token_id in self._revoked
 
     def identity(self, key: bytes) -> Identity | None:
         """Return whom a token's digest stands for; also one that has expired."""
@@ -65,17 +86,44 @@ class TokenView:
         tokens |= {key: token for key, (token, _) in self._applied.items() if token.revision > stored.revision}
         self.revision, self.ticket_key = stored.revision, stored.ticket_key or self.ticket_key
         self.confirm(as_of)
-        return self._replace(tokens)
+        denials_changed = self.denials.hold(stored.denials, as_of, datetime.now(UTC))
+        self.version += denials_changed
+        return self._replace(tokens) or denials_changed
 
-    def apply(self, token: Token) -> None:
-        """Take one token that was written here."""
-        self._applied[token.id] = token, time.monotonic()
-        if token.revision == self.revision + 1:
-            self.revision = token.revision
-        self._replace({**self.tokens, token.id: token})
+    def restore(self, saved: SavedAccess) -> None:
+        """Take what a snapshot has, until the store is read. Who was revoked or denied stays so after that, too."""
+        self._revoked = OrderedDict.fromkeys([*saved.revoked, *self._revoked])
+        self.denials.remember(saved.denials)
+        self._is_restored = True
+        held = self.stored if self.is_loaded else {token.id: token for token in saved.tokens}
+        self.stored = {}  # what is known of revocations has changed, so each token is looked at again
+        self._replace(held)
+
+    def to_save(self) -> SavedAccess:
+        """Return what a snapshot needs to know."""
+        at = datetime.now(UTC)
+        tokens = [each for each in self.stored.values() if each.is_usable and each.id not in self.returned]
+        denials = [each for each in self.denials.all.values() if each.is_in_force(at)]
+        return SavedAccess(tokens, denials, list(self._revoked))
+
+    def apply(self, record: Record) -> None:
+        """Take one token or denial that was written here."""
+        if record.revision == self.revision + 1:
+            self.revision = record.revision
+        if isinstance(record, Denial):
+            self.denials.apply(record)
+            self.version += 1
+        else:
+            self._applied[record.id] = record, time.monotonic()
+            self._replace({**self.stored, record.id: record})
+
+    def hold_file(self, tokens: Sequence[Token]) -> None:
+        """Take all tokens of the file."""
+        self._file = tokens
+        self._index()
 
     def _replace(self, tokens: Mapping[str, Token]) -> bool:
-        if tokens == self.tokens:
+        if tokens == self.stored:
             return False
         for token in tokens.values():
             if token.revoked_at is not None:
@@ -86,8 +134,16 @@ class TokenView:
         if returned - self.returned:
             detail = "The store has tokens that were revoked, as after a restore. They are refused; revoke them again."
             log.warning("revoked_tokens_returned", ids=sorted(returned)[:10], count=len(returned), detail=detail)
-        usable = (token for token in tokens.values() if token.id not in returned)
-        self._identities = {key: each for token in usable for key, each in token.identities().items()}
-        self.tokens, self.returned = tokens, returned
-        self.version += 1
+        self.stored, self.returned = tokens, returned
+        self._index()
         return True
+
+    def _index(self) -> None:
+        """Find callers by their digests. The store's tokens go before those of the file."""
+        self.filed = {
+            token.id: token for token in self._file if token.id not in self.stored and token.id not in self._revoked
+        }
+        usable = [*self.filed.values(), *(each for each in self.stored.values() if each.id not in self.returned)]
+        self._identities = {key: each for token in usable for key, each in token.identities().items()}
+        self.tokens = {**self.stored, **self.filed}
+        self.version += 1

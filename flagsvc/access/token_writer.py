@@ -1,14 +1,13 @@
-"""Makes, changes and ends tokens, and says how far that has spread."""
+"""Makes, changes and ends tokens."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from flagsvc.access.record_writer import RecordWriter, Spread, entry_of, now
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access import tokens
 from flagsvc.core.access.decision import check_grant
@@ -17,10 +16,8 @@ from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import scope_of
 from flagsvc.core.access.token_text import digest_of, new_id, new_token
 from flagsvc.core.access.tokens import MAX_TOKENS, Decide, Secret, Token
-from flagsvc.core.errors import QuotaExceeded
-from flagsvc.ports import FlagCache, TokenStore
-from flagsvc.replication.heartbeats import TOKENS, Heartbeats
-from flagsvc.replication.publish import WriteLevel
+from flagsvc.core.audit import AuditEntry
+from flagsvc.core.errors import QuotaExceeded, TokenFixed
 from flagsvc.serving.writer import WaitFor
 
 
@@ -34,16 +31,15 @@ class Grant:
     expires_at: datetime | None = None
     rate: int = 0
     for_others: bool = False
+    context_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChange:
-    """A token as stored, and how far its change has spread; replicas by name. `text`: a new secret, given only once."""
+    """A token as stored, and how far its change has spread. `text`: a new secret, given only once."""
 
     token: Token
-    reached: WriteLevel
-    applied_by: tuple[str, ...] = ()
-    lagging: tuple[str, ...] = ()
+    spread: Spread
     text: str = ""
 
 
@@ -66,94 +62,60 @@ def issued(giver: Identity, grant: Grant, token_id: str = "") -> tuple[Token, st
         secrets=(Secret(digest_of(text).hex()),),
         rate=grant.rate,
         for_others=grant.for_others,
+        context_headers=grant.context_headers,
     )
     return tokens.checked(token), text
 
 
-def now() -> datetime:
-    """Return the time as stores keep it, in milliseconds."""
-    at = datetime.now(UTC)
-    return at.replace(microsecond=at.microsecond // 1_000 * 1_000)
+def overlap_end(seconds: float) -> datetime | None:
+    """Return when an overlap that begins now ends; None for none: a clock that is ahead would let a secret go on."""
+    return now() + timedelta(seconds=seconds) if seconds else None
 
 
 class TokenWriter:
-    """The write side of one replica. Raises what the decision or the store raises; nothing is changed then.
+    """The write side of one replica. Raises what the decision or the store raises; nothing is changed then."""
 
-    `changed`: called once this replica enforces a change. `is_shared`: other replicas may use the store.
-    """
-
-    def __init__(
-        self,
-        store: TokenStore,
-        view: TokenView,
-        cache: FlagCache | None,
-        heartbeats: Heartbeats,
-        changed: Callable[[], None],
-        *,
-        is_shared: bool,
-    ) -> None:
-        self._store, self._view, self._cache, self._heartbeats = store, view, cache, heartbeats
-        self._changed, self._is_shared = changed, is_shared
-        self._tasks: set[asyncio.Task[TokenChange | None]] = set()
+    def __init__(self, records: RecordWriter, view: TokenView) -> None:
+        self._records, self._view = records, view
 
     async def create(self, giver: Identity, grant: Grant, wait_for: WaitFor) -> TokenChange:
         """Make a token; the result has its text."""
         if len(self._view.tokens) >= MAX_TOKENS:
             raise QuotaExceeded(f"the store has {MAX_TOKENS} tokens, which is the limit")
         token, text = issued(giver, grant)
-        return await self._written(token.id, tokens.create(token), wait_for, text)
+        entry = entry_of(giver, "CreateToken", token.id)
+        return await self._written(token.id, tokens.create(token), entry, wait_for, text)
 
     async def update(
         self, giver: Identity, token_id: str, fields: Mapping[str, Any], etag: int | None, wait_for: WaitFor
     ) -> TokenChange:
         """Change a token's name, role, flag sets, expiry or rate, or disable or enable it."""
-        return await self._written(token_id, tokens.update(token_id, fields, etag, _check_of(giver)), wait_for)
+        decide = tokens.update(token_id, fields, etag, _check_of(giver))
+        return await self._written(token_id, decide, entry_of(giver, "UpdateToken", token_id), wait_for)
 
     async def rotate(
-        self, giver: Identity, token_id: str, overlap_ends_at: datetime, etag: int | None, wait_for: WaitFor
+        self, giver: Identity, token_id: str, overlap_ends_at: datetime | None, etag: int | None, wait_for: WaitFor
     ) -> TokenChange:
-        """Give a token a new secret, which the result has; the one before it is valid until the overlap ends."""
+        """Give a token a new secret, which the result has; the one before it is valid until the overlap ends.
+
+        `overlap_ends_at`: by the clocks of all replicas; None: there is no overlap.
+        """
         text = new_token(token_id)
         decide = tokens.rotate(token_id, digest_of(text).hex(), overlap_ends_at, etag, _check_of(giver))
-        return await self._written(token_id, decide, wait_for, text)
+        return await self._written(token_id, decide, entry_of(giver, "RotateToken", token_id), wait_for, text)
 
-    async def revoke(self, token_id: str, etag: int | None, wait_for: WaitFor) -> TokenChange:
+    async def revoke(self, caller: Identity, token_id: str, etag: int | None, wait_for: WaitFor) -> TokenChange:
         """End a token for ever. Idempotent."""
-        return await self._written(token_id, tokens.revoke(token_id, now(), etag), wait_for)
+        decide, entry = tokens.revoke(token_id, now(), etag), entry_of(caller, "RevokeToken", token_id)
+        return await self._written(token_id, decide, entry, wait_for)
 
-    async def close(self) -> None:
-        """Let running changes finish."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _written(self, token_id: str, decide: Decide, wait_for: WaitFor, text: str = "") -> TokenChange:
-        """Write and announce. A caller who leaves does not stop it half way."""
-        task = asyncio.create_task(self._write(token_id, decide, wait_for, text))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-    async def _write(self, token_id: str, decide: Decide, wait_for: WaitFor, text: str) -> TokenChange:
-        until = time.monotonic() + wait_for.timeout_s
-        current: list[Token | None] = []
-
-        def decide_and_note(found: Token | None) -> Token | None:
-            current[:] = [found]
-            return decide(found)
-
-        token = await self._store.write(token_id, decide_and_note) or current[0]
-        assert token is not None  # noqa: S101  a decision about a token that is not there raises
-        self._view.apply(token)
-        self._changed()
-        own = (self._heartbeats.name,)
-        if self._cache is None:
-            return TokenChange(token, WriteLevel.STORED if self._is_shared else WriteLevel.APPLIED, own, text=text)
-        reached = WriteLevel.CACHED if await self._cache.announce_tokens() else WriteLevel.STORED
-        if wait_for.level is not WriteLevel.APPLIED:
-            return TokenChange(token, reached, own, text=text)
-        acks = await self._heartbeats.wait_for_acks(TOKENS, token.revision, until)
-        if acks.known and not acks.lagging:
-            reached = WriteLevel.APPLIED
-        return TokenChange(token, reached, acks.applied, acks.lagging, text)
+    async def _written(
+        self, token_id: str, decide: Decide, entry: AuditEntry, wait_for: WaitFor, text: str = ""
+    ) -> TokenChange:
+        if token_id in self._view.filed:
+            raise TokenFixed(token_id)
+        token, spread = await self._records.write(token_id, decide, entry, wait_for)
+        return TokenChange(token, spread, text)
 
 
 def _check_of(giver: Identity) -> Callable[[Token], None]:

@@ -35,18 +35,23 @@ class SqliteAudit:
         return await self._run(lambda db: newest((_read(db, query, size, each) for each in _SOURCES), size))  # type: ignore[no-any-return]
 
 
-def _append(db: Any, entries: Sequence[AuditEntry]) -> None:
+def insert(db: Any, entries: Sequence[AuditEntry]) -> None:
+    """Store entries, in the transaction that is open."""
     rows = [
         (json_safe(e.at), e.on_behalf_of or e.actor, e.action, e.outcome, e.actor, e.flag_set, e.subject, e.reason)
         for e in entries
     ]
+    db.executemany(
+        "INSERT INTO audit (created_at, actor, action, outcome, caller, flag_set, key, reason)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+def _append(db: Any, entries: Sequence[AuditEntry]) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
-        db.executemany(
-            "INSERT INTO audit (created_at, actor, action, outcome, caller, flag_set, key, reason)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+        insert(db, entries)
         if any(entry.outcome is Outcome.REFUSED for entry in entries):
             db.execute(
                 "DELETE FROM audit WHERE outcome = 'refused' AND id <= (SELECT id FROM audit WHERE outcome = 'refused'"

@@ -1,14 +1,16 @@
-"""Tokens in the embedded store: SQL for a connection of `sqlite.py`, which runs it."""
+"""Tokens and denials in the embedded store: SQL for a connection of `sqlite.py`, which runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from flagsvc.core.access.token_documents import from_json, to_json
-from flagsvc.core.access.tokens import Decide, Token
+from flagsvc.adapters.sqlite_audit import insert
+from flagsvc.core.access.records import Decide, R, Record, from_json, to_json
+from flagsvc.core.access.tokens import Token
+from flagsvc.core.audit import AuditEntry
 from flagsvc.core.errors import ChangeRefused
 from flagsvc.ports import StoredTokens
 
@@ -18,11 +20,12 @@ CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, document TEXT NOT NULL) 
 CREATE TABLE IF NOT EXISTS token_revision (row INTEGER PRIMARY KEY CHECK (row = 1), revision INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS ticket_key (row INTEGER PRIMARY KEY CHECK (row = 1), key BLOB NOT NULL);
 """
-MALFORMED = "the stored token is malformed, and gives no right"
+"""Denials are in the same table: their ids are none of a token's."""
+MALFORMED = "what is stored there is malformed, and has no effect"
 
 
 class SqliteTokens:
-    """The tokens in one file. `run` runs a function of its connection."""
+    """The tokens and denials in one file. `run` runs a function of its connection."""
 
     def __init__(self, run: Callable[[Callable[[Any], Any]], Awaitable[Any]]) -> None:
         self._run = run
@@ -35,9 +38,11 @@ class SqliteTokens:
         """Read everything, in one transaction."""
         return await self._run(_load)  # type: ignore[no-any-return]
 
-    async def write(self, token_id: str, decide: Decide) -> Token | None:
+    async def write(
+        self, record_id: str, decide: Decide[R], entry: AuditEntry | None = None, forget: Sequence[str] = ()
+    ) -> R | None:
         """Decide and store, in one transaction."""
-        return await self._run(lambda db: _write(db, token_id, decide))  # type: ignore[no-any-return]
+        return await self._run(lambda db: _write(db, record_id, decide, entry, forget))  # type: ignore[no-any-return]
 
     async def make_ticket_key(self, key: bytes) -> None:
         """Store the key of tickets, unless there is one."""
@@ -54,28 +59,32 @@ def _revision(db: Any) -> int:
 
 
 def _load(db: Any) -> StoredTokens:
-    tokens, malformed = [], []
+    found: list[Record] = []
+    malformed = []
     with _transaction(db, "DEFERRED"):
         revision = _revision(db)
-        for token_id, document in db.execute("SELECT id, document FROM tokens ORDER BY id"):
+        for record_id, document in db.execute("SELECT id, document FROM tokens ORDER BY id"):
             try:
-                tokens.append(from_json(token_id, document))
+                found.append(from_json(record_id, document))
             except (ValueError, TypeError):
-                malformed.append(token_id)
+                malformed.append(record_id)
         row = db.execute("SELECT key FROM ticket_key").fetchone()
-    return StoredTokens(revision, tokens, malformed, bytes(row[0]) if row else b"")
+    return StoredTokens.of(revision, found, malformed, bytes(row[0]) if row else b"")
 
 
-def _write(db: Any, token_id: str, decide: Decide) -> Token | None:
+def _write(db: Any, record_id: str, decide: Decide[R], entry: AuditEntry | None, forget: Sequence[str]) -> R | None:
     with _transaction(db, "IMMEDIATE"):
-        current = _read(db, token_id)
-        token = decide(current)
-        if token is None:
+        current: Any = _read(db, record_id)
+        record = decide(current)
+        if record is None:
             return None
-        token = replace(token, revision=max(_revision(db), current.revision if current else 0) + 1)
-        db.execute("INSERT OR REPLACE INTO token_revision VALUES (1, ?)", (token.revision,))
-        db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (token_id, to_json(token)))
-        return token
+        record = replace(record, revision=max(_revision(db), current.revision if current else 0) + 1)
+        db.execute("INSERT OR REPLACE INTO token_revision VALUES (1, ?)", (record.revision,))
+        db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (record_id, to_json(record)))
+        db.executemany("DELETE FROM tokens WHERE id = ?", [(each,) for each in forget])
+        if entry is not None:
+            insert(db, [entry])
+        return record
 
 
 def _note_used(db: Any, days: Mapping[str, str]) -> None:
@@ -85,15 +94,15 @@ def _note_used(db: Any, days: Mapping[str, str]) -> None:
                 token = _read(db, token_id)
             except ChangeRefused:
                 continue
-            if token is not None and token.last_used_on < day:
+            if isinstance(token, Token) and token.last_used_on < day:
                 row = to_json(replace(token, last_used_on=day)), token_id
                 db.execute("UPDATE tokens SET document = ? WHERE id = ?", row)
 
 
-def _read(db: Any, token_id: str) -> Token | None:
-    row = db.execute("SELECT document FROM tokens WHERE id = ?", (token_id,)).fetchone()
+def _read(db: Any, record_id: str) -> Record | None:
+    row = db.execute("SELECT document FROM tokens WHERE id = ?", (record_id,)).fetchone()
     try:
-        return from_json(token_id, row[0]) if row else None
+        return from_json(record_id, row[0]) if row else None
     except (ValueError, TypeError):
         raise ChangeRefused(MALFORMED) from None
 

@@ -1,4 +1,4 @@
-"""Records calls that change something other than flags: tokens, bucketings, and repairs."""
+"""Records calls that change something other than flags and tokens, whose entries are stored with them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import grpc
 
 from flagsvc.audit.recorder import AuditRecorder, subject_of
 
-_OWN, _TOKENS = "/flagsvc.v1.FlagService/", "/flagsvc.v1.TokenService/"
-_ALWAYS: Callable[[Any, Any], bool] = lambda _request, _response: True  # noqa: E731  one line says it
+_OWN = "/flagsvc.v1.FlagService/"
 RECORDED: Mapping[str, Callable[[Any, Any], bool]] = {
-    **{_TOKENS + name: _ALWAYS for name in ("CreateToken", "UpdateToken", "RotateToken", "RevokeToken")},
     _OWN + "VerifyCache": lambda request, _response: bool(request.repair),
     _OWN + "Resync": lambda request, _response: bool(request.confirm),
     _OWN + "SetBucketing": lambda _request, response: bool(response.done),
@@ -42,7 +40,7 @@ class Auditing(grpc.aio.ServerInterceptor):
         async def recorded(request: Any, context: Any) -> Any:
             response = await call(request, context)
             if has_changed(request, response):
-                await self._recorder.record(action, request, subject_of(request) or subject_of(response))
+                await self._recorder.record(action, request, subject_of(request))
             return response
 
         return grpc.unary_unary_rpc_method_handler(recorded, handler.request_deserializer, handler.response_serializer)

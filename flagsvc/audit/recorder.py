@@ -107,8 +107,13 @@ def flag_set_of(request: Any) -> str:
 
 
 def subject_of(request: Any) -> str:
-    """Return the flag key or token id that a request names; empty if it names none."""
-    for holder, name in ((request, "flag_key"), (request, "id"), (getattr(request, "flag", None), "key")):
+    """Return the flag key, token id or identity that a request names; empty if it names none."""
+    for holder, name in (
+        (request, "flag_key"),
+        (request, "id"),
+        (request, "identity"),
+        (getattr(request, "flag", None), "key"),
+    ):
         if value := getattr(holder, name, ""):
             return str(value)[:MAX_TEXT]
     token = getattr(request, "token", None)

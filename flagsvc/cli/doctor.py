@@ -23,6 +23,7 @@ def doctor(args: argparse.Namespace) -> int:
         *_checked("store", lambda: _store(settings, args.timeout)),
         *_checked("cache", lambda: _cache(settings, args.timeout)),
         *_snapshot(settings),
+        *_tokens(settings),
         *_issuers(settings),
     ]
     if args.json:
@@ -82,3 +83,11 @@ def _issuers(settings: Settings) -> list[Finding]:
     from flagsvc.issuers.check import check_issuers  # noqa: PLC0415
 
     return check_issuers(settings.jwt_issuers_file)
+
+
+def _tokens(settings: Settings) -> list[Finding]:
+    if not settings.tokens_file:
+        return []
+    from flagsvc.tokens_file.check import check_tokens_file  # noqa: PLC0415
+
+    return check_tokens_file(settings.tokens_file)

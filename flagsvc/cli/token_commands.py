@@ -13,17 +13,20 @@ from typing import Any, Self
 
 import grpc
 
-from flagsvc.access.token_writer import now
+from flagsvc.access.record_writer import now
+from flagsvc.access.token_writer import issued
+from flagsvc.api.token_service import messages
 from flagsvc.cli import render, wait_for
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.service_commands import print_error
-from flagsvc.cli.token_targets import Changed, OnServer, OnStore, Target, seconds_of
+from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
+from flagsvc.tokens_file.entries import line_of
 
 _HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
 _SECRET_MODE = 0o600
@@ -32,11 +35,13 @@ _ANOTHER = "flagsvc token create NAME --role admin --store URL"
 
 def create(args: argparse.Namespace) -> int:
     """Make a token, and print its secret, or write it into a file that only its owner can read."""
+    if args.hash_only:
+        return _create_entry(args)
     if args.if_none:
         return _create_first(args)
     token = _token_of(args)
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.create(token)))
+        return on_target(args, lambda target: output.put(args, target.create(token)))
 
 
 def list_tokens(args: argparse.Namespace) -> int:
@@ -51,7 +56,7 @@ def list_tokens(args: argparse.Namespace) -> int:
             render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
-    return _on_target(args, listed)
+    return on_target(args, listed)
 
 
 def update(args: argparse.Namespace) -> int:
@@ -66,25 +71,27 @@ def update(args: argparse.Namespace) -> int:
         ("disabled", args.disabled is not None),
         ("rate", args.rate),
         ("for_others", args.for_others is not None),
+        ("context_headers", args.context_headers is not None),
     ):
         mask += [name] if given else []
     if not mask:
         raise UsageError(
-            "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --disable or --enable"
+            "name what to change: --name, --role, --flag-set, --expires, --rate, --for-others, --context-headers,"
+            " --disable or --enable"
         )
-    return _on_target(args, lambda target: _show(args, target.update(token, mask)))
+    return on_target(args, lambda target: _show(args, target.update(token, mask)))
 
 
 def rotate(args: argparse.Namespace) -> int:
     """Give a token a new secret; the one before it stays valid for the overlap."""
     overlap_s = seconds_of(args.overlap, "--overlap")
     with _Output(args.output) as output:
-        return _on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
+        return on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
 
 
 def revoke(args: argparse.Namespace) -> int:
     """End a token for ever."""
-    return _on_target(args, lambda target: _show(args, target.revoke(args.id)))
+    return on_target(args, lambda target: _show(args, target.revoke(args.id)))
 
 
 def whoami(args: argparse.Namespace) -> int:
@@ -104,6 +111,17 @@ def whoami(args: argparse.Namespace) -> int:
         return 0
 
     return _on_server(args, shown)
+
+
+def _create_entry(args: argparse.Namespace) -> int:
+    """Print a new token's entry for a file of tokens. No store and no server is asked."""
+    if not args.output or args.if_none or args.store is not None:
+        raise UsageError("--hash-only needs --output, for the secret, and neither --store nor --if-none")
+    token, secret = issued(OPERATOR, messages.grant_of(_token_of(args)))
+    with _Output(args.output) as output:
+        output.write(secret)
+    sys.stdout.write(line_of(token))
+    return 0
 
 
 def _create_first(args: argparse.Namespace) -> int:
@@ -154,17 +172,24 @@ class _Output:
 
     def put(self, args: argparse.Namespace, changed: Changed) -> int:
         """Write the secret and show the token; return the exit status."""
-        if self._path is None or self._part is None:
+        if self._path is None:
             return _show(args, changed, secret=changed.secret)
+        self.write(changed.secret)
+        return _show(args, changed)
+
+    def write(self, secret: str) -> None:
+        """Write the secret into the file."""
+        assert self._path is not None  # noqa: S101  only for an output with a file
+        assert self._part is not None  # noqa: S101
         with self._part.open("w", encoding="utf-8") as file:
-            file.write(changed.secret + "\n")
+            file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._part.rename(self._path)
-        return _show(args, changed)
 
 
-def _on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
+    """Run what works on a store or a server, whichever the arguments name; return the exit status."""
     if args.store is not None:
         return work(_store_of(args))
     return _on_server(args, lambda stub: work(OnServer(stub, args)))
@@ -188,6 +213,7 @@ def _token_of(args: argparse.Namespace) -> pb.Token:
     """Return the fields that options name. Raises UsageError."""
     token = pb.Token(name=args.name or "", flag_sets=args.flag_set or (), disabled=bool(args.disabled))
     token.rate, token.for_others = _rate_of(args.rate or "default"), bool(args.for_others)
+    token.context_headers = bool(args.context_headers)
     if args.role:
         token.role = pb.Role.Value(f"ROLE_{args.role.upper()}")
         if args.role in {"admin", "operate"} and not args.flag_set:
@@ -235,6 +261,7 @@ def _fields(token: pb.Token) -> dict[str, Any]:
         "overlapEnds": token.overlap_end_time.ToDatetime(UTC) if token.HasField("overlap_end_time") else None,
         "rate": f"{token.rate}/s" if token.rate else None,
         "forOthers": token.for_others,
+        "contextHeaders": token.context_headers,
         "lastUsed": token.last_used_day or None,
         "createdBy": token.created_by,
         "created": token.create_time.ToDatetime(UTC),

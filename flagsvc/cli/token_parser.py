@@ -27,6 +27,11 @@ def add_to(commands: _Commands, add_command: Add) -> None:
         action="store_true",
         help="do nothing if the store has, or ever had, a token; safe when two programs start together",
     )
+    create.add_argument(
+        "--hash-only",
+        action="store_true",
+        help="store nothing: print the entry for a server's FLAGSVC_TOKENS_FILE; the secret goes to --output",
+    )
     create.set_defaults(disabled=None)
     listing = _verb(verbs, "list", "List tokens.", "list_tokens")
     listing.add_argument("--all", action="store_true", help="revoked ones too")
@@ -43,11 +48,28 @@ def add_to(commands: _Commands, add_command: Add) -> None:
     _add_output(rotate)
     revoke = _verb(verbs, "revoke", "End a token for ever, with every stream of it.", "revoke")
     revoke.add_argument("id", metavar="ID", help="the token's id")
+    _add_denials(verbs)
 
 
-def _verb(verbs: _Commands, name: str, about: str, function: str) -> argparse.ArgumentParser:
+def _add_denials(verbs: _Commands) -> None:
+    """Add the verbs about identities that others prove."""
+    about = "Refuse the subject of a JWT, or a name of client certificates, with every stream of it."
+    deny = _verb(verbs, "deny", about, "deny", module="denial_commands")
+    who = "jwt:ISSUER|SUBJECT, certificate:uri:NAME or certificate:dns:NAME, as flagsvc history names the caller"
+    deny.add_argument("identity", metavar="IDENTITY", help=who)
+    deny.add_argument("--reason", default="", help="why, for people")
+    deny.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
+    allow = _verb(verbs, "allow", "Refuse a denied identity no more.", "allow", module="denial_commands")
+    allow.add_argument("identity", metavar="IDENTITY", help="as it was denied")
+    denied = _verb(verbs, "denied", "List denied identities.", "list_denied", module="denial_commands")
+    denied.add_argument("--all", action="store_true", help="those that were lifted or have expired too")
+
+
+def _verb(
+    verbs: _Commands, name: str, about: str, function: str, module: str = "token_commands"
+) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=about, description=about)
-    parser.set_defaults(run=run.in_module("token_commands", function))
+    parser.set_defaults(run=run.in_module(module, function))
     options.add_call(parser)
     options.add_wait(parser)
     parser.add_argument(
@@ -79,6 +101,18 @@ def _add_fields(parser: argparse.ArgumentParser, *, named: bool) -> None:
     )
     if named:
         others.add_argument("--not-for-others", dest="for_others", action="store_false", help="it may not any more")
+    headers = parser.add_mutually_exclusive_group()
+    headers.add_argument(
+        "--context-headers",
+        dest="context_headers",
+        action="store_true",
+        default=None,
+        help="its headers set the context fields of FLAGSVC_CONTEXT_FROM_HEADERS",
+    )
+    if named:
+        headers.add_argument(
+            "--no-context-headers", dest="context_headers", action="store_false", help="they do not any more"
+        )
     parser.add_argument("--expires", metavar="TIME", help="time from now: 90d, 12h; or never [never]")
 
 

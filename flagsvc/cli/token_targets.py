@@ -11,12 +11,14 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from flagsvc.access.token_writer import issued, now
+from flagsvc.access.record_writer import entry_of, now
+from flagsvc.access.token_writer import issued, overlap_end
 from flagsvc.adapters.build import store_for
 from flagsvc.api.token_service import messages
 from flagsvc.cli import wait_for
 from flagsvc.cli.usage import UsageError
-from flagsvc.core.access import tokens
+from flagsvc.core.access import denials, tokens
+from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import EVERY_SET
@@ -29,7 +31,8 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.ports import TokenStore
 
 T = TypeVar("T")
-_OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
+OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
+"""Who works on a store, or on a file."""
 
 
 class Changed(NamedTuple):
@@ -37,6 +40,13 @@ class Changed(NamedTuple):
 
     token: pb.Token
     secret: str = ""
+    spread: flags.WriteSpread | None = None
+
+
+class Denied(NamedTuple):
+    """A denial, and how far its change has spread, where a server says so."""
+
+    denied: pb.DeniedIdentity
     spread: flags.WriteSpread | None = None
 
 
@@ -57,6 +67,15 @@ class Target(Protocol):
 
     def revoke(self, token_id: str) -> Changed:
         """End a token."""
+
+    def deny(self, request: pb.DenyIdentityRequest) -> Denied:
+        """Refuse an identity."""
+
+    def allow(self, identity: str) -> Denied:
+        """Lift a denial."""
+
+    def denied(self) -> Sequence[pb.DeniedIdentity]:
+        """Return every denial, those that are over too."""
 
 
 class OnServer:
@@ -102,6 +121,29 @@ class OnServer:
         done = self._stub.RevokeToken(pb.RevokeTokenRequest(id=token_id, **self._wait), timeout=self._timeout)
         return Changed(done.token, "", done.spread)
 
+    def deny(self, request: pb.DenyIdentityRequest) -> Denied:
+        """Refuse an identity."""
+        request.MergeFrom(pb.DenyIdentityRequest(**self._wait))
+        done = self._stub.DenyIdentity(request, timeout=self._timeout)
+        return Denied(done.denied, done.spread)
+
+    def allow(self, identity: str) -> Denied:
+        """Lift a denial."""
+        request = pb.AllowIdentityRequest(identity=identity, **self._wait)
+        done = self._stub.AllowIdentity(request, timeout=self._timeout)
+        return Denied(done.denied, done.spread)
+
+    def denied(self) -> Sequence[pb.DeniedIdentity]:
+        """Return every denial, read page by page."""
+        found: list[pb.DeniedIdentity] = []
+        request = pb.ListDeniedIdentitiesRequest(page_size=1_000, show_past=True)
+        while True:
+            page = self._stub.ListDeniedIdentities(request, timeout=self._args.timeout)
+            found += page.denied
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
 
 class OnStore:
     """A store. Replicas see a change within a second, since they look at its counter twice in that time."""
@@ -111,8 +153,8 @@ class OnStore:
 
     def create(self, token: pb.Token, *, as_first: bool = False) -> Changed:
         """Make a token. `as_first`: its id is always the same, so that two programs at once make one."""
-        record, secret = issued(_OPERATOR, messages.grant_of(token), token_id=FIRST if as_first else "")
-        return self._changed(record.id, tokens.create(record), secret)
+        record, secret = issued(OPERATOR, messages.grant_of(token), token_id=FIRST if as_first else "")
+        return self._changed("CreateToken", record.id, tokens.create(record), secret)
 
     def all(self) -> Sequence[pb.Token]:
         """Return every token."""
@@ -125,21 +167,53 @@ class OnStore:
     def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
         """Change the fields in the mask."""
         fields = messages.fields_of(token, mask)
-        return self._changed(token.id, tokens.update(token.id, fields, None, lambda _: None))
+        return self._changed("UpdateToken", token.id, tokens.update(token.id, fields, None, lambda _: None))
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
         """Give a token a new secret."""
-        secret, ends_at = new_token(token_id), now() + timedelta(seconds=overlap_s)
-        decide = tokens.rotate(token_id, digest_of(secret).hex(), ends_at, None, lambda _: None)
-        return self._changed(token_id, decide, secret)
+        secret = new_token(token_id)
+        decide = tokens.rotate(token_id, digest_of(secret).hex(), overlap_end(overlap_s), None, lambda _: None)
+        return self._changed("RotateToken", token_id, decide, secret)
 
     def revoke(self, token_id: str) -> Changed:
         """End a token."""
-        return self._changed(token_id, tokens.revoke(token_id, now()))
+        return self._changed("RevokeToken", token_id, tokens.revoke(token_id, now()))
 
-    def _changed(self, token_id: str, decide: Decide, secret: str = "") -> Changed:
+    def deny(self, request: pb.DenyIdentityRequest) -> Denied:
+        """Refuse an identity."""
+        wanted = Denial(
+            name=denials.identity_name(request.identity),
+            reason=request.reason,
+            denied_by=str(OPERATOR),
+            denied_at=now(),
+            expires_at=messages.expire_time(request),
+        )
+        return self._denied("DenyIdentity", wanted.name, denials.deny(wanted, None), wanted.reason)
+
+    def allow(self, identity: str) -> Denied:
+        """Lift a denial."""
+        name = denials.identity_name(identity)
+        return self._denied("AllowIdentity", name, denials.lift(name, str(OPERATOR), now(), None))
+
+    def denied(self) -> Sequence[pb.DeniedIdentity]:
+        """Return every denial."""
+
+        async def load(kept: TokenStore) -> Sequence[pb.DeniedIdentity]:
+            return [messages.denied_to_message(each) for each in (await kept.load()).denials]
+
+        return self._run(load)
+
+    def _denied(self, action: str, name: str, decide: denials.Decide, reason: str = "") -> Denied:
+        async def change(kept: TokenStore) -> Denied:
+            await kept.write(denials.id_of(name), decide, entry_of(OPERATOR, action, name, reason))
+            [found] = [each for each in (await kept.load()).denials if each.name == name]
+            return Denied(messages.denied_to_message(found))
+
+        return self._run(change)
+
+    def _changed(self, action: str, token_id: str, decide: Decide, secret: str = "") -> Changed:
         async def change(kept: TokenStore) -> Changed:
-            token = await kept.write(token_id, decide)
+            token = await kept.write(token_id, decide, entry_of(OPERATOR, action, token_id))
             if token is None:  # it is so already
                 token = next((each for each in (await kept.load()).tokens if each.id == token_id), None)
             if token is None:

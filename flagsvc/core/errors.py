@@ -4,6 +4,8 @@ FlagsvcError
 ├── InvalidRequest      one or more fields are invalid; names each, its value and what is valid
 ├── FlagNotFound
 ├── TokenNotFound
+├── DenialNotFound      this identity was never denied
+├── TokenFixed          the token comes from a file
 ├── TokenRevoked        a revoked token cannot be changed any more
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
@@ -94,6 +96,22 @@ class TokenNotFound(FlagsvcError):
     def __init__(self, token_id: str) -> None:
         super().__init__(f'Token "{token_id[:64]}" not found')
         self.token_id = token_id
+
+
+class TokenFixed(FlagsvcError):
+    """The token comes from a file, which flagsvc only reads."""
+
+    def __init__(self, token_id: str) -> None:
+        super().__init__(
+            f'Token "{token_id[:64]}" is in the file of tokens of the server (FLAGSVC_TOKENS_FILE); change it there'
+        )
+
+
+class DenialNotFound(FlagsvcError):
+    """The store has no denial of this identity."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Identity "{visible(name[:200])}" is not denied')
 
 
 class TokenRevoked(FlagsvcError):

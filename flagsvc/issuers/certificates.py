@@ -78,6 +78,7 @@ class CertificateCallers:
                     name=name[1],
                     role=grant.role,
                     scope=grant.scope,
+                    context_headers=grant.context_headers,
                     expires_at=certificate.not_valid_after_utc.timestamp(),
                     key=digest,
                     proof=self._proof,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flagsvc.adapters.files.fields import Fields
 from flagsvc.core.errors import invalid
 from flagsvc.core.json_values import same
 from flagsvc.core.model import JsonValue
-from flagsvc.issuers.fields import Fields
 
 ClaimPath = tuple[str, ...]
 MAX_STEPS = 10

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from flagsvc.adapters.files.fields import Fields
 from flagsvc.adapters.files.parse import parse
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
 from flagsvc.core.access.scopes import Scope, scope_of
 from flagsvc.core.errors import InvalidRequest, invalid
 from flagsvc.issuers.conditions import ClaimPath, Condition, checked_prefix, claim_path, condition
-from flagsvc.issuers.fields import Fields
 
 MAX_BYTES = 1_048_576
 MAX_ISSUERS, MAX_RULES, MAX_CONDITIONS, MAX_AUDIENCES, MAX_CONTEXT_FIELDS = 50, 1_000, 20, 20, 50
@@ -30,10 +30,11 @@ class BadConfiguration(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A role for some flag sets."""
+    """A role for some flag sets. `context_headers`: headers of its callers set fields of the evaluation context."""
 
     role: Role
     scope: Scope
+    context_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def _grant(fields: Fields) -> Grant:
     scope = scope_of([each.strip() for each in patterns.split(",")], field)
     if role in FOR_ALL_SETS and not scope.is_all:
         raise invalid(field, text, f"{role}@*: this role is for all flag sets")
-    return Grant(Role(role), scope)
+    return Grant(Role(role), scope, fields.flag("context_headers"))
 
 
 def _context(fields: Fields) -> tuple[tuple[str, ClaimPath], ...]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
+from flagsvc.adapters.files.small_files import Stamp, read_small, stamp_of
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.issuers.certificates import CertificateCallers
 from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configuration, configuration
 from flagsvc.issuers.identity import ProvenIdentity
 from flagsvc.issuers.key_set import KeySet
-from flagsvc.issuers.small_files import Stamp, read_small, stamp_of
 from flagsvc.issuers.tokens import JwtCallers
 from flagsvc.ports import Problem
 from flagsvc.telemetry import Sample
@@ -91,8 +91,13 @@ class Issuers:
         return self.tokens.referred(reference, caller)
 
     def deny(self, names: Iterable[str]) -> None:
-        """Refuse these callers from now on, and nobody else: `ISSUER|SUBJECT`, `uri:NAME` or `dns:NAME`."""
-        self.tokens.denied = self.certificates.denied = frozenset(names)
+        """Refuse these callers from now on, and nobody else.
+
+        `jwt:ISSUER|SUBJECT`, `certificate:uri:NAME` or `certificate:dns:NAME`.
+        """
+        parts = [name.partition(":") for name in names]
+        self.tokens.denied = frozenset(name for kind, _, name in parts if kind == Kind.JWT)
+        self.certificates.denied = frozenset(name for kind, _, name in parts if kind == Kind.CERTIFICATE)
         self._changed()
 
     def is_current(self, identity: Identity) -> bool:

@@ -13,13 +13,13 @@ from pathlib import Path
 import structlog
 from jwt import PyJWK
 
+from flagsvc.adapters.files.small_files import read_small
 from flagsvc.background import BackgroundTasks, backoff_s
 from flagsvc.issuers import https
 from flagsvc.issuers.configuration import FILE, Issuer
 from flagsvc.issuers.https import FetchFailed
 from flagsvc.issuers.identity import Proof
 from flagsvc.issuers.keys import BadKeys, KeyName, keys_of, public_bytes, thumbprint
-from flagsvc.issuers.small_files import read_small
 from flagsvc.turns import off_loop
 
 REFRESH_S = 300.0

@@ -157,9 +157,12 @@ class JwtCallers:
     async def _verify(self, parsed: TokenText, keys: KeySet, digest: bytes, peer: str) -> None:
         """Verify a token, and keep what came of it. Raises BadToken."""
         key = await self._key(parsed, keys)
-        self.verified += 1
-        if not await off_loop(is_signed, parsed.text, key.key):
-            self._failures.failed(peer)
+        async with self._failures.turn(peer):
+            self.verified += 1
+            is_valid = await off_loop(is_signed, parsed.text, key.key)
+            if not is_valid:
+                self._failures.failed(peer)
+        if not is_valid:
             raise self._remembered(digest, Reason.SIGNATURE, "the token's signature is not one of its issuer", key)
         grant = keys.issuer.grant(parsed.claims)
         if grant is None:
@@ -195,6 +198,7 @@ class JwtCallers:
             name=name,
             role=grant.role,
             scope=grant.scope,
+            context_headers=grant.context_headers,
             expires_at=ends_at(parsed.claims, self._clock()),
             key=digest,
             context=context,

@@ -1,7 +1,7 @@
-"""What failed credentials cost, bounded for each network: an IPv4 address, or 64 bits of IPv6.
+"""Which failed credentials are worth a record, bounded for each network: an IPv4 address, or 64 bits of IPv6.
 
-A right credential is never refused for the failures of others behind the same address: this only says which failures
-are worth a record, and which network is so busy failing that costly verifications of its credentials go one by one.
+A right credential is never refused for the failures of others behind the same address. A token of flagsvc that is wrong
+costs what a right one costs, a digest and a lookup; what JWTs cost is bounded by their own verification.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from flagsvc.api.common.peers import network_of
 
 RECORDED_PER_S, RECORDED_BURST = 0.2, 5.0
 """Failures of one network that are logged and audited: so many at once, and then so many a second."""
-VERIFIED_PER_S, VERIFIED_BURST = 10.0, 50.0
-"""Failures of one network beyond which it is excessive."""
 MAX_NETWORKS = 10_000
 """Further networks count as one."""
 SWEEP_S = 1.0
@@ -27,21 +25,15 @@ class FailedAttempts:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._recorded = _Buckets(RECORDED_PER_S, RECORDED_BURST)
-        self._verified = _Buckets(VERIFIED_PER_S, VERIFIED_BURST)
         self.total = self.unrecorded = 0
 
     def note(self, peer: str) -> bool:
         """Count a failure of a connection, named as `Peers.of` has it. Return whether to log and audit it."""
         now, network = self._clock(), network_of(peer)
         self.total += 1
-        self._verified.take(network, now)
         is_recorded = self._recorded.take(network, now)
         self.unrecorded += not is_recorded
         return is_recorded
-
-    def is_excessive(self, peer: str) -> bool:
-        """Whether a network fails so often that its next costly verification waits for the ones before."""
-        return not self._verified.has_room(network_of(peer), self._clock())
 
 
 class _Buckets:

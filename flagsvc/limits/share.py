@@ -75,9 +75,10 @@ class Share:
 
     def wish(self, now: float, replicas: int) -> Wish:
         """Return what to settle with the lender. Calls go on meanwhile."""
-        self._resize(replicas)
         kept = min(self._credit, max(self.left, 0.0))
         charged, self._credit = self._credit - kept, kept
+        self._resize(replicas)  # after what was used is charged: only unused credit can be too much
+        kept = self._credit
         elapsed = min(max(now - self._settled_at, MIN_ELAPSED_S), LEASE_S)
         demand = (self._base - self.left + self.refused) * LEASE_S / elapsed
         target = 0.0 if demand <= self._float / 2 else min(SPARE * demand, CAPACITY_S * self.rate)

@@ -18,12 +18,13 @@ from flagsvc.ports.changes import (
     UnversionedChange,
 )
 from flagsvc.ports.reports import Heartbeat, Problem, ReplicaStatus
-from flagsvc.ports.snapshot import Saved, Snapshot
+from flagsvc.ports.snapshot import AccessToSave, Saved, SavedAccess, Snapshot
 from flagsvc.ports.store import ChangeFeed, ChangesUnsupported, FlagStore
 from flagsvc.ports.tokens import StoredTokens, TokenStore
 
 __all__ = [
     "NEVER",
+    "AccessToSave",
     "Announced",
     "CacheEvent",
     "ChangeFeed",
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "ReplicaStatus",
     "Saved",
+    "SavedAccess",
     "Snapshot",
     "StoreContents",
     "StoreEvent",

@@ -7,20 +7,47 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from flagsvc.core.access.denials import Denial
+from flagsvc.core.access.tokens import Token
 from flagsvc.ports.changes import StoreContents
 from flagsvc.ports.reports import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAccess:
+    """Who was known: tokens that could be used, denials in force, and the ids of revoked tokens."""
+
+    tokens: Sequence[Token]
+    denials: Sequence[Denial]
+    revoked: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
     """A snapshot: everything as it was at `saved_at` (aware UTC, by the clock of the replica that saved it).
 
-    `store_id`: the identity of its store; empty where that has none.
+    `store_id`: the identity of its store; empty where that has none. `access`: None where callers are not checked.
     """
 
     contents: StoreContents
     saved_at: datetime
     store_id: str = ""
+    access: SavedAccess | None = None
+
+
+class AccessToSave(Protocol):
+    """Who this replica knows. `version` grows with every change; `verified_at`: a moment of `time.monotonic()`."""
+
+    @property
+    def version(self) -> int:
+        """The number of changes."""
+
+    @property
+    def verified_at(self) -> float:
+        """As of when it is known to equal the store."""
+
+    def to_save(self) -> SavedAccess:
+        """Return it."""
 
 
 class Snapshot(Protocol):

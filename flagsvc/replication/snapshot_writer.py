@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from flagsvc.ports import Problem, Saved, Snapshot, StoreContents
+from flagsvc.ports import AccessToSave, Problem, Saved, Snapshot, StoreContents
 from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
@@ -23,8 +24,8 @@ MIN_SAVE_INTERVAL_S = 5.0
 MAX_SAVE_INTERVAL_S = 60.0
 """Seconds after which unchanged contents are saved again."""
 
-State = tuple[int, Mapping[str, int]]
-"""What differs whenever the contents may: the number of replacements, and each set's revision."""
+State = tuple[int, Mapping[str, int], int]
+"""What differs whenever the contents may: the number of replacements, each set's revision, and callers' version."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ log = structlog.get_logger(__name__)
 class SnapshotWriter:
     """Background task that saves what the near cache holds.
 
-    `clock` returns aware UTC, `store_id` the identity of the store that is held.
+    `clock` returns aware UTC, `store_id` the identity of the store that is held. `access`: callers, who are saved too.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class SnapshotWriter:
         snapshot: Snapshot,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         store_id: Callable[[], str] = lambda: "",
+        access: AccessToSave | None = None,
     ) -> None:
         self._near, self._snapshot, self._store_id, self._clock = near, snapshot, store_id, clock
+        self._access = access
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._tried_at = float("-inf")
@@ -79,11 +82,13 @@ class SnapshotWriter:
         return self._saved_state != self._state()
 
     def _state(self) -> State:
-        return self._near.replacements, self._near.changelogs.watermarks()
+        version = self._access.version if self._access is not None else 0
+        return self._near.replacements, self._near.changelogs.watermarks(), version
 
     async def _save(self) -> None:
         """Save the view if it is good. Never raises."""
-        now, verified_at = time.monotonic(), self._near.verified_at
+        now, access = time.monotonic(), self._access
+        verified_at = min(self._near.verified_at, access.verified_at if access is not None else math.inf)
         if not self._near.complete or now - verified_at > self._near.staleness_bound_s:
             return
         self._tried_at = now
@@ -91,7 +96,8 @@ class SnapshotWriter:
         try:
             as_of = self._clock() - timedelta(seconds=now - verified_at)
             flags = [each.entry.flag async for each in in_turns(held) if each.entry.flag is not None]
-            saved = Saved(StoreContents(flags, watermarks), as_of, self._store_id())
+            known = access.to_save() if access is not None else None
+            saved = Saved(StoreContents(flags, watermarks), as_of, self._store_id(), known)
             written = await asyncio.to_thread(self._snapshot.write, saved)
         except Exception as error:  # noqa: BLE001  logged and counted; whatever it was, the next save is tried
             self._failed(error)

@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 MAX_FILE_BYTES = 1_000_000
 MIN_RSA_BITS = 2_048
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-ALPN = {"grpc": ("h2", "http/1.1"), "ofrep": ("http/1.1",), "management": ("http/1.1",)}
-"""Protocols of the listeners whose handshakes are done here, the preferred one first; gRPC does those of the others."""
+ALPN = {"grpc": ("http/1.1", "h2"), "ofrep": ("http/1.1",), "management": ("http/1.1",)}
+"""Protocols of the listeners whose handshakes are done here, the preferred one first; gRPC does those of the others.
+
+gRPC's libraries offer h2 alone. Browsers and curl offer both, and speak Connect, which is served over HTTP/1.1 only.
+"""
 
 
 class PairRefused(Exception):

@@ -120,6 +120,27 @@ def test_a_token_that_is_revoked_on_the_store_is_refused_within_a_second(
     _until(lambda: "(UNAUTHENTICATED)" in run(server, secret, "list").stderr)
 
 
+def test_an_identity_is_denied_and_allowed_on_a_server_and_on_the_store(
+    store: str, server: Process, admin: Path
+) -> None:
+    root, who = admin.read_text().strip(), "jwt:https://login.example.com|ann"
+    words = ("token", "deny", who, "--reason", "left", "--expires", "1d", "--wait-for", "applied")
+    done = run(server, root, *words)
+    assert (done.returncode, "applied by 1 replica" in done.stdout) == (0, True), done.stderr
+    [found] = json.loads(run(server, root, "token", "denied", "--json").stdout)
+    assert (found["identity"], found["state"], found["reason"]) == (who, "denied", "left")
+    lifted = fields(run_here("token", "allow", who, "--store", store, "--json"))
+    assert (lifted["state"], lifted["liftedBy"]) == ("allowed", "unchecked:store")
+    _until(lambda: run(server, root, "token", "denied").stdout == "nobody is denied\n")
+    fields(run_here("token", "deny", "certificate:dns:A.example", "--store", store, "--json"))
+    _until(lambda: "certificate:dns:a.example" in run(server, root, "token", "denied").stdout)
+    listed = json.loads(run_here("token", "denied", "--all", "--store", store, "--json").stdout)
+    assert sorted(each["identity"] for each in listed) == ["certificate:dns:a.example", who]
+    text = run(server, root, "history", "--since", "1h", "--action", "AllowIdentity").stdout
+    assert (who in text, "unchecked:store" in text) == (True, True)
+    assert "(DENIAL_NOT_FOUND)" in run(server, root, "token", "allow", "jwt:i|nobody").stderr
+
+
 def test_whoever_sends_nothing_is_refused_and_learns_what_to_send(server: Process) -> None:
     done = run(server, "", "list")
     assert done.returncode == 1
@@ -183,6 +204,8 @@ def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None
         (["rotate", "nobody"], 'Token "nobody" not found'),
         (["update", "nobody"], "name what to change"),
         (["update", "nobody", "--rate", "0/s"], "--rate is '0/s'; it must be 1/s to 1000000/s, or default"),
+        (["deny", "ann"], "identity is 'ann'; it must be jwt:ISSUER|SUBJECT"),
+        (["deny", "token:x"], "tokens are revoked, not denied"),
         (["create", "x", "--role", "admin", "--if-none"], "needs --store and --output"),
     ],
 )

@@ -15,12 +15,13 @@ from flagsvc.core.access.scopes import EVERY_SET, Scope, scope_of
 from flagsvc.core.errors import InvalidRequest, PermissionDenied
 
 MAY = {
-    "evaluate": {"evaluate"},
-    "read": {"evaluate", "read"},
-    "toggle": {"evaluate", "read", "toggle"},
-    "write": {"evaluate", "read", "toggle", "write"},
-    "operate": {"evaluate", "read", "operate"},
-    "admin": {"evaluate", "read", "toggle", "write", "operate", "admin"},
+    "public": {"public"},
+    "evaluate": {"public", "evaluate"},
+    "read": {"public", "evaluate", "read"},
+    "toggle": {"public", "evaluate", "read", "toggle"},
+    "write": {"public", "evaluate", "read", "toggle", "write"},
+    "operate": {"public", "evaluate", "read", "operate"},
+    "admin": {"public", "evaluate", "read", "toggle", "write", "operate", "admin"},
 }
 names = st.text(st.sampled_from("ab-"), min_size=1, max_size=4)
 scopes = st.lists(names | names.map("{}*".format) | st.just("*"), min_size=1, max_size=3).map(scope_of)

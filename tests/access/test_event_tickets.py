@@ -17,6 +17,7 @@ import pytest
 from flagsvc.access.tickets import STEP_S, VALID_S
 from flagsvc.api.ofrep import sse_streams
 from flagsvc.core.access import tokens
+from flagsvc.core.access.identity import UNCHECKED
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.server import Server
@@ -195,7 +196,7 @@ async def test_the_stream_ends_with_its_caller(served: Served) -> None:
     url = await served.url()
     async with served.events(url) as stream:
         began = time.monotonic()
-        await writer.revoke(served.page_id, None, WaitFor())
+        await writer.revoke(UNCHECKED, served.page_id, None, WaitFor())
         await ended(stream)
     assert time.monotonic() - began < 1
     assert await served.status(url) == 401
@@ -228,7 +229,7 @@ async def test_a_caller_with_a_jwt_follows_the_events_of_a_replica_that_has_not_
         assert issuers is not None
         assert len(issuers.tokens) == 0
         await until(lambda: len(other.replica.access.authority.sessions) == 1)  # type: ignore[union-attr]
-        issuers.deny([f"{KUBERNETES}|{kubernetes_claims()['sub']}"])
+        issuers.deny([f"jwt:{KUBERNETES}|{kubernetes_claims()['sub']}"])
         assert not [each async for each in answer.aiter_text() if "data" in each]
         async with http.stream("GET", url) as refused:
             assert refused.status_code == 401

@@ -18,7 +18,7 @@ from flagsvc.api.common.gate import Check
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.selectors import Selectors
-from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import EVERY_SET
 from flagsvc.core.errors import Unauthenticated
@@ -214,7 +214,7 @@ async def test_an_event_stream_of_ofrep_ends_with_its_caller(served: Guarded) ->
     ):
         parts = answer.aiter_text()
         assert "retry:" in await anext(parts)
-        await access.writer.revoke(served.weak_id, None, WaitFor())
+        await access.writer.revoke(UNCHECKED, served.weak_id, None, WaitFor())
         assert not [part async for part in parts if part.strip()]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.server.ofrep_port}", timeout=5) as http:
         assert (await http.get(f"{SSE}?selector=flagSetId%3Dmine", headers=dict(served.weak))).status_code == 401

@@ -351,7 +351,7 @@ async def test_a_denied_subject_is_refused_at_once_and_its_token_is_not_verified
     callers, token = issuers.tokens, signed(kubernetes_claims(account="denied"), RSA)
     identity = await identified(callers, token)
     assert issuers.is_current(identity)
-    issuers.deny([f"{KUBERNETES}|system:serviceaccount:team-a:denied"])
+    issuers.deny([f"jwt:{KUBERNETES}|system:serviceaccount:team-a:denied"])
     try:
         assert callers.known(token) is None
         assert not issuers.is_current(identity)
@@ -367,20 +367,57 @@ async def test_a_denied_subject_is_refused_at_once_and_its_token_is_not_verified
     assert callers.known(token) is identity
 
 
-async def test_what_fails_is_bounded_for_its_network_and_no_known_token_is_refused_for_it(
+async def test_a_right_token_of_a_network_that_fails_too_often_waits_for_its_turn(
     callers: JwtCallers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "PER_NETWORK", 3.0)
-    good, fresh = signed(kubernetes_claims(), RSA), signed(kubernetes_claims(jti="2"), RSA)
+    monkeypatch.setattr(failures, "MAX_WAITING_PER_NETWORK", 20)
+    good, fresh, other = (signed(kubernetes_claims(jti=str(n)), RSA) for n in range(3))
     identity = await callers.verified_caller(good, PEER)
     for n in range(3):
         with pytest.raises(Unauthenticated, match="signature"):
             await callers.verified_caller(signed(github_claims(jti=str(n)), EVIL), f"ipv4:10.0.0.1:{n}")
-    with pytest.raises(Overloaded, match="too many tokens from this network"):
-        await callers.verified_caller(signed(github_claims(jti="9"), EVIL), "ipv4:10.0.0.1:9")
+    ended: list[str] = []
+
+    async def verify(name: str, text: str, peer: str) -> None:
+        try:
+            await callers.verified_caller(text, peer)
+        except (Unauthenticated, Overloaded) as error:
+            name = f"{name} {type(error).__name__}"
+        ended.append(name)
+
+    wrong = [signed(github_claims(jti=f"more {n}"), EVIL) for n in range(25)]
+    tasks = [asyncio.create_task(verify("wrong", text, "ipv4:10.0.0.1:9")) for text in wrong[:19]]
+    tasks.append(asyncio.create_task(verify("right", fresh, "ipv4:10.0.0.1:9")))
+    tasks += [asyncio.create_task(verify("late", text, "ipv4:10.0.0.1:9")) for text in wrong[19:]]
+    tasks.append(asyncio.create_task(verify("elsewhere", other, "ipv4:10.0.0.2:1")))
     assert callers.known(good) is identity
-    assert await callers.verified_caller(fresh, "ipv4:10.0.0.2:1")
-    assert callers.verified == 5
+    await asyncio.gather(*tasks)
+    assert ended.count("wrong Unauthenticated") == 19
+    assert ended.count("late Overloaded") == 6
+    assert ended.index("elsewhere") < ended.index("right") == len(ended) - 1
+    assert callers.verified == 1 + 3 + 19 + 2
+
+
+async def test_networks_that_fail_too_often_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "PER_NETWORK", 1.0)
+    monkeypatch.setattr(failures, "MAX_WAITING", 12)
+    found, order = failures.Failures(lambda: 0.0), []
+    for n in range(2):
+        found.failed(f"ipv4:10.0.0.{n}:1")
+
+    async def verify(name: str) -> None:
+        async with found.turn(name):
+            order.append(name[12])
+
+    one, other = "ipv4:10.0.0.0:1", "ipv4:10.0.0.1:1"
+    tasks = [asyncio.create_task(verify(name)) for name in [one] * 10 + [other] * 2]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="too many tokens from this network"):
+        found.check(other)
+    await asyncio.gather(*tasks)
+    assert "".join(order) == "010100000000"
+    found.check(other)
 
 
 async def test_a_bad_token_that_is_sent_again_and_again_is_verified_once(callers: JwtCallers) -> None:
@@ -433,8 +470,11 @@ def test_a_network_is_an_ipv4_address_or_a_64th_of_ipv6(one: str, other: str, sa
     assert (failures.network_of(one) == failures.network_of(other)) is same
 
 
-def test_once_too_much_fails_in_all_only_networks_without_a_failure_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_too_much_fails_in_all_only_networks_without_a_failure_wait_for_no_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(failures, "IN_ALL", 2.0)
+    monkeypatch.setattr(failures, "MAX_WAITING", 0)
     monkeypatch.setattr(failures, "MAX_NETWORKS", 3)
     now = [0.0]
     found = failures.Failures(lambda: now[0])

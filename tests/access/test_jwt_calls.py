@@ -47,10 +47,12 @@ def document(folder: Path) -> dict[str, Any]:
         return {"issuer": issuer, "audience": AUDIENCE, "jwks": f"file:{folder}/keys.json", "rules": rules, **fields}
 
     context = {"plan": "plan", "targetingKey": "sub"}
+    trusted = entry(GITLAB, "groups_direct", "contains", "acme/flag-admins", "admin@*")
+    trusted["rules"][0]["context_headers"] = True
     return {
         "issuers": [
             entry(KUBERNETES, "sub", "prefix", "system:serviceaccount:", "evaluate@default", context=context),
-            entry(GITLAB, "groups_direct", "contains", "acme/flag-admins", "admin@*"),
+            trusted,
         ],
         "certificates": [{"uri": API, "grant": "read@default"}],
     }

@@ -96,7 +96,7 @@ async def test_a_stream_ends_when_a_name_of_its_certificate_is_denied(served: tu
         watch = stub.WatchFlags(pb.WatchFlagsRequest(), timeout=20)
         assert await watch.read()
         assert server._issuers is not None
-        server._issuers.deny(["uri:spiffe://prod/second"])
+        server._issuers.deny(["certificate:uri:spiffe://prod/second"])
         with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
             await to_its_end(watch)
         with pytest.raises(grpc.aio.AioRpcError, match="is denied"):

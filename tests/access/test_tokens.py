@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagsvc.core.access import tokens
+from flagsvc.core.access.records import from_json, to_json
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.token_documents import from_document, from_json, to_document, to_json
+from flagsvc.core.access.token_documents import from_document, to_document
 from flagsvc.core.access.token_text import LENGTH, NotAToken, digest_of, id_in, new_id, new_token
 from flagsvc.core.access.tokens import Secret, Token
 from flagsvc.core.errors import InvalidRequest, RevisionConflict, TokenNotFound, TokenRevoked
@@ -116,6 +117,12 @@ def test_rotation_keeps_one_older_secret_for_the_overlap() -> None:
     twice = tokens.rotate(TOKEN.id, "22" * 32, later + timedelta(hours=1), None, nothing)(once)
     assert twice is not None
     assert twice.secrets == (Secret("11" * 32, later + timedelta(hours=1)), Secret("22" * 32))
+
+
+def test_rotation_without_an_overlap_ends_the_older_secret_by_no_clock() -> None:
+    once = tokens.rotate(TOKEN.id, "11" * 32, None, None, nothing)(TOKEN)
+    assert once is not None
+    assert once.secrets == (Secret("11" * 32),)
 
 
 def test_a_revoked_token_has_no_secret_and_stays_as_it_is() -> None:

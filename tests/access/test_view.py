@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +14,7 @@ from flagsvc.access.authority import Authority
 from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import Grant, issued
 from flagsvc.core.access.identity import UNCHECKED, Identity
-from flagsvc.core.access.roles import Role
+from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import digest_of, new_token
 from flagsvc.core.access.tokens import Secret, Token
 from flagsvc.core.errors import AccessUnknown, PermissionDenied, RightsChanged, Unauthenticated
@@ -83,8 +84,9 @@ def test_past_the_staleness_bound_only_evaluations_go_on() -> None:
     for role in Role:
         authority.check_known(role)
     view.verified_at = time.monotonic() - 6
-    authority.check_known(Role.EVALUATE)
-    for role in set(Role) - {Role.EVALUATE}:
+    for role in EVALUATING:
+        authority.check_known(role)
+    for role in set(Role) - EVALUATING:
         with pytest.raises(AccessUnknown, match="staleness bound"):
             authority.check_known(role)
 
@@ -155,6 +157,29 @@ async def test_an_open_call_ends_when_its_caller_is_revoked_narrowed_or_expired(
         assert (authority.sessions.ended, len(authority.sessions)) == ((0, 1) if refusal is None else (1, 0))
         stream.cancel()
         await asyncio.wait({stream})
+
+
+async def test_a_stream_that_is_being_sent_ends_once_its_message_is_sent() -> None:
+    """A task that is cancelled while gRPC sends would end without a status: its client would wait for ever."""
+    token, text = made()
+    view, authority = held(token)
+
+    async def stream() -> AsyncIterator[str]:
+        with authority.sessions.open(authority.identify(text), Role.READ) as session:
+            while True:
+                session.is_sending = True
+                yield "message"
+                session.sent()
+
+    messages = stream()
+    assert await anext(messages) == await anext(messages) == "message"
+    view.hold(StoredTokens(2, [replace(token, disabled=True)]), time.monotonic())
+    authority.sessions.check_all()
+    authority.sessions.check_all()
+    await asyncio.sleep(0)  # a cancelled task would end here
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await anext(messages)
+    assert (authority.sessions.ended, len(authority.sessions)) == (1, 0)
 
 
 async def test_expiry_ends_a_call_without_any_change() -> None:

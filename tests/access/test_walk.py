@@ -56,6 +56,7 @@ ABOUT_NONE = {
     **{OWN + name: OPERATE for name in ("GetStatus", "VerifyCache", "Resync")},
     **{f"{TOKENS}{verb}Token": {"admin"} for verb in ("Create", "Get", "Update", "Rotate", "Revoke")},
     TOKENS + "ListTokens": {"admin"},
+    **{TOKENS + name: {"admin"} for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     TOKENS + "GetCaller": EVALUATE,
     AUDIT + "ListAuditEntries": OPERATE,
     SYNC + "GetMetadata": READ,

@@ -166,7 +166,7 @@ async def test_a_newer_server_with_unknown_fields_reasons_and_kinds(form: str) -
     await server.stop(None)
 
 
-async def test_four_thousand_calls_at_once(form: str, tmp_path: Path) -> None:
+async def test_very_many_calls_at_once(form: str, tmp_path: Path) -> None:
     async with process(tmp_path) as server, asked(form, server.address, timeout_s=60.0) as client:
         server.start()
         await until_right(client, 30)
@@ -174,16 +174,16 @@ async def test_four_thousand_calls_at_once(form: str, tmp_path: Path) -> None:
             answers = await asyncio.gather(*(client.is_enabled("a") for _ in range(4_000)))
         else:
             answers = await asyncio.to_thread(in_threads, lambda: client.client.is_enabled("a"))
-        print(f"4,000 calls at once, {form}: {sum(answers)} right, {len(answers) - sum(answers)} times the default")
-        assert answers == [True] * 4_000
+        print(f"very many calls at once, {form}: {sum(answers)} right of {len(answers)}")
+        assert answers == [True] * (4_000 if form == "aio" else 1_000)
 
 
 def in_threads(ask: Callable[[], bool]) -> list[bool]:
-    """Evaluate 4,000 times in 200 threads."""
+    """Evaluate 1,000 times in 200 threads, so 200 at once."""
     answers: list[bool] = []
 
     def many() -> None:
-        answers.extend([ask() for _ in range(20)])
+        answers.extend([ask() for _ in range(5)])
 
     threads = [threading.Thread(target=many) for _ in range(200)]
     for thread in threads:

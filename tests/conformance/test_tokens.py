@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pymongo
 import pytest
 
-from flagsvc.core.access import tokens
+from flagsvc.adapters.build import store_for
+from flagsvc.core.access import denials, tokens
+from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.tokens import Secret, Token
+from flagsvc.core.audit import AuditEntry, AuditQuery
 from flagsvc.core.changes import Author, create_only, put
-from flagsvc.core.errors import ChangeRefused, TokenNotFound
+from flagsvc.core.errors import ChangeRefused, StoreUnavailable, TokenNotFound
 from flagsvc.core.model import Flag
 from flagsvc.ports import FlagStore, TokenStore
 from tests.conformance.test_store import store  # noqa: F401
@@ -31,6 +35,8 @@ def a_token(token_id: str = "abcABC012345", **fields: object) -> Token:
         created_by="token:x",
         created_at=NOON,
         expires_at=NOON + timedelta(days=90),
+        for_others=True,
+        context_headers=True,
         secrets=(Secret(hashlib.sha256(token_id.encode()).hexdigest(), NOON + timedelta(hours=1)),),
     )
     return replace(made, **fields)  # type: ignore[arg-type]
@@ -133,3 +139,61 @@ async def test_the_key_of_tickets_is_made_once_and_is_no_token(kept: TokenStore)
     await kept.make_ticket_key(bytes(64))
     again = await kept.load()
     assert (again.ticket_key, again.revision, again.tokens, again.malformed) == (found.ticket_key, 0, [], [])
+
+
+def a_denial(name: str = "jwt:https://login.example.com|ann ✓", **fields: object) -> Denial:
+    made = Denial(name=name, reason="left", denied_by="token:x", denied_at=NOON, expires_at=NOON + timedelta(days=1))
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+async def test_denials_are_counted_with_tokens_and_kept_apart(kept: TokenStore) -> None:
+    token = await kept.write("abcABC012345", tokens.create(a_token()))
+    made = await kept.write(a_denial().id, denials.deny(a_denial(), None))
+    assert made == a_denial(revision=2)
+    lifted = await kept.write(made.id, denials.lift(made.name, "token:y", NOON, made))
+    found = await kept.load()
+    assert (found.revision, found.tokens, found.denials, found.malformed) == (3, [token], [lifted], [])
+    other = a_denial("certificate:uri:spiffe://a")
+    await kept.write(other.id, denials.deny(other, None), None, [made.id, "nobody"])
+    assert [each.name for each in (await kept.load()).denials] == [other.name]
+
+
+async def test_an_entry_is_stored_with_its_change_and_with_nothing_else(store: FlagStore, kept: TokenStore) -> None:  # noqa: F811
+    assert store.audit is not None
+    entry = AuditEntry(at=NOON, actor="token:x", action="CreateToken", subject="abcABC012345", reason="why")
+    await kept.write("abcABC012345", tokens.create(a_token()), entry)
+    assert await kept.write("abcABC012345", lambda _: None, replace(entry, action="UpdateToken")) is None
+    with pytest.raises(TokenNotFound):
+        await kept.write("nobody", tokens.revoke("nobody", NOON), replace(entry, action="RevokeToken"))
+    [found] = await store.audit.page(AuditQuery(), 10)
+    assert replace(found, place=entry.place) == entry
+
+
+async def test_a_change_whose_entry_is_not_taken_is_not_made(store_url: str) -> None:
+    made = store_for(store_url)
+    await made.open()
+    assert made.tokens is not None
+    entry = AuditEntry(at=NOON, actor="token:x", action="CreateToken")
+    await made.tokens.write("abcABC012345", tokens.create(a_token()), entry)
+    _refuse_entries(store_url)
+    for record_id, decide in (
+        ("other", tokens.create(a_token("other"))),
+        ("abcABC012345", tokens.revoke("abcABC012345", NOON)),
+        (a_denial().id, denials.deny(a_denial(), None)),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await made.tokens.write(record_id, decide, entry)  # type: ignore[arg-type]
+    found = await made.tokens.load()
+    assert (found.revision, found.tokens, found.denials) == (1, [a_token(revision=1)], [])
+    await made.close()
+
+
+def _refuse_entries(store_url: str) -> None:
+    """Let the store take no audit entry any more."""
+    if store_url.startswith("sqlite:"):
+        with sqlite3.connect(store_url.removeprefix("sqlite:///")) as db:
+            db.execute("CREATE TRIGGER refuse BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'refused'); END")
+        db.close()
+        return
+    with pymongo.MongoClient[dict[str, object]](store_url) as client:
+        client.get_default_database().command("collMod", "flagsvc_audit", validator={"never": {"$exists": True}})

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.replicas import FLAGSVC, Client, Process, reason_of, replica, until, until_serving
+from tests.replicas import FLAGSVC, PROGRAM, Client, Process, reason_of, replica, until, until_serving
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 
 
 async def test_a_stop_under_load_fails_no_accepted_call_and_ends_streams(store: str) -> None:
-    with Process("--store", store, FLAGSVC_DRAIN_S="0.5", FLAGSVC_GRACE_S="5") as server:
+    with Process("--store", store, program=PROGRAM, FLAGSVC_DRAIN_S="0.5", FLAGSVC_GRACE_S="5") as server:
         client = Client(server.address)
         await until_serving(client)
         await client.create("a", status=types.FLAG_STATUS_ENABLED)
@@ -86,7 +86,7 @@ async def test_a_stop_under_load_fails_no_accepted_call_and_ends_streams(store: 
 async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with Process("--store", store, "--log-format", "json", option, str(port)) as server:
+        with Process("--store", store, "--log-format", "json", option, str(port), program=PROGRAM) as server:
             assert server.process
             _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
             assert server.process.returncode == 1
@@ -107,7 +107,7 @@ async def test_an_address_of_another_host_ends_the_start_with_the_reason(store: 
 
 async def test_start_to_serving(store: str) -> None:
     started = time.monotonic()
-    with Process("--store", store) as server:
+    with Process("--store", store, program=PROGRAM) as server:
         client = Client(server.address)
         await until_serving(client, seconds=10)
         print(f"start to SERVING: {time.monotonic() - started:.2f} s")  # noqa: T201
@@ -153,10 +153,13 @@ async def test_reflection_knows_the_services_and_their_methods(store: str) -> No
                 "flagd.evaluation.v1.ResolveBooleanRequest",
                 "flagsvc.v1.FlagService.EvaluateFlag",
                 "grpc.reflection.v1.ServerReflection.ServerReflectionInfo",
+                "google.rpc.BadRequest",
+                "google.rpc.ErrorInfo",
             ):
                 await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
                 files = (await stream.read()).file_descriptor_response.file_descriptor_proto
                 assert symbol.rpartition(".")[2].encode() in b"".join(files)
+                assert not symbol.startswith("flagd.") or b"flagKey" in b"".join(files), "fields have their JSON names"
             unknown = "flagsvc.v1.FlagService.Nothing"
             await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=unknown))
             assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

@@ -93,7 +93,7 @@ async def test_redis_away_under_load_fails_nobody_and_leaves_nothing_stale(
                     answers.append((began, key, found.revision, found.reason))
                 except grpc.aio.AioRpcError as error:
                     failures.append(str(error.details()))
-                await asyncio.sleep(max(0.0, began + 0.12 - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + 0.24 - time.monotonic()))
 
         async def toggle() -> None:
             number = 0
@@ -144,7 +144,7 @@ async def test_a_change_by_a_plain_driver_is_served_by_every_replica_within_a_se
         with pymongo.MongoClient(mongo_database_url) as direct:
             flags = direct.get_default_database()["feature_flags"]
             waits = []
-            for number in range(60):
+            for number in range(40):
                 enabled = number % 2 == 0
                 status = "ENABLED" if enabled else "DISABLED"
                 await asyncio.to_thread(flags.update_one, {"key": "a"}, {"$set": {"status": status}})
@@ -158,7 +158,7 @@ async def test_a_change_by_a_plain_driver_is_served_by_every_replica_within_a_se
         f" p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, max {waits[-1] * 1000:.1f} ms; revision {revision}"
     )
     assert p99 <= 1.0
-    assert revision >= 31, "two that come before the next number share it"
+    assert revision >= 21, "two that come before the next number share it"
 
 
 async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(

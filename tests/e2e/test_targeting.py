@@ -28,11 +28,11 @@ def context(targeting_key: str = "", **attributes: Any) -> types.EvaluationConte
 
 
 @pytest.fixture(params=["sqlite", "mongo"])
-async def client(
-    request: pytest.FixtureRequest, tmp_path: Path, mongo_database_url: str, redis_clean_url: str
-) -> AsyncIterator[Client]:
-    plain = {"store_url": f"sqlite:///{tmp_path}/flags.db"}
-    settings = plain if request.param == "sqlite" else {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
+    settings = {"store_url": f"sqlite:///{tmp_path}/flags.db"}
+    if request.param == "mongo":
+        urls = {"store_url": "mongo_database_url", "cache_url": "redis_clean_url"}
+        settings = {name: request.getfixturevalue(fixture) for name, fixture in urls.items()}
     async with replica(**settings) as (client, _):
         await until_serving(client)
         yield client

@@ -90,7 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--report", type=Path, metavar="PAGE", help="write the tables and the picture to this page")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="write the replicas' logs to this folder")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="use these faults instead of drawn ones")
-    parser.add_argument("--flaw", default="", help="plant this flaw in every replica: see tests/faults/planted.py")
+    parser.add_argument(
+        "--flaw", default="", help="plant these flaws, with commas, in every replica: tests/faults/planted.py"
+    )
     parser.add_argument("--load", type=float, default=1.0, help="share of the load; 1 is about 200 calls a second each")
     args = parser.parse_args()
     args.mongods = args.mongods or (3 if args.seconds >= LONG_RUN_S else 1)

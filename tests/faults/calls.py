@@ -21,7 +21,7 @@ APPLIED = 3
 EVALUATIONS = ("evaluate", "batch", "token")
 _NOT_READY = 6
 _LATE = ("DEADLINE_EXCEEDED", "CANCELLED")
-_MAY_BE_UNAVAILABLE = ("REVISION_UNAVAILABLE", "STORE_UNAVAILABLE")
+_MAY_BE_UNAVAILABLE = ("REVISION_UNAVAILABLE", "STORE_UNAVAILABLE", "ACCESS_UNKNOWN")
 _LEAKS = re.compile(
     r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|:\d{4,5}\b|mongodb://|redis://|Traceback|pymongo|motor|File \""
 )
@@ -112,16 +112,14 @@ def started_late(story: Story) -> Iterator[Mismatch]:
 
 def spread(story: Story, named: Callable[[str], int | None]) -> Iterator[Mismatch]:
     """Judge what the answers to writes report about replicas."""
-    for write in story.writes:
+    for write in (*story.writes, *story.token_changes):
         # Who may publish can pretend to be a replica: only Redis's access rights prevent that.
         unknown = [name for name in (*write.applied_by, *write.lagging) if named(name) is None and name != PRETENDER]
         if unknown:
-            text = f"write {write.number} names a replica that never was: {', '.join(unknown)}"
+            text = f"{write} names a replica that never was: {', '.join(unknown)}"
             yield Mismatch("P2", write.start, write.end, text)
         if write.reached == APPLIED and write.lagging:
-            text = (
-                f"write {write.number} is reported as applied by all, and names {', '.join(write.lagging)} as lagging"
-            )
+            text = f"{write} is reported as applied by all, and names {', '.join(write.lagging)} as lagging"
             yield Mismatch("P2", write.start, write.end, text)
 
 

@@ -33,6 +33,13 @@ class Calm:
             return -NEVER
         return self._begins[place] if place < len(self._begins) else NEVER
 
+    def since(self, moment: float) -> float:
+        """Return since when it was calm at this moment; NEVER if it was not."""
+        place = bisect.bisect_right(self._begins, moment)
+        if not place:
+            return -NEVER
+        return self._ends[place - 1] if self._ends[place - 1] < moment else NEVER
+
     def during(self, start: float, end: float) -> list[FaultWindow]:
         """Return the faults that were active at some moment of this time."""
         return [fault for fault in self._faults if fault.begin <= end and fault.end >= start]

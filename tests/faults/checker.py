@@ -33,6 +33,14 @@ P9   In the history, revisions are unique, and each row's previous value is what
 P10  No text that a server sent has an address, a port, a URL of a store or a traceback; failed calls have an ErrorInfo.
 P11  No evaluation shows a value of the second deployment on the same Redis, or of a poisoned message; the second
      deployment answers what was written there, and its calls do not fail.
+P12  A caller that sends more than its rate gets no more than that rate and one burst. While Redis does not reach all
+     replicas it may get two thirds more, and another burst where Redis lost its memory. Nobody else is limited: P6.
+P13  Once an answer names a process as having applied the end of a credential (its token was revoked, disabled or
+     narrowed, or its secret replaced), no call there with it is accepted. Neither is one on a process that began later
+     or that refused it before, one later than 1 s where nothing kept the replica from MongoDB for the bound and 1 s,
+     and, wherever it is, one that reads definitions later than the bound. Streams end by then, too. A change that is
+     reported as applied by all names every live process. Valid credentials are not refused, by the same words. No
+     replica says that it does not know the rights of callers while nothing keeps it from MongoDB.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
      holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
      answer is STALE and no write is refused.
@@ -52,11 +60,13 @@ from tests.faults.calls import Mismatch, where
 from tests.faults.calm import Calm
 from tests.faults.history import broken_link, changes_of, double_or_lost, half_done
 from tests.faults.promises import Finding, findings
+from tests.faults.rates import over_rate
 from tests.faults.record import Record
+from tests.faults.revocation import revoked_and_valid
 from tests.faults.staleness import Staleness, lags_of
 from tests.faults.timeline import Timeline
 
-PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "END")
+PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12", "P13", "END")
 _EXPLAINED = 5
 _AROUND = 5
 
@@ -97,6 +107,8 @@ class _Judge:
             self._flag(answers)
         for text in self._of_history(lines):
             self._add(Mismatch("P9", 0.0, 0.0, text))
+        for wrong in (*over_rate(self._story), *revoked_and_valid(self._story, self._named)):
+            self._add(wrong)
         for text in self._story.neighbour_wrong:
             self._add(Mismatch("P11", 0.0, 0.0, f"the second deployment: {text}"))
         for text in self._of_ending():

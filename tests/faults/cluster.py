@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flagsvc.access.token_writer import Grant, issued
+from flagsvc.core.access.identity import UNCHECKED
+from flagsvc.core.access.roles import Role
+from tests.access.callers import bearer, stored
 from tests.faults.neighbour import Neighbour
 from tests.faults.proxy import Proxy
 from tests.faults.record import Story
-from tests.faults.replica import Replica, python
+from tests.faults.replica import Access, Replica, python
 from tests.faults.stores import DurableRedis, Mongods
 from tests.servers import HOST
 
@@ -24,9 +28,11 @@ _POLL_S = 0.05
 
 
 class Cluster:
-    """Starts and ends all of it. `flaw`: one of `tests.faults.planted`, which every replica has."""
+    """Starts and ends all of it. `flaw`: names of `tests.faults.planted`, with commas, which every replica has."""
 
-    def __init__(self, story: Story, *, mongods: int, flaw: str = "", folder: Path | None = None) -> None:
+    def __init__(
+        self, story: Story, *, mongods: int, greedy_rate: int, flaw: str = "", folder: Path | None = None
+    ) -> None:
         self._own_folder = tempfile.TemporaryDirectory(prefix="flagsvc-faults-") if folder is None else None
         self.folder = folder or Path(self._own_folder.name if self._own_folder else "")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +41,7 @@ class Cluster:
         self.redis_proxies = [Proxy(self.redis.port, label=_label(n), seed=n) for n in range(REPLICAS)]
         self.replicas: list[Replica] = []
         self.neighbour = Neighbour(story, self.folder, self.redis.port, story.seed + 4)
-        self._story, self._flaw = story, flaw
+        self._story, self._flaw, self._greedy_rate = story, flaw, greedy_rate
 
     async def open(self) -> None:
         """Start everything, and wait until every replica is ready."""
@@ -43,14 +49,19 @@ class Cluster:
         for proxy in self.redis_proxies:
             await proxy.start()
         await self.mongods.open()
+        access = await self._first_tokens()
         for number, proxy in enumerate(self.redis_proxies):
             environment = {
                 "FLAGSVC_STORE_URL": self.mongods.replica_url(number),
                 "FLAGSVC_CACHE_URL": f"redis://{HOST}:{proxy.port}/0",
                 "FLAGSVC_STALENESS_BOUND_S": str(self._story.bound_s),
                 "FLAGSVC_VERIFY_INTERVAL_S": str(_VERIFY_S),
+                "FLAGSVC_AUTH": "required",
+                "FLAGSVC_RATE_LIMITS": "enforce",
+                "FLAGSVC_RATES": "admin=500",  # the end of a run asks for the status again and again
             }
-            self.replicas.append(Replica(number, self._story, self.folder, self._program(number), environment))
+            program = self._program(number)
+            self.replicas.append(Replica(number, self._story, self.folder, program, environment, access=access))
         for replica in self.replicas:
             replica.start()
         await asyncio.gather(self.neighbour.start(), *(self._ready(replica) for replica in self.replicas))
@@ -79,6 +90,17 @@ class Cluster:
         """Return how many connections there were, by link and replica."""
         links = [(link, n) for link in ("redis", "mongo", "mongo-tail") for n in range(REPLICAS)]
         return {f"{link} of replica {n}": sum(p.seen[label] for p, label in self.links(link, n)) for link, n in links}
+
+    async def _first_tokens(self) -> Access:
+        """Make the tokens of the load, straight on the store."""
+        grants = (
+            Grant("operator", Role.ADMIN, ("*",)),
+            Grant("load", Role.EVALUATE, ("default",)),
+            Grant("greedy", Role.EVALUATE, ("default",), rate=self._greedy_rate),
+        )
+        made = [issued(UNCHECKED, grant) for grant in grants]
+        await stored(self.mongods.replica_url(0), *(token for token, _ in made))
+        return Access(*(bearer(text) for _, text in made))
 
     async def _ready(self, replica: Replica) -> None:
         until = time.monotonic() + _READY_S

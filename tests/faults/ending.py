@@ -22,7 +22,7 @@ from tests.faults.timeline import Content
 from tests.replica_sets import ELECTION_S
 
 _WAIT_S = 6.0
-_POLL_S = 0.05
+_POLL_S = 0.1
 _ASKED_S = 3.0
 _EXAMPLES = 5
 SPONTANEOUS_ELECTION = "mongod spontaneous election"
@@ -43,6 +43,7 @@ async def look_at_the_end(cluster: Cluster, story: Story) -> None:
     database = await cluster.mongods.database()
     ending.history = [_plain(row) async for row in database["feature_flag_history"].find()]
     ending.documents = [_plain(row) async for row in database["feature_flags"].find()]
+    ending.audit = [_plain(row) async for row in database["flagsvc_audit"].find()]
     story.faults += spontaneous_elections(await cluster.mongods.elections(), story)
 
 
@@ -70,7 +71,7 @@ async def _differences(cluster: Cluster, story: Story, replica: Replica) -> list
     """Compare what a replica answers with what MongoDB has."""
     request = pb.BatchEvaluateFlagsRequest(flag_keys=story.flags)
     try:
-        answer = await replica.stub.BatchEvaluateFlags(request, timeout=_ASKED_S)
+        answer = await replica.stub.BatchEvaluateFlags(request, metadata=replica.access.root, timeout=_ASKED_S)
     except grpc.aio.AioRpcError as error:
         return [f"it answers {error.code().name}"]
     database = await cluster.mongods.database()
@@ -99,7 +100,7 @@ async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
     names = {each.incarnation.name for each in cluster.replicas}
     while wrong and time.monotonic() < until:
         try:
-            status = await replica.stub.GetStatus(pb.GetStatusRequest(), timeout=_ASKED_S)
+            status = await replica.stub.GetStatus(pb.GetStatusRequest(), metadata=replica.access.root, timeout=_ASKED_S)
         except grpc.aio.AioRpcError as error:
             wrong = [f"status: {error.code().name}"]
         else:
@@ -113,7 +114,7 @@ async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
 
 async def _compare_redis(story: Story, replica: Replica) -> None:
     try:
-        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), timeout=_WAIT_S)
+        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), metadata=replica.access.root, timeout=_WAIT_S)
     except grpc.aio.AioRpcError as error:
         story.ending.differences.append(f"{replica.named}: Redis could not be compared: {error.code().name}")
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.faults.answers import DISABLED, ERROR, NOT_FOUND
+from tests.faults.attempts import EVALUATE, Attempt, Credential, TokenChange
 from tests.faults.checker import Verdict, check
 from tests.faults.history import STATUSES, reason
 from tests.faults.record import (
@@ -94,6 +96,31 @@ class Handmade:
     def fault(self, begin: float, end: float, kind: str = "redis stall") -> None:
         """Add a fault that is active for a time."""
         self.story.faults.append(FaultWindow(len(self.story.faults), kind, "replica 0", begin, end))
+
+    def token(self, start: float, *, took: float = 0.1, applied_by: Sequence[str] = ("host-0", "host-1")) -> Credential:
+        """Make a token through replica 0."""
+        change = self._changed("CreateToken", start, took, applied_by)
+        credential = Credential(len(self.story.credentials) + 1, f"t{change.number}", change.number)
+        self.story.credentials.append(credential)
+        return credential
+
+    def revoke(
+        self, credential: Credential, start: float, *, took: float = 0.1, applied_by: Sequence[str] = ("host-0",)
+    ) -> TokenChange:
+        """End a credential through replica 0."""
+        change = self._changed("RevokeToken", start, took, applied_by)
+        credential.ended_by, credential.end_asked = change.number, start
+        return change
+
+    def attempt(self, credential: Credential, start: float, outcome: str, *, on: int = 0, kind: str = EVALUATE) -> None:
+        """Make a call with a credential."""
+        self.story.attempts.append(Attempt(credential.number, on, kind, start, start + SHORT_S, outcome))
+
+    def _changed(self, method: str, start: float, took: float, applied_by: Sequence[str]) -> TokenChange:
+        number = len(self.story.token_changes) + 1
+        change = TokenChange(number, method, f"t{number}", 0, start, start + took, True, 2, list(applied_by))
+        self.story.token_changes.append(change)
+        return change
 
     def done(self) -> Record:
         """End the run: MongoDB is read."""

@@ -79,7 +79,7 @@ class Load:
         request = pb.EvaluateFlagRequest(flag_key=flag, min_revision=token)
         start = time.monotonic()
         try:
-            answer = await replica.stub.EvaluateFlag(request, timeout=_DEADLINE_S[kind])
+            answer = await replica.stub.EvaluateFlag(request, metadata=replica.access.caller, timeout=_DEADLINE_S[kind])
         except grpc.aio.AioRpcError as error:
             await self._failed(kind, start, incarnation, error, flag)
         else:
@@ -90,7 +90,9 @@ class Load:
         request = pb.BatchEvaluateFlagsRequest(flag_keys=self._random.sample(self._flags, BATCH_KEYS))
         start = time.monotonic()
         try:
-            answer = await replica.stub.BatchEvaluateFlags(request, timeout=_DEADLINE_S[BATCH])
+            answer = await replica.stub.BatchEvaluateFlags(
+                request, metadata=replica.access.caller, timeout=_DEADLINE_S[BATCH]
+            )
         except grpc.aio.AioRpcError as error:
             await self._failed(BATCH, start, incarnation, error, f"{BATCH_KEYS} flags")
         else:

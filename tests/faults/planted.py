@@ -1,6 +1,6 @@
-"""Runs `flagsvc` with a planted flaw: python -m tests.faults.planted FLAW SKEW_S serve ...
+"""Runs `flagsvc` with planted flaws: python -m tests.faults.planted FLAW,FLAW SKEW_S serve ...
 
-Some flag service had each of these flaws. The checker must catch a run with it; that is tested.
+Some flag service had each of these flaws. The checker must catch each of them in a run; that is tested.
 """
 
 from __future__ import annotations
@@ -105,23 +105,53 @@ def _cut_off(seconds: float) -> tuple[Fault, ...]:
     return tuple(Fault(n, "link", "stall", 1, link, 3.0, seconds, 0.0) for n, link in enumerate(LINKS))
 
 
+def _half_revoked() -> None:
+    """A replica says that it has applied a change of tokens, and enforces it a moment later."""
+    from flagsvc.access.token_view import TokenView  # noqa: PLC0415
+
+    replace = TokenView._replace
+
+    def replaced(self: Any, tokens: Any) -> bool:
+        if not self.tokens:
+            return replace(self, tokens)
+        asyncio.get_running_loop().call_later(_LATE_S, replace, self, tokens)
+        return True
+
+    TokenView._replace = replaced  # type: ignore[method-assign]
+
+
+def _unlimited() -> None:
+    """Every replica grants a caller its whole rate."""
+    from flagsvc.limits.redis_lender import RedisLender  # noqa: PLC0415
+
+    async def settle(self: Any, shares: Any, wishes: Any) -> Any:
+        from flagsvc.limits.gcra import Lent  # noqa: PLC0415
+
+        return [Lent(wish.wanted, share.limit.capacity) for share, wish in zip(shares, wishes, strict=True)]
+
+    RedisLender.settle = settle  # type: ignore[method-assign]
+
+
 FLAWS = {
-    "late-fill": Flaw(_late_fill, frozenset({"P1", "P5"}), 8),
+    "late-fill": Flaw(_late_fill, frozenset({"P1", "P5"}), 6),
     "late-put": Flaw(_late_put, frozenset({"P3", "P5", "END"}), 8),
-    "unchecked": Flaw(_unchecked, frozenset({"P3"}), 16, _cut_off(9.0)),
+    "unchecked": Flaw(_unchecked, frozenset({"P3"}), 12, _cut_off(7.5)),
     "deaf": Flaw(_deaf, frozenset({"P2", "P3"}), 12),
+    "half-revoked": Flaw(_half_revoked, frozenset({"P13"}), 8),
+    "unlimited": Flaw(_unlimited, frozenset({"P12"}), 12),
     "liar": Flaw(_liar, frozenset({"P2"}), 12, _cut_off(4.5)),
 }
 
 
 def main() -> int:
-    """Plant the flaw, then run."""
-    flaw, skew_s = FLAWS[sys.argv[1]], float(sys.argv[2])
+    """Plant the flaws, then run."""
+    flaws, skew_s = [FLAWS[name] for name in sys.argv[1].split(",")], float(sys.argv[2])
     if skew_s:
         shift(skew_s)
     from flagsvc.cli.main import main as flagsvc  # noqa: PLC0415
 
-    flaw.plant()
+    for flaw in flaws:
+        flaw.plant()
     return flagsvc(sys.argv[3:])
 
 

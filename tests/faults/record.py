@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.faults.attempts import Attempt, Credential, OpenStream, TokenChange
+
 NEVER = math.inf
 NO_VALUE = -1
 OK = 0
@@ -55,6 +57,9 @@ class Write:
     applied_by: list[str] = field(default_factory=list)
     lagging: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"write {self.number}"
+
 
 @dataclass(slots=True)
 class ForeignWrite:
@@ -78,7 +83,7 @@ class Failure:
     """A call that failed. `reason`: the ErrorInfo's; empty when the client's own library made the error."""
 
     what: str
-    """evaluate, batch, token, or a write's kind."""
+    """evaluate, batch, token, read, a write's kind, or what a caller without the right was refused."""
     start: float
     end: float
     incarnation: int
@@ -128,12 +133,23 @@ class FaultWindow:
 
 
 @dataclass(slots=True)
+class Greedy:
+    """A caller that sends more than its rate, in calls a second."""
+
+    rate: float = 0.0
+    accepted: list[float] = field(default_factory=list)
+    """When the answers arrived."""
+    refused: int = 0
+
+
+@dataclass(slots=True)
 class Ending:
     """What was found at the end, with every fault healed and no more writes."""
 
     healed: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     documents: list[dict[str, Any]] = field(default_factory=list)
+    audit: list[dict[str, Any]] = field(default_factory=list)
     recovered_s: dict[str, float] = field(default_factory=dict)
     """Per replica, when all of its answers matched the store and none was STALE; infinite: never."""
     differences: list[str] = field(default_factory=list)
@@ -168,6 +184,11 @@ class Story:
     """Evaluations of the second deployment on the same Redis."""
     neighbour_wrong: list[str] = field(default_factory=list)
     """What was wrong there, which no fault of this deployment may cause."""
+    token_changes: list[TokenChange] = field(default_factory=list)
+    credentials: list[Credential] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    streams: list[OpenStream] = field(default_factory=list)
+    greedy: Greedy = field(default_factory=Greedy)
     ending: Ending = field(default_factory=Ending)
 
 
@@ -210,9 +231,14 @@ def _story(saved: dict[str, Any]) -> Story:
         "failures": Failure,
         "incarnations": Incarnation,
         "faults": FaultWindow,
+        "token_changes": TokenChange,
+        "credentials": Credential,
+        "attempts": Attempt,
+        "streams": OpenStream,
     }
     made: dict[str, Any] = {f.name: saved[f.name] for f in fields(Story)}
     for name, kind in lists.items():
         made[name] = [kind(**each) for each in saved[name]]
+    made["greedy"] = Greedy(**saved["greedy"])
     made["ending"] = Ending(**saved["ending"])
     return Story(**made)

@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from tests.access.callers import Headers
 from tests.faults.record import NEVER, Incarnation, Story
 from tests.replicas import EAGER, FLAGSVC
 from tests.servers import HOST, free_port
@@ -28,14 +30,30 @@ _ASKED_S = 1.0
 _NAME_TRIES = 20
 
 
+class Access(NamedTuple):
+    """What callers send: an admin, one that evaluates, and one that sends more than its rate."""
+
+    root: Headers
+    caller: Headers
+    greedy: Headers
+
+
 class Replica:
-    """`ready` is set while the process can be called; `stub` and `incarnation` are those of its present life."""
+    """`ready` is set while the process can be called; `channel`, `stub` and `incarnation` are of its present life."""
 
     def __init__(
-        self, number: int, story: Story, folder: Path, program: Sequence[str], environment: Mapping[str, str]
+        self,
+        number: int,
+        story: Story,
+        folder: Path,
+        program: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        access: Access,
     ) -> None:
-        self.number, self.ready = number, asyncio.Event()
+        self.number, self.ready, self.access = number, asyncio.Event(), access
         self.port = free_port()
+        self.channel: grpc.aio.Channel
         self.stub: pb_grpc.FlagServiceAsyncStub
         self.incarnation: Incarnation
         self._story, self._program = story, program or (str(FLAGSVC),)
@@ -70,7 +88,7 @@ class Replica:
             )
         self.incarnation = Incarnation(len(self._story.incarnations), self.number, self._process.pid, started)
         self._story.incarnations.append(self.incarnation)
-        channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}", options=EAGER)
+        channel = self.channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}", options=EAGER)
         self._channels.append(channel)
         self.stub = pb_grpc.FlagServiceStub(channel)
         self._watch = asyncio.create_task(self._until_ready(self.incarnation, channel, self._process))
@@ -144,7 +162,7 @@ class Replica:
     async def _learn_name(self, incarnation: Incarnation) -> None:
         for _ in range(_NAME_TRIES):
             try:
-                answer = await self.stub.GetStatus(pb.GetStatusRequest(), timeout=_ASKED_S)
+                answer = await self.stub.GetStatus(pb.GetStatusRequest(), metadata=self.access.root, timeout=_ASKED_S)
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(_POLL_S)
             else:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import grpc
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tests.faults.attempts import Attempt, OpenStream
 from tests.faults.checker import PROMISES, Verdict
 from tests.faults.record import Record, Story
+from tests.faults.revocation import went_on
 
 BEGIN, END = "<!-- run -->\n", "<!-- /run -->"
 Row = tuple[str, ...]
+REVOCATION = ("replica", "samples", "p50", "p99", "worst")
 _MILLISECONDS_BELOW_S = 1.0
 
 
@@ -35,6 +39,10 @@ def counts(record: Record) -> list[Row]:
         ("foreign changes", f"{len(story.foreign):,} ({lost:,} whose outcome stayed unknown)"),
         ("faults", f"{len(story.faults):,}"),
         ("replica processes", f"{lives:,}"),
+        ("tokens and secrets made, and ended", _credentials(story)),
+        ("calls with them", f"{len(story.attempts):,} ({_outcomes(story.attempts)})"),
+        ("streams with them", f"{len(story.streams):,} ({_outcomes(story.streams)})"),
+        ("calls of the caller over its rate", _greedy(story)),
     ]
 
 
@@ -90,6 +98,7 @@ def show(record: Record, verdict: Verdict, console: Console) -> None:
     _print(console, "faults", ("kind", "count", "longest, including recovery"), faults(story))
     heads = ("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included")
     _print(console, "from a change's answer to the last old answer", heads, staleness(verdict))
+    _print(console, "from a revocation's answer to the last accepted call", REVOCATION, revocation(story))
     _print(console, "times", ("", ""), times(record, verdict))
     _print(console, "promises", ("promise", "times broken"), promises(verdict))
     for name, count in story.links.items():
@@ -117,6 +126,7 @@ def _page(record: Record, verdict: Verdict, picture: str) -> str:
         _markdown(("promise", "times broken"), promises(verdict)),
         f"![From a change's answer to the last old answer]({picture})\n",
         _markdown(("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included"), staleness(verdict)),
+        _markdown(REVOCATION, revocation(story)),
         _markdown(("time", "took"), times(record, verdict)),
         _markdown(("fault", "count", "longest, including recovery"), faults(story)),
     ]
@@ -129,6 +139,30 @@ def _where(story: Story) -> str:
         f"{mongods}, one redis-server, three replicas; {story.versions}, grpcio {grpc.__version__},"
         f" Python {platform.python_version()}, {os.cpu_count()} CPUs"
     )
+
+
+def revocation(story: Story) -> list[Row]:
+    """Return for how long callers went on after the end of their credentials was answered."""
+    rows = []
+    for name, seconds in went_on(story).items():
+        ranked = np.array(seconds)
+        p50, p99 = np.quantile(ranked, (0.5, 0.99)) if len(ranked) else (0.0, 0.0)
+        rows.append((name, f"{len(ranked):,}", _time(p50), _time(p99), _time(max(seconds, default=0.0))))
+    return rows
+
+
+def _credentials(story: Story) -> str:
+    return f"{len(story.credentials):,}, {sum(bool(each.ended_by) for each in story.credentials):,}"
+
+
+def _outcomes(seen: Iterable[Attempt | OpenStream]) -> str:
+    found = Counter(each.outcome or "left open" for each in seen)
+    return ", ".join(f"{outcome} {count:,}" for outcome, count in found.most_common())
+
+
+def _greedy(story: Story) -> str:
+    greedy, accepted = story.greedy, len(story.greedy.accepted)
+    return f"{accepted + greedy.refused:,} ({accepted:,} accepted; its rate is {greedy.rate:g} a second)"
 
 
 def _failed(story: Story) -> str:

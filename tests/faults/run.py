@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.callers import Callers
 from tests.faults.cluster import REPLICAS, Cluster
 from tests.faults.ending import look_at_the_end
+from tests.faults.greedy import Greedy, rate_of
 from tests.faults.inject import Injector
 from tests.faults.load import Load
 from tests.faults.record import NEVER, Record, Story
@@ -63,7 +65,8 @@ async def run(options: Options, report: Callable[[Progress], None]) -> Record:
     """Run, and return the record; `report` is called about ten times a second."""
     story = Story(options.seed, options.seconds, BOUND_S, options.mongods, list(FLAGS), versions=versions())
     record = Record(story)
-    cluster = Cluster(story, mongods=options.mongods, flaw=options.flaw, folder=options.folder)
+    rate = rate_of(options.load)
+    cluster = Cluster(story, mongods=options.mongods, greedy_rate=rate, flaw=options.flaw, folder=options.folder)
     report(Progress("starting"))
     try:
         await cluster.open()
@@ -82,6 +85,8 @@ class _Run:
         self._load = Load(record, cluster.replicas, options.seed + 1, options.load)
         self._writer = Writer(record, cluster.replicas, self._load, values, options.seed + 2)
         self._foreign = ForeignWriter(record, cluster.mongods, values, options.seed + 3)
+        self._callers = Callers(record, cluster.replicas, options.seed + 5, options.load)
+        self._greedy = Greedy(record, cluster.replicas, rate_of(options.load))
         self._injector = Injector(cluster, self._story, self._writer)
         self._what = "running"
 
@@ -94,6 +99,8 @@ class _Run:
             self._load.start()
             self._writer.start()
             self._foreign.start()
+            self._callers.start()
+            self._greedy.start()
             seconds = self._options.seconds
             faults = self._options.faults
             if faults is None:
@@ -104,11 +111,13 @@ class _Run:
             self._what = "all faults are healed; waiting until every replica matches MongoDB"
             await self._writer.stop()
             await self._foreign.stop()
+            await self._callers.stop()
             await look_at_the_end(self._cluster, self._story)
             self._story.links = self._cluster.seen()
             self._load.check()
         finally:
-            under_way = [*watching, *self._load.tasks, *self._writer.tasks, *self._foreign.tasks, *self._injector.tasks]
+            working = (self._load, self._writer, self._foreign, self._callers, self._greedy, self._injector)
+            under_way = [*watching, *(task for each in working for task in each.tasks)]
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)

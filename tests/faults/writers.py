@@ -109,20 +109,21 @@ class Writer:
             "wait_for": write.wait_for,
             "wait_timeout": duration_pb2.Duration(seconds=int(_WAIT_S)),
         }
+        how: dict[str, Any] = {"metadata": replica.access.root, "timeout": _DEADLINE_S}
         if write.kind == "toggle":
             write.enabled = self._random.random() < _ENABLED_SHARE
             toggle = pb.ToggleFlagRequest(flag_key=key, enabled=write.enabled, **common)
-            return await stub.ToggleFlag(toggle, timeout=_DEADLINE_S)
+            return await stub.ToggleFlag(toggle, **how)
         if write.kind == "delete":
-            return await stub.DeleteFlag(pb.DeleteFlagRequest(flag_key=key, **common), timeout=_DEADLINE_S)
+            return await stub.DeleteFlag(pb.DeleteFlagRequest(flag_key=key, **common), **how)
         write.value = self._values()
         variants = {"v": types.Value(integer_value=write.value)}
         if write.kind == "update":
             mask = field_mask_pb2.FieldMask(paths=["variants"])
             update = pb.UpdateFlagRequest(flag=types.Flag(key=key, variants=variants), update_mask=mask, **common)
-            return await stub.UpdateFlag(update, timeout=_DEADLINE_S)
+            return await stub.UpdateFlag(update, **how)
         flag = types.Flag(key=key, status=types.FLAG_STATUS_ENABLED, variants=variants, default_variant="v")
-        return await stub.CreateFlag(pb.CreateFlagRequest(flag=flag, **common), timeout=_DEADLINE_S)
+        return await stub.CreateFlag(pb.CreateFlagRequest(flag=flag, **common), **how)
 
 
 class ForeignWriter:

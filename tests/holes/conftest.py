@@ -102,5 +102,5 @@ def new_redis() -> Iterator[Callable[[], RedisServer]]:
 @pytest.fixture(scope="session")
 def frozen_mongod() -> Iterator[Mongod]:
     """A replica set for tests that freeze and resume it."""
-    with Mongod() as server:
+    with Mongod(durable=False) as server:
         yield server

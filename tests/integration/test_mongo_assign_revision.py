@@ -20,12 +20,12 @@ from flagsvc.view.near_cache import NearCache
 from tests.followers import follower_of
 from tests.replicas import until
 from tests.servers import Mongod
-from tests.store_events import CHAT, DRIVERS, OTHER, SHORT_WAITS, Received, create, delete, made, toggle
+from tests.store_events import CHAT, DRIVERS, OTHER, SHIPPED_ONE, SHORT_WAITS, Received, create, delete, made, toggle
 
 Rows = Collection[dict[str, Any]]
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=SHIPPED_ONE)
 async def stores(request: pytest.FixtureRequest, mongo_database_url: str) -> AsyncIterator[list[MongoStore]]:
     """Two replicas' stores of one database."""
     found = [MongoStore(mongo_database_url, **DRIVERS[request.param], **SHORT_WAITS) for _ in range(2)]
@@ -191,7 +191,7 @@ async def test_a_deletion_that_only_a_load_found_is_not_taken_for_an_announced_o
         await follower.close()
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", SHIPPED_ONE)
 async def test_a_standalone_server_assigns_none(driver: str) -> None:
     with Mongod(replica_set=False) as server:
         store = MongoStore(server.database_url("alkitu"), **DRIVERS[driver])

@@ -21,7 +21,7 @@ from flagsvc.view.near_cache import NearCache
 from tests.followers import follower_of
 from tests.replica_sets import ReplicaSet
 from tests.servers import Mongod
-from tests.store_events import CHAT, DRIVERS, OTHER, Received, Writers, create, toggle
+from tests.store_events import CHAT, DRIVERS, OTHER, SHIPPED_ONE, Received, Writers, create, toggle
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def members() -> Iterator[ReplicaSet]:
         yield found
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=SHIPPED_ONE)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Options with which a store uses each of the two drivers."""
     return DRIVERS[request.param]

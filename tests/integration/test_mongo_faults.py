@@ -17,6 +17,7 @@ from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagsvcError, InvalidRequest, StoreUnavailable, WritesUnsupported
 from flagsvc.core.model import Flag, FlagId
 from tests.servers import Mongod
+from tests.store_events import SHIPPED_ONE
 
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 CHAT = FlagId("default", "support-chat")
@@ -24,7 +25,7 @@ CHAT = FlagId("default", "support-chat")
 Open = Callable[[str], MongoStore]
 
 
-@pytest.fixture(params=["motor", "pymongo"])
+@pytest.fixture(params=SHIPPED_ONE)
 def opened(request: pytest.FixtureRequest) -> Open:
     """Make a store on each of the two drivers."""
     if request.param == "motor":

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from tests.certificates import Authority, put
 from tests.languages.clients import PAGE_PORTS
 from tests.replicas import Process
 
@@ -39,11 +40,14 @@ class FlagFile:
         self.path.write_text(json.dumps({**FLAGS, "flags": {**FLAGS["flags"], "toggled": toggled}}))
 
 
-def server_of(file: FlagFile) -> Process:
-    """`flagsvc serve` of the file as it is; not started. The pages in Chromium may call it."""
-    origins = ",".join(f"http://127.0.0.1:{port}" for port in PAGE_PORTS.values())
-    settings = {"FLAGSVC_CORS_ORIGINS": origins, "FLAGSVC_DRAIN_S": "0", "FLAGSVC_GRACE_S": "2"}
-    return SERVER("--store", f"file:{file.path}", **settings)
+ORIGINS = ",".join(f"http://127.0.0.1:{port}" for port in PAGE_PORTS.values())
+"""Of the pages in Chromium, which may call the servers."""
+SETTINGS = {"FLAGSVC_CORS_ORIGINS": ORIGINS, "FLAGSVC_DRAIN_S": "0", "FLAGSVC_GRACE_S": "2"}
+
+
+def server_of(file: FlagFile, *options: str) -> Process:
+    """`flagsvc serve` of the file as it is; not started."""
+    return SERVER("--store", f"file:{file.path}", *options, **SETTINGS)
 
 
 def until_ready(server: Process) -> None:
@@ -61,11 +65,23 @@ def _ready(url: str) -> bool:
 
 
 @contextmanager
-def serving_questions(folder: Path) -> Iterator[tuple[Process, FlagFile]]:
+def serving_questions(folder: Path, *options: str) -> Iterator[tuple[Process, FlagFile]]:
     file = FlagFile(folder / "flags.json")
-    with server_of(file) as server:
+    with server_of(file, *options) as server:
         until_ready(server)
         yield server, file
+
+
+def tls_of(folder: Path, authority: Authority | None = None) -> tuple[tuple[str, ...], str]:
+    """Return the options of a server with TLS on every port for callers, and the file of its CA.
+
+    It sends its CA's certificate too, of which Chromium is given the hash.
+    """
+    authority = authority or Authority()
+    signed = authority.sign()
+    certificate, key = signed.put(folder)
+    put(certificate, signed.pem + authority.own.pem)
+    return ("--tls-cert", str(certificate), "--tls-key", str(key)), str(authority.put(folder))
 
 
 def differences(client: str, ask: Ask, names: Collection[str] = ()) -> dict[str, str]:

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
+from cryptography.x509 import load_pem_x509_certificate
+
 from tests.providers import node_app
 from tests.providers.line_app import LineApp, environment
 from tests.replicas import Process
@@ -25,13 +29,35 @@ _BUILD_S = 3600
 
 @dataclass(frozen=True)
 class Program:
-    """What runs in the folder of a language: RUN MODE HOST PORT SELECTOR ARGUMENTS."""
+    """What runs in the folder of a language: RUN MODE HOST PORT SELECTOR ARGUMENTS; in its environment, an Access."""
 
     language: str
     tools: tuple[str, ...]
     build: Callable[[], None]
     run: tuple[str, ...]
     arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client trusts and what it shows, by its provider's own options. Files are PEM.
+
+    `ca`: the CA of the server, which serves TLS; empty: it serves plain text.
+    """
+
+    ca: str = ""
+    token: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Where an HTTP client has no option for the CA, its runtime has one."""
+        own = {"CA": self.ca, "TOKEN": self.token, "CERTIFICATE": self.certificate, "KEY": self.key}
+        runtimes = {"NODE_EXTRA_CA_CERTS": self.ca, "JAVA_TOOL_OPTIONS": java_trusts(Path(self.ca))} if self.ca else {}
+        return {**own, **runtimes}
+
+
+PLAIN = Access()
 
 
 @dataclass(frozen=True)
@@ -58,13 +84,22 @@ class Client:
         missing = [tool for tool in self.program.tools if shutil.which(tool) is None]
         return f"no {' and no '.join(missing)} on PATH" if missing else ""
 
-    def app(self, server: Process, selector: str = "") -> LineApp:
+    def app(self, server: Process, selector: str = "", access: Access = PLAIN) -> LineApp:
         """Return the program for a server, at the port that the provider's default names."""
         self.program.build()
         http = self.mode.startswith(("ofrep", "rest"))
         port = server.ofrep_port if http else server.sync_port if self.mode == "in-process" else server.port
         command = [*self.program.run, self.mode, "127.0.0.1", str(port), selector, *self.program.arguments]
-        return LineApp(command, HERE / self.program.language)
+        own = {**access.environment(), "OFREP_PORT": str(server.ofrep_port)}
+        return LineApp(command, HERE / self.program.language, **own)
+
+
+def java_trusts(ca: Path) -> str:
+    """Return the JVM's options for an HTTP client that trusts this CA."""
+    store, password = ca.with_suffix(".p12"), "changeit"
+    certificate = PKCS12Certificate(load_pem_x509_certificate(ca.read_bytes()), b"ca")
+    store.write_bytes(serialize_java_truststore([certificate], BestAvailableEncryption(password.encode())))
+    return f"-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword={password}"
 
 
 def _run(folder: str, *command: str) -> None:
@@ -124,3 +159,5 @@ CLIENTS = [
     Client(RUST, "in-process", events=False, late=False),
     Client(RUST, "rest", events=False, change=False, selects=False),
 ]
+WRAPPED = [Client(program, "multi") for program in (GO, SERVER, JAVA)]
+"""The SDK's own multi-provider around RPC, then OFREP."""

@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.languages import splits
 from tests.languages.asked import FLAGS, FlagFile, differences, server_of, serving_questions, until_ready
-from tests.languages.clients import CLIENTS, Client
+from tests.languages.clients import CLIENTS, WRAPPED, Client
 from tests.languages.conftest import Say
+from tests.languages.waiting import change, runs, shows, until
 from tests.providers.events import CHANGED
-from tests.providers.line_app import LineApp
 from tests.replicas import Process
 
 pytestmark = pytest.mark.timeout(3700)
 LIKE_FLAGD = {"go-rpc", "go-in-process", "go-ofrep", "node-rpc", "node-in-process"}
 """Those whose split is flagd's: all over the network, and the engines of Go and, for keys of ASCII, Node."""
-PATIENCE_S = 90
-"""Clients wait up to a minute between two attempts."""
 IDLE_S = float(os.environ.get("IDLE_SECONDS", "45"))
 """Longer than the server waits for a silent connection's answer to its pings."""
 
@@ -35,28 +32,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield server
 
 
-def runs(client: Client, say: Say) -> bool:
-    """Whether the client's toolchain is here; reported where it is not."""
-    lacking = client.lacking()
-    if lacking:
-        say(f"{client} was not run: {lacking}")
-    return not lacking
-
-
-def until(condition: Callable[[], bool], app: LineApp) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"only events {app.events.names()}"
-        time.sleep(0.1)
-
-
-def shows(app: LineApp, value: Any) -> bool:
-    """Whether the client's answer is this, and no error."""
-    found = app.evaluate("boolean", "toggled", not value)
-    return found["value"] is value and not found.get("errorCode")
-
-
-@pytest.mark.parametrize("client", CLIENTS, ids=str)
+@pytest.mark.parametrize("client", [*CLIENTS, *WRAPPED], ids=str)
 def test_answers(client: Client, served: Process, say: Say) -> None:
     if not runs(client, say):
         return
@@ -86,22 +62,13 @@ def test_a_change_and_a_restart(client: Client, tmp_path: Path, say: Say) -> Non
         return
     with serving_questions(tmp_path) as (server, file), client.app(server) as app:
         until(lambda: shows(app, value=True), app)
-        change(client, app, file, "off")
+        change(client, app, file.toggle, "off")
         for end in (server.stop, server.kill):
             end()
             file.toggle("on")
             server.start()
             until(lambda: shows(app, value=True), app)
-            change(client, app, file, "off")
-
-
-def change(client: Client, app: LineApp, file: FlagFile, variant: str) -> None:
-    """Change the flag, and wait for the event and the new answer."""
-    mark = app.events.mark()
-    file.toggle(variant)
-    until(lambda: shows(app, value=variant == "on"), app)
-    if client.events:
-        app.events.until(CHANGED, since=mark, seconds=PATIENCE_S)
+            change(client, app, file.toggle, "off")
 
 
 def test_idle_streams_stay(tmp_path: Path, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Clients without a provider against `flagsvc serve`: PHP's POST by curl, and `buf curl` in three protocols."""
+"""Clients without a provider, in plain text and over TLS: PHP's POST by curl, and `buf curl` in three protocols."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.languages.asked import QUESTIONS, Answer, FlagFile, differences, serving_questions
+from tests.languages.asked import QUESTIONS, Answer, FlagFile, differences, serving_questions, tls_of
 from tests.replicas import Process
 
 BUF = str(Path(sys.executable).with_name("buf"))
@@ -23,20 +23,29 @@ FEW = [question["name"] for question in QUESTIONS[::4]]
 """`buf curl` takes a third of a second for a question."""
 
 pytestmark = pytest.mark.timeout(600)
-Served = tuple[Process, FlagFile]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving_questions(tmp_path_factory.mktemp("served")) as served:
-        yield served
+class Served(NamedTuple):
+    server: Process
+    file: FlagFile
+    scheme: str
+    trust: tuple[str, ...]
+    """The option of curl and of `buf curl` for the CA."""
+
+
+@pytest.fixture(scope="module", params=["http", "https"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    options, ca = tls_of(folder) if request.param == "https" else ((), "")
+    with serving_questions(folder, *options) as (server, file):
+        yield Served(server, file, request.param, ("--cacert", ca) if ca else ())
 
 
 def test_the_post_of_the_provider_for_php(served: Served) -> None:
     def ask(kind: str, key: str, default: Any, context: dict[str, Any]) -> Answer:
         body = json.dumps({"flagKey": key, "context": context})
-        url = f"http://{served[0].address}/schema.v1.Service/Resolve{METHODS[kind]}"
-        done = run("curl", "--silent", "--header", "Content-Type: application/json", "--data", body, url)
+        url = f"{served.scheme}://{served.server.address}/schema.v1.Service/Resolve{METHODS[kind]}"
+        done = run("curl", "--silent", *served.trust, "--header", "Content-Type: application/json", "--data", body, url)
         return answer_of(json.loads(done.stdout), kind, default)
 
     assert differences("curl-schema.v1", ask) == {}
@@ -46,31 +55,30 @@ def test_the_post_of_the_provider_for_php(served: Served) -> None:
 def test_buf_curl(served: Served, protocol: str) -> None:
     def ask(kind: str, key: str, default: Any, context: dict[str, Any]) -> Answer:
         body = json.dumps({"flagKey": key, "context": context})
-        done = run(*buf_curl(protocol), "--emit-defaults", "--data", body, url_of(served, f"Resolve{METHODS[kind]}"))
+        done = run(*buf_curl(served, protocol, f"Resolve{METHODS[kind]}"), "--emit-defaults", "--data", body)
         return answer_of(json.loads(done.stdout or done.stderr), kind, default)
 
-    assert differences(f"buf-{protocol}", ask, FEW) == {}
+    assert differences(f"buf-{protocol}", ask, FEW[::3] if served.trust else FEW) == {}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_buf_curl_sees_a_change(served: Served, protocol: str) -> None:
-    command = [*buf_curl(protocol), url_of(served, "EventStream")]
+    command = buf_curl(served, protocol, "EventStream")
     with subprocess.Popen(["timeout", "20", *command], stdout=subprocess.PIPE, text=True) as process:
         events = documents(process)
         assert next(events)["type"] == "provider_ready"
-        served[1].toggle("off")
+        served.file.toggle("off")
         assert any("toggled" in event.get("data", {}).get("flags", {}) for event in events)
         process.terminate()
-    served[1].toggle("on")
+    served.file.toggle("on")
 
 
-def buf_curl(protocol: str) -> list[str]:
-    prior = ["--http2-prior-knowledge"] if protocol == "grpc" else []
-    return [BUF, "curl", "--schema", str(PROTOS), "--protocol", protocol, *prior]
-
-
-def url_of(served: Served, method: str) -> str:
-    return f"http://{served[0].address}/flagd.evaluation.v2.Service/{method}"
+def buf_curl(served: Served, protocol: str, method: str) -> list[str]:
+    """The command. Over TLS gRPC is called on the sync port: buf offers HTTP/1.1 too, which the gRPC port prefers."""
+    port = served.server.sync_port if served.trust and protocol == "grpc" else served.server.port
+    prior = ["--http2-prior-knowledge"] if protocol == "grpc" and not served.trust else []
+    url = f"{served.scheme}://127.0.0.1:{port}/flagd.evaluation.v2.Service/{method}"
+    return [BUF, "curl", "--schema", str(PROTOS), "--protocol", protocol, *prior, *served.trust, url]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -33,6 +33,7 @@ def test_what_a_sample_calls_is_in_the_contract(sample: Sample) -> None:
     assert [name for name in called if name.lower() not in names] == []
 
 
+@pytest.mark.long
 def test_java_asks_through_its_stub_and_through_the_flagd_provider(tmp_path: Path, say: Say) -> None:
     if lacking := JAVA.lacking():
         say(f"the Java sample was not run: {lacking}")

@@ -27,18 +27,6 @@ def test_the_first_failures_of_a_network_are_recorded_and_then_one_in_five_secon
     assert (failed.total, failed.unrecorded) == (2 * BURST + 6, 4)
 
 
-def test_a_network_that_fails_often_is_excessive_for_a_while_and_nobody_else_is() -> None:
-    now = 0.0
-    failed = FailedAttempts(lambda: now)
-    for _ in range(int(attempts.VERIFIED_BURST)):
-        assert not failed.is_excessive("ipv4:10.0.0.1:1")
-        failed.note("ipv4:10.0.0.1:1")
-    assert failed.is_excessive("ipv4:10.0.0.1:2")
-    assert not failed.is_excessive("ipv4:10.0.0.2:1")
-    now += 1 / attempts.VERIFIED_PER_S
-    assert not failed.is_excessive("ipv4:10.0.0.1:1")
-
-
 def test_many_networks_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "MAX_NETWORKS", 10)
     now = 0.0

@@ -141,3 +141,13 @@ def test_a_call_that_takes_more_than_is_left_is_paid_back_before_the_next() -> N
         replicas.wait(0.02)
         replicas.call(0, weight=50)
     assert replicas.accepted(since=5.0) == pytest.approx(100 * 15, rel=0.05)
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 6, 30])
+def test_more_replicas_take_nothing_from_a_share_but_what_nobody_used(replicas: int) -> None:
+    share = Share("a", "a", 5_000, 3, now=0.0)
+    share.left -= 1_250
+    before = share.left
+    charged = share.wish(11.0, replicas).charged
+    assert charged == pytest.approx(1_250)
+    assert share.left == pytest.approx(min(before, 5_000 / replicas))

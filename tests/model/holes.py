@@ -99,7 +99,7 @@ FOUND = (
     Hole("change put again only once", _EVICTED, ("until a renewal covers them",), "lease"),
     Hole(
         "late put over an uncertified entry",
-        replace(ENTRIES, writers=TWO),
+        _TWO_WRITES,
         ("uncertified entries keep nothing out",),
         "lease",
     ),

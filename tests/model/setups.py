@@ -145,10 +145,29 @@ HOLDERS_APART = replace(
     about="a write, a lease holder, another store on the same Redis; the owner or the entry forgotten",
 )
 
+VIEW_ALIVE = replace(VIEW, name="view, no kill", left=Left(lost=1), about="the same without the kill")
+DELETES_ONCE = replace(
+    DELETES,
+    name="delete and create, no write",
+    writers=((Writer(THERE, "delete"), Writer(THERE, "create")),),
+    about="a deletion, a creation; a tombstone forgotten",
+)
+TWO_STORES_ONCE = replace(
+    TWO_STORES, name="two stores, one eviction", left=Left(strangers=1, evictions=1), about="the same, once each"
+)
+ONLY_HOLDER_KILLED = replace(
+    HOLDER_KILLED, name="only holder killed", holders=(THERE,), about="the same; only one wants the lease"
+)
+
+LONGER = (VIEW, DELETES, HOLDER_KILLED, TWO_STORES)
+"""Many seconds each: they run with `make test-long`, and a smaller one of each with `make test`."""
+
 QUICK = (
     VIEW,
+    VIEW_ALIVE,
     FLAGS,
     DELETES,
+    DELETES_ONCE,
     FOREIGN,
     FOREIGN_TWICE,
     PEERS,
@@ -156,15 +175,17 @@ QUICK = (
     PEERS_IN_TIME,
     HOLDERS,
     HOLDER_KILLED,
+    ONLY_HOLDER_KILLED,
     ENTRIES,
     DUMPS,
     READS,
     TRUST,
     NOTHING_HELD,
     TWO_STORES,
+    TWO_STORES_ONCE,
     HOLDERS_APART,
 )
-"""Seconds each: they run with every `make test`."""
+"""Seconds each."""
 
 LARGE = (
     replace(VIEW, name="view and readers", readers=1, slow_writers=True, left=Left(lost=1)),

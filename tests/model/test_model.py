@@ -7,14 +7,17 @@ import pytest
 from tests.model import page
 from tests.model.holes import HOLES, Hole
 from tests.model.search import search
-from tests.model.setups import QUICK
+from tests.model.setups import LONGER, QUICK
 from tests.model.state import Setup
 
 READABLE = 18
 """Steps; a counterexample longer than this helps nobody."""
 
 
-@pytest.mark.parametrize("setup", QUICK, ids=lambda setup: setup.name)
+WORLDS = [pytest.param(world, marks=pytest.mark.long if world in LONGER else (), id=world.name) for world in QUICK]
+
+
+@pytest.mark.parametrize("setup", WORLDS)
 def test_every_state_keeps_every_promise(setup: Setup) -> None:
     result = search(setup)
     assert not result.broken, result.story

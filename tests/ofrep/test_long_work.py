@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_ends_its_bulk_evaluation(tmp_path: Path, mon
         await until_serving(client)
         work, asked = Work(), asyncio.Event()
 
-        async def evaluate_set(*_: object) -> AsyncIterator[Any]:
+        async def evaluate_set(*_: object, **__: object) -> AsyncIterator[Any]:
             asked.set()
             yield await work.run()
 

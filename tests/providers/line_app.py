@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.providers.events import Events, Seen
 
-ANSWER_S = 20
+ANSWER_S = 60
 
 
 def environment() -> dict[str, str]:
@@ -27,18 +27,21 @@ def environment() -> dict[str, str]:
 class LineApp:
     """`with LineApp(command, folder) as app`. What it prints besides JSON becomes an event that begins with FAILED.
 
+    `own`: variables of its environment.
+
     Its standard error is the test's, which pytest shows with a failure.
     """
 
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self._command, self._folder = command, folder
+    def __init__(self, command: list[str], folder: Path, **own: str) -> None:
+        self._command, self._folder, self._own = command, folder, own
         self.events = Events()
         self._ids = itertools.count()
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(self._command, cwd=self._folder, env=environment(), text=True, **pipes)
+        variables = {**environment(), **self._own}
+        self._process = subprocess.Popen(self._command, cwd=self._folder, env=variables, text=True, **pipes)
         self._reader = threading.Thread(target=self._read, name="app", daemon=True)
         self._reader.start()
         return self

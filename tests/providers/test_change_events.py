@@ -14,7 +14,7 @@ from tests.providers.node_app import NodeApp
 from tests.providers.python_app import PythonApp
 from tests.providers.servers import serving
 
-TOGGLES = 150
+TOGGLES = 110
 LIMIT_MS = 100.0
 KEYS = [f"switch-{number}" for number in range(30)]
 RULE = {"if": [{"in": [{"var": "country"}, ["CH", "AT"]]}, "blue", None]}

@@ -51,13 +51,13 @@ async def test_grpc_is_served_on_both_ports(served: Served) -> None:
 
 async def test_alpn_decides_on_the_grpc_port(served: Served) -> None:
     port = served.server.port
-    for offered in (["http/1.1"], ["http/1.1", "h2c"], []):
+    for offered in (["http/1.1"], ["http/1.1", "h2c"], [], ["h2", "http/1.1"]):  # the last one as browsers do
         context = served.authority.trusting(alpn=offered)
         answer = await exchange(port, context, REQUEST)
         assert answer.startswith(b"HTTP/1.1 200"), offered
         assert b'"value":true' in answer, offered
     preface = PREFACE + b"\0\0\0\4\0\0\0\0\0"
-    for offered in (["h2"], ["http/1.1", "h2"]):
+    for offered in (["h2"], ["h2", "grpc-exp"]):
         context = served.authority.trusting(alpn=offered)
         assert (await exchange(port, context, preface, 2)).startswith(b"\0\0"), offered
     front = served.server._front

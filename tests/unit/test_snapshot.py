@@ -102,7 +102,8 @@ def forge(path: Path, lines: bytes, **fields: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [
-        ({"format": 2}, "it has format 2; this version reads format 1"),
+        ({"format": 3}, "it has format 3; this version reads formats 1 and 2"),
+        ({"format": 2}, "its header is malformed"),
         ({"format": None}, "it has format None"),
         ({"store": "mongodb://other/flags"}, "it belongs to another store, mongodb://other/flags"),
         ({"savedAt": (NOW - timedelta(seconds=61)).isoformat()}, "it is 61 s old; the maximum is 60 s"),

@@ -31,7 +31,7 @@ class MongoAudit:
         """Store entries, and remove the oldest refusals."""
         async with self._asking():
             for outcome, name in ((Outcome.DONE, AUDIT), (Outcome.REFUSED, REFUSALS)):
-                if rows := [_document(entry) for entry in entries if entry.outcome is outcome]:
+                if rows := [document_of(entry) for entry in entries if entry.outcome is outcome]:
                     await self._database[name].insert_many(rows, ordered=False)
             if any(entry.outcome is Outcome.REFUSED for entry in entries):
                 await self._trim(self._database[REFUSALS])
@@ -54,7 +54,8 @@ class MongoAudit:
             await refusals.delete_many({"_id": {"$in": oldest}})
 
 
-def _document(entry: AuditEntry) -> dict[str, Any]:
+def document_of(entry: AuditEntry) -> dict[str, Any]:
+    """Return an entry as it is stored."""
     fields = {
         "createdAt": entry.at,
         "userId": entry.on_behalf_of or entry.actor,

@@ -1,11 +1,12 @@
-"""Tokens in MongoDB: a collection of their own, and a counter beside those of the flag sets.
+"""Tokens and denials in MongoDB: a collection of their own, and a counter beside those of the flag sets.
 
-A token is changed and counted in one transaction, so a counter that was read before the tokens misses no change.
+A record is changed, counted and audited in one transaction. So a counter that was read before the records misses no
+change, and no change is without its audit entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from pymongo import UpdateOne
 from pymongo.read_concern import ReadConcern
 
+from flagsvc.adapters.mongo import audit
 from flagsvc.adapters.mongo.transactions import Transactions, session_of
-from flagsvc.core.access.token_documents import from_document, to_document
-from flagsvc.core.access.tokens import Decide, Token
+from flagsvc.core.access.records import Decide, R, Record, from_document, to_document
+from flagsvc.core.audit import AuditEntry
 from flagsvc.core.errors import ChangeRefused
 from flagsvc.ports import StoredTokens
 
@@ -24,11 +26,11 @@ _COUNTER = {"flagsvc": "tokens"}
 """No text, as a flag set's name is: no program takes the document for a set's counter."""
 _TICKET_KEY = {"flagsvc": "ticketKey"}
 """The document with the key of tickets; no text, as a token's id is."""
-MALFORMED = "the stored token is malformed, and gives no right"
+MALFORMED = "what is stored there is malformed, and has no effect"
 
 
 class MongoTokens:
-    """The tokens of one database."""
+    """The tokens and denials of one database."""
 
     def __init__(
         self,
@@ -41,7 +43,8 @@ class MongoTokens:
         """`asking`: bounds what is asked and maps its errors. `is_linearizable`: whether the store has members."""
         self._client, self._transactions = client, transactions
         self._asking, self._is_linearizable = asking, is_linearizable
-        self._tokens, self._counters = database[COLLECTION], database["flagsvc_revisions"]
+        self._records, self._counters = database[COLLECTION], database["flagsvc_revisions"]
+        self._audit = database[audit.AUDIT]
 
     async def revision(self) -> int:
         """Read the counter, from what surely is the primary."""
@@ -49,44 +52,49 @@ class MongoTokens:
             return await self._counter()
 
     async def load(self) -> StoredTokens:
-        """Read the counter, then every token that is there by then."""
-        tokens, malformed, ticket_key = [], [], b""
+        """Read the counter, then every record that is there by then."""
+        found: list[Record] = []
+        malformed, ticket_key = [], b""
         async with self._asking(), session_of(self._client) as session:
             revision = await self._counter(session)
-            async for raw in self._tokens.find(session=session):
+            async for raw in self._records.find(session=session):
                 if raw["_id"] == _TICKET_KEY:
                     ticket_key = _bytes_in(raw)
                     continue
                 try:
-                    tokens.append(_token(raw))
+                    found.append(_record(raw))
                 except ValueError:
                     malformed.append(str(raw["_id"])[:64])
-        return StoredTokens(revision, tokens, malformed, ticket_key)
+        return StoredTokens.of(revision, found, malformed, ticket_key)
 
-    async def write(self, token_id: str, decide: Decide) -> Token | None:
+    async def write(
+        self, record_id: str, decide: Decide[R], entry: AuditEntry | None = None, forget: Sequence[str] = ()
+    ) -> R | None:
         """Decide and store, in one transaction."""
-        return await self._transactions.run(lambda session: self._change(token_id, decide, session))
+        return await self._transactions.run(lambda session: self._change(record_id, decide, entry, forget, session))
 
     async def make_ticket_key(self, key: bytes) -> None:
         """Store the key of tickets, unless there is one."""
         async with self._asking():
-            await self._tokens.update_one({"_id": _TICKET_KEY}, {"$setOnInsert": {"key": key}}, upsert=True)
+            await self._records.update_one({"_id": _TICKET_KEY}, {"$setOnInsert": {"key": key}}, upsert=True)
 
     async def note_used(self, days: Mapping[str, str]) -> None:
         """Record the last day of use of some tokens."""
         edits = [UpdateOne({"_id": token_id}, {"$max": {"lastUsedOn": day}}) for token_id, day in days.items()]
         if edits:
             async with self._asking():
-                await self._tokens.bulk_write(edits, ordered=False)
+                await self._records.bulk_write(edits, ordered=False)
 
-    async def _change(self, token_id: str, decide: Decide, session: Any) -> Token | None:
-        raw = await self._tokens.find_one({"_id": token_id}, session=session)
+    async def _change(
+        self, record_id: str, decide: Decide[R], entry: AuditEntry | None, forget: Sequence[str], session: Any
+    ) -> R | None:
+        raw = await self._records.find_one({"_id": record_id}, session=session)
         try:
-            current = _token(raw) if raw else None
+            current: Any = _record(raw) if raw else None
         except ValueError:
             raise ChangeRefused(MALFORMED) from None
-        token = decide(current)
-        if token is None:
+        record = decide(current)
+        if record is None:
             return None
         before = await self._counters.find_one_and_update(
             _ROW, {"$inc": {"revision": 1}}, upsert=True, session=session, projection={"revision": 1}
@@ -95,9 +103,13 @@ class MongoTokens:
         if current is not None and current.revision >= revision:  # the counter was lost, or restored
             revision = current.revision + 1
             await self._counters.update_one(_ROW, {"$set": {"revision": revision}}, session=session)
-        token = replace(token, revision=revision)
-        await self._tokens.replace_one({"_id": token_id}, to_document(token), upsert=True, session=session)
-        return token
+        record = replace(record, revision=revision)
+        await self._records.replace_one({"_id": record_id}, to_document(record), upsert=True, session=session)
+        if forget:
+            await self._records.delete_many({"_id": {"$in": list(forget)}}, session=session)
+        if entry is not None:
+            await self._audit.insert_one(audit.document_of(entry), session=session)
+        return record
 
     async def _counter(self, later: Any = None) -> int:
         """Read the counter linearizably; the session `later` sees nothing that was before that."""
@@ -123,7 +135,7 @@ def _bytes_in(row: Mapping[str, Any]) -> bytes:
     return key if isinstance(key, bytes) else b""
 
 
-def _token(raw: Mapping[str, Any]) -> Token:
+def _record(raw: Mapping[str, Any]) -> Record:
     """Read a document. Raises ValueError."""
     if not isinstance(raw["_id"], str):
         raise ValueError("the id is no text")  # noqa: TRY004  as for every other fault

@@ -20,7 +20,7 @@ from typing import IO
 import structlog
 
 from flagsvc.adapters.snapshot import permissions
-from flagsvc.adapters.snapshot.format import Header, Unusable, flags_of, render, verify
+from flagsvc.adapters.snapshot.format import Header, Unusable, access_of, flags_of, render, verify
 from flagsvc.ports import Problem, Saved, StoreContents
 
 LOCK_TIMEOUT_S = 5.0
@@ -56,7 +56,7 @@ class SnapshotFile:
             with self._trusted() as file:
                 header = self._usable(file)
                 contents = StoreContents(list(flags_of(file, header)), header.revisions)
-                return Saved(contents, header.saved_at, header.store_id)
+                return Saved(contents, header.saved_at, header.store_id, access_of(file, header))
         except FileNotFoundError:
             log.info("snapshot_not_found", file=str(self._path))
         except (OSError, Unusable) as error:

@@ -1,4 +1,4 @@
-"""The format of a snapshot: a header on the first line, then one flag per line.
+"""The format of a snapshot: a header on the first line, then one flag per line, then lines about callers.
 
 The header's field `sha256` covers its other fields and all lines after it, so that any changed byte is detected.
 """
@@ -13,13 +13,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import IO, Any
 
+from flagsvc.adapters.snapshot import access_lines
 from flagsvc.core.documents import dumps, loads
 from flagsvc.core.model import Flag
-from flagsvc.ports import Saved
+from flagsvc.ports import Saved, SavedAccess
 
-FORMAT = 1
+FORMAT, WITH_ACCESS = 1, 2
+"""Without and with lines about callers."""
 SLICE_S = 0.001
 """Rendering pauses after each slice of this length, so that evaluations can run in between."""
 _MAX_HEADER_BYTES = 16 * 1024 * 1024
@@ -32,27 +35,31 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a snapshot. `saved_at` is aware UTC; `flags` is the number of flags."""
+    """The first line of a snapshot. `saved_at` is aware UTC; `flags` and `access` are numbers of lines."""
 
     store: str
     saved_at: datetime
     revisions: Mapping[str, int]
     flags: int
     store_id: str = ""
+    access: int = 0
 
 
 def render(store: str, saved: Saved) -> tuple[bytes, bytearray]:
     """Return the header line and the flags' lines. Raises OSError if there are too many flag sets for a header."""
-    body = _lines(saved.contents.flags)
+    body, access = _lines(f"{dumps(flag)}\n" for flag in saved.contents.flags), saved.access
     fields = {
-        "format": FORMAT,
+        "format": FORMAT if access is None else WITH_ACCESS,
         "store": store,
         "storeId": saved.store_id,
         "savedAt": saved.saved_at.astimezone(UTC).isoformat(),
         "revisions": dict(saved.contents.revisions),
         "flags": len(saved.contents.flags),
-        "bytes": len(body),
     }
+    if access is not None:
+        fields["access"] = access_lines.count_of(access)
+        body += _lines(access_lines.lines_of(access))
+    fields["bytes"] = len(body)
     line = f"{json.dumps(fields | {'sha256': _checksum(fields, [body])})}\n".encode()
     if len(line) > _MAX_HEADER_BYTES:
         raise OSError(errno.EFBIG, f"{len(saved.contents.revisions)} flag sets are too many for a snapshot")
@@ -68,8 +75,8 @@ def verify(file: IO[bytes]) -> Header:
         checksum = fields.pop("sha256", None)
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise Unusable("it has no snapshot header") from None
-    if fields.get("format") != FORMAT:
-        raise Unusable(f"it has format {fields.get('format')}; this version reads format {FORMAT}")
+    if fields.get("format") not in (FORMAT, WITH_ACCESS):
+        raise Unusable(f"it has format {fields.get('format')}; this version reads formats {FORMAT} and {WITH_ACCESS}")
     size = os.fstat(file.fileno()).st_size - begin
     if size != fields.get("bytes"):
         raise Unusable(f"it should have {fields.get('bytes')} bytes of flags, and has {size}")
@@ -82,7 +89,7 @@ def verify(file: IO[bytes]) -> Header:
 def flags_of(file: IO[bytes], header: Header) -> Iterator[Flag]:
     """Yield the flags of a verified file. Raises Unusable."""
     count = 0
-    for count, line in enumerate(file, 1):
+    for count, line in enumerate(islice(file, header.flags) if header.access else file, 1):
         try:
             flag = loads(line)
         except (ValueError, AttributeError, TypeError, RecursionError):
@@ -92,11 +99,21 @@ def flags_of(file: IO[bytes], header: Header) -> Iterator[Flag]:
         raise Unusable(f"it should have {header.flags} flags, and has {count}")
 
 
+def access_of(file: IO[bytes], header: Header) -> SavedAccess | None:
+    """Return what a verified file has of callers, once its flags are read. Raises Unusable."""
+    try:
+        return access_lines.access_in(file, header.access) if header.access else None
+    except access_lines.BadAccess as error:
+        raise Unusable(str(error)) from None
+
+
 def _header(fields: Mapping[str, Any]) -> Header:
     try:
         saved_at = datetime.fromisoformat(fields["savedAt"]).astimezone(UTC)
         revisions = {str(name): int(revision) for name, revision in fields["revisions"].items()}
-        return Header(str(fields["store"]), saved_at, revisions, int(fields["flags"]), str(fields.get("storeId", "")))
+        access = int(fields["access"]) if fields["format"] == WITH_ACCESS else 0
+        store, store_id = str(fields["store"]), str(fields.get("storeId", ""))
+        return Header(store, saved_at, revisions, int(fields["flags"]), store_id, access)
     except (KeyError, AttributeError, TypeError, ValueError):
         raise Unusable("its header is malformed") from None
 
@@ -108,11 +125,11 @@ def _checksum(fields: Mapping[str, Any], chunks: Iterable[bytes | bytearray]) ->
     return digest.hexdigest()
 
 
-def _lines(flags: Iterable[Flag]) -> bytearray:
+def _lines(texts: Iterable[str]) -> bytearray:
     lines = bytearray()
     pause_at = time.monotonic() + SLICE_S
-    for flag in flags:
-        lines += f"{dumps(flag)}\n".encode()
+    for text in texts:
+        lines += text.encode()
         if time.monotonic() > pause_at:
             time.sleep(SLICE_S)
             pause_at = time.monotonic() + SLICE_S

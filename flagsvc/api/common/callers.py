@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from flagsvc.api.common.contexts import Metadata
 from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from flagsvc.api.common.contexts import Metadata
 
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
 """Who makes the call; UNCHECKED while callers are not authenticated."""

@@ -1,7 +1,8 @@
 """Evaluation contexts from requests, converted field by field when a rule reads them, plus the server's own fields.
 
 The server's fields override the caller's, as in flagd: headers override configured values, which override the request.
-What the caller's credential proves overrides all of them.
+What the caller's credential proves overrides all of them. Where callers are authenticated, headers count only of those
+who are trusted with it, such as a gateway that sets them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.values import from_struct_value, from_value
 from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
@@ -112,7 +114,7 @@ class Contexts:
             wanted = f"at most {MAX_CONTEXT_VALUES} fields and list elements"
             raise invalid("context", "more fields", wanted, "INVALID_CONTEXT")
         known: dict[str, JsonValue] = {TARGETING_KEY: message.targeting_key} if message.targeting_key else {}
-        added = self._added(known, metadata() if self._headers else None)
+        added = self._added(known, metadata() if self._headers and CALLER.get().sets_context_by_headers else None)
         return LazyContext(message.attributes, from_value, added, is_large=size > LARGE_BYTES)
 
     def of_struct(self, message: Any, metadata: Metadata, *, with_headers: bool = True) -> Attributes:
@@ -129,7 +131,7 @@ class Contexts:
 
     def _added(self, known: dict[str, JsonValue], metadata: Metadata) -> dict[str, JsonValue]:
         known.update(self.values)
-        if self._headers and metadata:
+        if self._headers and metadata and CALLER.get().sets_context_by_headers:
             for header, value in metadata:
                 if value and isinstance(value, str) and header in self._headers:
                     known[self._headers[header]] = value

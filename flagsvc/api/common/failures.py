@@ -44,6 +44,8 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.AuditMissing: (grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_MISSING", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
     errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
+    errors.TokenFixed: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_IN_FILE", None),
+    errors.DenialNotFound: (grpc.StatusCode.NOT_FOUND, "DENIAL_NOT_FOUND", None),
     errors.TokenRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_REVOKED", None),
     errors.RightsChanged: (grpc.StatusCode.UNAVAILABLE, "RIGHTS_CHANGED", 0),
     errors.AccessUnknown: (grpc.StatusCode.UNAVAILABLE, "ACCESS_UNKNOWN", 1),

@@ -183,7 +183,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 host = network_of(self._peers.of(context))
                 with pool.of(host), await self._opened(check, context) as session:
                     async for message in sender.stream(method, call(requests, context, session), encode, context):
+                        if session is None:
+                            yield message
+                            continue
+                        session.is_sending = True
                         yield message
+                        session.sent()
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import grpc
@@ -10,6 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
@@ -17,8 +20,9 @@ _METHOD = "ServerReflectionInfo"
 
 
 def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
-    """Serve reflection for the services of these files and for reflection itself."""
+    """Serve reflection for the services of these files, for reflection itself, and for the details of errors."""
     pool, names = DescriptorPool(), []
+    _add(error_details_pb2.DESCRIPTOR, pool)
     for file in (*files, reflection_pb2.DESCRIPTOR):
         _add(file, pool)
         names += [service.full_name for service in file.services_by_name.values()]
@@ -48,14 +52,31 @@ class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
 
 
 def _v1_file(pool: DescriptorPool) -> FileDescriptor:
-    """Add the file of reflection v1, which is v1alpha's under another name: the messages are encoded alike."""
-    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
-    newer = text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
+    """Add the file of reflection v1."""
+    newer = _v1()
     pool.AddSerializedFile(newer.SerializeToString())
     return pool.FindFileByName(newer.name)
+
+
+@cache  # it takes 15 ms, and each listener needs it
+def _v1() -> FileDescriptorProto:
+    """Return v1alpha's file under another name: the messages are encoded alike."""
+    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    return text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
 
 
 def _add(file: FileDescriptor, pool: DescriptorPool) -> None:
     for needed in file.dependencies:
         _add(needed, pool)
-    pool.AddSerializedFile(file.serialized_pb)
+    pool.AddSerializedFile(_with_json_names(file).SerializeToString())
+
+
+def _with_json_names(file: FileDescriptor) -> FileDescriptorProto:
+    """Return the file with its fields' names in JSON. Python's descriptors omit them, and ghz does not derive them."""
+    found = FileDescriptorProto.FromString(file.serialized_pb)
+    messages = [*found.message_type]
+    for message in messages:  # those within a message follow after it
+        messages += message.nested_type
+        for field in message.field:
+            field.json_name = field.json_name or re.sub("_+(.?)", lambda match: match[1].upper(), field.name)
+    return found

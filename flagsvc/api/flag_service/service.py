@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.authors import author_of
@@ -164,7 +165,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def WatchFlags(self, request: pb.WatchFlagsRequest, context: Context) -> AsyncIterator[Any]:
         """Stream a flag set: a snapshot, whose pages are encoded already, then each change."""
         flag_set, resume = validation.set_name(request.flag_set), request.resume_revision
-        async for message in self._watches.stream(flag_set, resume, in_pages=request.paged_snapshots):
+        proven = CALLER.get().context
+        async for message in self._watches.stream(flag_set, resume, proven, in_pages=request.paged_snapshots):
             yield message
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:

@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from flagsvc.api.common.shared import SharedBySet
+from flagsvc.api.common.values import to_value
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.api.flag_service.snapshots import SetSnapshot
 from flagsvc.core.evaluation import RULES
 from flagsvc.core.json_values import MAX_DEPTH
+from flagsvc.core.model import JsonValue
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
@@ -22,6 +24,8 @@ from flagsvc.view.near_cache import NearCache
 
 HEARTBEAT_S = 10.0
 """Seconds without a message after which a heartbeat is sent."""
+PROVEN_CONTEXT = "proven-context"
+"""What clients must know of that evaluate for a caller whose credential proves fields of the context."""
 QUEUE_LENGTH = 256
 """Changes that wait for one client; with more, it gets a new snapshot instead."""
 
@@ -52,11 +56,15 @@ class Watches:
         for pending in self._streams:
             pending.wake.set()
 
-    async def stream(self, flag_set: str, resume: int, *, in_pages: bool = False) -> AsyncIterator[Message]:
+    async def stream(
+        self, flag_set: str, resume: int, proven: Mapping[str, JsonValue] | None = None, *, in_pages: bool = False
+    ) -> AsyncIterator[Message]:
         """Yield a snapshot, or the changes after the revision `resume`, then each change in the order applied here.
 
+        `proven`: context fields that the caller's credential proves.
         `in_pages`: the client takes a snapshot in several messages.
         """
+        own = _proven(proven) if proven else None
         pending, ends_at = _Pending(), time.monotonic() + self._age_s
         self._near.changelogs.listen(flag_set, pending.note)
         self._streams.add(pending)
@@ -66,13 +74,18 @@ class Watches:
                 pending.needs_snapshot = True
             else:
                 for message in self._catch_up(flag_set, missed):
+                    if own is not None and message.HasField("evaluation"):
+                        message.MergeFrom(own)
                     yield message
                 del message  # a stream lives long, and holds nothing that it has sent
             del missed
             while True:
                 if pending.needs_snapshot:
+                    rest = own.SerializeToString() if own is not None else b""
                     async for page in self._snapshot(flag_set, pending, in_pages):
-                        yield page
+                        # The first page has the settings. Messages that are encoded one after the other are one.
+                        yield page + rest if rest and isinstance(page, bytes) else page
+                        rest = b""
                     del page
                 elif pending.changes:
                     yield change_to_message(*pending.changes.popleft())
@@ -144,6 +157,12 @@ class _Pending:
         """Wait for a change or the end; return False after so many seconds without either."""
         self.wake.clear()
         return await is_set_within(self.wake, seconds)
+
+
+def _proven(fields: Mapping[str, JsonValue]) -> pb.WatchFlagsResponse:
+    """Return what the settings of a caller have besides those of all."""
+    values = {name: to_value(value) for name, value in fields.items()}
+    return pb.WatchFlagsResponse(evaluation=pb.EvaluationSettings(requires=[PROVEN_CONTEXT], proven_context=values))
 
 
 def evaluation_settings(context_values: Mapping[str, str]) -> pb.EvaluationSettings:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
 import grpc
 import structlog
 
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.selectors import Selectors
@@ -26,7 +27,7 @@ from flagsvc.api.flagd.sync_payload import Payload
 from flagsvc.core.errors import Stopping, StreamEnded
 from flagsvc.core.evaluation import prepare
 from flagsvc.core.flagd.sets import NamedSets
-from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.model import Flag, FlagId, JsonValue
 from flagsvc.generated.flagd.sync.v1 import sync_pb2 as pb
 from flagsvc.serving.reader import Reader
 from flagsvc.turns import Turns, off_loop
@@ -85,6 +86,7 @@ class FlagdSync:
         """
         ends_at, sent = time.monotonic() + self._age_s, -1
         flag_set = selectors.of(context.invocation_metadata(), request.selector).flag_set
+        proven = _proven(CALLER.get().context)
         with self._payloads.of(flag_set) as payload:
             self.active += 1
             try:
@@ -93,6 +95,8 @@ class FlagdSync:
                         await payload.wait_for_change(left)
                         continue
                     sent, message = await payload.newest()
+                    if proven:  # messages that are encoded one after the other are one
+                        message = await off_loop(b"".join, (message, proven))
                     yield message
                     del message  # while a stream waits for a change, only its payload holds the message
                     await asyncio.sleep(max(PAUSE_S, self.active * PAUSE_PER_STREAM_S))
@@ -109,9 +113,9 @@ class FlagdSync:
         return message
 
     async def get_metadata(self, _request: pb.GetMetadataRequest, _context: Context) -> pb.GetMetadataResponse:
-        """Return the configured context values. The field is always set, because older providers require it."""
+        """Return the context fields that override the callers'. Always set, because older providers require it."""
         response = pb.GetMetadataResponse()
-        put_fields(response.metadata, self._contexts.values)
+        put_fields(response.metadata, {**self._contexts.values, **(CALLER.get().context or {})})
         return response
 
     def _begin(self, flag_set: str) -> Payload:
@@ -142,3 +146,11 @@ class FlagdSync:
             self._logged[flag.id] = flag.revision
             log.warning("flag_synced_as_disabled", flag=flag.key, flag_set=flag.flag_set, problem=problem)
         return text.encode()
+
+
+def _proven(fields: Mapping[str, JsonValue] | None) -> bytes:
+    """Return the context fields that a caller's credential proves, as they follow in a sync message."""
+    message = pb.SyncFlagsResponse()
+    if fields:
+        put_fields(message.sync_context, fields)
+    return bytes(message.SerializeToString())

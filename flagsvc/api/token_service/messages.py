@@ -1,4 +1,4 @@
-"""Tokens and changes of tokens from and to messages."""
+"""Tokens, denials and their changes from and to messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from flagsvc.access.token_writer import Grant, TokenChange
+from flagsvc.access.record_writer import Spread
+from flagsvc.access.token_writer import Grant
+from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.tokens import Token
@@ -25,8 +27,10 @@ DEFAULT_OVERLAP_S = 3_600
 
 def grant_of(message: pb.Token) -> Grant:
     """Return what a new token is to be. Raises InvalidRequest."""
-    sets, expires_at = tuple(message.flag_sets), _expire_time(message)
-    return Grant(message.name, _role(message), sets, expires_at, message.rate, message.for_others)
+    sets, expires_at = tuple(message.flag_sets), expire_time(message, "token.expire_time")
+    return Grant(
+        message.name, _role(message), sets, expires_at, message.rate, message.for_others, message.context_headers
+    )
 
 
 def fields_of(message: pb.Token, mask: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def token_to_message(token: Token) -> pb.Token:
         etag=f'"{token.revision}"',
         rate=token.rate,
         for_others=token.for_others,
+        context_headers=token.context_headers,
     )
     message.create_time.FromDatetime(token.created_at)
     _put(message.expire_time, token.expires_at)
@@ -69,13 +74,13 @@ def token_to_message(token: Token) -> pb.Token:
     return message
 
 
-def spread_to_message(change: TokenChange) -> flags.WriteSpread:
+def spread_to_message(spread: Spread) -> flags.WriteSpread:
     """Pack how far a change has spread."""
     return flags.WriteSpread(
-        revision=change.token.revision,
-        reached=_LEVELS[change.reached],
-        applied_by=change.applied_by,
-        lagging=change.lagging,
+        revision=spread.revision,
+        reached=_LEVELS[spread.reached],
+        applied_by=spread.applied_by,
+        lagging=spread.lagging,
     )
 
 
@@ -89,20 +94,36 @@ def caller_to_message(caller: Identity) -> pb.GetCallerResponse:
     return message
 
 
-def _role(message: pb.Token) -> Role:
-    if message.role not in _ROLES:
-        raise invalid("token.role", message.role, f"a role among {', '.join(role.name for role in Role)}")
-    return _ROLES[message.role]
+def denied_to_message(denial: Denial) -> pb.DeniedIdentity:
+    """Pack a denial."""
+    message = pb.DeniedIdentity(
+        identity=denial.name,
+        reason=denial.reason,
+        denied_by=denial.denied_by,
+        lifted_by=denial.lifted_by,
+        in_force=denial.is_in_force(datetime.now(UTC)),
+    )
+    message.deny_time.FromDatetime(denial.denied_at)
+    _put(message.expire_time, denial.expires_at)
+    _put(message.lift_time, denial.lifted_at)
+    return message
 
 
-def _expire_time(message: pb.Token) -> datetime | None:
+def expire_time(message: pb.Token | pb.DenyIdentityRequest, field: str = "expire_time") -> datetime | None:
+    """Return a message's expire_time; None if it has none. Raises InvalidRequest, which names the field."""
     if not message.HasField("expire_time"):
         return None
     try:
         found: datetime = message.expire_time.ToDatetime(UTC)
     except (ValueError, OverflowError):
-        raise invalid("token.expire_time", message.expire_time.seconds, "a time until the year 9999") from None
+        raise invalid(field, message.expire_time.seconds, "a time until the year 9999") from None
     return found.replace(microsecond=found.microsecond // 1_000 * 1_000)
+
+
+def _role(message: pb.Token) -> Role:
+    if message.role not in _ROLES:
+        raise invalid("token.role", message.role, f"a role among {', '.join(role.name for role in Role)}")
+    return _ROLES[message.role]
 
 
 def _put(field: Timestamp, at: datetime | None) -> None:
@@ -115,8 +136,9 @@ _FIELDS: Mapping[str, Callable[[pb.Token], tuple[str, Any]]] = {
     "name": lambda token: ("name", token.name),
     "role": lambda token: ("role", _role(token)),
     "flag_sets": lambda token: ("flag_sets", tuple(token.flag_sets)),
-    "expire_time": lambda token: ("expires_at", _expire_time(token)),
+    "expire_time": lambda token: ("expires_at", expire_time(token, "token.expire_time")),
     "disabled": lambda token: ("disabled", token.disabled),
     "rate": lambda token: ("rate", token.rate),
     "for_others": lambda token: ("for_others", token.for_others),
+    "context_headers": lambda token: ("context_headers", token.context_headers),
 }

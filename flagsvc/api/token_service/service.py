@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 
 from flagsvc.access.access import Access
-from flagsvc.access.token_writer import now
+from flagsvc.access.token_writer import overlap_end
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.flag_service.messages import wait_for
 from flagsvc.api.flag_service.paging import from_page_token, page_size, to_page_token
@@ -19,7 +19,7 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_LISTING = "tokens"
+_LISTING, _DENIED = "tokens", "denied"
 
 
 class TokenService(pb_grpc.TokenServiceServicer):
@@ -42,7 +42,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
         return pb.CreateTokenResponse(
             token=messages.token_to_message(change.token),
             secret=change.text,
-            spread=messages.spread_to_message(change),
+            spread=messages.spread_to_message(change.spread),
         )
 
     async def GetToken(self, request: pb.GetTokenRequest, context: Context) -> pb.GetTokenResponse:
@@ -67,26 +67,51 @@ class TokenService(pb_grpc.TokenServiceServicer):
         writer, fields = self._access.writer, messages.fields_of(request.token, list(request.update_mask.paths))
         etag = etag_revision(request.token.etag)
         change = await writer.update(CALLER.get(), _id(request.token.id), fields, etag, wait_for(request))
-        token, spread = messages.token_to_message(change.token), messages.spread_to_message(change)
+        token, spread = messages.token_to_message(change.token), messages.spread_to_message(change.spread)
         return pb.UpdateTokenResponse(token=token, spread=spread)
 
     async def RotateToken(self, request: pb.RotateTokenRequest, context: Context) -> pb.RotateTokenResponse:
         """Give a token a new secret."""
-        writer, ends_at = self._access.writer, now() + timedelta(seconds=messages.overlap_s(request))
+        writer, ends_at = self._access.writer, overlap_end(messages.overlap_s(request))
         etag = etag_revision(request.etag)
         change = await writer.rotate(CALLER.get(), _id(request.id), ends_at, etag, wait_for(request))
         return pb.RotateTokenResponse(
             token=messages.token_to_message(change.token),
             secret=change.text,
-            spread=messages.spread_to_message(change),
+            spread=messages.spread_to_message(change.spread),
         )
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
         """End a token for ever."""
         writer, etag = self._access.writer, etag_revision(request.etag)
-        change = await writer.revoke(_id(request.id), etag, wait_for(request))
-        token, spread = messages.token_to_message(change.token), messages.spread_to_message(change)
+        change = await writer.revoke(CALLER.get(), _id(request.id), etag, wait_for(request))
+        token, spread = messages.token_to_message(change.token), messages.spread_to_message(change.spread)
         return pb.RevokeTokenResponse(token=token, spread=spread)
+
+    async def DenyIdentity(self, request: pb.DenyIdentityRequest, context: Context) -> pb.DenyIdentityResponse:
+        """Refuse an identity that others prove."""
+        denials, ends_at = self._access.denials, messages.expire_time(request)
+        found = await denials.deny(CALLER.get(), request.identity, request.reason, ends_at, wait_for(request))
+        denied, spread = messages.denied_to_message(found[0]), messages.spread_to_message(found[1])
+        return pb.DenyIdentityResponse(denied=denied, spread=spread)
+
+    async def AllowIdentity(self, request: pb.AllowIdentityRequest, context: Context) -> pb.AllowIdentityResponse:
+        """Lift a denial."""
+        found = await self._access.denials.allow(CALLER.get(), request.identity, wait_for(request))
+        denied, spread = messages.denied_to_message(found[0]), messages.spread_to_message(found[1])
+        return pb.AllowIdentityResponse(denied=denied, spread=spread)
+
+    async def ListDeniedIdentities(
+        self, request: pb.ListDeniedIdentitiesRequest, context: Context
+    ) -> pb.ListDeniedIdentitiesResponse:
+        """List denials in pages."""
+        view, at = self._access.denials.view, datetime.now(UTC)
+        size, after = page_size(request.page_size, default=100), from_page_token(_DENIED, request.page_token)
+        names = sorted(view.all if request.show_past else view.in_force(at))
+        names = [each for each in names if after is None or each > after[1]]
+        more = to_page_token(_DENIED, (0, names[size - 1])) if len(names) > size else ""
+        page = [messages.denied_to_message(view.all[each]) for each in names[:size]]
+        return pb.ListDeniedIdentitiesResponse(denied=page, next_page_token=more)
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Context) -> pb.GetCallerResponse:
         """Return who the caller is to this server."""

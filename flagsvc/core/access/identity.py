@@ -32,6 +32,7 @@ class Identity:
     `expires_at`: seconds since 1970 after which its credential is refused. `key`: what the credential is looked up by.
     `context`: fields of the evaluation context that its credential proves.
     `rate`: how many evaluations a second it may make, where that is not the default; else 0.
+    `context_headers`: headers of its calls set the fields of the evaluation context that are configured.
     `may_act_for_others`: it may name on whose behalf it makes a change, as an admin always may.
     """
 
@@ -45,11 +46,17 @@ class Identity:
     context: Mapping[str, JsonValue] | None = None
     rate: float = 0.0
     may_act_for_others: bool = False
+    context_headers: bool = False
 
     @property
     def acts_for_others(self) -> bool:
         """Whether it may make changes on behalf of whom it names."""
         return self.may_act_for_others or self.role is Role.ADMIN
+
+    @property
+    def sets_context_by_headers(self) -> bool:
+        """Whether headers of its calls set fields of the evaluation context: of everybody without authentication."""
+        return self.context_headers or self.kind is Kind.UNCHECKED
 
     @property
     def is_of_the_public(self) -> bool:

@@ -34,7 +34,7 @@ class Token:
 
     `created_by`: the caller who made it. `last_used_on`: a day such as `2026-11-30`; recording it takes no revision.
     `revision`: the state of all tokens with which it last changed. `rate`: evaluations a second; 0: the server's rate.
-    `for_others`: its callers may make changes on behalf of others.
+    `for_others`: its callers may make changes on behalf of others. `context_headers`: their headers set context fields.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Token:
     revision: int = 0
     rate: int = 0
     for_others: bool = False
+    context_headers: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -80,6 +81,7 @@ class Token:
                 key,
                 rate=self.rate,
                 may_act_for_others=self.for_others,
+                context_headers=self.context_headers,
             )
         return found
 
@@ -112,14 +114,14 @@ def update(token_id: str, fields: Mapping[str, Any], etag: int | None, check: Ca
 
 
 def rotate(
-    token_id: str, digest: str, old_ends_at: datetime, etag: int | None, check: Callable[[Token], None]
+    token_id: str, digest: str, old_ends_at: datetime | None, etag: int | None, check: Callable[[Token], None]
 ) -> Decide:
-    """Give a token a new secret; the one before it ends then, and older ones at once."""
+    """Give a token a new secret; the one before it ends then, None: at once, by no clock. Older ones end at once."""
 
     def decide(current: Token | None) -> Token | None:
         found = _changeable(current, token_id, etag)
         check(found)
-        newest = found.secrets[-1:]
+        newest = found.secrets[-1:] if old_ends_at is not None else ()
         kept = tuple(Secret(each.digest, _earlier(each.expires_at, old_ends_at)) for each in newest)
         return replace(found, secrets=(*kept, Secret(digest)))
 
@@ -164,5 +166,5 @@ def _moment(at: datetime | None) -> float:
     return math.inf if at is None else at.timestamp()
 
 
-def _earlier(one: datetime | None, other: datetime) -> datetime:
-    return other if one is None else min(one, other)
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return other if one is None or other is None else min(one, other)

@@ -1,17 +1,21 @@
 // An application with an unmodified provider for Node, driven by JSON lines as ../go/main.go is: MODE HOST PORT SELECTOR.
-// MODE: rpc, in-process or ofrep.
+// MODE: rpc, in-process, ofrep or multi. In its environment: CA, TOKEN and OFREP_PORT, as there; NODE_EXTRA_CA_CERTS is fetch's.
 import { createInterface } from 'node:readline';
 import { FlagdProvider } from '@openfeature/flagd-provider';
 import { OFREPProvider } from '@openfeature/ofrep-provider';
-import { OpenFeature, ProviderEvents } from '@openfeature/server-sdk';
+import { MultiProvider, OpenFeature, ProviderEvents } from '@openfeature/server-sdk';
 import { answered, askedOf, headersOf, silent } from './asking.mjs';
 
 const [mode, host, port, selector] = process.argv.slice(2);
-const options = { host, port: Number(port), ...(selector && { selector }) };
+const { CA, TOKEN, OFREP_PORT } = process.env;
+const options = { host, port: Number(port), ...(selector && { selector }), ...(CA && { tls: true, certPath: CA }) };
+const rpc = () => new FlagdProvider(options);
+const ofrep = (port) => new OFREPProvider({ baseUrl: `${CA ? 'https' : 'http'}://${host}:${port}`, headers: headersOf(selector, TOKEN) });
 const providers = {
-  rpc: () => new FlagdProvider(options),
+  rpc,
   'in-process': () => new FlagdProvider({ ...options, resolverType: 'in-process' }),
-  ofrep: () => new OFREPProvider({ baseUrl: `http://${host}:${port}`, ...headersOf(selector) }),
+  ofrep: () => ofrep(port),
+  multi: () => new MultiProvider([{ provider: rpc() }, { provider: ofrep(OFREP_PORT) }]),
 };
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 

@@ -1,8 +1,11 @@
 // What the programs for Node and for pages share.
 export const silent = { error() {}, warn() {}, info() {}, debug() {} };
 
-/** The option of OFREP's providers that selects a flag set. */
-export const headersOf = (selector) => selector && { headers: [['Flagd-Selector', selector]] };
+/** The headers of OFREP's providers that select a flag set and show a token, where there are any. */
+export const headersOf = (selector, token) => [
+  ...(selector ? [['Flagd-Selector', selector]] : []),
+  ...(token ? [['Authorization', `Bearer ${token}`]] : []),
+];
 
 /** The client's call for a kind of value; JavaScript has one kind of number. */
 export function askedOf(client, kind) {

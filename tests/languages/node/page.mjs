@@ -1,13 +1,17 @@
-// The page of browser.mjs, bundled by esbuild: an unmodified provider for the web. The page's address says which: ?MODE&HOST&PORT&SELECTOR.
+// The page of browser.mjs, bundled by esbuild: an unmodified provider for the web. The page's address says which: ?MODE&HOST&PORT&SELECTOR&TLS&TOKEN.
 import { FlagdWebProvider } from '@openfeature/flagd-web-provider';
 import { OFREPWebProvider } from '@openfeature/ofrep-web-provider';
 import { OpenFeature, ProviderEvents } from '@openfeature/web-sdk';
 import { answered, askedOf, headersOf, silent } from './asking.mjs';
 
-const [mode, host, port, selector] = location.search.slice(1).split('&');
+const [mode, host, port, selector, tls, token] = location.search.slice(1).split('&');
+const bearer = (next) => (request) => {
+  request.header.set('Authorization', `Bearer ${token}`);
+  return next(request);
+};
 const providers = {
-  'flagd-web': () => new FlagdWebProvider({ host, port: Number(port), tls: false }),
-  'ofrep-web': () => new OFREPWebProvider({ baseUrl: `http://${host}:${port}`, ...headersOf(selector) }),
+  'flagd-web': () => new FlagdWebProvider({ host, port: Number(port), tls: Boolean(tls), ...(token && { interceptors: [bearer] }) }),
+  'ofrep-web': () => new OFREPWebProvider({ baseUrl: `${tls ? 'https' : 'http'}://${host}:${port}`, headers: headersOf(selector, token) }),
 };
 
 OpenFeature.setLogger(silent);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -12,16 +12,19 @@ from flagsvc_client.details import NOTHING
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.wire_contexts import LIMITS, Limits
+from flagsvc_client.wire_values import from_value
 
 STREAM_REFUSED = "STREAM_REFUSED"
-KNOWN = frozenset({RULES})
+PROVEN_CONTEXT = "proven-context"
+"""The server sends context fields that the caller's credential proves."""
+KNOWN = frozenset({RULES, PROVEN_CONTEXT})
 """What a server may require of those who evaluate its flags."""
 
 
 class EvaluationSettings(NamedTuple):
-    """`context_values`: fields that every evaluation gets. `limits`: of the callers' contexts."""
+    """`context_values`: fields that override the callers'. `limits`: of the callers' contexts."""
 
-    context_values: Mapping[str, str] = NOTHING
+    context_values: Mapping[str, Any] = NOTHING
     limits: Limits = LIMITS
 
 
@@ -38,7 +41,8 @@ def settings_of(message: pb.WatchFlagsResponse) -> EvaluationSettings:
         sent.max_context_values or LIMITS.values,
         sent.max_context_depth or LIMITS.depth,
     )
-    return EvaluationSettings(dict(sent.context_values), limits)
+    proven = {name: from_value(value) for name, value in sent.proven_context.items()}
+    return EvaluationSettings({**sent.context_values, **proven}, limits)
 
 
 def _refused(why: str) -> FlagServiceError:

@@ -1032,11 +1032,30 @@ class EvaluationSettings(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class ProvenContextEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: flagsvc.generated.flagsvc.v1.types_pb2.Value | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     REQUIRES_FIELD_NUMBER: builtins.int
     CONTEXT_VALUES_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_BYTES_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_VALUES_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_DEPTH_FIELD_NUMBER: builtins.int
+    PROVEN_CONTEXT_FIELD_NUMBER: builtins.int
     max_context_bytes: builtins.int
     """Maximum size of a context, as an EvaluationContext in bytes; a larger one is refused."""
     max_context_values: builtins.int
@@ -1053,6 +1072,12 @@ class EvaluationSettings(google.protobuf.message.Message):
     def context_values(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Context fields that every evaluation gets. They override the caller's."""
 
+    @property
+    def proven_context(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value]:
+        """Context fields that the caller's credential proves. They override all others. A stream that has some requires
+        "proven-context".
+        """
+
     def __init__(
         self,
         *,
@@ -1061,8 +1086,9 @@ class EvaluationSettings(google.protobuf.message.Message):
         max_context_bytes: builtins.int = ...,
         max_context_values: builtins.int = ...,
         max_context_depth: builtins.int = ...,
+        proven_context: collections.abc.Mapping[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "requires", b"requires"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "proven_context", b"proven_context", "requires", b"requires"]) -> None: ...
 
 Global___EvaluationSettings: typing_extensions.TypeAlias = EvaluationSettings
 

@@ -28,45 +28,59 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66lagsvc/v1/token_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.flagsvc.v1.Role\x12\x11\n\tflag_sets\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10overlap_end_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_used_day\x18\x0b \x01(\t\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x0c\n\x04rate\x18\r \x01(\x05\x12\x12\n\nfor_others\x18\x0e \x01(\x08\"\x91\x01\n\x12\x43reateTokenRequest\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12(\n\x08wait_for\x18\x02 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x13\x43reateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x1d\n\x0fGetTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"4\n\x10GetTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\"P\n\x11ListTokensRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_revoked\x18\x03 \x01(\x08\"P\n\x12ListTokensResponse\x12!\n\x06tokens\x18\x01 \x03(\x0b\x32\x11.flagsvc.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\x12UpdateTokenRequest\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12(\n\x08wait_for\x18\x03 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13UpdateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\xb5\x01\n\x12RotateTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12(\n\x08wait_for\x18\x04 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x13RotateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x89\x01\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12(\n\x08wait_for\x18\x03 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13RevokeTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x12\n\x10GetCallerRequest\"\x9f\x01\n\x11GetCallerResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.flagsvc.v1.Role\x12\x11\n\tflag_sets\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x92\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_EVALUATE\x10\x01\x12\r\n\tROLE_READ\x10\x02\x12\x0f\n\x0bROLE_TOGGLE\x10\x03\x12\x0e\n\nROLE_WRITE\x10\x04\x12\x10\n\x0cROLE_OPERATE\x10\x05\x12\x0e\n\nROLE_ADMIN\x10\x06\x12\x0f\n\x0bROLE_PUBLIC\x10\x07\x32\xac\x04\n\x0cTokenService\x12N\n\x0b\x43reateToken\x12\x1e.flagsvc.v1.CreateTokenRequest\x1a\x1f.flagsvc.v1.CreateTokenResponse\x12\x45\n\x08GetToken\x12\x1b.flagsvc.v1.GetTokenRequest\x1a\x1c.flagsvc.v1.GetTokenResponse\x12K\n\nListTokens\x12\x1d.flagsvc.v1.ListTokensRequest\x1a\x1e.flagsvc.v1.ListTokensResponse\x12N\n\x0bUpdateToken\x12\x1e.flagsvc.v1.UpdateTokenRequest\x1a\x1f.flagsvc.v1.UpdateTokenResponse\x12N\n\x0bRotateToken\x12\x1e.flagsvc.v1.RotateTokenRequest\x1a\x1f.flagsvc.v1.RotateTokenResponse\x12N\n\x0bRevokeToken\x12\x1e.flagsvc.v1.RevokeTokenRequest\x1a\x1f.flagsvc.v1.RevokeTokenResponse\x12H\n\tGetCaller\x12\x1c.flagsvc.v1.GetCallerRequest\x1a\x1d.flagsvc.v1.GetCallerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66lagsvc/v1/token_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x03\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.flagsvc.v1.Role\x12\x11\n\tflag_sets\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64isabled\x18\x06 \x01(\x08\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10overlap_end_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_used_day\x18\x0b \x01(\t\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x0c\n\x04rate\x18\r \x01(\x05\x12\x12\n\nfor_others\x18\x0e \x01(\x08\x12\x17\n\x0f\x63ontext_headers\x18\x0f \x01(\x08\"\x91\x01\n\x12\x43reateTokenRequest\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12(\n\x08wait_for\x18\x02 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x13\x43reateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x1d\n\x0fGetTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"4\n\x10GetTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\"P\n\x11ListTokensRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cshow_revoked\x18\x03 \x01(\x08\"P\n\x12ListTokensResponse\x12!\n\x06tokens\x18\x01 \x03(\x0b\x32\x11.flagsvc.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc2\x01\n\x12UpdateTokenRequest\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12(\n\x08wait_for\x18\x03 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13UpdateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\xb5\x01\n\x12RotateTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12(\n\x08wait_for\x18\x04 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x13RotateTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x89\x01\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12(\n\x08wait_for\x18\x03 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13RevokeTokenResponse\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.flagsvc.v1.Token\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\xf9\x01\n\x0e\x44\x65niedIdentity\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdenied_by\x18\x04 \x01(\t\x12-\n\tdeny_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlifted_by\x18\x06 \x01(\t\x12-\n\tlift_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08in_force\x18\x08 \x01(\x08\"\xc3\x01\n\x13\x44\x65nyIdentityRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08wait_for\x18\x04 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x14\x44\x65nyIdentityResponse\x12*\n\x06\x64\x65nied\x18\x01 \x01(\x0b\x32\x1a.flagsvc.v1.DeniedIdentity\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x83\x01\n\x14\x41llowIdentityRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\x12(\n\x08wait_for\x18\x02 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"l\n\x15\x41llowIdentityResponse\x12*\n\x06\x64\x65nied\x18\x01 \x01(\x0b\x32\x1a.flagsvc.v1.DeniedIdentity\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"W\n\x1bListDeniedIdentitiesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tshow_past\x18\x03 \x01(\x08\"c\n\x1cListDeniedIdentitiesResponse\x12*\n\x06\x64\x65nied\x18\x01 \x03(\x0b\x32\x1a.flagsvc.v1.DeniedIdentity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetCallerRequest\"\x9f\x01\n\x11GetCallerResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.flagsvc.v1.Role\x12\x11\n\tflag_sets\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x92\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_EVALUATE\x10\x01\x12\r\n\tROLE_READ\x10\x02\x12\x0f\n\x0bROLE_TOGGLE\x10\x03\x12\x0e\n\nROLE_WRITE\x10\x04\x12\x10\n\x0cROLE_OPERATE\x10\x05\x12\x0e\n\nROLE_ADMIN\x10\x06\x12\x0f\n\x0bROLE_PUBLIC\x10\x07\x32\xc0\x06\n\x0cTokenService\x12N\n\x0b\x43reateToken\x12\x1e.flagsvc.v1.CreateTokenRequest\x1a\x1f.flagsvc.v1.CreateTokenResponse\x12\x45\n\x08GetToken\x12\x1b.flagsvc.v1.GetTokenRequest\x1a\x1c.flagsvc.v1.GetTokenResponse\x12K\n\nListTokens\x12\x1d.flagsvc.v1.ListTokensRequest\x1a\x1e.flagsvc.v1.ListTokensResponse\x12N\n\x0bUpdateToken\x12\x1e.flagsvc.v1.UpdateTokenRequest\x1a\x1f.flagsvc.v1.UpdateTokenResponse\x12N\n\x0bRotateToken\x12\x1e.flagsvc.v1.RotateTokenRequest\x1a\x1f.flagsvc.v1.RotateTokenResponse\x12N\n\x0bRevokeToken\x12\x1e.flagsvc.v1.RevokeTokenRequest\x1a\x1f.flagsvc.v1.RevokeTokenResponse\x12Q\n\x0c\x44\x65nyIdentity\x12\x1f.flagsvc.v1.DenyIdentityRequest\x1a .flagsvc.v1.DenyIdentityResponse\x12T\n\rAllowIdentity\x12 .flagsvc.v1.AllowIdentityRequest\x1a!.flagsvc.v1.AllowIdentityResponse\x12i\n\x14ListDeniedIdentities\x12\'.flagsvc.v1.ListDeniedIdentitiesRequest\x1a(.flagsvc.v1.ListDeniedIdentitiesResponse\x12H\n\tGetCaller\x12\x1c.flagsvc.v1.GetCallerRequest\x1a\x1d.flagsvc.v1.GetCallerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flagsvc.v1.token_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2098
-  _globals['_ROLE']._serialized_end=2244
+  _globals['_ROLE']._serialized_start=3116
+  _globals['_ROLE']._serialized_end=3262
   _globals['_TOKEN']._serialized_start=177
-  _globals['_TOKEN']._serialized_end=571
-  _globals['_CREATETOKENREQUEST']._serialized_start=574
-  _globals['_CREATETOKENREQUEST']._serialized_end=719
-  _globals['_CREATETOKENRESPONSE']._serialized_start=721
-  _globals['_CREATETOKENRESPONSE']._serialized_end=833
-  _globals['_GETTOKENREQUEST']._serialized_start=835
-  _globals['_GETTOKENREQUEST']._serialized_end=864
-  _globals['_GETTOKENRESPONSE']._serialized_start=866
-  _globals['_GETTOKENRESPONSE']._serialized_end=918
-  _globals['_LISTTOKENSREQUEST']._serialized_start=920
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1000
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=1002
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1082
-  _globals['_UPDATETOKENREQUEST']._serialized_start=1085
-  _globals['_UPDATETOKENREQUEST']._serialized_end=1279
-  _globals['_UPDATETOKENRESPONSE']._serialized_start=1281
-  _globals['_UPDATETOKENRESPONSE']._serialized_end=1377
-  _globals['_ROTATETOKENREQUEST']._serialized_start=1380
-  _globals['_ROTATETOKENREQUEST']._serialized_end=1561
-  _globals['_ROTATETOKENRESPONSE']._serialized_start=1563
-  _globals['_ROTATETOKENRESPONSE']._serialized_end=1675
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1678
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1815
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=1817
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=1913
-  _globals['_GETCALLERREQUEST']._serialized_start=1915
-  _globals['_GETCALLERREQUEST']._serialized_end=1933
-  _globals['_GETCALLERRESPONSE']._serialized_start=1936
-  _globals['_GETCALLERRESPONSE']._serialized_end=2095
-  _globals['_TOKENSERVICE']._serialized_start=2247
-  _globals['_TOKENSERVICE']._serialized_end=2803
+  _globals['_TOKEN']._serialized_end=596
+  _globals['_CREATETOKENREQUEST']._serialized_start=599
+  _globals['_CREATETOKENREQUEST']._serialized_end=744
+  _globals['_CREATETOKENRESPONSE']._serialized_start=746
+  _globals['_CREATETOKENRESPONSE']._serialized_end=858
+  _globals['_GETTOKENREQUEST']._serialized_start=860
+  _globals['_GETTOKENREQUEST']._serialized_end=889
+  _globals['_GETTOKENRESPONSE']._serialized_start=891
+  _globals['_GETTOKENRESPONSE']._serialized_end=943
+  _globals['_LISTTOKENSREQUEST']._serialized_start=945
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1025
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1027
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1107
+  _globals['_UPDATETOKENREQUEST']._serialized_start=1110
+  _globals['_UPDATETOKENREQUEST']._serialized_end=1304
+  _globals['_UPDATETOKENRESPONSE']._serialized_start=1306
+  _globals['_UPDATETOKENRESPONSE']._serialized_end=1402
+  _globals['_ROTATETOKENREQUEST']._serialized_start=1405
+  _globals['_ROTATETOKENREQUEST']._serialized_end=1586
+  _globals['_ROTATETOKENRESPONSE']._serialized_start=1588
+  _globals['_ROTATETOKENRESPONSE']._serialized_end=1700
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1703
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1840
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1842
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1938
+  _globals['_DENIEDIDENTITY']._serialized_start=1941
+  _globals['_DENIEDIDENTITY']._serialized_end=2190
+  _globals['_DENYIDENTITYREQUEST']._serialized_start=2193
+  _globals['_DENYIDENTITYREQUEST']._serialized_end=2388
+  _globals['_DENYIDENTITYRESPONSE']._serialized_start=2390
+  _globals['_DENYIDENTITYRESPONSE']._serialized_end=2497
+  _globals['_ALLOWIDENTITYREQUEST']._serialized_start=2500
+  _globals['_ALLOWIDENTITYREQUEST']._serialized_end=2631
+  _globals['_ALLOWIDENTITYRESPONSE']._serialized_start=2633
+  _globals['_ALLOWIDENTITYRESPONSE']._serialized_end=2741
+  _globals['_LISTDENIEDIDENTITIESREQUEST']._serialized_start=2743
+  _globals['_LISTDENIEDIDENTITIESREQUEST']._serialized_end=2830
+  _globals['_LISTDENIEDIDENTITIESRESPONSE']._serialized_start=2832
+  _globals['_LISTDENIEDIDENTITIESRESPONSE']._serialized_end=2931
+  _globals['_GETCALLERREQUEST']._serialized_start=2933
+  _globals['_GETCALLERREQUEST']._serialized_end=2951
+  _globals['_GETCALLERRESPONSE']._serialized_start=2954
+  _globals['_GETCALLERRESPONSE']._serialized_end=3113
+  _globals['_TOKENSERVICE']._serialized_start=3265
+  _globals['_TOKENSERVICE']._serialized_end=4097
 # @@protoc_insertion_point(module_scope)

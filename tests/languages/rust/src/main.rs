@@ -1,4 +1,5 @@
 // An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process or rest.
+// In its environment: CA, the file with the CA of a server with TLS.
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, stdin};
@@ -19,8 +20,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let (host, port) = (arguments[2].clone(), arguments[3].parse()?);
     let selector = Some(arguments[4].clone()).filter(|selector| !selector.is_empty());
-    let options = FlagdOptions { host, port, selector, resolver_type, cache_settings, ..defaults };
-    let provider = FlagdProvider::new(options).await?;
+    let cert_path = std::env::var("CA").ok().filter(|path| !path.is_empty());
+    let tls = cert_path.is_some();
+    let options = FlagdOptions { host, port, selector, resolver_type, cache_settings, tls, cert_path, ..defaults };
+    let provider = match FlagdProvider::new(options).await {
+        Ok(provider) => provider,
+        Err(error) => return Ok(println!("{}", json!({"failed": error.to_string()}))),
+    };
     for line in stdin().lock().lines() {
         println!("{}", answer(&provider, &serde_json::from_str(&line?)?).await);
     }

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TokenServiceStub(object):
-    """TokenService makes, changes and ends tokens. All of it needs the role admin, except GetCaller.
+    """TokenService makes, changes and ends tokens, and denies identities that others prove. All of it needs the role admin, except GetCaller.
     """
 
     def __init__(self, channel):
@@ -65,6 +65,21 @@ class TokenServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.DenyIdentity = channel.unary_unary(
+                '/flagsvc.v1.TokenService/DenyIdentity',
+                request_serializer=flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityResponse.FromString,
+                _registered_method=True)
+        self.AllowIdentity = channel.unary_unary(
+                '/flagsvc.v1.TokenService/AllowIdentity',
+                request_serializer=flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityResponse.FromString,
+                _registered_method=True)
+        self.ListDeniedIdentities = channel.unary_unary(
+                '/flagsvc.v1.TokenService/ListDeniedIdentities',
+                request_serializer=flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesResponse.FromString,
+                _registered_method=True)
         self.GetCaller = channel.unary_unary(
                 '/flagsvc.v1.TokenService/GetCaller',
                 request_serializer=flagsvc_dot_v1_dot_token__service__pb2.GetCallerRequest.SerializeToString,
@@ -73,7 +88,7 @@ class TokenServiceStub(object):
 
 
 class TokenServiceServicer(object):
-    """TokenService makes, changes and ends tokens. All of it needs the role admin, except GetCaller.
+    """TokenService makes, changes and ends tokens, and denies identities that others prove. All of it needs the role admin, except GetCaller.
     """
 
     def CreateToken(self, request, context):
@@ -119,6 +134,29 @@ class TokenServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DenyIdentity(self, request, context):
+        """Refuses the subject of an issuer's JWTs, or a name of client certificates, although they are valid; ends every
+        stream and call of it. With wait_for APPLIED the response names the replicas that refuse it now, and those that may
+        not yet. A second denial replaces the first. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AllowIdentity(self, request, context):
+        """Lifts a denial. Idempotent. NOT_FOUND if the identity was never denied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeniedIdentities(self, request, context):
+        """Lists denials in pages, by identity.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCaller(self, request, context):
         """Returns who the caller is to this server.
         """
@@ -159,6 +197,21 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     request_deserializer=flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenResponse.SerializeToString,
             ),
+            'DenyIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyIdentity,
+                    request_deserializer=flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityResponse.SerializeToString,
+            ),
+            'AllowIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowIdentity,
+                    request_deserializer=flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityResponse.SerializeToString,
+            ),
+            'ListDeniedIdentities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeniedIdentities,
+                    request_deserializer=flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesResponse.SerializeToString,
+            ),
             'GetCaller': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCaller,
                     request_deserializer=flagsvc_dot_v1_dot_token__service__pb2.GetCallerRequest.FromString,
@@ -173,7 +226,7 @@ def add_TokenServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenService(object):
-    """TokenService makes, changes and ends tokens. All of it needs the role admin, except GetCaller.
+    """TokenService makes, changes and ends tokens, and denies identities that others prove. All of it needs the role admin, except GetCaller.
     """
 
     @staticmethod
@@ -328,6 +381,87 @@ class TokenService(object):
             '/flagsvc.v1.TokenService/RevokeToken',
             flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenRequest.SerializeToString,
             flagsvc_dot_v1_dot_token__service__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.TokenService/DenyIdentity',
+            flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityRequest.SerializeToString,
+            flagsvc_dot_v1_dot_token__service__pb2.DenyIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.TokenService/AllowIdentity',
+            flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityRequest.SerializeToString,
+            flagsvc_dot_v1_dot_token__service__pb2.AllowIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeniedIdentities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.TokenService/ListDeniedIdentities',
+            flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesRequest.SerializeToString,
+            flagsvc_dot_v1_dot_token__service__pb2.ListDeniedIdentitiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

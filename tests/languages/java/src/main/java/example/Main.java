@@ -18,6 +18,9 @@ import dev.openfeature.sdk.OpenFeatureAPI;
 import dev.openfeature.sdk.ProviderEvent;
 import dev.openfeature.sdk.Structure;
 import dev.openfeature.sdk.Value;
+import dev.openfeature.sdk.multiprovider.MultiProvider;
+import io.grpc.Metadata;
+import io.grpc.stub.MetadataUtils;
 import java.io.BufferedReader;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
@@ -28,10 +31,16 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process or ofrep. */
+/**
+ * An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process, ofrep or multi.
+ *
+ * <p>In its environment: CA, TOKEN and OFREP_PORT, as in ../go/main.go. The JVM's options name the CA for HTTP.
+ */
 public final class Main {
     private static final PrintStream OUT = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
     private static final Gson GSON = new Gson();
+    private static final String CA = System.getenv().getOrDefault("CA", "");
+    private static final String TOKEN = System.getenv().getOrDefault("TOKEN", "");
 
     private Main() {}
 
@@ -54,16 +63,41 @@ public final class Main {
     }
 
     private static FeatureProvider provider(String mode, String host, String port, String selector) {
-        if (mode.equals("ofrep")) {
-            var options = OfrepProviderOptions.builder().baseUrl("http://" + host + ":" + port);
-            if (!selector.isEmpty()) {
-                options.headers(ImmutableMap.of("Flagd-Selector", ImmutableList.of(selector)));
-            }
-            return OfrepProvider.constructProvider(options.build());
-        }
+        return switch (mode) {
+            case "ofrep" -> ofrep(host, port, selector);
+            case "multi" -> new MultiProvider(List.of(flagd("rpc", host, port, selector), ofrep(host, System.getenv("OFREP_PORT"), selector)));
+            default -> flagd(mode, host, port, selector);
+        };
+    }
+
+    private static FeatureProvider flagd(String mode, String host, String port, String selector) {
         var resolver = mode.equals("rpc") ? Config.Resolver.RPC : Config.Resolver.IN_PROCESS;
         var options = FlagdOptions.builder().resolverType(resolver).host(host).port(Integer.parseInt(port));
-        return new FlagdProvider(selector.isEmpty() ? options.build() : options.selector(selector).build());
+        if (!selector.isEmpty()) {
+            options.selector(selector);
+        }
+        if (!CA.isEmpty()) {
+            options.tls(true).certPath(CA);
+        }
+        if (!TOKEN.isEmpty()) {
+            var headers = new Metadata();
+            headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + TOKEN);
+            options.clientInterceptors(List.of(MetadataUtils.newAttachHeadersInterceptor(headers)));
+        }
+        return new FlagdProvider(options.build());
+    }
+
+    private static FeatureProvider ofrep(String host, String port, String selector) {
+        var headers = ImmutableMap.<String, ImmutableList<String>>builder();
+        if (!selector.isEmpty()) {
+            headers.put("Flagd-Selector", ImmutableList.of(selector));
+        }
+        if (!TOKEN.isEmpty()) {
+            headers.put("Authorization", ImmutableList.of("Bearer " + TOKEN));
+        }
+        var url = (CA.isEmpty() ? "http://" : "https://") + host + ":" + port;
+        return OfrepProvider.constructProvider(
+                OfrepProviderOptions.builder().baseUrl(url).headers(headers.build()).build());
     }
 
     private static Map<String, Object> answer(Client client, JsonObject asked) {

@@ -47,6 +47,13 @@ class Fields:
             raise invalid(self.path(field), value, about)
         return value
 
+    def flag(self, field: str) -> bool:
+        """Return true or false; false where the field is missing. Raises InvalidRequest."""
+        value = self.take(field, False)
+        if not isinstance(value, bool):
+            raise invalid(self.path(field), value, "true or false")
+        return value
+
     def each(self, field: str, read: Callable[[Fields], T], most: int, least: int = 0) -> tuple[T, ...]:
         """Return what `read` makes of each object in a list. Raises InvalidRequest."""
         value = self.take(field, [])

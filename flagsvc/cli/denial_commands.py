@@ -1,0 +1,68 @@
+"""Commands about identities that others prove: token deny, allow and denied."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, timedelta
+from typing import Any
+
+from flagsvc.access.record_writer import now
+from flagsvc.cli import render, wait_for
+from flagsvc.cli.token_commands import on_target
+from flagsvc.cli.token_targets import Denied, seconds_of
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
+
+_HEADS = ("identity", "state", "expires", "denied by", "reason")
+
+
+def deny(args: argparse.Namespace) -> int:
+    """Refuse an identity."""
+    request = pb.DenyIdentityRequest(identity=args.identity, reason=args.reason)
+    if args.expires and args.expires != "never":
+        request.expire_time.FromDatetime(now() + timedelta(seconds=seconds_of(args.expires, "--expires")))
+    return on_target(args, lambda target: _show(args, target.deny(request)))
+
+
+def allow(args: argparse.Namespace) -> int:
+    """Lift a denial."""
+    return on_target(args, lambda target: _show(args, target.allow(args.identity)))
+
+
+def list_denied(args: argparse.Namespace) -> int:
+    """List denials; with --all those that are over too."""
+
+    def listed(target: Any) -> int:
+        found = [_fields(each) for each in target.denied() if args.all or each.in_force]
+        if args.json:
+            render.print_json(found)
+        else:
+            names = ("identity", "state", "expires", "deniedBy", "reason")
+            rows = (tuple(fields[name] for name in names) for fields in found)
+            render.print_table(_HEADS, rows, "nobody is denied")
+        return 0
+
+    return on_target(args, listed)
+
+
+def _show(args: argparse.Namespace, changed: Denied) -> int:
+    fields = _fields(changed.denied)
+    if args.json:
+        if changed.spread is not None:
+            fields["spread"] = wait_for.spread_fields(changed.spread)
+        render.print_json(fields)
+    else:
+        render.print_fields(fields)
+    return 0 if changed.spread is None else wait_for.report_spread(args, changed.spread)
+
+
+def _fields(denied: pb.DeniedIdentity) -> dict[str, Any]:
+    return {
+        "identity": denied.identity,
+        "state": "denied" if denied.in_force else "allowed" if denied.lifted_by else "expired",
+        "reason": denied.reason,
+        "expires": denied.expire_time.ToDatetime(UTC) if denied.HasField("expire_time") else None,
+        "deniedBy": denied.denied_by,
+        "denied": denied.deny_time.ToDatetime(UTC),
+        "liftedBy": denied.lifted_by or None,
+        "lifted": denied.lift_time.ToDatetime(UTC) if denied.HasField("lift_time") else None,
+    }
