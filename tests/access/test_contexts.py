@@ -175,7 +175,10 @@ async def test_a_local_client_knows_what_its_token_proves(served: Served, claims
     token = signed(kubernetes_claims(**claims), KEY)
     target = f"127.0.0.1:{served.server.port}"
     context = EvaluationContext("somebody", {"plan": "pro", "region": "south", "teams": ["a"]})
-    async with AsyncFlagClient(target, token=token) as remote, FlagClient(target, token=token, local=True) as local:
+    async with (
+        AsyncFlagClient(target, token=token) as remote,
+        AsyncFlagClient(target, token=token, local=True) as local,
+    ):
         assert await local.wait_ready()
         for given in (context, EvaluationContext()):
             there, here = await remote.batch(list(CONDITIONS), given), await local.batch(list(CONDITIONS), given)
