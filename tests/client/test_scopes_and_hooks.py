@@ -89,6 +89,7 @@ async def test_hooks_see_every_evaluation(form: str, local: bool, flags: Flags) 
         await client.get_str("text", default="x")
         await client.batch(["on", "nope"])
         await client.get_bool("on", {"a": object()}, default=True)
+        assert await client.batch((), {"a": object()}) == {}
     found = [(each.details.flag_key, each.details.reason, each.details.error_code) for each in seen]
     assert found == [
         ("paid", Reason.TARGETING_MATCH, None),

@@ -18,7 +18,7 @@ from flagsvc_client import AsyncFlagClient
 from flagsvc_client.guards import FeatureDisabled, require_feature
 from flagsvc_client.guards import aio as aio_guards
 from flagsvc_client.guards import sync as sync_guards
-from flagsvc_client.guards.asgi import FeatureRefused, RequireFeature, feature_refused
+from flagsvc_client.guards.asgi import ContextMiddleware, FeatureRefused, RequireFeature, feature_refused
 from flagsvc_client.openfeature import FlagsvcProvider
 from flagsvc_client.testing import AsyncInMemoryFlagClient, InMemoryFlagClient, StrictError, override, use_flags
 from openfeature import api
@@ -98,6 +98,30 @@ def test_a_backend_whose_client_is_real_and_whose_server_is_not_there(time: str)
         assert (response.status_code, response.json()["status"]) == (403, "ENABLED")
 
 
+def test_the_context_of_a_request_reaches_guards_and_evaluations() -> None:
+    rule = {"if": [{"==": [{"var": "plan"}, "pro"]}, "on", "off"]}
+    pro = {"variants": {"on": True, "off": False}, "defaultVariant": "off", "state": "ENABLED", "targeting": rule}
+    kept = AsyncInMemoryFlagClient({"pro": pro})
+    shop = fastapi.FastAPI()
+    shop.add_middleware(ContextMiddleware, context_of=lambda request: {"plan": request.headers.get("x-plan")})
+
+    @shop.get("/asynchronous", dependencies=[fastapi.Depends(RequireFeature(kept, "pro"))])
+    async def asynchronous() -> bool:
+        return await kept.is_enabled("pro")
+
+    with InMemoryFlagClient(kept.in_memory) as threaded:
+
+        @shop.get("/synchronous")
+        def synchronous() -> bool:
+            return threaded.is_enabled("pro")
+
+        with TestClient(shop) as http:
+            answers = [http.get(path, headers={"x-plan": "pro"}).json() for path in ("/asynchronous", "/synchronous")]
+            assert answers == [True, True]
+            assert http.get("/asynchronous", headers={"x-plan": "free"}).status_code == 403
+            assert http.get("/synchronous").json() is False
+
+
 async def test_openfeature() -> None:
     kept = InMemoryFlagClient({"on": True, "text": "blue"})
     heard: list[Any] = []
@@ -155,7 +179,7 @@ def test_the_fixture_of_pytest(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nflagsvc_flags = flags.json\nflagsvc_strict = true\n")
     variants = '{"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "on"}'
     (tmp_path / "flags.json").write_text(f'{{"flags": {{"checkout-v2": {variants}}}}}')
-    command = [sys.executable, "-m", "pytest", "-p", "flagsvc_client.testing.pytest_plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "flagsvc_pytest", "-p", "no:cacheprovider"]
     alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
     assert "4 passed, 1 error" in done.stdout, done.stdout

@@ -46,11 +46,14 @@ def test_the_wheel_of_the_python_client(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
         [entry_points] = [archive.read(name).decode() for name in names if name.endswith("entry_points.txt")]
-    assert "[pytest11]\nflagsvc = flagsvc_client.testing.pytest_plugin" in entry_points
+    assert "[pytest11]\nflagsvc = flagsvc_pytest" in entry_points
     wanted = ("py.typed", "_engine/flagd/reading.py", "testing/__init__.py", "guards/aio.py")
     assert [name for name in wanted if f"flagsvc_client/{name}" not in names] == []
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    light = [sys.executable, "-c", "import flagsvc_pytest, sys; print('grpc' in sys.modules)"]
     elsewhere = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(light, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
     command = [sys.executable, "-P", "-c", KIT + "import flagsvc_client; print(flagsvc_client.__file__)"]
     done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

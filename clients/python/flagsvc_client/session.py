@@ -135,9 +135,7 @@ class Session:
         )
         if self._hooks:
             run_hooks(self._hooks, Evaluated(details, context, self.flag_set), self._failure_log)
-        if self._raise_errors:
-            raise error
-        self._log_failure(f"{error.code.name} {error.reason}".strip(), key, error.message)
+        self._report(key, error)
         return details
 
     def failed_batch(
@@ -146,8 +144,13 @@ class Session:
         """Return an error for each key after a failed call; nothing if all flags of the set were asked for."""
         found = {key: self.failed(key, None, error, context) for key in keys}
         if not found:
-            self.failed("*", None, error, context)
+            self._report("*", error)
         return found
+
+    def _report(self, key: str, error: FlagServiceError) -> None:
+        if self._raise_errors:
+            raise error
+        self._log_failure(f"{error.code.name} {error.reason}".strip(), key, error.message)
 
     def watch_interrupted(self, error: FlagServiceError) -> None:
         """Log that a watch broke off."""

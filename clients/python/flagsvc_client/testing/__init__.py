@@ -4,10 +4,15 @@ It needs the extra: `pip install "flagsvc-client[testing]"`. pytest finds its fi
 """
 
 from flagsvc_client.substitutes import StrictError
-from flagsvc_client.testing.clients import AsyncInMemoryFlagClient, InMemoryFlagClient
-from flagsvc_client.testing.flags import InMemoryFlags
-from flagsvc_client.testing.overrides import override, use_flags
-from flagsvc_client.testing.sources import Source
+
+try:
+    from flagsvc_client.testing.clients import AsyncInMemoryFlagClient, InMemoryFlagClient
+    from flagsvc_client.testing.flags import InMemoryFlags
+    from flagsvc_client.testing.overrides import override, use_flags
+    from flagsvc_client.testing.sources import Source
+except ImportError as error:
+    message = f"flagsvc_client.testing needs {error.name}: pip install 'flagsvc-client[testing]'"
+    raise ImportError(message, name=error.name) from None
 
 __all__ = [
     "AsyncInMemoryFlagClient",

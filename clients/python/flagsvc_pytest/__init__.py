@@ -1,4 +1,7 @@
-"""The pytest plugin, which pytest loads by itself: the fixture `flagsvc_flags`, and its two settings."""
+"""The pytest plugin, which pytest loads by itself: the fixture `flagsvc_flags`, and its two settings.
+
+It is a package of its own, so that runs of pytest that do not use it import nothing of the client.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def flagsvc_flags(pytestconfig: pytest.Config) -> Iterator[InMemoryFlags]:
     They are those of the file in the setting `flagsvc_flags`, if any. With `flagsvc_strict` a test fails that asks for
     an unknown flag or a wrong type, even if the code under test caught the error; clear `strict_errors` to allow it.
     """
-    from flagsvc_client.testing import use_flags  # noqa: PLC0415  most runs of pytest do not need it
+    from flagsvc_client.testing import use_flags  # noqa: PLC0415  see above
 
     name = pytestconfig.getini("flagsvc_flags")
     with use_flags(pytestconfig.rootpath / name if name else (), strict=pytestconfig.getini("flagsvc_strict")) as flags:
