@@ -176,7 +176,7 @@ async def test_bad_input_names_the_field(client: Asked) -> None:
 
 
 async def test_lists_are_read_completely(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"flagsvc_client.{client.form}.PAGE_SIZE", 3)
+    monkeypatch.setattr(f"flagsvc_client.definitions.{client.form}.PAGE_SIZE", 3)
     assert len(await client.flags()) == 8
 
 

@@ -44,8 +44,8 @@ async def test_flags_that_arrive_while_the_start_is_under_way_make_it_ready(
     start = Transport.start
 
     def started_and_filled(transport: Transport, *loops: Any) -> bool:
-        started, client = start(transport, *loops), loops[0].func.__self__
-        while client.state != "ready":
+        started, follower = start(transport, *loops), loops[0].func.__self__
+        while follower.local.events.state != "ready":
             time.sleep(0.01)
         return started
 

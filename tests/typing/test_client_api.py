@@ -35,4 +35,4 @@ def test_every_public_method_has_a_typed_use(function: str, client: type) -> Non
         for node in ast.walk(body)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "client"
     }
-    assert used == {name for name in vars(client) if not name.startswith("_")}
+    assert used == {name for name in dir(client) if not name.startswith("_")}

@@ -5,42 +5,34 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar
 
 import grpc
 
-from flagsvc_client._engine.model import Flag
 from flagsvc_client.access import Tls, Token, access_for
 from flagsvc_client.client_events import ClientEvent, State
 from flagsvc_client.default_values import ANY_TYPE, as_float, check_default, expected_type
+from flagsvc_client.definitions.aio import AsyncDefinitions
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
-from flagsvc_client.errors import CLIENT_UNUSABLE, FlagServiceError, Unavailable
-from flagsvc_client.flag_fields import FieldsAndOptions, WriteOptions, flag_with, split_options
+from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.following.aio import AsyncFollower, wait_for_answer
 from flagsvc_client.hooks import Hook
 from flagsvc_client.local import STALENESS_BOUND_S, open_local
-from flagsvc_client.results import HistoryEntry, WriteResult, history_entry_of
-from flagsvc_client.session import CALL_TIMEOUT_S, NOT_READY, PAGE_SIZE, Session
-from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc_client.session import CALL_TIMEOUT_S, Session
 from flagsvc_client.substitutes import SUBSTITUTES, substituted, substituted_keys
-from flagsvc_client.transport.aio import Event, Transport, wait_for
+from flagsvc_client.transport.aio import Transport
 from flagsvc_client.transport.backoff import Backoff
 from flagsvc_client.transport.channel import channel_options, checked_target
 from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_of
-from flagsvc_client.wire_flags import flag_of
 
 T = TypeVar("T")
-CLOCK_INTERVAL_S = 0.25
-READY_KEY = "flagsvc-ready"
-"""What is asked of a server to see whether it answers; whether there is such a flag does not matter."""
 
 
-class AsyncFlagClient:
+class AsyncFlagClient(AsyncDefinitions):
     """Feature flags for asyncio. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.
@@ -90,7 +82,8 @@ class AsyncFlagClient:
         )
         self._transport = self._new_transport()
         self._local = open_local(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
-        self._wait_ready_s, self._waits_until = wait_ready_s, math.inf
+        self._follower = AsyncFollower(self._session, self._local, wait_ready_s) if self._local is not None else None
+        self._wait_ready_s = wait_ready_s
         self._start_updating()
 
     async def is_enabled(
@@ -209,55 +202,6 @@ class AsyncFlagClient:
             return session.failed_batch(keys, error, context)
         return {found.flag_key: session.details_of(found, None, context) for found in response.evaluations}
 
-    async def flag(self, key: str) -> Flag:
-        """Read one definition. Raises FlagNotFound."""
-        response = await self._transport.call("GetFlag", self._session.get_request(key))
-        return flag_of(response.flag)
-
-    async def flags(self) -> list[Flag]:
-        """Read all definitions of the set, ordered by sort order, then key. Raises FlagServiceError."""
-        request, flags = pb.ListFlagsRequest(flag_set=self._session.flag_set, page_size=PAGE_SIZE), list[Flag]()
-        while True:
-            page = await self._transport.call("ListFlags", request)
-            flags += map(flag_of, page.flags)
-            if not page.next_page_token:
-                return flags
-            request.page_token = page.next_page_token
-
-    async def history(self, key: str, limit: int = 50) -> list[HistoryEntry]:
-        """Read a flag's newest changes, newest first. Raises FlagServiceError."""
-        request = pb.ListFlagHistoryRequest(flag_key=key, flag_set=self._session.flag_set, page_size=limit)
-        response = await self._transport.call("ListFlagHistory", request)
-        return [history_entry_of(entry) for entry in response.entries]
-
-    async def create(self, flag: Flag, **options: Unpack[WriteOptions]) -> WriteResult:
-        """Create a flag in the client's flag set. Raises FlagExists."""
-        request = self._session.create_request(flag)
-        return await self._write("CreateFlag", request, options)
-
-    async def update(
-        self, flag: Flag, fields: Iterable[str], *, etag: str = "", **options: Unpack[WriteOptions]
-    ) -> WriteResult:
-        """Set the named fields to their values in `flag`. Raises FlagNotFound, and FlagConflict for an old etag."""
-        request = self._session.update_request(flag, fields, etag)
-        return await self._write("UpdateFlag", request, options)
-
-    async def set(self, key: str, *, etag: str = "", **fields: Unpack[FieldsAndOptions]) -> WriteResult:
-        """Set fields of a flag, such as `status="BETA"`. Raises FlagNotFound, and FlagConflict for an old etag."""
-        changed, options = split_options(fields)
-        request = self._session.update_request(flag_with(key, changed), changed, etag)
-        return await self._write("UpdateFlag", request, options)
-
-    async def toggle(self, key: str, enabled: bool, *, etag: str = "", **options: Unpack[WriteOptions]) -> WriteResult:
-        """Switch a flag on or off. Raises FlagNotFound, and FlagConflict for an old etag."""
-        request = pb.ToggleFlagRequest(flag_key=key, flag_set=self._session.flag_set, enabled=enabled, etag=etag)
-        return await self._write("ToggleFlag", request, options)
-
-    async def delete(self, key: str, *, etag: str = "", **options: Unpack[WriteOptions]) -> WriteResult:
-        """Delete a flag; its history stays. Raises FlagNotFound, and FlagConflict for an old etag."""
-        request = pb.DeleteFlagRequest(flag_key=key, flag_set=self._session.flag_set, etag=etag)
-        return await self._write("DeleteFlag", request, options)
-
     @property
     def state(self) -> State:
         """The state of the local copy, "ready" without one; "closed" after `close`."""
@@ -284,17 +228,9 @@ class AsyncFlagClient:
 
         False at once for a closed client, and for one that the server refuses.
         """
-        if self._local is None:
-            return await self._wait_for_answer(time.monotonic() + timeout_s)
-        self._start_updating()
-        became_ready = Event()
-        remove_listener = self.listen(lambda _: became_ready.set() if self.ready else None)
-        try:
-            if not self.ready and not self._transport.closed:
-                await wait_for(became_ready, timeout_s)
-        finally:
-            remove_listener()
-        return self.ready
+        if self._follower is None:
+            return await wait_for_answer(self._transport, self._session, timeout_s)
+        return await self._follower.wait_ready(self._transport, timeout_s)
 
     async def watch(self) -> AsyncIterator[WatchEvent]:
         """Follow the flag set until the client is closed: a snapshot, then changes.
@@ -372,69 +308,10 @@ class AsyncFlagClient:
 
     async def _wait_for_flags(self) -> None:
         """Wait for the local copy's first flags, up to `wait_ready_s` after the start."""
-        self._start_updating()
-        if self._wait_ready_s > 0 and not SUBSTITUTES and (seconds := self._waits_until - time.monotonic()) > 0:
-            await self.wait_ready(min(seconds, self._wait_ready_s))
-
-    async def _wait_for_answer(self, until: float) -> bool:
-        """Evaluate any key until the server answers; False if it refuses, or when the time is over."""
-        transport, session, backoff = self._transport, self._session, Backoff()
-        request = session.evaluate_request(READY_KEY, None, ANY_TYPE, 0)
-        while not transport.closed and (seconds := until - time.monotonic()) > 0:
-            try:
-                response = await transport.call("EvaluateFlag", request, min(seconds, session.timeout_s))
-                if response.evaluation.error_code != NOT_READY:
-                    return not transport.closed
-            except Unavailable as error:
-                if error.reason == CLIENT_UNUSABLE:
-                    return False
-            except FlagServiceError:
-                return False
-            await transport.sleep(min(backoff.next_delay_s(), max(until - time.monotonic(), 0)))
-        return False
+        if self._follower is not None and not SUBSTITUTES:
+            await self._follower.wait_for_flags(self._transport)
 
     def _start_updating(self) -> None:
         """Keep the local copy up to date from now on, if there is one and its tasks can be started."""
-        transport, local = self._transport, self._local
-        if local is None or transport.closed or transport.running:
-            return
-        local.starting()  # before they start: the first flags may arrive at once
-        if transport.start(partial(self._update_loop, transport), partial(self._clock_loop, transport)):
-            self._waits_until = time.monotonic() + self._wait_ready_s
-
-    async def _update_loop(self, transport: Transport) -> None:
-        """Apply the watch stream to the local copy. Any exception must be survived, else the copy would stay old."""
-        local, backoff = self._local, Backoff()
-        while local is not None and not transport.closed:
-            error: Exception | None = None
-            try:
-                request = self._session.watch_request(local.resume_revision)
-                local.stream_began()
-                async with aclosing(transport.messages(request)) as messages:
-                    pages = SnapshotPages()
-                    async for page in messages:
-                        if (message := pages.add(page)) is not None:
-                            local.apply(message)
-                        backoff.reset()
-            except Exception as caught:  # noqa: BLE001  see above
-                error = caught
-            if not transport.closed:
-                local.stream_ended(error)
-                await transport.sleep(backoff.next_delay_s())
-
-    async def _clock_loop(self, transport: Transport) -> None:
-        """Report when the local copy becomes stale, and save it from time to time."""
-        local = self._local
-        while local is not None and not transport.closed:
-            await transport.sleep(CLOCK_INTERVAL_S)
-            local.check_age()
-            if local.save_is_due():
-                await transport.run_blocking(local.save)
-
-    async def _write(self, method: str, request: Any, options: WriteOptions) -> WriteResult:
-        session = self._session
-        timeout_s = session.complete_write_request(request, **options)
-        result = session.write_result(await self._transport.call(method, request, timeout_s))
-        if self._local is not None:
-            self._local.apply_own_write(request, result)
-        return result
+        if self._follower is not None:
+            self._follower.start(self._transport)

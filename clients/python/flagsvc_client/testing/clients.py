@@ -14,6 +14,8 @@ from flagsvc_client.aio import AsyncFlagClient
 from flagsvc_client.client_events import Events
 from flagsvc_client.details import JsonValue
 from flagsvc_client.errors import client_unusable
+from flagsvc_client.following.aio import AsyncFollower
+from flagsvc_client.following.sync import Follower
 from flagsvc_client.hooks import Hook
 from flagsvc_client.local.updater import LocalUpdater
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
@@ -34,15 +36,22 @@ class _InMemoryClient:
     _transport: Any
     _new_transport: Any
     _local: Any
+    _follower: Any
 
     def _use(
-        self, source: Source | InMemoryFlags, *, strict: bool, transport: Callable[[InMemoryService], Any]
+        self,
+        source: Source | InMemoryFlags,
+        *,
+        strict: bool,
+        transport: Callable[[InMemoryService], Any],
+        follower: type[Any],
     ) -> None:
         self.in_memory = source if isinstance(source, InMemoryFlags) else InMemoryFlags(source, strict=strict)
         events = Events(None)
         events.state = "ready"
         self._session.flag_set = self.in_memory.flag_set
         self._local = LocalUpdater(self.in_memory.flag_set, self.in_memory.evaluated, events, None)
+        self._follower = follower(self._session, self._local, 0.0)
         self._new_transport = partial(transport, InMemoryService(self.in_memory))
         self._transport = self._new_transport()
         self.in_memory.listen(lambda change: events.changed(frozenset((change.key,))))
@@ -64,7 +73,7 @@ class InMemoryFlagClient(_InMemoryClient, FlagClient):
         hooks: Sequence[Hook] = (),
     ) -> None:
         FlagClient.__init__(self, _NO_SERVER, raise_errors=raise_errors, hooks=hooks)
-        self._use(source, strict=strict, transport=_Transport)
+        self._use(source, strict=strict, transport=_Transport, follower=Follower)
 
 
 class AsyncInMemoryFlagClient(_InMemoryClient, AsyncFlagClient):
@@ -79,7 +88,7 @@ class AsyncInMemoryFlagClient(_InMemoryClient, AsyncFlagClient):
         hooks: Sequence[Hook] = (),
     ) -> None:
         AsyncFlagClient.__init__(self, _NO_SERVER, raise_errors=raise_errors, hooks=hooks)
-        self._use(source, strict=strict, transport=_AsyncTransport)
+        self._use(source, strict=strict, transport=_AsyncTransport, follower=AsyncFollower)
 
 
 class _Base:
