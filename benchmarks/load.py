@@ -25,12 +25,13 @@ TOGGLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running server."""
+    """A running server. `headers`: of every call, such as a credential."""
 
     name: str
     port: int
     pid: int
     management_port: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +70,15 @@ async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measure
     """Keep 64 calls in flight."""
     requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(50_000)]
     waits: list[float] = []
-    async with _stub(target) as stub, _toggling(stub, on=toggles):
-        await _warm(stub, requests)
+    async with _stub(target) as stub, _toggling(stub, target, on=toggles):
+        await _warm(stub, target, requests)
         cpu, started = cpu_s(target.pid), time.perf_counter()
 
         async def caller(first: int) -> None:
             number = first
             while time.perf_counter() - started < seconds:
                 asked = time.perf_counter()
-                await stub.EvaluateFlag(requests[number % len(requests)])
+                await stub.EvaluateFlag(requests[number % len(requests)], metadata=target.headers)
                 waits.append(time.perf_counter() - asked)
                 number += CALLERS
 
@@ -90,12 +91,12 @@ async def paced(target: Target, seconds: float, rate: float, *, toggles: bool) -
     """Send calls at a steady rate; latency counts from when a call was due, so that a stall is not hidden."""
     requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(int(rate * seconds), seed=2)]
     waits: list[float] = []
-    async with _stub(target) as stub, _toggling(stub, on=toggles):
-        await _warm(stub, requests)
+    async with _stub(target) as stub, _toggling(stub, target, on=toggles):
+        await _warm(stub, target, requests)
         cpu, started = cpu_s(target.pid), time.perf_counter()
 
         async def call(request: pb.EvaluateFlagRequest, due: float) -> None:
-            await stub.EvaluateFlag(request)
+            await stub.EvaluateFlag(request, metadata=target.headers)
             waits.append(time.perf_counter() - due)
 
         tasks = []
@@ -127,7 +128,7 @@ async def batched(target: Target, seconds: float, size: int = 100) -> Measured:
         async def caller(number: int) -> None:
             while time.perf_counter() - started < seconds:
                 asked = time.perf_counter()
-                await stub.BatchEvaluateFlags(requests[number % len(requests)])
+                await stub.BatchEvaluateFlags(requests[number % len(requests)], metadata=target.headers)
                 waits.append(time.perf_counter() - asked)
                 number += 8
 
@@ -149,19 +150,19 @@ async def _stub(target: Target) -> AsyncIterator[pb_grpc.FlagServiceAsyncStub]:
         yield pb_grpc.FlagServiceStub(channel)
 
 
-async def _warm(stub: pb_grpc.FlagServiceAsyncStub, requests: list[pb.EvaluateFlagRequest]) -> None:
-    await asyncio.gather(*(stub.EvaluateFlag(request) for request in requests[:CALLERS]))
+async def _warm(stub: pb_grpc.FlagServiceAsyncStub, target: Target, requests: list[pb.EvaluateFlagRequest]) -> None:
+    await asyncio.gather(*(stub.EvaluateFlag(request, metadata=target.headers) for request in requests[:CALLERS]))
 
 
 @asynccontextmanager
-async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, *, on: bool) -> AsyncIterator[None]:
+async def _toggling(stub: pb_grpc.FlagServiceAsyncStub, target: Target, *, on: bool) -> AsyncIterator[None]:
     """Switch the most popular flag once a second in the background."""
 
     async def toggle() -> None:
         state = False
         while True:
             await asyncio.sleep(TOGGLE_S)
-            await stub.ToggleFlag(pb.ToggleFlagRequest(flag_key=key(0), enabled=state))
+            await stub.ToggleFlag(pb.ToggleFlagRequest(flag_key=key(0), enabled=state), metadata=target.headers)
             state = not state
 
     task = asyncio.create_task(toggle()) if on else None

@@ -118,9 +118,9 @@ async def _measure(targets: list[Target], mongod: Mongod, seconds: float, rounds
 async def fill(near: Target) -> None:
     """Create the flags through a server."""
     async with load._stub(near) as stub:  # noqa: SLF001  the same package
-        await _until_serving(stub)
+        await _until_serving(stub, near)
         for number in range(FLAGS):
-            await stub.CreateFlag(_flag(number))
+            await stub.CreateFlag(_flag(number), metadata=near.headers)
 
 
 def _flag(number: int) -> Any:
@@ -131,11 +131,11 @@ def _flag(number: int) -> Any:
     return pb.CreateFlagRequest(flag=flag)
 
 
-async def _until_serving(stub: Any) -> None:
+async def _until_serving(stub: Any, target: Target) -> None:
     deadline = time.monotonic() + 15
     while True:
         try:
-            await stub.CreateFlag(_flag(FLAGS))
+            await stub.CreateFlag(_flag(FLAGS), metadata=target.headers)
         except grpc.aio.AioRpcError:
             if time.monotonic() > deadline:
                 raise

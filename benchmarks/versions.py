@@ -55,11 +55,11 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"CPU per evaluation, round by round, median and its interval of 95 %, {len(pairs)} rounds:")
-    console.print(f"  {HERE} - {OTHER}: {_median([here - other for here, other in pairs], '.1f')} us")
-    console.print(f"  {HERE} / {OTHER}: {_median([here / other for here, other in pairs], '.3f')}")
+    console.print(f"  {HERE} - {OTHER}: {median_and_interval([here - other for here, other in pairs], '.1f')} us")
+    console.print(f"  {HERE} / {OTHER}: {median_and_interval([here / other for here, other in pairs], '.3f')}")
 
 
-def _median(values: list[float], form: str) -> str:
+def median_and_interval(values: list[float], form: str) -> str:
     """Write the median and the interval between two of the values that holds it with at least 95 %, by ranks."""
     ranked, count = sorted(values), len(values)
     rank, outside = 0, 2 / 2**count  # the chance that the median lies beyond the values themselves

@@ -26,6 +26,7 @@ from flagsvc.api.flagd import evaluation, sync
 from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
+from flagsvc.api.http.server import MAX_HEAD_BYTES
 from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_pb_grpc
@@ -149,6 +150,9 @@ def _options(settings: Settings, max_connections: int, age_s: float) -> Iterator
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
+        # From 8,192 bytes on, gRPC by itself refuses some calls and not others, by chance: those of large JWTs.
+        ("grpc.max_metadata_size", MAX_HEAD_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_HEAD_BYTES),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

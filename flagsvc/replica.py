@@ -230,7 +230,7 @@ class Replica:
             age_s = (datetime.now(UTC) - saved.saved_at).total_seconds()
             await self.follower.loader.restore(saved.contents, age_s)
             if self.access is not None and saved.access is not None:
-                self.access.restore(saved.access)
+                await self.access.restore(saved.access)
             log.info("snapshot_restored", flags=len(saved.contents.flags), age_s=round(age_s, 1))
         self.snapshots.start()
 

@@ -239,7 +239,12 @@ class Server:
         )
         services = self.services
         front = Front(
-            address.socket(), http, services.peers, lambda: services.first_messages.begun, self._tls.open_front
+            address.socket(),
+            http,
+            services.peers,
+            lambda: services.first_messages.begun,
+            self._tls.open_front,
+            outer=address.path,
         )
         grpc.listen(front.inner)
         return front

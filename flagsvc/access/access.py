@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 
 from flagsvc.access.authority import Authority
+from flagsvc.access.compiled_tokens import Known, compiled
 from flagsvc.access.denials import Denials
 from flagsvc.access.proven import NotYet, ProvenCallers
 from flagsvc.access.record_writer import RecordWriter
@@ -17,9 +18,9 @@ from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import TokenWriter
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.records import Record
-from flagsvc.core.access.tokens import Token
 from flagsvc.ports import FlagCache, FlagStore, Problem, SavedAccess, TokenStore
 from flagsvc.replication.heartbeats import Heartbeats
+from flagsvc.turns import off_loop
 
 CHECK_EXPIRED_S = 0.25
 """Seconds between two looks for open calls of callers who have expired."""
@@ -69,9 +70,9 @@ class Access:
         """Whether callers can be recognized, if only to evaluate."""
         return self.view.is_loaded or self.view.is_restored
 
-    def restore(self, saved: SavedAccess) -> None:
+    async def restore(self, saved: SavedAccess) -> None:
         """Take what a snapshot has of callers, until the store is read."""
-        self.view.restore(saved)
+        self.view.restore(saved, await off_loop(compiled, saved.tokens, {}))
         self._changed()
         log.info("callers_restored", tokens=len(saved.tokens), denials=len(saved.denials), revoked=len(saved.revoked))
 
@@ -83,12 +84,13 @@ class Access:
     def counts(self) -> Iterator[tuple[str, str, float]]:
         """Return the name, meaning and value of each count."""
         yield "flagsvc_tokens", "Tokens that can be used.", sum(each.is_usable for each in self.view.tokens.values())
+        yield "flagsvc_denied_identities", "Identities that are refused although they are proven.", self.denials.count
         about = "Calls and streams ended because their caller was revoked, narrowed or has expired."
         yield "flagsvc_calls_revoked_total", about, self.authority.sessions.ended
 
-    def use_file(self, tokens: Sequence[Token]) -> None:
+    def use_file(self, known: Known) -> None:
         """Take the tokens of a file, all that it has now."""
-        self.view.hold_file(tokens)
+        self.view.hold_file(known)
         self._changed()
 
     def _apply(self, record: Record) -> None:

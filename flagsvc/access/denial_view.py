@@ -37,7 +37,7 @@ class DenialView:
             name: held
             for name, held in self.all.items()
             if (name not in found and held.is_in_force(now))
-            or (name in found and found[name].changed_at < held.changed_at)
+            or (name in found and found[name] is not held and found[name].changed_at < held.changed_at)
         }
         merged = found | kept
         self._note_lost({name for name in kept.keys() - self._applied_at.keys() if kept[name].is_in_force(now)})

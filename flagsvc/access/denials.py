@@ -26,6 +26,11 @@ class Denials:
         self._refused: frozenset[str] = frozenset()
         self._next_end: datetime | None = None
 
+    @property
+    def count(self) -> int:
+        """How many identities are refused."""
+        return len(self._refused)
+
     def enforce(self) -> None:
         """Refuse who is denied now. Call it when that may have changed."""
         refused = self.view.in_force(datetime.now(UTC))

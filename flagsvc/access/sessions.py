@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flagsvc.core.access.decision import authorize
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import Role
 from flagsvc.core.errors import FlagsvcError, PermissionDenied, RightsChanged, Unauthenticated
 
+T = TypeVar("T")
 ENDED = "the credential was revoked, replaced or disabled, or it has expired"
 
 
@@ -25,7 +27,7 @@ def sees_as_much(caller: Identity, before: Identity) -> bool:
 class Session:
     """One call. `flag_sets`: those that it is about, once its message is read. `refusal`: why it was ended.
 
-    `is_sending`: the transport is sending its message, and would lose the refusal if the task were cancelled now.
+    `is_cancellable`: the task waits for nothing of the transport, which would lose the refusal.
     """
 
     caller: Identity
@@ -33,13 +35,26 @@ class Session:
     task: asyncio.Task[object]
     flag_sets: tuple[str, ...] = ()
     refusal: FlagsvcError | None = None
-    is_sending: bool = False
+    is_cancellable: bool = True
 
-    def sent(self) -> None:
-        """Record that the transport has sent a message. Raises why the call was ended meanwhile."""
-        self.is_sending = False
+    def check(self) -> None:
+        """Raise why the call was ended, if it was."""
         if self.refusal is not None:
             raise self.refusal
+
+    async def endable(self, messages: AsyncIterator[T]) -> AsyncIterator[T]:
+        """Yield a stream's messages. It is ended while it waits for the next one, else once that has been sent."""
+        while True:
+            self.check()
+            self.is_cancellable = True
+            try:
+                message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            finally:
+                self.is_cancellable = False
+            yield message
+            del message  # a stream lives long, and holds nothing that it has sent
 
 
 class Sessions:
@@ -83,6 +98,8 @@ class Sessions:
 
     def _check(self, session: Session) -> None:
         caller = self._current(session.caller)
+        if caller is session.caller:
+            return  # as nearly always: there may be thousands, and a change is of one caller
         try:
             refusal: FlagsvcError = Unauthenticated(ENDED)
             if caller is not None:
@@ -96,5 +113,5 @@ class Sessions:
         if session.refusal is None:
             session.refusal = refusal
             self.ended += 1
-            if not session.is_sending:
+            if session.is_cancellable:
                 session.task.cancel()

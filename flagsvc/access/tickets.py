@@ -17,7 +17,7 @@ from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.scopes import scope_of
+from flagsvc.core.access.scopes import only
 from flagsvc.core.errors import Unauthenticated
 
 KEY_BYTES = 64
@@ -25,7 +25,8 @@ VALID_S = 60
 """Seconds after which no stream can be opened any more with a ticket."""
 STEP_S = 30
 """Seconds for which a caller gets the same ticket; it is then valid for as long at least."""
-MAX_CHARS = 4_096
+MAX_CHARS = 8_192
+"""Enough for the longest names that issuers and their subjects have."""
 _INVALID = "the ticket is not valid: it has expired, is for another flag set, or is no ticket; evaluate all flags again"
 
 
@@ -66,7 +67,11 @@ class Tickets:
             Role.PUBLIC if caller.is_of_the_public else Role.EVALUATE,
             caller.expires_at if caller.expires_at != math.inf else None,
         )
-        return self._seal(self._view.ticket_key, json.dumps(content).encode(), _purpose(flag_set))
+        return self._seal(
+            self._view.ticket_key,
+            json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+            _purpose(flag_set),
+        )
 
     def holder(self, ticket: str, flag_set: str) -> Identity:
         """Return who has a ticket, with its present rights. Raises Unauthenticated."""
@@ -84,7 +89,7 @@ class Tickets:
         if proven is None:
             return None
         ends_at = math.inf if content.expires_at is None else content.expires_at
-        role, scope = Role(content.role), scope_of([flag_set])
+        role, scope = Role(content.role), only(flag_set)
         return proven.referred(
             content.reference, Identity(Kind(content.kind), content.id, content.id, role, scope, ends_at)
         )

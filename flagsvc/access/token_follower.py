@@ -16,6 +16,7 @@ from flagsvc.access.token_view import TokenView
 from flagsvc.background import BackgroundTasks, cause_of, repeat
 from flagsvc.core.errors import FlagsvcError, StoreUnavailable, WritesUnsupported
 from flagsvc.ports import NEVER, Problem, TokenStore
+from flagsvc.turns import off_loop
 
 POLL_S = 0.5
 """Seconds between two looks at the counter."""
@@ -111,7 +112,8 @@ class TokenFollower:
             log.warning("malformed_tokens_ignored", ids=stored.malformed[:10], count=len(stored.malformed))
         self._loaded_at = asked_at
         before = self._view.revision
-        if self._view.hold(stored, asked_at) or self._view.revision != before:
+        prepared = await off_loop(self._view.prepared, stored)
+        if self._view.hold(stored, asked_at, prepared) or self._view.revision != before:
             self._changed()
 
     async def _has_made_key(self) -> bool:

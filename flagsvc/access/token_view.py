@@ -6,9 +6,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
+from typing import NamedTuple
 
 import structlog
 
+from flagsvc.access.compiled_tokens import Known, Tokens, compiled
 from flagsvc.access.denial_view import DenialView
 from flagsvc.core.access.denials import Denial
 from flagsvc.core.access.identity import Identity
@@ -20,6 +23,13 @@ MAX_REVOKED = 10 * MAX_TOKENS
 """Ids of revoked tokens that are remembered, also when the store has them no more."""
 
 log = structlog.get_logger(__name__)
+
+
+class Prepared(NamedTuple):
+    """What a load has read: each token compiled, and the denials."""
+
+    known: Known
+    denials: Sequence[Denial]
 
 
 class TokenView:
@@ -36,7 +46,10 @@ class TokenView:
         self.stored: Mapping[str, Token] = {}
         self.filed: Mapping[str, Token] = {}
         """Tokens of the file that count: with an id that the store does not have, and that was not revoked."""
-        self._file: Sequence[Token] = ()
+        self._known: Known = {}
+        self._file: Known = {}
+        self._visible: Known = {}
+        """Those whose callers are in `_identities`."""
         self.denials = DenialView()
         self.revision, self.version, self.verified_at = -1, 0, NEVER
         self.returned: frozenset[str] = frozenset()
@@ -78,25 +91,35 @@ class TokenView:
         """Record that the store had nothing newer at a moment."""
         self.verified_at = max(self.verified_at, as_of)
 
-    def hold(self, stored: StoredTokens, as_of: float) -> bool:
+    def prepared(self, stored: StoredTokens) -> Prepared:
+        """Return what was read as it is held; for a thread. What is held already keeps its objects."""
+        held = self.denials.all
+        denials = [held[each.name] if held.get(each.name) == each else each for each in stored.denials]
+        return Prepared(compiled(stored.tokens, self._known), denials)
+
+    def hold(self, stored: StoredTokens, as_of: float, prepared: Prepared | None = None) -> bool:
         """Take what a load that began at `as_of` has read. Return whether anything changed."""
-        tokens = {token.id: token for token in stored.tokens}
+        known, denials = prepared or self.prepared(stored)
         # What was written here while the load was under way may not be in it.
         self._applied = {key: each for key, each in self._applied.items() if each[1] >= as_of}
-        tokens |= {key: token for key, (token, _) in self._applied.items() if token.revision > stored.revision}
+        late = [token for token, _ in self._applied.values() if token.revision > stored.revision]
+        known = {**known, **compiled(late, self._known)}
         self.revision, self.ticket_key = stored.revision, stored.ticket_key or self.ticket_key
         self.confirm(as_of)
-        denials_changed = self.denials.hold(stored.denials, as_of, datetime.now(UTC))
+        denials_changed = self.denials.hold(denials, as_of, datetime.now(UTC))
         self.version += denials_changed
-        return self._replace(tokens) or denials_changed
+        return self._replace(known) or denials_changed
 
-    def restore(self, saved: SavedAccess) -> None:
-        """Take what a snapshot has, until the store is read. Who was revoked or denied stays so after that, too."""
+    def restore(self, saved: SavedAccess, known: Known) -> None:
+        """Take what a snapshot has, until the store is read. Who was revoked or denied stays so after that, too.
+
+        `known`: its tokens, compiled.
+        """
         self._revoked = OrderedDict.fromkeys([*saved.revoked, *self._revoked])
         self.denials.remember(saved.denials)
         self._is_restored = True
-        held = self.stored if self.is_loaded else {token.id: token for token in saved.tokens}
-        self.stored = {}  # what is known of revocations has changed, so each token is looked at again
+        held = self._known if self.is_loaded else known
+        self._known = {}  # what is known of revocations has changed, so each token is looked at again
         self._replace(held)
 
     def to_save(self) -> SavedAccess:
@@ -115,35 +138,48 @@ class TokenView:
             self.version += 1
         else:
             self._applied[record.id] = record, time.monotonic()
-            self._replace({**self.stored, record.id: record})
+            self._replace({**self._known, **compiled([record], self._known)})
 
-    def hold_file(self, tokens: Sequence[Token]) -> None:
+    def hold_file(self, known: Known) -> None:
         """Take all tokens of the file."""
-        self._file = tokens
+        self._file = known
         self._index()
 
-    def _replace(self, tokens: Mapping[str, Token]) -> bool:
-        if tokens == self.stored:
+    def _replace(self, known: Known) -> bool:
+        if known == self._known:
             return False
-        for token in tokens.values():
-            if token.revoked_at is not None:
-                self._revoked[token.id] = None
+        for name, each in known.items():
+            if self._known.get(name) is not each and each.token.revoked_at is not None:
+                self._revoked[name] = None
         while len(self._revoked) > MAX_REVOKED:
             self._revoked.popitem(last=False)
-        returned = frozenset(each.id for each in tokens.values() if each.is_usable and each.id in self._revoked)
+        returned = frozenset(name for name in known.keys() & self._revoked.keys() if known[name].token.is_usable)
         if returned - self.returned:
             detail = "The store has tokens that were revoked, as after a restore. They are refused; revoke them again."
             log.warning("revoked_tokens_returned", ids=sorted(returned)[:10], count=len(returned), detail=detail)
-        self.stored, self.returned = tokens, returned
+        self._known, self.returned = known, returned
         self._index()
         return True
 
     def _index(self) -> None:
-        """Find callers by their digests. The store's tokens go before those of the file."""
-        self.filed = {
-            token.id: token for token in self._file if token.id not in self.stored and token.id not in self._revoked
+        """Find callers by their digests. What has not changed is not looked at, since there may be thousands."""
+        filed = {
+            name: each for name, each in self._file.items() if name not in self._known and name not in self._revoked
         }
-        usable = [*self.filed.values(), *(each for each in self.stored.values() if each.id not in self.returned)]
-        self._identities = {key: each for token in usable for key, each in token.identities().items()}
-        self.tokens = {**self.stored, **self.filed}
+        visible = {**filed, **self._known}
+        for name in self.returned:
+            del visible[name]
+        before, identities = self._visible, self._identities.copy()
+        changed = [name for name, each in visible.items() if before.get(name) is not each]
+        for name in chain(before.keys() - visible.keys(), changed):
+            for key, identity in before[name].identities.items() if name in before else ():
+                if identities.get(key) is identity:
+                    del identities[key]
+        for name in changed:
+            for key, identity in visible[name].identities.items():
+                if name not in filed or key not in identities:  # the store's tokens go before those of the file
+                    identities[key] = identity
+        self._visible, self._identities = visible, identities
+        self.stored, self.filed = Tokens(self._known), Tokens(filed)
+        self.tokens = Tokens(self._known, filed)
         self.version += 1

@@ -80,7 +80,7 @@ class TokenWriter:
 
     async def create(self, giver: Identity, grant: Grant, wait_for: WaitFor) -> TokenChange:
         """Make a token; the result has its text."""
-        if len(self._view.tokens) >= MAX_TOKENS:
+        if len(self._view.stored) >= MAX_TOKENS:
             raise QuotaExceeded(f"the store has {MAX_TOKENS} tokens, which is the limit")
         token, text = issued(giver, grant)
         entry = entry_of(giver, "CreateToken", token.id)

@@ -9,7 +9,7 @@ from typing import Any
 from flagsvc.api.common.values import to_value
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.cli.usage import UsageError
-from flagsvc.core.documents import from_document, times_from_json
+from flagsvc.core.documents import WORDS, from_document, times_from_json
 from flagsvc.core.model import STORED_NAMES, WRITABLE
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
@@ -43,6 +43,8 @@ def read_flag(args: argparse.Namespace) -> tuple[types.Flag, list[str]]:
             raise UsageError(f"unknown field {name!r}; known fields: {', '.join(STORED_NAMES[f] for f in WRITABLE)}")
         fields.append(field)
         stored = STORED_NAMES[field]
+        if stored in WORDS and value and value not in WORDS[stored].__members__:
+            raise UsageError(f"{name} is {value[:60]!r}; it must be one of {', '.join(WORDS[stored])}")
         if value != "":
             document[stored] = value if field in _TEXT_FIELDS else _parse_json(value, name)
     document = times_from_json(document)

@@ -20,7 +20,7 @@ from flagsvc.listening import UNIX
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError, host_and_port
 
-_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):(?://[^/]*/)?")
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):(?:///)?")
 _OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  the server listens on all, so on this one too
 _NAMES = ("FLAGSVC_HOST", "FLAGSVC_PORT")
 

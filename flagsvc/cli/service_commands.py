@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import arguments, options, render, wait_for
+from flagsvc.cli import arguments, options, render, tls, wait_for
 from flagsvc.cli.channels import channel_to, find_server, open_channel
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.core.model import Flag
@@ -253,7 +253,8 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace) -> None:
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
         if args.encryption is not None:
-            text = f"no server is reachable at {address} with TLS: {details}"
+            cause = tls.failure(details or "")
+            text = f"no connection to {address} with TLS: {cause}" if cause else f"{text} (with TLS)"
         elif "ocket closed" in (details or ""):  # as a TLS server does
             text = f"{address} closes the connection; if it serves TLS, name its CA with --tls-ca"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:

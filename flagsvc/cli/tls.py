@@ -30,6 +30,23 @@ NAMES = frozenset(name for name, _ in _OPTIONS.values())
 _OF_SERVER = ("FLAGSVC_TLS_CERT", "FLAGSVC_TLS_KEY", "FLAGSVC_TLS_CLIENT_CA")
 
 
+_FAILURES = (
+    ("certificate has expired", "the server's certificate has expired"),
+    ("certificate is not yet valid", "the server's certificate is not valid yet: compare the clocks"),
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of a CA that is trusted; name its CA with --tls-ca"),
+    (
+        "ostname Verification",
+        "the server's certificate has another name than this address; say which name is right with --tls-name",
+    ),
+    ("WRONG_VERSION_NUMBER", "the server answers without TLS"),
+    (
+        "ocket closed",
+        "the server closes it; if it requires client certificates, show one with --tls-client-cert",
+    ),
+)
+"""Parts of gRPC's texts, and what they mean."""
+
+
 class Tls(NamedTuple):
     """`name`: the one that the server's certificate must have; empty for the host of the address."""
 
@@ -60,7 +77,7 @@ def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) 
     name = given["FLAGSVC_TLS_NAME"]
     settings = _own_settings(environ) if own else None
     if given["FLAGSVC_TLS_CA"] or given["FLAGSVC_TLS"].lower() in ("true", "1"):
-        roots = _read("--tls-ca", given["FLAGSVC_TLS_CA"]) if given["FLAGSVC_TLS_CA"] else None
+        roots = _read("--tls-ca", given["FLAGSVC_TLS_CA"], "CERTIFICATE") if given["FLAGSVC_TLS_CA"] else None
     elif settings is not None and settings.tls_cert:
         roots = _served(str(args.address))
         name = name or _name_in(roots)
@@ -70,8 +87,16 @@ def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) 
         raise UsageError("--tls-name and --tls-client-cert need --tls-ca, or --tls for a public CA")
     else:
         return None
-    shown = (_read("--tls-client-key", pair[1]), _read("--tls-client-cert", pair[0])) if pair[0] else (None, None)
+    shown: tuple[bytes | None, bytes | None] = None, None
+    if pair[0]:
+        key = _read("--tls-client-key", pair[1], "PRIVATE KEY")
+        shown = key, _read("--tls-client-cert", pair[0], "CERTIFICATE")
     return Tls(grpc.ssl_channel_credentials(roots, *shown), name)
+
+
+def failure(details: str) -> str | None:
+    """Return why a handshake failed, from gRPC's text; None if it says something else."""
+    return next((words for part, words in _FAILURES if part in details), None)
 
 
 def _given(args: argparse.Namespace, option: str, otherwise: str) -> str:
@@ -83,11 +108,15 @@ def _own_settings(environ: Mapping[str, str]) -> Settings:
     return Settings.from_env({name: text for name, text in environ.items() if name.removesuffix("_FILE") in _OF_SERVER})
 
 
-def _read(option: str, path: str) -> bytes:
+def _read(option: str, path: str, kind: str) -> bytes:
+    """Return a PEM file's content. `kind`: what must be in it. Raises SettingsError."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise SettingsError(f"{option}: cannot read {path!r}: {type(error).__name__}") from None
+    if f"{kind}-----".encode() not in content:
+        raise SettingsError(f"{option}: {path!r} is not a PEM file with a {kind.lower()}")
+    return content
 
 
 def _served(address: str) -> bytes:

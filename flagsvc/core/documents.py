@@ -19,7 +19,8 @@ from .model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, STORED_NAMES, Exp
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
 _OBJECTS = frozenset({"variants", "metadata", "evaluators"})
-_WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
+WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
+"""The words that a field can have, by its stored name."""
 _DEFAULTS = {"flagSet": DEFAULT_SET, "bucketing": DEFAULT_BUCKETING, "exposure": Exposure.INTERNAL}
 """Values that a document leaves out, as documents of the existing system do."""
 
@@ -33,7 +34,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
             continue
         if name in _DEFAULTS and value == _DEFAULTS[name]:
             continue
-        document[name] = value.value if name in _WORDS else value
+        document[name] = value.value if name in WORDS else value
     return document
 
 
@@ -61,8 +62,8 @@ def _read(name: str, raw: JsonValue) -> Any:
         return raw if isinstance(raw, datetime) else None
     if name in _TEXTS:
         return raw if isinstance(raw, str) and json_values.is_text(raw) else None
-    if name in _WORDS:
-        return _WORDS[name](raw) if isinstance(raw, str) and raw in _WORDS[name].__members__ else None
+    if name in WORDS:
+        return WORDS[name](raw) if isinstance(raw, str) and raw in WORDS[name].__members__ else None
     if name in ("sortOrder", "revision"):
         whole = isinstance(raw, int) or (isinstance(raw, float) and raw.is_integer())
         bits = 31 if name == "sortOrder" else 63

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from flagsvc.lasting_server import Bindable
@@ -25,6 +27,10 @@ class Inner(Bindable, Protocol):
         """Connect; return the transport, the protocol, and what gRPC calls the peer. Raises OSError."""
         ...
 
+    def remove(self) -> None:
+        """Remove what it has left in the file system."""
+        ...
+
 
 class AbstractSocket:
     """An abstract unix socket (Linux): no file and no port. A connection is bound to a name that no other has."""
@@ -38,6 +44,14 @@ class AbstractSocket:
         """Let gRPC listen. Raises RuntimeError."""
         return add_port(self.address)
 
+    def remove(self) -> None:
+        """Remove nothing: its name ends with its server."""
+
+    @property
+    def _listens(self) -> str:
+        """The name to connect to."""
+        return f"\0{self._name}"
+
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
         loop = asyncio.get_running_loop()
@@ -48,7 +62,7 @@ class AbstractSocket:
             try:
                 connecting.setblocking(False)
                 connecting.bind(f"\0{name}")
-                connecting.connect(f"\0{self._name}")
+                connecting.connect(self._listens)
             except OSError:  # its backlog is full, or nobody listens, or another program took the name
                 connecting.close()
                 if loop.time() > ends_at:
@@ -56,6 +70,38 @@ class AbstractSocket:
                 await asyncio.sleep(RETRY_S)
                 continue
             return *await loop.create_unix_connection(factory, sock=connecting), f"unix-abstract:{name}"
+
+
+class FileSocket(AbstractSocket):
+    """A socket's file that only this server's user can open, beside the file that callers connect to.
+
+    Abstract sockets have no permissions: whoever shares the network namespace could connect past that file's mode.
+    """
+
+    def __init__(self, beside: Path) -> None:
+        super().__init__()
+        self._paths = itertools.cycle([beside.with_name(f".{beside.name}-{number}") for number in (0, 1)])
+        self._path: Path | None = None
+
+    def bind(self, add_port: Callable[[str], int]) -> int:
+        """Let gRPC listen, at another file than last time: a server that is replaced removes its file late."""
+        self.remove()
+        self._path = next(self._paths)
+        self.address = f"unix:{self._path}"
+        mask = os.umask(0o177)
+        try:
+            return add_port(self.address)
+        finally:
+            os.umask(mask)
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def _listens(self) -> str:
+        return str(self._path)
 
 
 class Loopback:
@@ -68,6 +114,9 @@ class Loopback:
         """Let gRPC listen, always on the port that the system has chosen first. Raises OSError."""
         return self._address.bind(add_port)
 
+    def remove(self) -> None:
+        """Remove nothing."""
+
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol, str]:
         """Connect. Raises OSError."""
         async with asyncio.timeout(CONNECT_S):
@@ -77,6 +126,8 @@ class Loopback:
         return transport, protocol, f"ipv4:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
 
 
-def inner() -> Inner:
-    """Return the best that this system has."""
-    return AbstractSocket() if sys.platform == "linux" else Loopback()
+def inner(outer: Path | None = None) -> Inner:
+    """Return the best that this system has. `outer`: the file of the socket that callers connect to, if it has one."""
+    if sys.platform != "linux":
+        return Loopback()
+    return AbstractSocket() if outer is None else FileSocket(outer)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from typing import Self, cast
 
 from flagsvc.front.crowding import Crowding
 
 FLUSH_S = 10.0
 """Seconds that a side has to take what the other sent before it ended."""
+_PIECE_BYTES = 65_536
 
 
 class End(asyncio.Protocol):
@@ -71,3 +74,15 @@ class End(asyncio.Protocol):
         if self._timer is None and not self.transport.is_closing():
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.transport.abort)
             self.transport.close()
+
+
+class Inner(End):
+    """The end at gRPC. Whatever gRPC sent before it closed its end is passed on."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Read the last words: a write that failed, since gRPC reads no more, has ended the reading too."""
+        if exc is not None and not self.other.transport.is_closing():
+            with contextlib.suppress(OSError):
+                while data := os.read(self.transport.get_extra_info("socket").fileno(), _PIECE_BYTES):
+                    self.other.transport.write(data)
+        super().connection_lost(exc)

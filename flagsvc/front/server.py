@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import structlog
@@ -18,7 +19,7 @@ from flagsvc.api.http.server import HttpServer
 from flagsvc.front.crowding import CallCounter, Crowding
 from flagsvc.front.door import Arrival, Door, Open
 from flagsvc.front.inner import inner
-from flagsvc.front.pipe import End
+from flagsvc.front.pipe import End, Inner
 from flagsvc.listening import BACKLOG
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ class _Undecided(asyncio.Protocol):
 class Front(Door):
     """The gRPC port. `http` serves its HTTP/1.1 connections and counts all of them; gRPC listens at `inner`.
 
-    `taken_up` returns how many gRPC calls have been taken up since the start.
+    `taken_up` returns how many gRPC calls have been taken up since the start. `outer`: the file of a unix socket.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Front(Door):
         peers: Peers,
         taken_up: Callable[[], int],
         open_: Open = by_first_bytes,
+        *,
+        outer: Path | None = None,
     ) -> None:
         super().__init__(listening, http, open_)
-        self.inner, self.peers, self.crowding = inner(), peers, Crowding(taken_up)
+        self.inner, self.peers, self.crowding = inner(outer), peers, Crowding(taken_up)
         self.pipes: set[Caller] = set()
         if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_S * 1_000)
@@ -97,6 +100,7 @@ class Front(Door):
         for pipe in list(self.pipes):
             pipe.transport.abort()
         await super().stop()
+        self.inner.remove()
 
     def hand_over(self, transport: asyncio.Transport, caller: str, data: bytes, *, http2: bool) -> None:
         """Serve a connection, from what has arrived of it: HTTP/2 by gRPC."""
@@ -112,7 +116,7 @@ class Front(Door):
     async def _join(self, end: Caller, caller: str, data: bytes) -> None:
         """Connect a caller's connection with gRPC."""
         try:
-            transport, _, name = await self.inner.connect(lambda: End(self.crowding).join(end))
+            transport, _, name = await self.inner.connect(lambda: Inner(self.crowding).join(end))
         except OSError as error:
             log.warning("grpc_not_reached", error=type(error).__name__, detail="gRPC took no connection in time.")
             end.transport.abort()

@@ -68,7 +68,7 @@ class CertificateCallers:
         try:
             certificate = x509.load_pem_x509_certificate(pem)
             names = _names(certificate)
-        except (ValueError, x509.DuplicateExtension):
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
             raise self._refusal("the client certificate cannot be read") from None
         for name, grant in ((name, self._grant(name)) for name in names):
             if grant is not None:
@@ -102,5 +102,7 @@ def _names(certificate: x509.Certificate) -> list[Name]:
         return []
     uris = extension.get_values_for_type(x509.UniformResourceIdentifier)
     names = extension.get_values_for_type(x509.DNSName)
-    found = [*(("uri", each) for each in uris), *(("dns", each.lower()) for each in names)]
-    return list(islice(found, MAX_NAMES))
+    found = islice([*(("uri", each) for each in uris), *(("dns", each) for each in names)], MAX_NAMES)
+    # Names are ASCII (RFC 5280, 4.2.1.6). In lower case another letter may be one of a rule's: the Kelvin sign is k.
+    visible = [name for name in found if name[1].isascii() and name[1].isprintable()]
+    return [(kind, text.lower() if kind == "dns" else text) for kind, text in visible]

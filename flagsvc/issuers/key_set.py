@@ -61,7 +61,7 @@ class KeySet:
 
     def start(self) -> None:
         """Begin to read the keys, again and again."""
-        self._begin()
+        _ = self._begin()
         self._tasks.start(self._run(), f"keys of {self.issuer.issuer}")
 
     async def close(self) -> None:
@@ -105,7 +105,7 @@ class KeySet:
 
     def _begin(self) -> asyncio.Task[None]:
         self._began_at = time.monotonic()
-        self._running = self._tasks.start(self._read(), f"read keys of {self.issuer.issuer}")
+        self._running = self._tasks.begin(self._read(), f"read keys of {self.issuer.issuer}")
         self._running.add_done_callback(self._ended)
         return self._running
 

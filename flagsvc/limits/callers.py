@@ -11,15 +11,16 @@ from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.limits.share import Share
 from flagsvc.limits.table import Table
 
-_BY_ADDRESS = frozenset({Kind.UNCHECKED, Kind.ANONYMOUS})
-
 
 def share_of(table: Table, connection: Any, peer_of: Callable[[Any], str]) -> Share:
     """Return the share of the call that runs now. `peer_of`: returns the address of its connection, as `Peers.of`."""
     caller = CALLER.get()
-    if caller is not UNCHECKED and caller.kind not in _BY_ADDRESS:
-        key = (caller.kind, caller.id, caller.rate)
-        return table.by_identity.get(key) or table.of_identity(key, str(caller), _rate_of(caller, table))
+    if caller is not UNCHECKED:
+        share = table.by_identity.get(caller)
+        if share is not None:
+            return share
+        if caller.kind is not Kind.ANONYMOUS:
+            return table.of_identity(caller, _rate_of(caller, table))
     peer = peer_of(connection)
     return table.by_address.get(peer) or table.of_address(peer, network_of(peer))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
+from flagsvc.core.access.identity import Identity
 from flagsvc.limits.share import Share
 
 MAX_SHARES = 10_000
@@ -26,8 +27,8 @@ class Table:
         self.by_address: dict[str, Share] = {}
         """Shares by a connection's address with its port: most calls find theirs here."""
 
-        self.by_identity: dict[tuple[str, str, float], Share] = {}
-        """Shares by an identity's kind, id and rate."""
+        self.by_identity: dict[Identity, Share] = {}
+        """Shares by identity. A caller that has changed, or has another secret, is another object of one share."""
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -50,12 +51,12 @@ class Table:
         share = self._shares[key] = self._new(caller, rate or self.rate)
         return share
 
-    def of_identity(self, key: tuple[str, str, float], caller: str, rate: float) -> Share:
+    def of_identity(self, caller: Identity, rate: float) -> Share:
         """Return the share of a caller that is known by its credential."""
-        share = self.of_caller(caller, rate)
+        share = self.of_caller(str(caller), rate)
         if len(self.by_identity) >= MAX_ADDRESSES:
             self.by_identity.clear()
-        self.by_identity[key] = share
+        self.by_identity[caller] = share
         return share
 
     def of_address(self, peer: str, caller: str) -> Share:

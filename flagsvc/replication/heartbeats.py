@@ -115,7 +115,7 @@ class Heartbeats:
     def reply_soon(self) -> None:
         """Send a heartbeat at once: a writer waits for what is applied here."""
         if self._cache is not None and (self._reply is None or self._reply.done()):
-            self._reply = self._tasks.start(self._send(), "heartbeat-reply")
+            self._reply = self._tasks.begin(self._send(), "heartbeat-reply")
 
     async def statuses(self) -> tuple[list[tuple[Heartbeat, float]], bool]:
         """Return the live replicas' heartbeats with their age in seconds, its own first, and whether all are known."""

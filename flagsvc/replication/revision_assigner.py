@@ -71,7 +71,7 @@ class RevisionAssigner:
         if change in self._pending:
             self._repeat.add(change)
         else:
-            self._pending[change] = self._tasks.start(self._assign(change, feed), "assign-revision")
+            self._pending[change] = self._tasks.begin(self._assign(change, feed), "assign-revision")
 
     def note_deletion(self, entry: Entry) -> None:
         """Record an announced deletion. What only a read found missing may have been deleted without a revision."""

@@ -126,7 +126,7 @@ class StoreLoader:
     def _compile_soon(self) -> None:
         """Compile in the background what was loaded, so that evaluations find it compiled."""
         if self._compiling is None or self._compiling.done():
-            self._compiling = self._tasks.start(self._compile_all(), "compile")
+            self._compiling = self._tasks.begin(self._compile_all(), "compile")
 
     async def _compile_all(self) -> None:
         compiled = 0

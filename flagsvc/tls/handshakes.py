@@ -30,7 +30,7 @@ class Handshakes:
     async def open(self, door: Door, listening: socket.socket) -> Handshakes:
         """Accept connections; a door's Open."""
         listening.setblocking(False)
-        self._accepting = door.tasks.start(self._accept(door, listening), "tls-accept")
+        self._accepting = door.tasks.begin(self._accept(door, listening), "tls-accept")
         return self
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class _Handshake(asyncio.Protocol):
     def __init__(self, handshakes: Handshakes, door: Door, connection: socket.socket, address: Any) -> None:
         self._certificates, self._listener = handshakes.certificates, handshakes.listener
         self._connection, self._begun = connection, False
-        self._task = door.tasks.start(self._shake_hands(), "tls-handshake")
+        self._task = door.tasks.begin(self._shake_hands(), "tls-handshake")
         self._arrival = Arrival(door, address, self._abort)
 
     def _abort(self) -> None:

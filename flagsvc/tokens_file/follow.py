@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from stat import S_IWOTH
 
 import structlog
 
+from flagsvc.access.compiled_tokens import Known, compiled
 from flagsvc.adapters.files.small_files import Stamp, read_small, stamp_of
 from flagsvc.background import BackgroundTasks, repeat
-from flagsvc.core.access.tokens import Token
 from flagsvc.ports import Problem
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings
@@ -25,10 +27,12 @@ SETTING = "FLAGSVC_TOKENS_FILE"
 log = structlog.get_logger(__name__)
 
 
-def read(path: str) -> tuple[Token, ...]:
-    """Read the file. Raises BadTokensFile, whose text is for its operator."""
+def read(path: str, known: Known | None = None) -> Known:
+    """Read the file; `known`: what was read before. Raises BadTokensFile, whose text is for its operator."""
     try:
-        return tokens_in(path, read_small(path, MAX_BYTES))
+        if Path(path).stat().st_mode & S_IWOTH:
+            raise BadTokensFile(f"every user of this machine can write it; do this: chmod o-w {path}")
+        return compiled(tokens_in(path, read_small(path, MAX_BYTES)), known or {})
     except OSError as error:
         raise BadTokensFile(f"it cannot be read: {error.strerror or type(error).__name__}") from None
 
@@ -39,7 +43,7 @@ class TokensFile:
     Raises SettingsError if the file is not valid.
     """
 
-    def __init__(self, path: str, use: Callable[[Sequence[Token]], None]) -> None:
+    def __init__(self, path: str, use: Callable[[Known], None]) -> None:
         self._path, self._use = path, use
         self._stamp: Stamp = stamp_of(path)
         try:
@@ -60,7 +64,7 @@ class TokensFile:
         if stamp == self._stamp:
             return
         try:
-            found = await off_loop(read, self._path)
+            found = await off_loop(read, self._path, self._tokens)
         except BadTokensFile as error:
             if str(error) != self.rejected:
                 log.error("tokens_file_rejected", file=self._path, cause=str(error), using="the one before it")  # noqa: TRY400  the text is complete

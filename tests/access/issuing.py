@@ -160,16 +160,26 @@ def authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
 
 
 def certificate(
-    key: Any, *, uris: tuple[str, ...] = (), names: tuple[str, ...] = (), common_name: str = "x", days: float = 1
+    key: Any,
+    *,
+    uris: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+    common_name: str = "x",
+    days: float = 1,
+    raw_names: bytes = b"",
 ) -> bytes:
-    """A certificate (PEM) of the CA, for 127.0.0.1 besides its names."""
+    """A certificate (PEM) of the CA, for 127.0.0.1 besides its names. `raw_names`: DER of the names in their place."""
     ca, ca_key = authority()
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
     others: list[x509.GeneralName] = [x509.UniformResourceIdentifier(each) for each in uris]
     others += [x509.DNSName(each) for each in names]
     others.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     builder = _certificate(subject, ca.subject, key.public_key(), days)
-    builder = builder.add_extension(x509.SubjectAlternativeName(others), critical=False)
+    extension: x509.ExtensionType = x509.SubjectAlternativeName(others)
+    if raw_names:
+        sequence = bytes([0x30, len(raw_names)]) + raw_names
+        extension = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, sequence)
+    builder = builder.add_extension(extension, critical=False)
     return pem(builder.sign(ca_key, hashes.SHA256()))
 
 

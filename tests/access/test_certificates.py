@@ -21,6 +21,7 @@ certificates:
   - {uri: "spiffe://prod/ns/web/sa/api", grant: write@web}
   - {uri_prefix: "spiffe://prod/ns/batch/", grant: evaluate@*}
   - {dns: Billing.prod.internal, grant: read@billing}
+  - {dns: backup.prod.internal, grant: read@billing}
 """
 API = "spiffe://prod/ns/web/sa/api"
 
@@ -108,6 +109,34 @@ def test_other_rules_end_what_the_old_ones_gave(callers: CertificateCallers) -> 
 def test_what_is_no_certificate_is_refused(callers: CertificateCallers) -> None:
     with pytest.raises(Unauthenticated, match="cannot be read"):
         callers.caller(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
+
+
+def der(tag: int, text: bytes) -> bytes:
+    """A name of one kind in DER: 0x82 is a DNS name, 0x86 a URI, 0xA3 an X.400 address."""
+    return bytes([tag, len(text)]) + text
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (der(0x82, b"billing.prod.internal\0.evil.example"), "no rule names"),
+        (der(0x82, b"*.prod.internal"), "no rule names"),
+        (der(0x82, b"billing.prod.internal."), "no rule names"),
+        (der(0x82, b"billing.prod.internal "), "no rule names"),
+        (der(0x86, API.encode() + b"\0"), "no rule names"),
+        (der(0x86, b"spiffe://prod/ns/batch/a\n\x1b[2Jadmin"), "no rule names"),
+        (der(0x86, b"spiffe://prod/ns/batch/\0"), "no rule names"),
+        (der(0x82, "b\u0131lling.prod.internal".encode()), "no rule names"),
+        (der(0x82, "bac\u212aup.prod.internal".encode()), "no rule names"),
+        (der(0xA3, b"") + der(0x82, b"billing.prod.internal"), "cannot be read"),
+        (der(0x82, b"billing.prod.internal")[:-1], "cannot be read"),
+    ],
+)
+def test_a_name_that_looks_like_one_of_a_rule_gives_nothing(
+    callers: CertificateCallers, raw: bytes, words: str
+) -> None:
+    with pytest.raises(Unauthenticated, match=words):
+        callers.caller(certificate(ec_key(), raw_names=raw))
 
 
 async def test_grpc_has_the_certificate_where_it_is_looked_for(callers: CertificateCallers) -> None:

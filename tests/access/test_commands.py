@@ -191,6 +191,8 @@ def test_a_token_is_sent_in_plain_text_to_this_machine_only(admin: Path) -> None
     done = run_here("list", "--timeout", "0.1", **remote)
     assert (done.returncode, "in plain text" in done.stderr) == (2, True)
     assert admin.read_text().strip() not in done.stderr
+    own_resolver = {**remote, "FLAGSVC_ADDRESS": "dns://192.0.2.53/localhost:8013"}
+    assert "in plain text" in run_here("list", "--timeout", "0.1", **own_resolver).stderr, "it says where localhost is"
     done = run_here("list", "--timeout", "0.1", FLAGSVC_PLAINTEXT_TOKEN="true", **remote)
     assert (done.returncode, "in plain text" in done.stderr) == (1, False)  # it was tried
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flagsvc.core.access.decision import authorize, check_grant
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import FOR_ALL_SETS, INCLUDED, Role
-from flagsvc.core.access.scopes import EVERY_SET, Scope, scope_of
+from flagsvc.core.access.scopes import EVERY_SET, Scope, only, scope_of
 from flagsvc.core.errors import InvalidRequest, PermissionDenied
 
 MAY = {
@@ -111,3 +111,15 @@ def _refusal(identity: Identity, flag_set: str) -> str:
     with pytest.raises(PermissionDenied) as caught:
         authorize(identity, Role.READ, [flag_set])
     return str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["*a", "*a*", "a*b", "**", "a**", "", "a\n*", "x" * 256])
+def test_a_pattern_that_nobody_can_mean_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"flag_sets is .* it must be a flag set, a prefix such as team-\*"):
+        scope_of([pattern])
+
+
+def test_the_scope_of_one_set_is_no_prefix_whatever_the_name_of_the_set_is() -> None:
+    for name in ("a*", "*", "a*b"):
+        scope = only(name)
+        assert (scope.covers(name), scope.covers("ab"), scope.is_all) == (True, False, False)

@@ -143,6 +143,7 @@ def test_a_denial_ends_with_its_time() -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.05)
     view.apply(denied(expires_at=soon))
     made.enforce()
+    assert made.count == 1
     while datetime.now(UTC) < soon:
         made.check_expired()
         assert refused == [{ANN}] or datetime.now(UTC) >= soon

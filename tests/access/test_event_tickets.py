@@ -243,6 +243,11 @@ async def test_a_caller_with_a_jwt_follows_the_events_of_a_replica_that_has_not_
         assert refused.status_code == 401, "by its rules the token may have another role"
 
 
+async def test_the_longest_subject_of_a_jwt_fits_into_a_ticket(served: Served) -> None:
+    claims = kubernetes_claims(sub="system:" + "\u65e5" * 505)
+    assert await served.status(await served.url(bearer(signed(claims, KEY)))) == 200
+
+
 async def test_without_a_credential_the_address_has_no_ticket(served: Served) -> None:
     answer = await served.http.post(FLAGS_PATH, json={}, headers={"flagd-selector": "flagSetId=open"})
     [stream] = answer.json()["eventStreams"]

@@ -20,6 +20,7 @@ from flagsvc.core.errors import Unauthenticated
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.issuers.token_text import MAX_BYTES
 from flagsvc.server import Server
 from tests.access.callers import Headers, bearer, guarded
 from tests.access.issuing import (
@@ -71,6 +72,7 @@ async def served(folder: Path) -> AsyncIterator[tuple[Client, Server]]:
         f"sqlite:///{folder}/flags.db",
         ofrep_port=0,
         management_port=0,
+        sync_port=0,
         jwt_issuers_file=str(folder / "issuers.json"),
         context_values="plan=basic",
         context_from_headers="x-plan=plan",
@@ -161,6 +163,21 @@ async def test_ofrep_and_connect_take_tokens_and_answer_401_to_a_wrong_one(serve
                 await http.post(path, json=body, headers={"x-api-key": token.removeprefix("Bearer ")})
             ).status_code == 200
             assert (await http.post(path, json=body, headers=[*pod(aud="other")])).status_code == 401
+
+
+async def test_a_token_of_the_largest_size_is_taken_with_other_headers_beside_it(served: tuple[Client, Server]) -> None:
+    client, server = served
+    empty, others = len(signed(gitlab_claims(padding=""), KEY)), (("baggage", "x" * 6_000),)
+    token = signed(gitlab_claims(padding="x" * ((MAX_BYTES - empty) * 3 // 4)), KEY)
+    assert MAX_BYTES - 8 < len(token) <= MAX_BYTES
+    for target in (server.port, server.sync_port):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{target}") as channel:
+            call = channel.unary_unary("/flagsvc.v1.TokenService/GetCaller")
+            for _ in range(20):  # gRPC's own limit is a matter of chance
+                await call(b"", metadata=(*bearer(token), *others), timeout=5)
+            with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "metadata size exceeds"):
+                await call(b"", metadata=(*bearer(token), *others, *others), timeout=5)
+    assert await evaluated(client, pod())
 
 
 async def test_metrics_are_not_for_whoever_sends_a_token_that_is_not_verified_yet(

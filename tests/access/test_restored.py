@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from flagsvc.access.authority import Authority
+from flagsvc.access.compiled_tokens import compiled
 from flagsvc.access.token_view import TokenView
 from flagsvc.adapters.snapshot import access_lines
 from flagsvc.core.access.denials import Denial
@@ -26,6 +27,7 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as tokens_grpc
 from flagsvc.ports import Saved, SavedAccess, StoreContents, StoredTokens
 from tests.access.callers import bearer, guarded, made, stored
 from tests.access.issuing import AUDIENCE, KUBERNETES, ec_key, jwks, kubernetes_claims, signed
+from tests.holes.proxies import CACHE, STORE, TAIL, Proxies
 from tests.replicas import Client, replica, until
 from tests.snapshot_files import NOW, at
 
@@ -76,7 +78,7 @@ def test_a_restored_view_lets_known_callers_evaluate_until_the_store_is_read() -
     expired = replace(expired, created_at=NOW - timedelta(days=2), expires_at=NOW - timedelta(days=1))
     view, (gone, gone_text) = TokenView(), made("read")
     authority = Authority(view, 5.0)
-    view.restore(SavedAccess([writer, expired], [denied()], [gone.id]))
+    view.restore(SavedAccess([writer, expired], [denied()], [gone.id]), compiled([writer, expired], {}))
     assert str(authority.identify(text)) == f"token:{writer.id}"
     authority.check_known(Role.EVALUATE)
     for role in NOT_EVALUATIONS:
@@ -104,7 +106,8 @@ def test_a_snapshot_that_is_read_after_the_store_still_says_who_was_revoked() ->
     token, text = made("read")
     view = TokenView()
     view.hold(StoredTokens(1, [token], denials=[denied(lifted_at=NOW + timedelta(days=1))]), time.monotonic())
-    view.restore(SavedAccess([made("admin")[0]], [denied()], [token.id]))
+    other = made("admin")[0]
+    view.restore(SavedAccess([other], [denied()], [token.id]), compiled([other], {}))
     with pytest.raises(Unauthenticated):
         Authority(view, 5.0).identify(text)
     assert (set(view.tokens), view.denials.in_force(datetime.now(UTC))) == ({token.id}, frozenset())
@@ -168,6 +171,32 @@ async def test_nobody_is_recognized_by_what_others_prove_before_it_is_known_who_
         (tmp_path / "flags.db").rmdir()
         while await evaluated(client, headers) != "OK":  # noqa: ASYNC110  the replica does it by itself
             await asyncio.sleep(0.05)
+
+
+async def test_with_mongodb_and_redis_hanging_a_replica_starts_with_the_callers_of_its_snapshot(
+    mongo_database_url: str, redis_clean_url: str, tmp_path: Path
+) -> None:
+    (root, root_text), (caller, text), (gone, gone_text) = made("admin"), made("write"), made("read")
+    await stored(mongo_database_url, root, caller, gone)
+    settings = {"snapshot_file": str(tmp_path / "snapshot")}
+    with Proxies(mongo_database_url, redis_clean_url) as proxies:
+        async with guarded(**proxies.urls, **settings) as (client, _):
+            stub, admin = tokens_grpc.TokenServiceStub(client.channel), bearer(root_text)
+            await client.stub.CreateFlag(pb.CreateFlagRequest(flag={"key": "a"}), metadata=admin, timeout=5)
+            await stub.RevokeToken(tokens.RevokeTokenRequest(id=gone.id), metadata=admin, timeout=5)
+        proxies.do(proxies.mongo.stall, STORE)
+        proxies.do(proxies.mongo.stall, TAIL)
+        proxies.do(proxies.redis.stall, CACHE)
+        async with replica(auth="required", **proxies.urls, **settings) as (client, server):
+            await until(server.replica.is_ready)
+            assert await evaluated(client, bearer(text)) == "OK"
+            assert await evaluated(client, bearer(gone_text)) == "UNAUTHENTICATED"
+            assert await status(client, bearer(text)) == "UNAVAILABLE"
+            proxies.heal(proxies.mongo, STORE, TAIL)
+            proxies.heal(proxies.redis, CACHE)
+            while await status(client, bearer(text)) != "OK":  # noqa: ASYNC110  the replica does it by itself
+                await asyncio.sleep(0.05)
+            assert await evaluated(client, bearer(gone_text)) == "UNAUTHENTICATED"
 
 
 def issuer_of(folder: Path) -> tuple[Any, dict[str, str]]:

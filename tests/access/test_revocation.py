@@ -98,6 +98,8 @@ async def test_a_replica_that_does_not_follow_is_named(cluster: Cluster) -> None
     assert deaf.replica.access is not None
     await deaf.replica.access.follower.close()
     answer = await cluster.revoke(seconds=1)
+    while len(answer.spread.lagging) > 1:  # on a busy machine another one may need longer
+        answer = await cluster.revoke(seconds=1)
     name = deaf.replica.heartbeats.name
     assert (answer.spread.reached, list(answer.spread.lagging)) == (pb.WRITE_LEVEL_CACHED, [name])
     assert sorted(answer.spread.applied_by) == [each for each in cluster.names if each != name]

@@ -21,6 +21,7 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as tokens_grpc
 from flagsvc.server import Server
 from flagsvc.settings import Settings
 from flagsvc.tokens_file.entries import BadTokensFile, line_of, tokens_in
+from flagsvc.tokens_file.follow import read
 from flagsvc.urls import SettingsError
 from tests.access.callers import Headers, bearer, guarded, made, stored
 from tests.command_line import run_here
@@ -132,6 +133,14 @@ def test_a_bad_file_stops_the_start_with_line_and_field(tmp_path: Path) -> None:
         Server(Settings(store_url="sqlite:///never.db", auth="required", port=0, tokens_file=str(path)))
     done = run_here("doctor", FLAGSVC_STORE_URL=f"sqlite:///{tmp_path}/f.db", FLAGSVC_TOKENS_FILE=str(path))
     assert (done.returncode, "[0].role is 'boss'" in done.stdout) == (1, True), done.stdout
+
+
+def test_a_file_that_everybody_can_write_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text("[]")
+    path.chmod(0o666)
+    with pytest.raises(BadTokensFile, match=r"every user of this machine can write it; do this: chmod o-w"):
+        read(str(path))
 
 
 class Served:

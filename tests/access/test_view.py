@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flagsvc.access.authority import Authority
+from flagsvc.access.compiled_tokens import compiled
+from flagsvc.access.sessions import Sessions
 from flagsvc.access.token_view import TokenView
 from flagsvc.access.token_writer import Grant, issued
-from flagsvc.core.access.identity import UNCHECKED, Identity
+from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.core.access.roles import EVALUATING, Role
 from flagsvc.core.access.token_text import digest_of, new_token
 from flagsvc.core.access.tokens import Secret, Token
@@ -124,6 +127,46 @@ def test_a_change_here_counts_as_enforced_only_if_none_is_missing_before_it() ->
     assert view.revision == 2
 
 
+def test_callers_whose_tokens_did_not_change_keep_their_objects_and_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (first, first_text), (second, second_text) = made(), made()
+    view, authority = held(first, second)
+    before, made_for, identities = authority.identify(first_text), [], Token.identities
+    monkeypatch.setattr(Token, "identities", lambda self: made_for.append(self.id) or identities(self))
+    view.hold(StoredTokens(2, [replace(first), replace(second, name="new")]), time.monotonic())
+    view.apply(replace(second, name="newer", revision=3))
+    assert authority.identify(first_text) is before
+    assert (authority.identify(second_text).name, made_for) == ("newer", [second.id, second.id])
+
+
+def test_whatever_changes_who_is_known_is_what_the_tokens_say() -> None:
+    chosen = random.Random(7)
+    some = [made()[0] for _ in range(6)]
+    view, revoked = TokenView(), set()
+    for revision in range(1, 400):
+        stored = [_changed(token, chosen) for token in some if chosen.random() < 0.7]
+        step = chosen.randrange(3)
+        if step == 0:
+            view.hold(StoredTokens(revision, stored), time.monotonic())
+        elif step == 1 and stored:
+            view.apply(replace(stored[0], revision=revision))
+        else:
+            view.hold_file(compiled((_changed(token, chosen) for token in some if chosen.random() < 0.5), {}))
+        revoked |= {token.id for token in view.stored.values() if token.revoked_at is not None}
+        usable = {**view.filed, **{name: token for name, token in view.stored.items() if name not in revoked}}
+        expected = {key: each.id for token in usable.values() for key, each in token.identities().items()}
+        assert {key: each.id for key, each in view._identities.items()} == expected
+        assert not revoked & view.filed.keys()
+        assert dict(view.tokens) == {**view.stored, **view.filed}
+
+
+def _changed(token: Token, chosen: random.Random) -> Token:
+    edits = [{"name": "a"}, {"name": "b"}, {"disabled": True}, {"secrets": (Secret(chosen.randbytes(32).hex()),)}]
+    edits += [{"revoked_at": LATER, "secrets": ()}] * (chosen.random() < 0.02)
+    return replace(token, **chosen.choice(edits))
+
+
 def test_both_secrets_are_valid_during_an_overlap() -> None:
     token, old = made()
     text = new_token(token.id)
@@ -164,12 +207,14 @@ async def test_a_stream_that_is_being_sent_ends_once_its_message_is_sent() -> No
     token, text = made()
     view, authority = held(token)
 
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "message"
+
     async def stream() -> AsyncIterator[str]:
         with authority.sessions.open(authority.identify(text), Role.READ) as session:
-            while True:
-                session.is_sending = True
-                yield "message"
-                session.sent()
+            async for message in session.endable(endless()):
+                yield message
 
     messages = stream()
     assert await anext(messages) == await anext(messages) == "message"
@@ -208,3 +253,26 @@ async def _stream(authority: Authority, caller: Identity) -> None:
     with authority.sessions.open(caller, Role.READ) as session:
         session.flag_sets = ("default",)
         await asyncio.Event().wait()
+
+
+async def test_a_change_of_one_caller_decides_nothing_about_the_streams_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (replace(UNCHECKED, kind=Kind.TOKEN, id=name, key=b"k") for name in ("one", "other"))
+    now, decided = {"one": one, "other": other}, []
+    sessions = Sessions(lambda caller: now[caller.id])
+    monkeypatch.setattr("flagsvc.access.sessions.authorize", lambda caller, *_: decided.append(caller.id))
+
+    async def wait(caller: Identity) -> None:
+        with sessions.open(caller, Role.READ):
+            await asyncio.Event().wait()
+
+    waiting = [asyncio.create_task(wait(caller)) for caller in (one, other, other)]
+    await asyncio.sleep(0)
+    now["one"] = replace(one, name="renamed")
+    sessions.check_all()
+    assert decided == ["one"]
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert len(sessions) == 0

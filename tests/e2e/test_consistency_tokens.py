@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import pymongo
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -17,8 +18,9 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.change_channels import ChangeChannels
 from flagsvc.server import Server
+from tests.conftest import with_database
 from tests.replicas import Client, info_of, reason_of, replica, until, until_serving
-from tests.servers import Mongod
+from tests.servers import Mongod, RedisServer
 
 RESOLVE = "/flagd.evaluation.v1.Service/ResolveBoolean"
 
@@ -37,21 +39,23 @@ async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[t
     return found
 
 
-@pytest.fixture(params=[100_000, 0, 1], ids=["near-cache", "no-near-cache", "too-small-near-cache"])
-async def ahead_and_deaf(
-    request: pytest.FixtureRequest,
-    mongo_database_url: str,
-    redis_clean_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[Client, Client]]:
-    """One replica that writes, and one that ignores announcements, so that only its own polls update it."""
-    urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+@pytest.fixture(scope="module", params=[100_000, 0, 1], ids=["near-cache", "no-near-cache", "too-small-near-cache"])
+async def ahead_and_deaf(request: pytest.FixtureRequest, mongo_url: str) -> AsyncIterator[tuple[Client, Client]]:
+    """One replica that writes, and one that ignores announcements, so that only its own polls update it.
+
+    They have flags `a` and `b`, with any status. Each test leaves no others.
+    """
+    name = f"flagsvc_tokens_{request.param}"
     async with AsyncExitStack() as stack:
+        urls = {"store_url": with_database(mongo_url, name), "cache_url": stack.enter_context(RedisServer()).url}
+        client = stack.enter_context(pymongo.MongoClient[dict[str, Any]](mongo_url))
+        stack.callback(client.drop_database, name)
         [(ahead, _)] = await started(stack, 1, **urls)
         for key in ("a", "b"):
             await ahead.create(key)
         [(deaf, server)] = await started(stack, 1, **urls, near_cache_entries=request.param)
-        monkeypatch.setattr(server.replica.follower.channels, "_apply_change", hears_nothing)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(server.replica.follower.channels, "_apply_change", hears_nothing)
         yield ahead, deaf
 
 

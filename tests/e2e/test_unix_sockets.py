@@ -49,9 +49,12 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
 async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) -> None:
     mask = os.umask(0o022)
     os.umask(mask)
-    async with replica(store_url=f"sqlite:///{folder}/flags.db", **ports(folder)) as (client, _):
+    async with replica(store_url=f"sqlite:///{folder}/flags.db", **ports(folder)) as (client, server):
         await until_serving(client)
-        assert sockets(folder) == set(NAMES)
+        assert sockets(folder) == {*NAMES, ".grpc-0"}
+        assert stat.S_IMODE((folder / ".grpc-0").stat().st_mode) == 0o600, "where the front passes calls on to gRPC"
+        assert server._front is not None
+        assert server._front.inner.address == f"unix:{folder}/.grpc-0", "no socket that has no mode"
         for name in NAMES:
             mode = (folder / name).stat().st_mode
             assert stat.S_IMODE(mode) == 0o660 & ~mask
@@ -73,9 +76,9 @@ async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) ->
 
 async def test_a_socket_in_use_is_refused_and_that_of_a_dead_server_is_replaced(folder: Path) -> None:
     path = folder / "grpc"
-    dead = socket.socket(socket.AF_UNIX)
-    dead.bind(str(path))
-    dead.close()
+    for name in ("grpc", ".grpc-0"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / name))
     settings = {"store_url": f"sqlite:///{folder}/flags.db", "port": f"unix:{path}"}
     async with replica(**settings) as (client, _):
         await until_serving(client)
@@ -116,6 +119,9 @@ async def test_a_replaced_grpc_server_listens_on_its_socket_again(folder: Path) 
         other = Client(str(server.addresses["grpc"]))
         await until_serving(other)
         await other.channel.close()
+        assert server._front is not None
+        assert server._front.inner.address == f"unix:{folder}/.grpc-1"
+    assert sockets(folder) == set()
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o007, 0])

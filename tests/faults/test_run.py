@@ -33,8 +33,8 @@ LOAD = 0.4
 ALLOWED_S = 150
 PLANTED_LOAD = 0.2
 """For runs with planted flaws, which show them again and again."""
-PLANTED = ("late-fill,half-revoked", "unchecked,unlimited")
-"""Flaws that are planted in every test run, two at a time, to save time; FAULTS_ALL=1 plants all, one by one."""
+PLANTED = ("late-fill,half-revoked", pytest.param("unchecked,unlimited", marks=pytest.mark.long))
+"""Flaws that are planted two at a time, to save time; FAULTS_ALL=1 plants all, one by one."""
 
 
 def run(record: Path, seconds: float, *arguments: str, load: float = LOAD) -> subprocess.CompletedProcess[str]:

@@ -215,7 +215,7 @@ async def test_without_the_front_the_port_speaks_grpc_only(tmp_path: Path) -> No
 async def test_ipv6_and_ipv4_on_one_port_and_without_abstract_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fronts, "inner", Loopback)
+    monkeypatch.setattr(fronts, "inner", lambda _outer: Loopback())
     async with replica(store_url=f"sqlite:///{tmp_path}/f.db", host="::", auth="off") as (_, server):
         for target, host in (
             (f"[::1]:{server.port}", "ipv6:%5B::1%5D"),

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.replicas import FLAGSVC, Process
+from tests.replicas import Process
 from tests.servers import Mongod, RedisServer
 
 _SETTINGS = {
@@ -77,7 +77,7 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(*, cache: bool, program: tuple[str, ...] = (str(FLAGSVC),)) -> Iterator[Target]:
+def target(*, cache: bool, program: tuple[str, ...] = ()) -> Iterator[Target]:
     """Start a server; with `cache` on a MongoDB and a Redis of its own. `program` is what starts it."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

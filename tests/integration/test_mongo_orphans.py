@@ -15,6 +15,7 @@ from flagsvc.core.changes import Author, create, toggle
 from flagsvc.core.errors import StoreUnavailable
 from flagsvc.core.model import Flag, FlagId
 from tests.servers import Mongod
+from tests.store_events import DRIVERS
 
 AUTHOR = Author(datetime.now(UTC))
 A = FlagId("default", "a")
@@ -33,10 +34,10 @@ def killed_writer(url: str, name: str) -> None:
     subprocess.run([sys.executable, "-c", KILLED, url, name], check=False)
 
 
-@pytest.mark.parametrize("name", ["flagsvc", "flagsvc:blue"])
-async def test_a_killed_writers_transaction_is_ended(mongod: Mongod, name: str) -> None:
+@pytest.mark.parametrize(("name", "driver"), [("flagsvc", "motor"), ("flagsvc:blue", "pymongo")])
+async def test_a_killed_writers_transaction_is_ended(mongod: Mongod, name: str, driver: str) -> None:
     url = mongod.database_url("orphans")
-    store = MongoStore(url)
+    store = MongoStore(url, **DRIVERS[driver])
     await store.open()
     await store.write(A, create(Flag(key="a"), AUTHOR))
     killed_writer(url, name)

@@ -99,7 +99,8 @@ OWN: dict[str, Callable[[Sizes], Message]] = {
 _KEY_AND_CONTEXT = frozenset({"ResolveBoolean", "ResolveString", "ResolveInt", "ResolveFloat", "ResolveObject"})
 _OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("EventStream", "FetchAllFlags", "SyncFlags", "GetMetadata", "Check", "List", "Watch")},
-    **{name: {} for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken", "RotateToken", "RevokeToken")},
+    **{f"{verb}Token": {} for verb in ("Create", "Get", "Update", "Rotate", "Revoke")},
+    **{name: {} for name in ("ListTokens", "DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     "GetCaller": {},
     "ListAuditEntries": {"pageSize": 1_000},
     "ServerReflectionInfo": {"fileContainingSymbol": "flagsvc.v1.FlagService"},

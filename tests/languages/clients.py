@@ -159,5 +159,5 @@ CLIENTS = [
     Client(RUST, "in-process", events=False, late=False),
     Client(RUST, "rest", events=False, change=False, selects=False),
 ]
-WRAPPED = [Client(program, "multi") for program in (GO, SERVER, JAVA)]
+WRAPPED = [Client(program, "multi") for program in (GO, SERVER)]
 """The SDK's own multi-provider around RPC, then OFREP."""

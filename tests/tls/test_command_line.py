@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from flagsvc.cli.tls import failure
 from tests.certificates import Authority, put
 from tests.command_line import Done, run_here
 from tests.replicas import Process
@@ -71,7 +72,7 @@ def test_another_machine_names_the_ca_and_its_certificate(served: Served) -> Non
     if "FLAGSVC_TLS_CLIENT_CA" in served.environment:
         refused = ask(served, "--tls-ca", served.ca)
         assert refused.returncode == 1
-        assert "with TLS: " in refused.stderr
+        assert "with TLS: the server closes it; if it requires client certificates, show" in refused.stderr
 
 
 def test_what_fails_is_said(served: Served, tmp_path: Path) -> None:
@@ -81,9 +82,23 @@ def test_what_fails_is_said(served: Served, tmp_path: Path) -> None:
     for options in (("--tls",), ("--tls-ca", str(Authority("another").put(tmp_path)))):
         refused = ask(served, *options)
         assert refused.returncode == 1
-        assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+        assert "with TLS: the server's certificate is not of a CA that is trusted; name its CA" in refused.stderr
     elsewhere = ask(served, "--tls-ca", served.ca, "--tls-name", "elsewhere")
-    assert (elsewhere.returncode, "with TLS: " in elsewhere.stderr, "ostname" in elsewhere.stderr) == (1, True, True)
+    assert elsewhere.returncode == 1
+    assert "with TLS: the server's certificate has another name than this address; say which" in elsewhere.stderr
+    certificate, key = served.own
+    for options in (("--tls-ca", key), ("--tls-ca", served.ca, "--tls-client-cert", key, "--tls-client-key", key)):
+        refused = ask(served, *options)
+        assert (refused.returncode, "is not a PEM file with a certificate" in refused.stderr) == (2, True)
+    swapped = ask(served, "--tls-ca", served.ca, "--tls-client-cert", certificate, "--tls-client-key", certificate)
+    assert (swapped.returncode, "is not a PEM file with a private key" in swapped.stderr) == (2, True)
+
+
+def test_a_certificate_out_of_its_time_is_said() -> None:
+    text = "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: {}: OK"
+    assert failure(text.format("certificate has expired")) == "the server's certificate has expired"
+    assert "not valid yet" in failure(text.format("certificate is not yet valid"))
+    assert failure("Connection refused") is None
 
 
 def test_what_makes_no_sense_is_a_usage_error() -> None:

@@ -61,7 +61,7 @@ async def test_closing_ends_every_task_and_waits_for_it() -> None:
     tasks = BackgroundTasks()
     for name in ("a", "b"):
         tasks.start(work(name), name)
-    done = tasks.start(asyncio.sleep(0), "done")
+    done = tasks.begin(asyncio.sleep(0), "done")
     await done
     await asyncio.sleep(0)
     assert len(tasks) == 2

@@ -87,7 +87,7 @@ def test_the_command_line_sets_it_by_its_word() -> None:
 
     assert given("PUBLIC") == (types.Flag(**_common(), exposure=types.EXPOSURE_PUBLIC), ["exposure"])
     assert given("INTERNAL")[0].exposure == given("")[0].exposure == types.EXPOSURE_UNSPECIFIED
-    with pytest.raises(Exception, match="invalid value for exposure"):
+    with pytest.raises(Exception, match="exposure is 'everybody'; it must be one of INTERNAL, PUBLIC"):
         given("everybody")
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import structlog
 from pymongo.errors import PyMongoError
-from pymongo.read_concern import ReadConcern
 
 APP_NAME = "flagsvc"
 """The application name of flagsvc's connections in MongoDB. A name in the URL is appended to it."""
 
+_MAX_ENDED = 1_000
+"""In one go; those beyond are ended by the next."""
 log = structlog.get_logger(__name__)
 
 
@@ -25,9 +26,11 @@ async def end_orphans(client: Any, idle_s: float) -> int:
         "appName": {"$regex": f"^{APP_NAME}(:|$)"},  # Transactions of other programs are left alone.
     }
     try:
-        admin = client.admin.with_options(read_concern=ReadConcern("local"))
-        operations = admin.aggregate([{"$currentOp": {"idleSessions": True, "allUsers": False}}, {"$match": idle}])
-        sessions = [{"id": each["lsid"]["id"]} async for each in operations]
+        # The drivers' `aggregate` differs: motor's returns a cursor, PyMongo's must be awaited for one.
+        pipeline = [{"$currentOp": {"idleSessions": True, "allUsers": False}}, {"$match": idle}]
+        local, found = {"level": "local"}, {"batchSize": _MAX_ENDED}
+        answer = await client.admin.command("aggregate", 1, pipeline=pipeline, cursor=found, readConcern=local)
+        sessions = [{"id": each["lsid"]["id"]} for each in answer["cursor"]["firstBatch"]]
         if sessions:
             await client.admin.command("killSessions", sessions)
     except (PyMongoError, KeyError) as error:

@@ -6,7 +6,7 @@ change, and no change is without its audit entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from flagsvc.core.access.records import Decide, R, Record, from_document, to_doc
 from flagsvc.core.audit import AuditEntry
 from flagsvc.core.errors import ChangeRefused
 from flagsvc.ports import StoredTokens
+from flagsvc.turns import off_loop
 
 COLLECTION = "flagsvc_tokens"
 _COUNTER = {"flagsvc": "tokens"}
@@ -53,19 +54,10 @@ class MongoTokens:
 
     async def load(self) -> StoredTokens:
         """Read the counter, then every record that is there by then."""
-        found: list[Record] = []
-        malformed, ticket_key = [], b""
         async with self._asking(), session_of(self._client) as session:
             revision = await self._counter(session)
-            async for raw in self._records.find(session=session):
-                if raw["_id"] == _TICKET_KEY:
-                    ticket_key = _bytes_in(raw)
-                    continue
-                try:
-                    found.append(_record(raw))
-                except ValueError:
-                    malformed.append(str(raw["_id"])[:64])
-        return StoredTokens.of(revision, found, malformed, ticket_key)
+            rows = [raw async for raw in self._records.find(session=session)]
+        return await off_loop(_stored, revision, rows)
 
     async def write(
         self, record_id: str, decide: Decide[R], entry: AuditEntry | None = None, forget: Sequence[str] = ()
@@ -128,6 +120,20 @@ _ROW = {"_id": _COUNTER}
 def _revision_in(row: Mapping[str, Any] | None) -> int:
     revision = (row or {}).get("revision")
     return revision if isinstance(revision, int) else 0
+
+
+def _stored(revision: int, rows: Iterable[Mapping[str, Any]]) -> StoredTokens:
+    found: list[Record] = []
+    malformed, ticket_key = [], b""
+    for raw in rows:
+        if raw["_id"] == _TICKET_KEY:
+            ticket_key = _bytes_in(raw)
+            continue
+        try:
+            found.append(_record(raw))
+        except ValueError:
+            malformed.append(str(raw["_id"])[:64])
+    return StoredTokens.of(revision, found, malformed, ticket_key)
 
 
 def _bytes_in(row: Mapping[str, Any]) -> bytes:

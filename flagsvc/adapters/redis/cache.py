@@ -287,7 +287,7 @@ class RedisCache:
         sent_at = time.monotonic()
         async with self._redis.client.pipeline(transaction=True) as pipe:
             self._add_puts(pipe, entries, stamp, fills=False, force=False)
-            pipe.eval(scripts.LEASE, 2, self._keys.owner, self._keys.lease, *self._ownership.store, *args)
+            _ = pipe.eval(scripts.LEASE, 2, self._keys.owner, self._keys.lease, *self._ownership.store, *args)
             answer = (await pipe.execute())[-1]
         self._redis.clock.observe(answer[0], sent_at, time.monotonic())
         return answer

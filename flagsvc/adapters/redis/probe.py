@@ -43,7 +43,7 @@ class Probe:
         await client.publish(channel, scripts.PROBE_MESSAGE)
         await self._redis.scripts[scripts.PROBE](keys=keys, args=[channel], client=client)
         async with client.pipeline(transaction=True) as pipe:
-            pipe.eval(scripts.PROBE, len(keys), *keys, channel)
+            _ = pipe.eval(scripts.PROBE, len(keys), *keys, channel)
             await pipe.execute()
 
     async def _probe(self) -> None:

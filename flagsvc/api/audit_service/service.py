@@ -16,6 +16,7 @@ from flagsvc.core.errors import AuditMissing, invalid
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as pb_grpc
 from flagsvc.ports.audit import AuditStore
+from flagsvc.turns import in_turns
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MOMENTS = range(253_402_300_800_000)
@@ -52,7 +53,8 @@ class AuditService(pb_grpc.AuditServiceServicer):
         page = await self._store.page(query, size + 1)
         last = page[size - 1].place if len(page) > size else None
         token = "" if last is None else to_page_token(listing, (last.at_ms, json.dumps([last.source, last.id])))
-        return pb.ListAuditEntriesResponse(entries=map(_packed, page[:size]), next_page_token=token)
+        entries = [_packed(entry) async for entry in in_turns(page[:size])]
+        return pb.ListAuditEntriesResponse(entries=entries, next_page_token=token)
 
 
 def _place(at_ms: int, rest: str, token: str) -> Place:

@@ -33,6 +33,10 @@ CERTIFICATE = "x509_pem_cert"
 """Where gRPC has the client certificate that TLS has verified."""
 
 
+Call = Callable[[Any, Any], Awaitable[Any]]
+"""A unary method's handler."""
+
+
 class Connection(Protocol):
     """What a call came by: the context of gRPC's calls."""
 
@@ -55,7 +59,7 @@ class Check:
         assert rule.set_of is not None or not rule.fields  # noqa: S101  `permit` looks at fields of a flag set's calls
         self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
         self._authority, self._listener = authority, listener
-        self._only_evaluates = rule.role in EVALUATING
+        self._only_evaluates, self._is_short = rule.role in EVALUATING, rule.role in _SHORT
         self._allowed: set[tuple[Identity, str | None]] = set()
         """Decisions that were taken: a caller with its rights is an object that does not change."""
 
@@ -137,15 +141,16 @@ class Check:
             self._allowed.clear()
         self._allowed.add((caller, flag_set))
 
-    async def answered(
-        self, call: Callable[[Any, Any], Awaitable[Any]], caller: Identity, request: Any, context: Any
-    ) -> Any:
-        """Return a unary call's answer, if the caller may have it."""
-        flag_sets = self.permit(caller, request, context.invocation_metadata())
+    def answered(self, call: Call, caller: Identity, request: Any, context: Any, metadata: Metadata) -> Awaitable[Any]:
+        """Return what a unary call awaits for its answer, if the caller may have it. No coroutine of its own."""
+        flag_sets = self.permit(caller, request, metadata)
         prove(caller)
         CALLER.set(caller)
-        if self._role in _SHORT:
-            return await call(request, context)
+        return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)
+
+    async def _in_session(
+        self, call: Call, caller: Identity, request: Any, context: Any, flag_sets: tuple[str, ...]
+    ) -> Any:
         with self._authority.sessions.open(caller, self._role) as session:
             session.flag_sets = flag_sets
             return await call(request, context)

@@ -107,15 +107,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
-                caller = check.admit(context.invocation_metadata(), context) if check is not None else None
-                if check is not None and caller is None:
-                    caller = await self._verified(check, context)
+                if check is None:
+                    request = await message(context)
+                    with pool:
+                        check_readable(request)
+                        return sender.answer(method, await call(request, context), encode, context)
+                metadata = context.invocation_metadata()  # once: gRPC builds the headers at each call of this
+                caller = check.admit(metadata, context) or await self._verified(check, context)
                 request = await message(context)
                 with pool:
                     check_readable(request)
-                    if check is None or caller is None:
-                        return sender.answer(method, await call(request, context), encode, context)
-                    answer = await check.answered(call, caller, request, context)
+                    answer = await check.answered(call, caller, request, context, metadata)
                     return sender.answer(method, answer, encode, context)
             except grpc.aio.AbortError:
                 raise
@@ -149,9 +151,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         check = self._check_of(method)
 
         async def once(_: object, context: Context, session: Session | None) -> AsyncIterator[Any]:
+            if session is not None:
+                session.is_cancellable = False
             request = await self._first_messages.of(context)
             check_readable(request)
             if check is not None and session is not None:
+                session.is_cancellable = True
                 check.narrow(session, request, context.invocation_metadata())
             async for message in call(request, context):
                 yield message
@@ -182,13 +187,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 host = network_of(self._peers.of(context))
                 with pool.of(host), await self._opened(check, context) as session:
-                    async for message in sender.stream(method, call(requests, context, session), encode, context):
-                        if session is None:
-                            yield message
-                            continue
-                        session.is_sending = True
+                    messages = call(requests, context, session)
+                    endable = messages if session is None else session.endable(messages)
+                    async for message in sender.stream(method, endable, encode, context):
+                        if session is not None:
+                            session.check()  # it may have waited for room
                         yield message
-                        session.sent()
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  as above

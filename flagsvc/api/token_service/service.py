@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from heapq import nsmallest
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ from flagsvc.core.errors import AuthOff, TokenNotFound, invalid
 from flagsvc.core.validation import etag_revision
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
+from flagsvc.turns import in_turns, off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _LISTING, _DENIED = "tokens", "denied"
@@ -56,10 +59,10 @@ class TokenService(pb_grpc.TokenServiceServicer):
         """List tokens in pages."""
         held = self._access.view.tokens
         size, after = page_size(request.page_size, default=100), from_page_token(_LISTING, request.page_token)
-        ids = sorted(each for each in held if request.show_revoked or held[each].revoked_at is None)
-        ids = [each for each in ids if after is None or each > after[1]]
-        more = to_page_token(_LISTING, (0, ids[size - 1])) if len(ids) > size else ""
-        page = [messages.token_to_message(held[each]) for each in ids[:size]]
+        ids = (each for each in held if request.show_revoked or held[each].revoked_at is None)
+        found = await off_loop(_first, ids, after, size + 1)
+        more = to_page_token(_LISTING, (0, found[size - 1])) if len(found) > size else ""
+        page = [messages.token_to_message(held[each]) async for each in in_turns(found[:size])]
         return pb.ListTokensResponse(tokens=page, next_page_token=more)
 
     async def UpdateToken(self, request: pb.UpdateTokenRequest, context: Context) -> pb.UpdateTokenResponse:
@@ -107,15 +110,21 @@ class TokenService(pb_grpc.TokenServiceServicer):
         """List denials in pages."""
         view, at = self._access.denials.view, datetime.now(UTC)
         size, after = page_size(request.page_size, default=100), from_page_token(_DENIED, request.page_token)
-        names = sorted(view.all if request.show_past else view.in_force(at))
-        names = [each for each in names if after is None or each > after[1]]
-        more = to_page_token(_DENIED, (0, names[size - 1])) if len(names) > size else ""
-        page = [messages.denied_to_message(view.all[each]) for each in names[:size]]
+        held = view.all
+        names = (each for each, denial in held.items() if request.show_past or denial.is_in_force(at))
+        found = await off_loop(_first, names, after, size + 1)
+        more = to_page_token(_DENIED, (0, found[size - 1])) if len(found) > size else ""
+        page = [messages.denied_to_message(held[each]) async for each in in_turns(found[:size])]
         return pb.ListDeniedIdentitiesResponse(denied=page, next_page_token=more)
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Context) -> pb.GetCallerResponse:
         """Return who the caller is to this server."""
         return messages.caller_to_message(CALLER.get())
+
+
+def _first(names: Iterable[str], after: tuple[int, str] | None, most: int) -> list[str]:
+    """Return the first names in order behind the position of a page token."""
+    return nsmallest(most, (each for each in names if after is None or each > after[1]))
 
 
 def _id(token_id: str) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.roles import FOR_ALL_SETS, INCLUDED, Role
 from flagsvc.core.access.scopes import Scope
-from flagsvc.core.errors import InvalidRequest, PermissionDenied, Violation
+from flagsvc.core.errors import PermissionDenied, invalid
 from flagsvc.core.shown_text import visible
 
 
@@ -37,7 +37,7 @@ def check_grant(giver: Identity, role: Role, scope: Scope, expires_at: datetime 
     Raises InvalidRequest for a role that no flag set can limit, with a scope that does.
     """
     if role in FOR_ALL_SETS and not scope.is_all:
-        raise InvalidRequest([Violation("flag_sets", f"{list(scope.patterns)}", f'["*"]: the role {role} is for all')])
+        raise invalid("flag_sets", list(scope.patterns), f'["*"]: the role {role} is for all')
     if role not in INCLUDED[giver.role]:
         raise PermissionDenied(f"the caller {giver} has the role {giver.role} and cannot give {role}", giver)
     if not giver.scope.includes(scope):

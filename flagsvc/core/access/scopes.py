@@ -43,10 +43,16 @@ def scope_of(patterns: Iterable[str], field: str = "flag_sets") -> Scope:
     if not 0 < len(given) <= MAX_PATTERNS:
         raise invalid(field, f"{len(given)} entries", f"1 to {MAX_PATTERNS} flag sets; * for all")
     for pattern in given:
-        if pattern != ALL and (problem := key_problem(pattern)):
+        problem = "a * stands at the end only" if ALL in pattern[:-1] else key_problem(pattern)
+        if pattern != ALL and problem:
             raise invalid(field, pattern, f"a flag set, a prefix such as team-*, or *: {problem}")
     names = frozenset(pattern for pattern in given if not pattern.endswith(ALL))
     return Scope(given, names, tuple(pattern.removesuffix(ALL) for pattern in given if pattern.endswith(ALL)))
+
+
+def only(flag_set: str) -> Scope:
+    """Return the scope of one flag set, whatever its name is: also one that reads as a prefix."""
+    return Scope((flag_set,), frozenset({flag_set}), ())
 
 
 EVERY_SET = scope_of([ALL])

@@ -44,7 +44,7 @@ def id_in(text: str) -> str:
 
 def digest_of(text: str) -> bytes:
     """Return what is kept of a token: the SHA-256 of the whole text."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _checksum(body: str) -> str:

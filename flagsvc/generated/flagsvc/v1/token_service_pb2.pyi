@@ -762,11 +762,11 @@ class GetCallerResponse(google.protobuf.message.Message):
     FLAG_SETS_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """How the caller was recognized: "token", "anonymous" (by nothing; the listener gives a role to callers without a
-    credential) or "unchecked" (this server does not authenticate callers).
+    """How the caller was recognized: "token", "jwt", "certificate", "anonymous" (by nothing; the listener gives a role to
+    callers without a credential) or "unchecked" (this server does not authenticate callers).
     """
     id: builtins.str
-    """Its id, such as a token's. Empty if unchecked."""
+    """Its id: a token's, "ISSUER|SUBJECT" of a JWT, "uri:NAME" or "dns:NAME" of a certificate. Empty if unchecked."""
     name: builtins.str
     """Its name, for people."""
     role: Global___Role.ValueType

@@ -18,7 +18,6 @@ import dev.openfeature.sdk.OpenFeatureAPI;
 import dev.openfeature.sdk.ProviderEvent;
 import dev.openfeature.sdk.Structure;
 import dev.openfeature.sdk.Value;
-import dev.openfeature.sdk.multiprovider.MultiProvider;
 import io.grpc.Metadata;
 import io.grpc.stub.MetadataUtils;
 import java.io.BufferedReader;
@@ -32,9 +31,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process, ofrep or multi.
+ * An application with an unmodified provider, driven by JSON lines: MODE HOST PORT SELECTOR; MODE: rpc, in-process or ofrep.
  *
- * <p>In its environment: CA, TOKEN and OFREP_PORT, as in ../go/main.go. The JVM's options name the CA for HTTP.
+ * <p>In its environment: CA and TOKEN, as in ../go/main.go. The JVM's options name the CA for HTTP.
  */
 public final class Main {
     private static final PrintStream OUT = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
@@ -63,11 +62,7 @@ public final class Main {
     }
 
     private static FeatureProvider provider(String mode, String host, String port, String selector) {
-        return switch (mode) {
-            case "ofrep" -> ofrep(host, port, selector);
-            case "multi" -> new MultiProvider(List.of(flagd("rpc", host, port, selector), ofrep(host, System.getenv("OFREP_PORT"), selector)));
-            default -> flagd(mode, host, port, selector);
-        };
+        return mode.equals("ofrep") ? ofrep(host, port, selector) : flagd(mode, host, port, selector);
     }
 
     private static FeatureProvider flagd(String mode, String host, String port, String selector) {
