@@ -83,7 +83,7 @@ class AsyncFlagClient(AsyncDefinitions):
         self._transport = self._new_transport()
         self._local = open_local(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
         self._follower = AsyncFollower(self._session, self._local, wait_ready_s) if self._local is not None else None
-        self._wait_ready_s = wait_ready_s
+        self._is_starting, self._wait_ready_s = local, wait_ready_s
         self._start_updating()
 
     async def is_enabled(
@@ -102,7 +102,7 @@ class AsyncFlagClient(AsyncDefinitions):
         check_default(default, bool)
         session = self._session
         try:
-            if self._is_empty:
+            if self._is_starting:
                 await self._wait_for_flags()
             if (local := self._evaluate_locally(key, context, None, min_revision)) is not None:
                 return session.is_enabled(session.checked(local, context), default)
@@ -118,7 +118,7 @@ class AsyncFlagClient(AsyncDefinitions):
         """Evaluate a flag whose values have the default's type; the result says how the value came about."""
         value_type, session = expected_type(default), self._session
         try:
-            if self._is_empty:
+            if self._is_starting:
                 await self._wait_for_flags()
             if (local := self._evaluate_locally(key, context, default, min_revision)) is not None:
                 return session.checked(local, context)
@@ -192,7 +192,7 @@ class AsyncFlagClient(AsyncDefinitions):
         """Evaluate several flags for one context; without keys all flags of the set. No value: None."""
         keys, session = list(keys), self._session
         try:
-            if self._is_empty:
+            if self._is_starting:
                 await self._wait_for_flags()
             if (local := self._batch_locally(keys, context, min_revision)) is not None:
                 return {key: session.checked(details, context) for key, details in local.items()}
@@ -301,15 +301,11 @@ class AsyncFlagClient(AsyncDefinitions):
         known = {key: details for key, details in found.items() if details is not None}
         return known if len(known) == len(found) else None
 
-    @property
-    def _is_empty(self) -> bool:
-        """Whether the local copy has no flags yet that an evaluation could wait for."""
-        return self._local is not None and not self._local.flags.complete
-
     async def _wait_for_flags(self) -> None:
         """Wait for the local copy's first flags, up to `wait_ready_s` after the start."""
         if self._follower is not None and not SUBSTITUTES:
             await self._follower.wait_for_flags(self._transport)
+            self._is_starting = not self._follower.local.flags.complete
 
     def _start_updating(self) -> None:
         """Keep the local copy up to date from now on, if there is one and its tasks can be started."""

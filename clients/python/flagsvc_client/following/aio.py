@@ -41,6 +41,8 @@ class AsyncFollower:
     async def wait_for_flags(self, transport: Transport) -> None:
         """Wait for the copy's first flags, up to `wait_ready_s` after the start."""
         self.start(transport)
+        if self.local.flags.complete:
+            return
         if self._wait_ready_s > 0 and (seconds := self._waits_until - time.monotonic()) > 0:
             await self.wait_ready(transport, min(seconds, self._wait_ready_s))
 

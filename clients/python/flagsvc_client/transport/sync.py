@@ -48,16 +48,13 @@ class Transport:
         self._connection: _Connection | None = None
         self._connecting, self._closing = threading.Lock(), threading.Event()
         self._threads: list[threading.Thread] = []
+        self.running = False
+        """Whether functions run in the background."""
 
     @property
     def closed(self) -> bool:
         """Whether it is closed, or being closed."""
         return self._closing.is_set()
-
-    @property
-    def running(self) -> bool:
-        """Whether functions run in the background."""
-        return bool(self._threads)
 
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """Send one call and return the response."""
@@ -86,7 +83,7 @@ class Transport:
 
     def start(self, *loops: Callable[[], None]) -> bool:
         """Run functions in the background until the transport is closed."""
-        self._threads = [_thread(loop) for loop in loops]
+        self._threads, self.running = [_thread(loop) for loop in loops], True
         return True
 
     def sleep(self, seconds: float) -> None:
