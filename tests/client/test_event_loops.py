@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -28,13 +29,18 @@ async def flags(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flags
         yield running
 
 
+async def as_in_a_module(target: str, **options: Any) -> AsyncFlagClient:
+    """A client that is made where no event loop runs."""
+    return await asyncio.to_thread(functools.partial(AsyncFlagClient, target, **options))
+
+
 async def in_another_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return await asyncio.to_thread(asyncio.run, work())
 
 
 @local_or_not
 async def test_it_is_opened_again_in_the_next_loop(flags: Flags, local: bool) -> None:
-    client = AsyncFlagClient(flags.target, local=local, timeout_s=5.0)
+    client = await as_in_a_module(flags.target, local=local, timeout_s=5.0)
 
     async def once() -> tuple[bool, bool]:
         async with client:
@@ -48,7 +54,7 @@ async def test_it_is_opened_again_in_the_next_loop(flags: Flags, local: bool) ->
 
 @local_or_not
 async def test_a_loop_that_ends_without_closing_the_client_leaves_it_usable(flags: Flags, local: bool) -> None:
-    client = AsyncFlagClient(flags.target, local=local, timeout_s=5.0, wait_ready_s=5.0)
+    client = await as_in_a_module(flags.target, local=local, timeout_s=5.0, wait_ready_s=5.0)
 
     async def once() -> bool:
         return await client.is_enabled("on")
@@ -89,7 +95,7 @@ async def test_a_closed_client_says_so_at_once(flags: Flags) -> None:
 
 
 async def test_a_backend_with_a_client_for_the_module_is_tested_twice(flags: Flags) -> None:
-    client = AsyncFlagClient(flags.target, local=True, wait_ready_s=5.0)
+    client = await as_in_a_module(flags.target, local=True, wait_ready_s=5.0)
 
     @asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
