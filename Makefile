@@ -13,7 +13,7 @@ PIP := -m pip install --disable-pip-version-check --quiet
 # A run of tests starts hundreds of processes: each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install run test test-fast test-long coverage faults bench fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
+.PHONY: install run test test-fast test-long coverage faults bench bench-access fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -76,6 +76,12 @@ bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis befor
 	$(BIN)/python -m benchmarks.tiers
 	$(BIN)/python -m benchmarks.client
 	$(BIN)/python -m benchmarks.overload
+
+bench-access: $(VENV)/.dev  ## revocation, rate limits, certificates that change, and what access control costs
+	$(BIN)/python -m benchmarks.revocation
+	$(BIN)/python -m benchmarks.rate_limits
+	$(BIN)/python -m benchmarks.certificates
+	$(BIN)/python -m benchmarks.access_cost
 
 faults: $(VENV)/.dev  ## random faults on real replicas and servers, judged from the record; FAULTS_SECONDS, FAULTS_SEED
 	$(BIN)/python -m tests.faults

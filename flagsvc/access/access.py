@@ -42,7 +42,14 @@ class Access:
         self.view, self._heartbeats = TokenView(), heartbeats
         self.authority = Authority(self.view, staleness_bound_s)
         self.follower = TokenFollower(self.view, tokens, self._changed)
-        self._records = RecordWriter(tokens, cache, heartbeats, self._apply, is_shared=store.feed is not None)
+        self._records = RecordWriter(
+            tokens,
+            cache,
+            heartbeats,
+            self._apply,
+            highest=lambda: self.view.highest,
+            is_shared=store.feed is not None,
+        )
         self.writer = TokenWriter(self._records, self.view)
         self.denials = Denials(self.view.denials, self._records, self._refuse)
         self._proven: ProvenCallers | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,8 +45,8 @@ def entry_of(caller: Identity, action: str, subject: str, reason: str = "") -> A
 class RecordWriter:
     """The write side of one replica. Raises what the decision or the store raises; nothing is changed then.
 
-    `apply`: called with a record once it is stored, and enforces it here. `is_shared`: other replicas may use the
-    store.
+    `apply`: called with a record once it is stored, and enforces it here. `highest`: returns the highest revision that
+    was ever enforced here. `is_shared`: other replicas may use the store.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class RecordWriter:
         heartbeats: Heartbeats,
         apply: Callable[[Record], None],
         *,
+        highest: Callable[[], int],
         is_shared: bool,
     ) -> None:
         self._store, self._cache, self._heartbeats = store, cache, heartbeats
-        self._apply, self._is_shared = apply, is_shared
+        self._apply, self._highest, self._is_shared = apply, highest, is_shared
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def write(
@@ -86,7 +87,10 @@ class RecordWriter:
 
         def decide_and_note(found: R | None) -> R | None:
             current[:] = [found]
-            return decide(found)
+            record = decide(found)
+            # After a restore the counter is lower. A replica that has not seen that yet still says what it has applied
+            # of the counter before, and must not be taken for one that has applied this.
+            return None if record is None else replace(record, revision=max(record.revision, self._highest()))
 
         record = await self._store.write(record_id, decide_and_note, entry, forget) or current[0]
         assert record is not None  # noqa: S101  a decision about a record that is not there raises

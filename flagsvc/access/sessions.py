@@ -63,7 +63,8 @@ class Sessions:
     def __init__(self, current: Callable[[Identity], Identity | None]) -> None:
         self._current = current
         self._open: set[Session] = set()
-        self.ended = 0
+        self.ended = self.changes = 0
+        """`changes`: how often the rights of callers may have changed."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -86,7 +87,8 @@ class Sessions:
             self._open.discard(session)
 
     def check_all(self) -> None:
-        """End what is not allowed any more. Call it when rights have changed."""
+        """End what is not allowed any more. Call it when rights have changed, in the same step."""
+        self.changes += 1
         for session in list(self._open):
             self._check(session)
 

@@ -52,6 +52,8 @@ class TokenView:
         """Those whose callers are in `_identities`."""
         self.denials = DenialView()
         self.revision, self.version, self.verified_at = -1, 0, NEVER
+        self.highest = 0
+        """The highest revision that was ever enforced here: a restored store goes back to a lower one."""
         self.returned: frozenset[str] = frozenset()
         """Ids of tokens that are revoked, as this replica knows, and that the store takes for valid again."""
         self.used: set[str] = set()
@@ -105,6 +107,7 @@ class TokenView:
         late = [token for token, _ in self._applied.values() if token.revision > stored.revision]
         known = {**known, **compiled(late, self._known)}
         self.revision, self.ticket_key = stored.revision, stored.ticket_key or self.ticket_key
+        self.highest = max(self.highest, self.revision)
         self.confirm(as_of)
         denials_changed = self.denials.hold(denials, as_of, datetime.now(UTC))
         self.version += denials_changed
@@ -133,6 +136,7 @@ class TokenView:
         """Take one token or denial that was written here."""
         if record.revision == self.revision + 1:
             self.revision = record.revision
+        self.highest = max(self.highest, record.revision)
         if isinstance(record, Denial):
             self.denials.apply(record)
             self.version += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,7 @@ class SqliteStore:
             self._make_identity(self._connection)
             return
         try:
+            _make_private(self._path)
             db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
             try:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -163,6 +165,12 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _make_private(path: str) -> None:
+    """Make a new file that only this user can use: it may have digests of tokens, and the key of tickets."""
+    with contextlib.suppress(OSError):  # SQLite says what is wrong with the path
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _upgrade(db: sqlite3.Connection) -> None:

@@ -78,7 +78,8 @@ def _write(db: Any, record_id: str, decide: Decide[R], entry: AuditEntry | None,
         record = decide(current)
         if record is None:
             return None
-        record = replace(record, revision=max(_revision(db), current.revision if current else 0) + 1)
+        known = max(_revision(db), record.revision, current.revision if current else 0)
+        record = replace(record, revision=known + 1)
         db.execute("INSERT OR REPLACE INTO token_revision VALUES (1, ?)", (record.revision,))
         db.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?)", (record_id, to_json(record)))
         db.executemany("DELETE FROM tokens WHERE id = ?", [(each,) for each in forget])

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from cryptography import x509
 
@@ -19,6 +18,7 @@ from flagsvc.issuers.refusals import Reason
 
 MAX_KNOWN = 10_000
 MAX_NAMES = 100
+"""A certificate with more is refused: a denied name could be among those that are not looked at."""
 Name = tuple[str, str]
 """`uri` or `dns`, and the name."""
 
@@ -70,6 +70,8 @@ class CertificateCallers:
             names = _names(certificate)
         except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
             raise self._refusal("the client certificate cannot be read") from None
+        if len(names) > MAX_NAMES:
+            raise self._refusal(f"the client certificate has more than {MAX_NAMES} names")
         for name, grant in ((name, self._grant(name)) for name in names):
             if grant is not None:
                 return ProvenIdentity(
@@ -102,7 +104,7 @@ def _names(certificate: x509.Certificate) -> list[Name]:
         return []
     uris = extension.get_values_for_type(x509.UniformResourceIdentifier)
     names = extension.get_values_for_type(x509.DNSName)
-    found = islice([*(("uri", each) for each in uris), *(("dns", each) for each in names)], MAX_NAMES)
+    found = [*(("uri", each) for each in uris), *(("dns", each) for each in names)]
     # Names are ASCII (RFC 5280, 4.2.1.6). In lower case another letter may be one of a rule's: the Kelvin sign is k.
     visible = [name for name in found if name[1].isascii() and name[1].isprintable()]
     return [(kind, text.lower() if kind == "dns" else text) for kind, text in visible]

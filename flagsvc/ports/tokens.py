@@ -53,6 +53,8 @@ class TokenStore(Protocol):
     ) -> R | None:
         """Decide and store in one atomic step, with the next value of the counter. None: there was nothing to change.
 
+        That value is above the revision of what is decided, too.
+
         `entry` is stored in the same step, and so are the records `forget` removed.
         Raises what `decide` raises (nothing is changed then), WritesUnsupported, and ChangeRefused where what is
         stored is malformed.

@@ -32,7 +32,6 @@ async def test_streams_that_send_without_a_pause_end_with_their_status(tmp_path:
             await asyncio.sleep(0.01)
         await access.writer.revoke(UNCHECKED, token.id, None, WaitFor())
         assert set(await asyncio.gather(*following)) == {grpc.StatusCode.UNAUTHENTICATED}
-        assert access.authority.sessions.ended == STREAMS
         for task in toggling:
             task.cancel()
 

@@ -93,6 +93,15 @@ def test_a_denied_name_refuses_a_certificate_that_has_it_among_others(callers: C
         callers.caller(text)
 
 
+def test_a_certificate_with_more_names_than_are_looked_at_is_refused(callers: CertificateCallers) -> None:
+    many = tuple(f"{number}.example" for number in range(100))
+    callers.denied = frozenset({"dns:99.example"})
+    with pytest.raises(PermissionDenied, match="is denied"):
+        callers.caller(certificate(ec_key(), uris=(API,), names=(*many[:98], many[99])))
+    with pytest.raises(Unauthenticated, match="more than 100 names"):
+        callers.caller(certificate(ec_key(), uris=(API,), names=many))
+
+
 def test_other_rules_end_what_the_old_ones_gave(callers: CertificateCallers) -> None:
     text = certificate(ec_key(), uris=(API,))
     found = callers.caller(text)

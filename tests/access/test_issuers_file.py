@@ -154,6 +154,9 @@ def test_a_bad_file_stops_the_start_and_names_the_setting(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SettingsError, match="not a regular file"):
         Issuers(str(tmp_path / "pipe"))
+    file.chmod(0o666)
+    with pytest.raises(SettingsError, match=r"every user of this machine can write it; do this: chmod o-w"):
+        Issuers(str(file))
 
 
 async def test_the_file_is_followed_and_a_bad_one_keeps_what_was_good(

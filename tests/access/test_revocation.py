@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -104,6 +105,28 @@ async def test_a_replica_that_does_not_follow_is_named(cluster: Cluster) -> None
     assert (answer.spread.reached, list(answer.spread.lagging)) == (pb.WRITE_LEVEL_CACHED, [name])
     assert sorted(answer.spread.applied_by) == [each for each in cluster.names if each != name]
     assert [await cluster.status(at) for at in range(2)] == [grpc.StatusCode.UNAUTHENTICATED] * 2
+
+
+async def test_a_replica_that_has_not_seen_a_restore_is_not_named(cluster: Cluster) -> None:
+    """It goes on saying what it has applied of the counter before, which is higher."""
+    (_, server), (_, deaf) = cluster.replicas[0], cluster.replicas[2]
+    assert server.replica.access is not None
+    assert deaf.replica.access is not None
+    for name in ("one", "two", "three"):
+        token = tokens.Token(id=cluster.token_id, name=name)
+        request = tokens.UpdateTokenRequest(token=token, update_mask={"paths": ["name"]}, wait_for=APPLIED)
+        await cluster.tokens().UpdateToken(request, metadata=cluster.root, timeout=10)
+    await deaf.replica.access.follower.close()
+    kept: Any = server.replica.store.tokens
+    await kept._counters.update_one({"_id": {"flagsvc": "tokens"}}, {"$set": {"revision": 2}})
+    await kept._records.update_many({"revision": {"$exists": True}}, {"$set": {"revision": 2}})
+    await server.replica.access.follower.looked()
+    assert server.replica.access.view.revision < deaf.replica.access.view.revision
+    answer = await cluster.revoke(seconds=1)
+    assert (answer.spread.reached, list(answer.spread.lagging)) == (
+        pb.WRITE_LEVEL_CACHED,
+        [deaf.replica.heartbeats.name],
+    )
 
 
 async def test_without_redis_a_revocation_is_seen_within_a_second(cluster: Cluster) -> None:

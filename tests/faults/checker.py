@@ -29,7 +29,8 @@ P7   This is about a foreign change made when it had been calm for 2 s. While it
 P8   Cannot be seen in a record; tests that count store reads cover it.
 P9   In the history, revisions are unique, and each row's previous value is what the row before left. Foreign changes
      have no rows; their place is after the revision that they found. Acknowledged writes are in the history exactly
-     once, others at most once. Every document matches the end of its history.
+     once, others at most once. Every document matches the end of its history. Acknowledged changes of tokens have an
+     audit entry.
 P10  No text that a server sent has an address, a port, a URL of a store or a traceback; failed calls have an ErrorInfo.
 P11  No evaluation shows a value of the second deployment on the same Redis, or of a poisoned message; the second
      deployment answers what was written there, and its calls do not fail.
@@ -62,7 +63,7 @@ from tests.faults.history import broken_link, changes_of, double_or_lost, half_d
 from tests.faults.promises import Finding, findings
 from tests.faults.rates import over_rate
 from tests.faults.record import Record
-from tests.faults.revocation import revoked_and_valid
+from tests.faults.revocation import revoked_and_valid, without_entry
 from tests.faults.staleness import Staleness, lags_of
 from tests.faults.timeline import Timeline
 
@@ -105,7 +106,7 @@ class _Judge:
         for answers in answers_of(record):
             lines[answers.timeline.flag] = answers.timeline
             self._flag(answers)
-        for text in self._of_history(lines):
+        for text in (*self._of_history(lines), *without_entry(self._story)):
             self._add(Mismatch("P9", 0.0, 0.0, text))
         for wrong in (*over_rate(self._story), *revoked_and_valid(self._story, self._named)):
             self._add(wrong)

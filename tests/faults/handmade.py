@@ -120,6 +120,7 @@ class Handmade:
         number = len(self.story.token_changes) + 1
         change = TokenChange(number, method, f"t{number}", 0, start, start + took, True, 2, list(applied_by))
         self.story.token_changes.append(change)
+        self.story.ending.audit.append({"action": method, "featureKey": change.token})
         return change
 
     def done(self) -> Record:

@@ -46,6 +46,14 @@ def revoked_and_valid(story: Story, named: Named) -> Iterator[Mismatch]:
     yield from judge.not_asked()
 
 
+def without_entry(story: Story) -> Iterator[str]:
+    """Describe acknowledged changes of tokens that have no audit entry: both are stored together."""
+    entries = {(row.get("action"), row.get("featureKey")) for row in story.ending.audit}
+    for change in story.token_changes:
+        if change.acknowledged and (change.method, change.token) not in entries:
+            yield f"{change} of {change.token} has no audit entry"
+
+
 def went_on(story: Story) -> dict[str, list[float]]:
     """Return for how long each process accepted calls after a credential's end was answered, in seconds.
 

@@ -155,6 +155,15 @@ def test_p13_a_replica_does_not_know_the_rights_of_callers_although_it_can(made:
     assert broken(made).counts["P13"] == 1
 
 
+def test_p9_a_change_of_a_token_without_an_audit_entry(made: Handmade) -> None:
+    change = made.revoke(made.token(10), 20)
+    assert broken(made).kept
+    made.story.ending.audit.pop()
+    assert f"{change} of {change.token} has no audit entry" in only("P9", made)
+    change.acknowledged = False
+    assert broken(made).kept
+
+
 def test_p12_a_caller_gets_its_rate_and_one_burst(made: Handmade) -> None:
     greedy = made.story.greedy
     greedy.rate = 10

@@ -39,6 +39,17 @@ async def test_a_malformed_row_affects_only_its_flag(tmp_path: Path, document: o
     await store.close()
 
 
+async def test_a_new_file_is_for_its_user_alone_and_another_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "flags.db"
+    for mode in (0o600, 0o640):
+        store = SqliteStore(f"sqlite:///{path}")
+        await store.write(FlagId("default", f"a{mode}"), create(Flag(key=f"a{mode}"), AUTHOR))
+        modes = {each.stat().st_mode & 0o777 for each in path.parent.glob("*")}  # SQLite's own files beside it too
+        assert modes == {mode}
+        await store.close()
+        path.chmod(0o640)
+
+
 async def test_every_writer_assigns_revisions_so_there_are_no_change_events(tmp_path: Path) -> None:
     store = SqliteStore(f"sqlite:///{tmp_path}/flags.db")
     await store.write(FlagId("default", "good"), create(Flag(key="good"), AUTHOR))

@@ -68,6 +68,10 @@ class Access(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     token: Token | None
 
+    def __repr__(self) -> str:
+        """Return text for debugging, without the token."""
+        return f"Access(encrypted={self.credentials is not None}, token={'none' if self.token is None else 'hidden'})"
+
     def metadata(self) -> Metadata | None:
         """Return the headers of a call. Raises FlagServiceError if there is no token to send."""
         if self.token is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISREG, S_IWOTH
 
 Stamp = tuple[int, ...]
 """A file's times in ns, size, inode and device. It changes whenever the content may have changed."""
@@ -21,10 +21,13 @@ def stamp_of(path: str) -> Stamp:
 
 
 def read_small(path: str, max_bytes: int) -> bytes:
-    """Return a regular file's content. Raises OSError, also for one that is too large."""
+    """Return a regular file's content. Raises OSError, also for one that is too large, or that everybody can write."""
     with open(path, "rb", opener=_opener) as file:
-        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(file.fileno()).st_mode
+        if not S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        if mode & S_IWOTH:  # such files say who may do what
+            raise OSError(errno.EPERM, f"every user of this machine can write it; do this: chmod o-w {path}")
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"over {max_bytes} bytes")

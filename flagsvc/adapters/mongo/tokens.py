@@ -92,8 +92,9 @@ class MongoTokens:
             _ROW, {"$inc": {"revision": 1}}, upsert=True, session=session, projection={"revision": 1}
         )
         revision = _revision_in(before) + 1
-        if current is not None and current.revision >= revision:  # the counter was lost, or restored
-            revision = current.revision + 1
+        known = max(record.revision, current.revision if current else 0)
+        if known >= revision:  # the counter was lost, or restored
+            revision = known + 1
             await self._counters.update_one(_ROW, {"$set": {"revision": revision}}, session=session)
         record = replace(record, revision=revision)
         await self._records.replace_one({"_id": record_id}, to_document(record), upsert=True, session=session)

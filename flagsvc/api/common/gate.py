@@ -118,7 +118,9 @@ class Check:
 
         The caller is looked up once more: its body may have taken long to arrive.
         """
-        caller = self._authority.recheck(caller)
+        return self._permitted(self._authority.recheck(caller), request, metadata)
+
+    def _permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
         if self._set_of is None:
             if (caller, None) not in self._allowed:
                 self._allow(caller, None)
@@ -142,8 +144,11 @@ class Check:
         self._allowed.add((caller, flag_set))
 
     def answered(self, call: Call, caller: Identity, request: Any, context: Any, metadata: Metadata) -> Awaitable[Any]:
-        """Return what a unary call awaits for its answer, if the caller may have it. No coroutine of its own."""
-        flag_sets = self.permit(caller, request, metadata)
+        """Return what a unary call awaits for its answer, if the caller, as it is now, may have it.
+
+        It is no coroutine, which would cost each call another one.
+        """
+        flag_sets = self._permitted(caller, request, metadata)
         prove(caller)
         CALLER.set(caller)
         return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)

@@ -100,23 +100,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
-        check, refuse = self._check_of(method), self._refuse_of(method)
+        check, refuse, authority = self._check_of(method), self._refuse_of(method), self._authority
 
         async def intercepted(_: object, context: Context) -> Any:
             started, request = time.perf_counter(), None
             code = grpc.StatusCode.OK
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
-                if check is None:
+                if check is None or authority is None:
                     request = await message(context)
                     with pool:
                         check_readable(request)
                         return sender.answer(method, await call(request, context), encode, context)
                 metadata = context.invocation_metadata()  # once: gRPC builds the headers at each call of this
                 caller = check.admit(metadata, context) or await self._verified(check, context)
+                changes = authority.sessions.changes
                 request = await message(context)
                 with pool:
                     check_readable(request)
+                    if authority.sessions.changes != changes or caller.expires_at <= time.time():
+                        caller = authority.recheck(caller)  # its message was long in coming
                     answer = await check.answered(call, caller, request, context, metadata)
                     return sender.answer(method, answer, encode, context)
             except grpc.aio.AbortError:

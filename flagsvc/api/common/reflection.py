@@ -21,15 +21,9 @@ _METHOD = "ServerReflectionInfo"
 
 def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
     """Serve reflection for the services of these files, for reflection itself, and for the details of errors."""
-    pool, names = DescriptorPool(), []
-    _add(error_details_pb2.DESCRIPTOR, pool)
-    for file in (*files, reflection_pb2.DESCRIPTOR):
-        _add(file, pool)
-        names += [service.full_name for service in file.services_by_name.values()]
-    [newer] = _v1_file(pool).services_by_name.values()
-    names.append(newer.full_name)
+    names, servicer = _described(tuple(files))
     handler = grpc.stream_stream_rpc_method_handler(
-        getattr(_Servicer(names, pool), _METHOD),
+        getattr(servicer, _METHOD),
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
@@ -37,6 +31,19 @@ def enable(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
     server.add_generic_rpc_handlers(
         tuple(grpc.method_handlers_generic_handler(name, {_METHOD: handler}) for name in reflections)
     )
+
+
+@cache  # it takes 30 ms, and each listener needs it
+def _described(files: tuple[FileDescriptor, ...]) -> tuple[list[str], _Servicer]:
+    """Return the names of all services, and what describes them."""
+    pool, names = DescriptorPool(), []
+    _add(error_details_pb2.DESCRIPTOR, pool)
+    for file in (*files, reflection_pb2.DESCRIPTOR):
+        _add(file, pool)
+        names += [service.full_name for service in file.services_by_name.values()]
+    [newer] = _v1_file(pool).services_by_name.values()
+    names.append(newer.full_name)
+    return names, _Servicer(names, pool)
 
 
 class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
@@ -52,17 +59,11 @@ class _Servicer(aio.ReflectionServicer):  # type: ignore[misc]
 
 
 def _v1_file(pool: DescriptorPool) -> FileDescriptor:
-    """Add the file of reflection v1."""
-    newer = _v1()
+    """Add the file of reflection v1, which is v1alpha's under another name: the messages are encoded alike."""
+    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    newer = text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
     pool.AddSerializedFile(newer.SerializeToString())
     return pool.FindFileByName(newer.name)
-
-
-@cache  # it takes 15 ms, and each listener needs it
-def _v1() -> FileDescriptorProto:
-    """Return v1alpha's file under another name: the messages are encoded alike."""
-    older = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
-    return text_format.Parse(text_format.MessageToString(older).replace("v1alpha", "v1"), FileDescriptorProto())
 
 
 def _add(file: FileDescriptor, pool: DescriptorPool) -> None:
