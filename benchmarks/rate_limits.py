@@ -32,7 +32,7 @@ from tests.access.callers import Headers, bearer, stored
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 REPLICAS, OTHERS, OTHERS_RATE = 3, 10, 150.0
-RATE, TIMES = 50, 10
+RATE, TIMES = 100, 10
 BURST_S = 3.0
 """After so long the burst that a caller may have at once is used up."""
 WITHIN = 0.05
@@ -58,7 +58,7 @@ class Row:
 
 async def measure(seconds: float, console: Console) -> list[Row]:
     """Return the phases."""
-    async with guarded(REPLICAS, 1, RATE_LIMITS="enforce") as cluster:
+    async with guarded(REPLICAS, RATE_LIMITS="enforce") as cluster:
         greedy, text = grant("greedy", Role.EVALUATE, rate=RATE)
         made = [grant(f"other {number}", Role.EVALUATE) for number in range(OTHERS)]
         await stored(cluster.store_url, greedy, *(token for token, _ in made))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -92,14 +92,8 @@ class OnServer:
 
     def all(self) -> Sequence[pb.Token]:
         """Return every token, read page by page."""
-        found: list[pb.Token] = []
         request = pb.ListTokensRequest(page_size=1_000, show_revoked=True)
-        while True:
-            page = self._stub.ListTokens(request, timeout=self._args.timeout)
-            found += page.tokens
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        return [each for page in self._pages(self._stub.ListTokens, request) for each in page.tokens]
 
     def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
         """Change the fields in the mask."""
@@ -135,13 +129,16 @@ class OnServer:
 
     def denied(self) -> Sequence[pb.DeniedIdentity]:
         """Return every denial, read page by page."""
-        found: list[pb.DeniedIdentity] = []
         request = pb.ListDeniedIdentitiesRequest(page_size=1_000, show_past=True)
+        return [each for page in self._pages(self._stub.ListDeniedIdentities, request) for each in page.denied]
+
+    def _pages(self, call: Callable[..., Any], request: Any) -> Iterator[Any]:
+        """Yield the pages of a listing, from the first to the last. `request` asks for the first."""
         while True:
-            page = self._stub.ListDeniedIdentities(request, timeout=self._args.timeout)
-            found += page.denied
+            page = call(request, timeout=self._args.timeout)
+            yield page
             if not page.next_page_token:
-                return found
+                return
             request.page_token = page.next_page_token
 
 

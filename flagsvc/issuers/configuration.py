@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flagsvc.adapters.files.fields import Fields
+from flagsvc.adapters.files.followed_file import BadFile
 from flagsvc.adapters.files.parse import parse
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
 from flagsvc.core.access.scopes import Scope, scope_of
@@ -24,7 +25,7 @@ DEFAULT_ALGORITHMS = ("RS256", "ES256")
 FILE = "file:"
 
 
-class BadConfiguration(ValueError):
+class BadConfiguration(BadFile):
     """The file cannot be used. The text names the field, its value and what is valid."""
 
 

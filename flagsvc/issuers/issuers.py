@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
-from flagsvc.adapters.files.small_files import Stamp, read_small, stamp_of
+from flagsvc.adapters.files.followed_file import FollowedFile
+from flagsvc.adapters.files.small_files import read_small
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.issuers.certificates import CertificateCallers
@@ -17,8 +18,6 @@ from flagsvc.issuers.key_set import KeySet
 from flagsvc.issuers.tokens import JwtCallers
 from flagsvc.ports import Problem
 from flagsvc.telemetry import Sample
-from flagsvc.turns import off_loop
-from flagsvc.urls import SettingsError
 
 LOOK_S = 1.0
 """Seconds between two looks at the file."""
@@ -42,21 +41,17 @@ class Issuers:
     """
 
     def __init__(self, path: str, changed: Callable[[], None] = lambda: None) -> None:
-        self._path, self._changed = path, changed
-        self._stamp: Stamp = stamp_of(path)
-        try:
-            self._configuration = configuration_in(path)
-        except BadConfiguration as error:
-            raise SettingsError(f"{SETTING}: {path}: {error}") from None
+        self._changed = changed
+        self.file = FollowedFile[Configuration](
+            path, lambda path, _: configuration_in(path), SETTING, "issuers_file_rejected"
+        )
         self.tokens, self.certificates = JwtCallers(), CertificateCallers()
-        self.rejected = ""
-        """Why the file's newest content is not used; empty if it is."""
         self.reloads = 0
         self._tasks = BackgroundTasks()
 
     async def start(self) -> None:
         """Begin to read the keys, and to follow the file."""
-        await self._use(self._configuration)
+        await self._use(self.file.content)
         self._tasks.start(repeat(self._look, self._pause, "issuers_file_failed"), "issuers file")
 
     async def close(self) -> None:
@@ -68,7 +63,7 @@ class Issuers:
     @property
     def has_certificates(self) -> bool:
         """Whether a rule is for client certificates."""
-        return bool(self._configuration.certificates)
+        return bool(self.file.content.certificates)
 
     def known(self, credential: str) -> Identity | None:
         """Return who sends this token if it was verified before."""
@@ -108,9 +103,9 @@ class Issuers:
 
     def problems(self) -> Iterator[Problem]:
         """Yield what does not work now."""
-        if self.rejected:
-            detail = f"the file of issuers is rejected; the one before it is used: {self.rejected}"
-            yield Problem("issuers_file_rejected", detail, f"correct {self._path}; flagsvc doctor checks it")
+        if self.file.rejected:
+            detail = f"the file of issuers is rejected; the one before it is used: {self.file.rejected}"
+            yield Problem("issuers_file_rejected", detail, f"correct {self.file.path}; flagsvc doctor checks it")
         for each in self.tokens.issuers.values():
             if each.failures > 1:
                 using = "those that were read last are used" if each.keys else "its tokens are refused"
@@ -134,26 +129,15 @@ class Issuers:
             about = "Failed attempts to read an issuer's keys."
             yield Sample("flagsvc_jwt_key_failures_total", about, each.failed_total, labels)
         about = "1 while the newest content of the file of issuers is not valid and therefore not used."
-        yield Sample("flagsvc_issuers_file_rejected", about, int(bool(self.rejected)))
+        yield Sample("flagsvc_issuers_file_rejected", about, int(bool(self.file.rejected)))
 
     async def _pause(self) -> None:
         await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
-        """Use the file's content if it has changed; a bad one keeps what is used, and is logged once."""
-        stamp = await off_loop(stamp_of, self._path)
-        if stamp == self._stamp:
-            return
-        try:
-            found = await off_loop(configuration_in, self._path)
-        except BadConfiguration as error:
-            if str(error) != self.rejected:
-                log.error("issuers_file_rejected", file=self._path, cause=str(error), using="the one before it")  # noqa: TRY400  the text is complete
-            self.rejected, self._stamp = str(error), stamp
-            return
-        self.rejected, self._stamp = "", stamp
-        if found != self._configuration:
-            await self._use(found)
+        """Use the file's content if it has changed."""
+        if await self.file.look():
+            await self._use(self.file.content)
             self.reloads += 1
 
     async def _use(self, found: Configuration) -> None:
@@ -161,7 +145,7 @@ class Issuers:
         old = self.tokens.issuers
         same = {name: each for name, each in old.items() if each.issuer in found.issuers}
         new = {each.issuer: same.get(each.issuer) or KeySet(each, self._changed) for each in found.issuers}
-        self._configuration, self.tokens.issuers = found, new
+        self.tokens.issuers = new
         self.certificates.replace_rules(found.certificates)
         for name, each in new.items():
             if old.get(name) is not each:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flagsvc.adapters.files.fields import Fields
+from flagsvc.adapters.files.followed_file import BadFile
 from flagsvc.adapters.files.parse import parse
 from flagsvc.adapters.files.text import FlagText
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
@@ -25,7 +26,7 @@ _MAX_ID = 64
 _WANTED_TIME = "a time with its zone, such as 2027-03-01T12:00:00Z"
 
 
-class BadTokensFile(ValueError):
+class BadTokensFile(BadFile):
     """The file cannot be used. The text names the line, the field, its value and what is valid."""
 
 

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from flagsvc.access.compiled_tokens import Known, compiled
-from flagsvc.adapters.files.small_files import Stamp, read_small, stamp_of
+from flagsvc.adapters.files.followed_file import FollowedFile
+from flagsvc.adapters.files.small_files import read_small
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.ports import Problem
 from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
 from flagsvc.tokens_file.entries import MAX_BYTES, BadTokensFile, tokens_in
-from flagsvc.turns import off_loop
-from flagsvc.urls import SettingsError
 
 LOOK_S = 0.25
 """Seconds between two looks at the file: a token that is taken out is refused within a second."""
@@ -40,15 +39,8 @@ class TokensFile:
     """
 
     def __init__(self, path: str, use: Callable[[Known], None]) -> None:
-        self._path, self._use = path, use
-        self._stamp: Stamp = stamp_of(path)
-        try:
-            self._tokens = read(path)
-        except BadTokensFile as error:
-            raise SettingsError(f"{SETTING}: {path}: {error}") from None
-        self.rejected = ""
-        """Why the file's newest content is not used; empty if it is."""
-        use(self._tokens)
+        self._use, self._file = use, FollowedFile[Known](path, read, SETTING, "tokens_file_rejected")
+        use(self._file.content)
 
     async def run(self) -> None:
         """Follow the file for ever."""
@@ -56,32 +48,20 @@ class TokensFile:
 
     async def look(self) -> None:
         """Use the file's content if it has changed."""
-        stamp = await off_loop(stamp_of, self._path)
-        if stamp == self._stamp:
-            return
-        try:
-            found = await off_loop(read, self._path, self._tokens)
-        except BadTokensFile as error:
-            if str(error) != self.rejected:
-                log.error("tokens_file_rejected", file=self._path, cause=str(error), using="the one before it")  # noqa: TRY400  the text is complete
-            self.rejected, self._stamp = str(error), stamp
-            return
-        self.rejected, self._stamp = "", stamp
-        if found != self._tokens:
-            self._tokens = found
-            self._use(found)
-            log.info("tokens_file_used", file=self._path, tokens=len(found))
+        if await self._file.look():
+            self._use(self._file.content)
+            log.info("tokens_file_used", file=self._file.path, tokens=len(self._file.content))
 
     def problems(self) -> Iterator[Problem]:
         """Yield what does not work now."""
-        if self.rejected:
-            detail = f"the file of tokens is rejected; the one before it is used: {self.rejected}"
-            yield Problem("tokens_file_rejected", detail, f"correct {self._path}; flagsvc doctor checks it")
+        if self._file.rejected:
+            detail = f"the file of tokens is rejected; the one before it is used: {self._file.rejected}"
+            yield Problem("tokens_file_rejected", detail, f"correct {self._file.path}; flagsvc doctor checks it")
 
     def samples(self) -> Iterator[Sample]:
         """Return the counts when Prometheus asks."""
         about = "1 while the newest content of the file of tokens is not valid and therefore not used."
-        yield Sample("flagsvc_tokens_file_rejected", about, int(bool(self.rejected)))
+        yield Sample("flagsvc_tokens_file_rejected", about, int(bool(self._file.rejected)))
 
 
 class Following:

@@ -175,16 +175,16 @@ async def test_the_file_is_followed_and_a_bad_one_keeps_what_was_good(
         identity = await running.tokens.verified_caller(token, "ipv4:127.0.0.1:1")
         with capture_logs() as logs:
             file.write_text('{"issuers": [{"issuer": "x"}]}')
-            await until(lambda: running.rejected != "")
+            await until(lambda: running.file.rejected != "")
         assert [line["event"] for line in logs] == ["issuers_file_rejected"]
-        assert "issuers[0].audience is None" in running.rejected
+        assert "issuers[0].audience is None" in running.file.rejected
         assert [each.name for each in running.problems()] == ["issuers_file_rejected"]
         assert sample(running, "flagsvc_issuers_file_rejected") == 1
         assert running.tokens.known(token) is identity
         other = {"issuer": "https://other.example", "jwks": f"file:{keys}"}
         write(file, {"issuers": [issuer(jwks=f"file:{keys}")["issuers"][0], ISSUER | other]})
         await until(lambda: running.reloads == 1)
-        assert (running.rejected, list(running.problems())) == ("", [])
+        assert (running.file.rejected, list(running.problems())) == ("", [])
         assert running.tokens.known(token) is identity, "its issuer has not changed"
         changed.clear()
         write(file, rule(grant="read@web") | {"certificates": []}, keys)

@@ -217,9 +217,9 @@ async def test_a_known_token_is_recognized_without_waiting(served: tuple[Client,
 async def test_a_file_that_is_rejected_is_a_problem_of_the_replica(served: tuple[Client, Server]) -> None:
     _, server = served
     assert server._issuers is not None
-    server._issuers.rejected = "issuers[0].rules is 1"
+    server._issuers.file.rejected = "issuers[0].rules is 1"
     assert "issuers_file_rejected" in [each.name for each in server.replica.status().problems]
-    server._issuers.rejected = ""
+    server._issuers.file.rejected = ""
     assert "issuers_file_rejected" not in [each.name for each in server.replica.status().problems]
 
 

@@ -46,6 +46,7 @@ _TRIED_AFTER_S = ((0.0, (EVALUATE, READ)), (0.3, (EVALUATE,)), (1.05, (EVALUATE,
 _TRIED_AGAIN_S = 0.5
 _END_TRIES, _AFTER_FAILURE_S = 4, 1.0
 _DEADLINE_S, _CHANGE_DEADLINE_S, _WAIT_S = 3.0, 10.0, 2
+_UNKNOWN = "ACCESS_UNKNOWN"
 _REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _DEFAULT, _ELSEWHERE = ("default",), ("elsewhere",)
 
@@ -199,8 +200,10 @@ class Callers:
                 await replica.stub.GetFlag(pb.GetFlagRequest(flag_key=FLAG), metadata=headers, timeout=_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             outcome = REFUSED if error.code().name in _REFUSALS else FAILED
-            what = kind if outcome == FAILED else f"{REFUSED} {kind}"
-            self._story.failures.append(failure(what, start, incarnation, error, FLAG))
+            failed = failure(kind, start, incarnation, error, FLAG)
+            if outcome == REFUSED or failed.reason == _UNKNOWN:
+                failed.what = f"{REFUSED} {kind}"  # a replica that began from its snapshot may not know the token yet
+            self._story.failures.append(failed)
         attempt = Attempt(credential.number, incarnation.number, kind, start, time.monotonic(), outcome)
         self._story.attempts.append(attempt)
 

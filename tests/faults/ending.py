@@ -113,8 +113,15 @@ async def _lagging(cluster: Cluster, replica: Replica) -> list[str]:
 
 
 async def _compare_redis(story: Story, replica: Replica) -> None:
+    """Compare what Redis has, once the last changes have reached it: that happens in the background."""
+    until = time.monotonic() + _WAIT_S
     try:
-        found = await replica.stub.VerifyCache(pb.VerifyCacheRequest(), metadata=replica.access.root, timeout=_WAIT_S)
+        while True:
+            request, metadata = pb.VerifyCacheRequest(), replica.access.root
+            found = await replica.stub.VerifyCache(request, metadata=metadata, timeout=_WAIT_S)
+            if not found.drifted or time.monotonic() > until:
+                break
+            await asyncio.sleep(_POLL_S)
     except grpc.aio.AioRpcError as error:
         story.ending.differences.append(f"{replica.named}: Redis could not be compared: {error.code().name}")
         return

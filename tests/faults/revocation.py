@@ -120,7 +120,7 @@ class _Judge:
             return
         is_named = process.number in self._applied_by(change)
         due = change.end if is_named else self._due(process, change.end, stream.ended)
-        late_s = stream.ended - due - WITHIN_S - self._waits_s(process, due, stream.ended)
+        late_s = self._late_s(process, due, stream.ended)
         if late_s > 0 and not process.disturbed(due, stream.ended):
             text = f"{stream.method} of credential {credential.number} on {where(process)} went on for {late_s:.2f} s"
             yield Mismatch("P13", change.start, stream.ended, f"{text} longer than it may after {change}")
@@ -129,9 +129,11 @@ class _Judge:
         """Judge the replicas that said they did not know the rights of callers."""
         for failure in self._story.failures:
             process = self._story.incarnations[failure.incarnation]
-            reached = self._reach[process.replica].since(failure.start)
-            ready = max(reached + self._settled_s, process.ready)
-            if failure.reason == _UNKNOWN and ready < failure.start and not process.disturbed(ready, failure.end):
+            if failure.reason != _UNKNOWN:
+                continue
+            reached = max(self._reach[process.replica].since(failure.start), process.ready) + self._settled_s
+            is_late = reached < failure.start and self._late_s(process, reached - WITHIN_S, failure.start) > 0
+            if is_late and not process.disturbed(reached, failure.end):
                 text = f"{failure.what} on {where(process)}: {failure.text!r}, although nothing kept it from the tokens"
                 yield Mismatch("P13", failure.start, failure.end, text)
 
@@ -164,7 +166,7 @@ class _Judge:
         if attempt.kind == READ and attempt.start > change.end + self._story.bound_s + TOLERANCE_S:
             return f"reads definitions although {change} is longer ago than the staleness bound"
         due = self._due(process, change.end, attempt.start)
-        late_s = attempt.start - due - WITHIN_S - self._waits_s(process, due, attempt.start)
+        late_s = self._late_s(process, due, attempt.start)
         if late_s > 0 and not process.disturbed(due, attempt.end):
             return f"is accepted {late_s:.2f} s too long after {change}; nothing kept this replica from the tokens"
         return ""
@@ -179,8 +181,7 @@ class _Judge:
         if process.number in self._applied_by(made) or process.started > made.end:
             return f"is valid, and known here since {made}"
         due = self._due(process, made.end, attempt.start)
-        waits_s = WITHIN_S + self._waits_s(process, due, attempt.start)
-        is_due = attempt.start > due + waits_s and not process.disturbed(due, attempt.end)
+        is_due = self._late_s(process, due, attempt.start) > 0 and not process.disturbed(due, attempt.end)
         return "is valid; nothing kept this replica from the tokens" if is_due else ""
 
     def _due(self, process: Incarnation, changed: float, seen: float) -> float:
@@ -193,9 +194,10 @@ class _Judge:
     def _process(self, seen: Attempt | OpenStream) -> Incarnation:
         return self._story.incarnations[seen.incarnation]
 
-    def _waits_s(self, process: Incarnation, start: float, end: float) -> float:
-        """Return for how long the process got no CPU, and this one did not run."""
-        return process.starved_s(start, end) + held_up_s(self._story, start, end)
+    def _late_s(self, process: Incarnation, due: float, seen: float) -> float:
+        """Return how much too late something was seen: the time without a CPU counts neither here nor there."""
+        late_s = seen - due - WITHIN_S
+        return late_s - process.starved_s(due, seen) - held_up_s(self._story, due, seen) if late_s > 0 else 0.0
 
     def _mismatch(self, credential: Credential, attempt: Attempt, text: str) -> Mismatch:
         who = f"credential {credential.number} on {where(self._process(attempt))}, {attempt.kind}"
