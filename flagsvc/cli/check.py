@@ -15,6 +15,7 @@ from flagsvc.adapters.files.checked import checked
 from flagsvc.cli import render
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.code_keys import Use, uses_in
+from flagsvc.cli.terminal import say
 from flagsvc.cli.usage import UsageError
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
@@ -54,8 +55,8 @@ def check(args: argparse.Namespace) -> int:
         )
     else:
         for problem in problems:
-            render.say(f"{problem.file}:{problem.line}: {problem.problem}")
-        render.say(_summary(uses, unknown, computed), error=True)
+            say(f"{problem.file}:{problem.line}: {problem.problem}")
+        say(_summary(uses, unknown, computed), error=True)
     return 1 if problems else 0
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from flagsvc.access.record_writer import now
 from flagsvc.cli import render, wait_for
+from flagsvc.cli.tables import Column, print_table
 from flagsvc.cli.token_commands import on_target
 from flagsvc.cli.token_targets import Denied, seconds_of
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 
-_HEADS = ("identity", "state", "expires", "denied by", "reason")
+_LIST = (
+    *(Column("identity"), Column("state"), Column("expires", rank=2), Column("denied by", rank=3)),
+    Column("reason", rank=1, least=12),
+)
 
 
 def deny(args: argparse.Namespace) -> int:
@@ -38,7 +42,7 @@ def list_denied(args: argparse.Namespace) -> int:
         else:
             names = ("identity", "state", "expires", "deniedBy", "reason")
             rows = (tuple(fields[name] for name in names) for fields in found)
-            render.print_table(_HEADS, rows, "nobody is denied")
+            print_table(_LIST, rows, "nobody is denied")
         return 0
 
     return on_target(args, listed)

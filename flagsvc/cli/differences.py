@@ -63,7 +63,9 @@ class Differences:
         lines = [f"+ {_shown(flag_id)}: {flag.status if flag else ''}" for flag_id, flag in self.created]
         for flag_id, fields in self.updated:
             lines.append(f"~ {_shown(flag_id)}")
-            lines += [f"    {text(name)}: {_sides(old, new)}" for name, old, new in _leaves(fields)]
+            lines += [
+                f"    {text(name)}: {' -> '.join(sides(old, new, 2 * _WIDTH))}" for name, old, new in leaves(fields)
+            ]
         lines += [f"- {_shown(flag_id)}" for flag_id in self.deleted]
         summary = f"{len(self.created)} created, {len(self.updated)} updated, {len(self.deleted)} deleted"
         return [*lines, f"{summary}, {self.unchanged} unchanged; nothing was written (--dry-run)"]
@@ -75,7 +77,7 @@ def _fields(change: Change) -> dict[str, dict[str, Any]]:
     return {name: {"before": previous.get(name), "after": new.get(name)} for name in names}
 
 
-def _leaves(fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Any]]:
+def leaves(fields: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Any]]:
     """Yield each changed field with its old and new value; of a field with named parts, the changed parts."""
     for name, each in fields.items():
         if name not in _BY_NAME:
@@ -95,13 +97,15 @@ def _shown(flag_id: FlagId) -> str:
     return text(flag_id.key if flag_id.flag_set == DEFAULT_SET else f"{flag_id.flag_set}/{flag_id.key}")
 
 
-def _sides(before: Any, after: Any) -> str:
+def sides(before: Any, after: Any, width: int) -> tuple[str, str]:
+    """Return both values as texts of so many characters together, from shortly before the first difference."""
     old, new = text(before), text(after)
+    width = max(width // 2, width - min(len(old), len(new))) - 2 * len("...")
     start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    start = max(0, start - _BEFORE) if max(len(old), len(new)) > _WIDTH else 0
-    return f"{_cut(old, start)} -> {_cut(new, start)}"
+    start = max(0, start - min(_BEFORE, width // 3)) if max(len(old), len(new)) > width else 0
+    return _cut(old, start, width), _cut(new, start, width)
 
 
-def _cut(whole: str, start: int) -> str:
-    end = start + _WIDTH
+def _cut(whole: str, start: int, width: int) -> str:
+    end = start + width
     return ("..." if start else "") + whole[start:end] + ("..." if end < len(whole) else "")

@@ -17,8 +17,10 @@ from flagsvc.access.record_writer import now
 from flagsvc.access.token_writer import issued
 from flagsvc.api.token_service import messages
 from flagsvc.cli import render, wait_for
+from flagsvc.cli.calls import print_error
 from flagsvc.cli.channels import channel_to, find_server
-from flagsvc.cli.service_commands import print_error
+from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
@@ -28,7 +30,10 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
 from flagsvc.tokens_file.entries import line_of
 
-_HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
+_LIST = (
+    *(Column("id"), Column("name", rank=1, least=12), Column("role", rank=2), Column("flag sets", rank=3, least=12)),
+    *(Column("state"), Column("expires", rank=4), Column("last used", rank=5), Column("created by", rank=6)),
+)
 _SECRET_MODE = 0o600
 _ANOTHER = "flagsvc token create NAME --role admin --store URL"
 
@@ -53,7 +58,7 @@ def list_tokens(args: argparse.Namespace) -> int:
             render.print_json([_fields(token) for token in found])
         else:
             rows = (tuple(_row(token)) for token in found)
-            render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
+            print_table(_LIST, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
     return on_target(args, listed)
@@ -132,7 +137,7 @@ def _create_first(args: argparse.Namespace) -> int:
     was_there = path.exists()  # before the store is looked at: another program makes the token first, then the file
     if target.all():
         hint = "" if path.exists() else f". If nobody has one that is valid, make another: {_ANOTHER}"
-        render.say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
+        say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
         return 0
     if was_there:
         raise UsageError(
@@ -145,7 +150,7 @@ def _create_first(args: argparse.Namespace) -> int:
         except InvalidRequest:
             if not target.all():
                 raise
-            render.say("another program has made the first token at this moment", error=args.json)
+            say("another program has made the first token at this moment", error=args.json)
             return 0
 
 
