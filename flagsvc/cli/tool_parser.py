@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flagsvc.cli import options, run
 from flagsvc.cli.options import MANY, Add, Commands
@@ -76,6 +77,10 @@ def _add_transfers(commands: Commands, add: Add) -> None:
     for parser in (importing, exporting):
         _add_target(parser)
         options.add_output(parser)
+    checking = add(commands, "check", run.in_module("check", "check"))
+    checking.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="Python files, or folders with them")
+    checking.add_argument("--flags", metavar="FILE", help="flagd file with the known flags, in place of a server")
+    options.add_set_call(checking)
     validating = add(commands, "validate", run.in_module("flagd_files", "validate"))
     validating.add_argument("--strict", action="store_true", help=STRICT)
     validating.add_argument("files", nargs="*", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
