@@ -140,7 +140,7 @@ class Reader:
         return evaluation
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
-        """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
+        """Return a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
         [answer] = await self._lookup.get_many([flag_id], min_revision)
         if answer.held is None:
             raise StoreUnavailable
