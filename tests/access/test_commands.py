@@ -131,7 +131,7 @@ def test_an_identity_is_denied_and_allowed_on_a_server_and_on_the_store(
     assert (found["identity"], found["state"], found["reason"]) == (who, "denied", "left")
     lifted = fields(run_here("token", "allow", who, "--store", store, "--json"))
     assert (lifted["state"], lifted["liftedBy"]) == ("allowed", "unchecked:store")
-    _until(lambda: run(server, root, "token", "denied").stdout == "nobody is denied\n")
+    _until(lambda: run(server, root, "token", "denied").stderr == "nobody is denied\n")
     fields(run_here("token", "deny", "certificate:dns:A.example", "--store", store, "--json"))
     _until(lambda: "certificate:dns:a.example" in run(server, root, "token", "denied").stdout)
     listed = json.loads(run_here("token", "denied", "--all", "--store", store, "--json").stdout)
