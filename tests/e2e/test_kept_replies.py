@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from flagsvc.api.common.replies import MAX_KEPT, MAX_KEPT_BYTES
+from flagsvc.api.common.replies import MAX_KEPT
 from flagsvc.api.flag_service import messages
 from flagsvc.core.evaluation import Outcome, Reason
 from flagsvc.core.model import Flag, FlagId, Status
@@ -124,13 +124,13 @@ async def test_an_error_is_not_kept(served: Served) -> None:
 
 
 def evaluations() -> Iterator[Evaluation]:
-    flag = Flag(key="k", status=Status.ENABLED, metadata={"a": 1, "b": [1.5, None]}, revision=2**40)
+    flag = Flag(key="k", status=Status.ENABLED, metadata={"a": [1.5, None]}, revision=2**40)
     for outcome in (
         Outcome(Reason.STATIC, "on", True),
         Outcome(Reason.DEFAULT, "v", "x" * 200),
         Outcome(Reason.DISABLED),
     ):
-        for age_s in (0.0, 0.0009, 0.001, 0.127, 0.128, 16.383, 16.384, 3600.0):
+        for age_s in (-0.5, 0.0, 0.0009, 0.001, 0.127, 0.128, 16.383, 16.384, 3600.0):
             yield Evaluation(FlagId("default", "k"), outcome, flag, flag.revision, Source.NEAR, age_s)
 
 
@@ -138,8 +138,5 @@ def evaluations() -> Iterator[Evaluation]:
 async def test_an_answer_around_its_age_is_the_encoded_message(evaluation: Evaluation) -> None:
     message = pb.EvaluateFlagResponse()
     messages.put_evaluation(message.evaluation, evaluation)
-    encoded = messages.with_age(messages.around_age(evaluation), evaluation.age_s)
-    assert pb.EvaluateFlagResponse.FromString(encoded) == message
-    if not message.evaluation.flag_metadata:  # the order of a map's fields is of no meaning
-        assert encoded == message.SerializeToString()
-    assert MAX_KEPT_BYTES < 2**14
+    message.evaluation.age_ms = max(0, message.evaluation.age_ms)  # a moment of proof may be a hair ahead
+    assert messages.with_age(messages.around_age(evaluation), evaluation.age_s) == message.SerializeToString()

@@ -84,7 +84,7 @@ def with_age(reply: tuple[bytes, ...], age_s: float) -> bytes:
     """Return the response to one evaluation, encoded."""
     before, behind = reply
     age_ms = int(age_s * 1000)
-    body = before + _AGE + varint(age_ms) + behind if age_ms else before + behind
+    body = before + _AGE + varint(age_ms) + behind if age_ms > 0 else before + behind
     return _EVALUATION + varint(len(body)) + body
 
 
