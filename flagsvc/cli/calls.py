@@ -33,7 +33,8 @@ def with_stub(
         try:
             return command(stub(channel))
         except grpc.RpcError as error:
-            print_error(error, args, _similar_key(error, args, channel))
+            hint = similar_key(args, Stub(channel)) if error_reason(error) == "FLAG_NOT_FOUND" else ""
+            print_error(error, args, hint)
             return FAILED
 
 
@@ -88,12 +89,11 @@ def error_reason(error: grpc.RpcError) -> str:
     return ""
 
 
-def _similar_key(error: grpc.RpcError, args: argparse.Namespace, channel: grpc.Channel) -> str:
-    """Return the key that was most likely meant by one that no flag has."""
-    key = getattr(args, "key", None)
-    if not key or error_reason(error) != "FLAG_NOT_FOUND":
+def similar_key(args: argparse.Namespace, stub: Stub) -> str:
+    """Return `; did you mean X?` for the key in the arguments, which no flag has; empty if none looks like it."""
+    if not getattr(args, "key", None):
         return ""
     try:
-        return meant(key, keys_of(Stub(channel), args.flag_set, HINT_S))
-    except grpc.RpcError:
+        return meant(args.key, keys_of(stub, args.flag_set, HINT_S))
+    except grpc.RpcError:  # it need not list its flags to everybody who may read one
         return ""

@@ -1,24 +1,22 @@
-"""What a change does to one flag: as lines for people, as JSON for programs; and the preview of --dry-run."""
+"""Which fields of a flag differ between two states of it, as lines for people and as JSON for programs."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flagsvc.cli import options, render
-from flagsvc.cli.differences import leaves, sides
-from flagsvc.cli.exit_codes import OK
-from flagsvc.cli.terminal import coloured, is_terminal, say, styled, width
-from flagsvc.core import changes
-from flagsvc.core.changes import SERVER_TIMES, Author
+from flagsvc.cli import render
+from flagsvc.cli.terminal import coloured, is_terminal, styled, width
+from flagsvc.core.changes import SERVER_TIMES
 from flagsvc.core.json_values import same
-from flagsvc.core.lint import lint
-from flagsvc.core.model import STORED_NAMES, WRITABLE, Change, Flag
+from flagsvc.core.model import STORED_NAMES, Flag
 
 Fields = dict[str, dict[str, Any]]
 """Stored name of a changed field -> its values before and after; None where it is not set."""
+_BY_NAME = frozenset({"variants", "metadata", "evaluators"})
+_PIPED_WIDTH = 200
+_BEFORE = 30
+"""Characters shown before the first difference of two long values, at most."""
 _NOT_SHOWN = {STORED_NAMES[name] for name in (*SERVER_TIMES, "revision", "bucketing", "key", "flag_set")}
 
 
@@ -40,37 +38,37 @@ def flag_changes(before: Flag | None, after: Flag | None) -> Fields:
 def lines_of(fields: Fields, indent: str = "    ") -> list[str]:
     """Return a line for each change, which fits on the terminal."""
     found = []
-    for name, old, new in leaves(fields):
-        room = width() - len(indent) - len(name) - 6 if is_terminal() else 200
-        before, after = sides(old, new, max(room, 24))
+    for name, old, new in _leaves(fields):
+        room = width() - len(indent) - len(name) - 6 if is_terminal() else _PIPED_WIDTH
+        before, after = _sides(old, new, max(room, 24))
         found.append(f"{indent}{styled(render.text(name), 'bold')}: {_side(old, before)} -> {_side(new, after)}")
     return found
 
 
-def check(before: Flag | None, after: Flag, actor: str, reason: str) -> Change:
-    """Check a change as a server of this version does; `before` None: the flag is created. Raises InvalidRequest."""
-    author = Author(datetime.now(UTC), actor, reason)
-    decide = changes.create(after, author) if before is None else changes.update(after, list(WRITABLE), None, author)
-    change = decide(before)
-    assert change is not None  # noqa: S101  only an import decides to change nothing
-    return change
+def _leaves(fields: Fields) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each changed field with its old and new value; of a field with named parts, the changed parts."""
+    for name, each in fields.items():
+        if name not in _BY_NAME:
+            yield name, each["before"], each["after"]
+            continue
+        old, new = each["before"] or {}, each["after"] or {}
+        for part in {**old, **new}:
+            if not same(old.get(part), new.get(part)):
+                yield f"{name}.{part}", old.get(part), new.get(part)
 
 
-def preview(args: argparse.Namespace, before: Flag | None, after: Flag) -> int:
-    """Check a change and show what it would do. Raises InvalidRequest."""
-    change = check(before, after, options.actor_of(args), args.reason)
-    fields = flag_changes(before, change.after)
-    notes = [str(note) for note in lint(change.after)] if change.after is not None else []
-    if args.json:
-        render.print_json({"dryRun": True, "flagKey": after.key, "fields": fields, "notes": notes})
-        return OK
-    say(f"{'~' if before else '+'} {render.text(after.key)}")
-    for line in lines_of(fields):
-        print(line)
-    for note in notes:
-        say(f"note: {note}", error=True)
-    print(f"{'nothing would change' if not fields else 'valid'}; nothing was written (--dry-run)")
-    return OK
+def _sides(before: Any, after: Any, room: int) -> tuple[str, str]:
+    """Return both values as texts of so many characters together, from shortly before the first difference."""
+    old, new = render.text(before), render.text(after)
+    room = max(room // 2, room - min(len(old), len(new))) - 2 * len("...")
+    start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = max(0, start - min(_BEFORE, room // 3)) if max(len(old), len(new)) > room else 0
+    return _cut(old, start, room), _cut(new, start, room)
+
+
+def _cut(whole: str, start: int, room: int) -> str:
+    end = start + room
+    return ("..." if start else "") + whole[start:end] + ("..." if end < len(whole) else "")
 
 
 def _side(value: Any, shown: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from typing import Any
 
 from flagsvc.api.flag_service.flag_messages import received
@@ -11,9 +10,9 @@ from flagsvc.cli import changed_fields, render, times
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.changed_fields import Fields
 from flagsvc.cli.exit_codes import FAILED, OK
-from flagsvc.cli.history import MAX_PAGE, flag_history
+from flagsvc.cli.history import flag_history
+from flagsvc.cli.pages import MAX_PAGE
 from flagsvc.cli.terminal import say
-from flagsvc.cli.token_targets import seconds_of
 from flagsvc.cli.usage import UsageError, meant
 from flagsvc.core.changes import Author
 from flagsvc.core.model import Flag
@@ -56,12 +55,14 @@ def _with_file(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
 def _since(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
     """Return what has changed since a time or a revision, else by the last change."""
     entries = flag_history(stub, args.key, args.flag_set, MAX_PAGE, args.timeout)
+    if not entries:
+        _stored(args, stub, args.flag_set)  # fails where there is no such flag
     newest = entries[0]["revision"] if entries else 0
     if args.revision is not None:
         later = [each for each in entries if each["revision"] > args.revision]
         title = f"revision {args.revision} -> {newest}"
     elif args.since:
-        start = times.now() - timedelta(seconds=seconds_of(args.since, "--since"))
+        start = times.before_now(args.since, "--since")
         later = [each for each in entries if each["at"] >= start]
         title = f"{args.since} ago -> now"
     else:

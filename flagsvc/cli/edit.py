@@ -18,7 +18,7 @@ import grpc
 
 from flagsvc.adapters.files.yaml_text import parse_yaml, write_yaml
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import arguments, changed_fields, options, render
+from flagsvc.cli import arguments, changed_fields, dry_run, options, render
 from flagsvc.cli.calls import Stub, error_reason, print_error
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.failures import print_error as print_failure
@@ -47,7 +47,7 @@ def edit(args: argparse.Namespace, stub: Stub) -> int:
             fields = changed_fields.flag_changes(before, after)
             if not fields:
                 return _unchanged(file)
-            changed_fields.check(before, after, options.actor_of(args), args.reason)
+            dry_run.check(before, after, options.actor_of(args), args.reason)
         except (UsageError, InvalidRequest) as error:
             print_failure(str(error), code="INVALID_FLAG")
             if asks() and answer("edit it again?", otherwise=True):

@@ -9,12 +9,13 @@ from typing import Any
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import flag_to_message, received
-from flagsvc.cli import arguments, changed_fields, options, render, wait_for
-from flagsvc.cli.calls import Stub
+from flagsvc.cli import arguments, dry_run, options, render, wait_for
+from flagsvc.cli.calls import Stub, similar_key
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.explain import explanation_fields, print_explanation
-from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.terminal import answer, asks, coloured, say
+from flagsvc.cli.pages import MAX_PAGE, pages
+from flagsvc.cli.tables import Column, print_list
+from flagsvc.cli.terminal import answer, asks, say, say_states
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -27,7 +28,7 @@ _LIST = (
     Column("name", rank=2, least=12),
     Column("category", rank=4),
     Column("revision", rank=3),
-    Column("updated", rank=1),
+    Column("updated", rank=1, name="updatedAt"),
 )
 
 
@@ -43,10 +44,26 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         min_revision=args.min_revision,
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
-    evaluation, code = response.evaluation, response.evaluation.error_code
-    has_value = evaluation.value.WhichOneof("kind") is not None
+    evaluation = response.evaluation
+    fields = _evaluation_fields(evaluation)
+    if args.json:
+        explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
+        render.print_json({**fields, **explained})
+    else:
+        has_value = evaluation.value.WhichOneof("kind") is not None
+        fields["value"] = render.text(fields["value"]) if has_value else "(none: the caller's default applies)"
+        if evaluation.error_code == types.ERROR_CODE_FLAG_NOT_FOUND:
+            fields["errorMessage"] += similar_key(args, stub)
+        render.print_fields(fields)
+        if args.explain:
+            print_explanation(evaluation.flag_key, response.explanation)
+    return FAILED if evaluation.error_code else OK
+
+
+def _evaluation_fields(evaluation: pb.FlagEvaluation) -> dict[str, Any]:
+    has_value, code = evaluation.value.WhichOneof("kind") is not None, evaluation.error_code
     status = types.FlagStatus.Name(evaluation.status).removeprefix("FLAG_STATUS_") if evaluation.status else None
-    fields = {
+    return {
         "flagKey": evaluation.flag_key,
         "value": from_value(evaluation.value, "value") if has_value else None,
         "variant": evaluation.variant or None,
@@ -60,45 +77,26 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         "source": types.DefinitionSource.Name(evaluation.source).removeprefix("DEFINITION_SOURCE_"),
         "ageMs": evaluation.age_ms,
     }
-    if args.json:
-        explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
-        render.print_json({**fields, **explained})
-    else:
-        value = render.text(fields["value"]) if has_value else "(none: the caller's default applies)"
-        render.print_fields({**fields, "value": value})
-        if args.explain:
-            print_explanation(evaluation.flag_key, response.explanation)
-    return FAILED if code else OK
 
 
 def get(args: argparse.Namespace, stub: Stub) -> int:
     """Show the definition of a flag."""
     request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision)
-    _show(args, render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
+    render.show(render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
     return OK
 
 
 def list_flags(args: argparse.Namespace, stub: Stub) -> int:
     """List the flags of a set."""
-    flags = all_flags(stub, args.flag_set, args.timeout)
-    if args.json:
-        render.print_json([render.flag_fields(flag) for flag in flags])
-        return OK
-    rows = ((f.key, f.status.value, f.name, f.category, f.revision, f.updated_at) for f in flags)
-    print_table(_LIST, rows, f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY")
+    found = [render.flag_fields(flag) for flag in all_flags(stub, args.flag_set, args.timeout)]
+    print_list(_LIST, found, f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY")
     return OK
 
 
 def all_flags(stub: Stub, flag_set: str, timeout_s: float) -> list[Flag]:
     """Return the flags of a set, read page by page. Raises grpc.RpcError."""
-    flags: list[Flag] = []
-    request = pb.ListFlagsRequest(flag_set=flag_set, page_size=1_000)
-    while True:
-        page = stub.ListFlags(request, timeout=timeout_s)
-        flags += map(received, page.flags)
-        if not page.next_page_token:
-            return flags
-        request.page_token = page.next_page_token
+    request = pb.ListFlagsRequest(flag_set=flag_set, page_size=MAX_PAGE)
+    return [received(flag) for page in pages(stub.ListFlags, request, timeout_s) for flag in page.flags]
 
 
 def toggle(args: argparse.Namespace, stub: Stub) -> int:
@@ -116,9 +114,9 @@ def toggle(args: argparse.Namespace, stub: Stub) -> int:
         previous = {"previousStatus": before if response.previous_status else None}
         render.print_json({**render.flag_fields(flag), **previous, "spread": wait_for.spread_fields(response.spread)})
     else:
-        states = f"{coloured(before)} -> {coloured(flag.status)}" if response.previous_status else coloured(flag.status)
-        where = wait_for.where(response.spread)
-        print(f"{visible(flag.key)}: {states} (revision {flag.revision}, {where}, {took_ms} ms)", flush=True)
+        states = [*([before] if response.previous_status else []), flag.status.value]
+        where = f"revision {flag.revision}, {wait_for.where(response.spread)}, {took_ms} ms"
+        say_states(f"{flag.key}: {' -> '.join(states)} ({where})", states)
     wait_for.warn_of_lag(args, response.spread)
     return wait_for.report_spread(args, response.spread)
 
@@ -128,7 +126,7 @@ def create(args: argparse.Namespace, stub: Stub) -> int:
     edits = arguments.read_edits(args.fields)
     flag = arguments.edited(Flag(key=args.key, flag_set=args.flag_set), edits)
     if args.dry_run:
-        return changed_fields.preview(args, None, flag)
+        return dry_run.preview(args, None, flag)
     request = pb.CreateFlagRequest(flag=flag_to_message(flag), **_author_fields(args), **wait_for.request_fields(args))
     return _show_change(args, stub.CreateFlag(request, timeout=wait_for.deadline_s(args)))
 
@@ -144,7 +142,7 @@ def set_fields(args: argparse.Namespace, stub: Stub) -> int:
         etag = args.etag or before.etag
     after = arguments.edited(before, edits)
     if args.dry_run:
-        return changed_fields.preview(args, before, after)
+        return dry_run.preview(args, before, after)
     return send_update(args, stub, after, [edit.field for edit in edits], etag)
 
 
@@ -186,14 +184,7 @@ def _show_change(args: argparse.Namespace, response: pb.CreateFlagResponse | pb.
     spread = {"spread": wait_for.spread_fields(response.spread)} if args.json else {}
     notes = list(response.notes)
     shown = {"notes": notes} if args.json and notes else {}
-    _show(args, {**render.flag_fields(received(response.flag)), **spread, **shown})
+    render.show({**render.flag_fields(received(response.flag)), **spread, **shown})
     for note in notes:
         print(f"note: {visible(note)}", file=sys.stderr)
     return wait_for.report_spread(args, response.spread)
-
-
-def _show(args: argparse.Namespace, fields: dict[str, Any]) -> None:
-    if args.json:
-        render.print_json(fields)
-    else:
-        render.print_fields(fields)

@@ -50,7 +50,9 @@ def _add_reads(commands: Commands, add: Add) -> None:
         "--contexts", metavar="FILE", required=True, help="a JSON object a line; - for standard input"
     )
     simulate.add_argument("--rule", metavar="FILE", help="the rule to try, as JSON; the same as targeting=@FILE")
-    simulate.add_argument("--limit", type=int, metavar="N", help="contexts to list [20 on a terminal, else all]")
+    simulate.add_argument(
+        "--limit", type=options.count, metavar="N", help="contexts to list [20 on a terminal, else all]"
+    )
     options.add_set_call(add(commands, "list", run.on_server(_FLAG, "list_flags")), forms=MANY)
     options.add_set_call(add(commands, "watch", run.on_server("watch", "watch")))
     health = add(commands, "health", run.in_module("health", "health"))
@@ -72,6 +74,9 @@ def _add_history(commands: Commands, add: Add) -> None:
     )
     history.add_argument("--action", help="only this action, such as ENABLED or RevokeToken")
     history.add_argument("--outcome", choices=["done", "refused"], help="only what was done, or refused")
+    history.add_argument(
+        "--limit", type=options.count, default=50, metavar="N", help="maximum number of entries, of one flag 1,000 [50]"
+    )
     diff = add(commands, "diff", run.on_server("diff", "diff"))
     options.add_flag_call(diff)
     between = diff.add_mutually_exclusive_group()
@@ -79,7 +84,6 @@ def _add_history(commands: Commands, add: Add) -> None:
     between.add_argument("--revision", metavar="N", type=int, help="since this revision")
     between.add_argument("--file", metavar="FILE", help="what an import of this file would change")
     between.add_argument("--with-set", metavar="SET", help="the same flag in another flag set")
-    history.add_argument("--limit", type=int, default=50, metavar="N", help="maximum number of entries [50]")
 
 
 def _add_writes(commands: Commands, add: Add) -> None:

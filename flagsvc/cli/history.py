@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
-from datetime import UTC, timedelta
+from collections.abc import Sequence
+from datetime import UTC
+from itertools import islice
 from typing import Any
 
 import grpc
 
 from flagsvc.api.common.values import from_value
-from flagsvc.cli import entries, render, times
-from flagsvc.cli.calls import Stub, with_stub
+from flagsvc.cli import entries, times
+from flagsvc.cli.calls import Stub, similar_key, with_stub
 from flagsvc.cli.exit_codes import OK
-from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.pages import MAX_PAGE, pages
+from flagsvc.cli.tables import Column, print_list
 from flagsvc.cli.terminal import Form, form, is_terminal
-from flagsvc.cli.token_targets import seconds_of
 from flagsvc.core.model import DEFAULT_SET
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
 _OUTCOMES = {"done": audit.AUDIT_OUTCOME_DONE, "refused": audit.AUDIT_OUTCOME_REFUSED}
-_NAMES = ("flagKey", "at", "action", "previousValue", "newValue", "actor", "onBehalfOf", "reason", "revision")
-_ALL_NAMES = ("subject", "at", "flagSet", "action", "outcome", *_NAMES[3:])
-_TITLES = {"flagKey": "key", "previousValue": "before", "newValue": "after", "onBehalfOf": "on behalf of"}
-_TITLES |= {"flagSet": "flag set"}
-MAX_PAGE = 1_000
+_CHANGE = (
+    *(Column("before", name="previousValue"), Column("after", name="newValue"), Column("actor")),
+    *(Column("on behalf of", name="onBehalfOf"), Column("reason"), Column("revision")),
+)
+_OF_FLAG = (Column("key", name="flagKey"), Column("at"), Column("action"), *_CHANGE)
+_OF_ALL = (
+    *(Column("subject"), Column("at"), Column("flag set", name="flagSet"), Column("action"), Column("outcome")),
+    *_CHANGE,
+)
 FLAG_ACTIONS = frozenset({"ENABLED", "DISABLED", "UPDATED", "CREATED", "DELETED"})
 
 
 def history(args: argparse.Namespace) -> int:
     """Show entries, the newest first, with what they changed."""
-    if args.key and not any((args.since, args.of_actor, args.action, args.outcome)):
+    if args.key and not args.outcome:  # a flag's own history needs fewer rights, and has no refused calls
         args.flag_set = args.flag_set or os.environ.get("FLAGSVC_FLAG_SET", "").strip() or DEFAULT_SET
         return with_stub(args, lambda stub: _of_flag(args, stub), Stub)
     request = audit.ListAuditEntriesRequest(
@@ -42,12 +47,14 @@ def history(args: argparse.Namespace) -> int:
     if args.outcome:
         request.outcome = _OUTCOMES[args.outcome]
     if args.since:
-        request.since.FromDatetime(times.now() - timedelta(seconds=seconds_of(args.since, "--since")))
+        request.since.FromDatetime(times.before_now(args.since, "--since"))
+    request.page_size = min(args.limit, MAX_PAGE)
 
     def shown(stubs: tuple[Stub, audit_grpc.AuditServiceStub]) -> int:
-        found = [_audited(entry) for entry in _pages(stubs[1], request, args)]
+        read = pages(stubs[1].ListAuditEntries, request, args.timeout)
+        found = [_audited(entry) for entry in islice((each for page in read for each in page.entries), args.limit)]
         _add_values(found, stubs[0], args)
-        _print(args, found, _ALL_NAMES, "no entries")
+        _print(_OF_ALL, found, "no entries")
         return OK
 
     return with_stub(args, shown, lambda channel: (Stub(channel), audit_grpc.AuditServiceStub(channel)))
@@ -60,35 +67,27 @@ def flag_history(stub: Stub, key: str, flag_set: str, limit: int, timeout_s: flo
 
 
 def _of_flag(args: argparse.Namespace, stub: Stub) -> int:
-    found = flag_history(stub, args.key, args.flag_set, args.limit, args.timeout)
-    _print(args, found, _NAMES, f"no history for {args.key!r}")
+    since = times.before_now(args.since, "--since") if args.since else None
+    is_filtered = args.since or args.of_actor or args.action
+    found = flag_history(stub, args.key, args.flag_set, MAX_PAGE if is_filtered else args.limit, args.timeout)
+    wanted = (
+        entry
+        for entry in found
+        if (since is None or entry["at"] >= since)
+        and args.of_actor in (None, entry["actor"])
+        and args.action in (None, entry["action"])
+    )
+    empty = "no such entries" if found else f"no history for {args.key!r}{similar_key(args, stub)}"
+    _print(_OF_FLAG, list(islice(wanted, args.limit)), empty)
     return OK
 
 
-def _print(args: argparse.Namespace, found: Sequence[entries.Entry], names: Sequence[str], empty: str) -> None:
-    if args.json:
-        render.print_json([{name: entry.get(name) for name in names} for entry in found])
-    elif is_terminal() and form() is Form.TABLE and found:
+def _print(columns: Sequence[Column], found: Sequence[entries.Entry], empty: str) -> None:
+    if is_terminal() and form() is Form.TABLE and found:
         for entry in found:
             entries.print_entry(entry)
     else:
-        columns = [Column(_TITLES.get(name, name)) for name in names]
-        print_table(columns, ([entry.get(name) for name in names] for entry in found), empty)
-
-
-def _pages(
-    stub: audit_grpc.AuditServiceStub, request: audit.ListAuditEntriesRequest, args: argparse.Namespace
-) -> Iterator[audit.AuditEntry]:
-    """Yield as many entries as are asked for, page by page."""
-    left = args.limit
-    while left > 0:
-        request.page_size = min(left, MAX_PAGE)
-        page = stub.ListAuditEntries(request, timeout=args.timeout)
-        yield from page.entries
-        left -= len(page.entries)
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+        print_list(columns, found, empty)
 
 
 def _add_values(found: Sequence[entries.Entry], stub: Stub, args: argparse.Namespace) -> None:

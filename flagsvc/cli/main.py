@@ -59,7 +59,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _form_in(words: Sequence[str]) -> str | None:
     """Return the form for errors of a command line that the parser cannot read."""
-    return terminal.Form.JSON if "--json" in words or "-ojson" in "".join(words) else None
+    asks_json = "--json" in words or any(f"-o{form}" in "".join(words) for form in ("json", "yaml"))
+    return terminal.Form.JSON if asks_json else None
 
 
 def _code_of(error: FlagsvcError) -> str:

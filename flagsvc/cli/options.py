@@ -146,6 +146,13 @@ def add_min_revision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def count(word: str) -> int:
+    """Read a number of entries. Raises argparse.ArgumentTypeError."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} must be a number from 1 on")
+    return int(word)
+
+
 def actor_of(args: argparse.Namespace) -> str:
     """Return who makes a change. A token says who calls, so nobody else is named unless somebody asks for it."""
     if args.actor is not None:

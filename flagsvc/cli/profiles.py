@@ -102,7 +102,7 @@ def add(args: argparse.Namespace) -> int:
     fields = {name: str(value) for name in FIELDS if (value := getattr(args, name))}
     for name in ("token_file", "tls_ca", "tls_client_cert", "tls_client_key"):
         if name in fields:
-            fields[name] = str(Path(fields[name]).expanduser().absolute())
+            fields[name] = os.path.abspath(Path(fields[name]).expanduser())  # noqa: PTH100  a link, as Kubernetes makes them, stays one
     if "tls" in fields:
         fields["tls"] = "true"
     known = args.name in content["profiles"]

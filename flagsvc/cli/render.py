@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flagsvc.cli import times
-from flagsvc.cli.terminal import Form, coloured, form, is_terminal, say, styled
+from flagsvc.cli.terminal import Form, coloured, form, is_terminal, styled
 from flagsvc.core.documents import json_safe, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import Flag
@@ -38,12 +38,17 @@ def print_wide(shape: Any) -> None:
     console.print(shape)
 
 
+def show(fields: Mapping[str, Any]) -> None:
+    """Print one object in the form that was chosen, as its fields if none was."""
+    if form() in (Form.JSON, Form.YAML):
+        print_json(fields)
+    else:
+        print_fields(fields)
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Print one object as its fields, one a line. A description may have several lines, but not in a pipe."""
-    if form() is Form.NAME:
-        say(text(fields.get("key") or fields.get("flagKey") or fields.get("id")))
-        return
-    shown = {name: value for name, value in fields.items() if value not in (None, "", {})}
+    shown = {name: value for name, value in fields.items() if value not in (None, "", {}, ())}
     widest = max(map(len, shown), default=0)
     for name, value in shown.items():
         if not is_terminal():
@@ -60,11 +65,16 @@ def _field(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Return the text of a cell: strings with hidden characters escaped, times in short form, all else as JSON."""
+    """Return the text of a cell: strings with hidden characters escaped, times in short form, all else as JSON.
+
+    A tuple is names, which stand side by side; in JSON it is a list.
+    """
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, datetime):
         return times.absolute(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(text, value))
     if value is None:
         return "-"
     return _json(value)

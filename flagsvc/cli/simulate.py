@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import arguments, changed_fields, render
+from flagsvc.cli import arguments, dry_run, render
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.tables import Column, print_table
@@ -41,7 +41,7 @@ def simulate(args: argparse.Namespace, stub: Stub) -> int:
     request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set)
     flag = received(stub.GetFlag(request, timeout=args.timeout).flag)
     edits = arguments.read_edits([*args.fields, *([f"targeting=@{args.rule}"] if args.rule else [])])
-    changed = changed_fields.check(flag, arguments.edited(flag, edits), "", "").after if edits else flag
+    changed = dry_run.check(flag, arguments.edited(flag, edits), "", "").after if edits else flag
     assert changed is not None  # noqa: S101  an update deletes nothing
     before, after = prepare(flag), prepare(changed)
     with _opened(args.contexts) as lines:

@@ -6,7 +6,7 @@ In a pipe every column is there, separated by tabs and not padded, under one lin
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from flagsvc.cli import times
-from flagsvc.cli.render import text
+from flagsvc.cli.render import print_json, text
 from flagsvc.cli.terminal import Form, coloured, form, is_terminal, say, styled, width
 
 _GAP = "  "
@@ -25,11 +25,13 @@ class Column:
     """A column. `rank`: the greatest is left out first where the terminal is narrow; 0 is always shown.
 
     `least`: characters to which a cell may be cut; 0: it is never cut, as keys are not, so that they can be copied.
+    `name`: the field in JSON, if it is not the title.
     """
 
     title: str
     rank: int = 0
     least: int = 0
+    name: str = ""
 
 
 class _Cell(NamedTuple):
@@ -42,6 +44,14 @@ class Layout(NamedTuple):
 
     lines: list[list[str]]
     left_out: list[str]
+
+
+def print_list(columns: Sequence[Column], objects: Sequence[Mapping[str, Any]], empty: str) -> None:
+    """Print objects in the form that was chosen: as JSON with every field, else as a table of the columns' fields."""
+    if form() in (Form.JSON, Form.YAML):
+        print_json(objects)
+    else:
+        print_table(columns, ([each.get(column.name or column.title) for column in columns] for each in objects), empty)
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], empty: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import TextIO
@@ -76,6 +76,15 @@ def say(line: str, *, error: bool = False) -> None:
     shown = visible(line, "\n")
     stream = sys.stderr if error else sys.stdout
     print(wrapped(shown) if error and is_terminal(stream) else shown, file=stream, flush=True)
+
+
+def say_states(line: str, states: Sequence[str]) -> None:
+    """Print a line of text for people in which states stand in this order, each behind a space, in their colours."""
+    shown = visible(line)
+    shown = wrapped(shown) if is_terminal() else shown
+    for state in states:
+        shown = shown.replace(f" {state}", f" {coloured(state)}", 1)
+    print(shown, flush=True)
 
 
 def asks() -> bool:

@@ -14,10 +14,12 @@ import grpc
 
 from flagsvc.api.common.values import to_value
 from flagsvc.api.flag_service.flag_messages import flag_to_message
-from flagsvc.cli import calls, history
+from flagsvc.cli import calls, history, token_commands
 from flagsvc.core.model import Flag, Status
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
+from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as tokens_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.command_line import Terminal, run_here
 
@@ -28,9 +30,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "list": ("list",),
     "status": ("status",),
     "history": ("history", "checkout-v2"),
-    "history-of-all": ("history", "--since", "1h"),
+    "audit": ("history", "--since", "1h"),
     "toggle": ("toggle", "checkout-v2", "OFF", "--reason", "error rate"),
     "watch": ("watch",),
+    "token-list": ("token", "list", "--all"),
 }
 
 
@@ -134,6 +137,29 @@ REPLICAS = (
 )
 
 
+def token(token_id: str, name: str, role: tokens.Role.ValueType, made: datetime, **more: Any) -> tokens.Token:
+    times = {field: more.pop(field) for field in ("expire_time", "revoke_time") if field in more}
+    found = tokens.Token(id=token_id, name=name, role=role, created_by="token:first0000000", **more)
+    for field, moment in {**times, "create_time": made}.items():
+        getattr(found, field).FromDatetime(moment)
+    return found
+
+
+TOKENS = (
+    token("first0000000", "admin", tokens.ROLE_ADMIN, ago(days=90), flag_sets=["*"], last_used_day="2026-11-30"),
+    token(
+        "8VqkQ2mN1xYz",
+        "checkout service of the payments team",
+        tokens.ROLE_EVALUATE,
+        ago(days=3),
+        flag_sets=["default", "team-payments-*"],
+        expire_time=NOW + timedelta(days=87),
+    ),
+    token("nK3wVb90aPqr", "ci", tokens.ROLE_WRITE, ago(days=40), flag_sets=["staging"], expire_time=ago(days=1)),
+    token("zT7yHd21mLcs", "old", tokens.ROLE_READ, ago(days=50), flag_sets=["*"], revoke_time=ago(hours=2)),
+)
+
+
 class LostError(grpc.RpcError):
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
@@ -156,6 +182,9 @@ class Server:
 
     def ListAuditEntries(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return audit.ListAuditEntriesResponse(entries=AUDIT)
+
+    def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        return tokens.ListTokensResponse(tokens=TOKENS)
 
     def ToggleFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
         spread = pb.WriteSpread(revision=47, reached=pb.WRITE_LEVEL_APPLIED, applied_by=["a", "b", "c"])
@@ -188,11 +217,12 @@ def answered(kind: type[Server] = Server) -> Iterator[None]:
 
     def with_stub(args: Any, command: Callable[[Any], int], stub: Any) -> int:
         args.address, server = "flags.example:8013", kind()
-        return command(server if stub is calls.Stub else (server, server))
+        return command(server if stub in (calls.Stub, tokens_grpc.TokenServiceStub) else (server, server))
 
     with (
         patch.object(calls, "with_stub", with_stub),
         patch.object(history, "with_stub", with_stub),
+        patch.object(token_commands, "with_stub", with_stub),
         patch("time.time", NOW.timestamp),
         patch("time.monotonic", iter(range(1_000_000)).__next__),
         patch("time.sleep", lambda _: None),

@@ -110,6 +110,7 @@ def test_attributes_are_texts_unless_they_are_marked_as_json(address: str) -> No
     [
         (("togle", "near-key", "on"), 2, "unknown command 'togle'; did you mean toggle?"),
         (("get", "nearkey"), 1, "did you mean near-key? (FLAG_NOT_FOUND)"),
+        (("diff", "nearkey"), 1, "did you mean near-key? (FLAG_NOT_FOUND)"),
         (("set", "near-key", "stauts=ENABLED"), 2, "unknown field 'stauts'; did you mean status?"),
         (
             ("set", "near-key", "status=ON"),
@@ -128,6 +129,13 @@ def test_what_was_most_likely_meant(address: str, arguments: tuple[str, ...], st
     run(address, "create", "near-key")
     done = run(address, *arguments)
     assert (done.returncode, expected in done.stderr) == (status, True), done.stderr
+
+
+def test_what_was_most_likely_meant_by_a_key_where_its_absence_is_an_answer(address: str) -> None:
+    run(address, "create", "near-key")
+    assert "not found; did you mean near-key?" in run(address, "evaluate", "nearkey").stdout
+    assert "did you mean" not in run(address, "evaluate", "nearkey", "--json").stdout
+    assert run(address, "history", "nearkey").stderr == "no history for 'nearkey'; did you mean near-key?\n"
 
 
 def test_fields_may_stand_behind_options(address: str) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.cli import entries, times, wait_for
 from flagsvc.cli.tables import Column, laid_out
 from flagsvc.core.model import Status
+from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.cli import sheets
 from tests.command_line import Terminal, run_here
@@ -33,13 +34,14 @@ def test_no_line_is_wider_than_the_terminal_and_every_key_is_whole(command: str)
     for part in sheets.sheet(command).split("== ")[1:-1]:
         columns, *lines = part.splitlines()
         keys = [flag.key for flag in sheets.FLAGS] + [each.replica for each in sheets.REPLICAS]
+        keys += [each.id for each in sheets.TOKENS]
         too_wide = [line for line in lines if len(line) > int(columns.split()[0])]
         assert [line for line in too_wide if not any(key in line for key in keys)] == []
         assert any(key in part for key in keys)
 
 
 def test_in_a_pipe_every_row_has_every_cell_and_no_padding() -> None:
-    for command in ("list", "status", "history", "history-of-all"):
+    for command in ("list", "status", "history", "audit", "token-list"):
         rows = [line.split("\t") for line in sheets.sheet(command).split("== piped\n")[1].splitlines()]
         assert {len(row) for row in rows} == {len(rows[0])}
         assert all(cell == cell.strip() for row in rows for cell in row)
@@ -119,6 +121,49 @@ def test_watch_shows_what_changed_while_it_was_away() -> None:
         "    status: BETA -> ENABLED",
         "03:04:05Z  old  DELETED  revision 49",
     ]
+
+
+class Paged(sheets.Server):
+    """A server with an audit log of many pages, each of three entries."""
+
+    asked: ClassVar[list[str]] = []
+
+    def ListAuditEntries(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        self.asked.append(request.page_token)
+        return audit.ListAuditEntriesResponse(entries=sheets.AUDIT, next_page_token=f"page {len(self.asked)}")
+
+
+def test_no_more_pages_are_read_than_the_limit_needs() -> None:
+    Paged.asked.clear()
+    with sheets.answered(Paged):
+        rows = run_here("history", "--limit", "4").stdout.splitlines()[1:]
+    assert (len(rows), Paged.asked) == (4, ["", "page 1"])
+    for wrong in ("0", "-1", "many"):
+        assert "must be a number from 1 on" in run_here("history", "--limit", wrong).stderr
+
+
+class WithoutAudit(sheets.Server):
+    """A server whose audit log this caller may not read."""
+
+    def ListAuditEntries(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("options", "revisions"),
+    [
+        (("--since", "1h"), ["47", "46"]),
+        (("--actor", "bob"), ["46"]),
+        (("--action", "CREATED"), ["1"]),
+        (("--since", "1h", "--limit", "1"), ["47"]),
+    ],
+)
+def test_the_history_of_one_flag_is_filtered_without_the_audit_log(
+    options: tuple[str, ...], revisions: list[str]
+) -> None:
+    with sheets.answered(WithoutAudit):
+        rows = run_here("history", "checkout-v2", *options).stdout.splitlines()[1:]
+    assert [row.split("\t")[-1] for row in rows] == revisions
 
 
 def test_what_other_programs_wrote_into_the_history_steers_no_terminal() -> None:
