@@ -44,11 +44,14 @@ def _add_replicas(commands: Commands, add: Add) -> None:
 
 def _add_transfers(commands: Commands, add: Add) -> None:
     importing = add(commands, "import", run.in_module("transfer", "import_file"))
-    importing.add_argument(
+    what = importing.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "file",
         metavar="FILE",
+        nargs="?",
         help="flagd's JSON or YAML (.yaml, .yml), or lines or an array of Extended JSON; - for standard input",
     )
+    what.add_argument("--examples", action="store_true", help="import the five example flags of flagsvc's documents")
     importing.add_argument(
         "--cache", metavar="URL", help="shared cache to update, and to announce changes on [FLAGSVC_CACHE_URL; none]"
     )
