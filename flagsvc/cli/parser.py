@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, token_parser, tool_parser
-from flagsvc.cli.options import Commands
+from flagsvc.cli.terminal import width
 from flagsvc.cli.usage import BadCommandLine, meant
 from flagsvc.urls import masked
 
@@ -161,8 +162,26 @@ _SERVE_ACTIONS = {
 """Option -> field of the settings and action, where they do not follow from its name."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no URL, which may hold a password, and name what was most likely meant."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no URL, which may hold a password, and name what was most likely meant.
+
+    `add_later` adds its arguments when they are first needed: a command line needs those of one command.
+    """
+
+    def __init__(self, *, add_later: Callable[[argparse.ArgumentParser], None] | None = None, **more: Any) -> None:
+        super().__init__(**more)
+        self._add_later = add_later
+
+    def fill(self) -> None:
+        """Add the arguments, if that was not done yet."""
+        add, self._add_later = self._add_later, None
+        if add is not None:
+            add(self)
+
+    def format_help(self) -> str:
+        """Return the help."""
+        self.fill()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise BadCommandLine."""
@@ -173,6 +192,7 @@ class _Parser(argparse.ArgumentParser):
 
         FIELD=VALUE may stand behind an option too, which argparse does not allow where there may be none.
         """
+        self.fill()
         known, unknown = super().parse_known_args(args, namespace)
         if isinstance(fields := getattr(known, "fields", None), list):
             fields += (late := [word for word in unknown if not word.startswith("-")])
@@ -195,29 +215,38 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed arguments have the command's function in `run`."""
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="flagsvc",
+        formatter_class=_formatter,
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
     parser.add_argument("--version", action="version", version=f"flagsvc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_serve(commands)
-    for module in (flag_parser, token_parser, tool_parser):
-        module.add_to(commands, _add_command)
+    for name, command in _commands().items():
+        about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
+        each = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=epilog,
+            formatter_class=_formatter,
+            add_later=command.add_arguments,
+        )
+        each.set_defaults(run=command.run)
     return parser
 
 
-def _add_command(commands: Commands, name: str, command: run.Command) -> argparse.ArgumentParser:
-    about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=formatter)
-    parser.set_defaults(run=command)
-    return parser
+def _commands() -> Mapping[str, run.Described]:
+    serve = run.Described(run.serve, _serve)
+    return {"serve": serve, **flag_parser.COMMANDS, **token_parser.COMMANDS, **tool_parser.COMMANDS}
 
 
-def _add_serve(commands: Commands) -> None:
-    serve = _add_command(commands, "serve", run.serve)
+def _serve(parser: argparse.ArgumentParser) -> None:
     for option, about in _SERVE_OPTIONS.items():
         name, _, metavar = option.partition(" ")
         dest, action = _SERVE_ACTIONS.get(name, (None, "store"))
-        serve.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)
+        parser.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, width=width() - 2)

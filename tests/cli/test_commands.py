@@ -133,7 +133,7 @@ def test_what_was_most_likely_meant(address: str, arguments: tuple[str, ...], st
 
 def test_what_was_most_likely_meant_by_a_key_where_its_absence_is_an_answer(address: str) -> None:
     run(address, "create", "near-key")
-    assert "not found; did you mean near-key?" in run(address, "evaluate", "nearkey").stdout
+    assert "in this flag set; did you mean near-key?" in run(address, "evaluate", "nearkey").stdout
     assert "did you mean" not in run(address, "evaluate", "nearkey", "--json").stdout
     assert run(address, "history", "nearkey").stderr == "no history for 'nearkey'; did you mean near-key?\n"
 
