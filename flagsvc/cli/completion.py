@@ -12,7 +12,7 @@ import argcomplete.shell_integration
 from argcomplete.completers import BaseCompleter, FilesCompleter
 
 from flagsvc.cli.exit_codes import OK
-from flagsvc.cli.parser import Parser
+from flagsvc.cli.parsing import Parser
 
 KEYS_S = 1.0
 """Seconds that a server has to name its flags' keys."""

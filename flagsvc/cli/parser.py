@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
 
 from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, token_parser, tool_parser
-from flagsvc.cli.terminal import width
-from flagsvc.cli.usage import BadCommandLine, meant
-from flagsvc.urls import masked
+from flagsvc.cli.parsing import Parser, formatter
 
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
 _SUMMARIES = {
@@ -162,62 +159,11 @@ _SERVE_ACTIONS = {
 """Option -> field of the settings and action, where they do not follow from its name."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no URL, which may hold a password, and name what was most likely meant.
-
-    `add_later` adds its arguments when they are first needed: a command line needs those of one command.
-    """
-
-    def __init__(self, *, add_later: Callable[[argparse.ArgumentParser], None] | None = None, **more: Any) -> None:
-        super().__init__(**more)
-        self._add_later = add_later
-
-    def fill(self) -> None:
-        """Add the arguments, if that was not done yet."""
-        add, self._add_later = self._add_later, None
-        if add is not None:
-            add(self)
-
-    def format_help(self) -> str:
-        """Return the help."""
-        self.fill()
-        return super().format_help()
-
-    def error(self, message: str) -> NoReturn:
-        """Raise BadCommandLine."""
-        raise BadCommandLine(masked(message), self.format_usage())
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the arguments that this parser knows, and name the option that an unknown one looks like.
-
-        FIELD=VALUE may stand behind an option too, which argparse does not allow where there may be none.
-        """
-        self.fill()
-        known, unknown = super().parse_known_args(args, namespace)
-        if isinstance(fields := getattr(known, "fields", None), list):
-            fields += (late := [word for word in unknown if not word.startswith("-")])
-            unknown = [word for word in unknown if word not in late]
-        for word in unknown:
-            if word.startswith("--"):
-                near = meant(word.partition("=")[0], self._option_string_actions)
-                raise BadCommandLine(f"unrecognized arguments: {masked(word)}{near}", self.format_usage())
-        return known, unknown
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        near = meant(str(value), map(str, action.choices))
-        if action.dest == "command":
-            raise argparse.ArgumentError(None, f"unknown command {value!r}{near} (all of them: flagsvc help)")
-        known = ", ".join(map(str, action.choices))
-        raise argparse.ArgumentError(action, f"invalid choice: {value!r}{near} (choose from {known})")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed arguments have the command's function in `run`."""
     parser: argparse.ArgumentParser = Parser(
         prog="flagsvc",
-        formatter_class=_formatter,
+        formatter_class=formatter,
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
     parser.add_argument("--version", action="version", version=f"flagsvc {__version__}")
@@ -229,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=about,
             description=about,
             epilog=epilog,
-            formatter_class=_formatter,
+            formatter_class=formatter,
             add_later=command.add_arguments,
         )
         each.set_defaults(run=command.run)
@@ -246,7 +192,3 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         name, _, metavar = option.partition(" ")
         dest, action = _SERVE_ACTIONS.get(name, (None, "store"))
         parser.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, width=width() - 2)

@@ -10,7 +10,7 @@ class UsageError(ValueError):
 
 
 class BadCommandLine(UsageError):
-    """The parser cannot read the command line. `usage`: how the command is used, in full."""
+    """The parser cannot read the command line. `usage`: how the command is used, without its options."""
 
     def __init__(self, text: str, usage: str) -> None:
         super().__init__(text)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from flagsvc.cli.parser import Parser, build_parser
+from flagsvc.cli.parser import build_parser
+from flagsvc.cli.parsing import Parser
 
 pytestmark = pytest.mark.xdist_group("cli start-up")
 SLOW = {"google.protobuf", "rich", "yaml", "shutil", "difflib", "structlog", "flagsvc.core.evaluation", "argcomplete"}
