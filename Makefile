@@ -43,7 +43,7 @@ $(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package-lock.json | $(VENV)
 
 run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0.0.1:8013
 	@mkdir -p data
-	@$(BIN)/flagsvc import examples/flags.ndjson --if-empty --store sqlite:///data/flagsvc.db
+	@$(BIN)/flagsvc import --examples --if-empty --store sqlite:///data/flagsvc.db
 	@printf '\nserving on 127.0.0.1:8013; in another terminal try:\n'
 	@printf '  %s/flagsvc %s\n' $(BIN) 'evaluate checkout-v2' $(BIN) 'toggle checkout-v2 off' $(BIN) 'watch' $(BIN) '--help'
 	@printf 'Ctrl-C ends it.\n\n'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +74,8 @@ class Address:
         """
         if not self._is_own(path):
             _refuse_if_taken(path)
+        import secrets  # noqa: PLC0415  not for `flagsvc health`, which imports this module too
+
         unknown = path.with_name(f".{secrets.token_hex(4)}")
         mask = os.umask(0o177)
         try:

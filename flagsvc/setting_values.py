@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
-from flagsvc.core.access.scopes import scope_of
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.listening import UNIX
 from flagsvc.urls import NOT_SHOWN, SettingsError, shown
+
+if TYPE_CHECKING:
+    from flagsvc.core.access.identity import Identity
 
 CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
 """Headers that hold secrets, so that no evaluation context is read from them."""
@@ -118,6 +120,9 @@ def rates(text: str, name: str = "") -> dict[str, float]:
 
 def anonymous_roles(text: str, name: str = "") -> dict[str, Identity]:
     """Parse `grpc=evaluate@default;sync=read@*` into who calls without a credential, by listener."""
+    from flagsvc.core.access.identity import Identity, Kind  # noqa: PLC0415  with the rules' compiler: `health` is quick
+    from flagsvc.core.access.scopes import scope_of  # noqa: PLC0415
+
     found: dict[str, Identity] = {}
     for part in text.split(";") if text else ():
         listener, _, rights = (each.strip() for each in part.partition("="))

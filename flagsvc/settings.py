@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ PREFIX = "FLAGSVC_"
 CLIENT_NAMES = frozenset(
     {
         *("FLAGSVC_ADDRESS", "FLAGSVC_TOKEN", "FLAGSVC_TOKEN_FILE", "FLAGSVC_PLAINTEXT_TOKEN"),
+        *("FLAGSVC_FLAG_SET", "FLAGSVC_PROFILE", "FLAGSVC_PROFILES_FILE"),
         *("FLAGSVC_TLS", "FLAGSVC_TLS_CA", "FLAGSVC_TLS_NAME", "FLAGSVC_TLS_CLIENT_CERT", "FLAGSVC_TLS_CLIENT_KEY"),
     }
 )
@@ -320,6 +320,8 @@ class Settings:
                 raise SettingsError(f"{name} is no setting any more: {_REMOVED[base]}")
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
+                import difflib  # noqa: PLC0415  only a slip needs it
+
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
                 hint = f"did you mean {bare[close[0]]}?" if close else f"the settings are {', '.join(sorted(known))}"
                 raise SettingsError(f"unknown setting {name}; {hint}")

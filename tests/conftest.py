@@ -192,7 +192,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def with_database(url: str, name: str) -> str:
-    """Give the MongoDB URL with another database."""
+    """Return the MongoDB URL with another database."""
     address, _, options = url.partition("?")
     if parse_uri(url)["database"]:
         address = address.rpartition("/")[0]

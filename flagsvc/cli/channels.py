@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from flagsvc.cli.render import say
+from flagsvc.cli.terminal import say
 from flagsvc.cli.tls import Tls, tls_for
 from flagsvc.cli.usage import UsageError
 from flagsvc.listening import UNIX

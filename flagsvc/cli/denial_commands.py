@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, timedelta
+from datetime import UTC
 from typing import Any
 
-from flagsvc.access.record_writer import now
-from flagsvc.cli import render, wait_for
+from flagsvc.cli import render, times, wait_for
+from flagsvc.cli.tables import Column, print_list
 from flagsvc.cli.token_commands import on_target
-from flagsvc.cli.token_targets import Denied, seconds_of
+from flagsvc.cli.token_targets import Denied
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as pb
 
-_HEADS = ("identity", "state", "expires", "denied by", "reason")
+_LIST = (
+    *(Column("identity"), Column("state"), Column("expires", rank=2)),
+    *(Column("denied by", rank=3, name="deniedBy"), Column("reason", rank=1, least=12)),
+)
 
 
 def deny(args: argparse.Namespace) -> int:
     """Refuse an identity."""
     request = pb.DenyIdentityRequest(identity=args.identity, reason=args.reason)
-    if args.expires and args.expires != "never":
-        request.expire_time.FromDatetime(now() + timedelta(seconds=seconds_of(args.expires, "--expires")))
+    if args.expires not in (None, "never"):
+        request.expire_time.FromDatetime(times.after_now(args.expires, "--expires"))
     return on_target(args, lambda target: _show(args, target.deny(request)))
 
 
@@ -33,12 +36,7 @@ def list_denied(args: argparse.Namespace) -> int:
 
     def listed(target: Any) -> int:
         found = [_fields(each) for each in target.denied() if args.all or each.in_force]
-        if args.json:
-            render.print_json(found)
-        else:
-            names = ("identity", "state", "expires", "deniedBy", "reason")
-            rows = (tuple(fields[name] for name in names) for fields in found)
-            render.print_table(_HEADS, rows, "nobody is denied")
+        print_list(_LIST, found, "nobody is denied")
         return 0
 
     return on_target(args, listed)
@@ -46,12 +44,9 @@ def list_denied(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace, changed: Denied) -> int:
     fields = _fields(changed.denied)
-    if args.json:
-        if changed.spread is not None:
-            fields["spread"] = wait_for.spread_fields(changed.spread)
-        render.print_json(fields)
-    else:
-        render.print_fields(fields)
+    if changed.spread is not None and args.json:
+        fields["spread"] = wait_for.spread_fields(changed.spread)
+    render.show(fields)
     return 0 if changed.spread is None else wait_for.report_spread(args, changed.spread)
 
 

@@ -9,10 +9,15 @@ from dataclasses import replace
 
 from flagsvc.adapters.checks.steps import Finding, Outcome
 from flagsvc.cli import render
+from flagsvc.cli.tables import Column, print_table
 from flagsvc.settings import Settings
 from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url
 
 _CURE = "correct the URL; docs/operating.md lists the options"
+_COLUMNS = (
+    *(Column("subject"), Column("check"), Column("outcome"), Column("detail", rank=2, least=16)),
+    Column("what to do", rank=1, least=16),
+)
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -31,7 +36,7 @@ def doctor(args: argparse.Namespace) -> int:
         render.print_json({"checks": checks})
     else:
         rows = ((each.subject, each.check, each.outcome.value, each.detail, each.cure) for each in findings)
-        render.print_table(("subject", "check", "outcome", "detail", "what to do"), rows, "nothing to check")
+        print_table(_COLUMNS, rows, "nothing to check")
     return int(any(each.outcome is Outcome.FAILED for each in findings))
 
 

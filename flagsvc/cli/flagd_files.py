@@ -11,19 +11,29 @@ from typing import Any
 
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import is_yaml
+from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import check_mongoexport
-from flagsvc.cli.render import print_json, say
+from flagsvc.cli.render import print_json
+from flagsvc.cli.terminal import say
+from flagsvc.cli.usage import UsageError
 from flagsvc.core.errors import short_repr
 from flagsvc.core.flagd.writing import write
+from flagsvc.core.lint import lint
 from flagsvc.core.model import Flag
-from flagsvc.core.validation import invisible
+from flagsvc.core.validation import examined, invisible
 
 _BEGINS_LIKE_FLAGD = re.compile(r'\s*\{\s*(?:"(?:flags|\$schema|\$evaluators|metadata)"\s*:|\}\s*$|$)')
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Check files and print every problem; return 1 if there are any."""
+    """Check files, or what a server or a store has, and print every problem; return 1 if there are any."""
+    if not args.files:
+        if not (args.store or args.address or args.profile):
+            raise UsageError("name files, or what has the flags: --address, --profile or --store")
+        from flagsvc.cli.transfer_targets import on_target  # noqa: PLC0415  files need no connection
+
+        return on_target(args, lambda target: _report(args, "stored", _stored(target.flags([args.flag_set]))))
     valid = True
     for path in args.files:
         try:
@@ -31,14 +41,30 @@ def validate(args: argparse.Namespace) -> int:
         except BadFile as error:
             found = CheckedFile(violations=[Located(0, "$", str(error).removeprefix(f"{path}: "))])
         found.notes += [Located(1, "$", f"an import refuses this: {text}") for text in _invisible(found.flags)]
-        if args.strict:
-            found = _strict(found)
-        valid = valid and not found.violations
-        if args.json:
-            print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
-        else:
-            _print_report(path, found)
-    return 0 if valid else 1
+        valid = _report(args, path, found) == OK and valid
+    return OK if valid else FAILED
+
+
+def _report(args: argparse.Namespace, path: str, found: CheckedFile) -> int:
+    if args.strict:
+        found = _strict(found)
+    if args.json:
+        print_json({"file": path, "flags": len(found.flags), **_as_json(found)})
+    else:
+        _print_report(path, found)
+    return FAILED if found.violations else OK
+
+
+def _stored(flags: Sequence[Flag]) -> CheckedFile:
+    """Return what is wrong, odd or doubtful in stored flags. A path is set and key, a line the place in the list."""
+    result = CheckedFile(flags=list(flags))
+    for number, flag in enumerate(sorted(flags, key=lambda flag: flag.id), start=1):
+        where = f"{flag.flag_set}/{flag.key}"
+        for violation in examined(flag)[1]:
+            place = result.warnings if violation.is_odd else result.violations
+            place.append(Located(number, where, str(violation)))
+        result.notes += [Located(number, where, str(note)) for note in lint(flag)]
+    return result
 
 
 def read_flagd(path: str, raw: bytes, flag_set: str | None, *, strict: bool = False) -> list[Flag]:

@@ -2,46 +2,75 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
+from flagsvc.cli import profiles, terminal
+from flagsvc.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
+from flagsvc.cli.failures import print_error
 from flagsvc.cli.parser import build_parser
-from flagsvc.cli.usage import UsageError
+from flagsvc.cli.usage import BadCommandLine, UsageError
 from flagsvc.core.errors import FlagsvcError, StoreUnavailable
-from flagsvc.core.shown_text import visible
 from flagsvc.urls import SettingsError, masked
-
-NEWLINE = "\n"  # an error may have several lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
+    """Run one command and return its exit status: one of `exit_codes`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    terminal.choose(_form_in(words))
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from flagsvc.cli.completion import complete  # noqa: PLC0415  only a shell that completes needs it
 
-    0: success. 1: the command failed. 2: wrong usage or settings. 3: the change is stored, but did not reach the
-    level of --wait-for in time.
-    """
-    args = build_parser().parse_args(argv)
+        complete(parser)
     try:
+        args = parser.parse_args(words or ["help"])
+        terminal.choose(getattr(args, "form", None))
+        return _run(args)
+    except BadCommandLine as error:
+        if terminal.form() is not terminal.Form.JSON:
+            terminal.say(error.usage, error=True)
+        return _fail(error, USAGE)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        profiles.apply(args, os.environ)
         return int(args.run(args))
     except (SettingsError, UsageError) as error:
-        return _fail(error, 2)
+        return _fail(error, USAGE)
     except StoreUnavailable as error:
         advice = f" ({error.cause}: {error.cure}; or run: flagsvc doctor)" if error.cure else ""
-        return _fail(f"{error}{advice}", 1)
+        return _fail(f"{error}{advice}", FAILED, _code_of(error))
     except FlagsvcError as error:
-        return _fail(error, 1)
+        return _fail(error, FAILED, _code_of(error))
     except KeyboardInterrupt:
-        return 0 if args.command == "watch" else 130
+        return OK if args.command == "watch" else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OK
     except (UnicodeError, OverflowError, RecursionError, ValueError, OSError) as error:
-        return _fail(f"an argument or file cannot be used ({type(error).__name__}: {masked(str(error))[:200]})", 2)
+        what = f"an argument or file cannot be used ({type(error).__name__}: {masked(str(error))[:200]})"
+        return _fail(what, USAGE)
 
 
-def _fail(error: Exception | str, status: int) -> int:
-    print(f"error: {visible(str(error), NEWLINE)}", file=sys.stderr)
+def _form_in(words: Sequence[str]) -> str | None:
+    """Return the form for errors of a command line that the parser cannot read."""
+    asks_json = "--json" in words or any(f"-o{form}" in "".join(words) for form in ("json", "yaml"))
+    return terminal.Form.JSON if asks_json else None
+
+
+def _code_of(error: FlagsvcError) -> str:
+    """Return the reason of an error of this process as a word, such as INVALID_FLAG."""
+    named = getattr(error, "reason", "")
+    return named if named.isupper() else re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).upper()
+
+
+def _fail(error: Exception | str, status: int, code: str = "USAGE") -> int:
+    print_error(str(error), code=code, exit_code=status)
     return status
 
 

@@ -12,7 +12,7 @@ from bson import json_util
 from bson.errors import BSONError
 
 from flagsvc.cli.input_files import BadFile
-from flagsvc.cli.render import say
+from flagsvc.cli.terminal import say
 from flagsvc.core.documents import from_document, to_document
 from flagsvc.core.errors import InvalidRequest, Violation
 from flagsvc.core.flagd.findings import text_of

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn, TypeAlias
+from collections.abc import Mapping
 
 from flagsvc import __version__
-from flagsvc.cli import options, run, token_parser
-from flagsvc.core.model import BUCKETINGS
-from flagsvc.urls import masked
+from flagsvc.cli import flag_parser, run, token_parser, tool_parser
+from flagsvc.cli.parsing import Parser, formatter
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
-STRICT = "a warning is an error: odd flags, which are served as flagd serves them, are refused"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
+    "simulate": "Show which variant each of many contexts gets, and which another one after a change. Nothing is written.",
     "get": "Show a flag's definition.",
     "list": "List the flags of a set in sort order.",
     "history": "Show a flag's changes, or what was changed and refused over all flags, newest first.",
+    "diff": "Show what changed in a flag, by its last change or since a time; or what a file would change. Exit status 1 if anything.",
+    "edit": "Open a flag in $EDITOR, show the difference, and write it if nobody else has changed the flag meanwhile.",
     "watch": "Print a flag set, then every change as it is applied. Reconnects automatically; Ctrl-C stops it.",
     "health": "Check a server's health. Exit status 0 if it is SERVING, else 1.",
     "toggle": "Switch a flag on or off. Idempotent: sending it twice has the same effect as sending it once.",
@@ -34,7 +34,12 @@ _SUMMARIES = {
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
+    "check": "Find the keys of flags that Python code uses and the server does not know. Exit status 1 if there are any.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
+    "profile": "Add, list, choose or remove profiles: named servers with a token file, a flag set and TLS.",
+    "completion": "Print what makes a shell complete commands, options, flags' keys, fields and profiles.",
+    "help": "Show the help of a command, or the exit codes.",
+    "version": "Show the version.",
 }
 _EXAMPLES = {
     "serve": (
@@ -44,12 +49,20 @@ _EXAMPLES = {
     ),
     "evaluate": (
         "flagsvc evaluate checkout-v2",
-        "flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --json",
+        "flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --attribute age:=31 --json",
         "flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
+    ),
+    "simulate": (
+        "flagsvc simulate checkout-v2 --contexts users.ndjson",
+        "flagsvc simulate checkout-v2 --contexts users.ndjson --rule new.json",
+        "flagsvc simulate checkout-v2 --contexts users.ndjson status=ENABLED targeting=@new.json --json",
     ),
     "get": ("flagsvc get checkout-v2 --json", "flagsvc get checkout-v2 --min-revision 7"),
     "list": ("flagsvc list", "flagsvc list --json"),
-    "history": ("flagsvc history checkout-v2 --limit 5", "flagsvc history --since 1h"),
+    "history": (
+        "flagsvc history checkout-v2 --limit 5",
+        "flagsvc history --since 1h --actor token:8VqkQ2 --set staging",
+    ),
     "watch": ("flagsvc watch", "flagsvc watch --json | jq .flagKey"),
     "health": ("flagsvc health", "flagsvc health --port 9013", "flagsvc health --service liveness"),
     "toggle": (
@@ -62,9 +75,17 @@ _EXAMPLES = {
     ),
     "set": (
         "flagsvc set checkout-v2 status=BETA owner=payments",
-        "flagsvc set file-upload 'config={\"maxFileSize\": 52428800}'",
+        "flagsvc set file-upload config.maxFileSize=52428800 --dry-run",
+        "flagsvc set checkout-v2 targeting=@rule.json",
     ),
-    "delete": ("flagsvc delete checkout-v2",),
+    "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
+    "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
+    "diff": (
+        "flagsvc diff checkout-v2",
+        "flagsvc diff checkout-v2 --since 1h",
+        "flagsvc diff checkout-v2 --file flags.yaml",
+        "flagsvc diff checkout-v2 --with-set staging",
+    ),
     "status": ("flagsvc status", "flagsvc status --json | jq '.replicas[] | {replica, lag}'"),
     "verify": ("flagsvc verify", "flagsvc verify --repair"),
     "resync": ("flagsvc resync", "flagsvc resync --confirm"),
@@ -93,7 +114,20 @@ _EXAMPLES = {
         "flagsvc export --flag-set staging --output flags.yaml",
         "flagsvc export --store sqlite:///flagsvc.db --output flags.ndjson",
     ),
+    "check": ("flagsvc check src/", "flagsvc check src/ tests/ --flags flags.json"),
     "validate": ("flagsvc validate flags.json staging.yaml", "flagsvc validate flags.json --json"),
+    "profile": (
+        "flagsvc profile add prod --address flags.example:8013 --tls-ca ca.pem --token-file ops.token",
+        "flagsvc profile use prod",
+        "flagsvc list --profile prod",
+    ),
+    "completion": (
+        'eval "$(flagsvc completion bash)"   # in ~/.bashrc',
+        'eval "$(flagsvc completion zsh)"    # in ~/.zshrc, after compinit',
+        "flagsvc completion fish > ~/.config/fish/completions/flagsvc.fish",
+    ),
+    "help": ("flagsvc help toggle", "flagsvc help exit-codes"),
+    "version": ("flagsvc version",),
 }
 _SERVE_OPTIONS = {
     "--store URL": "mongodb://..., sqlite:///FILE or (repeatable) file:FLAGS.json [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]",
@@ -127,161 +161,36 @@ _SERVE_ACTIONS = {
 """Option -> field of the settings and action, where they do not follow from its name."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no URL: one may hold a password."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and a message."""
-        super().error(masked(message))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed arguments have the command's function in `run`."""
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="flagsvc",
+        formatter_class=formatter,
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
     parser.add_argument("--version", action="version", version=f"flagsvc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_reads, _add_writes, _add_replicas, _add_transfers):
-        add(commands)
-    token_parser.add_to(commands, _add_command)
+    for name, command in _commands().items():
+        about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
+        each = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=epilog,
+            formatter_class=formatter,
+            add_later=command.add_arguments,
+        )
+        each.set_defaults(run=command.run)
     return parser
 
 
-def _add_command(commands: _Commands, name: str, command: run.Command) -> argparse.ArgumentParser:
-    about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=formatter)
-    parser.set_defaults(run=command)
-    return parser
+def _commands() -> Mapping[str, run.Described]:
+    serve = run.Described(run.serve, _serve)
+    return {"serve": serve, **flag_parser.COMMANDS, **token_parser.COMMANDS, **tool_parser.COMMANDS}
 
 
-def _add_serve(commands: _Commands) -> None:
-    serve = _add_command(commands, "serve", run.serve)
+def _serve(parser: argparse.ArgumentParser) -> None:
     for option, about in _SERVE_OPTIONS.items():
         name, _, metavar = option.partition(" ")
         dest, action = _SERVE_ACTIONS.get(name, (None, "store"))
-        serve.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)
-
-
-def _add_reads(commands: _Commands) -> None:
-    evaluate = _add_command(commands, "evaluate", run.on_server("evaluate"))
-    options.add_flag_call(evaluate)
-    evaluate.add_argument("--targeting-key", default="", metavar="KEY", help="id of whom the flag is evaluated for")
-    evaluate.add_argument(
-        "--attribute",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="context field, as JSON or plain text; repeatable",
-    )
-    evaluate.add_argument(
-        "--context", metavar="JSON", help="the context as one JSON object, with targetingKey as a field"
-    )
-    evaluate.add_argument(
-        "--type", choices=("boolean", "string", "integer", "float", "object"), help="expected type of the value"
-    )
-    evaluate.add_argument("--explain", action="store_true", help="show step by step how the result was reached")
-    options.add_min_revision(evaluate)
-    get = _add_command(commands, "get", run.on_server("get"))
-    options.add_flag_call(get)
-    options.add_min_revision(get)
-    listing = _add_command(commands, "list", run.on_server("list_flags"))
-    options.add_set_call(listing)
-    history = _add_command(commands, "history", run.history)
-    history.add_argument("key", metavar="KEY", nargs="?", help="the flag's key [all flags, tokens and repairs]")
-    options.add_set_call(history)
-    history.set_defaults(flag_set=None)
-    history.add_argument("--since", metavar="TIME", help="only entries of the last 90d, 12h or 30m")
-    history.add_argument("--of-actor", metavar="ACTOR", help="only entries of this caller, such as token:8VqkQ2")
-    history.add_argument("--action", help="only this action, such as ENABLED or RevokeToken")
-    history.add_argument("--outcome", choices=["done", "refused"], help="only what was done, or refused")
-    history.add_argument("--limit", type=int, default=50, metavar="N", help="maximum number of entries [50]")
-    watch = _add_command(commands, "watch", run.on_server("watch"))
-    options.add_set_call(watch)
-    health = _add_command(commands, "health", run.in_module("service_commands", "health"))
-    options.add_set_call(health)
-    health.add_argument(
-        "--port", metavar="N", help="gRPC port of the server on this machine, or unix:PATH [FLAGSVC_PORT; 8013]"
-    )
-    health.add_argument("--service", default="", help="readiness, liveness, store, cache or changes [readiness]")
-
-
-def _add_writes(commands: _Commands) -> None:
-    toggle = _add_command(commands, "toggle", run.on_server("toggle"))
-    options.add_flag_call(toggle)
-    toggle.add_argument("state", choices=("on", "off"), help="the new state")
-    options.add_write(toggle, etag=True)
-    create = _add_command(commands, "create", run.on_server("create"))
-    options.add_flag_call(create)
-    create.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="plain text for strings, JSON for all others")
-    options.add_write(create, etag=False)
-    setting = _add_command(commands, "set", run.on_server("set_fields"))
-    options.add_flag_call(setting)
-    setting.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help="plain text for strings, JSON for all others")
-    options.add_write(setting, etag=True)
-    delete = _add_command(commands, "delete", run.on_server("delete"))
-    options.add_flag_call(delete)
-    options.add_write(delete, etag=True)
-
-
-def _add_replicas(commands: _Commands) -> None:
-    status = _add_command(commands, "status", run.on_server("status"))
-    options.add_call(status)
-    verify = _add_command(commands, "verify", run.on_server("verify"))
-    options.add_call(verify, timeout_s=60.0)
-    verify.add_argument("--repair", action="store_true", help="replace the entries that differ")
-    resync = _add_command(commands, "resync", run.on_server("resync"))
-    options.add_call(resync, timeout_s=60.0)
-    resync.add_argument("--confirm", action="store_true", help="do it; definitions may go back to older revisions")
-    bucketing = _add_command(commands, "bucketing", run.on_server("bucketing"))
-    bucketing.add_argument(
-        "version", nargs="?", type=int, choices=BUCKETINGS, help="2: as flagd's daemon; 3: values of all types"
-    )
-    options.add_set_call(bucketing, timeout_s=60.0)
-    bucketing.add_argument("--force", action="store_true", help="do it: people get other variants")
-    options.add_author(bucketing)
-    doctor = _add_command(commands, "doctor", run.in_module("doctor", "doctor"))
-    doctor.add_argument("--store", metavar="URL", help="store to try [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
-    doctor.add_argument("--cache", metavar="URL", help="shared cache to try [FLAGSVC_CACHE_URL; none]")
-    doctor.add_argument("--timeout", metavar="S", type=float, default=3.0, help="seconds to wait for an answer [3]")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_transfers(commands: _Commands) -> None:
-    importing = _add_command(commands, "import", run.on_store("import_file"))
-    importing.add_argument(
-        "file",
-        metavar="FILE",
-        help="flagd's JSON or YAML (.yaml, .yml), or Extended JSON: one document per line or one array; - for standard input",
-    )
-    importing.add_argument(
-        "--cache", metavar="URL", help="shared cache to update, and to announce changes on [FLAGSVC_CACHE_URL; none]"
-    )
-    importing.add_argument("--dry-run", action="store_true", help="show what would change, without writing")
-    importing.add_argument(
-        "--prune", action="store_true", help="delete the flags of the file's sets that are not in the file"
-    )
-    importing.add_argument(
-        "--if-empty", action="store_true", help="do nothing if the store has, or ever had, a flag; never change one"
-    )
-    importing.add_argument("--strict", action="store_true", help=STRICT)
-    options.add_author(importing)
-    exporting = _add_command(commands, "export", run.on_store("export_file"))
-    exporting.add_argument(
-        "--output", metavar="FILE", default="-", help="file to write, replaced atomically [standard output]"
-    )
-    exporting.add_argument(
-        "--format",
-        choices=("flagd", "flagd-yaml", "mongoexport"),
-        help="file format [from the name of --output: .json is flagd, .yaml and .yml are flagd-yaml, else mongoexport]",
-    )
-    for parser, sets in ((importing, "from the file; default"), (exporting, "default")):
-        parser.add_argument("--store", metavar="URL", help="store to use [FLAGSVC_STORE_URL; sqlite:///flagsvc.db]")
-        parser.add_argument("--flag-set", metavar="SET", help=f"flag set [{sets}]")
-        parser.add_argument("--json", action="store_true", help="print JSON")
-    validating = _add_command(commands, "validate", run.in_module("flagd_files", "validate"))
-    validating.add_argument("--strict", action="store_true", help=STRICT)
-    validating.add_argument("files", nargs="+", metavar="FILE", help="flagd's JSON or YAML, or mongoexport lines")
-    validating.add_argument("--json", action="store_true", help="print JSON, one object per file")
+        parser.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)

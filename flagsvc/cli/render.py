@@ -1,44 +1,31 @@
-"""Prints results: as tables for people, as JSON for programs."""
+"""Prints single results: as fields for people, as JSON or YAML for programs. Tables are in `tables`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from flagsvc.cli import times
+from flagsvc.cli.terminal import Form, coloured, form, is_terminal, styled
 from flagsvc.core.documents import json_safe, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
 
+NEWLINE = "\n"
+
 
 def print_json(value: object) -> None:
-    """Print one JSON value and flush, so that a program that reads the stream sees it immediately."""
-    print(_json(value), flush=True)
+    """Print one JSON value, or with `-o yaml` one YAML document; flushed, so that a reader sees it immediately."""
+    if form() is Form.YAML:
+        from flagsvc.adapters.files.yaml_text import write_yaml  # noqa: PLC0415  only this form needs it
 
-
-def say(line: str, *, error: bool = False) -> None:
-    """Print a line of text for people; a hidden character in it is escaped."""
-    print(visible(line, "\n"), file=sys.stderr if error else sys.stdout, flush=True)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """Print rows under headings, or the text `empty` if there are none."""
-    shown = [[text(cell) for cell in row] for row in rows]
-    if not shown:
-        say(empty)
-        return
-    from rich.table import Table  # noqa: PLC0415  slow to import, and not needed for --help
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in shown:
-        table.add_row(*map(Text, row))
-    print_wide(table)
+        print(f"---\n{visible(write_yaml(json_safe(value)), NEWLINE)}", end="", flush=True)
+    else:
+        print(_json(value), flush=True)
 
 
 def print_wide(shape: Any) -> None:
@@ -51,28 +38,43 @@ def print_wide(shape: Any) -> None:
     console.print(shape)
 
 
+def show(fields: Mapping[str, Any]) -> None:
+    """Print one object in the form that was chosen, as its fields if none was."""
+    if form() in (Form.JSON, Form.YAML):
+        print_json(fields)
+    else:
+        print_fields(fields)
+
+
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print one object as a table of its fields. A description may have several lines."""
-    rows = [
-        (k, _Shown(visible(v, "\n\t")) if k == "description" else v)
-        for k, v in fields.items()
-        if v not in (None, "", {})
-    ]
-    print_table(("field", "value"), rows, "no fields")
+    """Print one object as its fields, one a line. A description may have several lines, but not in a pipe."""
+    shown = {name: value for name, value in fields.items() if value not in (None, "", {}, ())}
+    widest = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        if not is_terminal():
+            print(f"{text(name)}\t{times.iso(value) if isinstance(value, datetime) else text(value)}")
+            continue
+        line = visible(value, "\n\t") if name == "description" else _field(value)
+        indented = line.replace("\n", "\n" + " " * (widest + 2))
+        print(f"{styled(text(name).ljust(widest), 'dim')}  {coloured(line, indented)}")
+    sys.stdout.flush()
 
 
-class _Shown(str):
-    """A text whose hidden characters are escaped already."""
-
-    __slots__ = ()
+def _field(value: Any) -> str:
+    return f"{times.absolute(value)} ({times.relative(value)})" if isinstance(value, datetime) else text(value)
 
 
 def text(value: Any) -> str:
-    """Return the text of a cell: strings with hidden characters escaped, times in short form, all else as JSON."""
+    """Return the text of a cell: strings with hidden characters escaped, times in short form, all else as JSON.
+
+    A tuple is names, which stand side by side; in JSON it is a list.
+    """
     if isinstance(value, str):
-        return value if isinstance(value, _Shown) else visible(value)
+        return visible(value)
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%SZ")
+        return times.absolute(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(text, value))
     if value is None:
         return "-"
     return _json(value)

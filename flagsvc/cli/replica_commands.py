@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
 from flagsvc.cli import options, render
-from flagsvc.cli.service_commands import Stub
+from flagsvc.cli.calls import Stub
+from flagsvc.cli.failures import print_error
+from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.core.model import DEFAULT_SET
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
@@ -19,9 +21,15 @@ RETRY_DELAY_S = 1.5
 MAX_REPORT_AGE_MS = 3_000
 MAX_NAMED = 20
 """Flags that a command names."""
-_HEADS = (
-    *("replica", "version", "up since", "revision", "lag", "view age"),
-    *("store", "cache", "subscription", "feed", "flags"),
+_STATUS = (
+    *(Column("replica"), Column("state"), Column("notes", rank=4), Column("lag", rank=1)),
+    *(Column("view age", rank=2), Column("revision", rank=3), Column("store", rank=5), Column("cache", rank=6)),
+    *(Column("subscription", rank=9), Column("feed", rank=8, least=12), Column("flags", rank=7)),
+    *(Column("version", rank=10), Column("up since", rank=11)),
+)
+_DRIFTS = (
+    *(Column("key"), Column("set", rank=3), Column("in the store", rank=2), Column("in the cache", rank=2)),
+    *(Column("difference", rank=1), Column("repaired", rank=4)),
 )
 _DRIFT_KINDS: Mapping[pb.DriftKind.ValueType, str] = {
     pb.DRIFT_KIND_OLDER: "older than the store",
@@ -47,13 +55,13 @@ def status(args: argparse.Namespace, stub: Stub) -> int:
         payload = {"replicas": replicas, "answeredBy": response.answered_by, "complete": response.complete}
         render.print_json({**payload, "problems": problems})
     else:
-        rows = (_row(replica, response.answered_by) for replica in response.replicas)
-        render.print_table(_HEADS, rows, "no replicas")
+        rows = (_row(replica, response.answered_by, newest) for replica in response.replicas)
+        print_table(_STATUS, rows, "no replicas")
         if not response.complete:
             cause = "replicas report through the shared cache, which is unreachable"
-            print(f"the list may be incomplete: {cause}; see: flagsvc health --service cache")
+            say(f"the list may be incomplete: {cause}; see: flagsvc health --service cache", error=True)
     for problem in problems:
-        render.say(f"error: {problem}", error=True)
+        print_error(problem, code="REPLICA_PROBLEM")
     return 1 if problems else 0
 
 
@@ -69,7 +77,7 @@ def verify(args: argparse.Namespace, stub: Stub) -> int:
     if remaining:
         what = "1 entry differs" if remaining == 1 else f"{remaining:,} entries differ"
         advice = "the repair failed, retry" if args.repair else "repair with: flagsvc verify --repair"
-        print(f"error: {what} from the store; {advice}", file=sys.stderr)
+        print_error(f"{what} from the store; {advice}", code="CACHE_DIFFERS")
     return 1 if remaining else 0
 
 
@@ -85,10 +93,10 @@ def resync(args: argparse.Namespace, stub: Stub) -> int:
         print(f"this would make {len(report.waiting)} replicas drop what they hold ({report.flags:,} flags)")
         print(f"and read {report.store} again; what is in the shared cache would not count any more")
     if not report.done:
-        print("error: nothing was done; to do it: flagsvc resync --confirm", file=sys.stderr)
+        print_error("nothing was done; to do it: flagsvc resync --confirm", code="NOT_CONFIRMED")
     elif report.waiting:
         names = ", ".join(report.waiting)
-        print(f"error: not yet read again by {names}: check that they reach the store", file=sys.stderr)
+        print_error(f"not yet read again by {names}: check that they reach the store", code="NOT_REACHED")
     return 1 if report.waiting or not report.done else 0
 
 
@@ -100,7 +108,8 @@ def bucketing(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json({**fields, "flagKeys": list(found.flag_keys)}) if args.json else render.print_fields(fields)
         if found.outdated:
             again = f"flagsvc bucketing {found.bucketing} --flag-set {args.flag_set} --force"
-            render.say(f"error: {_named(found)} another one: a change was interrupted; end it by: {again}", error=True)
+            text = f"{_named(found)} another one: a change was interrupted; end it by: {again}"
+            print_error(text, code="BUCKETING_OUTDATED")
         return 1 if found.outdated else 0
     request = pb.SetBucketingRequest(flag_set=args.flag_set, bucketing=args.version, force=args.force)
     request.actor, request.reason = options.actor_of(args), args.reason
@@ -109,13 +118,11 @@ def bucketing(args: argparse.Namespace, stub: Stub) -> int:
         counts = {"done": report.done, "previous": report.previous, "bucketing": args.version, "moved": report.moved}
         render.print_json({**counts, "flagKeys": list(report.flag_keys), "revision": report.revision})
     elif report.done:
-        render.say(f"flag set {args.flag_set!r} has bucketing {args.version}; moved: {_named(report)}")
+        say(f"flag set {args.flag_set!r} has bucketing {args.version}; moved: {_named(report)}")
     else:
-        render.say(
-            f"bucketing {report.previous} -> {args.version} would give people other variants of {_named(report)}"
-        )
+        say(f"bucketing {report.previous} -> {args.version} would give people other variants of {_named(report)}")
     if not report.done:
-        print("error: nothing was done; to do it, add --force", file=sys.stderr)
+        print_error("nothing was done; to do it, add --force", code="NOT_CONFIRMED")
     return 0 if report.done else 1
 
 
@@ -154,21 +161,35 @@ def _view_problem(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> str:
     return ""
 
 
-def _row(replica: pb.ReplicaStatus, answered_by: str) -> tuple[Any, ...]:
+def _row(replica: pb.ReplicaStatus, answered_by: str, newest: Mapping[str, int]) -> tuple[Any, ...]:
     notes = ["answers"] * (replica.replica == answered_by) + ["cache lease"] * replica.holds_cache_lease
+    without = "down" if any(each.name.startswith("cache") for each in replica.problems) else None
     return (
-        replica.replica + (f" ({', '.join(notes)})" if notes else ""),
-        replica.version,
-        replica.started_at.ToDatetime(tzinfo=UTC),
-        replica.revisions.get(DEFAULT_SET, 0),
+        replica.replica,
+        _state(replica, newest),
+        ", ".join(notes) or None,
         replica.lag,
         "never verified" if replica.view_age_ms < 0 else f"{replica.view_age_ms / 1000:.1f} s",
+        replica.revisions.get(DEFAULT_SET, 0),
         "up" if replica.store_up else "down",
-        "up" if replica.cache_up else "-",
-        "up" if replica.subscription_up else "-",
+        "up" if replica.cache_up else without,
+        "up" if replica.subscription_up else without,
         _feed(replica),
         replica.flags,
+        replica.version,
+        replica.started_at.ToDatetime(tzinfo=UTC),
     )
+
+
+def _state(replica: pb.ReplicaStatus, newest: Mapping[str, int]) -> str:
+    """Return a replica's state in a word; what is wrong stands under the table."""
+    if replica.reported_ms_ago > MAX_REPORT_AGE_MS:
+        return "silent"
+    if not replica.ready:
+        return "not ready"
+    if not 0 <= replica.view_age_ms <= replica.staleness_bound_ms:
+        return "stale"
+    return "ready with problems" if any(_problems(replica, newest)) else "ready"
 
 
 def _feed(replica: pb.ReplicaStatus) -> str:
@@ -213,7 +234,7 @@ def _print_drifts(report: pb.VerifyCacheResponse) -> None:
             )
             for drift in report.drifts
         )
-        render.print_table(("key", "set", "in the store", "in the cache", "difference", "repaired"), rows, "")
+        print_table(_DRIFTS, rows, "")
     if report.drifted > len(report.drifts):
         print(f"and {report.drifted - len(report.drifts):,} more")
     entries = "1 cached entry" if report.checked == 1 else f"{report.checked:,} cached entries"

@@ -6,16 +6,23 @@ import argparse
 import os
 from collections.abc import Callable
 from importlib import import_module
-
-from flagsvc.core.model import DEFAULT_SET
-from flagsvc.settings import Settings, kubernetes_names
-from flagsvc.signals import STOP, exit_at_once_on
+from typing import NamedTuple
 
 Command = Callable[[argparse.Namespace], int]
 
 
+class Described(NamedTuple):
+    """A command, and what adds its arguments to its parser."""
+
+    run: Command
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
 def serve(args: argparse.Namespace) -> int:
     """Serve until a signal arrives. A signal before the server has started ends the process immediately."""
+    from flagsvc.settings import Settings, kubernetes_names  # noqa: PLC0415
+    from flagsvc.signals import STOP, exit_at_once_on  # noqa: PLC0415
+
     exit_at_once_on(*STOP)
     given = {name: value for name, value in vars(args).items() if name not in ("command", "run") and value is not None}
     overrides = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -36,39 +43,16 @@ def serve(args: argparse.Namespace) -> int:
         return runner.run(run(settings))
 
 
-def on_store(name: str) -> Command:
-    """Return the function that runs a command of `transfer` on a store."""
+def on_server(module: str, name: str) -> Command:
+    """Return the function that runs a command of a module of `flagsvc.cli` with a stub of a server."""
 
     def run(args: argparse.Namespace) -> int:
-        settings = Settings.from_env(os.environ)
-        args.store = args.store or settings.store_url
-        args.cache = getattr(args, "cache", None) or settings.cache_url
-        return in_module("transfer", name)(args)
+        from flagsvc.cli.calls import Stub, with_stub  # noqa: PLC0415
+
+        command = getattr(import_module(f"flagsvc.cli.{module}"), name)
+        return with_stub(args, lambda stub: int(command(args, stub)), Stub)
 
     return run
-
-
-def on_server(name: str) -> Command:
-    """Return the function that runs a command of `service_commands` or `replica_commands` against a server."""
-
-    def run(args: argparse.Namespace) -> int:
-        from flagsvc.cli import replica_commands, service_commands  # noqa: PLC0415
-        from flagsvc.cli.channels import find_server  # noqa: PLC0415
-
-        find_server(args, os.environ)
-        others = name in ("status", "verify", "resync", "bucketing")
-        command = getattr(replica_commands if others else service_commands, name)
-        return service_commands.with_stub(args, lambda stub: int(command(args, stub)))
-
-    return run
-
-
-def history(args: argparse.Namespace) -> int:
-    """Run `flagsvc history`: of one flag, or with a filter over all."""
-    if args.key and not (args.since or args.of_actor or args.action or args.outcome):
-        args.flag_set = args.flag_set or DEFAULT_SET
-        return on_server("history")(args)
-    return in_module("audit_commands", "history")(args)
 
 
 def in_module(module: str, name: str) -> Command:

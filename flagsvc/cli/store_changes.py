@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from flagsvc.core.changes import Author, Decide, delete
 from flagsvc.core.errors import InvalidRequest, Violation, short_repr
@@ -52,7 +52,20 @@ def bucketings_of(flags: Iterable[Flag]) -> dict[str, int]:
     return {flag.flag_set: flag.bucketing for flag in flags if flag.bucketing != DEFAULT_BUCKETING}
 
 
-async def adopt_bucketings(asked_for: Mapping[str, int], store: FlagStore) -> None:
+class Bucketings(Protocol):
+    """Has the bucketing of each flag set. Every store does."""
+
+    async def revisions(self) -> Mapping[str, int]:
+        """Return a revision for each set that is in use."""
+
+    async def bucketing(self, flag_set: str) -> int:
+        """Return the bucketing of a set."""
+
+    async def set_bucketing(self, flag_set: str, version: int) -> Any:
+        """Change the bucketing of a set."""
+
+
+async def adopt_bucketings(asked_for: Mapping[str, int], store: Bucketings) -> None:
     """Give new flag sets the bucketing that a file asks for. Raises InvalidRequest where a set in use has another one.
 
     Otherwise people would get other variants of the file's flags than where the file comes from.
@@ -83,7 +96,7 @@ def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -
 async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache: FlagCache | None) -> Counter[str]:
     """Make each change in an open store, update the cache, and announce it. Return the number of each `effect`."""
     made, unannounced = Counter[str](), 0
-    for flag_id, decide in _progress(planned):
+    for flag_id, decide in progress(planned):
         decisions: list[Change | None] = []
 
         def decide_and_note(
@@ -110,7 +123,8 @@ def _delete(flag_id: FlagId, author: Author) -> Decide:
     return decide
 
 
-def _progress(planned: Sequence[PlannedChange]) -> Iterator[PlannedChange]:
+def progress(planned: Sequence[PlannedChange]) -> Iterator[PlannedChange]:
+    """Yield the changes, and show on a terminal how many are done."""
     if not sys.stderr.isatty():
         yield from planned
         return

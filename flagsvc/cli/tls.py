@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import grpc
 
+from flagsvc.cli.options import TLS_OPTIONS
 from flagsvc.cli.usage import UsageError
 from flagsvc.listening import UNIX
 from flagsvc.setting_values import by_listener
@@ -19,14 +20,6 @@ from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
 
 CONNECT_S = 3.0
-_OPTIONS = {
-    "--tls": ("FLAGSVC_TLS", "use TLS, with a server whose certificate is of a public CA"),
-    "--tls-ca": ("FLAGSVC_TLS_CA", "PEM file with the CA of the server's certificate; use TLS"),
-    "--tls-name": ("FLAGSVC_TLS_NAME", "name in the server's certificate, if it is not the host of the address"),
-    "--tls-client-cert": ("FLAGSVC_TLS_CLIENT_CERT", "PEM file with the certificate to show to the server"),
-    "--tls-client-key": ("FLAGSVC_TLS_CLIENT_KEY", "PEM file with the key of that certificate"),
-}
-NAMES = frozenset(name for name, _ in _OPTIONS.values())
 _OF_SERVER = ("FLAGSVC_TLS_CERT", "FLAGSVC_TLS_KEY", "FLAGSVC_TLS_CLIENT_CA")
 
 
@@ -54,23 +47,12 @@ class Tls(NamedTuple):
     name: str = ""
 
 
-def add_tls(parser: argparse.ArgumentParser) -> None:
-    """Add the options of an encrypted connection."""
-    group = parser.add_argument_group("TLS", "On the server's own machine, FLAGSVC_TLS_CERT alone is enough.")
-    for option, (name, about) in _OPTIONS.items():
-        if option == "--tls":
-            group.add_argument(option, action="store_true", help=f"{about} [{name}]")
-        else:
-            metavar = "NAME" if option == "--tls-name" else "FILE"
-            group.add_argument(option, metavar=metavar, default="", help=f"{about} [{name}]")
-
-
 def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) -> Tls | None:
     """Return the TLS of a connection; None: it is in plain text. Raises SettingsError and UsageError.
 
     `own`: the server is the one of the environment's settings, on this machine.
     """
-    given = {name: _given(args, option, environ.get(name, "").strip()) for option, (name, _) in _OPTIONS.items()}
+    given = {name: _given(args, option, environ.get(name, "").strip()) for option, (name, _) in TLS_OPTIONS.items()}
     pair = given["FLAGSVC_TLS_CLIENT_CERT"], given["FLAGSVC_TLS_CLIENT_KEY"]
     if bool(pair[0]) != bool(pair[1]):
         raise UsageError("--tls-client-cert and --tls-client-key go together")

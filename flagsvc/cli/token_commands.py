@@ -7,19 +7,17 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
-from datetime import UTC, timedelta
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
-
-from flagsvc.access.record_writer import now
 from flagsvc.access.token_writer import issued
 from flagsvc.api.token_service import messages
-from flagsvc.cli import render, wait_for
-from flagsvc.cli.channels import channel_to, find_server
-from flagsvc.cli.service_commands import print_error
-from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target, seconds_of
+from flagsvc.cli import render, times, wait_for
+from flagsvc.cli.calls import with_stub
+from flagsvc.cli.tables import Column, print_list
+from flagsvc.cli.terminal import say
+from flagsvc.cli.token_targets import OPERATOR, Changed, OnServer, OnStore, Target
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access.tokens import MAX_RATE
 from flagsvc.core.errors import InvalidRequest
@@ -28,7 +26,11 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.settings import Settings
 from flagsvc.tokens_file.entries import line_of
 
-_HEADS = ("id", "name", "role", "flag sets", "state", "expires", "last used", "created by")
+_LIST = (
+    *(Column("id"), Column("name", rank=1, least=12), Column("role", rank=2)),
+    *(Column("flag sets", rank=3, least=12, name="flagSets"), Column("state"), Column("expires", rank=4)),
+    *(Column("last used", rank=5, name="lastUsed"), Column("created by", rank=6, name="createdBy")),
+)
 _SECRET_MODE = 0o600
 _ANOTHER = "flagsvc token create NAME --role admin --store URL"
 
@@ -48,12 +50,8 @@ def list_tokens(args: argparse.Namespace) -> int:
     """List tokens; with --all revoked ones too."""
 
     def listed(target: Target) -> int:
-        found = [token for token in target.all() if args.all or not token.HasField("revoke_time")]
-        if args.json:
-            render.print_json([_fields(token) for token in found])
-        else:
-            rows = (tuple(_row(token)) for token in found)
-            render.print_table(_HEADS, rows, "no tokens; make one with: flagsvc token create NAME --role ROLE")
+        found = [_fields(token) for token in target.all() if args.all or not token.HasField("revoke_time")]
+        print_list(_LIST, found, "no tokens; make one with: flagsvc token create NAME --role ROLE")
         return 0
 
     return on_target(args, listed)
@@ -83,8 +81,8 @@ def update(args: argparse.Namespace) -> int:
 
 
 def rotate(args: argparse.Namespace) -> int:
-    """Give a token a new secret; the one before it stays valid for the overlap."""
-    overlap_s = seconds_of(args.overlap, "--overlap")
+    """Replace a token's secret; the one before it stays valid for the overlap."""
+    overlap_s = times.seconds_of(args.overlap, "--overlap")
     with _Output(args.output) as output:
         return on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))
 
@@ -104,13 +102,13 @@ def whoami(args: argparse.Namespace) -> int:
             "id": caller.id,
             "name": caller.name,
             "role": _role_name(caller.role),
-            "flagSets": list(caller.flag_sets),
+            "flagSets": tuple(caller.flag_sets),
             "expires": caller.expire_time.ToDatetime(UTC) if caller.HasField("expire_time") else None,
         }
-        _print(args, fields)
+        render.show(fields)
         return 0
 
-    return _on_server(args, shown)
+    return with_stub(args, shown, pb_grpc.TokenServiceStub)
 
 
 def _create_entry(args: argparse.Namespace) -> int:
@@ -132,21 +130,21 @@ def _create_first(args: argparse.Namespace) -> int:
     was_there = path.exists()  # before the store is looked at: another program makes the token first, then the file
     if target.all():
         hint = "" if path.exists() else f". If nobody has one that is valid, make another: {_ANOTHER}"
-        render.say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
+        say(f"the store has, or had, a token already; nothing was made (--if-none){hint}", error=args.json)
         return 0
     if was_there:
         raise UsageError(
             f"--output names {str(path)!r}, which exists, but the store has no token: the file is of another store,"
             " or the store has lost its tokens. Remove the file to make the first token of this store"
         )
-    with _Output(args.output) as output:
-        try:
+    try:
+        with _Output(args.output) as output:
             return output.put(args, target.create(token, as_first=True))
-        except InvalidRequest:
-            if not target.all():
-                raise
-            render.say("another program has made the first token at this moment", error=args.json)
-            return 0
+    except (InvalidRequest, UsageError):  # another program may have made the token, or its file too
+        if not target.all():
+            raise
+        say("another program has made the first token at this moment", error=args.json)
+        return 0
 
 
 class _Output:
@@ -192,21 +190,11 @@ def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
     """Run what works on a store or a server, whichever the arguments name; return the exit status."""
     if args.store is not None:
         return work(_store_of(args))
-    return _on_server(args, lambda stub: work(OnServer(stub, args)))
+    return with_stub(args, lambda stub: work(OnServer(stub, args)), pb_grpc.TokenServiceStub)
 
 
 def _store_of(args: argparse.Namespace) -> OnStore:
     return OnStore(args.store or Settings.from_env(os.environ).store_url)
-
-
-def _on_server(args: argparse.Namespace, work: Callable[[pb_grpc.TokenServiceStub], int]) -> int:
-    find_server(args, os.environ)
-    with channel_to(args, os.environ) as channel:
-        try:
-            return work(pb_grpc.TokenServiceStub(channel))
-        except grpc.RpcError as error:
-            print_error(error, args)
-            return 1
 
 
 def _token_of(args: argparse.Namespace) -> pb.Token:
@@ -218,8 +206,8 @@ def _token_of(args: argparse.Namespace) -> pb.Token:
         token.role = pb.Role.Value(f"ROLE_{args.role.upper()}")
         if args.role in {"admin", "operate"} and not args.flag_set:
             token.flag_sets.append("*")
-    if args.expires and args.expires != "never":
-        token.expire_time.FromDatetime(now() + timedelta(seconds=seconds_of(args.expires, "--expires")))
+    if args.expires not in (None, "never"):
+        token.expire_time.FromDatetime(times.after_now(args.expires, "--expires"))
     return token
 
 
@@ -237,17 +225,10 @@ def _show(args: argparse.Namespace, changed: Changed, secret: str = "") -> int:
     fields = _fields(changed.token) | ({"secret": secret} if secret else {})
     if changed.spread is not None and args.json:
         fields["spread"] = wait_for.spread_fields(changed.spread)
-    _print(args, fields)
+    render.show(fields)
     if secret and not args.json:
         print("Keep the secret now: it cannot be shown again.", file=sys.stderr)
     return 0 if changed.spread is None else wait_for.report_spread(args, changed.spread)
-
-
-def _print(args: argparse.Namespace, fields: dict[str, Any]) -> None:
-    if args.json:
-        render.print_json(fields)
-    else:
-        render.print_fields({name: ", ".join(v) if isinstance(v, list) else v for name, v in fields.items()})
 
 
 def _fields(token: pb.Token) -> dict[str, Any]:
@@ -255,7 +236,7 @@ def _fields(token: pb.Token) -> dict[str, Any]:
         "id": token.id,
         "name": token.name,
         "role": _role_name(token.role),
-        "flagSets": list(token.flag_sets),
+        "flagSets": tuple(token.flag_sets),
         "state": _state(token),
         "expires": token.expire_time.ToDatetime(UTC) if token.HasField("expire_time") else None,
         "overlapEnds": token.overlap_end_time.ToDatetime(UTC) if token.HasField("overlap_end_time") else None,
@@ -269,22 +250,12 @@ def _fields(token: pb.Token) -> dict[str, Any]:
     }
 
 
-def _row(token: pb.Token) -> list[Any]:
-    fields = _fields(token)
-    sets = ", ".join(fields["flagSets"])
-    return [*(fields[name] for name in ("id", "name", "role")), sets, *_rest(fields)]
-
-
-def _rest(fields: dict[str, Any]) -> list[Any]:
-    return [fields[name] for name in ("state", "expires", "lastUsed", "createdBy")]
-
-
 def _state(token: pb.Token) -> str:
     if token.HasField("revoke_time"):
         return "revoked"
     if token.disabled:
         return "disabled"
-    is_over = token.HasField("expire_time") and token.expire_time.ToDatetime(UTC) <= now()
+    is_over = token.HasField("expire_time") and token.expire_time.ToDatetime(UTC) <= times.now()
     return "expired" if is_over else "valid"
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from flagsvc.cli import options, run
+from flagsvc.cli.options import MANY, Verbs
 from flagsvc.core.access.roles import Role
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
-Add = Callable[[_Commands, str, run.Command], argparse.ArgumentParser]
 
-
-def add_to(commands: _Commands, add_command: Add) -> None:
-    """Add both commands."""
-    options.add_call(add_command(commands, "whoami", run.in_module("token_commands", "whoami")))
-    token = add_command(commands, "token", _no_verb)
-    verbs = token.add_subparsers(dest="verb", required=True, metavar="VERB")
+def _token(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     create = _verb(verbs, "create", "Make a token and print its secret, once.", "create")
     create.add_argument("name", metavar="NAME", help="who uses it")
     _add_fields(create, named=False)
@@ -51,7 +45,7 @@ def add_to(commands: _Commands, add_command: Add) -> None:
     _add_denials(verbs)
 
 
-def _add_denials(verbs: _Commands) -> None:
+def _add_denials(verbs: Verbs) -> None:
     """Add the verbs about identities that others prove."""
     about = "Refuse the subject of a JWT, or a name of client certificates, with every stream of it."
     deny = _verb(verbs, "deny", about, "deny", module="denial_commands")
@@ -66,11 +60,11 @@ def _add_denials(verbs: _Commands) -> None:
 
 
 def _verb(
-    verbs: _Commands, name: str, about: str, function: str, module: str = "token_commands"
+    verbs: Verbs, name: str, about: str, function: str, module: str = "token_commands"
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=about, description=about)
     parser.set_defaults(run=run.in_module(module, function))
-    options.add_call(parser)
+    options.add_call(parser, forms=MANY if name in ("list", "denied") else options.ONE)
     options.add_wait(parser)
     parser.add_argument(
         "--store",
@@ -124,3 +118,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _no_verb(_args: argparse.Namespace) -> int:
     raise AssertionError  # the parser has refused it
+
+
+COMMANDS: Mapping[str, run.Described] = {
+    "token": run.Described(_no_verb, _token),
+    "whoami": run.Described(run.in_module("token_commands", "whoami"), options.add_call),
+}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -16,6 +15,7 @@ from flagsvc.access.token_writer import issued, overlap_end
 from flagsvc.adapters.build import store_for
 from flagsvc.api.token_service import messages
 from flagsvc.cli import wait_for
+from flagsvc.cli.pages import MAX_PAGE, pages
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.access import denials, tokens
 from flagsvc.core.access.denials import Denial
@@ -31,6 +31,8 @@ from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as pb_grpc
 from flagsvc.ports import TokenStore
 
 T = TypeVar("T")
+FIRST = "first0000000"
+"""Id of the token that `token create --if-none` makes."""
 OPERATOR = Identity(Kind.UNCHECKED, "store", "the command line", Role.ADMIN, EVERY_SET)
 """Who works on a store, or on a file."""
 
@@ -63,7 +65,7 @@ class Target(Protocol):
         """Change the fields in the mask."""
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
 
     def revoke(self, token_id: str) -> Changed:
         """End a token."""
@@ -92,8 +94,9 @@ class OnServer:
 
     def all(self) -> Sequence[pb.Token]:
         """Return every token, read page by page."""
-        request = pb.ListTokensRequest(page_size=1_000, show_revoked=True)
-        return [each for page in self._pages(self._stub.ListTokens, request) for each in page.tokens]
+        request = pb.ListTokensRequest(page_size=MAX_PAGE, show_revoked=True)
+        found = pages(self._stub.ListTokens, request, self._args.timeout)
+        return [token for page in found for token in page.tokens]
 
     def update(self, token: pb.Token, mask: Sequence[str]) -> Changed:
         """Change the fields in the mask."""
@@ -103,7 +106,7 @@ class OnServer:
         return Changed(done.token, "", done.spread)
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
         overlap = Duration()
         overlap.FromTimedelta(timedelta(seconds=overlap_s))
         request = pb.RotateTokenRequest(id=token_id, overlap=overlap, **self._wait)
@@ -129,17 +132,9 @@ class OnServer:
 
     def denied(self) -> Sequence[pb.DeniedIdentity]:
         """Return every denial, read page by page."""
-        request = pb.ListDeniedIdentitiesRequest(page_size=1_000, show_past=True)
-        return [each for page in self._pages(self._stub.ListDeniedIdentities, request) for each in page.denied]
-
-    def _pages(self, call: Callable[..., Any], request: Any) -> Iterator[Any]:
-        """Yield the pages of a listing, from the first to the last. `request` asks for the first."""
-        while True:
-            page = call(request, timeout=self._args.timeout)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        request = pb.ListDeniedIdentitiesRequest(page_size=MAX_PAGE, show_past=True)
+        found = pages(self._stub.ListDeniedIdentities, request, self._args.timeout)
+        return [denied for page in found for denied in page.denied]
 
 
 class OnStore:
@@ -167,7 +162,7 @@ class OnStore:
         return self._changed("UpdateToken", token.id, tokens.update(token.id, fields, None, lambda _: None))
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
         secret = new_token(token_id)
         decide = tokens.rotate(token_id, digest_of(secret).hex(), overlap_end(overlap_s), None, lambda _: None)
         return self._changed("RotateToken", token_id, decide, secret)
@@ -231,21 +226,3 @@ class OnStore:
                 await store.close()
 
         return asyncio.run(on_open_store())
-
-
-FIRST = "first0000000"
-"""Id of the token that `token create --if-none` makes."""
-MAX_S = 100 * 365 * 86_400
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def seconds_of(text: str, option: str) -> float:
-    """Return a duration such as `90d`, `12h`, `30m` or `0s` in seconds. Raises UsageError."""
-    number, unit = text[:-1], text[-1:]
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except (KeyError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds <= MAX_S:
-        raise UsageError(f"{option} is {text!r}; it must be a number with s, m, h or d behind it, such as 90d")
-    return seconds

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flagsvc.adapters.build import cache_for, store_for
 from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli import options, store_changes
 from flagsvc.cli.differences import Differences
+from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
 from flagsvc.cli.mongoexport import read_mongoexport, to_line
-from flagsvc.cli.render import print_json, say
+from flagsvc.cli.render import print_json
 from flagsvc.cli.store_changes import PlannedChange
+from flagsvc.cli.terminal import say
+from flagsvc.cli.transfer_targets import Target, on_target
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order
 from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
+
+EXAMPLES = Path(__file__).with_name("example_flags.ndjson")
+"""The flags of `make run`, which every document uses."""
 
 
 def import_file(args: argparse.Namespace) -> int:
@@ -35,41 +38,32 @@ def import_file(args: argparse.Namespace) -> int:
         datetime.now(UTC), text("--actor", options.actor_of(args)) or "import", text("--reason", args.reason, 1_024)
     )
     flag_set = set_name(args.flag_set) if args.flag_set else None
-    planned, bucketings = _plan(args.file, flag_set, author, strict=args.strict)
+    path = str(EXAMPLES) if args.examples else args.file
+    planned, bucketings = planned_changes(path, flag_set, author, strict=args.strict)
     if args.prune and not planned:
-        raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
+        raise BadFile(f"{path}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
         raise UsageError("--if-empty never deletes; leave out --prune")
-    if args.if_empty:
-        if not _is_missing(args.store) and asyncio.run(store_changes.was_used(store_for(args.store))):
-            say("the store has been used already; nothing was imported (--if-empty)", error=args.json)
-            planned = []
-        planned = [PlannedChange(flag_id, create_only(decide)) for flag_id, decide in planned]
-    return _preview(args, planned, author) if args.dry_run else _import(args, planned, bucketings, author)
+    return on_target(args, lambda target: _import(args, target, planned, bucketings, author))
 
 
 def export_file(args: argparse.Namespace) -> int:
     """Write every flag of a set in the chosen format."""
     flag_set = set_name(args.flag_set or "")
-    stored = asyncio.run(store_changes.load_flags(store_for(args.store)))
-    flags = sorted((flag for flag in stored if flag.flag_set == flag_set), key=list_order)
-    file_format = args.format or _format_of(args.output)
-    content = _formatted(flags, flag_set, file_format)
-    if args.output == "-":
-        sys.stdout.write(
-            content if file_format == "flagd-yaml" else visible(content, "\n")
-        )  # in JSON it means the same
-        return 0
-    target = Path(args.output).resolve()
-    if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
-        target.write_text(content, encoding="utf-8")
-        return 0
-    _replace(target, content)
-    print(f"{len(flags)} flags written to {target}", file=sys.stderr)
-    return 0
+
+    def write(target: Target) -> int:
+        stored = target.flags([flag_set])
+        flags = sorted((flag for flag in stored if flag.flag_set == flag_set), key=list_order)
+        file_format = args.format or _format_of(args.output)
+        _put(args.output, _formatted(flags, flag_set, file_format), as_it_is=file_format == "flagd-yaml")
+        if args.output != "-":
+            print(f"{len(flags)} flags written to {Path(args.output).resolve()}", file=sys.stderr)
+        return OK
+
+    return on_target(args, write)
 
 
-def _plan(
+def planned_changes(
     path: str, flag_set: str | None, author: Author, *, strict: bool
 ) -> tuple[list[PlannedChange], Mapping[str, int]]:
     """Return the changes that make a file's flags, and the bucketing that it asks for, by flag set."""
@@ -79,29 +73,28 @@ def _plan(
     return [PlannedChange(flag.id, put_flag(flag, author)) for flag in flags], store_changes.bucketings_of(flags)
 
 
-def _preview(args: argparse.Namespace, planned: list[PlannedChange], author: Author) -> int:
-    differences = Differences()
-    stored = [] if _is_missing(args.store) else asyncio.run(store_changes.load_flags(store_for(args.store)))
-    deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author) if args.prune else []
-    current = {flag.id: flag for flag in stored}
-    for flag_id, decide in [*planned, *deletions]:
-        differences.count(flag_id, decide(current.get(flag_id)))
-    if args.json:
-        print_json(differences.as_json())
-    else:
-        differences.print()
-    return 0
-
-
-def _is_missing(store: str) -> bool:
-    """Whether it is a SQLite store without a file. Opening it creates the file, and a preview must not."""
-    return store.startswith("sqlite:") and not Path(store.removeprefix("sqlite:///")).exists()
-
-
 def _import(
-    args: argparse.Namespace, planned: list[PlannedChange], bucketings: Mapping[str, int], author: Author
+    args: argparse.Namespace,
+    target: Target,
+    planned: list[PlannedChange],
+    bucketings: Mapping[str, int],
+    author: Author,
 ) -> int:
-    made = asyncio.run(_write(args, planned, bucketings, author))
+    kept = [each.flag_id for each in planned]
+    sets = [flag_id.flag_set for flag_id in kept]
+    if args.if_empty:
+        if target.was_used(sets):
+            say("the store has been used already; nothing was imported (--if-empty)", error=args.json)
+            planned = []
+        planned = [PlannedChange(flag_id, create_only(decide)) for flag_id, decide in planned]
+
+    def prune(stored: list[Flag]) -> list[PlannedChange]:
+        return store_changes.plan_prune(stored, kept, author)
+
+    if args.dry_run:
+        stored = target.flags(sets)
+        return _preview(args, [*planned, *(prune(stored) if args.prune else [])], stored)
+    made = target.write(planned, bucketings if planned else {}, prune if args.prune else None)
     names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
     counts = {name: made[name] for name in names}
     total = made.total() - made["deleted"]
@@ -109,25 +102,31 @@ def _import(
         print_json({"flags": total, **counts})
     else:
         print(f"{total} flags: {', '.join(f'{count} {word}' for word, count in counts.items())}")
-    return 0
+    return OK
 
 
-async def _write(
-    args: argparse.Namespace, planned: list[PlannedChange], bucketings: Mapping[str, int], author: Author
-) -> Counter[str]:
-    store, cache = store_for(args.store), cache_for(args.cache)
-    await store.open()
-    try:
-        if cache is not None:
-            await cache.open()
-        await store_changes.adopt_bucketings(bucketings if planned else {}, store)
-        stored = (await store.load()).flags if args.prune else []
-        deletions = store_changes.plan_prune(stored, [each.flag_id for each in planned], author)
-        return await store_changes.make_changes([*planned, *deletions], store, cache)
-    finally:
-        if cache is not None:
-            await cache.close()
-        await store.close()
+def _preview(args: argparse.Namespace, planned: list[PlannedChange], stored: list[Flag]) -> int:
+    differences = Differences()
+    current = {flag.id: flag for flag in stored}
+    for flag_id, decide in planned:
+        differences.count(flag_id, decide(current.get(flag_id)))
+    if args.json:
+        print_json(differences.as_json())
+    else:
+        differences.print()
+    return OK
+
+
+def _put(output: str, content: str, *, as_it_is: bool) -> None:
+    """Write the content of an export. `as_it_is`: it has no hidden characters, which mean the same escaped in JSON."""
+    if output == "-":
+        sys.stdout.write(content if as_it_is else visible(content, "\n"))
+        return
+    target = Path(output).resolve()
+    if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+        target.write_text(content, encoding="utf-8")
+    else:
+        _replace(target, content)
 
 
 def _format_of(output: str) -> str:

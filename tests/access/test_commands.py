@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flagsvc.cli import token_commands
 from tests.command_line import Done, run_here
 from tests.replicas import FLAGSVC, Process
 
@@ -69,6 +70,26 @@ def test_the_first_token_is_made_once_into_a_file_of_its_owner(store: str, admin
     done = run_here(*command, empty)
     assert (done.returncode, admin.read_text(), fields_of_all(empty)) == (2, before, [])
     assert "the store has no token: the file is of another store" in done.stderr
+
+
+def test_another_program_may_make_the_first_token_and_its_file_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("token", "create", "a", "--role", "admin", "--if-none", "--store", f"sqlite:///{tmp_path}/flags.db")
+    command += ("--output", str(tmp_path / "first.token"))
+    opened = token_commands._Output.__enter__
+
+    def overtaken(output: token_commands._Output) -> token_commands._Output:
+        monkeypatch.setattr(token_commands._Output, "__enter__", opened)
+        assert run_here(*command).returncode == 0
+        return opened(output)
+
+    monkeypatch.setattr(token_commands._Output, "__enter__", overtaken)
+    done = run_here(*command)
+    assert (done.returncode, done.stdout) == (0, "another program has made the first token at this moment\n"), (
+        done.stderr
+    )
+    assert [each.name for each in tmp_path.glob("*.token*")] == ["first.token"]
 
 
 def test_the_life_of_a_token(server: Process, admin: Path) -> None:
@@ -131,7 +152,7 @@ def test_an_identity_is_denied_and_allowed_on_a_server_and_on_the_store(
     assert (found["identity"], found["state"], found["reason"]) == (who, "denied", "left")
     lifted = fields(run_here("token", "allow", who, "--store", store, "--json"))
     assert (lifted["state"], lifted["liftedBy"]) == ("allowed", "unchecked:store")
-    _until(lambda: run(server, root, "token", "denied").stdout == "nobody is denied\n")
+    _until(lambda: run(server, root, "token", "denied").stderr == "nobody is denied\n")
     fields(run_here("token", "deny", "certificate:dns:A.example", "--store", store, "--json"))
     _until(lambda: "certificate:dns:a.example" in run(server, root, "token", "denied").stdout)
     listed = json.loads(run_here("token", "denied", "--all", "--store", store, "--json").stdout)

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grpc_health.v1 import health_pb2
 
+from flagsvc.cli import health
 from flagsvc.cli.channels import server_address
 from flagsvc.cli.main import main
 from flagsvc.cli.parser import build_parser
@@ -47,6 +49,19 @@ def test_what_names_no_server_is_refused() -> None:
         server_address(build_parser().parse_args(["health", "--port", "x"]), {})
 
 
+@pytest.mark.parametrize("service", ["", "readiness", "flagsvc.v1.FlagService", "ä", "x" * 127])
+def test_the_request_is_what_protobuf_writes(service: str) -> None:
+    expected: bytes = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+    assert health._request(service.encode()) == expected
+
+
+def test_the_response_is_what_protobuf_reads() -> None:
+    for name, number in health_pb2.HealthCheckResponse.ServingStatus.items():
+        assert health._state(health_pb2.HealthCheckResponse(status=number).SerializeToString()) == name
+    for other in (b"\x08\x63", b"\x08\xff", b"\x08\x81\x00", b"SERVING", b"\x0a\x01"):
+        assert health._state(other) == "UNKNOWN", "an answer that is not understood is not SERVING"
+
+
 @pytest.fixture
 def proxy() -> Iterator[socket.socket]:
     """A listener that is named as HTTP proxy; it accepts, and never answers."""
@@ -64,7 +79,7 @@ async def test_the_configured_port_is_asked_without_a_proxy(tmp_path: Path, prox
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         environment |= {"FLAGSVC_PORT": str(server.port), "http_proxy": through, "https_proxy": through}
         environment |= {"no_proxy": "", "NO_PROXY": ""}
-        for command, printed in ((["health"], "SERVING\n"), (["list"], "no flags in set 'default'")):
+        for command, printed in ((["health"], "SERVING\n"), (["list", "--json"], "[]\n")):
             done = await asyncio.to_thread(
                 subprocess.run,
                 [FLAGSVC, *command],

@@ -156,7 +156,7 @@ def test_status_shows_every_replica_and_fails_for_one_that_is_silent_or_behind(t
     rows = {row.split()[0]: row for row in table.stdout.splitlines()}
     assert [name for name, row in rows.items() if "answers" in row] == [names[0]]
     assert len([row for row in rows.values() if "cache lease" in row]) == 1
-    assert all(re.search(r" up +up +up +stream ", rows[name]) for name in names), "store, cache, subscription, feed"
+    assert all("\tup\tup\tup\tstream\t" in rows[name] for name in names), "store, cache, subscription, feed"
 
     three[2].pause()
     assert run(address, "toggle", "kill-switch", "off").returncode == 0
@@ -217,7 +217,7 @@ def test_status_of_a_store_that_goes_away_and_returns() -> None:
             run_until(process.address, "status", good=lambda done: done.returncode == 0)
             mongod.kill()
             done = run_until(
-                process.address, "status", good=lambda done: done.returncode == 1 and "  down  " in done.stdout
+                process.address, "status", good=lambda done: done.returncode == 1 and "\tdown\t" in done.stdout
             )
             assert re.search(r"its view of the store is \d+\.\d s old \(staleness bound 1 s\)", done.stderr)
 
@@ -236,11 +236,12 @@ def test_status_without_the_shared_cache_reports_that_it_may_be_incomplete(
 ) -> None:
     with Process("--store", mongo_database_url, "--cache", redis_server.url) as process:
         done = run_until(process.address, "status", good=lambda done: done.returncode == 0)
-        assert "may be incomplete" not in done.stdout
+        assert "may be incomplete" not in done.stderr
         redis_server.kill()
-        done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stdout)
+        done = run_until(process.address, "status", good=lambda done: "may be incomplete" in done.stderr)
         assert done.returncode == 1, "what is configured does not work"
         assert "the shared cache cannot be used: the connection is refused: check that the server is" in done.stderr
+        assert "\tup\tdown\t" in done.stdout, "a configured cache that is gone is not the same as none"
         payload = json.loads(run(process.address, "status", "--json").stdout)
         assert payload["complete"] is False
         assert [each["name"] for each in payload["replicas"][0]["problems"]] == ["cache_unavailable"]
@@ -302,10 +303,10 @@ async def test_verify_reports_mismatches_and_repairs_them(mongo_database_url: st
         done = await verify()
         assert done.returncode == 1
         rows = {tuple(row.split()[:2]): row for row in done.stdout.splitlines()}
-        assert re.search(rf" {current.revision} +1 +older than the store +no", rows["older", "default"])
-        assert re.search(r" 2 +99 +newer than the store +no", rows["newer", "default"])
-        assert re.search(r" - +1 +not in the store +no", rows["ghost", "default"])
-        assert re.search(r" - +5 +not in the store +no", rows["ghost", "staging"])
+        assert re.search(rf"\t{current.revision}\t1\tolder than the store\tno", rows["older", "default"])
+        assert re.search(r"\t2\t99\tnewer than the store\tno", rows["newer", "default"])
+        assert re.search(r"\t-\t1\tnot in the store\tno", rows["ghost", "default"])
+        assert re.search(r"\t-\t5\tnot in the store\tno", rows["ghost", "staging"])
         assert "5 cached entries compared with the store: 4 different, 0 repaired\n" in done.stdout
         assert "flagsvc resync --confirm" in done.stdout
         expected = "error: 4 entries differ from the store; repair with: flagsvc verify --repair\n"

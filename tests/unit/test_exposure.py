@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import pytest
 
-from flagsvc.cli.arguments import read_flag
+from flagsvc.cli.arguments import edited, read_edits
+from flagsvc.cli.usage import UsageError
 from flagsvc.core.documents import dumps, from_document, loads, to_document
 from flagsvc.core.flagd.merging import merged
 from flagsvc.core.flagd.reading import read
 from flagsvc.core.flagd.writing import write
 from flagsvc.core.model import Exposure, Flag, JsonValue, Status
-from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 ON = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "on"}
 PUBLIC = Flag(key="a", status=Status.ENABLED, exposure=Exposure.PUBLIC, metadata={"team": "web"})
@@ -82,21 +81,10 @@ def test_an_import_takes_it_like_all_metadata() -> None:
 
 
 def test_the_command_line_sets_it_by_its_word() -> None:
-    def given(value: str) -> tuple[types.Flag, list[str]]:
-        return read_flag(argparse.Namespace(key="a", flag_set="", fields=[f"exposure={value}"]))
+    def given(value: str) -> Exposure:
+        return edited(Flag(key="a", exposure=Exposure.PUBLIC), read_edits([f"exposure={value}"])).exposure
 
-    assert given("PUBLIC") == (types.Flag(**_common(), exposure=types.EXPOSURE_PUBLIC), ["exposure"])
-    assert given("INTERNAL")[0].exposure == given("")[0].exposure == types.EXPOSURE_UNSPECIFIED
-    with pytest.raises(Exception, match="exposure is 'everybody'; it must be one of INTERNAL, PUBLIC"):
-        given("everybody")
-
-
-def _common() -> dict[str, Any]:
-    return {
-        "key": "a",
-        "category": "addon",
-        "status": types.FLAG_STATUS_DISABLED,
-        "etag": '"0"',
-        "bucketing": 2,
-        "flag_set": "",
-    }
+    assert given("PUBLIC") is Exposure.PUBLIC
+    assert given("INTERNAL") is given("") is Exposure.INTERNAL
+    with pytest.raises(UsageError, match="exposure is 'publik'; it must be INTERNAL or PUBLIC; did you mean PUBLIC"):
+        given("publik")

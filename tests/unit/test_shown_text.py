@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 
 from flagsvc.cli import render
 from flagsvc.cli.main import main
+from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import say
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagNotFound, InvalidRequest
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import hidden_at, visible
 from flagsvc.telemetry import configure_logging
+from tests.command_line import Terminal
 
 AUTHOR = Author(datetime(2026, 11, 30, tzinfo=UTC))
 HIDDEN = {
@@ -107,20 +110,26 @@ def test_a_stored_text_stays_and_only_a_new_one_is_checked(char: str) -> None:
 @hidden
 def test_what_is_printed_steers_no_terminal(char: str, capsys: pytest.CaptureFixture[str]) -> None:
     odd = f"of{char}f"
-    render.print_table(("key",), [(odd,)], "")
+    print_table([Column("key")], [(odd,)], "")
     render.print_fields({"name": odd, "config": {odd: [odd]}, "owner": odd})
     render.print_json({odd: odd})
-    render.say(f"error: {odd.replace(chr(10), '')}")
+    say(f"error: {odd.replace(chr(10), '')}")
     printed = capsys.readouterr().out
     assert char not in printed.replace("\n", "") or char == "\n"
     assert printed.count(json.dumps(char)[1:-1]) >= 6
     assert str(FlagNotFound(odd)) == f'Feature flag with key "{visible(odd)}" not found'
 
 
-def test_a_description_is_printed_in_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_description_is_printed_in_its_lines_on_a_terminal() -> None:
+    terminal = Terminal(columns=80)
+    with terminal.is_standard_output():
+        render.print_fields({"description": "first\nsecond\x1b"})
+    assert terminal.text == "description  first\n             second\\u001b\n"
+
+
+def test_in_a_pipe_a_field_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     render.print_fields({"description": "first\nsecond\x1b"})
-    assert "first" in (lines := capsys.readouterr().out.splitlines())[1]
-    assert lines[2].strip() == "second\\u001b"
+    assert capsys.readouterr().out == "description\tfirst\\nsecond\\u001b\n"
 
 
 def test_json_keeps_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:

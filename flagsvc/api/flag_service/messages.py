@@ -30,7 +30,7 @@ MAX_WAIT_S = 60
 _LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
-_STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
+STATUSES = {status: types.FlagStatus.Value(f"FLAG_STATUS_{status}") for status in Status}
 _TYPES: Mapping[int, ValueType] = {types.ValueType.Value(f"VALUE_TYPE_{kind.name}"): kind for kind in ValueType}
 
 
@@ -53,7 +53,7 @@ def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
         message.error_code = _ERRORS[outcome.error_code]
         message.error_message = outcome.message
     if flag is not None:
-        message.status = _STATUSES[flag.status]
+        message.status = STATUSES[flag.status]
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
         for name, item in flag.metadata.items():
             put_value(message.flag_metadata[name], item)

@@ -23,7 +23,7 @@ from flagsvc.core.bucketing import checked_bucketing
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.lint import lint
-from flagsvc.core.model import WRITABLE, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import WRITABLE, Change, Flag, FlagId, HistoryEntry
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -146,8 +146,14 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.toggle(flag_id.key, request.enabled, expected, author_of(request))
-        written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.ToggleFlagResponse, written)
+        before: list[Flag] = []  # a store may decide again: the last one counts
+
+        def decide_and_note(current: Flag | None) -> Change | None:
+            before[:] = [current] if current is not None else []
+            return decide(current)
+
+        written = await self._write(request, flag_id, decide_and_note)
+        return await off_loop(_encoded_toggle, written, before[0])
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -238,6 +244,11 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
     if not isinstance(response, pb.ToggleFlagResponse):
         response.notes.extend(map(str, lint(flag)))
     return response.SerializeToString()
+
+
+def _encoded_toggle(written: WriteResult, before: Flag) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status])
+    return _encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
 
 
 def _masked(paths: list[str]) -> list[str]:

@@ -742,6 +742,9 @@ class ToggleFlagResponse(google.protobuf.message.Message):
 
     FLAG_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    PREVIOUS_STATUS_FIELD_NUMBER: builtins.int
+    previous_status: flagsvc.generated.flagsvc.v1.types_pb2.FlagStatus.ValueType
+    """The status before this change."""
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag with its new revision."""
@@ -755,9 +758,10 @@ class ToggleFlagResponse(google.protobuf.message.Message):
         *,
         flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
         spread: Global___WriteSpread | None = ...,
+        previous_status: flagsvc.generated.flagsvc.v1.types_pb2.FlagStatus.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "previous_status", b"previous_status", "spread", b"spread"]) -> None: ...
 
 Global___ToggleFlagResponse: typing_extensions.TypeAlias = ToggleFlagResponse
 
