@@ -100,7 +100,7 @@ def _network_sync(target: str, request: pb.EvaluateFlagRequest, rounds: int) -> 
 
 
 async def _network_aio(target: str, request: pb.EvaluateFlagRequest, rounds: int) -> list[Figure]:
-    async with grpc.aio.insecure_channel(target) as channel, flagsvc_client.aio.FlagClient(target) as client:
+    async with grpc.aio.insecure_channel(target) as channel, flagsvc_client.aio.AsyncFlagClient(target) as client:
         bare = pb_grpc.FlagServiceStub(channel).EvaluateFlag
 
         async def bare_call() -> bool:

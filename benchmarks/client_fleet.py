@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import grpc
-from flagsvc_client import ClientEvent
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient, ClientEvent
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 
@@ -88,7 +87,7 @@ class Fleet:
     def __init__(self, target: str, clients: int) -> None:
         self._changed = [asyncio.Event() for _ in range(clients)]
         self._clients = [
-            FlagClient(target, local=True, options=OWN_CONNECTION, on_event=self._waker(changed))
+            AsyncFlagClient(target, local=True, options=OWN_CONNECTION, on_event=self._waker(changed))
             for changed in self._changed
         ]
 
@@ -116,7 +115,7 @@ class Fleet:
             print(min(moments), max(moments), flush=True)
 
     @staticmethod
-    async def _until(client: FlagClient, changed: asyncio.Event, wanted: bool) -> float:
+    async def _until(client: AsyncFlagClient, changed: asyncio.Event, wanted: bool) -> float:
         while await client.is_enabled(SWITCH_KEY, default=not wanted) is not wanted:
             changed.clear()
             await changed.wait()

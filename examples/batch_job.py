@@ -33,7 +33,7 @@ def create_the_flag(client: FlagClient) -> None:
 
 def main(target: str) -> None:
     """Evaluate the flag for every user, and print the result by plan and reason."""
-    with FlagClient(target, local=True, actor="batch_job.py") as client:
+    with FlagClient(target, local=True) as client:
         create_the_flag(client)
         if not client.wait_ready(5):
             sys.exit(f"no flags received from {target}")

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import Depends, FastAPI
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client.guards.asgi import FeatureRefused, RequireFeature, feature_refused
 from starlette.requests import HTTPConnection
 
@@ -25,12 +25,11 @@ def who(request: HTTPConnection) -> dict[str, str]:
 
 def backend(target: str) -> FastAPI:
     """Return the application, with one client for its lifetime."""
-    flags = FlagClient(target, local=True, actor="fastapi_backend.py")
+    flags = AsyncFlagClient(target, local=True, wait_ready_s=5)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with flags:
-            await flags.wait_ready(5)
             yield
 
     app = FastAPI(lifespan=lifespan, exception_handlers={FeatureRefused: feature_refused})
@@ -41,7 +40,7 @@ def backend(target: str) -> FastAPI:
 
     @app.get("/banner")
     async def banner() -> dict[str, str]:
-        return {"banner": await flags.string("banner-text", default="Hello")}
+        return {"banner": await flags.get_str("banner-text", default="Hello")}
 
     return app
 

@@ -11,7 +11,7 @@ import asyncio
 import sys
 
 import grpc
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client.errors import of_rpc_error
 from flagsvc_client.guards.aio import FlagGuard
 
@@ -35,7 +35,7 @@ async def call(channel: grpc.aio.Channel) -> str:
 
 async def main(target: str) -> None:
     """Serve, and call the service with the flag on, off and on."""
-    async with FlagClient(target, local=True, actor="guarded_service.py") as flags:
+    async with AsyncFlagClient(target, local=True) as flags:
         if not await flags.wait_ready(5):
             sys.exit(f"no flags received from {target}: start the server with `make run`, or set --target")
         # The guard covers the whole service with one line. Its client evaluates locally, without a network call.

@@ -10,8 +10,7 @@ import argparse
 import asyncio
 import contextlib
 
-from flagsvc_client import Change
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient, Change
 
 FLAG = "checkout-v2"
 
@@ -28,7 +27,7 @@ async def work() -> None:
         print(f"stopped after step {step}: clean up here", flush=True)
 
 
-async def until_off(flags: FlagClient) -> None:
+async def until_off(flags: AsyncFlagClient) -> None:
     """Return when the flag is off. The watch resumes automatically after the server was unreachable."""
     async for message in flags.watch():
         revision = 0
@@ -42,7 +41,7 @@ async def until_off(flags: FlagClient) -> None:
 
 async def main(target: str) -> None:
     """Work while the flag is on, and also while the server is unreachable: the default is True."""
-    async with FlagClient(target, actor="kill_switch.py") as flags:
+    async with AsyncFlagClient(target) as flags:
         worker = asyncio.create_task(work())
         try:
             await until_off(flags)

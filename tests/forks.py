@@ -22,17 +22,17 @@ from flagsvc.__main__ import main
 _IMPORTED = __name__, "flagsvc.cli.main", "flagsvc.cli.run", "flagsvc.server", "flagsvc.adapters.mongo.store", "uvloop"
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(list(_IMPORTED))
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(list(_IMPORTED))
 
 
 class Fork:
     """One run of `flagsvc`, with those methods of a `subprocess.Popen` that tests use. `stderr`: what it writes."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        read, write = _context.Pipe(duplex=False)
+        read, write = context.Pipe(duplex=False)
         run = (list(arguments), dict(environment), write)
-        self._process = _context.Process(target=_run, args=run, daemon=True)
+        self._process = context.Process(target=_run, args=run, daemon=True)
         self._process.start()
         write.close()
         self.stderr: TextIO = os.fdopen(os.dup(read.fileno()), encoding="utf-8")

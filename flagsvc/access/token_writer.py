@@ -96,7 +96,7 @@ class TokenWriter:
     async def rotate(
         self, giver: Identity, token_id: str, overlap_ends_at: datetime | None, etag: int | None, wait_for: WaitFor
     ) -> TokenChange:
-        """Give a token a new secret, which the result has; the one before it is valid until the overlap ends.
+        """Replace a token's secret; the result has the new one; the one before it is valid until the overlap ends.
 
         `overlap_ends_at`: by the clocks of all replicas; None: there is no overlap.
         """

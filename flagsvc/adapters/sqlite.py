@@ -68,7 +68,7 @@ class SqliteStore:
         return ()
 
     async def renew_identity(self) -> None:
-        """Give the store a new identity."""
+        """Replace the store's identity."""
         await self._run(lambda db: self._make_identity(db, renew=True))
 
     async def open(self) -> None:

@@ -34,6 +34,7 @@ _SUMMARIES = {
     "doctor": "Try the store and the cache as a replica uses them: connection, rights, scripts, change stream, clocks. Changes no flag. Exit status 1 if a check fails.",
     "import": "Import a flagd file or mongoexport lines into a store. Nothing is written unless the whole file is valid. Idempotent: importing a file twice changes nothing.",
     "export": "Export a flag set as a flagd file or as mongoexport lines. `import` reads both.",
+    "check": "Find the keys of flags that Python code uses and the server does not know. Exit status 1 if there are any.",
     "validate": "Check flag files and list every problem with its line and path. Exit status 1 if there are any.",
     "profile": "Add, list, choose or remove profiles: named servers with a token file, a flag set and TLS.",
     "completion": "Print what makes a shell complete commands, options, flags' keys, fields and profiles.",
@@ -113,6 +114,7 @@ _EXAMPLES = {
         "flagsvc export --flag-set staging --output flags.yaml",
         "flagsvc export --store sqlite:///flagsvc.db --output flags.ndjson",
     ),
+    "check": ("flagsvc check src/", "flagsvc check src/ tests/ --flags flags.json"),
     "validate": ("flagsvc validate flags.json staging.yaml", "flagsvc validate flags.json --json"),
     "profile": (
         "flagsvc profile add prod --address flags.example:8013 --tls-ca ca.pem --token-file ops.token",

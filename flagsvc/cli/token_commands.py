@@ -81,7 +81,7 @@ def update(args: argparse.Namespace) -> int:
 
 
 def rotate(args: argparse.Namespace) -> int:
-    """Give a token a new secret; the one before it stays valid for the overlap."""
+    """Replace a token's secret; the one before it stays valid for the overlap."""
     overlap_s = times.seconds_of(args.overlap, "--overlap")
     with _Output(args.output) as output:
         return on_target(args, lambda target: output.put(args, target.rotate(args.id, overlap_s)))

@@ -65,7 +65,7 @@ class Target(Protocol):
         """Change the fields in the mask."""
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
 
     def revoke(self, token_id: str) -> Changed:
         """End a token."""
@@ -106,7 +106,7 @@ class OnServer:
         return Changed(done.token, "", done.spread)
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
         overlap = Duration()
         overlap.FromTimedelta(timedelta(seconds=overlap_s))
         request = pb.RotateTokenRequest(id=token_id, overlap=overlap, **self._wait)
@@ -162,7 +162,7 @@ class OnStore:
         return self._changed("UpdateToken", token.id, tokens.update(token.id, fields, None, lambda _: None))
 
     def rotate(self, token_id: str, overlap_s: float) -> Changed:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
         secret = new_token(token_id)
         decide = tokens.rotate(token_id, digest_of(secret).hex(), overlap_end(overlap_s), None, lambda _: None)
         return self._changed("RotateToken", token_id, decide, secret)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from flagsvc.cli import options, run
 from flagsvc.cli.options import MANY
@@ -45,11 +46,14 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "file",
         metavar="FILE",
+        nargs="?",
         help="flagd's JSON or YAML (.yaml, .yml), or lines or an array of Extended JSON; - for standard input",
     )
+    what.add_argument("--examples", action="store_true", help="import the five example flags of flagsvc's documents")
     parser.add_argument(
         "--cache", metavar="URL", help="shared cache to update, and to announce changes on [FLAGSVC_CACHE_URL; none]"
     )
@@ -77,6 +81,12 @@ def _export(parser: argparse.ArgumentParser) -> None:
     )
     options.add_set(parser)
     _add_target(parser)
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="Python files, or folders with them")
+    parser.add_argument("--flags", metavar="FILE", help="flagd file with the known flags, in place of a server")
+    options.add_set_call(parser)
 
 
 def _validate(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +144,7 @@ COMMANDS: Mapping[str, run.Described] = {
     "doctor": run.Described(run.in_module("doctor", "doctor"), _doctor),
     "import": run.Described(run.in_module("transfer", "import_file"), _import),
     "export": run.Described(run.in_module("transfer", "export_file"), _export),
+    "check": run.Described(run.in_module("check", "check"), _check),
     "validate": run.Described(run.in_module("flagd_files", "validate"), _validate),
     "profile": run.Described(run.in_module("profiles", "show"), _profile),
     "completion": run.Described(run.in_module("completion", "show_script"), _completion),

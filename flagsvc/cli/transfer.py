@@ -28,6 +28,9 @@ from flagsvc.core.model import Flag, list_order
 from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
 
+EXAMPLES = Path(__file__).with_name("example_flags.ndjson")
+"""The flags of `make run`, which every document uses."""
+
 
 def import_file(args: argparse.Namespace) -> int:
     """Read and check the whole file, then write what differs, or with --dry-run only show it."""
@@ -35,9 +38,10 @@ def import_file(args: argparse.Namespace) -> int:
         datetime.now(UTC), text("--actor", options.actor_of(args)) or "import", text("--reason", args.reason, 1_024)
     )
     flag_set = set_name(args.flag_set) if args.flag_set else None
-    planned, bucketings = planned_changes(args.file, flag_set, author, strict=args.strict)
+    path = str(EXAMPLES) if args.examples else args.file
+    planned, bucketings = planned_changes(path, flag_set, author, strict=args.strict)
     if args.prune and not planned:
-        raise BadFile(f"{args.file}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
+        raise BadFile(f"{path}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
         raise UsageError("--if-empty never deletes; leave out --prune")
     return on_target(args, lambda target: _import(args, target, planned, bucketings, author))

@@ -80,7 +80,7 @@ class FlagStore(Protocol):
         """Return what is wrong with the contents, for the status."""
 
     async def renew_identity(self) -> None:
-        """Give the store a new identity, so that nothing kept elsewhere counts as its own any more.
+        """Replace the store's identity, so that nothing kept elsewhere counts as its own any more.
 
         Raises StoreUnavailable and WritesUnsupported.
         """

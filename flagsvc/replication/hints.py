@@ -108,7 +108,7 @@ class Hints:
             is_right = entry.flag is not None and hint.revision == entry.revision and same_entry(hint.entry, entry)
             all_right = all_right and is_right
             if _is_inserted_since(hint, entry, counters):
-                pass  # the load that follows gives the flag a revision; until then it stays deleted
+                pass  # the load that follows gives the flag a revision; until then what was announced stays
             elif entry.revision < hint.entry.revision or (
                 entry.revision == hint.entry.revision and not same_entry(hint.entry, entry)
             ):
@@ -164,6 +164,6 @@ class Hints:
 
 
 def _is_inserted_since(hint: Hint, entry: Entry, counters: Mapping[str, int]) -> bool:
-    """Whether a claimed deletion may be right, and another program has inserted the flag again, without a revision."""
-    counted = hint.revision <= counters.get(entry.id.flag_set, 0)
-    return counted and hint.entry.flag is None and entry.flag is not None and entry.revision == 0
+    """Whether a claim may have been right, and another program has inserted the flag since, without a revision."""
+    is_counted = hint.revision <= counters.get(entry.id.flag_set, 0)
+    return is_counted and hint.entry.revision > 0 and entry.flag is not None and entry.revision == 0

@@ -1,4 +1,4 @@
-"""Gives a revision to each change that another program made in the store without counting.
+"""Assigns a revision to each change that another program made in the store without counting.
 
 The holder of the cache lease is first, so that not every replica does the same work; the others follow when it does
 not.

@@ -140,7 +140,7 @@ class Reader:
         return evaluation
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
-        """Give a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
+        """Return a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
         [answer] = await self._lookup.get_many([flag_id], min_revision)
         if answer.held is None:
             raise StoreUnavailable
@@ -158,8 +158,11 @@ class Reader:
 
     async def flags_as_of(self, flag_set: str, min_revision: int) -> list[Flag]:
         """Return a whole set with every change up to a revision. Raises StoreUnavailable and RevisionUnavailable."""
-        held = [answer.held async for answer in self._sets.get_all(flag_set, min_revision)]
-        return [each.entry.flag for each in held if each is not None and each.entry.flag is not None]
+        return [
+            answer.held.entry.flag
+            async for answer in self._sets.get_all(flag_set, min_revision)
+            if answer.held is not None and answer.held.entry.flag is not None
+        ]
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""

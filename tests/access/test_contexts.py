@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from flagsvc_client import EvaluationContext
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient, EvaluationContext
 
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as flagd
 from flagsvc.generated.flagd.sync.v1 import sync_pb2
@@ -176,7 +175,10 @@ async def test_a_local_client_knows_what_its_token_proves(served: Served, claims
     token = signed(kubernetes_claims(**claims), KEY)
     target = f"127.0.0.1:{served.server.port}"
     context = EvaluationContext("somebody", {"plan": "pro", "region": "south", "teams": ["a"]})
-    async with FlagClient(target, token=token) as remote, FlagClient(target, token=token, local=True) as local:
+    async with (
+        AsyncFlagClient(target, token=token) as remote,
+        AsyncFlagClient(target, token=token, local=True) as local,
+    ):
         assert await local.wait_ready()
         for given in (context, EvaluationContext()):
             there, here = await remote.batch(list(CONDITIONS), given), await local.batch(list(CONDITIONS), given)

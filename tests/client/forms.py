@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import flagsvc_client
-from flagsvc_client import aio
+from flagsvc_client import AsyncFlagClient, FlagClient
 
 FORMS = ("sync", "aio")
 
@@ -18,7 +17,7 @@ class Asked:
 
     def __init__(self, form: str, target: str, **options: Any) -> None:
         self.form = form
-        self.client: Any = (aio if form == "aio" else flagsvc_client).FlagClient(target, **options)
+        self.client: Any = (AsyncFlagClient if form == "aio" else FlagClient)(target, **options)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)

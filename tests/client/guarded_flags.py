@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client import FlagClient as SyncClient
-from flagsvc_client.aio import FlagClient
 from flagsvc_client.guards import Rule
 from flagsvc_client.guards import aio as aio_guards
 from flagsvc_client.guards import sync as sync_guards
@@ -57,7 +57,7 @@ async def guarded(
             async with serving(form, (guard,)) as (address, seen), grpc.aio.insecure_channel(address) as channel:
                 yield channel, seen
     else:
-        async with FlagClient(target, local=local) as aio_client:
+        async with AsyncFlagClient(target, local=local) as aio_client:
             await aio_client.wait_ready()
             guard = aio_guards.FlagGuard(aio_client, rules, **options)
             async with serving(form, (guard,)) as (address, seen), grpc.aio.insecure_channel(address) as channel:

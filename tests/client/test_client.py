@@ -37,7 +37,7 @@ ON_FOR_ANNA = '{"if": [{"==": [{"var": "targetingKey"}, "anna"]}, "on", "off"]}'
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Asked]:
     async with (
         replica(store_url=f"sqlite:///{tmp_path}/flags.db") as (_, server),
-        asked(request.param, f"127.0.0.1:{server.port}", actor="anna", timeout_s=5.0) as client,
+        asked(request.param, f"127.0.0.1:{server.port}", on_behalf_of="anna", timeout_s=5.0) as client,
     ):
         await client.create(Flag(key="on", status=Status.ENABLED, metadata={"team": "search", "tier": 2}))
         await client.create(Flag(key="off"))
@@ -51,14 +51,14 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def test_values_of_all_types(client: Asked) -> None:
     assert await client.is_enabled("on") is True
     assert await client.is_enabled("off", default=True) is False
-    assert await client.boolean("on", default=False) is True
-    assert await client.boolean("off", default=True) is True
-    assert await client.string("text", default="red") == "blue"
-    assert await client.integer("limit", default=1) == 52_428_800
-    assert await client.float("ratio", default=1.5) == 0.25
-    widened = await client.float("limit", default=1)
+    assert await client.get_bool("on", default=False) is True
+    assert await client.get_bool("off", default=True) is True
+    assert await client.get_str("text", default="red") == "blue"
+    assert await client.get_int("limit", default=1) == 52_428_800
+    assert await client.get_float("ratio", default=1.5) == 0.25
+    widened = await client.get_float("limit", default=1)
     assert (widened, type(widened)) == (52_428_800.0, float)
-    assert await client.object("colours", default={}) == {"a": [1, None]}
+    assert await client.get_object("colours", default={}) == {"a": [1, None]}
 
 
 async def test_details_explain_a_value(client: Asked) -> None:
@@ -99,8 +99,8 @@ async def test_a_flag_of_another_type_leaves_the_default(client: Asked) -> None:
 
 @pytest.mark.parametrize(
     ("method", "default"),
-    [("boolean", 1), ("boolean", None), ("string", b"x"), ("integer", True), ("integer", 1.0), ("float", "1"),
-     ("object", [1]), ("details", None), ("details", [1]), ("details", object())],
+    [("get_bool", 1), ("get_bool", None), ("get_str", b"x"), ("get_int", True), ("get_int", 1.0), ("get_float", "1"),
+     ("get_object", [1]), ("details", None), ("details", [1]), ("details", object())],
 )  # fmt: skip
 async def test_a_default_of_the_wrong_type_is_reported_at_once(client: Asked, method: str, default: object) -> None:
     with pytest.raises(TypeError, match=r"default is .* must be"):
@@ -176,7 +176,7 @@ async def test_bad_input_names_the_field(client: Asked) -> None:
 
 
 async def test_lists_are_read_completely(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"flagsvc_client.{client.form}.PAGE_SIZE", 3)
+    monkeypatch.setattr(f"flagsvc_client.definitions.{client.form}.PAGE_SIZE", 3)
     assert len(await client.flags()) == 8
 
 

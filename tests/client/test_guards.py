@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client.guards import Rule
 from flagsvc_client.guards.aio import FlagGuard
 
@@ -111,7 +111,7 @@ async def test_an_error_of_the_handler_itself_passes_the_guard(end_streams: bool
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such order")
 
     functions = {"unary_unary": refuse, "unary_stream": refuse_later, "stream_unary": refuse, "stream_stream": refuse}
-    async with FlagClient(flags.target) as client:
+    async with AsyncFlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "on"}, end_streams=end_streams)
         async with serving("asyncio", (guard,), functions) as (address, _):  # noqa: SIM117
             async with grpc.aio.insecure_channel(address) as channel:

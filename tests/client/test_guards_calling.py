@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client import FlagClient as SyncClient
-from flagsvc_client.aio import FlagClient
 from flagsvc_client.guards.calling import CallGuard, call_guards
 
 from tests.client.guarded_flags import ALL, Flags, flag_server
@@ -32,7 +32,7 @@ def assert_refused(error: Any) -> None:
 
 
 async def test_asyncio_calls_are_refused_before_they_are_sent(flags: Flags) -> None:
-    async with FlagClient(flags.target) as client, serving("asyncio") as (address, seen):
+    async with AsyncFlagClient(flags.target) as client, serving("asyncio") as (address, seen):
         async with grpc.aio.insecure_channel(address, interceptors=call_guards(client, {ALL: "on"})) as channel:
             for kind in KINDS:
                 assert await call(channel, kind) == EXPECTED[kind]
@@ -80,7 +80,7 @@ def _calls_of_a_thread(target: str, address: str, seen: Any) -> None:
 
 
 async def test_the_context_is_made_from_the_metadata_that_would_be_sent(flags: Flags) -> None:
-    async with FlagClient(flags.target) as client, serving("asyncio") as (address, _):  # noqa: SIM117
+    async with AsyncFlagClient(flags.target) as client, serving("asyncio") as (address, _):  # noqa: SIM117
         async with grpc.aio.insecure_channel(address, interceptors=call_guards(client, {ALL: "paid"})) as channel:
             assert await call(channel, "unary_unary", metadata=[("flagsvc-context-plan", "paid")])
             with pytest.raises(grpc.aio.AioRpcError, match='Feature "paid" is not enabled'):
@@ -88,7 +88,7 @@ async def test_the_context_is_made_from_the_metadata_that_would_be_sent(flags: F
 
 
 async def test_methods_without_a_rule_are_sent(flags: Flags) -> None:
-    async with FlagClient(f"127.0.0.1:{free_port()}") as client, serving("asyncio") as (address, _):
+    async with AsyncFlagClient(f"127.0.0.1:{free_port()}") as client, serving("asyncio") as (address, _):
         rules = {f"/{SERVICE}/unary_stream": "on"}
         async with grpc.aio.insecure_channel(address, interceptors=call_guards(client, rules)) as channel:
             assert await call(channel, "unary_unary") == EXPECTED["unary_unary"]

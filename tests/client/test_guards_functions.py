@@ -10,8 +10,8 @@ import fastapi
 import grpc
 import httpx
 import pytest
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client import FlagClient as SyncClient
-from flagsvc_client.aio import FlagClient
 from flagsvc_client.guards import FeatureCheckFailed, FeatureDisabled, require_feature
 from flagsvc_client.guards import aio as aio_guards
 from flagsvc_client.guards import sync as sync_guards
@@ -37,8 +37,8 @@ async def flags(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flags
 
 
 @pytest.fixture
-async def client(flags: Flags) -> AsyncIterator[FlagClient]:
-    async with FlagClient(flags.target) as client:
+async def client(flags: Flags) -> AsyncIterator[AsyncFlagClient]:
+    async with AsyncFlagClient(flags.target) as client:
         yield client
 
 
@@ -49,7 +49,7 @@ def sync_client(flags: Flags) -> Iterator[SyncClient]:
 
 
 @pytest.mark.parametrize("form", ["asyncio", "asyncio writers", "sync"])
-async def test_a_decorated_handler_ends_its_call(form: str, client: FlagClient, sync_client: SyncClient) -> None:
+async def test_a_decorated_handler_ends_its_call(form: str, client: AsyncFlagClient, sync_client: SyncClient) -> None:
     seen = Seen()
     for flag in ("on", "off"):
         decorate = require_feature(flag, client=sync_client if form == "sync" else lambda: client)
@@ -67,7 +67,7 @@ async def test_a_decorated_handler_ends_its_call(form: str, client: FlagClient, 
                 assert seen.calls == []
 
 
-async def test_a_decorated_method_reads_its_callers_headers(client: FlagClient) -> None:
+async def test_a_decorated_method_reads_its_callers_headers(client: AsyncFlagClient) -> None:
     class Servicer:
         @require_feature("paid", client=client)
         async def unary_unary(self, request: bytes, _: Any) -> bytes:
@@ -81,7 +81,7 @@ async def test_a_decorated_method_reads_its_callers_headers(client: FlagClient) 
                 await call(channel, "unary_unary")
 
 
-async def test_any_asyncio_function_raises(client: FlagClient) -> None:
+async def test_any_asyncio_function_raises(client: AsyncFlagClient) -> None:
     def guarded(flag: str, **options: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         @require_feature(flag, client=client, **options)
         async def one(plan: str) -> str:
@@ -136,7 +136,7 @@ def _call_functions(sync_client: SyncClient) -> None:
 
 
 async def test_what_cannot_be_evaluated_raises_unless_it_may_pass() -> None:
-    async with FlagClient(f"127.0.0.1:{free_port()}") as client:
+    async with AsyncFlagClient(f"127.0.0.1:{free_port()}") as client:
 
         async def work() -> str:
             return "done"
@@ -146,12 +146,12 @@ async def test_what_cannot_be_evaluated_raises_unless_it_may_pass() -> None:
         assert await require_feature("on", client=client, on_trouble="open")(work)() == "done"
 
 
-async def test_a_client_of_the_other_form_is_reported(client: FlagClient, sync_client: SyncClient) -> None:
+async def test_a_client_of_the_other_form_is_reported(client: AsyncFlagClient, sync_client: SyncClient) -> None:
     @require_feature("on", client=sync_client)
     async def work() -> None:
         pass
 
-    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
         await work()
 
     @require_feature("on", client=lambda: client)
@@ -162,9 +162,9 @@ async def test_a_client_of_the_other_form_is_reported(client: FlagClient, sync_c
         other()
 
     for make in (aio_guards.FlagGuard, call_guards):
-        with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+        with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
             make(sync_client, {})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.aio\.FlagClient"):
+    with pytest.raises(TypeError, match=r"needs a flagsvc_client\.AsyncFlagClient"):
         RequireFeature(sync_client, "on")  # type: ignore[arg-type]
     for make_sync in (sync_guards.FlagGuard, CallGuard):
         with pytest.raises(TypeError, match=r"needs a flagsvc_client\.FlagClient"):
@@ -180,7 +180,7 @@ async def fetch(app: Any, path: str, **headers: str) -> httpx.Response:
         return await http.get(path, headers=headers)
 
 
-def fastapi_app(client: FlagClient) -> fastapi.FastAPI:
+def fastapi_app(client: AsyncFlagClient) -> fastapi.FastAPI:
     app = fastapi.FastAPI()
     for flag in ("on", "off", "paid", "unknown"):
 
@@ -191,7 +191,7 @@ def fastapi_app(client: FlagClient) -> fastapi.FastAPI:
     return app
 
 
-async def test_fastapi_routes_are_guarded(client: FlagClient) -> None:
+async def test_fastapi_routes_are_guarded(client: AsyncFlagClient) -> None:
     app = fastapi_app(client)
     assert (await fetch(app, "/on")).json() == "served"
     assert (await fetch(app, "/paid", **{"x-plan": "paid"})).json() == "served"
@@ -207,7 +207,7 @@ async def test_fastapi_routes_are_guarded(client: FlagClient) -> None:
 
 
 async def test_a_backend_reports_when_it_could_not_evaluate() -> None:
-    async with FlagClient(f"127.0.0.1:{free_port()}") as client:
+    async with AsyncFlagClient(f"127.0.0.1:{free_port()}") as client:
         app = fastapi_app(client)
         app.add_exception_handler(FeatureRefused, feature_refused)
         answer = await fetch(app, "/on")
@@ -216,7 +216,7 @@ async def test_a_backend_reports_when_it_could_not_evaluate() -> None:
         assert answer.headers["retry-after"] == "1"
 
 
-async def test_starlette_endpoints_are_guarded(client: FlagClient) -> None:
+async def test_starlette_endpoints_are_guarded(client: AsyncFlagClient) -> None:
     require = RequireFeature(client, "off")
 
     async def endpoint(request: Request) -> PlainTextResponse:

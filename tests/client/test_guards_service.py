@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client import FlagClient as SyncClient
-from flagsvc_client.aio import FlagClient
 from flagsvc_client.guards.aio import FlagGuard
 from flagsvc_client.guards.sync import FlagGuard as SyncGuard
 
@@ -47,7 +47,7 @@ async def test_three_methods_toggled_off_and_a_server_killed(form: str, tmp_path
         for flag in FLAGS.values():
             await operator.create(flag, status=types.FLAG_STATUS_ENABLED)
         flags: Any = (
-            SyncClient(server.address, local=True) if form == "sync" else FlagClient(server.address, local=True)
+            SyncClient(server.address, local=True) if form == "sync" else AsyncFlagClient(server.address, local=True)
         )
         guard = SyncGuard(flags, RULES) if form == "sync" else FlagGuard(flags, RULES)
         try:
@@ -89,7 +89,7 @@ async def test_a_stream_outlives_the_flag_server_and_ends_when_it_is_back_with_t
         operator = Client(server.address)
         await until_serving(operator, seconds=30)
         await operator.create("live", status=types.FLAG_STATUS_ENABLED)
-        async with FlagClient(server.address) as flags:
+        async with AsyncFlagClient(server.address) as flags:
             guard = FlagGuard(flags, {f"/{SERVICE}/*": "live"}, end_streams=True)
             async with serving("asyncio", (guard,)) as (address, _), grpc.aio.insecure_channel(address) as channel:
                 stream = channel.unary_stream(f"/{SERVICE}/unary_stream")(b"endless", timeout=60)

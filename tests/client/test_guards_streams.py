@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import grpc
 import pytest
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient
 from flagsvc_client.guards import Rule
 from flagsvc_client.guards.aio import FlagGuard
 
@@ -96,7 +96,7 @@ async def test_a_reader_that_pauses_gets_the_refusal(flags: Flags) -> None:
         finally:
             tasks.append(asyncio.current_task())
 
-    async with FlagClient(flags.target) as client:
+    async with AsyncFlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "slow-reader"}, end_streams=True)
         functions = {"unary_stream": unary_stream}
         async with serving("asyncio", (guard,), functions) as (address, _):  # noqa: SIM117
@@ -133,7 +133,7 @@ async def test_a_handler_that_cleans_up_is_not_disturbed_by_further_changes(flag
         nonlocal asked
         asked += 1
 
-    async with FlagClient(flags.target) as client:
+    async with AsyncFlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "orderly"}, end_streams=True, context_of=context_of)
         functions = {"unary_stream": unary_stream}
         async with serving("asyncio", (guard,), functions) as (address, _):  # noqa: SIM117
@@ -176,7 +176,7 @@ async def test_only_streams_whose_context_lost_the_flag_end(flags: Flags) -> Non
 async def test_a_change_between_admission_and_watch_is_seen(flags: Flags) -> None:
     await flags.create("narrow", status=ENABLED)
 
-    class Late(FlagClient):
+    class Late(AsyncFlagClient):
         async def watch(self) -> AsyncIterator[Any]:
             await flags.toggle("narrow", enabled=False)
             async for message in super().watch():
@@ -197,7 +197,7 @@ async def test_a_handler_that_ignores_cancellation_is_refused_when_it_returns(fl
             await asyncio.Event().wait()
         await context.write(b"second")
 
-    async with FlagClient(flags.target) as client:
+    async with AsyncFlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "stubborn"}, end_streams=True)
         functions = {"unary_stream": unary_stream}
         async with serving("asyncio", (guard,), functions) as (address, _):  # noqa: SIM117
@@ -213,7 +213,7 @@ async def test_a_change_while_a_stream_is_admitted_is_seen(flags: Flags) -> None
     await flags.create("raced", status=ENABLED)
     raced = False
 
-    class Slow(FlagClient):
+    class Slow(AsyncFlagClient):
         async def details(self, *args: Any, min_revision: int = 0, **kwargs: Any) -> Any:
             found = await super().details(*args, min_revision=min_revision, **kwargs)
             if raced and not min_revision:
@@ -243,7 +243,7 @@ async def test_a_change_is_evaluated_at_its_revision_and_others_are_not_evaluate
     await flags.create("asked", status=ENABLED)
     asked: list[int] = []
 
-    class Asking(FlagClient):
+    class Asking(AsyncFlagClient):
         async def details(self, *args: Any, min_revision: int = 0, **kwargs: Any) -> Any:
             asked.append(min_revision)
             return await super().details(*args, min_revision=min_revision, **kwargs)
@@ -261,7 +261,7 @@ async def test_a_change_is_evaluated_at_its_revision_and_others_are_not_evaluate
 
 
 async def test_a_caller_that_cancels_ends_its_stream_and_the_watch_ends_with_the_last_stream(flags: Flags) -> None:
-    async with FlagClient(flags.target) as client:
+    async with AsyncFlagClient(flags.target) as client:
         guard = FlagGuard(client, {ALL: "on"}, end_streams=True)
         async with serving("asyncio", (guard,)) as (address, seen), grpc.aio.insecure_channel(address) as channel:
             streams = [channel.unary_stream(STREAM)(b"silent", timeout=10) for _ in range(2)]

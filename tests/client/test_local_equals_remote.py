@@ -236,11 +236,11 @@ async def test_no_context_makes_an_evaluation_raise_and_both_clients_say_the_sam
                 assert (found.value, found.reason, found.error_code) == (True, Reason.ERROR, ErrorCode.INVALID_CONTEXT)
                 messages.add(found.error_message)
                 assert await client.is_enabled("vip", context, True) is True
-                assert await client.boolean("vip", context, default=True) is True
-                assert await client.string("vip", context, default="d") == "d"
-                assert await client.integer("vip", context, default=7) == 7
-                assert await client.float("vip", context, default=7.5) == 7.5
-                assert await client.object("vip", context, default={"d": 1}) == {"d": 1}
+                assert await client.get_bool("vip", context, default=True) is True
+                assert await client.get_str("vip", context, default="d") == "d"
+                assert await client.get_int("vip", context, default=7) == 7
+                assert await client.get_float("vip", context, default=7.5) == 7.5
+                assert await client.get_object("vip", context, default={"d": 1}) == {"d": 1}
                 batch = await client.batch(["vip"], context)
                 assert (batch["vip"].error_code, batch["vip"].value) == (ErrorCode.INVALID_CONTEXT, None)
             [message] = messages
@@ -259,6 +259,6 @@ async def test_the_largest_contexts_are_taken_by_both(form: str, target: str) ->
         assert await local.wait_ready()
         for client in (network, local):
             for context in (most, long, {"plan": "pro", "l": [0] * 4_998}):
-                assert await client.boolean("vip", context, default=False) is True
+                assert await client.get_bool("vip", context, default=False) is True
             found = await client.details("vip", {**long, "a": long["a"] + "x"}, default=False)
             assert f"'{MAX_CONTEXT_BYTES + 1} bytes'" in found.error_message

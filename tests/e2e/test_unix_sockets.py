@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flagsvc_client.aio import FlagClient
+from flagsvc_client import AsyncFlagClient
 
 from flagsvc.grpc_paths import STRICT
 from flagsvc.listening import Address
@@ -59,7 +59,7 @@ async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) ->
             mode = (folder / name).stat().st_mode
             assert stat.S_IMODE(mode) == 0o660 & ~mask
         await client.create("a", status=1)
-        async with FlagClient(f"unix:{folder}/grpc") as flags:
+        async with AsyncFlagClient(f"unix:{folder}/grpc") as flags:
             assert (await flags.flag("a")).key == "a"
         other = Client(f"unix:{folder}/sync")
         assert (await Evaluator("v2", other.channel).resolve("Boolean", "a"))["value"] is True

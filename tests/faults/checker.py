@@ -37,11 +37,13 @@ P11  No evaluation shows a value of the second deployment on the same Redis, or 
 P12  A caller that sends more than its rate gets no more than that rate and one burst. While Redis does not reach all
      replicas it may get two thirds more, and another burst where Redis lost its memory. Nobody else is limited: P6.
 P13  Once an answer names a process as having applied the end of a credential (its token was revoked, disabled or
-     narrowed, or its secret replaced), no call there with it is accepted. Neither is one on a process that began later
-     or that refused it before, one later than 1 s where nothing kept the replica from MongoDB for the bound and 1 s,
-     and, wherever it is, one that reads definitions later than the bound. Streams end by then, too. A change that is
-     reported as applied by all names every live process. Valid credentials are not refused, by the same words. No
-     replica says that it does not know the rights of callers while nothing keeps it from MongoDB.
+     narrowed, or its secret replaced), no call there with it is accepted. Neither is one on a process that refused it
+     before, one later than 1 s where nothing kept the replica from MongoDB for the bound and 1 s, and, wherever it is,
+     one that reads definitions later than the bound. On a process that began later none is accepted either, but an
+     evaluation where something kept the process from MongoDB since it began: its snapshot may have the token.
+     Streams end by then, too. A change that is reported as applied by all names every live process. Valid credentials
+     are not refused, by the same words. No replica says that it does not know the rights of callers while nothing
+     keeps it from MongoDB.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
      holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
      answer is STALE and no write is refused.

@@ -161,7 +161,7 @@ class _Judge:
             return ""
         if process.number in self._applied_by(change):
             return f"is named by {change} as refused here"
-        if process.started > change.end:
+        if process.started > change.end and not self._may_be_from_snapshot(process, attempt):
             return f"ended before this process began, by {change}"
         if attempt.kind == READ and attempt.start > change.end + self._story.bound_s + TOLERANCE_S:
             return f"reads definitions although {change} is longer ago than the staleness bound"
@@ -170,6 +170,10 @@ class _Judge:
         if late_s > 0 and not process.disturbed(due, attempt.end):
             return f"is accepted {late_s:.2f} s too long after {change}; nothing kept this replica from the tokens"
         return ""
+
+    def _may_be_from_snapshot(self, process: Incarnation, attempt: Attempt) -> bool:
+        """Whether the process may not have read the tokens so far. Those in its snapshot let callers evaluate."""
+        return attempt.kind != READ and bool(self._reach[process.replica].during(process.started, attempt.start))
 
     def _wrongly_refused(self, credential: Credential, attempt: Attempt, was_accepted: bool) -> str:
         """Return why a call should have been accepted; empty if it may have been refused."""

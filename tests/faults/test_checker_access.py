@@ -92,11 +92,23 @@ def test_p13_a_revoked_token_comes_back(made: Handmade) -> None:
 
 def test_p13_a_process_that_began_later_accepts_a_revoked_token(made: Handmade) -> None:
     token = made.token(10)
+    made.story.incarnations.append(Incarnation(2, 1, 102, 21.0, "host-2", 22.0))
+    made.revoke(token, 20)
+    made.attempt(token, 22.5, ACCEPTED, on=2)
+    assert "before this process began" in only("P13", made)
+
+
+def test_p13_a_process_that_began_from_its_snapshot_lets_a_revoked_token_evaluate_and_nothing_else(
+    made: Handmade,
+) -> None:
+    token = made.token(10)
     made.fault(18, 60, STALL)
     made.story.faults[-1].target = "replica 1"
     made.story.incarnations.append(Incarnation(2, 1, 102, 21.0, "host-2", 22.0))
     made.revoke(token, 20)
     made.attempt(token, 22.5, ACCEPTED, on=2)
+    assert broken(made).kept
+    made.attempt(token, 22.6, ACCEPTED, on=2, kind=READ)
     assert "before this process began" in only("P13", made)
 
 

@@ -35,6 +35,7 @@ USERS = {
     "noscript": "+@all -script -evalsha ~* &*",
     "nozset": "+@all -zadd ~* &*",
     "nokeys": "+@all ~flagsvc:* &*",
+    "noentries": "+@all ~flagsvc:* &*",
     "nochannel": "+@all ~* resetchannels",
     "nosubscribe": "+@all -subscribe ~* &*",
 }
@@ -137,6 +138,13 @@ async def test_a_redis_that_refuses_is_down_until_a_write_and_a_message_work(ser
                 assert cache._redis.breaker.opened == 1
         finally:
             direct.execute_command(*end)
+
+
+async def test_what_no_caller_has_used_yet_is_tried_at_the_start(server: RedisServer) -> None:
+    async with cache_on(url_of(server, "noentries")) as cache:
+        await until(lambda: bool(cache.problems()))
+        assert not cache.available
+        assert "no permissions to access one of the keys" in cache.problems()[0].detail
 
 
 async def test_a_probe_leaves_nothing_behind_and_disturbs_no_replica(server: RedisServer) -> None:

@@ -52,8 +52,11 @@ class Worst:
 class Search:
     """One server under search."""
 
-    def __init__(self, requests: Requests, control: Control) -> None:
-        self.rows, self._control = requests.rows(), control
+    def __init__(self, requests: Requests, control: Control, names: list[str]) -> None:
+        """`names`: parts of the methods' names; none: all of them."""
+        rows = requests.rows()
+        self.rows = {name: row for name, row in rows.items() if not names or any(each in name for each in names)}
+        self._control = control
         self.worst = {name: Worst() for name in self.rows}
         self.faults: dict[str, Sizes] = {}
         """Answers that may not be, such as INTERNAL, with the sizes of the request that got each first."""
@@ -181,6 +184,7 @@ def show(search: Search, flags: int) -> None:
 def main() -> int:
     """Search, print, and return 1 where a request held the loop longer than it may."""
     parser = argparse.ArgumentParser(prog="python -m tests.lag", description=__doc__)
+    parser.add_argument("methods", nargs="*", help="parts of the methods' names (default: all)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to search, after the requests by hand")
     parser.add_argument("--flags", type=int, default=1_000)
     parser.add_argument("--limit-ms", type=float, default=10.0)
@@ -199,7 +203,7 @@ def main() -> int:
                 return Requests(*ports, resume=args.flags + len(HOSTILE) + 1)
 
             requests = runner.run(made())
-            search = Search(requests, control)
+            search = Search(requests, control, args.methods)
             with contextlib.suppress(KeyboardInterrupt):  # what was found until then is shown
                 for sizes_of_all in zip_longest(*(row.sizes for row in search.rows.values())):
                     for name, sizes in zip(search.rows, sizes_of_all, strict=True):

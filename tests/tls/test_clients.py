@@ -84,7 +84,7 @@ def test_which_targets_are_this_machine() -> None:
     assert [target for target in REMOTE if is_local(target)] == []
 
 
-@pytest.mark.parametrize("make", [flagsvc_client.FlagClient, aio.FlagClient, FlagsvcProvider])
+@pytest.mark.parametrize("make", [flagsvc_client.FlagClient, aio.AsyncFlagClient, FlagsvcProvider])
 def test_a_token_is_not_sent_to_others_in_plain_text(make: Callable[..., Any]) -> None:
     def made(target: str, **options: Any) -> None:
         client = make(target, token=TOKEN, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.providers import node_app
 from tests.providers.cases import FLAGS, SWITCH, flag
 from tests.providers.servers import serving
 from tests.tls.serving import serving_mutual
@@ -25,6 +26,7 @@ FLAGS_HERE = [
 @pytest.mark.xdist_group("typescript")
 def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
     build()
+    node_app.install()  # with flagd's engine
     with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _), serving_mutual(tmp_path) as encrypted:
         environment = {"FLAGSVC_TLS_TARGET": encrypted.process.address, "FLAGSVC_TLS_FOLDER": str(tmp_path)}
         output = npm("test", seconds=110, FLAGSVC_TARGET=process.address, **environment)

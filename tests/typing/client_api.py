@@ -8,26 +8,40 @@ from typing import Any, Literal, assert_type
 import flagsvc_client
 import grpc
 from flagsvc_client import (
+    AsyncFlagClient,
     Change,
     ClientEvent,
+    DeadlineExceeded,
     ErrorCode,
+    Evaluated,
     EvaluationContext,
     EvaluationDetails,
     Flag,
     FlagClient,
+    FlagConflict,
+    FlagExists,
+    FlagFields,
+    FlagNotFound,
     FlagServiceError,
     HistoryEntry,
+    Hook,
+    InvalidArgument,
+    PermissionDenied,
+    RateLimited,
     Reason,
     Snapshot,
     Source,
     Status,
     Tls,
     TokenFile,
+    TypeMismatch,
+    Unauthenticated,
+    Unavailable,
     Violation,
     WriteLevel,
     WriteResult,
+    context_scope,
 )
-from flagsvc_client.aio import FlagClient as AioFlagClient
 from flagsvc_client.guards import (
     FeatureCheckFailed,
     FeatureDisabled,
@@ -61,11 +75,11 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
     with FlagClient("127.0.0.1:8013", local=True, snapshot_file="flags.snapshot", on_event=on_event) as client:
         assert_type(client, FlagClient)
         assert_type(client.is_enabled("a", {"targetingKey": "user-1"}), bool)
-        assert_type(client.boolean("a", context, default=False), bool)
-        assert_type(client.string("a", default="x", timeout_s=0.1), str)
-        assert_type(client.integer("a", default=1, min_revision=7), int)
-        assert_type(client.float("a", default=1), float)
-        assert_type(client.object("a", default={"a": 1}), Mapping[str, Any])
+        assert_type(client.get_bool("a", context, default=False), bool)
+        assert_type(client.get_str("a", default="x", timeout_s=0.1), str)
+        assert_type(client.get_int("a", default=1, min_revision=7), int)
+        assert_type(client.get_float("a", default=1), float)
+        assert_type(client.get_object("a", default={"a": 1}), Mapping[str, Any])
         assert_type(client.details("a", default="x"), EvaluationDetails[str])
         assert_type(client.batch(["a"]), dict[str, EvaluationDetails[Any]])
         assert_type(client.flag("a"), Flag)
@@ -73,26 +87,31 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.history("a", limit=1), list[HistoryEntry])
         assert_type(client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
         assert_type(client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
-        assert_type(client.toggle("a", True), WriteResult)
+        assert_type(client.set("a", status="BETA", reason="launch"), WriteResult)
+        assert_type(client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(client.delete("a"), WriteResult)
         assert_type(client.ready, bool)
+        assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
+        client.open()
         assert_type(client.wait_ready(1.0), bool)
-        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
+        assert_type(client.state, Literal["starting", "ready", "stale", "error", "closed"])
         for event in client.watch():
             assert_type(event, Snapshot | Change)
         client.close()
 
 
 async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
-    async with AioFlagClient("127.0.0.1:8013", local=True, snapshot_file="flags.snapshot", on_event=on_event) as client:
-        assert_type(client, AioFlagClient)
+    async with AsyncFlagClient(
+        "127.0.0.1:8013", local=True, snapshot_file="flags.snapshot", on_event=on_event
+    ) as client:
+        assert_type(client, AsyncFlagClient)
         assert_type(await client.is_enabled("a", {"targetingKey": "user-1"}), bool)
-        assert_type(await client.boolean("a", context, default=False), bool)
-        assert_type(await client.string("a", default="x", timeout_s=0.1), str)
-        assert_type(await client.integer("a", default=1, min_revision=7), int)
-        assert_type(await client.float("a", default=1), float)
-        assert_type(await client.object("a", default={"a": 1}), Mapping[str, Any])
+        assert_type(await client.get_bool("a", context, default=False), bool)
+        assert_type(await client.get_str("a", default="x", timeout_s=0.1), str)
+        assert_type(await client.get_int("a", default=1, min_revision=7), int)
+        assert_type(await client.get_float("a", default=1), float)
+        assert_type(await client.get_object("a", default={"a": 1}), Mapping[str, Any])
         assert_type(await client.details("a", default="x"), EvaluationDetails[str])
         assert_type(await client.batch(["a"]), dict[str, EvaluationDetails[Any]])
         assert_type(await client.flag("a"), Flag)
@@ -100,12 +119,15 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.history("a", limit=1), list[HistoryEntry])
         assert_type(await client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
         assert_type(await client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
-        assert_type(await client.toggle("a", True), WriteResult)
+        assert_type(await client.set("a", status="BETA", reason="launch"), WriteResult)
+        assert_type(await client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(await client.delete("a"), WriteResult)
         assert_type(client.ready, bool)
+        assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
+        await client.open()
         assert_type(await client.wait_ready(1.0), bool)
-        assert_type(client.state, Literal["starting", "ready", "stale", "error"])
+        assert_type(client.state, Literal["starting", "ready", "stale", "error", "closed"])
         async for event in client.watch():
             assert_type(event, Snapshot | Change)
         await client.close()
@@ -128,6 +150,22 @@ def results(found: EvaluationDetails[int], written: WriteResult, entry: HistoryE
         assert_type(written.flag.status, Status)
 
 
+def telemetry(evaluated: Evaluated) -> None:
+    assert_type(evaluated.details, EvaluationDetails[Any])
+    assert_type(evaluated.flag_set, str)
+
+
+def around(hook: Hook, fields: FlagFields) -> None:
+    with context_scope({"targetingKey": "user-1"}), FlagClient("127.0.0.1:8013", hooks=[hook, telemetry]) as client:
+        client.set("a", **fields)
+
+
+KINDS: tuple[type[FlagServiceError], ...] = (
+    *(FlagNotFound, FlagExists, FlagConflict, TypeMismatch, InvalidArgument, PermissionDenied, Unauthenticated),
+    *(Unavailable, DeadlineExceeded, RateLimited),
+)
+
+
 def failures(error: FlagServiceError) -> None:
     assert_type(error.code, grpc.StatusCode)
     assert_type(error.violations, tuple[Violation, ...])
@@ -135,7 +173,7 @@ def failures(error: FlagServiceError) -> None:
     assert_type(error.retry_after_s, float | None)
 
 
-def guards(client: FlagClient, aio_client: AioFlagClient) -> None:
+def guards(client: FlagClient, aio_client: AsyncFlagClient) -> None:
     rules = Rules({"/shop.Checkout/*": Rule("checkout-v2", on_trouble="open"), "/shop.Checkout/Ping": None})
     assert_type(rules.of("/shop.Checkout/Pay"), Rule | None)
     refusal = Refusal("checkout-v2", "FEATURE_DISABLED")
@@ -147,6 +185,7 @@ def guards(client: FlagClient, aio_client: AioFlagClient) -> None:
     assert_type(call_guards(aio_client, rules.table), list[grpc.aio.ClientInterceptor])
     RequireFeature(aio_client, "checkout-v2")
     FlagsvcProvider("127.0.0.1:8013", local=True)
+    FlagsvcProvider(client=client)
 
     @require_feature("checkout-v2", client=client)
     def pay(cents: int) -> str:

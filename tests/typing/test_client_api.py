@@ -26,7 +26,7 @@ def test_every_public_name_has_a_typed_use(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "client"), [("synchronous", flagsvc_client.FlagClient), ("asynchronous", aio.FlagClient)]
+    ("function", "client"), [("synchronous", flagsvc_client.FlagClient), ("asynchronous", aio.AsyncFlagClient)]
 )
 def test_every_public_method_has_a_typed_use(function: str, client: type) -> None:
     [body] = [node for node in ast.walk(TREE) if getattr(node, "name", None) == function]
@@ -35,4 +35,4 @@ def test_every_public_method_has_a_typed_use(function: str, client: type) -> Non
         for node in ast.walk(body)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "client"
     }
-    assert used == {name for name in vars(client) if not name.startswith("_")}
+    assert used == {name for name in dir(client) if not name.startswith("_")}

@@ -140,15 +140,17 @@ def test_an_entry_of_the_shared_cache_is_a_claim_only_beyond_what_is_known(view:
     assert not view.hints.has(B)
 
 
-def test_a_flag_that_another_program_inserts_after_a_claimed_deletion_stays_deleted_until_it_has_a_revision(
-    view: View,
+@pytest.mark.parametrize("claimed", [Entry.absent(A, 3), entry("a", 3, "before")], ids=["deleted", "changed"])
+def test_a_flag_that_another_program_inserts_after_a_claim_stays_as_claimed_until_it_has_a_revision(
+    view: View, claimed: Entry
 ) -> None:
-    view.hear(Entry.absent(A, 3))
-    assert not view.ask(entry("a", 0, "inserted"), counter=3), "a load has to follow"
-    assert view.held(A) == Entry.absent(A, 3), "it went back to revision 0"
+    view.hear(claimed)
+    assert not view.ask(entry("a", 0, "inserted"), counter=4), "a load has to follow"
+    assert view.held(A) == claimed, "it went back to revision 0"
 
 
-def test_a_claimed_deletion_beyond_the_counter_is_replaced_by_a_flag_without_a_revision(view: View) -> None:
-    view.hear(Entry.absent(A, 3))
+@pytest.mark.parametrize("claimed", [Entry.absent(A, 3), entry("a", 3, "before")], ids=["deleted", "changed"])
+def test_a_claim_beyond_the_counter_is_replaced_by_a_flag_without_a_revision(view: View, claimed: Entry) -> None:
+    view.hear(claimed)
     assert not view.ask(entry("a", 0), counter=2)
     assert view.held(A) == entry("a", 0)

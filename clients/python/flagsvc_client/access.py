@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.errors import failure
 
 Token = str | Callable[[], str]
 """A token, or what returns it for each call, without waiting: `TokenFile`, or a function of the caller's."""
@@ -80,7 +80,7 @@ class Access(NamedTuple):
             token = self.token if isinstance(self.token, str) else self.token()
             _check_token(token)
         except Exception as error:
-            raise FlagServiceError(
+            raise failure(
                 grpc.StatusCode.UNAVAILABLE, f"there is no token to send: {type(error).__name__}", "NO_TOKEN"
             ) from error
         return (("authorization", f"Bearer {token}"),)

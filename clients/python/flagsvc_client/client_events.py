@@ -9,7 +9,7 @@ from typing import Literal
 from flagsvc_client.failure_log import log
 
 Kind = Literal["ready", "stale", "error", "changed"]
-State = Literal["starting", "ready", "stale", "error"]
+State = Literal["starting", "ready", "stale", "error", "closed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from flagsvc_client.stubs.flagsvc.errors.v1 import errors_pb2 as pb
 
 DOMAIN = "flagsvc"
+CLIENT_UNUSABLE = "CLIENT_UNUSABLE"
 TRAILER = "grpc-status-details-bin"
 _TYPE_URL = "type.googleapis.com/google.rpc."
 
@@ -48,18 +49,82 @@ class FlagServiceError(Exception):
         self.violations, self.retry_after_s = violations, retry_after_s
 
 
+class FlagNotFound(FlagServiceError):
+    """There is no such flag, or no such flag set."""
+
+
+class FlagExists(FlagServiceError):
+    """There is a flag of this key already."""
+
+
+class FlagConflict(FlagServiceError):
+    """The flag has changed since it was read: the etag is outdated."""
+
+
+class TypeMismatch(FlagServiceError):
+    """The flag's value has another type than the caller's default."""
+
+
+class InvalidArgument(FlagServiceError):
+    """A field of the request, a flag or a context is not valid; `violations` names the fields."""
+
+
+class PermissionDenied(FlagServiceError):
+    """The caller's identity has no right to this."""
+
+
+class Unauthenticated(FlagServiceError):
+    """The server wants a token or a certificate, and this one is none that it knows."""
+
+
+class Unavailable(FlagServiceError):
+    """The server cannot be reached or is not ready. Nothing is known of a write that was under way."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The server did not answer in time."""
+
+
+class RateLimited(FlagServiceError):
+    """The server refuses more for now: a rate, a quota or a size is exceeded. `retry_after_s` may say when to retry."""
+
+
+_KINDS: Mapping[grpc.StatusCode | str, type[FlagServiceError]] = {
+    grpc.StatusCode.NOT_FOUND: FlagNotFound,
+    grpc.StatusCode.ALREADY_EXISTS: FlagExists,
+    grpc.StatusCode.ABORTED: FlagConflict,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RateLimited,
+    "FLAG_NOT_FOUND": FlagNotFound,
+    "TYPE_MISMATCH": TypeMismatch,
+    "INVALID_CONTEXT": InvalidArgument,
+    "PROVIDER_NOT_READY": Unavailable,
+}
+"""By gRPC's code; by reason for evaluations, which fail without one."""
+
+
+def failure(code: grpc.StatusCode, message: str, reason: str = "", **fields: Any) -> FlagServiceError:
+    """Return the exception of the kind that code and reason say; of no kind: FlagServiceError itself."""
+    kind = _KINDS.get(code) or _KINDS.get(reason, FlagServiceError)
+    return kind(code, message, reason, **fields)
+
+
 def failure_of(error: BaseException) -> FlagServiceError:
     """Return the failure for whatever a transport raised."""
     if isinstance(error, grpc.RpcError):
         return of_rpc_error(error)
     if isinstance(error, TimeoutError):
-        return FlagServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "no message from the server for too long")
+        return failure(grpc.StatusCode.DEADLINE_EXCEEDED, "no message from the server for too long")
     return client_unusable(str(error))
 
 
 def client_unusable(why: str) -> FlagServiceError:
     """Return the failure of a client that cannot send anything."""
-    return FlagServiceError(grpc.StatusCode.UNAVAILABLE, f"this client cannot be used: {why}", "CLIENT_UNUSABLE")
+    return failure(grpc.StatusCode.UNAVAILABLE, f"this client cannot be used: {why}", CLIENT_UNUSABLE)
 
 
 def of_rpc_error(error: grpc.RpcError) -> FlagServiceError:
@@ -69,7 +134,7 @@ def of_rpc_error(error: grpc.RpcError) -> FlagServiceError:
     for detail in _details(call.trailing_metadata() or ()):
         with contextlib.suppress(DecodeError):
             fields |= _fields(detail)
-    return FlagServiceError(call.code(), call.details() or "", **fields)
+    return failure(call.code(), call.details() or "", **fields)
 
 
 def status_trailer(

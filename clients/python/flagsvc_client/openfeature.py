@@ -46,16 +46,24 @@ T = TypeVar("T")
 class FlagsvcProvider(AbstractProvider):
     """Resolves the flags of one set; the options are FlagClient's. A process may have any number of providers.
 
+    `client`: a FlagClient in place of a target, which the provider does not close, such as the in-memory client of
+    `flagsvc_client.testing`.
     Over the network, READY and ERROR report whether the server answered the last evaluation. With `local`, READY,
     STALE, ERROR and CONFIGURATION_CHANGED report the state of the local copy, and no evaluation makes a call.
     Setting the provider waits for the server: up to `timeout_s` over the network, `ready_timeout_s` with `local`.
+    It emits READY or ERROR itself before `initialize` ends, as the specification 0.9 says. Releases of the SDK that do
+    not know that yet emit the same once more.
     The metadata is the flag's own, plus `flagSetId`, `version` (the revision) and `flagsvc.source` unless it has them.
     """
 
+    emits_lifecycle_events = True
+    """The marker of the specification's Appendix E, for SDKs that look for it."""
+
     def __init__(
         self,
-        target: str,
+        target: str = "",
         *,
+        client: FlagClient | None = None,
         flag_set: str = "default",
         timeout_s: float = 0.5,
         credentials: grpc.ChannelCredentials | None = None,
@@ -69,7 +77,12 @@ class FlagsvcProvider(AbstractProvider):
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         super().__init__()
+        if bool(target) is (client is not None):
+            raise ValueError("FlagsvcProvider takes a target or a client")
         self._target, self._flag_set, self._local = target, flag_set, local
+        self._given, self._remove_listener = client, _nothing
+        if client is not None:
+            self._local = client.is_local
         self._ready_timeout_s = ready_timeout_s
         self._settings: dict[str, Any] = {
             "flag_set": flag_set,
@@ -87,7 +100,7 @@ class FlagsvcProvider(AbstractProvider):
             "on_event": self._on_client_event,
         }
         self._client: FlagClient | None = None
-        self._aio_clients: dict[asyncio.AbstractEventLoop, aio.FlagClient] = {}
+        self._aio_clients: dict[asyncio.AbstractEventLoop, aio.AsyncFlagClient] = {}
         self._lock = threading.RLock()
         self._emits_events = False
         self._answered = True
@@ -99,14 +112,22 @@ class FlagsvcProvider(AbstractProvider):
     def initialize(self, evaluation_context: openfeature_context.EvaluationContext) -> None:  # noqa: ARG002
         """Start, and wait a bounded time for the server. Raises ProviderNotReadyError, but continues to connect."""
         self.shutdown()
-        client = FlagClient(self._target, **self._settings, **(self._local_settings if self._local else {}))
+        client = self._given
+        if client is None:
+            client = FlagClient(self._target, **self._settings, **(self._local_settings if self._local else {}))
+        else:
+            self._remove_listener = client.listen(self._on_client_event)
         self._client = client
         ready = client.wait_ready(self._ready_timeout_s) if self._local else _answers(client)
         with self._lock:
             self._emits_events = True
             self._answered = ready or (self._local and client.ready)
-            if not self._answered:
-                raise ProviderNotReadyError(f"No flags from {self._target} yet; still connecting")
+            if self._answered:
+                self._emit(ClientEvent("ready"))
+                return
+            message = f"No flags from {self._target or 'the client'} yet; still connecting"
+            self._emit(ClientEvent("error", message=message))
+            raise ProviderNotReadyError(message)
 
     def shutdown(self) -> None:
         """Close all clients, each asyncio client in its own event loop."""
@@ -114,7 +135,9 @@ class FlagsvcProvider(AbstractProvider):
             client, self._client = self._client, None
             aio_clients, self._aio_clients = self._aio_clients, {}
             self._emits_events = False
-        if client is not None:
+            remove_listener, self._remove_listener = self._remove_listener, _nothing
+        remove_listener()
+        if client is not None and client is not self._given:
             client.close()
         for loop, aio_client in aio_clients.items():
             _close_in(loop, aio_client)
@@ -188,6 +211,8 @@ class FlagsvcProvider(AbstractProvider):
     async def _resolve_async(self, key: str, default: T, kind: JsonValue, context: Context) -> FlagResolutionDetails[T]:
         if self._local:
             return self._resolve(key, default, kind, context)
+        if self._given is not None:
+            return await asyncio.to_thread(self._resolve, key, default, kind, context)
         _check_default(key, default, kind.__class__)
         details = await self._aio_client().details(key, _own_context(context), default=kind)
         return self._resolution(default, details)
@@ -198,14 +223,14 @@ class FlagsvcProvider(AbstractProvider):
             raise ProviderNotReadyError("The provider is not initialized, or was shut down")
         return client
 
-    def _aio_client(self) -> aio.FlagClient:
+    def _aio_client(self) -> aio.AsyncFlagClient:
         """Return the running loop's client: an asyncio channel of grpc belongs to one loop."""
         loop = asyncio.get_running_loop()
         found = self._aio_clients.get(loop)
         if found is None:
             with self._lock:
                 self._running()
-                found = aio.FlagClient(self._target, **self._settings)
+                found = aio.AsyncFlagClient(self._target, **self._settings)
                 others = {loop: client for loop, client in self._aio_clients.items() if not loop.is_closed()}
                 self._aio_clients = {**others, loop: found}
         return found
@@ -241,7 +266,7 @@ class FlagsvcProvider(AbstractProvider):
             self._emit(event)
 
     def _emit(self, event: ClientEvent) -> None:
-        """Emit an event, except during set-up: the SDK emits that state itself when `initialize` returns."""
+        """Emit an event, except during set-up: `initialize` emits the state that it ends with."""
         if not self._emits_events:
             return
         changed = sorted(event.keys) if event.kind == "changed" else None
@@ -250,12 +275,16 @@ class FlagsvcProvider(AbstractProvider):
         self.emit(_EVENTS[event.kind], details)
 
 
+def _nothing() -> None:
+    """Remove no listener."""
+
+
 def _answers(client: FlagClient) -> bool:
     """Whether the service answers an evaluation; the flag does not matter."""
     return client.details("openfeature", default=False).error_code is not OwnErrorCode.PROVIDER_NOT_READY
 
 
-def _close_in(loop: asyncio.AbstractEventLoop, client: aio.FlagClient) -> None:
+def _close_in(loop: asyncio.AbstractEventLoop, client: aio.AsyncFlagClient) -> None:
     """Close a client in its own loop. If that has stopped, the client ends with its last reference."""
 
     def close() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -10,8 +10,9 @@ import grpc
 
 from flagsvc_client._engine.model import Flag
 from flagsvc_client.details import Context, ErrorCode, EvaluationDetails, JsonValue, Reason
-from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.errors import FlagServiceError, failure
 from flagsvc_client.failure_log import FailureLog
+from flagsvc_client.hooks import Evaluated, Hook, run_hooks
 from flagsvc_client.results import WRITE_LEVEL_NUMBERS, WriteLevel, WriteResult, details_of, write_result_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
@@ -25,16 +26,19 @@ WRITE_TIMEOUT_S = 5.0
 WAIT_TIMEOUT_S = 5.0
 """How long the server waits for a change to spread, unless the request says otherwise."""
 PAGE_SIZE = 500
+NOT_READY = types.ERROR_CODE_PROVIDER_NOT_READY
 
 
 class Session:
     """A client's settings and its consistency token: the revision of its newest write, sent with every read."""
 
-    def __init__(self, flag_set: str, timeout_s: float, actor: str, *, raise_errors: bool) -> None:
+    def __init__(
+        self, flag_set: str, timeout_s: float, on_behalf_of: str, *, raise_errors: bool, hooks: Sequence[Hook] = ()
+    ) -> None:
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is {timeout_s!r}; it must be a number of seconds above 0")
-        self.flag_set, self._timeout_s, self._actor = flag_set, timeout_s, actor
-        self._raise_errors = raise_errors
+        self.flag_set, self.timeout_s, self._on_behalf_of = flag_set, timeout_s, on_behalf_of
+        self._raise_errors, self._hooks = raise_errors, tuple(hooks)
         self._written_revision = 0
         self._failure_log = FailureLog()
 
@@ -49,8 +53,7 @@ class Session:
             )
         except ValueError as error:
             raise _invalid_request(error) from None
-        if context is not None:
-            put_context(request.context, context)
+        put_context(request, context)
         return request
 
     def batch_request(self, keys: Iterable[str], context: Context, min_revision: int) -> pb.BatchEvaluateFlagsRequest:
@@ -60,8 +63,7 @@ class Session:
             request = pb.BatchEvaluateFlagsRequest(flag_keys=keys, flag_set=self.flag_set, min_revision=min_revision)
         except ValueError as error:
             raise _invalid_request(error) from None
-        if context is not None:
-            put_context(request.context, context)
+        put_context(request, context)
         return request
 
     def get_request(self, key: str) -> pb.GetFlagRequest:
@@ -83,19 +85,22 @@ class Session:
         return request
 
     def complete_write_request(
-        self, request: Any, reason: str, wait_for: WriteLevel | None, wait_timeout_s: float | None
-    ) -> None:
-        """Fill in what all writes have: the author, the reason, and how far the change is to spread."""
-        request.actor, request.reason = self._actor, reason
+        self,
+        request: Any,
+        *,
+        reason: str = "",
+        on_behalf_of: str = "",
+        wait_for: WriteLevel | None = None,
+        wait_timeout_s: float | None = None,
+    ) -> float:
+        """Fill in what all writes have; see WriteOptions. Returns the deadline: the time for the write and the wait."""
+        request.actor, request.reason = on_behalf_of or self._on_behalf_of, reason
         if wait_for is not None:
             request.wait_for = WRITE_LEVEL_NUMBERS[WriteLevel(wait_for)]
         if wait_timeout_s is not None:
             request.wait_timeout.seconds = int(wait_timeout_s)
             request.wait_timeout.nanos = int(wait_timeout_s % 1 * 1e9)
-
-    def write_timeout_s(self, wait_timeout_s: float | None) -> float:
-        """Return the deadline of a write: the time for the write itself, plus the server's wait for the spread."""
-        return max(self._timeout_s, WRITE_TIMEOUT_S) + (WAIT_TIMEOUT_S if wait_timeout_s is None else wait_timeout_s)
+        return max(self.timeout_s, WRITE_TIMEOUT_S) + (WAIT_TIMEOUT_S if wait_timeout_s is None else wait_timeout_s)
 
     def write_result(self, response: Any) -> WriteResult:
         """Unpack the response to a write. Later reads ask for its revision or a newer one."""
@@ -103,15 +108,17 @@ class Session:
         self._written_revision = max(self._written_revision, result.revision)
         return result
 
-    def details_of(self, found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
-        """Unpack what the server evaluated, and log or raise its error, if any."""
-        return self.checked(details_of(found, default))
+    def details_of(self, found: pb.FlagEvaluation, default: T, context: Context) -> EvaluationDetails[T]:
+        """Unpack what the server evaluated; see `checked`."""
+        return self.checked(details_of(found, default), context)
 
-    def checked(self, details: EvaluationDetails[T]) -> EvaluationDetails[T]:
-        """Return an evaluation, and log its error; with `raise_errors` raise it."""
+    def checked(self, details: EvaluationDetails[T], context: Context) -> EvaluationDetails[T]:
+        """Return an evaluation after the hooks, and log its error; with `raise_errors` raise it."""
+        if self._hooks:
+            run_hooks(self._hooks, Evaluated(details, context, self.flag_set), self._failure_log)
         if details.error_code is not None:
             if self._raise_errors:
-                raise FlagServiceError(grpc.StatusCode.OK, details.error_message, details.error_code)
+                raise failure(grpc.StatusCode.OK, details.error_message, details.error_code)
             self._log_failure(f"{details.error_code} {details.flag_key}", details.flag_key, details.error_message)
         return details
 
@@ -121,21 +128,29 @@ class Session:
             return details.enabled
         return default
 
-    def failed(self, key: str, default: T, error: FlagServiceError) -> EvaluationDetails[T]:
-        """Return the default after a failed call, and log the failure; with `raise_errors` raise it."""
+    def failed(self, key: str, default: T, error: FlagServiceError, context: Context) -> EvaluationDetails[T]:
+        """Return the default after a failed call and the hooks, and log the failure; with `raise_errors` raise it."""
+        details = EvaluationDetails(
+            key, default, reason=Reason.ERROR, error_code=_error_code_of(error), error_message=error.message
+        )
+        if self._hooks:
+            run_hooks(self._hooks, Evaluated(details, context, self.flag_set), self._failure_log)
+        self._report(key, error)
+        return details
+
+    def failed_batch(
+        self, keys: Iterable[str], error: FlagServiceError, context: Context
+    ) -> dict[str, EvaluationDetails[JsonValue]]:
+        """Return an error for each key after a failed call; nothing if all flags of the set were asked for."""
+        found = {key: self.failed(key, None, error, context) for key in keys}
+        if not found:
+            self._report("*", error)
+        return found
+
+    def _report(self, key: str, error: FlagServiceError) -> None:
         if self._raise_errors:
             raise error
         self._log_failure(f"{error.code.name} {error.reason}".strip(), key, error.message)
-        return EvaluationDetails(
-            key, default, reason=Reason.ERROR, error_code=_error_code_of(error), error_message=error.message
-        )
-
-    def failed_batch(self, keys: Iterable[str], error: FlagServiceError) -> dict[str, EvaluationDetails[JsonValue]]:
-        """Return an error for each key after a failed call; nothing if all flags of the set were asked for."""
-        found = {key: self.failed(key, None, error) for key in keys}
-        if not found:
-            self.failed("*", None, error)
-        return found
 
     def watch_interrupted(self, error: FlagServiceError) -> None:
         """Log that a watch broke off."""
@@ -150,7 +165,7 @@ class Session:
         try:
             return flag_message(replace(flag, flag_set=self.flag_set), etag)
         except (TypeError, ValueError) as error:
-            raise FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_FLAG") from None
+            raise failure(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_FLAG") from None
 
 
 def _error_code_of(error: FlagServiceError) -> ErrorCode:
@@ -164,4 +179,4 @@ def _error_code_of(error: FlagServiceError) -> ErrorCode:
 
 def _invalid_request(error: ValueError) -> FlagServiceError:
     """Return the failure for a key that is not valid text, or a revision out of range."""
-    return FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_REQUEST")
+    return failure(grpc.StatusCode.INVALID_ARGUMENT, str(error), "INVALID_REQUEST")

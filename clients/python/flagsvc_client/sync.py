@@ -1,45 +1,42 @@
-"""The client for threads. Generated from aio.py by `make sync-client`; do not edit."""
+"""For threads. Generated from aio.py by `make sync-client`; do not edit."""
 
 from __future__ import annotations
 
-import builtins
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
 
-from flagsvc_client._engine.model import Flag
 from flagsvc_client.access import Tls, Token, access_for
 from flagsvc_client.client_events import ClientEvent, State
 from flagsvc_client.default_values import ANY_TYPE, as_float, check_default, expected_type
+from flagsvc_client.definitions.sync import Definitions
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
 from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.following.sync import Follower, wait_for_answer
+from flagsvc_client.hooks import Hook
 from flagsvc_client.local import STALENESS_BOUND_S, open_local
-from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult, history_entry_of
-from flagsvc_client.session import CALL_TIMEOUT_S, PAGE_SIZE, Session
-from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc_client.session import CALL_TIMEOUT_S, Session
+from flagsvc_client.substitutes import SUBSTITUTES, substituted, substituted_keys
 from flagsvc_client.transport.backoff import Backoff
 from flagsvc_client.transport.channel import channel_options, checked_target
-from flagsvc_client.transport.sync import Event, Transport, wait_for
+from flagsvc_client.transport.sync import Transport
 from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_of
-from flagsvc_client.wire_flags import flag_of
 
 T = TypeVar("T")
-Number = float
-Seconds = float
-Timeout = float | None
-"""Seconds. These aliases exist because `float` is a method inside the class."""
-CLOCK_INTERVAL_S = 0.25
 
 
-class FlagClient:
+class FlagClient(Definitions):
     """Feature flags for any number of threads. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.
-    `raise_errors`: raise FlagServiceError when an evaluation fails; otherwise return the caller's default. `actor`:
-    the author of writes, for the history. `options`: further gRPC channel options.
+    It can be opened again after `close`.
+    `raise_errors`: raise FlagServiceError when an evaluation fails; otherwise return the caller's default.
+    `on_behalf_of`: for whom writes are made, unless a write says so itself. `options`: further gRPC channel options.
+    `hooks`: functions that get each evaluation, for telemetry.
 
     `tls`: True for a server whose certificate is of a public CA, else `Tls`; `credentials`: gRPC's, in its place.
     `token`: sent with every call; a text, `TokenFile`, or a function that returns it without waiting. In plain text it
@@ -48,6 +45,9 @@ class FlagClient:
     `local`: keep a copy of the flag set in this process and evaluate from it, without a call. `snapshot_file`: saves
     the copy for the next start. `staleness_bound_s`: seconds without a message from the server after which answers
     are STALE. `on_event`: receives the local copy's events.
+
+    `wait_ready_s`: how long to wait for the server at the start: `with` and `open` do, and so do evaluations as
+    long as the local copy is empty. Then evaluations return the default.
     """
 
     def __init__(
@@ -55,26 +55,32 @@ class FlagClient:
         target: str,
         *,
         flag_set: str = "default",
-        timeout_s: Seconds = CALL_TIMEOUT_S,
+        timeout_s: float = CALL_TIMEOUT_S,
         raise_errors: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         tls: Tls | bool = False,
         token: Token | None = None,
         plaintext_token: bool = False,
-        actor: str = "",
+        on_behalf_of: str = "",
         local: bool = False,
+        wait_ready_s: float = 0.0,
         snapshot_file: str | os.PathLike[str] | None = None,
-        staleness_bound_s: Seconds = STALENESS_BOUND_S,
+        staleness_bound_s: float = STALENESS_BOUND_S,
         on_event: Callable[[ClientEvent], None] | None = None,
+        hooks: Sequence[Hook] = (),
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._session = Session(flag_set, timeout_s, actor, raise_errors=raise_errors)
+        self._session = Session(flag_set, timeout_s, on_behalf_of, raise_errors=raise_errors, hooks=hooks)
         access = access_for(
             checked_target(target), credentials=credentials, tls=tls, token=token, plaintext_token=plaintext_token
         )
-        self._transport = Transport(target, access, channel_options((*access.options, *options)), timeout_s)
+        self._new_transport = partial(
+            Transport, target, access, channel_options((*access.options, *options)), timeout_s
+        )
+        self._transport = self._new_transport()
         self._local = open_local(flag_set, staleness_bound_s, snapshot_file, on_event) if local else None
-        self._is_updating = False
+        self._follower = Follower(self._session, self._local, wait_ready_s) if self._local is not None else None
+        self._is_starting, self._wait_ready_s = local, wait_ready_s
         self._start_updating()
 
     def is_enabled(
@@ -84,7 +90,7 @@ class FlagClient:
         default: bool = False,
         *,
         min_revision: int = 0,
-        timeout_s: Timeout = None,
+        timeout_s: float | None = None,
     ) -> bool:
         """Whether the flag is ENABLED and true for this context; the default if that cannot be determined.
 
@@ -93,70 +99,79 @@ class FlagClient:
         check_default(default, bool)
         session = self._session
         try:
+            if self._is_starting:
+                self._wait_for_flags()
             if (local := self._evaluate_locally(key, context, None, min_revision)) is not None:
-                return session.is_enabled(session.checked(local), default)
+                return session.is_enabled(session.checked(local, context), default)
             request = session.evaluate_request(key, context, ANY_TYPE, min_revision)
             response = self._transport.call("EvaluateFlag", request, timeout_s)
         except FlagServiceError as error:
-            return session.failed(key, default, error).value
-        found = response.evaluation
-        return session.is_enabled(session.details_of(found, default), default) if found.error_code else found.enabled
+            return session.failed(key, default, error, context).value
+        return session.is_enabled(session.details_of(response.evaluation, None, context), default)
 
     def details(
-        self, key: str, context: Context = None, *, default: T, min_revision: int = 0, timeout_s: Timeout = None
+        self, key: str, context: Context = None, *, default: T, min_revision: int = 0, timeout_s: float | None = None
     ) -> EvaluationDetails[T]:
         """Evaluate a flag whose values have the default's type; the result says how the value came about."""
         value_type, session = expected_type(default), self._session
         try:
+            if self._is_starting:
+                self._wait_for_flags()
             if (local := self._evaluate_locally(key, context, default, min_revision)) is not None:
-                return session.checked(local)
+                return session.checked(local, context)
             request = session.evaluate_request(key, context, value_type, min_revision)
             response = self._transport.call("EvaluateFlag", request, timeout_s)
         except FlagServiceError as error:
-            return session.failed(key, default, error)
-        return session.details_of(response.evaluation, default)
+            return session.failed(key, default, error, context)
+        return session.details_of(response.evaluation, default, context)
 
-    def boolean(
-        self, key: str, context: Context = None, *, default: bool, min_revision: int = 0, timeout_s: Timeout = None
+    def get_bool(
+        self, key: str, context: Context = None, *, default: bool, min_revision: int = 0, timeout_s: float | None = None
     ) -> bool:
         """Evaluate a boolean flag."""
         check_default(default, bool)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
-    def string(
-        self, key: str, context: Context = None, *, default: str, min_revision: int = 0, timeout_s: Timeout = None
+    def get_str(
+        self, key: str, context: Context = None, *, default: str, min_revision: int = 0, timeout_s: float | None = None
     ) -> str:
         """Evaluate a string flag."""
         check_default(default, str)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
-    def integer(
-        self, key: str, context: Context = None, *, default: int, min_revision: int = 0, timeout_s: Timeout = None
+    def get_int(
+        self, key: str, context: Context = None, *, default: int, min_revision: int = 0, timeout_s: float | None = None
     ) -> int:
         """Evaluate an integer flag."""
         check_default(default, int)
         found = self.details(key, context, default=default, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
-    def float(
-        self, key: str, context: Context = None, *, default: Number, min_revision: int = 0, timeout_s: Timeout = None
-    ) -> Number:
+    def get_float(
+        self,
+        key: str,
+        context: Context = None,
+        *,
+        default: float,
+        min_revision: int = 0,
+        timeout_s: float | None = None,
+    ) -> float:
         """Evaluate a number flag; whole numbers are converted to float."""
         check_default(default, float)
         number = as_float(default)
         found = self.details(key, context, default=number, min_revision=min_revision, timeout_s=timeout_s)
         return found.value
 
-    def object(
+    def get_object(
         self,
         key: str,
         context: Context = None,
         *,
         default: Mapping[str, JsonValue],
         min_revision: int = 0,
-        timeout_s: Timeout = None,
+        timeout_s: float | None = None,
     ) -> Mapping[str, JsonValue]:
         """Evaluate an object flag."""
         check_default(default, dict)
@@ -164,123 +179,65 @@ class FlagClient:
         return found.value
 
     def batch(
-        self, keys: Iterable[str] = (), context: Context = None, *, min_revision: int = 0, timeout_s: Timeout = None
+        self,
+        keys: Iterable[str] = (),
+        context: Context = None,
+        *,
+        min_revision: int = 0,
+        timeout_s: float | None = None,
     ) -> dict[str, EvaluationDetails[JsonValue]]:
         """Evaluate several flags for one context; without keys all flags of the set. No value: None."""
         keys, session = list(keys), self._session
         try:
+            if self._is_starting:
+                self._wait_for_flags()
             if (local := self._batch_locally(keys, context, min_revision)) is not None:
-                return {key: session.checked(details) for key, details in local.items()}
+                return {key: session.checked(details, context) for key, details in local.items()}
             request = session.batch_request(keys, context, min_revision)
             response = self._transport.call("BatchEvaluateFlags", request, timeout_s)
         except FlagServiceError as error:
-            return session.failed_batch(keys, error)
-        return {found.flag_key: session.details_of(found, None) for found in response.evaluations}
-
-    def flag(self, key: str) -> Flag:
-        """Read one definition. Raises FlagServiceError, NOT_FOUND if there is none."""
-        response = self._transport.call("GetFlag", self._session.get_request(key))
-        return flag_of(response.flag)
-
-    def flags(self) -> list[Flag]:
-        """Read all definitions of the set, ordered by sort order, then key. Raises FlagServiceError."""
-        request, flags = pb.ListFlagsRequest(flag_set=self._session.flag_set, page_size=PAGE_SIZE), list[Flag]()
-        while True:
-            page = self._transport.call("ListFlags", request)
-            flags += map(flag_of, page.flags)
-            if not page.next_page_token:
-                return flags
-            request.page_token = page.next_page_token
-
-    def history(self, key: str, limit: int = 50) -> list[HistoryEntry]:
-        """Read a flag's newest changes, newest first. Raises FlagServiceError."""
-        request = pb.ListFlagHistoryRequest(flag_key=key, flag_set=self._session.flag_set, page_size=limit)
-        response = self._transport.call("ListFlagHistory", request)
-        return [history_entry_of(entry) for entry in response.entries]
-
-    def create(
-        self, flag: Flag, *, reason: str = "", wait_for: WriteLevel | None = None, wait_timeout_s: Timeout = None
-    ) -> WriteResult:
-        """Create a flag in the client's flag set. Raises FlagServiceError."""
-        request = self._session.create_request(flag)
-        return self._write("CreateFlag", request, reason, wait_for, wait_timeout_s)
-
-    def update(
-        self,
-        flag: Flag,
-        fields: Iterable[str],
-        *,
-        etag: str = "",
-        reason: str = "",
-        wait_for: WriteLevel | None = None,
-        wait_timeout_s: Timeout = None,
-    ) -> WriteResult:
-        """Set the named fields to their values in `flag`. Raises FlagServiceError, ABORTED if the etag is outdated."""
-        request = self._session.update_request(flag, fields, etag)
-        return self._write("UpdateFlag", request, reason, wait_for, wait_timeout_s)
-
-    def toggle(
-        self,
-        key: str,
-        enabled: bool,
-        *,
-        etag: str = "",
-        reason: str = "",
-        wait_for: WriteLevel | None = None,
-        wait_timeout_s: Timeout = None,
-    ) -> WriteResult:
-        """Switch a flag on or off. Raises FlagServiceError."""
-        request = pb.ToggleFlagRequest(flag_key=key, flag_set=self._session.flag_set, enabled=enabled, etag=etag)
-        return self._write("ToggleFlag", request, reason, wait_for, wait_timeout_s)
-
-    def delete(
-        self,
-        key: str,
-        *,
-        etag: str = "",
-        reason: str = "",
-        wait_for: WriteLevel | None = None,
-        wait_timeout_s: Timeout = None,
-    ) -> WriteResult:
-        """Delete a flag; its history stays. Raises FlagServiceError."""
-        request = pb.DeleteFlagRequest(flag_key=key, flag_set=self._session.flag_set, etag=etag)
-        return self._write("DeleteFlag", request, reason, wait_for, wait_timeout_s)
+            return session.failed_batch(keys, error, context)
+        return {found.flag_key: session.details_of(found, None, context) for found in response.evaluations}
 
     @property
     def state(self) -> State:
-        """The state of the local copy; always "ready" without one."""
+        """The state of the local copy, "ready" without one; "closed" after `close`."""
+        if self._transport.closed:
+            return "closed"
         return self._local.events.state if self._local is not None else "ready"
 
     @property
     def ready(self) -> bool:
-        """Whether answers are up to date."""
+        """Whether the local copy is up to date; without one, whether the client is open."""
         return self.state == "ready"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether evaluations come from a local copy, and make no call."""
+        return self._local is not None
 
     def listen(self, listener: Callable[[ClientEvent], None]) -> Callable[[], None]:
         """Call `listener` for each event of the local copy; returns a function that removes it."""
         return self._local.events.listen(listener) if self._local is not None else lambda: None
 
-    def wait_ready(self, timeout_s: Seconds = 5.0) -> bool:
-        """Wait until answers are up to date; returns whether they are."""
-        self._start_updating()
-        became_ready = Event()
-        remove_listener = self.listen(lambda _: became_ready.set() if self.ready else None)
-        try:
-            if not self.ready:
-                wait_for(became_ready, timeout_s)
-        finally:
-            remove_listener()
-        return self.ready
+    def wait_ready(self, timeout_s: float = 5.0) -> bool:
+        """Wait until the server's flags are here, or without `local` until it answers; returns whether that is so.
+
+        False at once for a closed client, and for one that the server refuses.
+        """
+        if self._follower is None:
+            return wait_for_answer(self._transport, self._session, timeout_s)
+        return self._follower.wait_ready(self._transport, timeout_s)
 
     def watch(self) -> Iterator[WatchEvent]:
         """Follow the flag set until the client is closed: a snapshot, then changes.
 
         A stream that breaks, ends or falls silent is opened again, and resumes where it was.
         """
-        backoff, resume_revision = Backoff(), 0
-        while not self._transport.closed:
+        transport, backoff, resume_revision = self._transport, Backoff(), 0
+        while not transport.closed:
             try:
-                with closing(self._transport.messages(self._session.watch_request(resume_revision))) as messages:
+                with closing(transport.messages(self._session.watch_request(resume_revision))) as messages:
                     pages = SnapshotPages()
                     for page in messages:
                         backoff.reset()
@@ -290,29 +247,40 @@ class FlagClient:
                         if (event := watch_event_of(message)) is not None:
                             yield event
             except FlagServiceError as error:
-                if not self._transport.closed:
+                if not transport.closed:
                     self._session.watch_interrupted(error)
-            self._transport.sleep(backoff.next_delay_s())
+            transport.sleep(backoff.next_delay_s())
+
+    def open(self) -> None:
+        """Open the client again if it was closed, and wait for the server, up to `wait_ready_s`."""
+        if self._transport.closed:
+            self._transport = self._new_transport()
+        self._start_updating()
+        if self._wait_ready_s > 0:
+            self.wait_ready(self._wait_ready_s)
 
     def close(self) -> None:
-        """Close the connection and end all calls and watches. A closed client cannot be used again."""
+        """Close the connection and end all calls and watches. `open` and `with` open the client again."""
         self._transport.close()
         if self._local is not None:
             self._transport.run_blocking(self._local.save)
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
-    def __exit__(self, *_: builtins.object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _evaluate_locally(
         self, key: str, context: Context, default: T, min_revision: int
     ) -> EvaluationDetails[T] | None:
         """Evaluate from the local copy; None if there is none, or it may not have the revision yet."""
+        if SUBSTITUTES and (found := substituted(key, context, default)) is not None:
+            return found
         if self._local is None:
             return None
-        if not self._is_updating:
+        if not self._transport.running:
             self._start_updating()
         return self._local.flags.details(key, context, default, min_revision)
 
@@ -320,55 +288,23 @@ class FlagClient:
         self, keys: Iterable[str], context: Context, min_revision: int
     ) -> dict[str, EvaluationDetails[JsonValue]] | None:
         """Evaluate all from the local copy; None if one of them cannot be."""
-        if self._local is None:
+        if not keys and SUBSTITUTES:
+            keys = substituted_keys() or ()
+        if not keys and self._local is not None:
+            keys = self._local.flags.keys()
+        if self._local is None and not (keys and SUBSTITUTES):
             return None
-        found = {
-            key: self._evaluate_locally(key, context, None, min_revision) for key in keys or self._local.flags.keys()
-        }
+        found = {key: self._evaluate_locally(key, context, None, min_revision) for key in keys}
         known = {key: details for key, details in found.items() if details is not None}
         return known if len(known) == len(found) else None
 
+    def _wait_for_flags(self) -> None:
+        """Wait for the local copy's first flags, up to `wait_ready_s` after the start."""
+        if self._follower is not None and not SUBSTITUTES:
+            self._follower.wait_for_flags(self._transport)
+            self._is_starting = not self._follower.local.flags.complete
+
     def _start_updating(self) -> None:
         """Keep the local copy up to date from now on, if there is one and its tasks can be started."""
-        if self._local is not None and not self._is_updating and not self._transport.closed:
-            self._is_updating = self._transport.start(self._update_loop, self._clock_loop)
-
-    def _update_loop(self) -> None:
-        """Apply the watch stream to the local copy. Any exception must be survived, else the copy would stay old."""
-        local, backoff = self._local, Backoff()
-        while local is not None and not self._transport.closed:
-            error: Exception | None = None
-            try:
-                request = self._session.watch_request(local.resume_revision)
-                local.stream_began()
-                with closing(self._transport.messages(request)) as messages:
-                    pages = SnapshotPages()
-                    for page in messages:
-                        if (message := pages.add(page)) is not None:
-                            local.apply(message)
-                        backoff.reset()
-            except Exception as caught:  # noqa: BLE001  see above
-                error = caught
-            if not self._transport.closed:
-                local.stream_ended(error)
-                self._transport.sleep(backoff.next_delay_s())
-
-    def _clock_loop(self) -> None:
-        """Report when the local copy becomes stale, and save it from time to time."""
-        local = self._local
-        while local is not None and not self._transport.closed:
-            self._transport.sleep(CLOCK_INTERVAL_S)
-            local.check_age()
-            if local.save_is_due():
-                self._transport.run_blocking(local.save)
-
-    def _write(
-        self, method: str, request: Any, reason: str, wait_for: WriteLevel | None, wait_timeout_s: Timeout
-    ) -> WriteResult:
-        session = self._session
-        session.complete_write_request(request, reason, wait_for, wait_timeout_s)
-        response = self._transport.call(method, request, session.write_timeout_s(wait_timeout_s))
-        result = session.write_result(response)
-        if self._local is not None:
-            self._local.apply_own_write(request, result)
-        return result
+        if self._follower is not None:
+            self._follower.start(self._transport)

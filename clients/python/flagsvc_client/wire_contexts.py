@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from flagsvc_client.context_scope import scoped_fields
 from flagsvc_client.details import NOTHING, TARGETING_KEY, Context, ErrorCode, EvaluationContext, JsonValue
-from flagsvc_client.errors import FlagServiceError
+from flagsvc_client.errors import FlagServiceError, failure
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 from flagsvc_client.wire_values import put_value
 
@@ -44,18 +45,27 @@ class _Wrong(Exception):
         self.why, self.whole, self.path = why, whole, list[object]()
 
 
-def put_context(message: types.EvaluationContext, context: Context) -> None:
-    """Pack a context. Raises FlagServiceError, reason INVALID_CONTEXT, if the server would not take it."""
-    _put_fields(message, fields_of(context))
+def put_context(request: Any, context: Context) -> None:
+    """Pack a request's context, if there is one. Raises FlagServiceError, INVALID_CONTEXT, if it is not valid."""
+    fields = fields_of(context)
+    if fields is not NOTHING:
+        _put_fields(request.context, fields)
 
 
 def fields_of(context: Context, limits: Limits = LIMITS) -> Mapping[str, JsonValue]:
-    """Return a context as rules read it: plain JSON with the targeting key as a field. Raises FlagServiceError."""
-    if context is None:
+    """Return a context as rules read it: plain JSON with the targeting key as a field. Raises FlagServiceError.
+
+    What the caller passes takes precedence over the fields of the surrounding `context_scope`.
+    """
+    scoped = scoped_fields()
+    if context is None and not scoped:
         return NOTHING
     try:
         reading = _Reading(limits)
-        fields = reading.context(context)
+        fields = reading.context(context if context is not None else {})
+        if scoped:
+            reading = _Reading(limits)
+            fields = reading.context({**scoped, **fields})
     except _Wrong as wrong:
         path = "" if wrong.whole else "".join(f"[{_shown(name)}]" for name in reversed(wrong.path))
         raise _invalid(f"context{path} {wrong.why}") from None
@@ -208,4 +218,4 @@ def _shown(name: object) -> str:
 
 
 def _invalid(message: str) -> FlagServiceError:
-    return FlagServiceError(grpc.StatusCode.INVALID_ARGUMENT, message, ErrorCode.INVALID_CONTEXT)
+    return failure(grpc.StatusCode.INVALID_ARGUMENT, message, ErrorCode.INVALID_CONTEXT)

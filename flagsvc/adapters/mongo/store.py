@@ -123,7 +123,7 @@ class MongoStore:
         return ()
 
     async def renew_identity(self) -> None:
-        """Give the store a new identity."""
+        """Replace the store's identity."""
         async with self._asking(self._timeout_s):
             await self._identity.renew()
 

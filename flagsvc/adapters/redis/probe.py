@@ -24,6 +24,7 @@ class Probe:
         self._redis = redis
         self._tasks = BackgroundTasks()
         self._may_read_memory = True
+        self._was_tried = False
         self.memory: Mapping[str, float] = {}
 
     def start(self) -> None:
@@ -47,17 +48,21 @@ class Probe:
             await pipe.execute()
 
     async def _probe(self) -> None:
-        """Read the clock; of an open breaker's server, also try everything that calls will do."""
+        """Read the clock. At the start, and while the breaker is open, also try everything that calls will do."""
         breaker, ownership = self._redis.breaker, self._redis.ownership
         was_open = breaker.is_open
+        tries = was_open or not self._was_tried
+        self._was_tried = True
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._redis.read_clock(self._redis.background)
-                if was_open:
+                if tries:
                     await self.try_use()
         except Exception as error:  # noqa: BLE001  as in `BoundedClient.bounded`
             if was_open:
                 breaker.probe_failed(redis_cause(error))
+            elif tries:
+                breaker.failed(redis_cause(error))
             return
         if was_open:
             # Idle connections are of the server that went away: each would open the breaker once more.

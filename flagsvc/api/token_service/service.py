@@ -74,7 +74,7 @@ class TokenService(pb_grpc.TokenServiceServicer):
         return pb.UpdateTokenResponse(token=token, spread=spread)
 
     async def RotateToken(self, request: pb.RotateTokenRequest, context: Context) -> pb.RotateTokenResponse:
-        """Give a token a new secret."""
+        """Replace a token's secret."""
         writer, ends_at = self._access.writer, overlap_end(messages.overlap_s(request))
         etag = etag_revision(request.etag)
         change = await writer.rotate(CALLER.get(), _id(request.id), ends_at, etag, wait_for(request))

@@ -116,7 +116,7 @@ def update(token_id: str, fields: Mapping[str, Any], etag: int | None, check: Ca
 def rotate(
     token_id: str, digest: str, old_ends_at: datetime | None, etag: int | None, check: Callable[[Token], None]
 ) -> Decide:
-    """Give a token a new secret; the one before it ends then, None: at once, by no clock. Older ones end at once."""
+    """Replace a token's secret; the one before it ends then, None: at once, by no clock. Older ones end at once."""
 
     def decide(current: Token | None) -> Token | None:
         found = _changeable(current, token_id, etag)

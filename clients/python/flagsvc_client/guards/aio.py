@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from flagsvc_client.aio import FlagClient
+from flagsvc_client.aio import AsyncFlagClient
 from flagsvc_client.details import Context
 from flagsvc_client.guards import sync
 from flagsvc_client.guards.rules import (
@@ -43,7 +43,7 @@ class FlagGuard(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        client: FlagClient,
+        client: AsyncFlagClient,
         rules: Mapping[str, str | Rule | None],
         *,
         context_of: ContextOf = context_of_metadata,
@@ -77,7 +77,7 @@ class FlagGuard(grpc.aio.ServerInterceptor):
 
 
 async def ask(
-    client: FlagClient, rule: Rule, context_of: Callable[[], Context], min_revision: int = 0
+    client: AsyncFlagClient, rule: Rule, context_of: Callable[[], Context], min_revision: int = 0
 ) -> Refusal | None:
     """Return None if the flag lets the call pass, otherwise the refusal."""
     try:

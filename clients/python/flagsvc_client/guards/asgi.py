@@ -8,8 +8,10 @@ from typing import Literal
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flagsvc_client.aio import FlagClient
+from flagsvc_client.aio import AsyncFlagClient
+from flagsvc_client.context_scope import context_scope
 from flagsvc_client.details import Context
 from flagsvc_client.guards import aio
 from flagsvc_client.guards.rules import DISABLED, Refusal, Rule, check_client
@@ -34,7 +36,7 @@ class RequireFeature:
 
     def __init__(
         self,
-        client: FlagClient,
+        client: AsyncFlagClient,
         flag: str,
         *,
         context_of: Callable[[HTTPConnection], Context] | None = None,
@@ -51,6 +53,24 @@ class RequireFeature:
         refusal = await aio.ask(self._client, self._rule, lambda: context_of(connection) if context_of else None)
         if refusal is not None:
             raise FeatureRefused(refusal)
+
+
+class ContextMiddleware:
+    """Make what `context_of` returns the context of all evaluations of a request: `app.add_middleware(...)`.
+
+    See `context_scope`. The path operations, dependencies and guards need not hand it on.
+    """
+
+    def __init__(self, app: ASGIApp, *, context_of: Callable[[HTTPConnection], Context]) -> None:
+        self._app, self._context_of = app, context_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or whatever else an ASGI server sends."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        with context_scope(self._context_of(HTTPConnection(scope))):
+            await self._app(scope, receive, send)
 
 
 async def feature_refused(_: HTTPConnection, error: Exception) -> JSONResponse:

@@ -124,7 +124,7 @@ class CallGuard(
 
 
 def call_guards(
-    client: aio_client.FlagClient,
+    client: aio_client.AsyncFlagClient,
     rules: Mapping[str, str | Rule | None],
     *,
     context_of: ContextOf = context_of_metadata,

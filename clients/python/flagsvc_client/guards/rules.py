@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 import grpc
 
+from flagsvc_client.aio import AsyncFlagClient
 from flagsvc_client.details import TARGETING_KEY, Context, ErrorCode, EvaluationDetails, Reason
 from flagsvc_client.errors import FlagServiceError, status_trailer
 from flagsvc_client.failure_log import REPEAT_AFTER_S, log
+from flagsvc_client.substitutes import StrictError
+from flagsvc_client.sync import FlagClient
 
 DISABLED = "FEATURE_DISABLED"
 CHECK_FAILED = "FEATURE_CHECK_FAILED"
@@ -111,7 +114,12 @@ def verdict(rule: Rule, details: EvaluationDetails[bool]) -> Refusal | None:
 
 
 def verdict_on_error(rule: Rule, error: Exception) -> Refusal | None:
-    """Return the verdict if evaluating raised an exception; its text is for the log, never for the caller."""
+    """Return the verdict if evaluating raised an exception; its text is for the log, never for the caller.
+
+    Raises StrictError again, which only tests see.
+    """
+    if isinstance(error, StrictError):
+        raise error
     if isinstance(error, FlagServiceError):
         if error.reason == ErrorCode.FLAG_NOT_FOUND:
             return Refusal(rule.flag, DISABLED, "NOT_FOUND")
@@ -177,8 +185,15 @@ def by_name(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
     return {name: value for name, value in metadata or ()}  # noqa: C416  dict() would ask grpc.aio.Metadata for keys
 
 
+def _is_asynchronous(client: Any) -> bool:
+    """By class, which a mock with a spec has too; other clients by their methods."""
+    if isinstance(client, AsyncFlagClient | FlagClient):
+        return isinstance(client, AsyncFlagClient)
+    return inspect.iscoroutinefunction(client.details)
+
+
 def check_client(client: Any, *, asynchronous: bool) -> None:
     """Raise TypeError for a client of the other form, with which every check would fail."""
-    if inspect.iscoroutinefunction(client.details) is not asynchronous:
-        expected = "flagsvc_client.aio.FlagClient" if asynchronous else "flagsvc_client.FlagClient"
+    if _is_asynchronous(client) is not asynchronous:
+        expected = "flagsvc_client.AsyncFlagClient" if asynchronous else "flagsvc_client.FlagClient"
         raise TypeError(f"this guard needs a {expected}, not a {type(client).__module__}.{type(client).__qualname__}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from flagsvc_client.aio import FlagClient
+from flagsvc_client.aio import AsyncFlagClient
 from flagsvc_client.guards.rules import DISABLED, Refusal, Rule
 from flagsvc_client.watch_events import Change
 
@@ -63,7 +63,7 @@ class RunningStream:
 class RunningStreams:
     """The running streams, and one watch of the flags while there are any."""
 
-    def __init__(self, client: FlagClient) -> None:
+    def __init__(self, client: AsyncFlagClient) -> None:
         self._client = client
         self._running: set[RunningStream] = set()
         self._watch: asyncio.Task[None] | None = None

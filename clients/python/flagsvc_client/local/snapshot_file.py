@@ -28,6 +28,11 @@ class SavedFlagSet(NamedTuple):
     settings: EvaluationSettings
 
 
+def is_snapshot(text: str) -> bool:
+    """Whether a file's text is a snapshot, of whatever release."""
+    return text.startswith(_FORMAT.rpartition(" ")[0])
+
+
 def read(path: Path, flag_set: str) -> SavedFlagSet | None:
     """Read a snapshot; None if the file does not exist or cannot be used."""
     try:

@@ -61,6 +61,10 @@ class LocalUpdater:
         key = request.flag.key if hasattr(request, "flag") else request.flag_key
         self.events.changed(self.flags.change(key, result.flag, result.revision))
 
+    def starting(self) -> None:
+        """Note that the copy is kept up to date from now on: it is ready when the server has confirmed it."""
+        self.events.state = "starting"
+
     def stream_began(self) -> None:
         """Expect the settings in the next message: each stream may come from another replica."""
         self._has_settings = False

@@ -1,9 +1,10 @@
-"""The transport for asyncio: one channel, which belongs to one event loop."""
+"""The transport for asyncio: one channel for each event loop, because it belongs to that."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,7 +19,24 @@ from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_ch
 
 CALL_ERRORS = (grpc.RpcError, grpc.aio.UsageError, RuntimeError, TimeoutError, asyncio.CancelledError)
 """What ends a call without a response. RuntimeError, UsageError: the event loop or the channel is closed."""
-Event = asyncio.Event
+
+
+_CLOSED = "it is closed; `open` it again"
+
+
+class Event:
+    """An asyncio.Event that any thread may set: the background tasks may run in another loop."""
+
+    def __init__(self) -> None:
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+
+    def set(self) -> None:
+        """Set it."""
+        self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self) -> None:
+        """Wait until it is set."""
+        await self._event.wait()
 
 
 async def wait_for(event: Event, timeout_s: float) -> None:
@@ -37,8 +55,6 @@ async def _read(stream: Any) -> Any:
 class _Connection(NamedTuple):
     """A channel can be used only in the event loop and the process that opened it."""
 
-    loop: asyncio.AbstractEventLoop
-    fork_count: int
     channel: grpc.aio.Channel
     stub: Any
 
@@ -55,8 +71,12 @@ class Transport:
     ) -> None:
         self._target, self._access, self._options = target, access, options
         self._timeout_s = timeout_s
-        self._connection: _Connection | None = None
+        self._connections: dict[asyncio.AbstractEventLoop, _Connection] = {}
+        self._fork_count: int | None = None
+        """Of the process that connected first: no other can use the transport."""
+        self._connecting = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._tasks_loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
 
     async def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
@@ -80,12 +100,20 @@ class Transport:
         except CALL_ERRORS as error:
             self._raise_failure(error)
 
+    @property
+    def running(self) -> bool:
+        """Whether background tasks run: those of a loop that has ended or is paused do not."""
+        loop = self._tasks_loop
+        return loop is not None and loop.is_running()
+
     def start(self, *loops: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Run functions in the background until the transport is closed; False if no event loop is running yet."""
         try:
             running_loop = asyncio.get_running_loop()
         except RuntimeError:
             return False
+        self._cancel_tasks()
+        self._tasks_loop = running_loop
         self._tasks = [running_loop.create_task(loop(), name="flagsvc") for loop in loops]
         return True
 
@@ -98,36 +126,56 @@ class Transport:
         await asyncio.to_thread(function)
 
     async def close(self) -> None:
-        """End the background tasks and close the channel."""
+        """End the background tasks and close the channels, each in its own loop."""
         self.closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.loop is asyncio.get_running_loop():
-            await connection.channel.close()
+        here = asyncio.get_running_loop()
+        self._cancel_tasks()
+        if self._tasks_loop is here:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        with self._connecting:
+            connections, self._connections = self._connections, {}
+        for loop, connection in connections.items():
+            if loop is here:
+                await connection.channel.close()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(connection.channel.close(), loop)
+
+    def _cancel_tasks(self) -> None:
+        """Cancel the background tasks; those of a closed loop have ended with it."""
+        loop = self._tasks_loop
+        if loop is not None and not loop.is_closed():
+            for task in self._tasks:
+                loop.call_soon_threadsafe(task.cancel)
 
     @property
     def _stub(self) -> Any:
-        """The stub, connected if need be. Raises FlagServiceError if the transport cannot be used here."""
-        running_loop, connection = asyncio.get_running_loop(), self._connection
-        if connection is None:
-            if self.closed:
-                raise client_unusable("it is closed")
-            channel = open_channel(grpc.aio, self._target, self._access.credentials, self._options)
-            connection = _Connection(running_loop, fork_count(), channel, pb_grpc.FlagServiceStub(channel))
-            self._connection = connection
-        elif connection.loop is not running_loop or connection.fork_count != fork_count():
-            raise client_unusable(
-                "it was used in another event loop or before a fork; create one in each loop and process"
-            )
+        """The running loop's stub, connected if need be. Raises FlagServiceError if it cannot be used here."""
+        loop = asyncio.get_running_loop()
+        connection = self._connections.get(loop)
+        if connection is None or self._fork_count != fork_count():
+            connection = self._connect(loop)
         return connection.stub
+
+    def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+        with self._connecting:
+            if self.closed:
+                raise client_unusable(_CLOSED)
+            if self._fork_count not in (None, fork_count()):
+                raise client_unusable(
+                    "it was used in the parent of this process, before a fork; create one in the child"
+                )
+            self._fork_count = fork_count()
+            channel = open_channel(grpc.aio, self._target, self._access.credentials, self._options)
+            connection = _Connection(channel, pb_grpc.FlagServiceStub(channel))
+            alive = {loop: other for loop, other in self._connections.items() if not loop.is_closed()}
+            self._connections = {**alive, loop: connection}
+            return connection
 
     def _raise_failure(self, error: BaseException) -> NoReturn:
         """Raise FlagServiceError for a call that failed, but leave the caller's own cancellation alone."""
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if self.closed and task is not None and not task.cancelling():
-                raise client_unusable("it is closed") from None  # closing the channel cancelled the call
+                raise client_unusable(_CLOSED) from None  # closing the channel cancelled the call
             raise error
         raise failure_of(error) from error

@@ -48,6 +48,8 @@ class Transport:
         self._connection: _Connection | None = None
         self._connecting, self._closing = threading.Lock(), threading.Event()
         self._threads: list[threading.Thread] = []
+        self.running = False
+        """Whether functions run in the background."""
 
     @property
     def closed(self) -> bool:
@@ -81,7 +83,7 @@ class Transport:
 
     def start(self, *loops: Callable[[], None]) -> bool:
         """Run functions in the background until the transport is closed."""
-        self._threads = [_thread(loop) for loop in loops]
+        self._threads, self.running = [_thread(loop) for loop in loops], True
         return True
 
     def sleep(self, seconds: float) -> None:
@@ -114,7 +116,7 @@ class Transport:
     def _connect(self) -> _Connection:
         with self._connecting:
             if self.closed:
-                raise client_unusable("it is closed")
+                raise client_unusable("it is closed; `open` it again")
             if self._connection is None:
                 channel = open_channel(grpc, self._target, self._access.credentials, self._options)
                 self._connection = _Connection(fork_count(), channel, pb_grpc.FlagServiceStub(channel))

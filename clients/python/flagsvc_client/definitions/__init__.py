@@ -1,0 +1,1 @@
+"""Reads and writes of definitions, for asyncio and for threads."""
