@@ -142,8 +142,8 @@ async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(
         watch = await asyncio.create_subprocess_exec(
             *program, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert watch.stdout
-        await watch.stdout.readline()
+        assert watch.stderr
+        assert await watch.stderr.readline() == b"1 flag at revision 1\n"
         pid = pid_of(watch.pid, program)
         assert pid
         os.kill(pid, number)
