@@ -1,28 +1,35 @@
-"""A caller that sends more than its rate, as a process of its own: its CPU and its loop are not the others'.
+"""Callers who evaluate at a steady rate, as a process of its own that costs little: its requests are prebuilt.
 
-Run as a program, it reads one line of JSON from its standard input (targets, headers, calls a second, seconds), and
-writes one with what became of its calls.
+It reads one line of JSON from its standard input, as `Wanted`, and writes one with what became of the calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import grpc
-import uvloop
-
+from benchmarks.http2_load import OK, Load, Request
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from tests.access.callers import Headers
 
-TICK_S = 0.005
-MAX_UNDER_WAY = 500
+METHOD = "/flagsvc.v1.FlagService/EvaluateFlag"
+EXHAUSTED = "8"
+DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Calls for one flag, `rate` a second in turns by each caller on each port; without a rate, as many as go."""
+
+    ports: list[int]
+    callers: list[Headers]
+    """The headers of each."""
+    flag: str
+    seconds: float
+    rate: float = 0.0
+    in_flight: int = 0
 
 
 @dataclass(slots=True)
@@ -30,63 +37,42 @@ class Calls:
     """What became of calls. `accepted`: seconds from the first call to each answer; `waits_s`: of accepted calls."""
 
     offered: int = 0
+    refused: int = 0
+    failed: int = 0
     accepted: list[float] = field(default_factory=list)
     waits_s: list[float] = field(default_factory=list)
-    refused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def per_second(self, since_s: float) -> float:
         """Return the calls accepted a second after the first ones."""
-        return sum(at >= since_s for at in self.accepted) / (self.seconds - since_s)
+        return sum(since_s <= at < self.seconds for at in self.accepted) / (self.seconds - since_s)
 
 
-async def offer(calls: Sequence[Callable[[], Awaitable[Any]]], rate: float, seconds: float) -> Calls:
-    """Make calls at a steady rate, each one of several at random; a wait counts from when its call was due."""
-    found, under_way, began = Calls(), set[asyncio.Task[None]](), time.monotonic()
+async def offered(wanted: Wanted) -> Calls:
+    """Make calls from a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.offered_calls", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    written, _ = await process.communicate(json.dumps(asdict(wanted)).encode() + b"\n")
+    return Calls(**json.loads(written))
 
-    async def one(call: Callable[[], Awaitable[Any]], due: float) -> None:
-        try:
-            await call()
-        except grpc.aio.AioRpcError as error:
-            name = error.code().name
-            found.refused[name] = found.refused.get(name, 0) + 1
+
+def _made(wanted: Wanted) -> Calls:
+    message = pb.EvaluateFlagRequest(flag_key=wanted.flag).SerializeToString()
+    requests = [Request(METHOD, message, headers) for headers in wanted.callers]
+    with Load((port, request) for request in requests for port in wanted.ports) as load:
+        if wanted.rate:
+            found = load.steady(wanted.rate, wanted.seconds, DEADLINE_S)
         else:
-            now = time.monotonic()
-            found.accepted.append(now - began)
-            found.waits_s.append(now - due)
-
-    while (elapsed := time.monotonic() - began) < seconds:
-        while found.offered < rate * elapsed and len(under_way) < MAX_UNDER_WAY:
-            task = asyncio.create_task(one(random.choice(calls), began + found.offered / rate))
-            found.offered += 1
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        await asyncio.sleep(TICK_S)
-    await asyncio.gather(*under_way)
-    found.seconds = seconds
-    return found
-
-
-async def _run(wanted: dict[str, Any]) -> Calls:
-    headers = tuple(tuple(each) for each in wanted["headers"])
-    channels = [grpc.aio.insecure_channel(target) for target in wanted["targets"]]
-    stubs = [pb_grpc.FlagServiceStub(channel) for channel in channels]
-    request = pb.EvaluateFlagRequest(flag_key=wanted["flag"])
-    for stub in stubs:  # connected before anything counts; an unknown flag is an answer, too
-        await stub.EvaluateFlag(request, metadata=headers, timeout=10, wait_for_ready=True)
-    calls = [lambda stub=stub: stub.EvaluateFlag(request, metadata=headers, timeout=5) for stub in stubs]
-    try:
-        return await offer(calls, wanted["rate"], wanted["seconds"])
-    finally:
-        for channel in channels:
-            await channel.close()
+            found = load.full(wanted.in_flight, wanted.seconds, DEADLINE_S)
+    codes = found.codes
+    failed = codes.total() - codes[OK] - codes[EXHAUSTED]
+    return Calls(found.offered, codes[EXHAUSTED], failed, found.answered_s, found.waits_s, found.seconds)
 
 
 def main() -> None:
     """Read what is wanted, call, and write what was found."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(_run(json.loads(sys.stdin.readline())))
-    print(json.dumps(asdict(found)))
+    print(json.dumps(asdict(_made(Wanted(**json.loads(sys.stdin.readline()))))))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(
             *program, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert watch.stderr
-        assert await watch.stderr.readline() == b"1 flag at revision 1\n"
+        assert await asyncio.wait_for(watch.stderr.readline(), 30) == b"1 flag at revision 1\n"
         pid = pid_of(watch.pid, program)
         assert pid
         os.kill(pid, number)
