@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -43,6 +43,8 @@ class Outcome:
     """Of the late ones, those that got no stream in time."""
     waits_s: list[float] = field(default_factory=list)
     """Time from when a call was due to its answer, of those answered in time."""
+    answered_s: list[float] = field(default_factory=list)
+    """When each of those was answered, from the beginning of the run."""
     health_s: list[float] = field(default_factory=list)
     """How long each health check took."""
     lag_s: float = 0.0
@@ -62,8 +64,10 @@ class Outcome:
 class Request:
     """A prebuilt unary request: the frames, and where the stream's number and the remaining milliseconds belong."""
 
-    def __init__(self, path: str, message: bytes) -> None:
+    def __init__(self, path: str, message: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """`headers`: further ones, such as a credential; names and values have at most 126 bytes."""
         block = b"\x83\x86" + _literal(4, path) + _literal(1, "flags") + _literal(31, "application/grpc")
+        block += b"".join(_named(name, value) for name, value in headers)
         block += _named("te", "trailers") + _named("grpc-timeout", "0000m")
         body = b"\0" + struct.pack(">I", len(message)) + message
         self.frames = bytearray(_frame(HEADERS, END_HEADERS, 1, block) + _frame(DATA, END_STREAM, 1, body))
@@ -86,10 +90,10 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 class _Connection:
-    """One client: its streams, and the calls that wait for one."""
+    """One client: its request, its streams, and the calls that wait for one."""
 
-    def __init__(self, port: int, poll: select.epoll) -> None:
-        self._port, self._poll = port, poll
+    def __init__(self, port: int, request: Request, poll: select.epoll) -> None:
+        self._port, self._request, self._poll = port, request, poll
         self.waiting: deque[float] = deque()
         self._connect()
 
@@ -106,8 +110,9 @@ class _Connection:
         self.max_streams, self.closing, self._next = NO_LIMIT, False, 1
         self._out, self._in, self._received = bytearray(), b"", 0
 
-    def send(self, request: Request, now: float, deadline_s: float) -> None:
+    def send(self, now: float, deadline_s: float) -> None:
         """Open a stream for each call that waits, as long as there are streams."""
+        request = self._request
         room = 0 if self.closing else self.max_streams - len(self.streams)
         frames, out = request.frames, self._out
         while room > 0 and self.waiting:
@@ -210,27 +215,34 @@ def _status(block: bytes) -> str:
     return block[at + 1 : at + 1 + block[at]].decode() if at > 10 else "none"
 
 
-class Load:
-    """Clients of one server. `health`: the request of a health check, sent on a connection of its own."""
+Client = tuple[int, Request]
 
-    def __init__(self, port: int, request: Request, health: Request, connections: int) -> None:
-        self._request, self._health = request, health
+
+class Load:
+    """Clients, each of one connection: the port of its server, and its request; calls go to each in turn.
+
+    `health`: the same for a health check, on a connection of its own; None for none.
+    """
+
+    def __init__(self, clients: Iterable[Client], health: Client | None = None) -> None:
         self._poll = select.epoll()
-        self._clients = [_Connection(port, self._poll) for _ in range(connections)]
-        self._prober = _Connection(port, self._poll)
-        self._by_number = {client.number: client for client in (*self._clients, self._prober)}
+        self._clients = [_Connection(port, request, self._poll) for port, request in clients]
+        self._prober = _Connection(*health, self._poll) if health is not None else None
+        self._all = [*self._clients, *([self._prober] if self._prober is not None else [])]
+        self._by_number = {client.number: client for client in self._all}
 
     def __enter__(self) -> Self:
         """Wait until the server has sent how many streams it takes."""
         until = time.perf_counter() + CLOSING_S
         while time.perf_counter() < until:
-            self._answers(0.01)
-            for client in (*self._clients, self._prober):
+            for _ in self._answers(0.01):
+                pass
+            for client in self._all:
                 client.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for client in (*self._clients, self._prober):
+        for client in self._all:
             client.close()
         self._poll.close()
 
@@ -251,14 +263,14 @@ class Load:
             if now < ends:
                 self._offer(outcome, [started + n / rate for n in self._due(outcome, now - started, rate)])
                 self._offer(outcome, [now] * (in_flight - self._open() if in_flight else 0))
-                if now >= probe_at and not self._prober.streams:
+                if self._prober is not None and now >= probe_at and not self._prober.streams:
                     probe_at = now + HEALTH_EVERY_S
                     self._prober.waiting.append(now)
-                    self._prober.send(self._health, now, HEALTH_DEADLINE_S)
+                    self._prober.send(now, HEALTH_DEADLINE_S)
             elif not self._open() or now > ends + deadline_s + 1:
                 break
             self._send(outcome, now, deadline_s)
-            self._receive(outcome, deadline_s)
+            self._receive(outcome, started, deadline_s)
         if in_flight:
             outcome.seconds = time.perf_counter() - started
         outcome.codes[LATE] += self._open()
@@ -283,11 +295,12 @@ class Load:
                 outcome.codes[LATE] += 1
                 outcome.unsent += 1
             outcome.codes[LATE] += sum(1 for _ in client.cancel(now - deadline_s))
-            client.send(self._request, now, deadline_s)
+            client.send(now, deadline_s)
 
-    def _receive(self, outcome: Outcome, deadline_s: float) -> None:
+    def _receive(self, outcome: Outcome, started: float, deadline_s: float) -> None:
         for client, due, code in self._answers(TICK_S):
-            waited = time.perf_counter() - due
+            now = time.perf_counter()
+            waited = now - due
             if client is self._prober:
                 outcome.health_s.append(waited if code == OK else float("inf"))
             elif waited > deadline_s:
@@ -296,6 +309,7 @@ class Load:
                 outcome.codes[code] += 1
                 if code == OK:
                     outcome.waits_s.append(waited)
+                    outcome.answered_s.append(now - started)
 
     def _answers(self, timeout: float) -> Iterator[tuple[_Connection, float, str]]:
         for number, _ in self._poll.poll(timeout):

@@ -75,7 +75,7 @@ def _offered(port: int, rate: float, seconds: float, connections: int) -> Outcom
     path = "/flagsvc.v1.FlagService/EvaluateFlag"
     request = Request(path, pb.EvaluateFlagRequest(flag_key=SWITCH_KEY).SerializeToString())
     health = Request("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest().SerializeToString())
-    with Load(port, request, health, connections) as load:
+    with Load([(port, request)] * connections, (port, health)) as load:
         return load.steady(rate, seconds) if rate else load.full(IN_FLIGHT, seconds)
 
 

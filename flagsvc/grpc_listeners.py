@@ -15,7 +15,7 @@ from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.handlers import Handlers, Wrapper
-from flagsvc.api.common.interceptors import CallInterceptor, Refuse
+from flagsvc.api.common.interceptors import Before, CallInterceptor, Refuse
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.common.peers import Peers
@@ -48,6 +48,8 @@ FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
 MakeWrapper = Callable[[Listener, Peers], Wrapper]
 """Makes, for one listener, what wraps its handlers."""
+MakeBefore = Callable[[str, Peers], Before | None]
+"""Makes what runs before the calls of one method, once their callers are known; None if nothing does."""
 
 
 class GrpcServices:
@@ -63,13 +65,15 @@ class GrpcServices:
         health: Health,
         outflow: Outflow,
         inner: Sequence[MakeWrapper] = (),
+        before: MakeBefore = lambda _method, _peers: None,
         refuse: Refuse | None = None,
     ) -> None:
         """`inner`: make what wraps handlers within the interceptor that reads messages and maps errors.
 
-        `refuse`: notes calls that are refused for want of a right.
+        `before`: makes what runs before the message of a unary call is read. `refuse`: notes calls that are refused
+        for want of a right.
         """
-        self._inner, self._refuse = inner, refuse
+        self._inner, self._before, self._refuse = inner, before, refuse
         settings, near, reader = replica.settings, replica.near, replica.reader
         self._authority = replica.access.authority if replica.access is not None else None
         self._settings, self._admission, self._metrics, self._health = settings, admission, metrics, health
@@ -101,6 +105,7 @@ class GrpcServices:
             authority=self._authority,
             listener=listener,
             refuse=self._refuse,
+            before_of=lambda method: self._before(method, self.peers),
         )
         return (outer, *(make(listener, self.peers) for make in self._inner))
 

@@ -86,6 +86,7 @@ class Server:
             health=self._health,
             outflow=outflow,
             inner=(*audit.wrappers(), *limiting.wrappers()),
+            before=limiting.before,
             refuse=audit.refuse,
         )
         sets, anonymous = default_sets(settings.default_flag_set), anonymous_roles(settings.anonymous)

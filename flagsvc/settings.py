@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -321,6 +320,8 @@ class Settings:
                 raise SettingsError(f"{name} is no setting any more: {_REMOVED[base]}")
             if spec is None:
                 bare = {n.removeprefix(PREFIX): n for n in known}
+                import difflib  # noqa: PLC0415  only a slip needs it
+
                 close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
                 hint = f"did you mean {bare[close[0]]}?" if close else f"the settings are {', '.join(sorted(known))}"
                 raise SettingsError(f"unknown setting {name}; {hint}")

@@ -5,7 +5,6 @@ A user name, a password or a query never appears in an error or a log line, howe
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -139,6 +138,8 @@ def _wrong_scheme(url: str, scheme: str, schemes: tuple[str, ...]) -> str:
     wanted = ", ".join(forms) + (" or none" if schemes is CACHE_SCHEMES else "")
     if not url:
         return f"is empty; it must be {wanted}"
+    import difflib  # noqa: PLC0415  only a slip needs it
+
     close = difflib.get_close_matches(scheme, schemes, n=1)
     hint = f"; did you mean {close[0]}://?" if close and close[0] != scheme else ""
     found = f"begins with {scheme}:" if scheme in (*STORE_SCHEMES, *CACHE_SCHEMES) else "begins with no known scheme"

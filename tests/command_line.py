@@ -37,7 +37,7 @@ class Terminal(io.StringIO):
     def __init__(self, columns: int, *, colours: bool = False, keys: str = "") -> None:
         super().__init__()
         self._environment = {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "" if colours else "1"}
-        self._keys = _Keys(keys)
+        self._keys = _Keys(keys, self)
 
     def isatty(self) -> bool:
         """It is one."""
@@ -66,5 +66,16 @@ class Terminal(io.StringIO):
 
 
 class _Keys(io.StringIO):
+    """What is typed, which a terminal shows."""
+
+    def __init__(self, keys: str, terminal: Terminal) -> None:
+        super().__init__(keys)
+        self._terminal = terminal
+
+    def readline(self, *size: int) -> str:  # type: ignore[override]
+        line = super().readline(*size)
+        self._terminal.write(line)
+        return line
+
     def isatty(self) -> bool:
         return True

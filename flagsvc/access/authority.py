@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from hashlib import sha256
 
 from flagsvc.access.proven import ProvenCallers
 from flagsvc.access.sessions import ENDED, Sessions
@@ -11,19 +12,25 @@ from flagsvc.access.tickets import Tickets
 from flagsvc.access.token_view import TokenView
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import EVALUATING, Role
-from flagsvc.core.access.token_text import PREFIX, NotAToken, digest_of, id_in
+from flagsvc.core.access.token_text import PREFIX, NotAToken, id_in
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Unauthenticated
 
 OWN = f"{PREFIX}_"
 """What this server's own tokens begin with."""
+MAX_RECOGNIZED = 5_000
+"""Callers found by one lookup. Fewer than the JWTs that are held, so that none of those that are in use is dropped."""
 
 
 class Authority:
-    """Recognizes callers by the tokens of `view`, and ends their `sessions`."""
+    """Recognizes callers by the tokens of `view`, and ends their `sessions`.
+
+    A caller whom it has recognized is found by one lookup until anybody's rights may have changed; only its time is
+    looked at again at each call.
+    """
 
     def __init__(self, view: TokenView, staleness_bound_s: float) -> None:
         self._view, self._staleness_bound_s = view, staleness_bound_s
-        self.sessions = Sessions(self.current)
+        self.sessions = Sessions(self.current, view.forget_recognized)
         self.proven: ProvenCallers | None = None
         """Who recognizes other callers; None if nobody does."""
         self.tickets = Tickets(view, lambda: self.proven)
@@ -33,14 +40,15 @@ class Authority:
 
         Raises Unauthenticated, or AccessUnknown before the tokens are read.
         """
-        if self.proven is not None and not credential.startswith(OWN):
-            return self.proven.known(credential)
-        identity = self._view.identity(digest_of(credential))
-        if identity is None:
-            raise self._unknown(credential)
-        if identity.expires_at <= time.time():
-            raise Unauthenticated("the token has expired, or was replaced by a newer one")
-        self._view.used.add(identity.id)
+        digest = sha256(credential.encode("utf-8", "surrogatepass")).digest()
+        identity = self._view.recognized.get(digest)
+        if identity is not None and identity.expires_at > time.time():
+            return identity
+        identity = self._found(credential, digest)
+        if identity is not None:
+            if len(self._view.recognized) >= MAX_RECOGNIZED:
+                self._view.forget_recognized()
+            self._view.recognized[digest] = identity
         return identity
 
     async def verify(self, credential: str, peer: str) -> None:
@@ -73,6 +81,18 @@ class Authority:
                 "this replica has not been able to verify the rights of callers for longer than its staleness bound,"
                 " and only evaluates flags until it can; retry, another replica may answer"
             )
+
+    def _found(self, credential: str, digest: bytes) -> Identity | None:
+        """Look a caller up. Returns and raises as `identify`."""
+        if self.proven is not None and not credential.startswith(OWN):
+            return self.proven.known(credential)
+        identity = self._view.identity(digest)
+        if identity is None:
+            raise self._unknown(credential)
+        if identity.expires_at <= time.time():
+            raise Unauthenticated("the token has expired, or was replaced by a newer one")
+        self._view.used.add(identity.id)
+        return identity
 
     def _unknown(self, credential: str) -> FlagsvcError:
         if not credential.startswith(OWN):

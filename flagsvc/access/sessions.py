@@ -60,8 +60,9 @@ class Session:
 class Sessions:
     """Everything that is open. `current` returns a caller as it is now; None if its credential is no longer valid."""
 
-    def __init__(self, current: Callable[[Identity], Identity | None]) -> None:
-        self._current = current
+    def __init__(self, current: Callable[[Identity], Identity | None], forget: Callable[[], object]) -> None:
+        """`forget`: called when rights may have changed, before anything is checked."""
+        self._current, self._forget = current, forget
         self._open: set[Session] = set()
         self.ended = self.changes = 0
         """`changes`: how often the rights of callers may have changed."""
@@ -89,6 +90,7 @@ class Sessions:
     def check_all(self) -> None:
         """End what is not allowed any more. Call it when rights have changed, in the same step."""
         self.changes += 1
+        self._forget()
         for session in list(self._open):
             self._check(session)
 

@@ -99,9 +99,9 @@ class TokenFollower:
             self._view.confirm(asked_at)
         else:
             await self._load()
-        if self._view.used and asked_at - self._noted_at > NOTE_USED_S:
+        if asked_at - self._noted_at > NOTE_USED_S and (used := self._view.take_used()):
             self._noted_at = asked_at
-            await self._note_used()
+            await self._note_used(used)
 
     async def _load(self) -> None:
         asked_at = time.monotonic()
@@ -127,10 +127,8 @@ class TokenFollower:
             return False
         return True
 
-    async def _note_used(self) -> None:
-        used, today = set(self._view.used), datetime.now(UTC).date().isoformat()
-        self._view.used.clear()
-        held = self._view.stored
+    async def _note_used(self, used: set[str]) -> None:
+        held, today = self._view.stored, datetime.now(UTC).date().isoformat()
         days = {each: today for each in used if each in held and held[each].last_used_on < today}
         if days:
             with contextlib.suppress(WritesUnsupported):

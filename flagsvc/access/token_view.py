@@ -57,7 +57,9 @@ class TokenView:
         self.returned: frozenset[str] = frozenset()
         """Ids of tokens that are revoked, as this replica knows, and that the store takes for valid again."""
         self.used: set[str] = set()
-        """Ids of tokens that were used since this was last emptied."""
+        """Ids of tokens that were used since `take_used`."""
+        self.recognized: dict[bytes, Identity] = {}
+        """Callers that were found since the last change, those with JWTs too, by the digest of what they send."""
         self.ticket_key = b""
         """What tickets are sealed with; empty until it is read."""
         self._identities: dict[bytes, Identity] = {}
@@ -82,6 +84,17 @@ class TokenView:
     def identity(self, key: bytes) -> Identity | None:
         """Return whom a token's digest stands for; also one that has expired."""
         return self._identities.get(key)
+
+    def forget_recognized(self) -> None:
+        """Look every caller up again. Call it when rights have changed that are not held here."""
+        self.recognized = {}
+
+    def take_used(self) -> set[str]:
+        """Return the ids of the tokens that were used since this was last called."""
+        used, self.used = self.used, set()
+        if used:
+            self.forget_recognized()  # so that a caller who calls again has used its token again
+        return used
 
     def of_token(self, token_id: str) -> list[Identity]:
         """Return whom the secrets of a token stand for; also where one has expired."""
@@ -184,6 +197,7 @@ class TokenView:
                 if name not in filed or key not in identities:  # the store's tokens go before those of the file
                     identities[key] = identity
         self._visible, self._identities = visible, identities
+        self.forget_recognized()
         self.stored, self.filed = Tokens(self._known), Tokens(filed)
         self.tokens = Tokens(self._known, filed)
         self.version += 1

@@ -12,6 +12,7 @@ import argcomplete.shell_integration
 from argcomplete.completers import BaseCompleter, FilesCompleter
 
 from flagsvc.cli.exit_codes import OK
+from flagsvc.cli.parsing import Parser
 
 KEYS_S = 1.0
 """Seconds that a server has to name its flags' keys."""
@@ -33,6 +34,8 @@ def show_script(args: argparse.Namespace) -> int:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    if isinstance(parser, Parser):
+        parser.fill()
     for action in parser._actions:  # noqa: SLF001  argparse lists them nowhere else
         yield action
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001

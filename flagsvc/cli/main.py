@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except BadCommandLine as error:
         if terminal.form() is not terminal.Form.JSON:
-            print(error.usage, end="", file=sys.stderr)
+            terminal.say(error.usage, error=True)
         return _fail(error, USAGE)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from flagsvc.cli.terminal import Form
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
-Add: TypeAlias = Callable[[Commands, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
-"""Adds a command with its help: `parser` has it."""
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no other name
 
 DEFAULT_WAIT_S = 5.0
 TLS_OPTIONS = {
@@ -133,6 +131,11 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         type=float,
         help=f"seconds to wait for the level, at most 60 [{DEFAULT_WAIT_S:g}]",
     )
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add the check of a change that writes nothing."""
+    parser.add_argument("--dry-run", action="store_true", help="check the change and show it, without writing")
 
 
 def add_min_revision(parser: argparse.ArgumentParser) -> None:

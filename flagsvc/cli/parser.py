@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+from collections.abc import Mapping
 
 from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, token_parser, tool_parser
-from flagsvc.cli.options import Commands
-from flagsvc.cli.usage import BadCommandLine, meant
-from flagsvc.urls import masked
+from flagsvc.cli.parsing import Parser, formatter
 
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
 _SUMMARIES = {
@@ -163,63 +161,36 @@ _SERVE_ACTIONS = {
 """Option -> field of the settings and action, where they do not follow from its name."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no URL, which may hold a password, and name what was most likely meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise BadCommandLine."""
-        raise BadCommandLine(masked(message), self.format_usage())
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the arguments that this parser knows, and name the option that an unknown one looks like.
-
-        FIELD=VALUE may stand behind an option too, which argparse does not allow where there may be none.
-        """
-        known, unknown = super().parse_known_args(args, namespace)
-        if isinstance(fields := getattr(known, "fields", None), list):
-            fields += (late := [word for word in unknown if not word.startswith("-")])
-            unknown = [word for word in unknown if word not in late]
-        for word in unknown:
-            if word.startswith("--"):
-                near = meant(word.partition("=")[0], self._option_string_actions)
-                raise BadCommandLine(f"unrecognized arguments: {masked(word)}{near}", self.format_usage())
-        return known, unknown
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        near = meant(str(value), map(str, action.choices))
-        if action.dest == "command":
-            raise argparse.ArgumentError(None, f"unknown command {value!r}{near} (all of them: flagsvc help)")
-        known = ", ".join(map(str, action.choices))
-        raise argparse.ArgumentError(action, f"invalid choice: {value!r}{near} (choose from {known})")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed arguments have the command's function in `run`."""
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="flagsvc",
+        formatter_class=formatter,
         description="Feature flags over gRPC. Start with: flagsvc serve; then: flagsvc create my-flag status=ENABLED",
     )
     parser.add_argument("--version", action="version", version=f"flagsvc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_serve(commands)
-    for module in (flag_parser, token_parser, tool_parser):
-        module.add_to(commands, _add_command)
+    for name, command in _commands().items():
+        about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
+        each = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=epilog,
+            formatter_class=formatter,
+            add_later=command.add_arguments,
+        )
+        each.set_defaults(run=command.run)
     return parser
 
 
-def _add_command(commands: Commands, name: str, command: run.Command) -> argparse.ArgumentParser:
-    about, epilog = _SUMMARIES[name], "\n  ".join(("examples:", *_EXAMPLES[name]))
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=formatter)
-    parser.set_defaults(run=command)
-    return parser
+def _commands() -> Mapping[str, run.Described]:
+    serve = run.Described(run.serve, _serve)
+    return {"serve": serve, **flag_parser.COMMANDS, **token_parser.COMMANDS, **tool_parser.COMMANDS}
 
 
-def _add_serve(commands: Commands) -> None:
-    serve = _add_command(commands, "serve", run.serve)
+def _serve(parser: argparse.ArgumentParser) -> None:
     for option, about in _SERVE_OPTIONS.items():
         name, _, metavar = option.partition(" ")
         dest, action = _SERVE_ACTIONS.get(name, (None, "store"))
-        serve.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)
+        parser.add_argument(name, dest=dest, action=action, metavar=metavar or None, help=about)

@@ -6,8 +6,16 @@ import argparse
 import os
 from collections.abc import Callable
 from importlib import import_module
+from typing import NamedTuple
 
 Command = Callable[[argparse.Namespace], int]
+
+
+class Described(NamedTuple):
+    """A command, and what adds its arguments to its parser."""
+
+    run: Command
+    add_arguments: Callable[[argparse.ArgumentParser], None]
 
 
 def serve(args: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ class Form(StrEnum):
     NAME = "name"
 
 
+_COLUMNS = 80
 _chosen: ContextVar[Form] = ContextVar("form", default=Form.TABLE)
 
 
@@ -55,9 +56,13 @@ def is_terminal(stream: TextIO | None = None) -> bool:
 
 def width() -> int:
     """Return the columns of the terminal, or COLUMNS where that is set."""
-    import shutil  # noqa: PLC0415  not for `health`
-
-    return shutil.get_terminal_size().columns
+    named = os.environ.get("COLUMNS", "")
+    if named.isdecimal() and int(named):
+        return int(named)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else -1).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
 
 
 def wrapped(text: str) -> str:

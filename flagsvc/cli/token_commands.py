@@ -137,14 +137,14 @@ def _create_first(args: argparse.Namespace) -> int:
             f"--output names {str(path)!r}, which exists, but the store has no token: the file is of another store,"
             " or the store has lost its tokens. Remove the file to make the first token of this store"
         )
-    with _Output(args.output) as output:
-        try:
+    try:
+        with _Output(args.output) as output:
             return output.put(args, target.create(token, as_first=True))
-        except InvalidRequest:
-            if not target.all():
-                raise
-            say("another program has made the first token at this moment", error=args.json)
-            return 0
+    except (InvalidRequest, UsageError):  # another program may have made the token, or its file too
+        if not target.all():
+            raise
+        say("another program has made the first token at this moment", error=args.json)
+        return 0
 
 
 class _Output:

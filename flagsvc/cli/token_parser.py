@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from flagsvc.cli import options, run
-from flagsvc.cli.options import MANY, Add, Commands
+from flagsvc.cli.options import MANY, Verbs
 from flagsvc.core.access.roles import Role
 
 
-def add_to(commands: Commands, add_command: Add) -> None:
-    """Add both commands."""
-    options.add_call(add_command(commands, "whoami", run.in_module("token_commands", "whoami")))
-    token = add_command(commands, "token", _no_verb)
-    verbs = token.add_subparsers(dest="verb", required=True, metavar="VERB")
+def _token(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     create = _verb(verbs, "create", "Make a token and print its secret, once.", "create")
     create.add_argument("name", metavar="NAME", help="who uses it")
     _add_fields(create, named=False)
@@ -47,7 +45,7 @@ def add_to(commands: Commands, add_command: Add) -> None:
     _add_denials(verbs)
 
 
-def _add_denials(verbs: Commands) -> None:
+def _add_denials(verbs: Verbs) -> None:
     """Add the verbs about identities that others prove."""
     about = "Refuse the subject of a JWT, or a name of client certificates, with every stream of it."
     deny = _verb(verbs, "deny", about, "deny", module="denial_commands")
@@ -62,7 +60,7 @@ def _add_denials(verbs: Commands) -> None:
 
 
 def _verb(
-    verbs: Commands, name: str, about: str, function: str, module: str = "token_commands"
+    verbs: Verbs, name: str, about: str, function: str, module: str = "token_commands"
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=about, description=about)
     parser.set_defaults(run=run.in_module(module, function))
@@ -120,3 +118,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _no_verb(_args: argparse.Namespace) -> int:
     raise AssertionError  # the parser has refused it
+
+
+COMMANDS: Mapping[str, run.Described] = {
+    "token": run.Described(_no_verb, _token),
+    "whoami": run.Described(run.in_module("token_commands", "whoami"), options.add_call),
+}

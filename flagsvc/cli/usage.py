@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -11,7 +10,7 @@ class UsageError(ValueError):
 
 
 class BadCommandLine(UsageError):
-    """The parser cannot read the command line. `usage`: how the command is used, in full."""
+    """The parser cannot read the command line. `usage`: how the command is used, without its options."""
 
     def __init__(self, text: str, usage: str) -> None:
         super().__init__(text)
@@ -20,6 +19,8 @@ class BadCommandLine(UsageError):
 
 def meant(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the known word that looks most like this one; empty if none does."""
+    import difflib  # noqa: PLC0415  only a slip needs it
+
     lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     return f"; did you mean {lower[near[0]]}?" if near else ""

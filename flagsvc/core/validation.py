@@ -45,6 +45,7 @@ def flag_id(flag_set: str, key: str, field: str = "flag_key") -> FlagId:
     return FlagId(set_name(flag_set), key)
 
 
+@lru_cache(maxsize=1_024)
 def set_name(flag_set: str) -> str:
     """Return a checked flag set name. An empty one means `default`. Raises InvalidRequest."""
     if flag_set and (problem := key_problem(flag_set)):

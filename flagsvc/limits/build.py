@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flagsvc.api.common.interceptors import Before
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers
 from flagsvc.api.ofrep.app import Limited, unlimited
 from flagsvc.background import BackgroundTasks
-from flagsvc.limits.grpc_calls import RateLimiting
+from flagsvc.limits.grpc_calls import RateLimiting, taking_one
 from flagsvc.limits.http_calls import OfrepLimit
 from flagsvc.limits.rate_limits import Mode, RateLimits
+from flagsvc.limits.weights import kind_of
 from flagsvc.replica import Replica
 from flagsvc.setting_values import rates
 from flagsvc.settings import Settings
@@ -38,6 +40,11 @@ class Limiting:
         if self.limits is None:
             return ()
         return (partial(RateLimiting, self.limits, count=self._count),)
+
+    def before(self, method: str, peers: Peers) -> Before | None:
+        """Return what takes the first unit of each unary call of a method; None if its calls are not limited."""
+        kind = kind_of(method)
+        return None if self.limits is None or kind is None else taking_one(self.limits, kind, peers)
 
     def ofrep(self, listener: Listener) -> Limited:
         """Return what limits OFREP's handlers."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.peers import network_of
 from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
 from flagsvc.limits.share import Share
 from flagsvc.limits.table import Table
 
 
-def share_of(table: Table, connection: Any, peer_of: Callable[[Any], str]) -> Share:
-    """Return the share of the call that runs now. `peer_of`: returns the address of its connection, as `Peers.of`."""
-    caller = CALLER.get()
+def share_of(table: Table, caller: Identity, connection: Any, peer_of: Callable[[Any], str]) -> Share:
+    """Return a caller's share. `peer_of`: returns the address of the connection, as `Peers.of`."""
     if caller is not UNCHECKED:
         share = table.by_identity.get(caller)
         if share is not None:

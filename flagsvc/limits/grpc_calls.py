@@ -7,22 +7,43 @@ from typing import Any
 
 import grpc
 
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.handlers import Handler
+from flagsvc.api.common.interceptors import Before
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers
+from flagsvc.core.access.identity import Identity
 from flagsvc.limits.callers import share_of
 from flagsvc.limits.rate_limits import RateLimits
 from flagsvc.limits.table import Table
-from flagsvc.limits.weights import CountFlags, kind_of, weigher_of
+from flagsvc.limits.weights import STREAM_UNITS, CountFlags, Weigh, kind_of, weigher_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call = Callable[[Any, Any], Any]
 
 
-class RateLimiting:
-    """Inside the interceptor that reads messages and maps errors: a handler that it wraps raises RateLimited.
+def taking_one(limits: RateLimits, kind: str, peers: Peers) -> Before:
+    """Return what takes the first unit of each unary call of a class, before the call's message is read.
 
-    What it puts before a handler is no coroutine, so a call within its rate waits for nothing more.
+    A call over its caller's rate is then refused without a slot, and costs less than an answer. It raises RateLimited.
+    """
+    table, take, known, peer_of = limits.tables[kind], limits.take, limits.tables[kind].by_identity, peers.of
+
+    def before(caller: Identity, context: Context) -> None:
+        share = known.get(caller) or share_of(table, caller, context, peer_of)
+        if share.left >= share.low:
+            share.left -= 1
+        else:
+            take(table, share, 1)
+
+    return before
+
+
+class RateLimiting:
+    """Takes what a call takes beyond its first unit, and the units of streams, once the message is read.
+
+    Inside the interceptor that maps errors: a stream that it wraps raises RateLimited. What it puts before a handler
+    is no coroutine, so a call within its rate waits for nothing more.
     """
 
     def __init__(self, limits: RateLimits, listener: Listener, peers: Peers, count: CountFlags) -> None:
@@ -35,27 +56,36 @@ class RateLimiting:
             return handler
         table, codec = self._limits.tables[kind], (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary is not None:
-            call = self._limited(method, table, handler.unary_unary, streams=False)
-            return grpc.unary_unary_rpc_method_handler(call, *codec)
+            weigh = weigher_of(method, self._selectors, self._count)
+            if weigh is None:
+                return handler
+            return grpc.unary_unary_rpc_method_handler(self._weighed(table, handler.unary_unary, weigh), *codec)
         if handler.unary_stream is not None:
-            call = self._limited(method, table, handler.unary_stream, streams=True)
-            return grpc.unary_stream_rpc_method_handler(call, *codec)
+            return grpc.unary_stream_rpc_method_handler(self._opened(table, handler.unary_stream), *codec)
         if handler.stream_stream is not None:
-            call = self._limited(method, table, handler.stream_stream, streams=True)
-            return grpc.stream_stream_rpc_method_handler(call, *codec)
+            return grpc.stream_stream_rpc_method_handler(self._opened(table, handler.stream_stream), *codec)
         raise NotImplementedError(method)
 
-    def _limited(self, method: str, table: Table, call: Call, *, streams: bool) -> Call:
-        peer_of, take = self._peers.of, self._limits.take
-        weigh = weigher_of(method, self._selectors, self._count, streams=streams)
+    def _weighed(self, table: Table, call: Call, weigh: Weigh) -> Call:
+        peer_of = self._peers.of
 
-        def limited(request: Any, context: Context) -> Any:
-            share = share_of(table, context, peer_of)
-            units = 1 if weigh is None else weigh(request, context.invocation_metadata())
-            if share.left >= share.low:
-                share.left -= units
-            else:
-                take(table, share, units)
+        def weighed(request: Any, context: Context) -> Any:
+            units = weigh(request, context.invocation_metadata)
+            if units > 1:  # more than was taken before its message was read; it is paid back before the next call
+                share_of(table, CALLER.get(), context, peer_of).left -= units - 1
             return call(request, context)
 
-        return limited
+        return weighed
+
+    def _opened(self, table: Table, call: Call) -> Call:
+        peer_of, take = self._peers.of, self._limits.take
+
+        def opened(request: Any, context: Context) -> Any:
+            share = share_of(table, CALLER.get(), context, peer_of)
+            if share.left >= share.low:
+                share.left -= STREAM_UNITS
+            else:
+                take(table, share, STREAM_UNITS)
+            return call(request, context)
+
+        return opened

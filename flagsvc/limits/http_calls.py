@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import peer_name
 from flagsvc.api.ofrep.requests import metadata_of
@@ -29,7 +30,7 @@ class OfrepLimit:
         is_whole, fixed = kind == "EvaluateAll", STREAM_UNITS if kind == "Events" else 1
 
         def limited(request: Request, *rest: Any) -> Any:
-            share = share_of(self._table, request.scope["client"], peer_name)
+            share = share_of(self._table, CALLER.get(), request.scope["client"], peer_name)
             units = self._units_of_set(request) if is_whole else fixed
             if share.left >= share.low:
                 share.left -= units

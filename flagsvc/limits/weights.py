@@ -41,8 +41,8 @@ _WHOLE_SETS = frozenset(
 
 CountFlags = Callable[[str], int]
 """Returns how many flags a set has."""
-Weigh = Callable[[Any, Metadata], int]
-"""Returns the units of a call, from its request and metadata."""
+Weigh = Callable[[Any, Callable[[], Metadata]], int]
+"""Returns the units of a call, from its request and its metadata, which gRPC builds at each call of the function."""
 
 
 def kind_of(method: str) -> str | None:
@@ -51,19 +51,17 @@ def kind_of(method: str) -> str | None:
     return None if rule.role is None else OF_ROLE[rule.role]
 
 
-def weigher_of(method: str, selectors: Selectors, count: CountFlags, *, streams: bool) -> Weigh | None:
-    """Return what weighs a method's calls; None where each takes one unit."""
-    if streams:
-        return lambda _request, _metadata: STREAM_UNITS
+def weigher_of(method: str, selectors: Selectors, count: CountFlags) -> Weigh | None:
+    """Return what weighs a unary method's calls; None where each takes one unit."""
     if method == _EXPLAINS:
         return lambda request, _metadata: EXPLAIN_UNITS if request.explain else 1
     set_of = METHODS[method].set_of if method in METHODS else None
     if set_of is None or method not in (_BATCHES, *_WHOLE_SETS):
         return None
 
-    def units_of_keys(request: Any, metadata: Metadata) -> int:
+    def units_of_keys(request: Any, metadata: Callable[[], Metadata]) -> int:
         keys = len(request.flag_keys) if method == _BATCHES else 0
-        return units_of(keys or count(set_of(request, metadata, selectors)))
+        return units_of(keys or count(set_of(request, metadata(), selectors)))
 
     return units_of_keys
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flagsvc.cli import token_commands
 from tests.command_line import Done, run_here
 from tests.replicas import FLAGSVC, Process
 
@@ -69,6 +70,26 @@ def test_the_first_token_is_made_once_into_a_file_of_its_owner(store: str, admin
     done = run_here(*command, empty)
     assert (done.returncode, admin.read_text(), fields_of_all(empty)) == (2, before, [])
     assert "the store has no token: the file is of another store" in done.stderr
+
+
+def test_another_program_may_make_the_first_token_and_its_file_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("token", "create", "a", "--role", "admin", "--if-none", "--store", f"sqlite:///{tmp_path}/flags.db")
+    command += ("--output", str(tmp_path / "first.token"))
+    opened = token_commands._Output.__enter__
+
+    def overtaken(output: token_commands._Output) -> token_commands._Output:
+        monkeypatch.setattr(token_commands._Output, "__enter__", opened)
+        assert run_here(*command).returncode == 0
+        return opened(output)
+
+    monkeypatch.setattr(token_commands._Output, "__enter__", overtaken)
+    done = run_here(*command)
+    assert (done.returncode, done.stdout) == (0, "another program has made the first token at this moment\n"), (
+        done.stderr
+    )
+    assert [each.name for each in tmp_path.glob("*.token*")] == ["first.token"]
 
 
 def test_the_life_of_a_token(server: Process, admin: Path) -> None:

@@ -260,7 +260,7 @@ async def test_a_change_of_one_caller_decides_nothing_about_the_streams_of_other
 ) -> None:
     one, other = (replace(UNCHECKED, kind=Kind.TOKEN, id=name, key=b"k") for name in ("one", "other"))
     now, decided = {"one": one, "other": other}, []
-    sessions = Sessions(lambda caller: now[caller.id])
+    sessions = Sessions(lambda caller: now[caller.id], lambda: None)
     monkeypatch.setattr("flagsvc.access.sessions.authorize", lambda caller, *_: decided.append(caller.id))
 
     async def wait(caller: Identity) -> None:

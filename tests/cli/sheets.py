@@ -1,247 +1,99 @@
-"""What commands print on terminals of several widths and into a pipe, for answers of a server that are fixed."""
+"""What commands print on terminals of several widths and into a pipe, for answers of a server that are fixed.
+
+`python -m tests.cli.sheets` writes the sheets again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
-import grpc
-
-from flagsvc.api.common.values import to_value
-from flagsvc.api.flag_service.flag_messages import flag_to_message
-from flagsvc.cli import calls, history, token_commands
-from flagsvc.core.model import Flag, Status
-from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
-from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
-from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as tokens_grpc
-from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from flagsvc.cli import edit
+from tests.cli.answers import RULE, answered
 from tests.command_line import Terminal, run_here
 
 FOLDER = Path(__file__).parent / "sheets"
-NOW = datetime(2026, 11, 30, 3, 4, 5, tzinfo=UTC)
 WIDTHS = (60, 80, 160)
-COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "list": ("list",),
-    "status": ("status",),
-    "history": ("history", "checkout-v2"),
-    "audit": ("history", "--since", "1h"),
-    "toggle": ("toggle", "checkout-v2", "OFF", "--reason", "error rate"),
-    "watch": ("watch",),
-    "token-list": ("token", "list", "--all"),
+SHEETS: Mapping[str, tuple[str, ...]] = {
+    "list": ("flagsvc list",),
+    "status": ("flagsvc status",),
+    "history": ("flagsvc history checkout-v2",),
+    "audit": ("flagsvc history --since 1h",),
+    "toggle": ("flagsvc toggle checkout-v2 OFF --reason 'error rate'",),
+    "watch": ("flagsvc watch",),
+    "token-list": ("flagsvc token list --all",),
+    "slips": (
+        "flagsvc togle checkout-v2 off",
+        "flagsvc get checkout-v3",
+        "flagsvc set checkout-v2 stauts=ENABLED",
+        "flagsvc set checkout-v2 status=on",
+        "flagsvc list --flagset staging",
+        "flagsvc toggle checkout-v2",
+        "flagsvc get checkout-v3 --json",
+    ),
+    "edit-conflict": ("flagsvc edit checkout-v2 --reason 'moved to payments'",),
+    "simulate": ("flagsvc simulate checkout-v2 --contexts users.ndjson --rule new.json --limit 3",),
 }
+"""Sheet -> the commands that it shows."""
+FOR_PEOPLE = ("slips", "edit-conflict")
+"""Sheets of what is not printed into a pipe."""
 
 
-def ago(**time: float) -> datetime:
-    return NOW - timedelta(**time)
-
-
-FLAGS = (
-    Flag(key="checkout-v2", name="New checkout", status=Status.ENABLED, revision=46, updated_at=ago(minutes=5)),
-    Flag(
-        key="banner-text-of-the-start-page-in-all-languages",
-        name="Text of the banner 日本語",
-        category="marketing",
-        status=Status.BETA,
-        revision=31,
-        updated_at=ago(days=3),
-    ),
-    Flag(key="file-upload", name="Upload of files", category="core", revision=7, updated_at=ago(days=400)),
-    Flag(key="old", status=Status.DEPRECATED),
-)
-RULE = '{"fractional":[["on",10],["off",90]]}'
-
-
-def entry(revision: int, action: str, previous: Any, new: Any, at: datetime, **more: str) -> pb.HistoryEntry:
-    sides = {"previous_value": previous, "new_value": new}
-    values = {name: to_value(value) for name, value in sides.items() if value is not None}
-    made = pb.HistoryEntry(flag_key="checkout-v2", action=action, revision=revision, **values, **more)
-    made.created_at.FromDatetime(at)
-    return made
-
-
-TOGGLED = entry(
-    *(47, "DISABLED", {"status": "ENABLED"}, {"status": "DISABLED"}, ago(seconds=20)),
-    actor="token:8VqkQ2mN1xYz",
-    on_behalf_of="ann",
-    reason="error rate of payments over 5 % since the release of this morning, see the incident channel",
-)
-HISTORY = (
-    TOGGLED,
-    entry(46, "UPDATED", {"targeting": None}, {"targeting": RULE}, ago(minutes=5), actor="bob"),
-    entry(1, "CREATED", None, {"name": "New checkout", "status": "ENABLED"}, ago(days=90), actor="import"),
-)
-
-
-def audited(
-    action: str,
-    subject: str,
-    at: datetime,
-    outcome: audit.AuditOutcome.ValueType = audit.AUDIT_OUTCOME_DONE,
-    **more: Any,
-) -> audit.AuditEntry:
-    made = audit.AuditEntry(action=action, subject=subject, outcome=outcome, **more)
-    made.time.FromDatetime(at)
-    return made
-
-
-AUDIT = (
-    audited(
-        "DISABLED",
-        "checkout-v2",
-        ago(seconds=20),
-        actor=TOGGLED.actor,
-        on_behalf_of="ann",
-        reason=TOGGLED.reason,
-        flag_set="default",
-        revision=47,
-    ),
-    audited("RevokeToken", "8VqkQ2mN1xYz", ago(minutes=2), actor="token:first0000000"),
-    audited(
-        "DeleteFlag",
-        "file-upload",
-        ago(minutes=50),
-        audit.AUDIT_OUTCOME_REFUSED,
-        actor="10.0.0.0/24",
-        flag_set="staging",
-        reason="no credential",
-    ),
-)
-
-
-def replica(name: str, **more: Any) -> pb.ReplicaStatus:
-    fields: dict[str, Any] = {
-        "version": "0.1.0",
-        "reported_ms_ago": 300,
-        "revisions": {"default": 47},
-        "view_age_ms": 120,
-        "flags": 7,
-        "staleness_bound_ms": 5_000,
-        "change_feed": pb.CHANGE_FEED_STREAM,
-        **dict.fromkeys(("ready", "store_up", "cache_up", "subscription_up", "change_feed_up"), True),
-    }
-    made = pb.ReplicaStatus(replica=name, **{**fields, **more})
-    made.started_at.FromDatetime(ago(days=1, hours=2))
-    return made
-
-
-REPLICAS = (
-    replica("flagsvc-6d9f7c5b4-2xk8p-1cc4", holds_cache_lease=True),
-    replica("flagsvc-6d9f7c5b4-9qlmn-77a0", reported_ms_ago=8_500),
-    replica("flagsvc-6d9f7c5b4-zz4rt-0b1d", view_age_ms=9_000, store_up=False, change_feed_up=False),
-)
-
-
-def token(token_id: str, name: str, role: tokens.Role.ValueType, made: datetime, **more: Any) -> tokens.Token:
-    times = {field: more.pop(field) for field in ("expire_time", "revoke_time") if field in more}
-    found = tokens.Token(id=token_id, name=name, role=role, created_by="token:first0000000", **more)
-    for field, moment in {**times, "create_time": made}.items():
-        getattr(found, field).FromDatetime(moment)
-    return found
-
-
-TOKENS = (
-    token("first0000000", "admin", tokens.ROLE_ADMIN, ago(days=90), flag_sets=["*"], last_used_day="2026-11-30"),
-    token(
-        "8VqkQ2mN1xYz",
-        "checkout service of the payments team",
-        tokens.ROLE_EVALUATE,
-        ago(days=3),
-        flag_sets=["default", "team-payments-*"],
-        expire_time=NOW + timedelta(days=87),
-    ),
-    token("nK3wVb90aPqr", "ci", tokens.ROLE_WRITE, ago(days=40), flag_sets=["staging"], expire_time=ago(days=1)),
-    token("zT7yHd21mLcs", "old", tokens.ROLE_READ, ago(days=50), flag_sets=["*"], revoke_time=ago(hours=2)),
-)
-
-
-class LostError(grpc.RpcError):
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
-
-
-class Server:
-    """Answers as a server would. The watch is lost once, and then ended by Ctrl-C."""
-
-    def __init__(self) -> None:
-        self._watches = [self._first_watch, self._second_watch]
-
-    def ListFlags(self, _: Any, timeout: float) -> Any:  # noqa: N802
-        return pb.ListFlagsResponse(flags=map(flag_to_message, FLAGS))
-
-    def GetStatus(self, _: Any, timeout: float) -> Any:  # noqa: N802
-        return pb.GetStatusResponse(replicas=REPLICAS, answered_by=REPLICAS[0].replica, complete=True)
-
-    def ListFlagHistory(self, request: Any, timeout: float) -> Any:  # noqa: N802
-        return pb.ListFlagHistoryResponse(entries=HISTORY if request.flag_key == "checkout-v2" else ())
-
-    def ListAuditEntries(self, _: Any, timeout: float) -> Any:  # noqa: N802
-        return audit.ListAuditEntriesResponse(entries=AUDIT)
-
-    def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
-        return tokens.ListTokensResponse(tokens=TOKENS)
-
-    def ToggleFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
-        spread = pb.WriteSpread(revision=47, reached=pb.WRITE_LEVEL_APPLIED, applied_by=["a", "b", "c"])
-        flag = flag_to_message(self._toggled(enabled=request.enabled))
-        return pb.ToggleFlagResponse(flag=flag, spread=spread, previous_status=types.FLAG_STATUS_ENABLED)
-
-    def WatchFlags(self, _: Any) -> Iterator[Any]:  # noqa: N802
-        return self._watches.pop(0)()
-
-    def _first_watch(self) -> Iterator[Any]:
-        yield pb.WatchFlagsResponse(snapshot=pb.FlagSnapshot(flags=map(flag_to_message, FLAGS)), resume_revision=46)
-        change = pb.FlagChange(flag_key="checkout-v2", revision=47, flag=flag_to_message(self._toggled(enabled=False)))
-        yield pb.WatchFlagsResponse(change=change, resume_revision=47)
-        raise LostError
-
-    def _second_watch(self) -> Iterator[Any]:
-        yield pb.WatchFlagsResponse(heartbeat=pb.Heartbeat(), resume_revision=47)
-        yield pb.WatchFlagsResponse(change=pb.FlagChange(flag_key="old", revision=48), resume_revision=48)
-        raise KeyboardInterrupt
-
-    @staticmethod
-    def _toggled(*, enabled: bool) -> Flag:
-        status = Status.ENABLED if enabled else Status.DISABLED
-        return Flag(key="checkout-v2", name="New checkout", status=status, revision=47, updated_at=ago(seconds=20))
+def _edit_owner(file: Path) -> None:
+    file.write_text(file.read_text().replace("status: ENABLED", "status: ENABLED\nowner: payments"))
 
 
 @contextlib.contextmanager
-def answered(kind: type[Server] = Server) -> Iterator[None]:
-    """Answer commands without a connection, at one moment."""
-
-    def with_stub(args: Any, command: Callable[[Any], int], stub: Any) -> int:
-        args.address, server = "flags.example:8013", kind()
-        return command(server if stub in (calls.Stub, tokens_grpc.TokenServiceStub) else (server, server))
-
+def prepared() -> Iterator[None]:
+    """Be in a folder with the files that commands name, with an editor that changes the owner."""
     with (
-        patch.object(calls, "with_stub", with_stub),
-        patch.object(history, "with_stub", with_stub),
-        patch.object(token_commands, "with_stub", with_stub),
-        patch("time.time", NOW.timestamp),
-        patch("time.monotonic", iter(range(1_000_000)).__next__),
-        patch("time.sleep", lambda _: None),
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        patch.object(edit, "_open_editor", _edit_owner),
+        patch("tempfile.tempdir", folder),
     ):
+        contexts = ({"targetingKey": f"user-{n}", "plan": "pro" if n % 3 else "free"} for n in range(30))
+        Path("users.ndjson").write_text("\n".join(map(json.dumps, contexts)))
+        Path("new.json").write_text('{"if": [{"==": [{"var": "plan"}, "pro"]}, "on", ' + RULE + "]}")
         yield
 
 
-def sheet(command: str) -> str:
-    """Return what a command prints: on a terminal with its errors, in a pipe without."""
-    parts = []
-    with answered(), contextlib.redirect_stderr(io.StringIO()):
-        for columns in WIDTHS:
-            terminal = Terminal(columns)
-            terminal.run(*COMMANDS[command])
-            parts.append(f"== {columns} columns\n{terminal.text}")
-        parts.append(f"== piped\n{run_here(*COMMANDS[command], NO_COLOR='1').stdout}")
-    return "\n".join(parts)
+@functools.cache
+def sheet(name: str) -> str:
+    """Return what commands print: on a terminal with their errors, in a pipe without."""
+    commands = SHEETS[name]
+    with contextlib.redirect_stderr(io.StringIO()), prepared():
+        parts = [f"== {columns} columns\n{_shown(commands, columns)}" for columns in WIDTHS]
+        if name not in FOR_PEOPLE:
+            parts.append(f"== piped\n{_shown(commands, None)}")
+        return "\n".join(parts)
+
+
+def _shown(commands: Sequence[str], columns: int | None) -> str:
+    """Return what commands print, each under its own line if there is more than one. `columns` None: in a pipe."""
+    shown = []
+    for command in commands:
+        words = shlex.split(command)[1:]
+        with answered():
+            if columns is None:
+                text = run_here(*words, NO_COLOR="1").stdout
+            else:
+                terminal = Terminal(columns, keys="y\n")
+                terminal.run(*words)
+                text = terminal.text
+        prompt = f"$ {command}\n" if len(commands) > 1 else ""
+        shown.append(prompt + re.sub(r"\S*flagsvc-\w+\.yaml", "/tmp/flagsvc-a1b2c3d4.yaml", text))
+    return "".join(shown)
 
 
 if __name__ == "__main__":
-    for name in COMMANDS:
+    for name in SHEETS:
         (FOLDER / f"{name}.txt").write_text(sheet(name), encoding="utf-8")

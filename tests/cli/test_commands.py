@@ -121,6 +121,9 @@ def test_attributes_are_texts_unless_they_are_marked_as_json(address: str) -> No
         (("set", "near-key", 'variants=["a"]'), 2, 'it must be an object such as {"on": true, "off": false}'),
         (("set", "near-key", "owner.a=b"), 2, "only variants, metadata, evaluators, config have parts"),
         (("list", "--flagset", "x"), 2, "did you mean --flag-set?"),
+        (("simulate", "near-key", "--contxts", "x"), 2, "did you mean --contexts?"),
+        (("simulate", "near-key", "--cont"), 2, "argument --contexts: expected one argument"),
+        (("simulate", "near-key", "--limit", "2"), 2, "required: --contexts"),
         (("history", "--outcome", "don"), 2, "did you mean done?"),
         (("set", "near-key", "targeting=@/no/such/file"), 1, "/no/such/file: cannot be read"),
     ],
@@ -133,7 +136,7 @@ def test_what_was_most_likely_meant(address: str, arguments: tuple[str, ...], st
 
 def test_what_was_most_likely_meant_by_a_key_where_its_absence_is_an_answer(address: str) -> None:
     run(address, "create", "near-key")
-    assert "not found; did you mean near-key?" in run(address, "evaluate", "nearkey").stdout
+    assert "in this flag set; did you mean near-key?" in run(address, "evaluate", "nearkey").stdout
     assert "did you mean" not in run(address, "evaluate", "nearkey", "--json").stdout
     assert run(address, "history", "nearkey").stderr == "no history for 'nearkey'; did you mean near-key?\n"
 

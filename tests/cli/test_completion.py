@@ -1,4 +1,4 @@
-"""Shell completion: what a shell is offered at the cursor."""
+"""Shell completion, set up as docs/cli.md says: what a shell is offered at the cursor."""
 
 from __future__ import annotations
 

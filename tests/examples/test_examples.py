@@ -26,7 +26,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the example flags."""
     store = f"sqlite:///{tmp_path_factory.mktemp('examples')}/flags.db"
-    subprocess.run([FLAGSVC, "import", EXAMPLES / "flags.ndjson", "--store", store], check=True, capture_output=True)
+    subprocess.run([FLAGSVC, "import", "--examples", "--store", store], check=True, capture_output=True)
     with Process("--store", store, "--cache", "none") as server:
         with grpc.insecure_channel(server.address) as channel:
             grpc.channel_ready_future(channel).result(timeout=30)

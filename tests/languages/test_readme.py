@@ -1,27 +1,48 @@
-"""The Python and TypeScript code in clients/README.md runs unchanged, except for the ports."""
+"""The Go and Java code of README.md and clients/README.md, by `make languages`. tests/documents runs all other code."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.languages import clients
 from tests.languages.conftest import Say
-from tests.languages.samples import EVERYTHING
-from tests.providers import node_app
+from tests.languages.samples import EVERYTHING, GO, JAVA, run
 from tests.providers.cases import flag
 from tests.providers.line_app import environment
 from tests.providers.servers import serving, serving_default_ports
-from tests.typescript import building
 
-FRONT_PAGE = Path(__file__).parents[2] / "README.md"
-README = Path(__file__).parents[2] / "clients" / "README.md"
+ROOT = Path(__file__).parents[2]
+FRONT_PAGE, README = ROOT / "README.md", ROOT / "clients" / "README.md"
+GO_PROGRAM = """package main
+
+import (
+{imports}
+)
+
+func main() {{
+	ctx := context.Background()
+{code}
+}}
+"""
+GO_STUB = (
+    *("context", "fmt", "log", "google.golang.org/grpc", "google.golang.org/grpc/credentials/insecure"),
+    'flagsvc "flagsvc.stubs/flagsvc/v1',
+)
+GO_PROVIDER = (
+    *("context", "fmt", "log", "github.com/open-feature/go-sdk/openfeature"),
+    'flagd "github.com/open-feature/go-sdk-contrib/providers/flagd/pkg',
+)
+JAVA_MAIN = re.compile(
+    r"(?<=public static void main\(String\[\] arguments\) throws Exception \{\n).*?(?=^    \}$)",
+    re.MULTILINE | re.DOTALL,
+)
+pytestmark = pytest.mark.timeout(900 if EVERYTHING else 120)
 
 
 def block(language: str, beginning: str, page: Path = README) -> str:
@@ -31,76 +52,62 @@ def block(language: str, beginning: str, page: Path = README) -> str:
     return found
 
 
-@pytest.mark.parametrize("beginning", ["from flagsvc_client import", "from openfeature import"])
-def test_python(tmp_path: Path, beginning: str) -> None:
-    assert shown(tmp_path, block("python", beginning), sys.executable, "-c", folder=tmp_path) == ["True"]
-
-
-@pytest.mark.xdist_group("typescript")
-def test_the_typescript_client(tmp_path: Path) -> None:
-    building.build()
-    code = block("js", "import { FlagClient }")
-    command = (str(building.NODE), "--input-type=module", "--eval")
-    assert shown(tmp_path, code, *command, folder=building.FOLDER) == ["true", "STATIC"]
-
-
 @pytest.mark.xdist_group("default ports")
 def test_go_with_its_defaults(tmp_path: Path, say: Say) -> None:
     """The program in the README of the repository, as it is, on the default ports."""
     if not EVERYTHING or shutil.which("go") is None:
         say("Go's program in README.md was not run: it needs go on PATH and `make languages`")
         return
-    (tmp_path / "main.go").write_text(block("go", "package main", FRONT_PAGE))
     with serving_default_ports(tmp_path / "flags.db", [flag("checkout-v2")]):
-        command = ("go", "run", str(tmp_path / "main.go"))
-        done = subprocess.run(
-            command,
-            cwd=clients.HERE / "go",
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-    assert (done.returncode, done.stdout) == (0, "true <nil>\n"), done.stderr
+        assert go(tmp_path, block("go", "package main", FRONT_PAGE), clients.HERE / "go") == "true <nil>\n"
 
 
-def test_the_provider_for_node(tmp_path: Path) -> None:
-    node_app.install()
-    code = block("js", "import { OpenFeature }")
-    command = (str(building.NODE), "--input-type=module", "--eval")
-    assert shown(tmp_path, code, *command, folder=node_app.FOLDER) == ["true"]
+@pytest.mark.parametrize(
+    ("beginning", "imports", "folder"),
+    [
+        ("connection, err :=", GO_STUB, GO.folder),
+        ("provider, err :=", GO_PROVIDER, clients.HERE / "go"),
+    ],
+    ids=["stub", "provider"],
+)
+def test_go(tmp_path: Path, say: Say, beginning: str, imports: Sequence[str], folder: Path) -> None:
+    if not EVERYTHING or GO.lacking():
+        say("Go's code in clients/README.md was not run: it needs go on PATH and `make languages`")
+        return
+    lines = "\n".join(f'\t{name}"' if " " in name else f'\t"{name}"' for name in imports)
+    with serving(tmp_path / "flags.db", [flag("checkout-v2")]) as (process, _):
+        code = block("go", beginning).replace("8013", str(process.port))
+        assert go(tmp_path, GO_PROGRAM.format(imports=lines, code=code), folder) == "true\n"
 
 
-def shown(scratch: Path, code: str, *command: str, folder: Path) -> list[str]:
-    """Return the lines that the code prints; also with what a comment in it says about evaluation in process."""
-    lines = []
-    with serving(scratch / "flags.db", [flag("checkout-v2")]) as (process, _):
-        code = code.replace("8013", str(process.port)).replace("8015", str(process.sync_port))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLAGD_")}
-        for variant in {code, in_process(code)}:
-            done = subprocess.run(
-                [*command, variant],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert (done.returncode, done.stderr) == (0, ""), f"{variant}\n{done.stderr}"
-            lines.append(done.stdout.splitlines())
-    assert all(line == lines[0] for line in lines)
-    return lines[0]
-
-
-def in_process(code: str) -> str:
-    """Put what follows "In your process:" in place of the provider before it."""
-    match = re.search(r"^(?:#|//) In your process: (.*)\n", code, re.MULTILINE)
-    if not match:
-        return code
-    before = code[: match.start()]
-    return (
-        re.sub(r"(?:new )?FlagdProvider\((?!.*FlagdProvider\().*?\)(?=\)\s*;?\s*$)", match[1], before, count=1)
-        + code[match.end() :]
+def go(scratch: Path, program: str, folder: Path) -> str:
+    (scratch / "main.go").write_text(program)
+    command = ("go", "run", str(scratch / "main.go"))
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+def test_java(tmp_path: Path, say: Say) -> None:
+    """Both snippets, in the place of what the sample's main does."""
+    if not EVERYTHING or JAVA.lacking():
+        say("Java's code in clients/README.md was not run: it needs java and mvn on PATH and `make languages`")
+        return
+    project = tmp_path / "clients" / "java"
+    shutil.copytree(JAVA.folder, project, ignore=shutil.ignore_patterns("target"))
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    source = project / JAVA.source.relative_to(JAVA.folder)
+    with serving(tmp_path / "flags.db", [flag("checkout-v2")]) as (process, _):
+        snippets = block("java", "var channel =") + block("java", "var options =")
+        code = (
+            snippets.replace("8013", str(process.port))
+            + "OpenFeatureAPI.getInstance().shutdown(); channel.shutdownNow();\n"
+        )
+        source.write_text(JAVA_MAIN.sub(lambda _: code, source.read_text()))
+        sample = type(JAVA)(project, source, JAVA.tools)
+        output = run(sample, "mvn", "--batch-mode", "--quiet", "compile", "exec:java")
+    assert output is not None
+    assert re.findall(r"^(?:true|false)$", output, re.MULTILINE) == ["true", "true"]

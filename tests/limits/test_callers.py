@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import grpc
 import httpx
 import pytest
 
-from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.peers import network_of
-from flagsvc.core.access.identity import UNCHECKED, Identity, Kind
+from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.access.roles import Role
 from flagsvc.core.access.scopes import EVERY_SET
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -30,30 +28,18 @@ def table() -> Table:
     return Table("evaluate", 100, time.monotonic)
 
 
-@pytest.fixture(autouse=True)
-def nobody() -> Iterator[None]:
-    before = CALLER.set(UNCHECKED)
-    yield
-    CALLER.reset(before)
-
-
 def test_a_credential_counts_wherever_it_is_used_and_no_address_does(table: Table) -> None:
-    CALLER.set(TOKEN)
-    share = share_of(table, "ipv4:10.0.0.1:5", str)
-    assert share_of(table, "ipv4:10.0.0.2:5", str) is share
+    share = share_of(table, TOKEN, "ipv4:10.0.0.1:5", str)
+    assert share_of(table, TOKEN, "ipv4:10.0.0.2:5", str) is share
     assert share.caller == "token:abc"
-    CALLER.set(replace(TOKEN, id="other"))
-    assert share_of(table, "ipv4:10.0.0.1:5", str) is not share
-    CALLER.set(replace(TOKEN, kind=Kind.ANONYMOUS))
-    assert share_of(table, "ipv4:10.0.0.1:5", str).caller == "ipv4:10.0.0.1"
+    assert share_of(table, replace(TOKEN, id="other"), "ipv4:10.0.0.1:5", str) is not share
+    assert share_of(table, replace(TOKEN, kind=Kind.ANONYMOUS), "ipv4:10.0.0.1:5", str).caller == "ipv4:10.0.0.1"
 
 
 def test_a_rate_of_its_own_is_of_evaluations(table: Table) -> None:
-    CALLER.set(replace(TOKEN, rate=500))
-    assert share_of(table, "", str).rate == 500
-    assert share_of(Table("write", 20, time.monotonic), "", str).rate == 20
-    CALLER.set(replace(TOKEN, rate=50))
-    assert share_of(table, "", str).rate == 50
+    assert share_of(table, replace(TOKEN, rate=500), "", str).rate == 500
+    assert share_of(Table("write", 20, time.monotonic), replace(TOKEN, rate=500), "", str).rate == 20
+    assert share_of(table, replace(TOKEN, rate=50), "", str).rate == 50
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,14 @@ async def test_a_call_within_the_rate_is_counted_and_one_beyond_it_is_refused(as
     assert await asked.grpc.serving(), "health checks are never limited"
 
 
+async def test_a_call_over_the_rate_is_refused_before_its_message_is_read(asked: Asked) -> None:
+    use_up(asked)
+    call = asked.grpc.channel.stream_unary("/flagsvc.v1.FlagService/EvaluateFlag")(timeout=5)
+    assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, "it waits for no message, and takes no slot"
+    assert left(asked, "evaluate") == 0
+    call.cancel()
+
+
 async def test_the_classes_are_apart(asked: Asked) -> None:
     use_up(asked)
     await asked.grpc.stub.GetFlag(pb.GetFlagRequest(flag_key="color"))

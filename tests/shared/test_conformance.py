@@ -87,3 +87,13 @@ def test_typescript_in_process_through_flagds_provider(server: Process) -> None:
 
 def test_the_file_is_not_shrunk() -> None:
     assert (len(FLAGS["flags"]), len(CONTEXTS), len(CASES), len(DIFFERENCES)) == (61, 48, 633, 7)
+
+
+def test_the_documents_name_every_difference_with_its_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "flagd.md").read_text()
+    table = page.partition("<!-- differences -->")[2].partition("<!-- /differences -->")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line.startswith("| `")]
+    default = {"no": "default"}
+    found = [(case.key, case.variant, default.get(node[1], node[1])) for case, node in DIFFERENCES.items()]
+    assert [(flag.strip("`"), flagd, node) for flag, _, _, flagd, node, _ in rows] == found
+    assert all(why for *_, why in rows)

@@ -7,7 +7,10 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from hatchling.builders.wheel import WheelBuilder
+
 import flagsvc
+from flagsvc.cli.transfer import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,3 +47,9 @@ def test_the_image_is_built_from_all_that_the_package_needs() -> None:
     assert sources >= {"pyproject.toml", project["readme"], *project["license-files"], *packages}
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sources == allowed
+
+
+def test_the_wheel_has_the_example_flags() -> None:
+    """And so the image, which is built from it."""
+    included = {each.distribution_path for each in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert EXAMPLES.relative_to(ROOT).as_posix() in included

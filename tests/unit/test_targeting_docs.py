@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from flagsvc.core import json_values, validation
-from flagsvc.core.targeting import MAX_RULE_BYTES, compiler, nodes, operators, versions
+from flagsvc.core.targeting import MAX_RULE_BYTES, compile_rule, compiler, nodes, operators, versions
 from flagsvc.core.targeting.forms import FORMS
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +68,15 @@ def test_every_choice_names_a_test_that_is_there() -> None:
     for choice in choices:
         [name] = re.findall(r"`(test_\w+)` \|$", choice)
         assert f"def {name}(" in sources
+
+
+def test_every_rule_that_is_shown_compiles() -> None:
+    shown = "".join(re.findall(r"^```json\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL))
+    decoder, place, rules = json.JSONDecoder(), 0, []
+    while place < len(shown):
+        rule, place = decoder.raw_decode(shown, place)
+        rules.append(rule)
+        place += len(shown[place:]) - len(shown[place:].lstrip())
+    assert len(rules) == 5
+    for rule in rules:
+        compile_rule(rule, "k")

@@ -58,10 +58,12 @@ class Check:
         assert rule.role is not None  # noqa: S101  what needs no credential has no check
         assert rule.set_of is not None or not rule.fields  # noqa: S101  `permit` looks at fields of a flag set's calls
         self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
-        self._authority, self._listener = authority, listener
+        self._authority, self._listener, self._selectors = authority, listener, listener.selectors
         self._only_evaluates, self._is_short = rule.role in EVALUATING, rule.role in _SHORT
-        self._allowed: set[tuple[Identity, str | None]] = set()
-        """Decisions that were taken: a caller with its rights is an object that does not change."""
+        self._admitted: set[Identity] = set()
+        """Callers with the role. A caller with its rights is an object that does not change."""
+        self._allowed: set[tuple[Identity, str]] = set()
+        """Callers with the role for a flag set."""
 
     def admit(self, metadata: Metadata, connection: Connection | None = None) -> Identity | None:
         """Return who calls, with a role that is enough; None if its credential must be verified first, by `verified`.
@@ -80,8 +82,8 @@ class Check:
             caller = self._listener.anonymous
         else:
             raise Unauthenticated(_NEEDED)
-        if (caller, None) not in self._allowed:
-            self._allow(caller, None)
+        if caller not in self._admitted:
+            self._admit(caller)
         if not self._only_evaluates:
             self._authority.check_known(self._role)
         return caller
@@ -101,9 +103,9 @@ class Check:
         assert self._set_of is not None  # noqa: S101  tickets are for a flag set
         if credential_in(metadata) is not None:
             raise Unauthenticated("there is more than one credential; send a ticket or a header, once")
-        caller = self._authority.tickets.holder(ticket, self._set_of(None, metadata, self._listener.selectors))
-        if (caller, None) not in self._allowed:
-            self._allow(caller, None)
+        caller = self._authority.tickets.holder(ticket, self._set_of(None, metadata, self._selectors))
+        if caller not in self._admitted:
+            self._admit(caller)
         return caller
 
     def _holder(self, connection: Connection) -> Identity | None:
@@ -122,10 +124,10 @@ class Check:
 
     def _permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
         if self._set_of is None:
-            if (caller, None) not in self._allowed:
-                self._allow(caller, None)
+            if caller not in self._admitted:
+                self._admit(caller)
             return ()
-        flag_set = self._set_of(request, metadata, self._listener.selectors)
+        flag_set = self._set_of(request, metadata, self._selectors)
         if (caller, flag_set) not in self._allowed:
             self._allow(caller, flag_set)
         for field, role in self._fields:
@@ -134,10 +136,17 @@ class Check:
                 authorize(caller, role, (flag_set,))
         return (flag_set,)
 
-    def _allow(self, caller: Identity, flag_set: str | None) -> None:
+    def _admit(self, caller: Identity) -> None:
+        """Decide by the role alone, and keep the decision if it is a yes. Raises PermissionDenied."""
+        authorize(caller, self._role)
+        if len(self._admitted) >= _MAX_KEPT:
+            self._admitted.clear()
+        self._admitted.add(caller)
+
+    def _allow(self, caller: Identity, flag_set: str) -> None:
         """Decide, and keep the decision if it is a yes. Raises PermissionDenied."""
-        authorize(caller, self._role, () if flag_set is None else (flag_set,))
-        if flag_set is not None and len(flag_set) > MAX_KEY:
+        authorize(caller, self._role, (flag_set,))
+        if len(flag_set) > MAX_KEY:
             return  # no flag set has such a name, so nobody asks for it again
         if len(self._allowed) >= _MAX_KEPT:
             self._allowed.clear()
@@ -149,7 +158,8 @@ class Check:
         It is no coroutine, which would cost each call another one.
         """
         flag_sets = self._permitted(caller, request, metadata)
-        prove(caller)
+        if caller.context is not None:
+            PROVEN.set(caller.context)
         CALLER.set(caller)
         return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)
 

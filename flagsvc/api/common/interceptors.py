@@ -22,7 +22,7 @@ from flagsvc.api.common.peers import Peers, network_of
 from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.request_limits import check_readable, parse_within_limits
 from flagsvc.api.common.sending import Encode, Sender
-from flagsvc.core.access.identity import Identity
+from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.access.roles import Role
 from flagsvc.core.errors import PermissionDenied, Unauthenticated
 from flagsvc.telemetry import Metrics
@@ -40,6 +40,10 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 Context = grpc.aio.ServicerContext[Any, Any]
 Refuse = Callable[[str, Exception, str, Any], None]
 """Notes a refused call: its method, the error, its peer, and its request if that was read."""
+Before = Callable[[Identity, Context], None]
+"""Runs before a unary call's message is read, once its caller is known. Raises if the call is to be refused."""
+BeforeOf = Callable[[str], Before | None]
+"""Returns what runs before the calls of a method; None if nothing does."""
 REFUSALS = (Unauthenticated, PermissionDenied)
 
 
@@ -60,9 +64,10 @@ class CallInterceptor:
         authority: Authority | None,
         listener: Listener,
         refuse: Refuse | None = None,
+        before_of: BeforeOf = lambda _: None,
     ) -> None:
         """`authority`: who recognizes callers; None if they are not authenticated."""
-        self._refuse = refuse
+        self._refuse, self._before_of = refuse, before_of
         self._authority, self._listener = authority, listener
         self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
@@ -88,23 +93,28 @@ class CallInterceptor:
         pool, message, sender = self._pool(method), self._first_messages.of, self._sender
         ended = self._metrics.calls.of(_label(method)).ended
         check, refuse, authority = self._check_of(method), self._refuse_of(method), self._authority
+        before, sessions = self._before_of(method), authority.sessions if authority is not None else None
 
         async def intercepted(_: object, context: Context) -> Any:
             started, request, code = time.perf_counter(), None, "OK"
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
-                if check is None or authority is None:
+                if check is None or authority is None or sessions is None:
+                    if before is not None:
+                        before(UNCHECKED, context)
                     request = await message(context)
                     with pool:
                         check_readable(request)
                         return sender.answer(method, await call(request, context), encode, context)
                 metadata = context.invocation_metadata()  # once: gRPC builds the headers at each call of this
                 caller = check.admit(metadata, context) or await self._verified(check, context)
-                changes = authority.sessions.changes
+                if before is not None:
+                    before(caller, context)
+                changes = sessions.changes
                 request = await message(context)
                 with pool:
                     check_readable(request)
-                    if authority.sessions.changes != changes or caller.expires_at <= time.time():
+                    if sessions.changes != changes or caller.expires_at <= time.time():
                         caller = authority.recheck(caller)  # its message was long in coming
                     answer = await check.answered(call, caller, request, context, metadata)
                     return sender.answer(method, answer, encode, context)
