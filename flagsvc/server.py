@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from flagsvc.limits.build import Limiting
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
+from flagsvc.native.build import native_of
 from flagsvc.replica import Replica
 from flagsvc.setting_values import LISTENERS, anonymous_roles, default_sets, origins, pairs
 from flagsvc.settings import Settings
@@ -63,7 +65,8 @@ class Server:
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
         self._tls = tls = Ports(settings)
-        ports = descriptors.PASSED_ON if tls.has_front else 1
+        is_passed_on = tls.has_front or settings.transport == "native"
+        ports = descriptors.PASSED_ON if is_passed_on else 1
         ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
@@ -99,6 +102,18 @@ class Server:
             name: grpc_server(self.listeners[name], self.services, settings, self._max_connections, tls.add_port(name))
             for name in names
         }
+        self.failed = False
+        """Whether the server stops because a part of it has failed."""
+        self._native = native_of(
+            settings,
+            replica,
+            self.services,
+            self.listeners["grpc"],
+            contexts,
+            admission=admission,
+            metrics=metrics,
+            ended=self._native_ended,
+        )
         self._ofrep = Ofrep(
             replica.reader,
             replica.near,
@@ -150,6 +165,8 @@ class Server:
             await self._http.start()
         if self._front is not None:
             await self._front.start()
+        if self._native is not None:
+            self._native.start()
         log.info(
             "serving",
             **{_setting_of(name): address.port or str(address) for name, address in self.addresses.items()},
@@ -174,6 +191,8 @@ class Server:
         # The transports after the calls, which they would cut off. Nobody connects to a server that stops.
         if self._front is not None:
             self._front.close()
+        if self._native is not None:
+            self._native.stop()
         grpc_stops = (server.stop(0.5) for server in self._grpc.values())
         await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
         if self._front is not None:
@@ -208,7 +227,10 @@ class Server:
         settings = self.settings
         for name, server in self._grpc.items():
             with self._address(name) as address:
-                if name == "grpc" and self._tls.has_front:
+                if name == "grpc" and self._native is not None:
+                    self._native.listen(address)
+                    server.listen(self._native.fallback)
+                elif name == "grpc" and self._tls.has_front:
                     self._front = self._front_at(address, server)
                 else:
                     server.listen(address)
@@ -270,6 +292,12 @@ class Server:
         for address in self.addresses.values():
             address.remove()
 
+    def _native_ended(self) -> None:
+        """Stop: nobody answers evaluations any more."""
+        self.failed = True
+        self._health.stop()
+        signal.raise_signal(signal.SIGTERM)
+
     def _loop_was_late(self, seconds: float) -> None:
         self._metrics.loop_was_late(seconds)
         self._lateness.measured(seconds, time.monotonic())
@@ -328,7 +356,8 @@ def _limits(settings: Settings) -> Limits:
         writes=settings.max_writes,
         administration=settings.max_admin_calls,
         streams=settings.max_streams,
-        streams_per_peer=settings.max_streams_per_peer,
+        # Behind the native transport all callers have one address.
+        streams_per_peer=settings.max_streams if settings.transport == "native" else settings.max_streams_per_peer,
     )
 
 
@@ -347,7 +376,7 @@ async def run(settings: Settings) -> int:
         return 1
     await _stop_requested()
     await server.stop()
-    return 0
+    return int(server.failed)
 
 
 async def _stop_requested() -> None:
