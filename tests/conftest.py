@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pymongo
@@ -17,6 +17,8 @@ import redis
 from hypothesis import settings
 from pymongo.uri_parser import parse_uri
 
+from flagsvc import collector
+from tests.rewriting import rewrite_share
 from tests.servers import Mongod, RedisServer, versions
 
 END_S = 60
@@ -33,6 +35,17 @@ def pytest_report_header() -> str:
 def pytest_configure() -> None:
     """Heed Ctrl-C: a shell's background jobs ignore it, and what they start does too, also where a test sends it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect thousands of tests, which all stay, without looking for garbage among them again and again."""
+    with collector.paused():
+        if worker := getattr(session.config, "workerinput", None):
+            rewrite_share(session.config, int(worker["workerid"].removeprefix("gw")), worker["workercount"])
+        found = yield
+        gc.freeze()
+    return found
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has written which tests failed
@@ -113,7 +126,29 @@ def mongo_url() -> Iterator[str]:
         yield given
         return
     with Mongod(durable=False) as mongod:
+        _shared.append(mongod)
         yield mongod.url
+        _shared.remove(mongod)
+
+
+_shared: list[Mongod] = []
+"""The replica set of this process, once a test has asked for it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Freeze this process's replica set while no test can use it: an idle one takes a hundredth of a CPU."""
+    for server in _shared if _may_use_mongodb(item) else ():
+        server.resume()
+    found = yield
+    for server in () if nextitem and _may_use_mongodb(nextitem) else _shared:
+        server.pause()
+    return found
+
+
+def _may_use_mongodb(item: pytest.Item) -> bool:
+    """Whether a test, or a fixture that asks for others by name, may use it."""
+    return bool({"mongo_url", "request"} & set(getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture(scope="session")
@@ -151,11 +186,24 @@ def redis_clean_url(redis_url: str) -> str:
     return redis_url
 
 
-@pytest.fixture
-def mongod() -> Iterator[Mongod]:
-    """A replica set of its own, for tests that stop or freeze it."""
+@pytest.fixture(scope="session")
+def _stoppable_mongod() -> Iterator[Mongod]:
     with Mongod() as server:
         yield server
+
+
+@pytest.fixture
+def mongod(_stoppable_mongod: Mongod) -> Iterator[Mongod]:
+    """A replica set that only this test uses, for tests that stop or freeze it; empty. It is frozen between tests."""
+    server = _stoppable_mongod
+    server.resume()
+    server.start()
+    with pymongo.MongoClient(server.url) as client:
+        for name in set(client.list_database_names()) - {"admin", "config", "local"}:
+            client.drop_database(name)
+    yield server
+    if server.running:
+        server.pause()
 
 
 @pytest.fixture

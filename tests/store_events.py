@@ -29,6 +29,9 @@ SHIPPED_ONE = ["motor", pytest.param("pymongo", marks=pytest.mark.long)]
 SHORT_WAITS: dict[str, Any] = {"stream_wait_s": 0.03, "prove_after_s": 0.2}
 """Options with which a MongoStore's change stream replies, and proves what it delivered, more often than usual."""
 
+_PAUSE_S = 0.02
+"""Between two writes of one writer: some are under way at every moment, yet most of the CPU is free."""
+
 
 def made(entry: Entry | None) -> Entry:
     """Return what a write stored."""
@@ -126,7 +129,7 @@ class Writers:
         self.foreign: list[tuple[float, str]] = []
         self.polls = 0
 
-    async def run(self, fault: Callable[[], None], seconds: float = 1.5) -> None:
+    async def run(self, fault: Callable[[], None], seconds: float = 1.0) -> None:
         """Write before, during and after the fault."""
         work = asyncio.gather(self._ours(), self._poll(), asyncio.to_thread(self._foreign))
         try:
@@ -153,7 +156,7 @@ class Writers:
                 await asyncio.sleep(0.05)
             else:
                 self.ours.append((time.monotonic(), entry.revision))
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(_PAUSE_S)
 
     async def _poll(self) -> None:
         while not self._stop:
@@ -174,7 +177,7 @@ class Writers:
                 time.sleep(0.05)
             else:
                 self.foreign.append((time.monotonic(), key))
-            time.sleep(0.005)
+            time.sleep(_PAUSE_S)
 
     def assert_all_received(self, received: Received, last: int) -> None:
         """Nothing was lost, and every checkpoint came after all that was acknowledged before its moment."""

@@ -19,7 +19,7 @@ from flagsvc.cli import arguments, dry_run, render
 from flagsvc.cli.calls import Stub
 from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.tables import Column, print_table
-from flagsvc.cli.terminal import is_terminal, say
+from flagsvc.cli.terminal import is_terminal, say, wrapped
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.evaluation import Outcome, Prepared, prepare
 from flagsvc.core.json_values import NotJson, strict_loads
@@ -78,7 +78,7 @@ class _Counts:
         names = sorted(self._now | self._then)
         rows = [[name, self._now[name], *([self._then[name]] if self._has_change else [])] for name in names]
         print_table(heads, rows, "no contexts")
-        print(self._summary())
+        print(wrapped(self._summary()))
         if listed:
             heads = [Column("context"), Column("now"), *([Column("then")] if self._has_change else [])]
             print()

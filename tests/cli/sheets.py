@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -65,6 +66,7 @@ def prepared() -> Iterator[None]:
         yield
 
 
+@functools.cache
 def sheet(name: str) -> str:
     """Return what commands print: on a terminal with their errors, in a pipe without."""
     commands = SHEETS[name]

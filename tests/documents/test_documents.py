@@ -98,6 +98,12 @@ def node(world: World, code: str) -> str:
     return done.stdout
 
 
+def test_no_page_is_left_out() -> None:
+    others = set(ROOT.glob("docs/**/*.md")) - set(PAGES) - {ROOT / "docs" / "README.md"}
+    assert [str(path) for path in others if blocks(path)] == []
+    assert {path.parent.name for path in others} == {"adr"}
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     wrong = [f"{block}: {problem}" for block in ALL if (problem := unexplained(block))]
     assert wrong == []

@@ -39,7 +39,11 @@ async def started(stack: AsyncExitStack, number: int, **settings: Any) -> list[t
     return found
 
 
-@pytest.fixture(scope="module", params=[100_000, 0, 1], ids=["near-cache", "no-near-cache", "too-small-near-cache"])
+@pytest.fixture(
+    scope="module",
+    params=[100_000, 0, pytest.param(1, marks=pytest.mark.long)],
+    ids=["near-cache", "no-near-cache", "too-small-near-cache"],
+)
 async def ahead_and_deaf(request: pytest.FixtureRequest, mongo_url: str) -> AsyncIterator[tuple[Client, Client]]:
     """One replica that writes, and one that ignores announcements, so that only its own polls update it.
 

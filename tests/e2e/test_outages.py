@@ -94,7 +94,7 @@ class Load:
             except grpc.aio.AioRpcError as error:
                 self.wrong.append(f"{error.code()} {error.details()}")
             self._calls.append((started, time.monotonic()))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
 
 async def fill(client: Client) -> None:
@@ -103,8 +103,15 @@ async def fill(client: Client) -> None:
         await client.create(key, status=types.FLAG_STATUS_ENABLED)
 
 
-@pytest.mark.parametrize("near_cache_entries", [100_000, 0], ids=["near-cache", "no-near-cache"])
-@pytest.mark.parametrize("fault", ["kill", "pause"])
+@pytest.mark.parametrize(
+    ("fault", "near_cache_entries"),
+    [
+        pytest.param("kill", 100_000, id="kill-near-cache"),
+        pytest.param("pause", 0, id="pause-no-near-cache"),
+        pytest.param("kill", 0, id="kill-no-near-cache", marks=pytest.mark.long),
+        pytest.param("pause", 100_000, id="pause-near-cache", marks=pytest.mark.long),
+    ],
+)
 async def test_no_evaluation_fails_or_waits_while_redis_is_away_and_returns(
     mongo_database_url: str, redis_server: RedisServer, fault: str, near_cache_entries: int
 ) -> None:

@@ -22,7 +22,8 @@ from tests.replicas import Client, Process, replica, starved_s, until, until_ser
 from tests.servers import Mongod, RedisServer
 
 BOUND_S = 5.0
-OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "8"))
+CHANGES = 20
+OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "6"))
 """How long Redis is away; longer in manual runs."""
 
 
@@ -51,24 +52,24 @@ async def seen(client: Client, key: str, enabled: bool, since: float) -> float:
     return max(0.0, last_old - since - waited)
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_a_writer_killed_after_a_step_leaves_nothing_stale(
-    mongo_database_url: str, redis_clean_url: str, step: str
+async def test_a_writer_killed_after_any_step_leaves_nothing_stale(
+    mongo_database_url: str, redis_clean_url: str
 ) -> None:
     urls = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
-    program = (sys.executable, "-m", "tests.e2e.dying_writer", step)
     async with replicas(2, **urls) as clients:
-        await clients[0].create("a")
-        with Process("--store", urls["store_url"], "--cache", urls["cache_url"], program=program) as process:
-            doomed = Client(process.address)
-            await until_serving(doomed)
-            with pytest.raises(grpc.aio.AioRpcError):
-                await doomed.toggle("a", True)
-            killed_at = time.monotonic()
-            waits = await asyncio.gather(*(seen(client, "a", True, killed_at) for client in clients))
-            await doomed.channel.close()
-    print(f"killed after {step!r}: last old answer {max(waits) * 1000:.1f} ms after the kill")  # noqa: T201
-    assert max(waits) <= BOUND_S
+        for step in STEPS:
+            await clients[0].create(step)
+            program = (sys.executable, "-m", "tests.e2e.dying_writer", step)
+            with Process("--store", urls["store_url"], "--cache", urls["cache_url"], program=program) as process:
+                doomed = Client(process.address)
+                await until_serving(doomed)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await doomed.toggle(step, True)
+                killed_at = time.monotonic()
+                waits = await asyncio.gather(*(seen(client, step, True, killed_at) for client in clients))
+                await doomed.channel.close()
+            print(f"killed after {step!r}: last old answer {max(waits) * 1000:.1f} ms after the kill")  # noqa: T201
+            assert max(waits) <= BOUND_S, step
 
 
 async def test_redis_away_under_load_fails_nobody_and_leaves_nothing_stale(
@@ -104,7 +105,7 @@ async def test_redis_away_under_load_fails_nobody_and_leaves_nothing_stale(
                 number += 1
                 await asyncio.sleep(0.2)
 
-        tasks = [asyncio.create_task(evaluate(number)) for number in range(30)] + [asyncio.create_task(toggle())]
+        tasks = [asyncio.create_task(evaluate(number)) for number in range(15)] + [asyncio.create_task(toggle())]
         await asyncio.sleep(1)
         await asyncio.to_thread(redis_server.kill)
         down_at = time.monotonic()
@@ -144,7 +145,7 @@ async def test_a_change_by_a_plain_driver_is_served_by_every_replica_within_a_se
         with pymongo.MongoClient(mongo_database_url) as direct:
             flags = direct.get_default_database()["feature_flags"]
             waits = []
-            for number in range(40):
+            for number in range(CHANGES):
                 enabled = number % 2 == 0
                 status = "ENABLED" if enabled else "DISABLED"
                 await asyncio.to_thread(flags.update_one, {"key": "a"}, {"$set": {"status": status}})
@@ -158,7 +159,7 @@ async def test_a_change_by_a_plain_driver_is_served_by_every_replica_within_a_se
         f" p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, max {waits[-1] * 1000:.1f} ms; revision {revision}"
     )
     assert p99 <= 1.0
-    assert revision >= 21, "two that come before the next number share it"
+    assert revision >= CHANGES // 2 + 1, "two that come before the next number share it"
 
 
 async def test_a_cold_start_with_both_stores_hanging_serves_the_snapshot(

@@ -26,11 +26,27 @@ def can_unshare() -> bool:
         return False
 
 
-PROGRAMS = {"plain": (str(FLAGSVC),)} | ({"process-1": (*UNSHARE, str(FLAGSVC))} if can_unshare() else {})
+PLAIN, PROCESS_1 = (str(FLAGSVC),), (*UNSHARE, str(FLAGSVC))
+PROGRAMS = {"plain": PLAIN} | ({"process-1": PROCESS_1} if can_unshare() else {})
 programs = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
-RUNNING = PROGRAMS | {"plain": ()}
-"""Where the start is not what matters."""
 signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+
+
+def started(argument: str, *, plain: tuple[str, ...] = PLAIN) -> pytest.MarkDecorator:
+    """Run a test with each program and each signal, as arguments `program` and this one; the last one `long`."""
+    return pytest.mark.parametrize(
+        ("program", argument),
+        [
+            pytest.param(
+                plain if name == "plain" else program,
+                number,
+                id=f"{number.name}-{name}",
+                marks=pytest.mark.long if (name, number) == ("process-1", signal.SIGINT) else (),
+            )
+            for name, program in PROGRAMS.items()
+            for number in (signal.SIGTERM, signal.SIGINT)
+        ],
+    )
 
 
 def pid_of(started: int, program: tuple[str, ...]) -> int | None:
@@ -70,8 +86,7 @@ class Served(Process):
         return self.process.returncode, errors
 
 
-@programs
-@signals
+@started("number")
 @pytest.mark.parametrize("moment", ["handles SIGTERM", "has loaded grpc"])
 async def test_a_signal_before_the_server_has_started_ends_it_at_once(
     tmp_path: Path, program: tuple[str, ...], number: signal.Signals, moment: str
@@ -84,8 +99,7 @@ async def test_a_signal_before_the_server_has_started_ends_it_at_once(
         assert await server.ended() == (128 + number, "")
 
 
-@pytest.mark.parametrize("program", RUNNING.values(), ids=RUNNING.keys())
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@started("first", plain=())  # where the start is not what matters
 @signals
 async def test_a_second_signal_ends_the_drain_at_once(
     tmp_path: Path, program: tuple[str, ...], first: signal.Signals, number: signal.Signals
@@ -128,8 +142,8 @@ async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(
         watch = await asyncio.create_subprocess_exec(
             *program, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert watch.stdout
-        await watch.stdout.readline()
+        assert watch.stderr
+        assert await asyncio.wait_for(watch.stderr.readline(), 30) == b"1 flag at revision 1\n"
         pid = pid_of(watch.pid, program)
         assert pid
         os.kill(pid, number)

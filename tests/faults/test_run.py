@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 24
 SEED = os.environ.get("FAULTS_SEED", "1")
 """Of the run in `make test`: always the same, so that a failure can be reproduced."""
-LOAD = 0.4
+LOAD = 0.25
 """The share of the calls of `make faults`: the same faults, writes and judge at less than half of the CPU time."""
 ALLOWED_S = 150
 PLANTED_LOAD = 0.2

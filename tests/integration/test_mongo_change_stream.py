@@ -19,6 +19,7 @@ from tests.store_events import (
     CHAT,
     DRIVERS,
     OTHER,
+    SHIPPED_ONE,
     SHORT_WAITS,
     Received,
     announced_revisions,
@@ -32,7 +33,7 @@ Rows = Database[dict[str, Any]]
 Open = Callable[[], MongoStore]
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=SHIPPED_ONE)
 async def opened(request: pytest.FixtureRequest, mongo_database_url: str) -> AsyncIterator[Open]:
     """Make a store on each of the two drivers, as often as asked."""
     stores: list[MongoStore] = []

@@ -98,7 +98,7 @@ def test_java(tmp_path: Path, say: Say) -> None:
         return
     project = tmp_path / "clients" / "java"
     shutil.copytree(JAVA.folder, project, ignore=shutil.ignore_patterns("target"))
-    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
     source = project / JAVA.source.relative_to(JAVA.folder)
     with serving(tmp_path / "flags.db", [flag("checkout-v2")]) as (process, _):
         snippets = block("java", "var channel =") + block("java", "var options =")

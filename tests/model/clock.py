@@ -32,7 +32,7 @@ def _older(setup: Setup, at: int) -> int:
 
 @lru_cache(100_000)
 def _store(setup: Setup, store: tuple[Commit, ...]) -> tuple[Commit, ...]:
-    return tuple(commit._replace(tick=max(commit.tick - 1, -setup.bound - 1)) for commit in store)
+    return tuple(commit._replace(tick=max(commit.tick - STEPS, -STEPS * (setup.bound + 1))) for commit in store)
 
 
 @lru_cache(100_000)

@@ -12,7 +12,7 @@ def due(setup: Setup, s: State) -> int:
     """Return the content that an answer which begins now must not lack: the newest that is older than the bound."""
     for entry in range(len(s.store) - 1, 0, -1):
         commit = s.store[entry]
-        if commit.flag == 0 and commit.kind != "assigned" and -commit.tick > setup.bound:
+        if commit.flag == 0 and commit.kind != "assigned" and age(commit.tick) > setup.bound:
             return entry
     return 0
 

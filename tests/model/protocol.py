@@ -7,11 +7,11 @@ from itertools import product
 
 from tests.model import faults, following, readers, shared_cache, strangers, writers
 from tests.model.promises import agreement, certified, claims, watched
-from tests.model.state import NEVER, Commit, LeaseRecord, Reader, Replica, Setup, Shared, State
+from tests.model.state import NEVER, STEPS, Commit, LeaseRecord, Reader, Replica, Setup, Shared, State
 
 Step = tuple[str, State]
 END = "nothing is left to do"
-BEFORE = -9
+BEFORE = -9 * STEPS
 """The tick of the first content: long ago."""
 
 
@@ -43,19 +43,24 @@ def initial(setup: Setup) -> Iterator[State]:
 
 
 def successors(setup: Setup, s: State) -> list[Step]:
-    """Return every step that can come next, with what it breaks. Where only faults are left, all must agree."""
+    """Return every step that can come next, with what it breaks."""
+    return [(label, judged(setup, label, after)) for label, after in steps(setup, s)]
+
+
+def steps(setup: Setup, s: State) -> list[Step]:
+    """Return every step that can come next, not judged yet. Where only faults are left, all must agree."""
     done = [*writers.steps(setup, s), *readers.steps(setup, s), *following.steps(setup, s), *faults.repairs(setup, s)]
     if setup.holders:
         done += shared_cache.steps(setup, s)
-    outside = (*faults.steps(setup, s), *strangers.steps(setup, s))
-    steps = [(label, _checked(setup, after)) for label, after in (*done, *outside)]
+    found = [*done, *faults.steps(setup, s), *strangers.steps(setup, s)]
     if not done:
-        steps.append((END, s._replace(broken=agreement(setup, s))))
-    return steps
+        found.append((END, s._replace(broken=agreement(setup, s))))
+    return found
 
 
-def _checked(setup: Setup, s: State) -> State:
-    if s.broken:
+def judged(setup: Setup, label: str, s: State) -> State:
+    """Return the state after a step with what is broken in it; one that was judged before stays as it is."""
+    if s.broken or label == END:
         return s
     if setup.cache and (broken := certified(setup, s)):
         return s._replace(broken=broken)

@@ -2,7 +2,8 @@
 
 A content is the number of the commit that made it: 0 is none, 1 is what was there before. A moment is how many ticks
 ago it was (negative) and, in exact worlds, how many contents the store had then, in one number. Time has no end: with
-each tick every remembered moment becomes one tick older, down to an age that counts as old in any case.
+each tick every remembered moment becomes one tick older, down to an age that counts as old in any case. No number may
+be -1: Python gives it the hash of -2, and states are known by their hashes.
 """
 
 from __future__ import annotations

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+
+from flagsvc.cli.parser import _SUMMARIES, build_parser
+from flagsvc.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
@@ -55,6 +60,24 @@ def test_every_alert_has_its_part_of_the_runbook_and_none_else() -> None:
     assert re.findall(r"^### (\w+)$", PAGE, re.MULTILINE) == list(ALERTS)
     for part in PAGE.partition("## Alerts")[2].split("\n### ")[1:]:
         assert re.findall(r"^- \*\*(\w+)\*\*", part, re.MULTILINE) == ["Callers", "Look", "Do"], part.splitlines()[0]
+
+
+def test_events_and_problems_that_the_runbook_names_exist() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "flagsvc").rglob("*.py"))
+    names = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
+    names = {name for name in names if not name.startswith("flagsvc_")}
+    assert len(names) > 20
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", sources)) == []
+
+
+def test_settings_and_commands_that_the_runbook_names_exist() -> None:
+    known = {f"{PREFIX}{field.name.upper()}" for field in fields(Settings)}
+    assert set(re.findall(r"FLAGSVC_[A-Z_]+", PAGE)) - known == set()
+    for line in re.findall(r"`flagsvc ([^`]+)`", PAGE):
+        command = [word.replace("KEY", "k").replace("ID", "i") for word in shlex.split(line)]
+        assert command[0] in _SUMMARIES
+        if len(command) > 1:  # alone it stands for all that it does
+            build_parser().parse_args(command)
 
 
 def test_every_metric_that_the_operating_page_lists_exists() -> None:

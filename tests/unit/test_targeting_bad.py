@@ -55,7 +55,7 @@ WRONG = {
         "24 deep",
     ),
     "a 10 MB text": (json.dumps({"cat": ["a" * 10_000_000]}), "flag.targeting", "at most 262144"),
-    "a 10 MB list": (json.dumps({"in": [1, [0] * 3_500_000]}), "flag.targeting", "at most 262144"),
+    "a 10 MB list": ('{"in":[1,[0' + ",0" * 5_000_000 + "]]}", "flag.targeting", "at most 262144"),
     "more parts than 10,000": (json.dumps({"and": [{"!": [1]}] * 15_000}), "flag.targeting.and[9999]", "10000 parts"),
     "NaN": ('{"+":[NaN]}', "flag.targeting", "NaN is not a JSON number"),
     "infinity": ('{"+":[-Infinity]}', "flag.targeting", "-Infinity is not a JSON number"),
