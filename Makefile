@@ -50,6 +50,7 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
 test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
+	@$(BIN)/python -m compileall -q -j 2 -x '/test_|node_modules' flagsvc clients/python tests
 	@TEST_SHARE=0.25 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 

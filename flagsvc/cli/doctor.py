@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from flagsvc.adapters.checks.steps import Finding, Outcome
 from flagsvc.cli import render
+from flagsvc.cli.failures import print_error
 from flagsvc.cli.tables import Column, print_table
+from flagsvc.cli.terminal import is_terminal
 from flagsvc.settings import Settings
 from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url
 
@@ -37,6 +39,11 @@ def doctor(args: argparse.Namespace) -> int:
     else:
         rows = ((each.subject, each.check, each.outcome.value, each.detail, each.cure) for each in findings)
         print_table(_COLUMNS, rows, "nothing to check")
+        if is_terminal():  # whose table may have had no room for all of it
+            for each in findings:
+                if each.outcome is Outcome.FAILED:
+                    text = f"{each.subject}, {each.check}: {each.detail}: {each.cure}"
+                    print_error(text, code="CHECK_FAILED")
     return int(any(each.outcome is Outcome.FAILED for each in findings))
 
 

@@ -82,5 +82,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def formatter(prog: str) -> argparse.HelpFormatter:
-    """Return what prints a help: as wide as the terminal, with the examples' lines as they are."""
-    return argparse.RawDescriptionHelpFormatter(prog, width=width() - 2)
+    """Return what prints a help that is as wide as the terminal."""
+    return _Formatter(prog, width=width() - 2)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps texts, but not those of several lines, as the examples are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)

@@ -20,7 +20,7 @@ from flagsvc.cli.mongoexport import read_mongoexport, to_line
 from flagsvc.cli.render import print_json
 from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.cli.terminal import say
-from flagsvc.cli.transfer_targets import Target, on_target
+from flagsvc.cli.transfer_targets import Prune, Target, on_target
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
@@ -92,8 +92,7 @@ def _import(
         return store_changes.plan_prune(stored, kept, author)
 
     if args.dry_run:
-        stored = target.flags(sets)
-        return _preview(args, [*planned, *(prune(stored) if args.prune else [])], stored)
+        return _preview(args, target, planned, prune if args.prune else None)
     made = target.write(planned, bucketings if planned else {}, prune if args.prune else None)
     names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
     counts = {name: made[name] for name in names}
@@ -105,11 +104,11 @@ def _import(
     return OK
 
 
-def _preview(args: argparse.Namespace, planned: list[PlannedChange], stored: list[Flag]) -> int:
-    differences = Differences()
-    current = {flag.id: flag for flag in stored}
-    for flag_id, decide in planned:
-        differences.count(flag_id, decide(current.get(flag_id)))
+def _preview(args: argparse.Namespace, target: Target, planned: list[PlannedChange], prune: Prune | None) -> int:
+    stored = target.flags([each.flag_id.flag_set for each in planned])
+    differences, current = Differences(), {flag.id: flag for flag in stored}
+    for flag_id, decide in [*planned, *(prune(stored) if prune else [])]:
+        differences.count(flag_id, target.part_written(decide(current.get(flag_id))))
     if args.json:
         print_json(differences.as_json())
     else:

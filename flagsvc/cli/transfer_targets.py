@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from flagsvc.cli.flag_commands import all_flags
 from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.json_values import same
-from flagsvc.core.model import WRITABLE, Change, Flag, FlagId
+from flagsvc.core.model import STORED_NAMES, WRITABLE, Change, Flag, FlagId
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.settings import Settings
 
@@ -38,6 +39,9 @@ class Target(Protocol):
 
     def was_used(self, _flag_sets: Sequence[str], /) -> bool:
         """Whether there is a flag, or was one."""
+
+    def part_written(self, _change: Change | None, /) -> Change | None:
+        """Return what of a change it writes; None: nothing."""
 
     def write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
@@ -71,6 +75,10 @@ class OnStore:
     def was_used(self, _flag_sets: Sequence[str]) -> bool:
         """Whether the store has a flag, or had one."""
         return not self._is_missing() and asyncio.run(store_changes.was_used(store_for(self._url)))
+
+    def part_written(self, change: Change | None) -> Change | None:
+        """Return the whole change, with the times of the file."""
+        return change
 
     def write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
@@ -113,6 +121,14 @@ class OnServer:
         """Whether a set has a flag. Flags that are gone, a server does not show."""
         return bool(self.flags(flag_sets))
 
+    def part_written(self, change: Change | None) -> Change | None:
+        """Return an update without the times that only a server writes; None if there is nothing else in it."""
+        if change is None or change.before is None or change.after is None:
+            return change
+        names = [STORED_NAMES[name] for name in _written_fields(change.before, change.after)]
+        old, new = ({name: (side or {}).get(name) for name in names} for side in (change.previous, change.new))
+        return replace(change, previous=old, new=new) if names else None
+
     def write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
     ) -> Counter[str]:
@@ -128,7 +144,7 @@ class OnServer:
     def _change(self, flag_id: FlagId, decide: Callable[[Flag | None], Change | None], current: Flag | None) -> str:
         """Make one change, decided again where another writer was faster; return its `effect`."""
         for attempt in range(1, _ATTEMPTS + 1):
-            change = decide(current)
+            change = self.part_written(decide(current))
             try:
                 return self._send(flag_id, change)
             except grpc.RpcError as error:
@@ -149,14 +165,15 @@ class OnServer:
             made = pb.CreateFlagRequest(flag=flag_to_message(change.after), **call)
             self._stub.CreateFlag(made, timeout=self._args.timeout)
         else:
-            fields = [name for name in WRITABLE if not same(getattr(change.before, name), getattr(change.after, name))]
-            if not fields:  # times, which only a server writes
-                return store_changes.effect(None)
             update = pb.UpdateFlagRequest(flag=flag_to_message(change.after), **call)
             update.flag.etag = change.before.etag
-            update.update_mask.paths.extend(fields)
+            update.update_mask.paths.extend(_written_fields(change.before, change.after))
             received(self._stub.UpdateFlag(update, timeout=self._args.timeout).flag)
         return store_changes.effect(change)
+
+
+def _written_fields(before: Flag, after: Flag) -> list[str]:
+    return [name for name in WRITABLE if not same(getattr(before, name), getattr(after, name))]
 
 
 class _Bucketings:

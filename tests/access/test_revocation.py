@@ -122,7 +122,7 @@ async def test_a_replica_that_has_not_seen_a_restore_is_not_named(cluster: Clust
     await kept._records.update_many({"revision": {"$exists": True}}, {"$set": {"revision": 2}})
     await server.replica.access.follower.looked()
     assert server.replica.access.view.revision < deaf.replica.access.view.revision
-    answer = await cluster.revoke(seconds=1)
+    answer = await cluster.revoke(seconds=3)
     assert (answer.spread.reached, list(answer.spread.lagging)) == (
         pb.WRITE_LEVEL_CACHED,
         [deaf.replica.heartbeats.name],

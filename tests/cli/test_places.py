@@ -53,6 +53,21 @@ def test_import_export_and_validate_through_a_server(address: str, here: Path) -
     assert (noted.returncode, "moved/one" in noted.stdout) == (0, True)
 
 
+def test_a_dry_run_shows_what_an_import_through_a_server_writes(address: str, here: Path) -> None:
+    file, to = here / "flags.ndjson", ("--address", address, "--set", "previewed")
+    for key in ("one", "two"):
+        run_here("create", key, *to)
+    run_here("export", *to, "--output", str(file))
+    run_here("set", "one", *to, "owner=a")  # which changes its times too
+    run_here("toggle", "two", *to, "on")
+    run_here("toggle", "two", *to, "off")
+    preview = json.loads(run_here("import", str(file), *to, "--dry-run", "--json").stdout)
+    [updated] = preview["updated"]
+    assert (updated["flagKey"], updated["fields"]) == ("one", {"owner": {"before": "a", "after": None}})
+    assert preview["unchanged"] == 1, "of `two` only times differ"
+    assert counts(run_here("import", str(file), *to, "--json")) == (0, 1, 0, 1)
+
+
 def test_a_file_with_another_bucketing_makes_it_through_a_server(address: str, here: Path) -> None:
     file, to = here / "flags.json", ("--address", address, "--set", "new-bucketing")
     split = {**FLAGS["flags"]["one"], "targeting": {"fractional": [["on", 1], ["off", 1]]}}

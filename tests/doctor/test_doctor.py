@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from flagsvc.cli.main import main
+from tests.command_line import Terminal
 from tests.guarded_mongod import DATABASE, GuardedMongod
 from tests.servers import HOST, Mongod, RedisServer, free_port
 
@@ -275,3 +276,11 @@ def test_the_folder_of_a_snapshot(
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--store", "file:missing.json"]) == 1
     assert "what to do" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_gets_each_failure_in_full() -> None:
+    terminal = Terminal(60)
+    assert terminal.run("doctor", "--store", "file:missing.json") == 1
+    table, _, failure = terminal.text.partition("error: store, file missing.json: ")
+    assert "…" in table
+    assert failure.split()[-4:] == ["and", "the", "free", "disk"], terminal.text

@@ -86,7 +86,7 @@ async def test_a_stop_under_load_fails_no_accepted_call_and_ends_streams(store: 
 async def test_a_port_in_use_ends_the_start_with_address_and_reason(store: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with Process("--store", store, "--log-format", "json", option, str(port), program=PROGRAM) as server:
+        with Process("--store", store, "--log-format", "json", option, str(port)) as server:
             assert server.process
             _, errors = await asyncio.to_thread(server.process.communicate, timeout=60)
             assert server.process.returncode == 1

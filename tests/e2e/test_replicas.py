@@ -100,12 +100,10 @@ async def test_two_thousand_cold_evaluations_cost_a_handful_of_finds(
     assert finds(mongo_database_url) - before <= 6 + polls.finds
 
 
-async def test_a_hundred_thousand_unknown_keys_cost_almost_nothing(
-    mongo_database_url: str, pair: tuple[Client, Client]
-) -> None:
+async def test_unknown_keys_cost_almost_nothing(mongo_database_url: str, pair: tuple[Client, Client]) -> None:
     one, two = pair
     before, memory = finds(mongo_database_url), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for start in range(0, 100_000, 1_000):
+    for start in range(0, 20_000, 1_000):
         request = pb.BatchEvaluateFlagsRequest(flag_keys=[f"unknown-{n}" for n in range(start, start + 1_000)])
         answer = await one.stub.BatchEvaluateFlags(request)
         assert {e.error_code for e in answer.evaluations} == {types.ERROR_CODE_FLAG_NOT_FOUND}

@@ -103,7 +103,7 @@ class Asking:
             found = await self._asked.client.evaluate(self._key)
             self.answers.append((began, found.revision, found.reason))
             self._starved_s.append(starved_s())
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
 
     @property
     def newest(self) -> int:

@@ -20,7 +20,7 @@ from tests.flagd_clients import Evaluator
 from tests.holes.stage import ENABLED, NEAR, events, running, sync, watch
 from tests.replicas import Client, until
 
-CHANGES_BEFORE, CHANGES = 50, 200
+CHANGES_BEFORE, CHANGES = 50, 120
 QUEUE = 32
 WEIGHT = "x" * 50_000
 """In each message: a client that does not read soon fills all buffers on the way."""
