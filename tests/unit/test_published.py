@@ -83,12 +83,20 @@ WRITERS: dict[str, Callable[[NearCache], None]] = {
 
 def answers(near: NearCache, seen_by: Callable[[FlagId], Seen | None]) -> dict[str, tuple[int | None, float]]:
     """Return the revision of each flag that may be answered, None for one that does not exist, and its proof."""
-    found = {i.key: seen_by(i) for i in IDS}
-    return {
-        key: (seen.held.entry.revision if seen.held is not None and seen.held.entry.flag else None, seen.verified_at)
-        for key, seen in found.items()
-        if seen is not None
-    }
+    found = {i.key: answer_in(seen_by(i)) for i in IDS}
+    return {key: answer for key, answer in found.items() if answer is not None}
+
+
+def answer_in(seen: Seen | None) -> tuple[int | None, float] | None:
+    """Return the revision that was read, None for a flag that does not exist, and its proof."""
+    if seen is None:
+        return None
+    return seen.held.entry.revision if seen.held is not None and seen.held.entry.flag else None, seen.verified_at
+
+
+def now_read(near: NearCache) -> dict[str, tuple[int | None, float]]:
+    """Return what another thread reads while nothing changes."""
+    return answers(near, lambda i: read(near, i, 2.5))
 
 
 @contextmanager
@@ -142,6 +150,41 @@ def test_no_line_of_a_change_shows_what_the_loop_would_not_answer(name: str) -> 
     assert len(seen) > 5
     for found in seen:
         assert all(any(state.get(key) == answer for state in between) for key, answer in found.items()), found
+
+
+def read_with(near: NearCache, flag_id: FlagId, change: Callable[[NearCache], None], line: int) -> tuple[Any, bool]:
+    """Read a flag while another thread changes the view before one line of the read; whether it has that line."""
+    count = 0
+    changed = False
+
+    def look() -> None:
+        nonlocal count, changed
+        if count == line:
+            changed = True
+            change(near)
+        count += 1
+
+    with at_every_line(look):
+        seen = read(near, flag_id, 2.5)
+    return seen, changed
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_line_of_a_read_mixes_what_was_before_a_change_with_what_is_after_it(name: str) -> None:
+    refused = 0
+    for flag_id in IDS:
+        for line in range(100):
+            near = loaded()
+            before = now_read(near)
+            seen, changed = read_with(near, flag_id, WRITERS[name], line)
+            if not changed:
+                break
+            after, found = now_read(near), answer_in(seen)
+            refused += seen is None
+            assert seen is None or found in (before.get(flag_id.key), after.get(flag_id.key))
+        else:
+            pytest.fail("a read has an end")
+    assert refused
 
 
 class Open(Steps):
