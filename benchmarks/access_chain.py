@@ -68,8 +68,8 @@ class Call:
         return self._request
 
 
-async def chain_of(server: Server) -> Chain:
-    """Return the handler of an evaluation with all interceptors of a server; the evaluation itself does nothing."""
+def chain_of(server: Server) -> Chain:
+    """Return the handler of an evaluation with all that a server puts around it; the evaluation itself does nothing."""
     answer = pb.EvaluateFlagResponse().SerializeToString()
 
     async def nothing(_request: Any, _context: Any) -> bytes:
@@ -77,22 +77,9 @@ async def chain_of(server: Server) -> Chain:
 
     handler = grpc.unary_unary_rpc_method_handler(nothing, pb.EvaluateFlagRequest.FromString, None)
 
-    async def innermost(_details: Any) -> Any:
-        return handler
-
-    continuation: Any = innermost
-    for interceptor in reversed(server.services.interceptors(server.listeners["grpc"])):
-        continuation = _around(interceptor, continuation)
-    details = type("Details", (), {"method": METHOD, "invocation_metadata": ()})()
-    found = await continuation(details)
-    return found.stream_unary  # type: ignore[no-any-return]
-
-
-def _around(interceptor: grpc.aio.ServerInterceptor, continuation: Any) -> Any:
-    async def intercepted(details: Any) -> Any:
-        return await interceptor.intercept_service(continuation, details)
-
-    return intercepted
+    for wrapper in reversed(server.services.wrappers(server.listeners["grpc"])):
+        handler = wrapper.wrap(METHOD, handler)
+    return handler.stream_unary  # type: ignore[no-any-return]
 
 
 @asynccontextmanager
@@ -110,7 +97,7 @@ async def _serving(name: str) -> AsyncIterator[tuple[Chain, Call]]:
             settings |= {"jwt_issuers_file": str(_issuers_file(folder, key))}
             text = signed(kubernetes_claims(), key)
         async with replica(store_url=url, **settings) as (_, server):
-            chain, call = await chain_of(server), Call(bearer(text))
+            chain, call = chain_of(server), Call(bearer(text))
             await asyncio.sleep(1)  # until the tokens and keys are read
             await _turn(chain, call)  # warms up, and verifies the JWT
             yield chain, call

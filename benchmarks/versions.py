@@ -73,7 +73,8 @@ def median_and_interval(values: list[float], form: str) -> str:
 def _server(name: str, folder: Path, stack: ExitStack) -> Iterator[Target]:
     store, cache = stack.enter_context(Mongod()), stack.enter_context(RedisServer())
     port, management = free_port(), free_port()
-    command = [sys.executable, "-c", MAIN, "serve", "--store", store.database_url("bench"), "--cache", cache.url]
+    # -P: else this folder's code comes before that of PYTHONPATH.
+    command = [sys.executable, "-P", "-c", MAIN, "serve", "--store", store.database_url("bench"), "--cache", cache.url]
     command += ["--host", "127.0.0.1", "--port", str(port), "--management-port", str(management)]
     command += ["--sync-port", "-1", "--log-level", "error"]
     if any((folder / "flagsvc" / package).is_dir() for package in ("ofrep", "api/ofrep")):  # older: no such option

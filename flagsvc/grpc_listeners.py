@@ -14,6 +14,7 @@ from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.first_message import FirstMessages
+from flagsvc.api.common.handlers import Handlers, Wrapper
 from flagsvc.api.common.interceptors import Before, CallInterceptor, Refuse
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
@@ -45,8 +46,8 @@ OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR, audit_pb.DESCRIPTOR)
 """Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
-MakeInterceptor = Callable[[Listener, Peers], grpc.aio.ServerInterceptor]
-"""Makes an interceptor for one listener."""
+MakeWrapper = Callable[[Listener, Peers], Wrapper]
+"""Makes, for one listener, what wraps its handlers."""
 MakeBefore = Callable[[str, Peers], Before | None]
 """Makes what runs before the calls of one method, once their callers are known; None if nothing does."""
 
@@ -63,11 +64,11 @@ class GrpcServices:
         metrics: Metrics,
         health: Health,
         outflow: Outflow,
-        inner: Sequence[MakeInterceptor] = (),
+        inner: Sequence[MakeWrapper] = (),
         before: MakeBefore = lambda _method, _peers: None,
         refuse: Refuse | None = None,
     ) -> None:
-        """`inner`: make interceptors that run within the one that reads messages and maps errors.
+        """`inner`: make what wraps handlers within the interceptor that reads messages and maps errors.
 
         `before`: makes what runs before the message of a unary call is read. `refuse`: notes calls that are refused
         for want of a right.
@@ -87,8 +88,14 @@ class GrpcServices:
         self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
         self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
 
-    def interceptors(self, listener: Listener) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """Return interceptors for one listener. Admission, time limits and metrics are those of all listeners."""
+    def handlers(self, listener: Listener) -> Handlers:
+        """Return the handlers of every service for a listener, wrapped."""
+        handlers = Handlers(self.wrappers(listener))
+        self.add_to(handlers, listener)  # type: ignore[arg-type]  # it has what registering uses
+        return handlers
+
+    def wrappers(self, listener: Listener) -> tuple[Wrapper, ...]:
+        """Return what wraps a listener's handlers. Admission, time limits and metrics are those of all listeners."""
         outer = CallInterceptor(
             self._metrics,
             self._admission,
@@ -103,7 +110,7 @@ class GrpcServices:
         return (outer, *(make(listener, self.peers) for make in self._inner))
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
-        """Register every service for a listener."""
+        """Register every service for a listener, without what wraps its handlers."""
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
         token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
         audit_pb_grpc.add_AuditServiceServicer_to_server(self._audit_service, server)
@@ -144,8 +151,8 @@ def grpc_server(
 def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
     tolerate_undecodable()
-    server = grpc.aio.server(interceptors=services.interceptors(listener), options=options)
-    services.add_to(server, listener)
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers((services.handlers(listener),))
     return server
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from starlette.types import ASGIApp
 
+from flagsvc.api.common.handlers import Handlers
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.connect.app import ByPath, Connect, not_found
-from flagsvc.api.connect.methods import Handlers
 from flagsvc.api.flagd import evaluation
 from flagsvc.grpc_listeners import OWN_FILES, GrpcServices
 from flagsvc.setting_values import host_names, origins
@@ -47,9 +47,7 @@ class HttpApps:
         return ByPath([self._evaluations(self._handlers(listener))], ofrep)
 
     def _handlers(self, listener: Listener) -> Handlers:
-        handlers = Handlers(self._services.interceptors(listener))
-        self._services.add_to(handlers, listener)  # type: ignore[arg-type]  # it has what registering uses
-        return handlers
+        return self._services.handlers(listener)
 
     def _evaluations(self, handlers: Handlers) -> tuple[Collection[str], ASGIApp]:
         flagd = Connect(evaluation.FILES, handlers, self._outflow)

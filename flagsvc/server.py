@@ -85,7 +85,7 @@ class Server:
             metrics=metrics,
             health=self._health,
             outflow=outflow,
-            inner=(*audit.interceptors(), *limiting.interceptors()),
+            inner=(*audit.wrappers(), *limiting.wrappers()),
             before=limiting.before,
             refuse=audit.refuse,
         )

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Histogram, disable_created_metr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flagsvc.call_times import CallTimes
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
 from flagsvc.core.shown_text import visible
@@ -83,20 +84,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._reasons: Counter[tuple[Reason, ErrorCode | None]] = Counter()
         self._flags: Counter[FlagId] = Counter()
-        self._calls = Histogram(
-            "flagsvc_call_seconds",
-            "Seconds from a call's start to its end, by method and status code.",
-            ("method", "code"),
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
+        about = "Seconds from a call's start to its end, by method and status code."
+        self.calls = CallTimes("flagsvc_call_seconds", about, _BUCKETS)
+        """How long calls took."""
+        self.registry.register(self.calls)
         self._lag = Histogram(
             "flagsvc_loop_lag_seconds",
             "Seconds by which the event loop woke up late: another caller waits that long.",
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self._timers: dict[tuple[str, str], Histogram] = {}
         self._samples = samples
 
     def evaluated(self, evaluation: Evaluation) -> None:
@@ -106,13 +103,6 @@ class Metrics:
         if evaluation.flag is not None:
             known = evaluation.flag_id in self._flags or len(self._flags) < MAX_KEY_LABELS
             self._flags[evaluation.flag_id if known else _OTHER] += 1
-
-    def called(self, method: str, code: str, seconds: float) -> None:
-        """Record one finished call: its method, its status code and how long it took."""
-        timer = self._timers.get((method, code))
-        if timer is None:
-            timer = self._timers[method, code] = self._calls.labels(method, code)
-        timer.observe(seconds)
 
     def loop_was_late(self, seconds: float) -> None:
         """Record by how much the event loop was late."""

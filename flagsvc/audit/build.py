@@ -20,8 +20,8 @@ class Audit:
     def __init__(self, replica: Replica) -> None:
         self.recorder = AuditRecorder(replica.store.audit) if replica.store.audit is not None else None
 
-    def interceptors(self) -> Sequence[Callable[[Listener, Peers], Auditing]]:
-        """Return what makes the interceptor of a gRPC listener."""
+    def wrappers(self) -> Sequence[Callable[[Listener, Peers], Auditing]]:
+        """Return what makes the wrapper of a listener's handlers."""
         recorder = self.recorder
         return () if recorder is None else (lambda _listener, _peers: Auditing(recorder),)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 
+from flagsvc.api.common.handlers import Handler
 from flagsvc.audit.recorder import AuditRecorder, subject_of
 
 _OWN = "/flagsvc.v1.FlagService/"
@@ -18,21 +19,16 @@ RECORDED: Mapping[str, Callable[[Any, Any], bool]] = {
 """The methods that are recorded, each with whether a call has changed anything, by its request and response."""
 
 
-class Auditing(grpc.aio.ServerInterceptor):
+class Auditing:
     """Inside the interceptor that checks callers. Methods that are not recorded stay as they are."""
 
     def __init__(self, recorder: AuditRecorder) -> None:
         self._recorder = recorder
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def wrap(self, method: str, handler: Handler) -> Handler:
         """Return the handler of a method, which records its calls if they are to be recorded."""
-        method, handler = handler_call_details.method, await continuation(handler_call_details)
         has_changed = RECORDED.get(method)
-        if handler is None or handler.unary_unary is None or has_changed is None:
+        if handler.unary_unary is None or has_changed is None:
             return handler
         call: Callable[[Any, Any], Any] = handler.unary_unary
         action = method.rpartition("/")[2]

@@ -35,8 +35,8 @@ class Limiting:
             self.limits = RateLimits(mode, rates(settings.rates), _lender(replica), replica.heartbeats.count)
             replica.more_problems.append(self.limits.problems)
 
-    def interceptors(self) -> Sequence[Callable[[Listener, Peers], RateLimiting]]:
-        """Return what makes the interceptor of a gRPC listener."""
+    def wrappers(self) -> Sequence[Callable[[Listener, Peers], RateLimiting]]:
+        """Return what makes the wrapper of a listener's handlers."""
         if self.limits is None:
             return ()
         return (partial(RateLimiting, self.limits, count=self._count),)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.handlers import Handler
 from flagsvc.api.common.interceptors import Before
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers
@@ -38,7 +39,7 @@ def taking_one(limits: RateLimits, kind: str, peers: Peers) -> Before:
     return before
 
 
-class RateLimiting(grpc.aio.ServerInterceptor):
+class RateLimiting:
     """Takes what a call takes beyond its first unit, and the units of streams, once the message is read.
 
     Inside the interceptor that maps errors: a stream that it wraps raises RateLimited. What it puts before a handler
@@ -48,15 +49,10 @@ class RateLimiting(grpc.aio.ServerInterceptor):
     def __init__(self, limits: RateLimits, listener: Listener, peers: Peers, count: CountFlags) -> None:
         self._limits, self._selectors, self._peers, self._count = limits, listener.selectors, peers, count
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def wrap(self, method: str, handler: Handler) -> Handler:
         """Return the limited handler of a method."""
-        method, handler = handler_call_details.method, await continuation(handler_call_details)
         kind = kind_of(method)
-        if handler is None or kind is None:
+        if kind is None:
             return handler
         table, codec = self._limits.tables[kind], (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary is not None:

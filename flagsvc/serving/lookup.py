@@ -17,6 +17,7 @@ from flagsvc.core.errors import RevisionUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, Found, StoreContents
 from flagsvc.serving.singleflight import SingleFlight
+from flagsvc.view.answerable import includes, verified_in_time
 from flagsvc.view.entries import CacheEntry, Source
 from flagsvc.view.near_cache import NearCache
 
@@ -84,14 +85,9 @@ class Lookup:
     def cached(self, flag_id: FlagId, min_revision: int = 0) -> Answer | None:
         """Return what may be answered without asking anybody."""
         near = self._near
-        held = near.get(flag_id)
-        if held is None and not near.complete:
-            return None
-        now = time.monotonic()
-        verified_at = near.verified_at_of(held)
-        if not near.is_fresh(verified_at, now):
-            return None
-        if min_revision and not self._contains(flag_id.flag_set, held, min_revision):
+        held, now = near.get(flag_id), time.monotonic()
+        verified_at = verified_in_time(near, held, flag_id.flag_set, now, min_revision)
+        if verified_at is None:
             return None
         self.stats.near += 1
         return Answer(held or _absent(flag_id, now), Source.NEAR, now - verified_at)
@@ -106,7 +102,7 @@ class Lookup:
         wait_s = KNOWN_WAIT_S if known else UNKNOWN_WAIT_S
         found = await self._reads.result(flag_id, lambda: self._read(flag_id), wait_s)
         answer = self._or_newer(flag_id, found) if found is not None else self._last_known(flag_id)
-        if min_revision and not self._contains(flag_id.flag_set, answer.held, min_revision):
+        if min_revision and not includes(near, answer.held, flag_id.flag_set, min_revision):
             return await self._read_at_least(flag_id, min_revision)
         if answer.held is not None and answer.held.entry.revision < high_water_mark:
             return await self._read_past(flag_id, high_water_mark)
@@ -122,9 +118,6 @@ class Lookup:
     async def close(self) -> None:
         """Cancel what is running."""
         await asyncio.gather(self._reads.close(), self._reads_at_least.close())
-
-    def _contains(self, flag_set: str, held: CacheEntry | None, revision: int) -> bool:
-        return (held is not None and held.entry.revision >= revision) or self._near.contains(flag_set, revision)
 
     async def first_load(self) -> None:
         """Let the load at start-up answer for everybody instead of reading key by key."""

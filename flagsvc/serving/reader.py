@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
 from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
@@ -27,7 +27,10 @@ from flagsvc.view.set_order import Position
 
 
 class Evaluation(NamedTuple):
-    """An outcome with where its definition came from."""
+    """An outcome with where its definition came from.
+
+    `replies`: the answers that are kept of the definition; None where an answer depends on more than the definition.
+    """
 
     flag_id: FlagId
     outcome: Outcome
@@ -35,6 +38,7 @@ class Evaluation(NamedTuple):
     revision: int
     source: Source
     age_s: float
+    replies: dict[Any, tuple[bytes, ...]] | None = None
 
     @property
     def is_disabled(self) -> bool:
@@ -82,10 +86,19 @@ class Reader:
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
-        evaluation = _evaluated(flag_id, answer, context, self._clock(), wanted)
-        if evaluation.outcome.over_budget:
-            self.expensive_rules.note(flag_id, evaluation.revision)
-        return evaluation
+        return self._evaluated(flag_id, answer, context, self._clock(), wanted)
+
+    def evaluate_at_once(
+        self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0
+    ) -> Evaluation | None:
+        """Evaluate one flag from memory; None if `evaluate` has to look it up or to compile it first."""
+        answer = self._lookup.cached(flag_id, min_revision)
+        if answer is None or answer.held is None:
+            return None
+        if answer.held.compiled is None:
+            self.stats.near -= 1  # `evaluate` counts it
+            return None
+        return self._evaluated(flag_id, answer, context, self._clock(), wanted)
 
     async def may_be_public(self, flag_id: FlagId, min_revision: int = 0) -> bool:
         """Whether a flag exists and is public; also true where that cannot be known now."""
@@ -134,10 +147,25 @@ class Reader:
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
-        evaluation = _evaluated(flag_id, answer, context, now)
-        if evaluation.outcome.over_budget:
-            self.expensive_rules.note(flag_id, evaluation.revision)
-        return evaluation
+        return self._evaluated(flag_id, answer, context, now)
+
+    def _evaluated(
+        self, flag_id: FlagId, answer: Answer, context: Attributes, now: float, wanted: ValueType | None = None
+    ) -> Evaluation:
+        """Evaluate a definition that is compiled."""
+        held, source, age_s, stale = answer
+        if held is None:
+            return Evaluation(flag_id, NOT_READY, None, 0, source, 0.0)
+        entry, prepared = held.entry, held.compiled or held.prepared
+        outcome = prepared.fixed or prepared.evaluate(context, now)
+        if outcome.over_budget:
+            self.expensive_rules.note(flag_id, entry.revision)
+        if wanted is not None:
+            outcome = check_type(outcome, wanted)
+        if stale and outcome.error_code is None and outcome is not NOT_FOUND:
+            outcome = replace(outcome, reason=Reason.STALE)
+        replies = held.replies if source is Source.NEAR and not stale else None
+        return Evaluation(flag_id, outcome, entry.flag, entry.revision, source, age_s, replies)
 
     async def get(self, flag_id: FlagId, min_revision: int = 0) -> tuple[Flag, Answer]:
         """Return a definition. Raises FlagNotFound, or StoreUnavailable when nothing is known."""
@@ -181,17 +209,3 @@ class Reader:
 def _explained(flag: Flag, context: Attributes, now: float) -> Explanation:
     _, explanation = explain(flag, context, now)
     return replace(explanation, notes=tuple(map(str, lint(flag))))
-
-
-def _evaluated(
-    flag_id: FlagId, answer: Answer, context: Attributes, now: float, wanted: ValueType | None = None
-) -> Evaluation:
-    if answer.held is None:
-        return Evaluation(flag_id, NOT_READY, None, 0, answer.source, 0.0)
-    entry, prepared = answer.held.entry, answer.held.prepared
-    outcome = prepared.fixed or prepared.evaluate(context, now)
-    if wanted is not None:
-        outcome = check_type(outcome, wanted)
-    if answer.stale and outcome.error_code is None and outcome is not NOT_FOUND:
-        outcome = replace(outcome, reason=Reason.STALE)
-    return Evaluation(flag_id, outcome, entry.flag, entry.revision, answer.source, answer.age_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.documents import to_document
@@ -32,11 +33,12 @@ class CacheEntry:
     """One held entry. Its rule is compiled after a load in turns, or when it is first asked for.
 
     `compiled`: the compiled definition, once there is one.
+    `replies`: what transports keep of it, encoded (`api.common.replies`).
     `verified_at`: the entry is not older than the store was at this moment. `received_at`: when it arrived here.
     Both are `time.monotonic()` seconds.
     """
 
-    __slots__ = ("_prepare", "compiled", "entry", "origin", "received_at", "size", "verified_at")
+    __slots__ = ("_prepare", "compiled", "entry", "origin", "received_at", "replies", "size", "verified_at")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class CacheEntry:
         self.verified_at, self.received_at = verified_at, received_at
         self.origin = origin
         self.size = 0  # about how much memory it takes, once it is held
+        self.replies: dict[Any, tuple[bytes, ...]] = {}
         self._prepare = prepare
         self.compiled: Prepared | None = None if entry.flag else NO_FLAG
 

@@ -16,6 +16,8 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
     def __init__(self) -> None:
         super().__init__()
         self.memory, self.order = HeldMemory(), SetOrder()
+        self.plain: dict[FlagId, CacheEntry] = {}
+        """The same entries, for other threads: to move an entry within an ordered one takes it out for a moment."""
         self.deleted: dict[FlagId, None] = {}
         """The entries of flags that do not exist; all others are in `order`."""
 
@@ -28,6 +30,7 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         else:
             self.deleted.pop(flag_id, None)
         super().__setitem__(flag_id, held)
+        self.plain[flag_id] = held
 
     def __delitem__(self, flag_id: FlagId) -> None:
         held = self[flag_id]
@@ -35,3 +38,4 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         self.order.drop(held)
         self.deleted.pop(flag_id, None)
         super().__delitem__(flag_id)
+        del self.plain[flag_id]

@@ -20,6 +20,7 @@ from flagsvc.view.entries import CacheEntry, Prepare, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.partial_view import PartialView
+from flagsvc.view.published import Steps, in_a_step
 from flagsvc.view.set_order import Listing, Position
 
 LARGE_BYTES = 65_536
@@ -54,6 +55,8 @@ class HeldView:
         self.changelogs = Changelogs()
         self.partial = PartialView(is_needed=limit == 0)
         self._held = HeldEntries()
+        self.steps = Steps()
+        """Around every change of what is answered: see `published`."""
         self._evicted: dict[FlagId, int] | None = None
         self._starts_over_at = NEVER
         self._when_complete: list[Callable[[], None]] = []
@@ -70,8 +73,8 @@ class HeldView:
         return held
 
     def peek(self, flag_id: FlagId) -> CacheEntry | None:
-        """Return what is held of a flag, without counting that as a use."""
-        return self._held.get(flag_id)
+        """Return what is held of a flag, without counting that as a use. Other threads may call it (`published`)."""
+        return self._held.plain.get(flag_id)
 
     def has_flag(self, flag_id: FlagId) -> bool:
         """Whether this flag exists, as far as it is held."""
@@ -95,6 +98,7 @@ class HeldView:
         """Whether something verified at this moment may be answered without asking."""
         return now - verified_at <= self.staleness_bound_s
 
+    @in_a_step
     def mark_verified(self, as_of: float) -> None:
         """Record that the whole view equals what the store was at that moment, or is newer."""
         self.verified_at = max(self.verified_at, as_of)
@@ -103,6 +107,7 @@ class HeldView:
         """Whether every change of the set up to this revision is held."""
         return self.complete and self.changelogs.watermark(flag_set) >= revision
 
+    @in_a_step
     def apply_read(self, entry: Entry, as_of: float, now: float) -> CacheEntry:
         """Hold what was read unless a newer entry is held. Return what is held then.
 
@@ -119,6 +124,7 @@ class HeldView:
         held.verify(entry, as_of)
         return held
 
+    @in_a_step
     def note_served(self, flag: Flag, as_of: float, now: float) -> None:
         """Record that a flag is answered although there may be no room to hold it."""
         if flag.id in self._held:
@@ -126,6 +132,7 @@ class HeldView:
         else:
             self.partial.high_water_marks.raise_to(flag.id, flag.revision)
 
+    @in_a_step
     def apply_change(self, entry: Entry, now: float, *, as_of: float = NEVER, event_revision: int = 0) -> None:
         """Apply an announced change, which moves the set's watermark.
 
@@ -147,6 +154,7 @@ class HeldView:
         if is_newer:
             self._replace(held, entry, as_of, now, announced=True)
 
+    @in_a_step
     def force_replace(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
         """Hold what was read from the store although its revision is not larger, if `revision` is still held."""
         if self.partial.high_water_marks.of(entry.id) == revision:
@@ -155,6 +163,7 @@ class HeldView:
         if held is not None and held.entry.revision == revision >= entry.revision and not same_entry(held.entry, entry):
             self._replace(held, entry, as_of, now, announced=True)
 
+    @in_a_step
     def drop(self) -> None:
         """Forget everything: it came from another store's snapshot or cache."""
         self._held = HeldEntries()
@@ -163,6 +172,7 @@ class HeldView:
         self.complete = self.restored = False
         self.verified_at = NEVER
 
+    @in_a_step
     def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Record that changes up to these revisions may have been missed: older entries count by their own age."""
         self.partial.mark_gap(asked_at)

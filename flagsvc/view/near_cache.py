@@ -29,6 +29,11 @@ class NearCache(HeldView):
 
         The view counts as complete, and as verified, from the last step on.
         """
+        return self.steps.each_of(self._merging(contents, asked_at, now, unversioned))
+
+    def _merging(
+        self, contents: StoreContents, asked_at: float, now: float, unversioned: list[UnversionedChange]
+    ) -> Iterator[None]:
         if not (yield from self._fits(contents.flags)):
             self.complete, self.partial.is_needed = False, True
             self.mark_gap(contents.revisions, asked_at)
@@ -60,6 +65,9 @@ class NearCache(HeldView):
 
     def restoring(self, contents: StoreContents, age_s: float, now: float) -> Iterator[None]:
         """Restore in steps, between which no merge is begun."""
+        return self.steps.each_of(self._restoring(contents, age_s, now))
+
+    def _restoring(self, contents: StoreContents, age_s: float, now: float) -> Iterator[None]:
         if self.complete or not (yield from self._fits(contents.flags)):
             return
         as_of = now - max(age_s, self.staleness_bound_s + 1.0)
@@ -86,6 +94,9 @@ class NearCache(HeldView):
         What was applied since the load was asked for, and is newer than the load, stays. Between steps changes may be
         applied and flags answered, within `starting_over`, but no merge begun.
         """
+        return self.steps.each_of(self._resyncing(contents, asked_at, now))
+
+    def _resyncing(self, contents: StoreContents, asked_at: float, now: float) -> Iterator[None]:
         self.partial.high_water_marks.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
         if not (yield from self._fits(contents.flags)):

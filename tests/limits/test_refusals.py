@@ -183,7 +183,7 @@ async def test_what_is_refused_is_counted(asked: Asked) -> None:
 async def test_off_puts_nothing_before_a_call(tmp_path: Path) -> None:
     async with asking(tmp_path / "flags.db", FLAGS[:1]) as asked:
         assert asked.server._limiting.limits is None
-        inside = asked.server.services.interceptors(asked.server.listeners["grpc"])
+        inside = asked.server.services.wrappers(asked.server.listeners["grpc"])
         assert not any(isinstance(each, RateLimiting) for each in inside)
         for _ in range(30):
             await asked.grpc.evaluate("color")

@@ -20,8 +20,9 @@ from flagsvc.api.common.selectors import InvalidSelector, Selectors
     ],
 )
 def test_a_selector_names_a_set(text: str, flag_set: str, metadata: dict[str, str]) -> None:
-    assert Selectors().of((("flagd-selector", text),)) == (flag_set, metadata)
-    assert Selectors().of((), text) == (flag_set, metadata), "the same in a request's field"
+    found = Selectors().of((("flagd-selector", text),))
+    assert (found.flag_set, found.metadata) == (flag_set, metadata)
+    assert found == Selectors().of((), text), "the same in a request's field"
 
 
 def test_the_header_comes_before_the_field_unless_it_is_empty() -> None:

@@ -1,11 +1,11 @@
-"""The interceptor around every gRPC call: admission, error mapping and metrics. Outermost, so nothing bypasses it."""
+"""What is around every gRPC call: admission, error mapping and metrics. Outermost, so nothing bypasses it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from flagsvc.api.common.admission import Admission, Pool
 from flagsvc.api.common.failures import Failure, failure_for
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.gate import Check, check_of
+from flagsvc.api.common.handlers import Handler
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers, network_of
 from flagsvc.api.common.permissions import METHODS
@@ -46,7 +47,7 @@ BeforeOf = Callable[[str], Before | None]
 REFUSALS = (Unauthenticated, PermissionDenied)
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor:
     """Admits calls, checks their callers, maps their errors and measures them. A health check is never refused.
 
     Answers are encoded here rather than by gRPC, so that their size is known before they are sent.
@@ -70,47 +71,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._authority, self._listener = authority, listener
         self._metrics, self._admission, self._peers = metrics, admission, peers
         self._first_messages, self._sender = first_messages, sender
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the wrapped handler of a method, made once.
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """Return the wrapped handler of a method.
 
         Its request streams, whatever the method says: only so does gRPC call it before the message is there. A call
         can then be refused before its message is read, and ended if no message comes.
         """
-        method = handler_call_details.method
-        if method in self._wrapped:
-            return self._wrapped[method]
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         parse, encode = parse_within_limits(method, handler.request_deserializer), handler.response_serializer
-        wrapped: grpc.RpcMethodHandler[Any, Any]
         if method == HEALTH_CHECK and handler.unary_unary is not None:
-            wrapped = grpc.stream_unary_rpc_method_handler(self._check(method, handler.unary_unary), parse, encode)
-        elif handler.unary_unary is not None:
-            wrapped = grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary, encode), parse)
-        elif handler.unary_stream is not None:
-            wrapped = grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
-        elif handler.stream_stream is not None:
-            wrapped = grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream, encode), parse)
-        else:
-            raise NotImplementedError(method)
-        self._wrapped[method] = wrapped
-        return wrapped
+            return grpc.stream_unary_rpc_method_handler(self._check(method, handler.unary_unary), parse, encode)
+        if handler.unary_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary, encode), parse)
+        if handler.unary_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.unary_stream, encode), parse)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(self._many(method, handler.stream_stream, encode), parse)
+        raise NotImplementedError(method)
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
-        name, pool, message, sender = _label(method), self._pool(method), self._first_messages.of, self._sender
+        pool, message, sender = self._pool(method), self._first_messages.of, self._sender
+        ended = self._metrics.calls.of(_label(method)).ended
         check, refuse, authority = self._check_of(method), self._refuse_of(method), self._authority
         before, sessions = self._before_of(method), authority.sessions if authority is not None else None
 
         async def intercepted(_: object, context: Context) -> Any:
-            started, request = time.perf_counter(), None
-            code = grpc.StatusCode.OK
+            started, request, code = time.perf_counter(), None, "OK"
             try:
                 pool.check()  # before the message is read and parsed, and so is the caller
                 if check is None or authority is None or sessions is None:
@@ -138,10 +124,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if refuse is not None and isinstance(error, REFUSALS):
                     refuse(method, error, self._peers.of(context), request)
                 failure = failure_for(method, error)
-                code = failure.code
+                code = failure.code.name
                 await _abort(context, method, failure)
             finally:
-                self._metrics.called(name, code.name, time.perf_counter() - started)
+                ended(code, time.perf_counter() - started)
 
         return intercepted
 
@@ -192,6 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
         name, sender = _label(method), self._sender
+        ended = self._metrics.calls.of(name).ended
         # Nothing ends a stream of these before the transport does.
         pool, refuse = self._admission.streams(name, awaited=not method.startswith(_ENDLESS)), self._refuse_of(method)
 
@@ -213,7 +200,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     refuse(method, error, self._peers.of(context), None)
                 await _abort(context, method, failure_for(method, error))
             finally:
-                self._metrics.called(name, "STREAM", time.perf_counter() - started)
+                ended("STREAM", time.perf_counter() - started)
 
         return intercepted
 

@@ -20,10 +20,11 @@ _MAX_KEPT_CHARS = 300
 
 
 class Selector(NamedTuple):
-    """The selected flag set, and the selector as response metadata (empty without one)."""
+    """The selected flag set, and the selector as response metadata (empty without one), also as one text."""
 
     flag_set: str
     metadata: Mapping[str, str]
+    text: str = ""
 
 
 class InvalidSelector(InvalidRequest):
@@ -65,4 +66,6 @@ class Selectors:
             key, value = SOURCE, text
         if key not in KEYS:
             raise InvalidSelector(key)
-        return Selector(self._sets.selected(key, value), {key: value} if value else {})
+        return Selector(
+            self._sets.selected(key, value), {key: value} if value else {}, f"{key}={value}" if value else ""
+        )

@@ -12,10 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flagsvc.api.common.handlers import Handlers
 from flagsvc.api.common.outflow import Outflow
 from flagsvc.api.connect.call import Call
 from flagsvc.api.connect.json_messages import dumped
-from flagsvc.api.connect.methods import Handlers, methods_of
+from flagsvc.api.connect.methods import methods_of
 from flagsvc.api.connect.statuses import DETAILS, Status
 from flagsvc.api.connect.wires import WIRES
 from flagsvc.api.http.bodies import Bodies

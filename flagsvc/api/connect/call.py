@@ -11,12 +11,13 @@ import grpc
 from starlette.types import Receive, Scope, Send
 
 from flagsvc.api.common.failures import failure_for
+from flagsvc.api.common.handlers import Handlers
 from flagsvc.api.common.outflow import UNCOUNTED_BYTES, Outflow
 from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.request_limits import limit_of, too_large
 from flagsvc.api.connect import json_messages
 from flagsvc.api.connect.context import CallContext
-from flagsvc.api.connect.methods import CallDetails, Handlers, Method
+from flagsvc.api.connect.methods import Method
 from flagsvc.api.connect.statuses import Metadata, Status, header_text, metadata_of
 from flagsvc.api.connect.wires import PREFIX_BYTES, Wire, framed, unframed
 from flagsvc.api.http.bodies import Bodies, BodyRefused, Disconnected, decompressed
@@ -88,7 +89,7 @@ class Call:
         answer = b""
         try:
             async with asyncio.timeout(context.time_remaining()):
-                self._handler = await self._handlers.of(CallDetails(self._method.path, context.invocation_metadata()))
+                self._handler = self._handlers.of(self._method.path)
                 if self._method.streams:
                     await self._stream(context)
                 else:

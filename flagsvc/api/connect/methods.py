@@ -1,13 +1,11 @@
-"""The methods that are served, and the handlers of the gRPC services behind their interceptors."""
+"""The methods that are served, with the classes of their messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -37,36 +35,3 @@ def methods_of(files: Iterable[Any]) -> dict[str, Method]:
         if not method.client_streaming
     ]
     return {method.path: method for method in methods}
-
-
-class CallDetails(NamedTuple):
-    """What interceptors know of a call."""
-
-    method: str
-    invocation_metadata: Sequence[tuple[str, str | bytes]]
-
-
-class Handlers:
-    """What services register at a gRPC server, for calls that come by another way; interceptors included."""
-
-    def __init__(self, interceptors: Sequence[Any]) -> None:
-        self._interceptors = interceptors
-        self._services: list[Any] = []
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
-        """Take a service's handlers."""
-        self._services += handlers
-
-    def add_registered_method_handlers(self, _service: str, _handlers: Mapping[str, Any]) -> None:
-        """Take nothing: generated code registers the same handlers in both ways."""
-
-    async def of(self, details: CallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of a call, as the interceptors wrap it; None if there is none."""
-        next_one = self._found
-        for interceptor in reversed(self._interceptors):
-            next_one = partial(interceptor.intercept_service, next_one)
-        return await next_one(details)
-
-    async def _found(self, details: CallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handlers = (service.service(details) for service in self._services)
-        return next((handler for handler in handlers if handler is not None), None)

@@ -27,6 +27,10 @@ SOURCES: Mapping[Source, types.DefinitionSource.ValueType] = {
 MAX_STEPS = 10_000
 """Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
+_EVALUATION, _AGE = b"\x0a", b"\x50"
+"""Tags of the fields `EvaluateFlagResponse.evaluation` and `FlagEvaluation.age_ms`."""
+_MORE = 128
+_SEVEN_BITS = tuple(bytes((number,)) for number in range(_MORE))
 _LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
 _REASONS = {reason: types.Reason.Value(f"REASON_{reason}") for reason in Reason}
 _ERRORS = {code: types.ErrorCode.Value(f"ERROR_CODE_{code}") for code in ErrorCode}
@@ -64,6 +68,29 @@ def encoded_evaluation(evaluation: Evaluation) -> bytes:
     response = pb.BatchEvaluateFlagsResponse()
     put_evaluation(response.evaluations.add(), evaluation)
     return response.SerializeToString()
+
+
+def around_age(evaluation: Evaluation) -> tuple[bytes, bytes]:
+    """Return an encoded evaluation without its age, which is of the call: what is before the age, and behind it."""
+    message = pb.FlagEvaluation()
+    put_evaluation(message, evaluation)
+    behind = pb.FlagEvaluation(enabled=message.enabled, status=message.status)
+    for field in ("age_ms", "enabled", "status"):
+        message.ClearField(field)
+    return message.SerializeToString(), behind.SerializeToString()
+
+
+def with_age(reply: tuple[bytes, ...], age_s: float) -> bytes:
+    """Return the response to one evaluation, encoded."""
+    before, behind = reply
+    age_ms = int(age_s * 1000)
+    body = before + _AGE + varint(age_ms) + behind if age_ms > 0 else before + behind
+    return _EVALUATION + varint(len(body)) + body
+
+
+def varint(number: int) -> bytes:
+    """Encode a number that is not negative, as Protocol Buffers do."""
+    return _SEVEN_BITS[number] if number < _MORE else bytes((number % _MORE + _MORE,)) + varint(number // _MORE)
 
 
 def encoded_response(evaluation: Evaluation, explained: Explanation | None) -> bytes:

@@ -13,6 +13,7 @@ import grpc
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
+from flagsvc.api.common.replies import keep, kept
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -73,13 +74,16 @@ class FlagService(pb_grpc.FlagServiceServicer):
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
             self._evaluated(evaluation)
             return await off_loop(messages.encoded_response, evaluation, explained)
-        evaluation = await self._reader.evaluate(flag_id, attributes, expected, min_revision)
+        at_once = self._reader.evaluate_at_once(flag_id, attributes, expected, min_revision)
+        evaluation = at_once or await self._reader.evaluate(flag_id, attributes, expected, min_revision)
         self._evaluated(evaluation)
-        if is_long_work(evaluation):
-            return await off_loop(messages.encoded_response, evaluation, None)
-        response = pb.EvaluateFlagResponse()
-        messages.put_evaluation(response.evaluation, evaluation)
-        return response
+        reply = kept(evaluation, expected)
+        if reply is None:
+            if is_long_work(evaluation):
+                return await off_loop(messages.encoded_response, evaluation, None)
+            reply = messages.around_age(evaluation)
+            keep(evaluation, expected, reply)
+        return messages.with_age(reply, evaluation.age_s)
 
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
         """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""

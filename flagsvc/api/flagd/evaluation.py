@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers
+from flagsvc.api.common.replies import keep, kept
 from flagsvc.api.common.selectors import Selector, Selectors
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -99,20 +101,7 @@ class FlagdEvaluation:
 
     def _resolver(self, protocol: Protocol, name: str, value_type: ValueType, selectors: Selectors) -> Handler:
         """Return the handler for one value type. A whole number is an integer and a float."""
-        response_type = getattr(protocol.messages, f"Resolve{name}Response")
-
-        def packed(evaluation: Evaluation, reason: str, selector: Selector) -> Any:
-            response, outcome = response_type(reason=reason), evaluation.outcome
-            if outcome.variant is not None:
-                response.variant = outcome.variant
-                if value_type is ValueType.OBJECT:
-                    put_fields(response.value, outcome.value)
-                else:
-                    response.value = outcome.value
-            put_fields(response.metadata, selector.metadata)
-            if evaluation.flag is not None:
-                put_fields(response.metadata, evaluation.flag.metadata)
-            return response
+        packed = packer(protocol, name)
 
         async def resolve(request: Any, context: Context) -> Any:
             metadata = context.invocation_metadata()
@@ -121,14 +110,21 @@ class FlagdEvaluation:
             if attributes.__class__ is LazyContext and attributes.is_large:
                 attributes = await in_full(attributes)
             flag_id = _flag_id(selector, request.flag_key)
-            evaluation = await self._reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
+            min_revision = min_revision_of(metadata)
+            at_once = self._reader.evaluate_at_once(flag_id, attributes, value_type, min_revision)
+            evaluation = at_once or await self._reader.evaluate(flag_id, attributes, value_type, min_revision)
             self._evaluated(evaluation)
             if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != selectors.without.flag_set:
                 self._event_streams.may_cache(self._peers.of(context), selector.flag_set)
-            reason = _reason(evaluation, protocol)
-            if is_long_work(evaluation):
-                return await off_loop(lambda: packed(evaluation, reason, selector).SerializeToString())
-            return packed(evaluation, reason, selector)
+            form = (packed, selector.text)
+            reply = kept(evaluation, form)
+            if reply is None:
+                reason = reason_of(evaluation, protocol)
+                if is_long_work(evaluation):
+                    return await off_loop(packed, evaluation, reason, selector)
+                reply = (packed(evaluation, reason, selector),)
+                keep(evaluation, form, reply)
+            return reply[0]
 
         return resolve
 
@@ -174,9 +170,11 @@ class FlagdEvaluation:
 
     def _event_stream(self, protocol: Protocol, selectors: Selectors) -> Handler:
         async def event_stream(_request: Any, context: Context) -> AsyncIterator[Any]:
-            flag_set, selected = selectors.of(context.invocation_metadata())
+            selector = selectors.of(context.invocation_metadata())
             response_type, peer = protocol.messages.EventStreamResponse, self._peers.of(context)
-            async for message in self._event_streams.stream(flag_set, response_type, peer=peer, selects=bool(selected)):
+            async for message in self._event_streams.stream(
+                selector.flag_set, response_type, peer=peer, selects=bool(selector.metadata)
+            ):
                 yield message
 
         return event_stream
@@ -194,7 +192,29 @@ def _flag_id(selector: Selector, key: str) -> FlagId:
         raise EvaluationFailed(ErrorCode.FLAG_NOT_FOUND) from None
 
 
-def _reason(evaluation: Evaluation, protocol: Protocol) -> str:
+@cache  # so that what it returns is one object for each method: kept answers go by it
+def packer(protocol: Protocol, name: str) -> Callable[[Evaluation, str, Selector], bytes]:
+    """Return what encodes the response of one method: of an evaluation, a reason, and the call's selector."""
+    response_type, is_object = getattr(protocol.messages, f"Resolve{name}Response"), TYPES[name] is ValueType.OBJECT
+
+    def packed(evaluation: Evaluation, reason: str, selector: Selector) -> bytes:
+        response, outcome = response_type(reason=reason), evaluation.outcome
+        if outcome.variant is not None:
+            response.variant = outcome.variant
+            if is_object:
+                put_fields(response.value, outcome.value)
+            else:
+                response.value = outcome.value
+        put_fields(response.metadata, selector.metadata)
+        if evaluation.flag is not None:
+            put_fields(response.metadata, evaluation.flag.metadata)
+        encoded: bytes = response.SerializeToString()
+        return encoded
+
+    return packed
+
+
+def reason_of(evaluation: Evaluation, protocol: Protocol) -> str:
     """Return the reason to send. Raises EvaluationFailed if flagd answers with a failed call.
 
     Without a value the reason is never STALE: only DISABLED and DEFAULT make a provider use the caller's default.

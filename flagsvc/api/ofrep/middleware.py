@@ -90,7 +90,7 @@ class UnaryCall:
         except Disconnected:
             return
         finally:
-            self._metrics.called(self._name, code, time.perf_counter() - started)
+            self._metrics.calls.of(self._name).ended(code, time.perf_counter() - started)
 
     async def _response(self, request: Request) -> Response:
         try:
@@ -169,7 +169,7 @@ class StreamCall:
             else:
                 await failed(self._name, request, error)(scope, receive, send)
         finally:
-            self._metrics.called(self._name, "STREAM", time.perf_counter() - started)
+            self._metrics.calls.of(self._name).ended("STREAM", time.perf_counter() - started)
 
     async def _checked(self, request: Request, send: Send) -> None:
         """Serve the stream for as long as its caller may have it."""
