@@ -64,9 +64,16 @@ def test_a_newer_revision_replaces_the_held_one() -> None:
     assert diff_of(view(held(flag(5))), load(flag(7))) == Diff(changed=[flag(7)])
 
 
-def test_an_older_revision_than_one_that_arrived_during_the_load_changes_nothing() -> None:
-    diff = diff_of(view(held(flag(8), DURING)), load(flag(5)))
+def test_an_older_revision_than_one_that_arrived_during_the_load_and_is_beyond_its_counter_changes_nothing() -> None:
+    diff = diff_of(view(held(flag(COUNTER + 1), DURING)), load(flag(5)))
     assert (diff.changed, diff.unversioned, diff.is_whole) == ([], [], True)
+
+
+@pytest.mark.parametrize("read", [gone(COUNTER), flag(COUNTER, "before")], ids=["no such flag", "a flag"])
+def test_a_flag_without_a_revision_is_newer_than_what_was_read_elsewhere_during_the_load(read: Entry) -> None:
+    """The load has every change up to its counter. So another program inserted the flag after what the cache had."""
+    diff = diff_of(view(held(read, DURING)), load(flag(0, "inserted")))
+    assert (diff.changed, diff.unversioned, diff.is_whole) == ([], [UnversionedChange(A, COUNTER)], False)
 
 
 def test_an_older_revision_than_one_held_before_needs_a_revision_and_verifies_nothing() -> None:
