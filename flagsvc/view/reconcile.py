@@ -37,13 +37,15 @@ class Diff:
     """What a load changes at one flag. `changed`: the entry to hold, if there is a new one.
 
     `confirmed`: the entry found as it is held. `unversioned`: changes that need a revision, as far as that can be
-    seen. `is_whole`: the view is the store's as of the load once `changed` is applied.
+    seen. `is_whole`: the view is the store's as of the load once `changed` is applied. `is_left_out`: the load has
+    the flag, but the view may not hold it, because something newer was answered of it.
     """
 
     changed: list[Entry] = field(default_factory=list)
     confirmed: list[Entry] = field(default_factory=list)
     unversioned: list[UnversionedChange] = field(default_factory=list)
     is_whole: bool = True
+    is_left_out: bool = False
 
 
 _UNCHANGED = Diff()
@@ -97,8 +99,12 @@ def _compared(view: View, flag: Flag, contents: StoreContents, asked_at: float) 
     diff.is_whole = not diff.unversioned
     if old is None:
         applied = (view.watermarks or {}).get(flag.flag_set, 0)
-        deleted_since = view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied
-        if deleted_since or flag.revision < view.high_water_mark(flag.id):
+        if view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied:
+            return diff  # it was deleted since
+        if flag.revision < (answered := view.high_water_mark(flag.id)):
+            diff.is_left_out = True
+            if answered <= contents.revisions.get(flag.flag_set, 0):  # another program inserted it since
+                diff.unversioned.append(UnversionedChange(flag.id, answered))
             return diff
     elif not old.is_replaced_by(entry, asked_at):
         diff.confirmed.append(entry)
