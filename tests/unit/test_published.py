@@ -15,7 +15,7 @@ import pytest
 import flagsvc.view
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import Entry, StoreContents
-from flagsvc.view.near_cache import NearCache
+from flagsvc.view.near_cache import TOMBSTONE_S, NearCache
 from flagsvc.view.published import Seen, Steps, read
 
 KEYS = ("a", "b", "c", "d")
@@ -249,13 +249,14 @@ def test_a_thread_beside_the_loop_sees_no_flag_missing_and_none_older() -> None:
     near, wrong = loaded(len(KEYS)), []
     ended = threading.Event()
     looked = number = 0
+    now = 1.0
 
     def look() -> None:
         nonlocal looked
         newest = dict.fromkeys(KEYS, 0)
         while not ended.is_set():
             for flag_id in IDS:
-                seen = read(near, flag_id, 2.0)
+                seen = read(near, flag_id, now)
                 if seen is None:
                     continue
                 looked += 1
@@ -272,10 +273,14 @@ def test_a_thread_beside_the_loop_sees_no_flag_missing_and_none_older() -> None:
         while number < ROUNDS or (looked < LOOKS and number < MAX_ROUNDS):  # a busy machine may not run the thread yet
             number += 1
             revision = 10 + 3 * number
-            near.apply_change(entry("a", revision), 2.0)
-            near.apply_change(entry("new", revision + 1), 2.0)  # evicts another flag
-            near.apply_change(Entry(FlagId("default", "new"), revision + 2, None), 2.0)
-            load(near, contents(revision + 2, a=revision, b=2, c=3, d=4), 2.0)
+            now += TOMBSTONE_S
+            near.apply_change(entry("a", revision), now)
+            near.apply_change(entry("new", revision + 1), now)  # evicts another flag
+            near.apply_change(Entry(FlagId("default", "new"), revision + 2, None), now)
+            now += TOMBSTONE_S + 1
+            for _ in range(2):  # the first one forgets the deletion, which leaves room for all flags
+                load(near, contents(revision + 2, a=revision, b=2, c=3, d=4), now)
+            assert near.complete
     finally:
         ended.set()
         thread.join()
