@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NODE := tests/providers/node
 TYPESCRIPT := clients/typescript
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-timeout=60000
-WORKERS ?= $(if $(TEST_REDIS_URL),0,4)
+WORKERS ?= $(if $(TEST_REDIS_URL),0,5)
 ALONE := What failed beside other tests runs once more, alone and one after the other: a failure then counts.
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=15
 PIP := -m pip install --disable-pip-version-check --quiet
@@ -49,7 +49,7 @@ run: $(VENV)/.run  ## serve the embedded store with a few example flags on 127.0
 	@printf 'Ctrl-C ends it.\n\n'
 	@exec $(BIN)/flagsvc serve --store sqlite:///data/flagsvc.db --cache none --host 127.0.0.1
 
-test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, four at a time, on real mongods and redis-servers
+test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.installed  ## every test, five at a time, on real mongods and redis-servers
 	@$(BIN)/python -m compileall -q -j 2 -x '/test_|node_modules' flagsvc clients/python tests
 	@TEST_SHARE=0.25 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }

@@ -79,7 +79,9 @@ def _server(name: str, folder: Path, stack: ExitStack) -> Iterator[Target]:
     command += ["--sync-port", "-1", "--log-level", "error"]
     if any((folder / "flagsvc" / package).is_dir() for package in ("ofrep", "api/ofrep")):  # older: no such option
         command += ["--ofrep-port", "-1"]
-    environment = {**os.environ, "PYTHONPATH": str(folder.resolve()), "FLAGSVC_HTTP_ON_GRPC_PORT": "false"}
+    environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
+    if (folder / "flagsvc" / "front").is_dir():  # older: gRPC is alone on its port, and the setting is refused
+        environment["FLAGSVC_HTTP_ON_GRPC_PORT"] = "false"
     with process(command, environment) as pid:
         yield Target(name, port, pid, management)
 

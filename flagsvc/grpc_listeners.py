@@ -152,7 +152,7 @@ def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str,
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
     tolerate_undecodable()
     server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((services.handlers(listener),))
+    services.handlers(listener).register(server)
     return server
 
 

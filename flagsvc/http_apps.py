@@ -35,7 +35,7 @@ class HttpApps:
 
     def of_grpc_port(self) -> ASGIApp:
         """Return what the gRPC port serves: the services that change flags too, as over gRPC."""
-        handlers = self._handlers(self._listener)
+        handlers = self._services.handlers(self._listener)
         own = Connect(OWN_FILES, handlers, self._outflow)
         guarded = own.guarded_app(self._origins, self._host_names)
         return ByPath([self._evaluations(handlers), (own.methods, guarded)], not_found)
@@ -44,10 +44,7 @@ class HttpApps:
         """Return what OFREP's port serves. Nobody changes a flag there, for it may be open to web pages."""
         # The default flag set is the gRPC port's, but who may call without a credential is this port's matter.
         listener = replace(self._listener, anonymous=self._ofrep_listener.anonymous)
-        return ByPath([self._evaluations(self._handlers(listener))], ofrep)
-
-    def _handlers(self, listener: Listener) -> Handlers:
-        return self._services.handlers(listener)
+        return ByPath([self._evaluations(self._services.handlers(listener))], ofrep)
 
     def _evaluations(self, handlers: Handlers) -> tuple[Collection[str], ASGIApp]:
         flagd = Connect(evaluation.FILES, handlers, self._outflow)

@@ -15,12 +15,12 @@ from flagsvc.adapters.files.checked import checked
 from flagsvc.cli import render
 from flagsvc.cli.channels import channel_to, find_server
 from flagsvc.cli.code_keys import Use, uses_in
+from flagsvc.cli.pages import MAX_PAGE, pages
 from flagsvc.cli.terminal import say
 from flagsvc.cli.usage import UsageError
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 
-_PAGE_SIZE = 500
 _MAX_NAMED = 5
 
 
@@ -91,18 +91,13 @@ def _of_file(name: str, flag_set: str) -> Iterator[str]:
 def _of_server(args: argparse.Namespace) -> Iterator[str]:
     """Yield the keys of the server's set. Raises UsageError if it does not answer: then nothing can be said."""
     find_server(args, os.environ)
-    request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=_PAGE_SIZE)
+    request = pb.ListFlagsRequest(flag_set=args.flag_set, page_size=MAX_PAGE)
     with channel_to(args, os.environ) as channel:
-        stub = pb_grpc.FlagServiceStub(channel)
-        while True:
-            try:
-                page = stub.ListFlags(request, timeout=args.timeout)
-            except grpc.RpcError as error:
-                raise UsageError(
-                    f"the flags cannot be listed at {args.address}: {error.details()} ({error.code().name});"
-                    " or name a file: --flags FILE"
-                ) from None
-            yield from (flag.key for flag in page.flags)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        try:
+            for page in pages(pb_grpc.FlagServiceStub(channel).ListFlags, request, args.timeout):
+                yield from (flag.key for flag in page.flags)
+        except grpc.RpcError as error:
+            raise UsageError(
+                f"the flags cannot be listed at {args.address}: {error.details()} ({error.code().name});"
+                " or name a file: --flags FILE"
+            ) from None

@@ -13,7 +13,7 @@ import grpc
 
 from flagsvc.cli.channels import find_server, open_channel
 from flagsvc.cli.exit_codes import FAILED, OK
-from flagsvc.cli.terminal import coloured
+from flagsvc.cli.terminal import coloured, say
 from flagsvc.cli.usage import UsageError
 
 _CHECK = "/grpc.health.v1.Health/Check"
@@ -35,11 +35,34 @@ def health(args: argparse.Namespace) -> int:
             check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
             response = check(_request(name), timeout=args.timeout)
         except grpc.RpcError as error:
+            if (served := _although_expired(error, args, name)) is not None:
+                return _shown(args, _state(served))
             from flagsvc.cli.calls import print_error  # noqa: PLC0415  a healthy server's answer needs none of it
 
             print_error(error, args)
             return FAILED
-    state = _state(response)
+    return _shown(args, _state(response))
+
+
+def _although_expired(error: grpc.RpcError, args: argparse.Namespace, name: bytes) -> bytes | None:
+    """Return what the own server of this machine answers if only the time of its certificate is wrong, and warn."""
+    from flagsvc.cli.tls import not_valid_now  # noqa: PLC0415  as above
+
+    why = not_valid_now(str(error.details() if isinstance(error, grpc.Call) else error))
+    if why is None or args.encryption is None or not args.encryption.is_own:
+        return None
+    from flagsvc.cli.expired_health import checked  # noqa: PLC0415  only this needs it
+
+    try:
+        found = checked(args.address, _CHECK, _request(name), args.timeout)
+    except OSError:
+        return None
+    say(f"warning: {why}; clients that verify it cannot connect", error=True)
+    return found
+
+
+def _shown(args: argparse.Namespace, state: str) -> int:
+    """Print a status, and return the exit status."""
     if args.json:
         from flagsvc.cli.render import print_json  # noqa: PLC0415
 

@@ -23,9 +23,12 @@ CONNECT_S = 3.0
 _OF_SERVER = ("FLAGSVC_TLS_CERT", "FLAGSVC_TLS_KEY", "FLAGSVC_TLS_CLIENT_CA")
 
 
-_FAILURES = (
+_NOT_NOW = (
     ("certificate has expired", "the server's certificate has expired"),
     ("certificate is not yet valid", "the server's certificate is not valid yet: compare the clocks"),
+)
+_FAILURES = (
+    *_NOT_NOW,
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of a CA that is trusted; name its CA with --tls-ca"),
     (
         "ostname Verification",
@@ -41,10 +44,14 @@ _FAILURES = (
 
 
 class Tls(NamedTuple):
-    """`name`: the one that the server's certificate must have; empty for the host of the address."""
+    """`name`: the one that the server's certificate must have; empty for the host of the address.
+
+    `is_own`: what the server of this machine serves is trusted, whatever it is.
+    """
 
     credentials: grpc.ChannelCredentials
     name: str = ""
+    is_own: bool = False
 
 
 def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) -> Tls | None:
@@ -58,9 +65,11 @@ def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) 
         raise UsageError("--tls-client-cert and --tls-client-key go together")
     name = given["FLAGSVC_TLS_NAME"]
     settings = _own_settings(environ) if own else None
+    is_own = False
     if given["FLAGSVC_TLS_CA"] or given["FLAGSVC_TLS"].lower() in ("true", "1"):
         roots = _read("--tls-ca", given["FLAGSVC_TLS_CA"], "CERTIFICATE") if given["FLAGSVC_TLS_CA"] else None
     elif settings is not None and settings.tls_cert:
+        is_own = True
         roots = _served(str(args.address))
         name = name or _name_in(roots)
         if not pair[0] and "grpc" in by_listener(settings.tls_client_ca):
@@ -73,12 +82,17 @@ def tls_for(args: argparse.Namespace, environ: Mapping[str, str], *, own: bool) 
     if pair[0]:
         key = _read("--tls-client-key", pair[1], "PRIVATE KEY")
         shown = key, _read("--tls-client-cert", pair[0], "CERTIFICATE")
-    return Tls(grpc.ssl_channel_credentials(roots, *shown), name)
+    return Tls(grpc.ssl_channel_credentials(roots, *shown), name, is_own)
 
 
 def failure(details: str) -> str | None:
     """Return why a handshake failed, from gRPC's text; None if it says something else."""
     return next((words for part, words in _FAILURES if part in details), None)
+
+
+def not_valid_now(details: str) -> str | None:
+    """Return that the server's certificate is not valid at this time, if gRPC's text says so."""
+    return next((words for part, words in _NOT_NOW if part in details), None)
 
 
 def _given(args: argparse.Namespace, option: str, otherwise: str) -> str:
@@ -109,12 +123,13 @@ def _served(address: str) -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    with contextlib.suppress(OSError, ValueError), _connected(address) as plain, context.wrap_socket(plain) as secured:
+    with contextlib.suppress(OSError, ValueError), connected(address) as plain, context.wrap_socket(plain) as secured:
         return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"").encode()
     return b""
 
 
-def _connected(address: str) -> socket.socket:
+def connected(address: str) -> socket.socket:
+    """Connect to a server on this machine. Raises OSError."""
     if address.startswith(UNIX):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(CONNECT_S)

@@ -34,9 +34,9 @@ def version_for(flag: Flag, set_version: int) -> int:
     return set_version if has_split(flag) else DEFAULT_BUCKETING
 
 
-def moving(flags: Iterable[Flag], set_version: int) -> list[Flag]:
-    """Return the flags whose splits choose otherwise once their set has this version."""
-    return [flag for flag in flags if flag.bucketing != version_for(flag, set_version)]
+def moving_keys(flags: Iterable[Flag], set_version: int) -> list[str]:
+    """Return the keys of the flags whose splits choose otherwise once their set has this version."""
+    return [flag.key for flag in flags if flag.bucketing != version_for(flag, set_version)]
 
 
 def stamped(change: Change, set_version: int) -> Change:

@@ -25,7 +25,7 @@ Call = Callable[[Any, Any], Any]
 def taking_one(limits: RateLimits, kind: str, peers: Peers) -> Before:
     """Return what takes the first unit of each unary call of a class, before the call's message is read.
 
-    A call over its caller's rate is then refused without a slot, and costs less than an answer. It raises RateLimited.
+    A call over its caller's rate is then refused without a slot, before its message is parsed. It raises RateLimited.
     """
     table, take, known, peer_of = limits.tables[kind], limits.take, limits.tables[kind].by_identity, peers.of
 

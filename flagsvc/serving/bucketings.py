@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from flagsvc.core.bucketing import follow_set, moving
+from flagsvc.core.bucketing import follow_set, moving_keys
 from flagsvc.core.changes import Author
-from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.model import FlagId
 from flagsvc.ports import FlagStore
 from flagsvc.serving.reader import Reader
 from flagsvc.serving.writer import Writer
@@ -74,8 +74,4 @@ class Bucketings:
         """Return the keys of the flags that have another version than the set is to have, as of the store's counter."""
         revision = (await self._store.revisions()).get(flag_set, 0)
         flags = await self._reader.flags_as_of(flag_set, revision)
-        return await off_loop(_moving_keys, flags, version)
-
-
-def _moving_keys(flags: list[Flag], version: int) -> list[str]:
-    return [flag.key for flag in moving(flags, version)]
+        return await off_loop(moving_keys, flags, version)

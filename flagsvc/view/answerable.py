@@ -7,8 +7,8 @@ from typing import Protocol
 from flagsvc.view.entries import CacheEntry
 
 
-class View(Protocol):
-    """What is known of every flag."""
+class VerifiedView(Protocol):
+    """What is known of every flag, and as of when it is known to be the store's."""
 
     @property
     def complete(self) -> bool:
@@ -26,7 +26,7 @@ class View(Protocol):
 
 
 def verified_in_time(
-    view: View, held: CacheEntry | None, flag_set: str, now: float, min_revision: int = 0
+    view: VerifiedView, held: CacheEntry | None, flag_set: str, now: float, min_revision: int = 0
 ) -> float | None:
     """Return the moment as of which an answer is verified; None if it may not be given without asking.
 
@@ -42,6 +42,6 @@ def verified_in_time(
     return verified_at
 
 
-def includes(view: View, held: CacheEntry | None, flag_set: str, revision: int) -> bool:
+def includes(view: VerifiedView, held: CacheEntry | None, flag_set: str, revision: int) -> bool:
     """Whether an answer contains every change of the set up to a revision that can matter to the flag."""
     return (held is not None and held.entry.revision >= revision) or view.contains(flag_set, revision)

@@ -44,15 +44,15 @@ class NearCache(HeldView):
             yield from self._prepare_full_load(contents, asked_at)
         view = View(self._held, self._held.order.all, watermarks, self.verified_at, self.restored, self.high_water_mark)
         found: set[FlagId] = set()
-        is_whole = True
+        is_whole, lacks_one = True, False
         with self._noting_evictions() as evicted:
             for diff in reconcile(view, contents, asked_at, found):
                 self._apply(diff, asked_at, now)
                 unversioned += diff.unversioned
-                is_whole = is_whole and diff.is_whole
+                is_whole, lacks_one = is_whole and diff.is_whole, lacks_one or diff.is_left_out
                 yield
         self.partial.is_needed, self.restored = False, False
-        self.complete = self._is_complete_without(evicted, found, contents)
+        self.complete = not lacks_one and self._is_complete_without(evicted, found, contents)
         self.partial.gap_free_since = NEVER
         if is_whole:
             self.mark_verified(asked_at)

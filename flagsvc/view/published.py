@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from flagsvc.core.model import FlagId
-from flagsvc.view.answerable import View, verified_in_time
+from flagsvc.view.answerable import VerifiedView, verified_in_time
 from flagsvc.view.entries import CacheEntry
 
 P = ParamSpec("P")
@@ -72,7 +72,7 @@ def in_a_step(method: Callable[Concatenate[V, P], T]) -> Callable[Concatenate[V,
     return stepped
 
 
-class Publisher(View, HasSteps, Protocol):
+class Publisher(VerifiedView, HasSteps, Protocol):
     """A view that is changed in steps."""
 
     def peek(self, flag_id: FlagId) -> CacheEntry | None:

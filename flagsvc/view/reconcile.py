@@ -37,13 +37,15 @@ class Diff:
     """What a load changes at one flag. `changed`: the entry to hold, if there is a new one.
 
     `confirmed`: the entry found as it is held. `unversioned`: changes that need a revision, as far as that can be
-    seen. `is_whole`: the view is the store's as of the load once `changed` is applied.
+    seen. `is_whole`: the view is the store's as of the load once `changed` is applied. `is_left_out`: the load has
+    the flag, but the view may not hold it, because something newer was answered of it.
     """
 
     changed: list[Entry] = field(default_factory=list)
     confirmed: list[Entry] = field(default_factory=list)
     unversioned: list[UnversionedChange] = field(default_factory=list)
     is_whole: bool = True
+    is_left_out: bool = False
 
 
 _UNCHANGED = Diff()
@@ -60,7 +62,7 @@ def reconcile(view: View, contents: StoreContents, asked_at: float, found: set[F
         yield _UNCHANGED
     for flag in merged(pieces, _revision):
         found.add(flag.id)
-        yield _compared(view, flag, asked_at)
+        yield _compared(view, flag, contents, asked_at)
     for listed in view.flags():
         flag_id = listed.entry.id
         old = view.held.get(flag_id)
@@ -72,28 +74,37 @@ def _revision(flag: Flag) -> int:
     return flag.revision
 
 
-def _ambiguous(old: CacheEntry | None, flag: Flag, asked_at: float) -> list[UnversionedChange]:
+def _ambiguous(old: CacheEntry | None, flag: Flag, contents: StoreContents, asked_at: float) -> list[UnversionedChange]:
     """Return the change of a flag that cannot be taken before it has a larger revision than the held entry.
 
-    With a smaller one, another program inserted the flag after a deletion that may have been missed.
+    With a smaller one, another program inserted the flag after a deletion that may have been missed. That is so as
+    well where the held entry arrived during the load with a revision that the load has for sure: it was read from the
+    shared cache, for example, and is older than the load.
     With an equal one, another program changed it, and it is unknown which of the two contents is newer.
     """
-    if old is not None and (
-        (old.entry.revision > flag.revision and (old.received_at < asked_at or old.origin is Source.SNAPSHOT))
-        or (old.entry.revision == flag.revision and old.may_be_newer_than(asked_at) and old.entry.flag != flag)
+    if old is None:
+        return []
+    is_older = old.received_at < asked_at or old.origin is Source.SNAPSHOT
+    is_contained = old.entry.revision <= contents.revisions.get(flag.flag_set, 0)
+    if (old.entry.revision > flag.revision and (is_older or is_contained)) or (
+        old.entry.revision == flag.revision and old.may_be_newer_than(asked_at) and old.entry.flag != flag
     ):
         return [UnversionedChange(flag.id, old.entry.revision)]
     return []
 
 
-def _compared(view: View, flag: Flag, asked_at: float) -> Diff:
+def _compared(view: View, flag: Flag, contents: StoreContents, asked_at: float) -> Diff:
     old, entry = view.held.get(flag.id), Entry.of(flag)
-    diff = Diff(unversioned=_ambiguous(old, flag, asked_at))
+    diff = Diff(unversioned=_ambiguous(old, flag, contents, asked_at))
     diff.is_whole = not diff.unversioned
     if old is None:
         applied = (view.watermarks or {}).get(flag.flag_set, 0)
-        deleted_since = view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied
-        if deleted_since or flag.revision < view.high_water_mark(flag.id):
+        if view.watermarks is not None and asked_at <= view.verified_at and flag.revision <= applied:
+            return diff  # it was deleted since
+        if flag.revision < (answered := view.high_water_mark(flag.id)):
+            diff.is_left_out = True
+            if answered <= contents.revisions.get(flag.flag_set, 0):  # another program inserted it since
+                diff.unversioned.append(UnversionedChange(flag.id, answered))
             return diff
     elif not old.is_replaced_by(entry, asked_at):
         diff.confirmed.append(entry)

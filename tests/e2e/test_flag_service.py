@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from flagsvc.api.flag_service import watch as watching
 from flagsvc.api.flag_service.paging import to_page_token
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -192,7 +193,10 @@ async def test_a_watch_ends_at_the_age_of_connections_and_resumes_on_another(tmp
         assert (await resumed.read()).change.flag_key == "a"
 
 
-async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newest_state(client: Client) -> None:
+async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newest_state(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "QUEUE_LENGTH", 16)
     await client.create("a", variants={"v": types.Value(string_value="x" * 60_000)})
     lazy = client.stub.WatchFlags(pb.WatchFlagsRequest())
     quick = client.stub.WatchFlags(pb.WatchFlagsRequest())
@@ -201,12 +205,14 @@ async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newe
     for number in range(100):
         await client.toggle("a", number % 2 == 0)
         assert (await quick.read()).change.revision == number + 2
-    revision = 0
+    revision = messages = 0
     while revision < 101:
+        messages += 1
         message = await asyncio.wait_for(lazy.read(), 5)
         flags = message.snapshot.flags if message.HasField("snapshot") else [message.change.flag]
         assert flags[0].revision >= revision
         revision = flags[0].revision
+    assert messages < 100, "every change waited for it"
     lazy.cancel()
     quick.cancel()
 

@@ -142,13 +142,18 @@ async def test_a_watch_is_ended_by_sigterm_and_by_ctrl_c(
         watch = await asyncio.create_subprocess_exec(
             *program, "watch", "--address", server.address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert watch.stderr
-        assert await asyncio.wait_for(watch.stderr.readline(), 30) == b"1 flag at revision 1\n"
-        pid = pid_of(watch.pid, program)
-        assert pid
-        os.kill(pid, number)
-        _, errors = await asyncio.wait_for(watch.communicate(), 10)
-        assert (watch.returncode, errors) == (status, b"")
+        try:
+            assert watch.stderr
+            assert await asyncio.wait_for(watch.stderr.readline(), 30) == b"1 flag at revision 1\n"
+            pid = pid_of(watch.pid, program)
+            assert pid
+            os.kill(pid, number)
+            _, errors = await asyncio.wait_for(watch.communicate(), 10)
+            assert (watch.returncode, errors) == (status, b"")
+        finally:
+            if watch.returncode is None:
+                watch.kill()
+                await watch.wait()
         await client.channel.close()
 
 

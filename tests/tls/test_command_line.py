@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from flagsvc.cli.tls import failure
-from tests.certificates import Authority, put
+from tests.certificates import DAY, Authority, put
 from tests.command_line import Done, run_here
 from tests.replicas import Process
 
@@ -57,6 +58,27 @@ def test_a_broken_file_does_not_fail_the_probe_of_a_server_that_goes_on(served: 
     environment = served.environment | {"FLAGSVC_TLS_CERT": str(tmp_path / "tls.crt")}
     if "FLAGSVC_TLS_CLIENT_CA" not in served.environment:  # else it is shown, too
         assert run_here("health", **environment).returncode == 0
+
+
+@pytest.mark.parametrize("times", [(-2 * DAY, -DAY), (DAY, 2 * DAY)])
+def test_a_certificate_of_another_time_is_a_warning_of_the_probe(
+    tmp_path: Path, times: tuple[timedelta, timedelta]
+) -> None:
+    """A probe that failed for it would kill a server that serves on."""
+    certificate, key = SERVER.sign(begins=times[0], ends=times[1]).put(tmp_path)
+    settings = {"FLAGSVC_TLS_CERT": str(certificate), "FLAGSVC_TLS_KEY": str(key)}
+    with Process("--store", f"sqlite:///{tmp_path}/flags.db", **settings) as process:
+        environment = settings | {"FLAGSVC_PORT": str(process.port)}
+        deadline = time.monotonic() + 20
+        while (done := run_here("health", **environment)).returncode:
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.05)
+        assert done.stdout == "SERVING\n"
+        assert "warning: the server's certificate" in done.stderr
+        assert run_here("health", "--service", "nope", **environment).returncode == 1
+        ca = ("--tls-ca", str(SERVER.put(tmp_path)))
+        assert run_here("health", *ca, **environment).returncode == 1, "who names a CA wants it verified"
+        assert run_here("list", **environment).returncode == 1
 
 
 def ask(served: Served, *options: str, **environment: str) -> Done:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from flagsvc.api.common.handlers import CallDetails, Handler, Handlers
 
@@ -19,6 +21,20 @@ class Naming:
         self.wrapped += 1
         inner: Any = handler.unary_unary
         return grpc.unary_unary_rpc_method_handler(lambda request, context: f"{self.name}({inner(request, context)})")
+
+
+class Registered:
+    """What is registered at a gRPC server."""
+
+    def __init__(self) -> None:
+        self.generic: list[grpc.GenericRpcHandler] = []
+        self.methods: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self.generic += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.methods |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
 
 def test_a_handler_is_wrapped_once() -> None:
@@ -36,3 +52,15 @@ def test_nothing_is_kept_of_methods_that_do_not_exist() -> None:
     handlers = Handlers(())
     assert [handlers.of(f"/a.Service/{number}") for number in range(100)] == [None] * 100
     assert not handlers._wrapped
+
+
+def test_every_method_of_generated_services_is_registered_by_its_name() -> None:
+    """gRPC keeps the calls of such a method in a queue of its own: a full one of another refuses no health check."""
+    handlers, server = Handlers([]), Registered()
+    health_pb2_grpc.add_HealthServicer_to_server(health_pb2_grpc.HealthServicer(), handlers)
+    handlers.register(cast("grpc.aio.Server", server))
+    assert server.generic == [handlers]
+    assert server.methods == {
+        f"/grpc.health.v1.Health/{name}": handlers.of(f"/grpc.health.v1.Health/{name}")
+        for name in ("Check", "List", "Watch")
+    }

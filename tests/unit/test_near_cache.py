@@ -292,6 +292,16 @@ def test_a_change_without_a_new_revision_to_a_flag_of_a_snapshot_is_reported() -
     assert merge(cache, contents(foreign, default=7), 101.0, 101.0) == [UnversionedChange(FlagId("default", "a"), 7)]
 
 
+def test_a_view_that_may_not_hold_a_flag_of_the_load_is_not_complete() -> None:
+    """What was answered of it before is newer than the load: to call it missing would be wrong."""
+    cache = near()
+    cache.note_served(Flag(key="a", revision=5), 1.0, 1.0)
+    assert merge(cache, contents(entry(4), default=4), 2.0, 2.0) == []
+    assert (cache.complete, cache.high_water_mark(FlagId("default", "a"))) == (False, 5)
+    assert merge(cache, contents(entry(5), default=5), 3.0, 3.0) == []
+    assert (cache.complete, held(cache)) == (True, entry(5))
+
+
 def test_a_flag_inserted_after_an_unseen_deletion_is_reported_and_does_not_replace_the_held_one() -> None:
     """Another program deleted and inserted it while no event arrived: with a loaded view, and with a snapshot."""
     inserted = Entry.of(Flag(key="a", name="by another program"))

@@ -53,6 +53,7 @@ def diff_of(before: View, contents: StoreContents) -> Diff:
         whole.confirmed += diff.confirmed
         whole.unversioned += diff.unversioned
         whole.is_whole &= diff.is_whole
+        whole.is_left_out |= diff.is_left_out
     return whole
 
 
@@ -64,9 +65,23 @@ def test_a_newer_revision_replaces_the_held_one() -> None:
     assert diff_of(view(held(flag(5))), load(flag(7))) == Diff(changed=[flag(7)])
 
 
-def test_an_older_revision_than_one_that_arrived_during_the_load_changes_nothing() -> None:
-    diff = diff_of(view(held(flag(8), DURING)), load(flag(5)))
+def test_an_older_revision_than_one_that_arrived_during_the_load_and_is_beyond_its_counter_changes_nothing() -> None:
+    diff = diff_of(view(held(flag(COUNTER + 1), DURING)), load(flag(5)))
     assert (diff.changed, diff.unversioned, diff.is_whole) == ([], [], True)
+
+
+@pytest.mark.parametrize("read", [gone(COUNTER), flag(COUNTER, "before")], ids=["no such flag", "a flag"])
+def test_a_flag_without_a_revision_is_newer_than_what_was_read_elsewhere_during_the_load(read: Entry) -> None:
+    """The load has every change up to its counter. So another program inserted the flag after what the cache had."""
+    diff = diff_of(view(held(read, DURING)), load(flag(0, "inserted")))
+    assert (diff.changed, diff.unversioned, diff.is_whole) == ([], [UnversionedChange(A, COUNTER)], False)
+
+
+@pytest.mark.parametrize(("answered", "is_contained"), [(COUNTER + 1, False), (COUNTER, True)])
+def test_a_flag_of_which_something_newer_was_answered_is_left_out(answered: int, is_contained: bool) -> None:
+    diff = diff_of(view(watermarks=None, high_water_mark=answered), load(flag(0, "inserted")))
+    assert (diff.changed, diff.is_left_out) == ([], True)
+    assert diff.unversioned == ([UnversionedChange(A, answered)] if is_contained else [])
 
 
 def test_an_older_revision_than_one_held_before_needs_a_revision_and_verifies_nothing() -> None:
@@ -154,9 +169,8 @@ def test_of_a_partial_view_no_change_is_known_to_be_without_revision() -> None:
     assert replaced == Diff(changed=[flag(5, "foreign")])
 
 
-def test_a_flag_below_its_high_water_mark_is_not_held() -> None:
-    assert diff_of(view(watermarks=None, high_water_mark=6), load(flag(5))) == Diff()
-    assert diff_of(view(watermarks=None, high_water_mark=5), load(flag(5))).changed == [flag(5)]
+def test_a_flag_at_its_high_water_mark_is_held() -> None:
+    assert diff_of(view(watermarks=None, high_water_mark=5), load(flag(5))) == Diff(changed=[flag(5)])
 
 
 def test_changes_are_in_the_order_of_their_revisions_and_deletions_last() -> None:

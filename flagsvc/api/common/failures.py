@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import grpc
 import structlog
@@ -68,6 +69,9 @@ _MAX_FIELD, _MAX_DESCRIPTION, _PER_VIOLATION = 256, 512, 16
 _MAX_UTF8 = 4
 
 
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A gRPC status: its code, the text for the caller, and the google.rpc details."""
@@ -79,9 +83,13 @@ class Failure:
     details: tuple[Message, ...] = ()
     retry_after_s: int = 0
     """Seconds for the header Retry-After; 0 for none."""
+    packed: Trailers = ()
+    """The trailing metadata of a failure that is kept."""
 
-    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
+    def trailers(self) -> Trailers:
         """Return the trailing metadata: the details as `grpc-status-details-bin`, and `retry-after`."""
+        if self.packed:
+            return self.packed
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         for detail in (info, *self.details):
@@ -156,17 +164,24 @@ def _failure(error: Exception) -> Failure:
             details = (_retry_after(1),)
             return Failure(grpc.StatusCode.UNAVAILABLE, text, "REVISION_UNAVAILABLE", metadata, details)
         case errors.RateLimited(caller=caller, kind=kind, rate=rate, retry_s=wait_s):
-            quota = error_details_pb2.QuotaFailure()
-            quota.violations.add(subject=caller, description=f"{kind}: {rate:g} a second")
-            metadata = {"class": kind, "rate": f"{rate:g}"}
-            advice = (_retry_after(wait_s), quota)
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            return Failure(code, text, "RATE_LIMITED", metadata, advice, retry_after_s=math.ceil(wait_s))
+            return _rate_limited(text, caller, kind, rate, wait_s)
         case errors.EvaluationFailed(code=reason):
             code, meaning = EVALUATION_STATUSES[reason]
             return Failure(code, f"{meaning}: {text}" if text else meaning, reason)
         case _:
             return Failure(grpc.StatusCode.INTERNAL, "an internal error occurred", "INTERNAL")
+
+
+@lru_cache(maxsize=256)
+def _rate_limited(text: str, caller: str, kind: str, rate: float, wait_s: float) -> Failure:
+    """Return the failure of a caller over its rate. Kept whole: such a caller gets the same one again and again."""
+    quota = error_details_pb2.QuotaFailure()
+    quota.violations.add(subject=caller, description=f"{kind}: {rate:g} a second")
+    metadata = {"class": kind, "rate": f"{rate:g}"}
+    advice = (_retry_after(wait_s), quota)
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    found = Failure(code, text, "RATE_LIMITED", metadata, advice, retry_after_s=math.ceil(wait_s))
+    return replace(found, packed=found.trailers()) if len(text) <= MAX_MESSAGE // _MAX_UTF8 else found
 
 
 def _invalid(violations: Sequence[errors.Violation], reason: str, text: str) -> Failure:

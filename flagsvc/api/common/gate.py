@@ -158,8 +158,7 @@ class Check:
         It is no coroutine, which would cost each call another one.
         """
         flag_sets = self._permitted(caller, request, metadata)
-        if caller.context is not None:
-            PROVEN.set(caller.context)
+        prove(caller)
         CALLER.set(caller)
         return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)
 

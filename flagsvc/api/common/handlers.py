@@ -37,13 +37,25 @@ class Handlers(grpc.GenericRpcHandler):
         self._wrappers = wrappers
         self._services: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, Handler] = {}
+        self._methods: dict[str, list[str]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Take a service's handlers."""
         self._services += handlers
 
-    def add_registered_method_handlers(self, _service: str, _handlers: Mapping[str, Any]) -> None:
-        """Take nothing: generated code registers the same handlers in both ways."""
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Note the methods: generated code registers the same handlers in both ways."""
+        self._methods[service] = list(handlers)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Register everything at a server, once all services are added.
+
+        gRPC keeps the calls of each method that is registered by name in a queue of its own. So where one method's
+        calls are refused because too many wait, those of others, such as health checks, are not.
+        """
+        server.add_generic_rpc_handlers((self,))
+        for service, names in self._methods.items():
+            server.add_registered_method_handlers(service, {name: self._of(f"/{service}/{name}") for name in names})
 
     def service(self, handler_call_details: Any) -> Handler | None:
         """Return a call's handler, for gRPC."""
@@ -53,6 +65,11 @@ class Handlers(grpc.GenericRpcHandler):
         """Return the handler of a method's calls, wrapped; None without such a method."""
         wrapped = self._wrapped.get(method)
         return wrapped if wrapped is not None else self._made(method)
+
+    def _of(self, method: str) -> Handler:
+        handler = self.of(method)
+        assert handler is not None, method  # noqa: S101  its service is there
+        return handler
 
     def _made(self, method: str) -> Handler | None:
         details: Any = CallDetails(method)
