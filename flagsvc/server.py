@@ -7,9 +7,9 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,6 +20,7 @@ from flagsvc.api.common.gate import check_of
 from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
@@ -65,8 +66,8 @@ class Server:
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
         self._tls = tls = Ports(settings)
-        is_passed_on = tls.has_front or settings.transport == "native"
-        ports = descriptors.PASSED_ON if is_passed_on else 1
+        is_native = settings.transport == "native"
+        ports = descriptors.TWICE if is_native else descriptors.PASSED_ON if tls.has_front else 1
         ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
@@ -109,7 +110,8 @@ class Server:
             replica,
             self.services,
             self.listeners["grpc"],
-            contexts,
+            contexts=contexts,
+            limiting=limiting,
             admission=admission,
             metrics=metrics,
             ended=self._native_ended,
@@ -192,7 +194,7 @@ class Server:
         if self._front is not None:
             self._front.close()
         if self._native is not None:
-            self._native.stop()
+            await self._native.stop()
         grpc_stops = (server.stop(0.5) for server in self._grpc.values())
         await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
         if self._front is not None:
@@ -229,7 +231,8 @@ class Server:
             with self._address(name) as address:
                 if name == "grpc" and self._native is not None:
                     self._native.listen(address)
-                    server.listen(self._native.fallback)
+                    behind = self._native.behind
+                    self._front = self._front_at(behind.address, server, behind.name_of)
                 elif name == "grpc" and self._tls.has_front:
                     self._front = self._front_at(address, server)
                 else:
@@ -252,8 +255,8 @@ class Server:
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 
-    def _front_at(self, address: Address, grpc: LastingServer) -> Front:
-        """Return the front of the gRPC port, bound, with gRPC bound behind it."""
+    def _front_at(self, address: Address, grpc: LastingServer, name_of: Callable[[Any], str] = peer_name) -> Front:
+        """Return the front of the gRPC port, bound, with gRPC bound behind it. `name_of`: names connections' peers."""
         http = HttpServer(
             self._http_apps.of_grpc_port(),
             None,
@@ -268,6 +271,7 @@ class Server:
             lambda: services.first_messages.begun,
             self._tls.open_front,
             outer=address.path,
+            name_of=name_of,
         )
         grpc.listen(front.inner)
         return front
@@ -320,6 +324,8 @@ class Server:
         yield from self._tls.samples()
         if self._issuers is not None:
             yield from self._issuers.samples()
+        if self._native is not None:
+            yield from self._native.samples()
         yield from self._limiting.samples()
         yield from self._audit.samples()
         yield from self._tokens_file.samples()
@@ -356,8 +362,7 @@ def _limits(settings: Settings) -> Limits:
         writes=settings.max_writes,
         administration=settings.max_admin_calls,
         streams=settings.max_streams,
-        # Behind the native transport all callers have one address.
-        streams_per_peer=settings.max_streams if settings.transport == "native" else settings.max_streams_per_peer,
+        streams_per_peer=settings.max_streams_per_peer,
     )
 
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.interceptors import label
 from flagsvc.api.common.listener import Listener
 from flagsvc.grpc_listeners import GrpcServices
+from flagsvc.limits.build import Limiting
+from flagsvc.limits.second_thread import SecondThread
+from flagsvc.limits.weights import kind_of
 from flagsvc.native.check import check, warn
-from flagsvc.native.direct import direct_methods
+from flagsvc.native.direct import EVALUATE, Parts, direct_methods
 from flagsvc.replica import Replica
 from flagsvc.serving.second_reader import SecondReader
 from flagsvc.settings import Settings
@@ -19,14 +23,27 @@ from flagsvc.telemetry import Metrics
 if TYPE_CHECKING:
     from flagsvc.native.transport import Native
 
+_OWN, _TOKENS = "/flagsvc.v1.FlagService/", "/flagsvc.v1.TokenService/"
+IN_THE_LOOP = (
+    *(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "GetBucketing", "SetBucketing")),
+    *(_OWN + name for name in ("GetStatus", "VerifyCache", "Resync")),
+    *(_TOKENS + name for name in ("CreateToken", "GetToken", "UpdateToken", "RotateToken", "RevokeToken")),
+    *(_TOKENS + name for name in ("DenyIdentity", "AllowIdentity", "GetCaller")),
+)
+"""Methods that the event loop answers, for callers whose addresses are known. Their answers are small.
+
+Lists, batches and streams pass through to gRPC: it says when a client has taken an answer, and the front does not.
+"""
+
 
 def native_of(
     settings: Settings,
     replica: Replica,
     services: GrpcServices,
     listener: Listener,
-    contexts: Contexts,
     *,
+    contexts: Contexts,
+    limiting: Limiting,
     admission: Admission,
     metrics: Metrics,
     ended: Callable[[], None],
@@ -39,18 +56,24 @@ def native_of(
         return None
     check(settings)
     warn(settings)
-    from flagsvc.native.transport import Native  # noqa: PLC0415  the package is optional
+    from flagsvc.native.answering import Method  # noqa: PLC0415  the package is optional
+    from flagsvc.native.transport import Native  # noqa: PLC0415
 
+    limits = limiting.limits
+    shares = SecondThread(limits.tables[kind_of(EVALUATE) or ""]) if limits is not None else None
     reader = SecondReader(replica.near, metrics.evaluated_elsewhere())
     replica.reader.other_stats.append(reader.stats)
-    direct = direct_methods(reader, contexts, listener.selectors, metrics)
     # Callers of streams are not known by their connection, so each stream covers what any of them has selected.
-    services.event_streams.knows_connections = False
+    streams = services.event_streams
+    streams.knows_connections = False
+    authority = replica.access.authority if replica.access is not None else None
+    direct = direct_methods(Parts(reader, contexts, listener, authority, shares, streams.covers_for_all))
+    paths = (*direct, *IN_THE_LOOP)
     return Native(
-        # Who calls is decided in the event loop, where rights change.
-        direct if replica.access is None else dict.fromkeys(direct),
+        [Method(path, direct.get(path), metrics.calls.another(label(path))) for path in paths],
         services.handlers(listener),
-        is_closed=lambda: admission.gate.closed,
+        is_stopping=lambda: admission.gate.stopping,
+        before=shares.fold if shares is not None else lambda: None,
         max_streams=settings.max_calls_per_connection,
         max_waiting=settings.max_pending_calls,
         ended=ended,

@@ -7,18 +7,13 @@ import sys
 
 import structlog
 
-from flagsvc.auth_mode import is_loopback
+from flagsvc.auth_mode import AuthMode, is_loopback
 from flagsvc.listening import UNIX
+from flagsvc.setting_values import anonymous_roles
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
 
 PACKAGE = "pygrpc_native"
-_BY_ADDRESS = (
-    ("rate_limits", "counts calls", "off"),
-    ("jwt_issuers_file", "limits attempts", ""),
-)
-"""Settings that need the address of every caller: their names, what they do by it, and their values when off."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -39,12 +34,18 @@ def check(settings: Settings) -> None:
             "FLAGSVC_TRANSPORT=native does not serve TLS: let a proxy encrypt, and remove FLAGSVC_TLS_CERT, or set"
             " FLAGSVC_TRANSPORT=grpcio"
         )
-    for name, value, off in _BY_ADDRESS:
-        if getattr(settings, name) != off:
-            raise SettingsError(
-                f"FLAGSVC_TRANSPORT=native does not know the addresses of callers of streams and writes, by which"
-                f" FLAGSVC_{name.upper()} {value}; set FLAGSVC_TRANSPORT=grpcio, or leave out that setting"
-            )
+    if settings.jwt_issuers_file:
+        raise SettingsError(
+            "FLAGSVC_TRANSPORT=native does not know the addresses of callers of streams, by which attempts with JWTs"
+            " are limited: remove FLAGSVC_JWT_ISSUERS_FILE, or set FLAGSVC_TRANSPORT=grpcio"
+        )
+    everybody_is_known = settings.auth == AuthMode.REQUIRED and "grpc" not in anonymous_roles(settings.anonymous)
+    if settings.rate_limits != "off" and not everybody_is_known:
+        raise SettingsError(
+            "FLAGSVC_TRANSPORT=native does not know the addresses of callers of streams, so it limits the rates of"
+            " callers with tokens only: set FLAGSVC_AUTH=required, without the listener grpc in FLAGSVC_ANONYMOUS, or"
+            " FLAGSVC_RATE_LIMITS=off, or FLAGSVC_TRANSPORT=grpcio"
+        )
 
 
 def warn(settings: Settings) -> None:

@@ -7,67 +7,106 @@ compiled yet, and whatever this replica cannot say without asking.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from flagsvc.access.authority import Authority
 from flagsvc.api.common.answers import is_long_work
+from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.consistency_tokens import min_revision_of
-from flagsvc.api.common.contexts import Contexts, LazyContext, Metadata
+from flagsvc.api.common.contexts import PROVEN, Contexts, LazyContext, Metadata
+from flagsvc.api.common.gate import Check, check_of
+from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.permissions import METHODS
 from flagsvc.api.common.replies import keep, kept
 from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
-from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.flag_service import messages
 from flagsvc.api.flagd.evaluation import PROTOCOLS, TYPES, Protocol, packer, reason_of
 from flagsvc.core import validation
+from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.evaluation import Reason
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.limits.second_thread import SecondThread
 from flagsvc.serving.second_reader import SecondReader
-from flagsvc.telemetry import Metrics
 
 EVALUATE = "/flagsvc.v1.FlagService/EvaluateFlag"
-Answer = Callable[[bytes, Metadata], bytes | None]
-"""Answers a request with its headers; None if the event loop has to."""
+RESOLVES = {f"/{protocol.service}/Resolve{name}": (protocol, name) for protocol in PROTOCOLS for name in TYPES}
+PATHS = (EVALUATE, *RESOLVES)
+"""The direct methods."""
+Answer = Callable[[bytes, Metadata, str], bytes | None]
+"""Answers a request with its headers and its peer; None if the event loop has to."""
+Evaluate = Callable[[bytes, Metadata, Identity], bytes | None]
+"""The same, for a caller that is known and may call the method."""
+CoveredForAll = Callable[[str], bool]
+"""Returns whether every event stream covers a flag set that its caller did not name."""
 
 
-def direct_methods(
-    reader: SecondReader, contexts: Contexts, selectors: Selectors, metrics: Metrics
-) -> Mapping[str, Answer]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the thread answers with. All of it may be used there.
+
+    `authority`: who recognizes callers; None if they are not authenticated. `limits`: None without rate limits.
+    """
+
+    reader: SecondReader
+    contexts: Contexts
+    listener: Listener
+    authority: Authority | None
+    limits: SecondThread | None
+    covered_for_all: CoveredForAll
+
+    def check(self, path: str) -> Check | None:
+        """Return a method's check of its callers: its own, since a check keeps its decisions."""
+        return check_of(METHODS[path], self.authority, self.listener)
+
+
+def direct_methods(parts: Parts) -> Mapping[str, Answer]:
     """Return what answers the direct methods of the gRPC port, by path."""
-    methods = {EVALUATE: _evaluate_flag(reader, contexts)}
-    for protocol in PROTOCOLS:
-        for name in TYPES:
-            path = f"/{protocol.service}/Resolve{name}"
-            methods[path] = _resolve(protocol, name, reader, contexts, selectors)
-    return {path: _measured(answer, metrics.calls.another(label(path)).ended) for path, answer in methods.items()}
+    found = {}
+    for path in PATHS:
+        check = parts.check(path)
+        made = _evaluate_flag(parts, check) if path == EVALUATE else _resolve(*RESOLVES[path], parts, check)
+        found[path] = _guarded(made, check, parts.limits)
+    return found
 
 
-def label(path: str) -> str:
-    """Return a method's name in metrics."""
-    return path.removeprefix("/flagsvc.v1.FlagService/").removeprefix("/")
+def _guarded(evaluate: Evaluate, check: Check | None, limits: SecondThread | None) -> Answer:
+    """Return what evaluates for callers who may, within their rate. Whatever it raises, the handler raises again."""
 
-
-def _measured(answer: Answer, ended: Callable[[str, float], None]) -> Answer:
-    def measured(payload: bytes, metadata: Metadata) -> bytes | None:
+    def guarded(payload: bytes, metadata: Metadata, peer: str) -> bytes | None:
         if len(payload) > MAX_EVALUATION_BYTES:
             return None
-        started = time.perf_counter()
         try:
-            response = answer(payload, metadata)
+            caller, share = UNCHECKED, None
+            if check is not None:
+                known = check.known(metadata)
+                if known is None:
+                    return None
+                caller = known
+                CALLER.set(caller)
+                PROVEN.set(caller.context)  # also where it proves nothing: the last call may have had other fields
+            if limits is not None and (share := limits.share(caller, peer)) is None:
+                return None
+            response = evaluate(payload, metadata, caller)
         except Exception:  # noqa: BLE001  the handler raises it again, for the caller and for the log
             return None
-        if response is not None:
-            ended("OK", time.perf_counter() - started)
+        if response is not None and share is not None:
+            SecondThread.took(share)
         return response
 
-    return measured
+    return guarded
 
 
-def _evaluate_flag(reader: SecondReader, contexts: Contexts) -> Answer:
-    def evaluate_flag(payload: bytes, metadata: Metadata) -> bytes | None:
+def _evaluate_flag(parts: Parts, check: Check | None) -> Evaluate:
+    reader, contexts = parts.reader, parts.contexts
+
+    def evaluate_flag(payload: bytes, metadata: Metadata, caller: Identity) -> bytes | None:
         request = pb.EvaluateFlagRequest.FromString(payload)
         if request.explain:
             return None
+        if check is not None:
+            check.permitted(caller, request, metadata)
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         attributes = contexts.of_message(request.context, lambda: metadata)
         if attributes.__class__ is LazyContext and attributes.is_large:
@@ -88,13 +127,16 @@ def _evaluate_flag(reader: SecondReader, contexts: Contexts) -> Answer:
     return evaluate_flag
 
 
-def _resolve(protocol: Protocol, name: str, reader: SecondReader, contexts: Contexts, selectors: Selectors) -> Answer:
+def _resolve(protocol: Protocol, name: str, parts: Parts, check: Check | None) -> Evaluate:
     parse: Callable[[bytes], Any] = getattr(protocol.messages, f"Resolve{name}Request").FromString
     value_type, packed = TYPES[name], packer(protocol, name)
-    without = selectors.without.flag_set
+    reader, contexts, selectors = parts.reader, parts.contexts, parts.listener.selectors
+    without, covered_for_all = selectors.without.flag_set, parts.covered_for_all
 
-    def resolve(payload: bytes, metadata: Metadata) -> bytes | None:
+    def resolve(payload: bytes, metadata: Metadata, caller: Identity) -> bytes | None:
         request, selector = parse(payload), selectors.of(metadata)
+        if check is not None:
+            check.permitted(caller, request, metadata)
         attributes = contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
         if attributes.__class__ is LazyContext and attributes.is_large:
             return None
@@ -102,7 +144,8 @@ def _resolve(protocol: Protocol, name: str, reader: SecondReader, contexts: Cont
         evaluation = reader.evaluate(flag_id, attributes, value_type, min_revision_of(metadata))
         if evaluation is None:
             return None
-        if evaluation.outcome.reason is Reason.STATIC and selector.flag_set != without:
+        flag_set = selector.flag_set
+        if evaluation.outcome.reason is Reason.STATIC and flag_set != without and not covered_for_all(flag_set):
             return None  # its caller's event streams have to follow the set: `EventStreams.may_cache`
         form = (packed, selector.text)
         reply = kept(evaluation, form)

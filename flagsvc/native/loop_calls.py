@@ -27,33 +27,56 @@ class Call(NamedTuple):
     seconds: float | None
 
 
+class Ending(NamedTuple):
+    """How a call fails. `headers_first`: its headers go out on their own before the status."""
+
+    status: Status
+    headers_first: bool = False
+
+
 class Front(Protocol):
-    """What answers calls by their number."""
+    """What ends calls, by their numbers."""
 
     def answer(self, number: int, payload: bytes) -> None:
         """Answer a call."""
 
-    def fail(self, number: int, status: Status, *, headers_first: bool) -> None:
-        """End a call with a status. `headers_first`: its headers go out on their own before."""
+    def fail(self, number: int, ending: Ending) -> None:
+        """End a call with a status."""
 
 
 class LoopCalls:
-    """The calls of one front that run in the event loop. All methods run there too.
+    """The calls of one front that run in the event loop. All other methods run there too, except `hand_over`.
 
-    `given`, `refused`: calls that the front's thread has left to the loop, and those that were too many; only that
-    thread writes them. `ended`: calls that the loop has ended.
+    `given`: calls that the thread has left to the loop; only that thread writes it. `ended`: those that have ended.
     """
 
-    def __init__(self, front: Front, handler_of: Callable[[str], Handler | None]) -> None:
-        self._front, self._handler_of = front, handler_of
-        self.given = self.refused = self.ended = 0
+    def __init__(
+        self, front: Front, handler_of: Callable[[str], Handler | None], max_calls: int, before: Callable[[], object]
+    ) -> None:
+        """`max_calls`: how many it has at once. `before`: called before it begins with those that were handed over."""
+        self._front, self._handler_of, self.max_calls, self._before = front, handler_of, max_calls, before
+        self.given = self.ended = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.loop: asyncio.AbstractEventLoop
 
-    def take(self, events: list[Call | int]) -> None:
-        """Answer calls, each in a task of its own, and end those, given by their numbers, whose clients have left."""
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another call. For the front's thread."""
+        return self.given - self.ended < self.max_calls
+
+    def hand_over(self, events: list[Call | int]) -> None:
+        """Let the loop answer calls, and end those, given by their numbers, whose clients have left. For the thread."""
+        self.loop.call_soon_threadsafe(self._take, events)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop's next turn. For the thread."""
+        self.loop.call_soon_threadsafe(function)
+
+    def _take(self, events: list[Call | int]) -> None:
+        self._before()
         for event in events:
             if isinstance(event, Call):
-                task = asyncio.get_running_loop().create_task(self._run(event))
+                task = self.loop.create_task(self._run(event))
                 self._tasks[event.number] = task
                 task.add_done_callback(partial(self._forget, event.number))
             elif (found := self._tasks.get(event)) is not None:
@@ -82,22 +105,22 @@ class LoopCalls:
         try:
             async with asyncio.timeout(call.seconds):
                 answer = await unary(None, context)
-            status = context.status
+            ending = Ending(context.status, has_begun)
         except grpc.aio.AbortError:
-            status = context.status
+            ending = Ending(context.status, has_begun)
         except TimeoutError:
-            status = status_of(call.path, DeadlinePassed("the call's deadline has passed"))
+            ending = ended_by(call.path, DeadlinePassed("the call's deadline has passed"))
         except Exception as error:  # noqa: BLE001  failure_for decides what the caller sees
-            status = status_of(call.path, error)
+            ending = ended_by(call.path, error)
         finally:
             context.end()
-        if status.code is grpc.StatusCode.OK:
+        if ending.status.code is grpc.StatusCode.OK:
             self._front.answer(call.number, answer)
         else:
-            self._front.fail(call.number, status, headers_first=has_begun)
+            self._front.fail(call.number, ending)
 
 
-def status_of(path: str, error: Exception) -> Status:
-    """Return the status for an error that no handler has mapped."""
+def ended_by(path: str, error: Exception) -> Ending:
+    """Return how a call ends by an error that no handler has mapped."""
     failure = failure_for(path, error)
-    return Status(failure.code, failure.message, failure.trailers())
+    return Ending(Status(failure.code, failure.message, failure.trailers()), failure.sends_headers_first(path))

@@ -1,49 +1,46 @@
 """The front of the gRPC port: its thread, the calls that it leaves to the event loop, and gRPC behind it.
 
-`NativeGrpcFront` speaks HTTP/2 outside the interpreter, and hands over the calls of the direct methods in batches.
-Calls of all other methods pass through to grpc.aio on a unix socket that only this user can open.
+`NativeGrpcFront` speaks HTTP/2 outside the interpreter, and hands over the calls of its methods in batches. Calls of
+all other methods pass through to gRPC, on a unix socket that only this user can open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import structlog
-from pygrpc_native import EVENT_CALL, NativeGrpcFront
+from pygrpc_native import NativeGrpcFront
 
 from flagsvc.api.common.handlers import Handlers
-from flagsvc.api.connect.statuses import Status
-from flagsvc.core.errors import Overloaded
-from flagsvc.listening import Address
-from flagsvc.native.direct import EVALUATE, Answer
-from flagsvc.native.loop_calls import Call, LoopCalls, status_of
+from flagsvc.api.http.server import MAX_HEAD_BYTES
+from flagsvc.listening import UNIX, Address
+from flagsvc.native.answering import Answering, Method
+from flagsvc.native.loop_calls import Ending, LoopCalls
+from flagsvc.telemetry import Sample
 
-BATCH = 128
-"""Calls that are taken from the front at a time."""
-MAX_METADATA_BYTES = 16_384
 _INTERNAL = 13
-_FULL = "the server gets more calls than it can answer in time; retry later"
 
 log = structlog.get_logger(__name__)
 
 
-class Fallback:
-    """Where grpc.aio listens behind the front: a socket in a folder that only this user can enter."""
+class Behind:
+    """The socket at which what the front does not answer is served, in a folder that only this user can enter."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="flagsvc-"))  # with mode 0700
-        self.path = self._folder / "grpc"
+        self.address = Address("", f"{UNIX}{self._folder / 'grpc'}")
+        self._numbers = itertools.count(1)
 
-    def bind(self, add_port: Callable[[str], int]) -> int:
-        """Let gRPC listen. It may be called again."""
-        return add_port(f"unix:{self.path}")
+    def name_of(self, _address: object) -> str:
+        """Return a name for the next connection. The front has one for each of its callers, and no more is known."""
+        return f"unix-{next(self._numbers)}:0"
 
     def remove(self) -> None:
         """Remove the socket with its folder."""
@@ -51,114 +48,106 @@ class Fallback:
 
 
 class Native:
-    """The front of one port. `direct`: what answers methods in its thread, by path; `handlers`: what the loop calls."""
+    """The front of one port. `methods`: what it answers, by the thread or by `handlers` in the event loop."""
 
     def __init__(
         self,
-        direct: Mapping[str, Answer | None],
+        methods: Sequence[Method],
         handlers: Handlers,
         *,
-        is_closed: Callable[[], bool],
+        is_stopping: Callable[[], bool],
+        before: Callable[[], object],
         max_streams: int,
         max_waiting: int,
         ended: Callable[[], None],
     ) -> None:
-        """`is_closed`: whether new calls are refused. `ended`: called in the loop if the thread ends by itself.
+        """`is_stopping`: new calls are refused. `before`: called before the event loop begins with calls.
 
-        `max_streams`: calls that one connection has open; `max_waiting`: calls that the loop has to answer.
+        `max_streams`: calls that one connection has open; `max_waiting`: calls that the loop has at once.
+        `ended`: called in the loop if the thread ends by itself.
         """
-        self.fallback = Fallback()
-        self._paths, self._answers = tuple(direct), tuple(direct.values())
-        self._is_closed, self._ended = is_closed, ended
-        self._max_streams, self._max_waiting = max_streams, max_waiting
-        self._calls = LoopCalls(self, handlers.of)
+        self.behind = Behind()
+        self._methods, self._is_stopping, self._ended = methods, is_stopping, ended
+        self._max_streams = max_streams
+        self.calls = LoopCalls(self, handlers.of, max_waiting, before)
         self._front: NativeGrpcFront
-        self._loop: asyncio.AbstractEventLoop
+        self._answering: Answering
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="native", daemon=True)
 
-    def listen(self, address: Address) -> int:
+    def listen(self, address: Address) -> None:
         """Bind the port; connections are accepted from `start` on. Raises OSError."""
-        return address.bind(self._bind)
+        address.bind(self._bind)
 
     def start(self) -> None:
-        """Serve. gRPC has to listen at the fallback's address."""
-        self._loop = asyncio.get_running_loop()
-        self._front.set_fallback(str(self.fallback.path))
+        """Serve. What is behind the front has to be served by now."""
+        self.calls.loop = asyncio.get_running_loop()
+        self._front.set_fallback(str(self.behind.address.path))
         self._front.start()
         self._thread.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Close the port. Calls in progress have ended, and new ones were refused."""
         self._stopping = True
         if hasattr(self, "_front"):
-            self._front.close()
-        self.fallback.remove()
+            # It waits for its connections, which may wait for gRPC, which needs the event loop.
+            await asyncio.to_thread(self._front.close)
+        self.behind.remove()
 
     def answer(self, number: int, payload: bytes) -> None:
         """Answer a call. The methods stream for the front, so that headers can be sent before a status."""
         self._front.stream_try_send(number, payload)
         self._front.stream_end(number)
 
-    def fail(self, number: int, status: Status, *, headers_first: bool) -> None:
+    def fail(self, number: int, ending: Ending) -> None:
         """End a call with a status."""
-        front, (code, _) = self._front, status.code.value
+        front, status = self._front, ending.status
         try:
-            if headers_first:
+            if ending.headers_first:
                 front.stream_send_initial_metadata(number, ())
-            front.fail(number, code, status.message, list(status.trailers))
+            front.fail(number, status.code.value[0], status.message, list(status.trailers))
         except ValueError:  # metadata that HTTP/2 cannot have; without this the call would never end
             front.fail(number, _INTERNAL, "the status cannot be sent")
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield the counts for Prometheus."""
+        about = "Calls and streams refused because their kind was at its limit or the event loop was late."
+        yield Sample("flagsvc_refused_total", about, self._answering.refused, {"kind": "calls of the native front"})
+        about = "Calls of the native front that wait for its thread."
+        yield Sample("flagsvc_native_waiting", about, self._answering.waiting)
+        about = "Calls of the native front that its thread has left to the event loop."
+        yield Sample("flagsvc_native_left_to_loop_total", about, self.calls.given)
 
     def _bind(self, target: str) -> int:
         try:
             self._front = NativeGrpcFront(
                 target,
-                [(path, True) for path in self._paths],
+                [(method.path, True) for method in self._methods],
                 call_details=True,
                 delay_stream_headers=True,
                 keepalive_time_ms=30_000,
                 keepalive_timeout_ms=10_000,
                 max_concurrent_streams=self._max_streams,
-                max_metadata_size=MAX_METADATA_BYTES,
+                max_metadata_size=MAX_HEAD_BYTES,
             )
         except OSError as error:
             raise RuntimeError(str(error)) from error  # as gRPC says it
+        self._answering = Answering(
+            self._front,
+            self._methods,
+            self.calls,
+            is_stopping=self._is_stopping,
+            answer=self.answer,
+            fail=self.fail,
+        )
         return self._front.bound_port
 
     def _run(self) -> None:
         """Answer calls until the front is closed. It must not end before: nobody else answers."""
         try:
-            while (events := self._front.recv_batch_details(BATCH)) is not None:
-                self._take(events)
+            self._answering.run()
         except BaseException:
             log.exception("native_thread_failed", detail="The thread of the native transport has ended.")
         if not self._stopping:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._ended)
-
-    def _take(self, events: list[Any]) -> None:
-        left: list[Call | int] = []
-        calls = self._calls
-        is_closed, answers = self._is_closed(), self._answers
-        for kind, number, method, payload, _, details in events:
-            if kind != EVENT_CALL:
-                left.append(number)
-                continue
-            metadata, peer, seconds = details
-            if seconds is not None and seconds <= 0:
-                continue  # its deadline has passed while it waited, and its client is gone
-            respond = answers[method]
-            answer = None if respond is None or is_closed else respond(payload, metadata)
-            if answer is not None:
-                self.answer(number, answer)
-            elif calls.given - calls.ended < self._max_waiting:
-                calls.given += 1
-                left.append(Call(number, self._paths[method], payload, metadata, peer, seconds))
-            else:
-                calls.refused += 1
-                path = self._paths[method]
-                status = status_of(path, Overloaded(_FULL))
-                self.fail(number, status, headers_first=path != EVALUATE)
-        if left:
-            self._loop.call_soon_threadsafe(self._calls.take, left)
+                self.calls.call_soon(self._ended)

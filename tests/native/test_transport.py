@@ -23,7 +23,6 @@ from flagsvc.server import Server
 from flagsvc.serving.reader import Reader
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
-from tests.access.callers import bearer, made, stored
 from tests.replicas import Client, replica, until, until_serving
 
 Served = tuple[Client, Server]
@@ -63,6 +62,7 @@ def settings(**changed: Any) -> Settings:
     [
         ({"tls_cert": "cert.pem", "tls_key": "key.pem"}, "does not serve TLS"),
         ({"rate_limits": "enforce"}, "FLAGSVC_RATE_LIMITS"),
+        ({"rate_limits": "shadow", "auth": "required", "anonymous": "grpc=evaluate@*"}, "FLAGSVC_ANONYMOUS"),
         ({"jwt_issuers_file": "issuers.json"}, "FLAGSVC_JWT_ISSUERS_FILE"),
     ],
 )
@@ -109,7 +109,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_call_whose_client_leaves_ends(served: Served, waiting: None) -> None:
     client, server = served
     assert server._native is not None
-    tasks = server._native._calls._tasks
+    tasks = server._native.calls._tasks
     call = client.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key="a", min_revision=10**6), timeout=20)
     await until(lambda: len(tasks) == 1)
     call.cancel()
@@ -122,23 +122,23 @@ async def test_a_deadline_is_kept_in_the_loop(served: Served, waiting: None) -> 
         await client.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key="a", min_revision=10**6), timeout=0.05)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert server._native is not None
-    await until(lambda: not server._native._calls._tasks)
+    await until(lambda: not server._native.calls._tasks)
 
 
 async def test_more_calls_than_may_wait_are_refused(served: Served, waiting: None) -> None:
     client, server = served
     native = server._native
     assert native is not None
-    native._max_waiting = 3
+    native.calls.max_calls = 3
     request = pb.EvaluateFlagRequest(flag_key="a", min_revision=10**6)
     calls = [client.stub.EvaluateFlag(request, timeout=20) for _ in range(5)]
-    await until(lambda: native._calls.refused == 2)
+    await until(lambda: native._answering.refused == 2)
     codes = {await call.code() for call in calls if call.done()}
     assert codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert (await client.evaluate("a")).enabled, "what memory answers does not wait"
     for call in calls:
         call.cancel()
-    await until(lambda: native._calls.given == native._calls.ended)
+    await until(lambda: native.calls.given == native.calls.ended)
 
 
 async def test_streams_and_writes_pass_through(served: Served) -> None:
@@ -170,23 +170,6 @@ async def test_an_event_stream_hears_of_a_set_that_was_selected(served: Served) 
     events.cancel()
 
 
-async def test_callers_are_checked(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/flags.db"
-    token, text = made("write")
-    await stored(url, token)
-    async with replica(store_url=url, cache_url="none", transport="native", auth="required") as (client, server):
-        await until_serving(client)
-        create = pb.CreateFlagRequest(flag=types.Flag(key="a", status=types.FLAG_STATUS_ENABLED))
-        await client.stub.CreateFlag(create, metadata=bearer(text), timeout=5)
-        request = pb.EvaluateFlagRequest(flag_key="a")
-        assert (await client.stub.EvaluateFlag(request, metadata=bearer(text), timeout=5)).evaluation.enabled
-        for headers in ((), bearer("fs_wrong")):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await client.stub.EvaluateFlag(request, metadata=headers, timeout=5)
-            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert not sum(stats.near for stats in server.replica.reader.other_stats)
-
-
 async def test_a_request_that_raises_does_not_end_the_thread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     client, server = served
 
@@ -210,7 +193,7 @@ async def test_a_thread_that_ends_stops_the_server(served: Served, monkeypatch: 
         raise MemoryError
 
     assert server._native is not None
-    monkeypatch.setattr(server._native, "_take", failing)
+    monkeypatch.setattr(server._native._answering, "_work", failing)
     call = client.stub.EvaluateFlag(pb.EvaluateFlagRequest(flag_key="a"), timeout=5)
     await until(lambda: bool(raised))
     call.cancel()
@@ -227,7 +210,9 @@ async def test_a_stop_answers_until_the_end_and_leaves_no_file(tmp_path: Path) -
     await until_serving(client)
     await client.create("a", status=types.FLAG_STATUS_ENABLED)
     assert server._native is not None
-    folder = server._native.fallback.path.parent
+    socket = server._native.behind.address.path
+    assert socket is not None
+    folder = socket.parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     stopping, codes = asyncio.create_task(server.stop()), set[Any]()
     while not stopping.done():

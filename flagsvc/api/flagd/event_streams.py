@@ -74,6 +74,10 @@ class EventStreams:
             if not stream.selects:
                 self._follow(stream, flag_set)
 
+    def covers_for_all(self, flag_set: str) -> bool:
+        """Whether every stream without a selector covers a set by now. It may run in any thread."""
+        return not self.knows_connections and flag_set in self._selected.get("", ())
+
     def _known(self, peer: str) -> str:
         return peer if self.knows_connections else ""
 
