@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
+import grpc
 from pygrpc_native import EVENT_CALL
 
 from flagsvc.api.common.peers import peer_name
+from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
+from flagsvc.api.connect.statuses import Status
 from flagsvc.call_times import Timer
 from flagsvc.core.errors import Overloaded
 from flagsvc.native.direct import Answer
-from flagsvc.native.loop_calls import Call, Ending, ended_by
+from flagsvc.native.loop_calls import Call, Ending, Ends, ended_by
 
 BATCH = 128
 """Calls that are received at a time, which takes about half a millisecond."""
@@ -76,14 +79,12 @@ class Answering:
         receiver: Receiver,
         methods: Sequence[Method],
         loop: Loop,
-        *,
+        sender: Ends,
         is_stopping: Callable[[], bool],
-        answer: Callable[[int, bytes], None],
-        fail: Callable[[int, Ending], None],
     ) -> None:
-        """`is_stopping`: new calls are refused, by the event loop. `answer`, `fail`: end a call, by its number."""
+        """`is_stopping`: new calls are refused, by the event loop."""
         self._receive, self._loop, self._is_stopping = receiver.recv_batch_details, loop, is_stopping
-        self._answer, self._fail = answer, fail
+        self._answer, self._fail = sender.answer, sender.fail
         self._methods = tuple((*method, method.full) for method in methods)
         self._waiting: deque[tuple[float, list[Any]]] = deque()
         self._turn = threading.Event()
@@ -140,6 +141,10 @@ class Answering:
         if seconds is not None and seconds <= waited_s:
             return  # its deadline has passed, and its client is gone
         path, respond, timer, full = self._methods[method]
+        if len(payload) > MAX_REQUEST_BYTES:
+            self._fail(number, _too_large(len(payload)))
+            timer.ended("INVALID_ARGUMENT", 0.0)  # which the handlers give a call without a message that can be read
+            return
         if waited_s > LATE_S:
             self._refuse(number, timer, full, waited_s)
             return
@@ -148,8 +153,11 @@ class Answering:
         if respond is not None and not self._is_stopping():
             answer = respond(payload, metadata, peer)
             if answer is not None:
-                self._answer(number, answer)
-                timer.ended("OK", time.monotonic() - now)
+                try:
+                    self._answer(number, answer)
+                    timer.ended("OK", time.monotonic() - now)
+                except Overloaded as error:
+                    self._refuse(number, timer, ended_by(path, error), waited_s)
                 return
         if self._loop.has_room:
             self._loop.given += 1
@@ -168,6 +176,12 @@ class Answering:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon(self._turn.set)
             self._turn.wait(TURN_MAX_S)
+
+
+def _too_large(size: int) -> Ending:
+    """Return how a call ends whose message is larger than any may be: as over grpcio."""
+    text = f"SERVER: Received message larger than max ({size} vs. {MAX_REQUEST_BYTES})"
+    return Ending(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
 
 
 @lru_cache(maxsize=10_000)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from flagsvc.api.common.admission import Admission
 from flagsvc.api.common.contexts import Contexts
+from flagsvc.api.common.handlers import Handlers
 from flagsvc.api.common.interceptors import label
 from flagsvc.api.common.listener import Listener
+from flagsvc.api.common.permissions import METHODS
 from flagsvc.grpc_listeners import GrpcServices
 from flagsvc.limits.build import Limiting
 from flagsvc.limits.second_thread import SecondThread
@@ -23,17 +25,8 @@ from flagsvc.telemetry import Metrics
 if TYPE_CHECKING:
     from flagsvc.native.transport import Native
 
-_OWN, _TOKENS = "/flagsvc.v1.FlagService/", "/flagsvc.v1.TokenService/"
-IN_THE_LOOP = (
-    *(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "GetBucketing", "SetBucketing")),
-    *(_OWN + name for name in ("GetStatus", "VerifyCache", "Resync")),
-    *(_TOKENS + name for name in ("CreateToken", "GetToken", "UpdateToken", "RotateToken", "RevokeToken")),
-    *(_TOKENS + name for name in ("DenyIdentity", "AllowIdentity", "GetCaller")),
-)
-"""Methods that the event loop answers, for callers whose addresses are known. Their answers are small.
-
-Lists, batches and streams pass through to gRPC: it says when a client has taken an answer, and the front does not.
-"""
+PASSED_ON = ("/grpc.", "/flagd.sync.")
+"""Services that pass through to gRPC, as all streams do: health, reflection, and answers of whole flag sets."""
 
 
 def native_of(
@@ -68,13 +61,21 @@ def native_of(
     streams.knows_connections = False
     authority = replica.access.authority if replica.access is not None else None
     direct = direct_methods(Parts(reader, contexts, listener, authority, shares, streams.covers_for_all))
-    paths = (*direct, *IN_THE_LOOP)
+    handlers = services.handlers(listener)
+    paths = (*direct, *(path for path in METHODS if path not in direct and _is_unary(path, handlers)))
     return Native(
         [Method(path, direct.get(path), metrics.calls.another(label(path))) for path in paths],
-        services.handlers(listener),
+        handlers,
         is_stopping=lambda: admission.gate.stopping,
         before=shares.fold if shares is not None else lambda: None,
         max_streams=settings.max_calls_per_connection,
         max_waiting=settings.max_pending_calls,
+        max_unread=settings.outstanding_bytes,
         ended=ended,
     )
+
+
+def _is_unary(path: str, handlers: Handlers) -> bool:
+    """Whether the front hands over a method's calls. Their callers' addresses are known."""
+    handler = None if path.startswith(PASSED_ON) else handlers.of(path)
+    return handler is not None and handler.stream_unary is not None

@@ -13,7 +13,7 @@ from flagsvc.api.common.failures import failure_for
 from flagsvc.api.common.handlers import Handler
 from flagsvc.api.connect.context import CallContext
 from flagsvc.api.connect.statuses import Metadata, Status
-from flagsvc.core.errors import DeadlinePassed
+from flagsvc.core.errors import DeadlinePassed, Overloaded
 
 
 class Call(NamedTuple):
@@ -34,11 +34,11 @@ class Ending(NamedTuple):
     headers_first: bool = False
 
 
-class Front(Protocol):
+class Ends(Protocol):
     """What ends calls, by their numbers."""
 
     def answer(self, number: int, payload: bytes) -> None:
-        """Answer a call."""
+        """Answer a call. Raises Overloaded."""
 
     def fail(self, number: int, ending: Ending) -> None:
         """End a call with a status."""
@@ -51,10 +51,11 @@ class LoopCalls:
     """
 
     def __init__(
-        self, front: Front, handler_of: Callable[[str], Handler | None], max_calls: int, before: Callable[[], object]
+        self, handler_of: Callable[[str], Handler | None], max_calls: int, before: Callable[[], object]
     ) -> None:
         """`max_calls`: how many it has at once. `before`: called before it begins with those that were handed over."""
-        self._front, self._handler_of, self.max_calls, self._before = front, handler_of, max_calls, before
+        self._handler_of, self.max_calls, self._before = handler_of, max_calls, before
+        self.sender: Ends
         self.given = self.ended = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.loop: asyncio.AbstractEventLoop
@@ -115,9 +116,13 @@ class LoopCalls:
         finally:
             context.end()
         if ending.status.code is grpc.StatusCode.OK:
-            self._front.answer(call.number, answer)
-        else:
-            self._front.fail(call.number, ending)
+            try:
+                self.sender.answer(call.number, answer)
+            except Overloaded as error:
+                ending = ended_by(call.path, error)
+            else:
+                return
+        self.sender.fail(call.number, ending)
 
 
 def ended_by(path: str, error: Exception) -> Ending:

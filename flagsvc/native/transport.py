@@ -22,10 +22,9 @@ from flagsvc.api.common.handlers import Handlers
 from flagsvc.api.http.server import MAX_HEAD_BYTES
 from flagsvc.listening import UNIX, Address
 from flagsvc.native.answering import Answering, Method
-from flagsvc.native.loop_calls import Ending, LoopCalls
+from flagsvc.native.loop_calls import LoopCalls
+from flagsvc.native.sending import Sender, Unread
 from flagsvc.telemetry import Sample
-
-_INTERNAL = 13
 
 log = structlog.get_logger(__name__)
 
@@ -59,18 +58,21 @@ class Native:
         before: Callable[[], object],
         max_streams: int,
         max_waiting: int,
+        max_unread: int,
         ended: Callable[[], None],
     ) -> None:
         """`is_stopping`: new calls are refused. `before`: called before the event loop begins with calls.
 
         `max_streams`: calls that one connection has open; `max_waiting`: calls that the loop has at once.
+        `max_unread`: bytes of answers that wait for clients, above which large ones are refused.
         `ended`: called in the loop if the thread ends by itself.
         """
         self.behind = Behind()
         self._methods, self._is_stopping, self._ended = methods, is_stopping, ended
-        self._max_streams = max_streams
-        self.calls = LoopCalls(self, handlers.of, max_waiting, before)
+        self._max_streams, self._max_unread = max_streams, max_unread
+        self.calls = LoopCalls(handlers.of, max_waiting, before)
         self._front: NativeGrpcFront
+        self._unread: Unread
         self._answering: Answering
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="native", daemon=True)
@@ -94,27 +96,14 @@ class Native:
             await asyncio.to_thread(self._front.close)
         self.behind.remove()
 
-    def answer(self, number: int, payload: bytes) -> None:
-        """Answer a call. The methods stream for the front, so that headers can be sent before a status."""
-        self._front.stream_try_send(number, payload)
-        self._front.stream_end(number)
-
-    def fail(self, number: int, ending: Ending) -> None:
-        """End a call with a status."""
-        front, status = self._front, ending.status
-        try:
-            if ending.headers_first:
-                front.stream_send_initial_metadata(number, ())
-            front.fail(number, status.code.value[0], status.message, list(status.trailers))
-        except ValueError:  # metadata that HTTP/2 cannot have; without this the call would never end
-            front.fail(number, _INTERNAL, "the status cannot be sent")
-
     def samples(self) -> Iterator[Sample]:
         """Yield the counts for Prometheus."""
         about = "Calls and streams refused because their kind was at its limit or the event loop was late."
         yield Sample("flagsvc_refused_total", about, self._answering.refused, {"kind": "calls of the native front"})
         about = "Calls of the native front that wait for its thread."
         yield Sample("flagsvc_native_waiting", about, self._answering.waiting)
+        about = "Bytes of answers in the native front that clients have not taken, as of the last large answer."
+        yield Sample("flagsvc_native_unread_bytes", about, self._unread.bytes)
         about = "Calls of the native front that its thread has left to the event loop."
         yield Sample("flagsvc_native_left_to_loop_total", about, self.calls.given)
 
@@ -129,18 +118,16 @@ class Native:
                 keepalive_timeout_ms=10_000,
                 max_concurrent_streams=self._max_streams,
                 max_metadata_size=MAX_HEAD_BYTES,
+                metrics=True,
             )
         except OSError as error:
             raise RuntimeError(str(error)) from error  # as gRPC says it
-        self._answering = Answering(
-            self._front,
-            self._methods,
-            self.calls,
-            is_stopping=self._is_stopping,
-            answer=self.answer,
-            fail=self.fail,
-        )
-        return self._front.bound_port
+        front = self._front
+        self._unread = Unread(front, self._max_unread)
+        self.calls.sender = Sender(front, self._unread)
+        sender = Sender(front, self._unread)  # the thread's own, since each counts
+        self._answering = Answering(front, self._methods, self.calls, sender, self._is_stopping)
+        return front.bound_port
 
     def _run(self) -> None:
         """Answer calls until the front is closed. It must not end before: nobody else answers."""

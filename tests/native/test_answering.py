@@ -62,6 +62,12 @@ class Front:
         batch, self.arrived = self.arrived[:max_events], self.arrived[max_events:]
         return batch
 
+    def answer(self, number: int, _: bytes) -> None:
+        self.answered.append(number)
+
+    def fail(self, number: int, ending: Ending) -> None:
+        self.failed[number] = ending
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -81,9 +87,8 @@ class Bench:
             self.front,
             [Method(EVALUATE, self.evaluate, self.timer)],
             self.loop,
-            is_stopping=lambda: self.stopping,
-            answer=lambda number, _: self.front.answered.append(number),
-            fail=self.front.failed.__setitem__,
+            self.front,
+            lambda: self.stopping,
         )
 
     def evaluate(self, _payload: bytes, _metadata: Any, peer: str) -> bytes | None:

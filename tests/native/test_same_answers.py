@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES
+from flagsvc.api.common.request_limits import MAX_EVALUATION_BYTES, MAX_REQUEST_BYTES
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.generated.flagd.evaluation.v2 import evaluation_pb2 as v2
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.generated.schema.v1 import schema_pb2 as schema
+from flagsvc.limits.leasing import Leasing
 from flagsvc.server import Server
-from tests.replicas import Client, replica, until_serving
+from flagsvc.serving.reader import Reader
+from tests.access.callers import Headers, bearer, made, stored
+from tests.replicas import Client, replica, until, until_serving
 
 EVALUATE = "/flagsvc.v1.FlagService/EvaluateFlag"
 NAMES = ("Boolean", "String", "Float", "Int", "Object")
@@ -81,26 +85,31 @@ class Asked:
     timeout_s: float = 10.0
 
 
-@pytest.fixture(scope="module")
-async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, tuple[Client, Server]]]:
-    """Two servers with the same flags at the same revisions, one over each transport."""
+Both = dict[str, tuple[Client, Server]]
+"""A server over each transport, by the transport's name."""
+
+
+@asynccontextmanager
+async def served(folder: Path, **settings: Any) -> AsyncIterator[Both]:
+    """Serve a store over each transport; both have the same content at the same revisions."""
     found = {}
     async with AsyncExitStack() as stack:
         for transport in ("grpcio", "native"):
-            url = f"sqlite:///{tmp_path_factory.mktemp(transport)}/flags.db"
-            served = replica(
-                store_url=url,
-                cache_url="none",
-                transport=transport,
-                context_from_headers="x-plan=plan",
-                context_values="region=eu",
-            )
-            client, server = await stack.enter_async_context(served)
+            url = f"sqlite:///{folder}/{transport}.db"
+            options = {"context_from_headers": "x-plan=plan", "context_values": "region=eu", **settings}
+            one = replica(store_url=url, cache_url="none", transport=transport, **options)
+            found[transport] = client, _ = await stack.enter_async_context(one)
             await until_serving(client)
+        yield found
+
+
+@pytest.fixture(scope="module")
+async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
+    async with served(tmp_path_factory.mktemp("both")) as found:
+        for client, _ in found.values():
             for key, fields in FLAGS.items():
                 await client.create(key, **fields)
                 await client.create(key, flag_set="other", **fields)
-            found[transport] = client, server
         yield found
 
 
@@ -120,6 +129,7 @@ def evaluations() -> Iterator[Asked]:
     yield Asked(EVALUATE, request("switch", {}, expected_type=99))
     yield Asked(EVALUATE, request("switch", {}), HEADERS["mapped"])
     yield Asked(EVALUATE, request("ruled", {}), HEADERS["mapped"])
+    yield Asked(EVALUATE, b"x" * (MAX_REQUEST_BYTES + 1))
     for payload in (b"", b"\xff", b"\x0a\x02\xff\xfe", b"\x0a\x80", b"\x0a\x01a" * 50_000):
         yield Asked(EVALUATE, payload)
 
@@ -153,7 +163,8 @@ async def seen_of(client: Client, asked: Asked) -> tuple[Any, ...]:
         answer = await call
     except grpc.aio.AioRpcError as error:
         initial = error.initial_metadata()
-        trailers = tuple((key, REQUEST_ID.sub("", repr(value))) for key, value in error.trailing_metadata())
+        # The order of headers with different names means nothing.
+        trailers = sorted((key, REQUEST_ID.sub("", repr(value))) for key, value in error.trailing_metadata())
         return error.code(), REQUEST_ID.sub("", error.details() or ""), initial is not None and len(initial), trailers
     if asked.path == EVALUATE:
         message = pb.EvaluateFlagResponse.FromString(answer)
@@ -163,34 +174,127 @@ async def seen_of(client: Client, asked: Asked) -> tuple[Any, ...]:
 
 
 CASES = [*evaluations(), *resolutions()]
+SOME = CASES[::4]
 
 
-async def test_both_give_the_same_answers(both: dict[str, tuple[Client, Server]]) -> None:
-    differ = []
-    for asked in CASES:
+async def differences(both: Both, cases: Iterable[Asked]) -> list[Any]:
+    """Ask both the same, at the same time; return what they answer differently."""
+    found = []
+    for asked in cases:
         grpcio, native = await asyncio.gather(*(seen_of(client, asked) for client, _ in both.values()))
         if grpcio != native:
-            differ.append((asked, grpcio, native))
-    assert not differ, differ[:3]
+            found.append((asked, grpcio, native))
+    return found
 
 
-async def test_both_count_the_same(both: dict[str, tuple[Client, Server]]) -> None:
-    pages = [counted(server) for _, server in both.values()]
-    assert pages[0] == pages[1]
-    assert sum(pages[1].values()) > len(CASES)
-
-
-async def test_most_is_answered_by_the_thread(both: dict[str, tuple[Client, Server]]) -> None:
+async def test_both_give_the_same_answers_and_counts(both: Both) -> None:
+    """It asks a part of all. The other one is for `make test-long`."""
+    assert not await differences(both, SOME)
+    assert_same_counts(both)
     _, server = both["native"]
-    reader = server.replica.reader
-    assert sum(stats.near for stats in reader.other_stats) > len(CASES) / 4
+    assert sum(stats.near for stats in server.replica.reader.other_stats) > len(SOME) / 4, "by the thread"
+
+
+@pytest.mark.long
+async def test_both_give_the_same_answers_and_counts_for_all(both: Both) -> None:
+    assert not await differences(both, CASES)
+    assert_same_counts(both)
+
+
+async def test_both_end_late_and_abandoned_calls_alike(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+
+    async def forever(*_: object) -> None:
+        waiting.append(True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waiting.pop()
+
+    monkeypatch.setattr(Reader, "evaluate", forever)
+    request = pb.EvaluateFlagRequest(flag_key="switch", min_revision=10**6)
+    for client, _ in both.values():
+        call = client.stub.EvaluateFlag(request, timeout=0.2)
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: not waiting)
+        left = client.stub.EvaluateFlag(request, timeout=20)
+        await until(lambda: bool(waiting))
+        left.cancel()
+        await until(lambda: not waiting)
+    assert_same_counts(both)
+
+
+@pytest.fixture(scope="module")
+async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Both, dict[str, Headers]]]:
+    """Servers that ask for tokens and limit rates, and callers' headers. What a caller has used stays used."""
+    folder = tmp_path_factory.mktemp("guarded")
+    made_tokens = {"admin": made("admin"), "default": made("evaluate", "default"), "other": made("evaluate", "other")}
+    made_tokens |= {"reader": made("read", "default"), "gateway": made("evaluate"), "slow": made("evaluate")}
+    made_tokens["gateway"] = replace(made_tokens["gateway"][0], context_headers=True), made_tokens["gateway"][1]
+    made_tokens["slow"] = replace(made_tokens["slow"][0], rate=3), made_tokens["slow"][1]
+    for transport in ("grpcio", "native"):
+        await stored(f"sqlite:///{folder}/{transport}.db", *(token for token, _ in made_tokens.values()))
+    callers: dict[str, Headers] = {name: bearer(text) for name, (_, text) in made_tokens.items()}
+    callers |= {"nobody": (), "wrong": bearer("fs_wrong"), "scheme": (("authorization", "Basic eDp5"),)}
+    callers |= {"two": (*callers["default"], ("x-api-key", "x")), "key": (("x-api-key", made_tokens["default"][1]),)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Leasing, "run", never)
+        limits = {"rate_limits": "enforce", "rates": "evaluate=10000,read=100,write=100,admin=100"}
+        async with served(folder, auth="required", **limits) as found:
+            for client, _ in found.values():
+                for flag_set in ("default", "other"):
+                    flag = types.Flag(key="ruled", flag_set=flag_set, **FLAGS["ruled"])
+                    request = pb.CreateFlagRequest(flag=flag)
+                    await client.stub.CreateFlag(request, metadata=callers["admin"], timeout=10)
+            yield found, callers
+
+
+async def never(_: Leasing) -> None:
+    """Settle no share."""
+    await asyncio.Event().wait()
+
+
+async def test_both_let_in_the_same_callers(guarded: tuple[Both, dict[str, Headers]]) -> None:
+    both, callers = guarded
+    resolve, request = "/flagd.evaluation.v2.Service/ResolveString", pb.EvaluateFlagRequest
+    plan = HEADERS["mapped"]
+    for name, headers in callers.items():
+        if name == "slow":
+            continue
+        calls = [
+            Asked(EVALUATE, request(flag_key="ruled").SerializeToString(), (*headers, *plan)),
+            Asked(EVALUATE, request(flag_key="ruled", flag_set="other").SerializeToString(), headers),
+            Asked(EVALUATE, request(flag_key="ruled", explain=True).SerializeToString(), headers),
+            Asked(resolve, v2.ResolveStringRequest(flag_key="ruled").SerializeToString(), (*headers, *plan)),
+            Asked(
+                resolve, v2.ResolveStringRequest(flag_key="x").SerializeToString(), (*headers, *HEADERS["other set"])
+            ),
+            Asked(resolve, b"\xff", headers),
+        ]
+        assert not await differences(both, calls * 2), name  # the second time they are recognized
+    assert_same_counts(both)
+
+
+async def test_both_limit_rates_alike(guarded: tuple[Both, dict[str, Headers]]) -> None:
+    both, callers = guarded
+    asked = Asked(EVALUATE, pb.EvaluateFlagRequest(flag_key="ruled").SerializeToString(), callers["slow"])
+    codes = []
+    for _ in range(8):
+        assert not await differences(both, [asked])
+        codes.append((await seen_of(both["native"][0], asked))[0])
+        await seen_of(both["grpcio"][0], asked)
+    assert codes[0] is grpc.StatusCode.OK
+    assert codes[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert_same_counts(both)
+
+
+def assert_same_counts(both: Both) -> None:
+    grpcio, native = (counted(server) for _, server in both.values())
+    assert grpcio == native
 
 
 def counted(server: Server) -> dict[str, float]:
-    """Return what is counted of calls and evaluations."""
-    found = re.findall(r"(?m)^(flagsvc_(?:call_seconds_count|\w*evaluations_total)\{.*\}) (\S+)$", page(server))
+    """Return what is counted of calls, of evaluations and of refusals by rate."""
+    names = "call_seconds_count|\\w*evaluations_total|rate_limited_total"
+    found = re.findall(rf"(?m)^(flagsvc_(?:{names})\{{.*\}}) (\S+)$", server._metrics.page().decode())
     return {name: float(value) for name, value in found}
-
-
-def page(server: Server) -> str:
-    return server._metrics.page().decode()

@@ -19,11 +19,14 @@ from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2_grpc as v1_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.native.check import check
+from flagsvc.native.direct import EVALUATE
+from flagsvc.native.sending import READ_EVERY_S
 from flagsvc.server import Server
 from flagsvc.serving.reader import Reader
 from flagsvc.settings import Settings
 from flagsvc.urls import SettingsError
 from tests.replicas import Client, replica, until, until_serving
+from tests.unreading import Unreading
 
 Served = tuple[Client, Server]
 RETRYING = json.dumps(
@@ -168,6 +171,39 @@ async def test_an_event_stream_hears_of_a_set_that_was_selected(served: Served) 
     while "b" not in (await asyncio.wait_for(events.read(), 5)).data["flags"]:
         pass
     events.cancel()
+
+
+async def test_unread_answers_are_counted_and_refused_when_they_are_too_many(tmp_path: Path) -> None:
+    settings = {"store_url": f"sqlite:///{tmp_path}/flags.db", "cache_url": "none", "transport": "native"}
+    fat, more = types.Value(string_value="x" * 65_000), {"team": types.Value(string_value="y" * 2_000)}
+    async with replica(**settings, outstanding_bytes=1_000_000) as (client, server):
+        await until_serving(client)
+        fields: dict[str, Any] = {
+            "variants": {"on": fat},
+            "default_variant": "on",
+            "metadata": more,
+            "status": types.FLAG_STATUS_ENABLED,
+        }
+        for key in ("fat", "other"):
+            await client.create(key, **fields)
+        await client.create("switch", status=types.FLAG_STATUS_ENABLED)
+        native = server._native
+        assert native is not None
+        direct = pb.EvaluateFlagRequest(flag_key="fat").SerializeToString()
+        for path, request in ((EVALUATE, direct), ("/flagd.evaluation.v1.Service/ResolveAll", b"")):
+            with Unreading(server.port) as one, Unreading(server.port) as two:
+                for deaf in (one, two):
+                    for _ in range(12):
+                        deaf.call(path, request)
+                        await asyncio.sleep(2 * READ_EVERY_S)  # what was given in between is read late
+                frames = [*await asyncio.to_thread(one.frames, 0.2), *await asyncio.to_thread(two.frames, 0.2)]
+                refused = [stream for kind, flags, stream, _ in frames if kind == 1 and flags & 1]  # they ended
+                size = 67_000 if path == EVALUATE else 132_000
+                assert abs(24 - 1_000_000 // size - len(refused)) <= 1
+                assert 1_000_000 - 1.1 * size < native._unread.bytes <= 1_000_000
+                assert (await client.evaluate("switch")).enabled
+            await until(lambda: not native._unread.read() and not native._unread.bytes)
+            assert len((await client.evaluate("fat")).value.string_value) == 65_000
 
 
 async def test_a_request_that_raises_does_not_end_the_thread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
