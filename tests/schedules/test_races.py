@@ -14,8 +14,9 @@ import pytest
 from flagsvc.adapters.mongo import schedules as mongo_schedules
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
-from flagsvc.core.schedules.model import State
+from flagsvc.core.schedules.model import ConflictKind, Schedule, State
 from flagsvc.schedules import attempts, executor
+from tests.replicas import replica, until_serving
 from tests.schedules.plans import CHAT, executed, flag_in, plan, schedules_of, stored
 from tests.schedules.racer import racers
 from tests.schedules.test_stores import soon
@@ -109,3 +110,45 @@ async def test_what_is_due_is_found_by_an_index(mongo_database_url: str) -> None
             plan_of = str(cursor.explain()["queryPlanner"]["winningPlan"])
             assert "IXSCAN" in plan_of
             assert "'SORT'" not in plan_of
+
+
+async def test_what_mongodb_refuses_fails_in_a_transaction_of_its_own_and_is_not_tried_for_ever(
+    mongo_database_url: str,
+) -> None:
+    """A validator refuses the flag: nothing of the change is there, and the schedule says why."""
+    async with replica(store_url=mongo_database_url) as (client, server):
+        await until_serving(client)
+        store = server.replica.store
+        await flag_in(store)
+        made = await stored(store, plan(at=soon(400), owner="payments"))
+        with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
+            database = direct.get_default_database()
+            database.command("collMod", "feature_flags", validator={"owner": {"$ne": "payments"}})
+            failed = await ended(store, made.id)
+            assert (failed.state, [each.kind for each in failed.conflicts]) == (State.FAILED, [ConflictKind.REFUSED])
+            assert "validator" in failed.detail
+            assert database["feature_flag_history"].count_documents({"via": {"$exists": True}}) == 0
+            assert database["flagsvc_audit"].count_documents({"action": "ScheduleFailed"}) == 1
+            assert (await store.revisions())["default"] == 1
+
+
+async def test_a_malformed_one_is_never_executed_and_holds_up_no_other(mongo_database_url: str) -> None:
+    async with replica(store_url=mongo_database_url) as (client, server):
+        await until_serving(client)
+        store = server.replica.store
+        await flag_in(store)
+        first, second = [await stored(store, plan(at=soon(ms), owner=f"{ms}")) for ms in (400, 500)]
+        with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
+            collection = direct.get_default_database()["flagsvc_schedules"]
+            collection.update_one({"_id": first.id}, {"$set": {"patch": "{"}})
+            assert (await ended(store, second.id)).state is State.EXECUTED
+            found = collection.find_one({"_id": first.id})
+        assert found is not None
+        assert (found["state"], found["detail"]) == ("FAILED", mongo_schedules.MALFORMED)
+
+
+async def ended(store: Any, schedule_id: str) -> Schedule:
+    """Wait until a schedule of a running replica is not pending any more."""
+    while (found := await schedules_of(store).get("default", schedule_id)).state is State.PENDING:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return found
