@@ -37,6 +37,8 @@ from flagsvc.serving.writer import Writer
 
 POLL_S = 5.0
 """Longest time between two reads: so late can a schedule be that another replica planned for now and then died."""
+LOOK_AGAIN_S = 0.5
+"""The same after something was due: another replica may have had it, and failed."""
 JITTER_S = 0.02
 BATCH = 100
 MIN_RETRY_S, MAX_RETRY_S, MAX_FORBIDDEN_S = 0.1, 5.0, 60.0
@@ -145,7 +147,7 @@ class ScheduleExecutor:
         if len(due) == BATCH:
             return 0
         waits = [each.wait_s for each in upcoming if each.wait_s > 0]
-        return min([POLL_S, *waits]) + random.uniform(0, JITTER_S)  # noqa: S311  jitter is no secret
+        return min([LOOK_AGAIN_S if due else POLL_S, *waits]) + random.uniform(0, JITTER_S)  # noqa: S311  jitter is no secret
 
     def _note_due(self, due: list[Upcoming]) -> None:
         self.due = len(due)

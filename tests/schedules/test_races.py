@@ -16,6 +16,7 @@ from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.core.schedules.model import ConflictKind, Schedule, State
 from flagsvc.schedules import attempts, executor
+from flagsvc.server import Server
 from tests.replicas import replica, until_serving
 from tests.schedules.plans import CHAT, executed, flag_in, plan, schedules_of, stored
 from tests.schedules.racer import racers
@@ -120,7 +121,8 @@ async def test_what_mongodb_refuses_fails_in_a_transaction_of_its_own_and_is_not
         await until_serving(client)
         store = server.replica.store
         await flag_in(store)
-        made = await stored(store, plan(at=soon(400), owner="payments"))
+        made = await stored(store, plan(at=soon(300), owner="payments"))
+        wake(server)
         with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
             database = direct.get_default_database()
             database.command("collMod", "feature_flags", validator={"owner": {"$ne": "payments"}})
@@ -137,7 +139,8 @@ async def test_a_malformed_one_is_never_executed_and_holds_up_no_other(mongo_dat
         await until_serving(client)
         store = server.replica.store
         await flag_in(store)
-        first, second = [await stored(store, plan(at=soon(ms), owner=f"{ms}")) for ms in (400, 500)]
+        first, second = [await stored(store, plan(at=soon(ms), owner=f"{ms}")) for ms in (300, 400)]
+        wake(server)
         with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
             collection = direct.get_default_database()["flagsvc_schedules"]
             collection.update_one({"_id": first.id}, {"$set": {"patch": "{"}})
@@ -145,6 +148,11 @@ async def test_a_malformed_one_is_never_executed_and_holds_up_no_other(mongo_dat
             found = collection.find_one({"_id": first.id})
         assert found is not None
         assert (found["state"], found["detail"]) == ("FAILED", mongo_schedules.MALFORMED)
+
+
+def wake(server: Server) -> None:
+    assert server.replica.executor is not None
+    server.replica.executor.wake()
 
 
 async def ended(store: Any, schedule_id: str) -> Schedule:
