@@ -13,9 +13,9 @@ from typing import cast
 import grpc
 import pytest
 
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.values import to_value
 from flagsvc.api.connect.app import not_found
-from flagsvc.api.common.peers import peer_name
 from flagsvc.api.http.server import Connections, HttpServer
 from flagsvc.front import door
 from flagsvc.front import server as fronts
