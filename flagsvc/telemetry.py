@@ -98,8 +98,9 @@ class Metrics:
 
     def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
         self.registry = CollectorRegistry()
-        self._evaluations = [Evaluations()]
-        self.evaluated = self._evaluations[0].add
+        self._in_loop = Evaluations()
+        self._evaluations = [self._in_loop]
+        self.evaluated = self._in_loop.add
         """Counts one evaluation in the event loop."""
         about = "Seconds from a call's start to its end, by method and status code."
         self.calls = CallTimes("flagsvc_call_seconds", about, _BUCKETS)
@@ -120,12 +121,12 @@ class Metrics:
 
     def label_of(self, flag_id: FlagId) -> FlagId:
         """Return what a flag that was evaluated before counts as."""
-        return flag_id if flag_id in self._flags else _OTHER
+        return flag_id if flag_id in self._in_loop.flags else _OTHER
 
     def evaluated_again(self, reasons: Mapping[tuple[Reason, ErrorCode | None], int], labels: Iterable[FlagId]) -> None:
         """Count evaluations like earlier ones: how many had which outcome, and what each flag counts as."""
-        self._reasons.update(reasons)
-        self._flags.update(labels)
+        self._in_loop.reasons.update(reasons)
+        self._in_loop.flags.update(labels)
 
     def loop_was_late(self, seconds: float) -> None:
         """Record by how much the event loop was late."""
