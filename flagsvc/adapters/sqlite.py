@@ -23,6 +23,7 @@ from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryEntry
+from flagsvc.core.sizes import HistorySize
 from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
 
 T = TypeVar("T")
@@ -293,8 +294,11 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
-    return [
-        HistoryEntry(
+    size = HistorySize()
+    entries = []
+    for action, previous, new, actor, reason, created_at, revision, caller, via in rows:
+        size.add(len(previous or "") + len(new or ""))
+        entry = HistoryEntry(
             key=flag_id.key,
             action=action,
             previous=_json(previous),
@@ -306,8 +310,8 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             caller=caller or "",
             via=via or "",
         )
-        for action, previous, new, actor, reason, created_at, revision, caller, via in rows
-    ]
+        entries.append(entry)
+    return entries
 
 
 def _json(text: str | None) -> Any:

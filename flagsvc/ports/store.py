@@ -126,4 +126,7 @@ class FlagStore(Protocol):
         """
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-        """Read a flag's changes, the newest first; empty for an unknown key."""
+        """Read a flag's changes, the newest first; empty for an unknown key.
+
+        Raises AnswerTooLarge where they take more than `MAX_HISTORY_BYTES`.
+        """

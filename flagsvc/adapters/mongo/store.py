@@ -37,6 +37,7 @@ from flagsvc.core.bucketing import stamped, version_for
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
+from flagsvc.core.sizes import HistorySize
 from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
@@ -86,6 +87,7 @@ class MongoStore:
             raise InvalidRequest([Violation("the store URL", "no usable MongoDB URL", wanted)]) from None
         self._flags = self._database["feature_flags"]
         self._history = self._database["feature_flag_history"]
+        self._raw_history = self._history.with_options(codec_options=documents.RAW)
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
         self._bucketings: dict[str, int] = {}
@@ -184,8 +186,11 @@ class MongoStore:
             self.reads += 1
             query = {"featureKey": flag_id.key} | documents.in_set(flag_id.flag_set)
             newest = [("createdAt", -1), ("_id", -1)]
-            rows = [row async for row in self._history.find(query).sort(newest).limit(limit)]
-        return documents.history_entries(rows)
+            rows, size = [], HistorySize()
+            async for row in self._raw_history.find(query).sort(newest).limit(limit):
+                size.add(len(row.raw))
+                rows.append(row.raw)
+        return await off_loop(documents.history_entries, rows)
 
     @property
     def feed(self) -> MongoStore:

@@ -260,8 +260,13 @@ def _encoded_list(page: list[Flag], token: str) -> bytes:
 
 
 def _encoded_history(entries: list[HistoryEntry]) -> bytes:
-    packed = within_limit(map(messages.history_to_message, entries), SMALLER_PAGE)
-    return b"".join([pb.ListFlagHistoryResponse(entries=[entry]).SerializeToString() for entry in packed])
+    """Return the response. The entries are taken out of the list, so that their memory is freed here, off the loop."""
+    entries.reverse()
+    packed = within_limit((messages.history_to_message(entries.pop()) for _ in range(len(entries))), SMALLER_PAGE)
+    try:
+        return b"".join([pb.ListFlagHistoryResponse(entries=[entry]).SerializeToString() for entry in packed])
+    finally:
+        entries.clear()
 
 
 def _encoded_flag(flag: Flag, source: types.DefinitionSource.ValueType, age_ms: int) -> bytes:
