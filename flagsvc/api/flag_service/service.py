@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.bulk import Bulk, BulkCall, Packing, asked
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
-from flagsvc.api.common.replies import keep, kept
+from flagsvc.api.common.replies import Reply, keep, kept
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -58,12 +59,12 @@ class FlagService(pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService."""
 
     def __init__(
-        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None], bulk: Bulk
     ) -> None:
         self._reader, self._writer = parts.reader, parts.writer
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
         self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
-        self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
+        self._watches, self._contexts, self._evaluated, self._bulk = watches, contexts, evaluated, bulk
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
         """Evaluate one flag."""
@@ -90,27 +91,29 @@ class FlagService(pb_grpc.FlagServiceServicer):
 
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
         """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
-        attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
+        attributes = self._contexts.of_message(request.context, context.invocation_metadata)
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
-        min_revision = messages.min_revision(request.min_revision)
-        if keys := request.flag_keys:
-            evaluations = in_turns(await self._reader.evaluate_all(flag_set, keys, attributes, min_revision))
-        else:
-            evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
-        encoded: dict[str, bytes] = {}
-        parts, size = [], AnswerSize(FEWER_KEYS)
-        async for evaluation in evaluations:
-            self._evaluated(evaluation)
-            part = encoded.get(evaluation.flag_id.key)  # equal keys have one evaluation
-            if part is None:
-                pack = messages.encoded_evaluation
-                part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[evaluation.flag_id.key] = part
-            size.add(len(part))
-            parts.append(part)
-        return await size.joined(parts)
+        min_revision, keys = messages.min_revision(request.min_revision), request.flag_keys
+
+        async def evaluate() -> AsyncIterator[Evaluation]:
+            fields = await in_full(attributes)
+            if keys:
+                return in_turns(await self._reader.evaluate_all(flag_set, keys, fields, min_revision))
+            return self._reader.evaluate_set(flag_set, fields, min_revision)
+
+        question = request.SerializeToString(deterministic=True)
+        added = self._contexts.added(context.invocation_metadata)
+        pack = messages.around_age if len(set(keys)) == len(keys) else _once_for_each_key(messages.around_age)
+        call = BulkCall(
+            asked("BatchEvaluateFlags", flag_set, "", question, added),
+            evaluate,
+            Packing(None, pack, messages.with_age, messages.ageless, messages.age_between),
+            size := AnswerSize(FEWER_KEYS),
+            min_revision,
+        )
+        return await size.joined(await self._bulk.parts(call))
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
@@ -234,6 +237,19 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written = await self._writer.write(flag_id, decide, messages.wait_for(request))
         assert written is not None  # noqa: S101  only an import decides to write nothing
         return written
+
+
+def _once_for_each_key(pack: Callable[[Evaluation], Reply]) -> Callable[[Evaluation], Reply]:
+    """Let evaluations of equal keys, which are the same, be packed once."""
+    packed: dict[str, Reply] = {}
+
+    def once(evaluation: Evaluation) -> Reply:
+        key = evaluation.flag_id.key
+        if key not in packed:
+            packed[key] = pack(evaluation)
+        return packed[key]
+
+    return once
 
 
 def _encoded_list(page: list[Flag], token: str) -> bytes:
