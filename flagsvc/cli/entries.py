@@ -41,7 +41,10 @@ def _heading(entry: Entry, at: str) -> str:
         key = f"{text(flag_set)}/{key}"
     action = text(entry["action"])
     refused = "refused" if entry.get("outcome") == "refused" else ""
-    parts = [at, key, action, refused, f"revision {entry['revision']}" if entry.get("revision") else ""]
+    revision = f"revision {entry['revision']}" if entry.get("revision") else ""
+    if entry.get("restoredRevision"):
+        revision += f" as of revision {entry['restoredRevision']}"
+    parts = [at, key, action, refused, revision]
     when = ""
     if not at:
         when = f"{times.relative(entry['at'])} ({times.absolute(entry['at'])})"

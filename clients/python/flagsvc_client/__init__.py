@@ -23,6 +23,7 @@ from flagsvc_client.errors import (
 from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
+from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, SetRollback
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watch_events import Change, Snapshot
 
@@ -41,6 +42,7 @@ __all__ = [
     "FlagExists",
     "FlagFields",
     "FlagNotFound",
+    "FlagRevision",
     "FlagServiceError",
     "HistoryEntry",
     "Hook",
@@ -48,6 +50,8 @@ __all__ = [
     "PermissionDenied",
     "RateLimited",
     "Reason",
+    "RolledBackFlag",
+    "SetRollback",
     "Snapshot",
     "Source",
     "Status",

@@ -68,6 +68,8 @@ class HistoryEntry:
     created_at: datetime
     revision: int
     on_behalf_of: str = ""
+    restored_revision: int = 0
+    """The revision whose definition the change restored; 0 for other changes."""
 
 
 def details_of(found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
@@ -119,4 +121,5 @@ def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:
         created_at=entry.created_at.ToDatetime(tzinfo=UTC),
         revision=entry.revision,
         on_behalf_of=entry.on_behalf_of,
+        restored_revision=entry.restored_revision,
     )

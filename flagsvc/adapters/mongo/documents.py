@@ -116,6 +116,11 @@ def next_counter(stored: int) -> dict[str, Any]:
     return {"$cond": [valid, {"$add": [{"$max": ["$revision", stored]}, 1]}, stored + 1]}
 
 
+def next_moment() -> dict[str, Any]:
+    """Return MongoDB's expression for a counter's next moment: MongoDB's clock, and never before the last moment."""
+    return {"$cond": [{"$eq": [{"$type": "$at"}, "date"]}, {"$max": ["$at", "$$NOW"]}, "$$NOW"]}
+
+
 def _revision(raw: Mapping[str, Any] | None, most: int) -> int:
     revision: Any = (raw or {}).get("revision")
     whole = isinstance(revision, int) or (isinstance(revision, float) and revision.is_integer())
@@ -184,6 +189,8 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
     }
     if change.reason:
         document["reason"] = change.reason
+    if change.via:
+        document["via"] = change.via
     return document | _caller_field(change) | _set_field(flag)
 
 
@@ -233,6 +240,7 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
         created_at=at if isinstance(at, datetime) else row["_id"].generation_time,
         revision=int(revision) if isinstance(revision, int) else 0,
         caller=str(row.get("caller") or ""),
+        via=str(row.get("via") or ""),
     )
 
 

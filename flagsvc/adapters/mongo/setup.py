@@ -9,13 +9,19 @@ from urllib.parse import parse_qsl
 
 import pymongo
 import structlog
+from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid, ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.uri_parser import validate_options
 
 from flagsvc.adapters.mongo.audit import AUDIT, REFUSALS
 from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
+from flagsvc.adapters.mongo.definitions import COLLECTION as DEFINITIONS
+from flagsvc.adapters.mongo.definitions import INDEXES
 from flagsvc.adapters.mongo.orphans import APP_NAME
+from flagsvc.adapters.mongo.requests import COLLECTION as REQUESTS
+from flagsvc.adapters.mongo.requests import INDEX
+from flagsvc.core.requests import REMEMBERED
 
 BUILD_S = 60.0
 """Timeout for building an index, which may cover years of history."""
@@ -81,7 +87,7 @@ async def prepare(database: Any) -> None:
     """
     with _wished("collections"):
         there = await database.list_collection_names(authorizedCollections=True)
-        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS):
+        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS, DEFINITIONS, REQUESTS):
             if name not in there:
                 await _create_collection(database, name)
     with _wished("the unique index on flagSet and key of feature_flags"):
@@ -97,6 +103,13 @@ async def prepare(database: Any) -> None:
         for name in ("feature_flag_history", AUDIT, REFUSALS):
             if ("createdAt", "_id") not in await index_keys(database[name]):
                 await _create_index(database[name], [("createdAt", -1), ("_id", -1)])
+    with _wished("the indexes of flagsvc_definitions and flagsvc_requests"):
+        there = await index_keys(database[DEFINITIONS])
+        if missing := [IndexModel(list(index)) for index in INDEXES if tuple(name for name, _ in index) not in there]:
+            with pymongo.timeout(BUILD_S):
+                await database[DEFINITIONS].create_indexes(missing)
+        if ("at",) not in await index_keys(database[REQUESTS]):
+            await _create_index(database[REQUESTS], INDEX, expireAfterSeconds=int(REMEMBERED.total_seconds()))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
 from flagsvc.core.model import HistoryEntry, Status
+from flagsvc.core.revisions.model import restored_revision
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.publish import WriteLevel
@@ -133,6 +134,7 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         on_behalf_of=entry.actor if entry.caller and entry.actor != entry.caller else "",
         reason=entry.reason,
         revision=entry.revision,
+        restored_revision=restored_revision(entry.via),
     )
     message.created_at.FromDatetime(entry.created_at)
     return message

@@ -10,21 +10,22 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, within_limit
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.replies import keep, kept
-from flagsvc.api.flag_service import messages, paging
+from flagsvc.api.flag_service import messages, paging, revisions
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
+from flagsvc.api.flag_service.revisions import RevisionHandlers, RevisionParts
 from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flag_service.writes import Written, encoded_write, write_request_of
 from flagsvc.core import changes, validation
 from flagsvc.core.bucketing import checked_bucketing
-from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
-from flagsvc.core.lint import lint
-from flagsvc.core.model import WRITABLE, Change, Flag, FlagId, HistoryEntry
+from flagsvc.core.evaluation import ValueType
+from flagsvc.core.model import WRITABLE, Attributes, Change, Flag, FlagId, HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -33,31 +34,31 @@ from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
 from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
-from flagsvc.serving.writer import Writer, WriteResult
+from flagsvc.serving.writer import WriteResult
 from flagsvc.turns import in_turns, off_loop
+from flagsvc.view.entries import Source
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Written = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 
 
-class Parts(Protocol):
+class Parts(RevisionParts, Protocol):
     """The parts of a replica that the service calls."""
 
     reader: Reader
-    writer: Writer
     heartbeats: Heartbeats
     cache_auditor: CacheAuditor
     resync: Resync
     bucketings: Bucketings
 
 
-class FlagService(pb_grpc.FlagServiceServicer):
+class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService."""
 
     def __init__(
         self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
     ) -> None:
-        self._reader, self._writer = parts.reader, parts.writer
+        super().__init__(parts)
+        self._reader = parts.reader
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
         self._resync, self._bucketings = parts.resync, parts.bucketings
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
@@ -70,6 +71,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
             attributes = await in_full(attributes)
         expected = messages.expected_type(request.expected_type)
         min_revision = messages.min_revision(request.min_revision)
+        if request.HasField("as_of"):
+            return await self._evaluate_as_of(request, flag_id, attributes, expected, min_revision)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
             self._evaluated(evaluation)
@@ -85,6 +88,22 @@ class FlagService(pb_grpc.FlagServiceServicer):
             keep(evaluation, expected, reply)
         return messages.with_age(reply, evaluation.age_s)
 
+    async def _evaluate_as_of(
+        self,
+        request: pb.EvaluateFlagRequest,
+        flag_id: FlagId,
+        attributes: Attributes,
+        expected: ValueType | None,
+        min_revision: int,
+    ) -> bytes:
+        asked = revisions.as_of_of(request.as_of, min_revision)
+        evaluation, explained, moment = await self._past.evaluate(
+            flag_id, attributes, expected, asked, explained=request.explain
+        )
+        self._evaluated(evaluation)
+        encoded = await off_loop(messages.encoded_response, evaluation, explained)
+        return encoded + revisions.encoded_moment(pb.EvaluateFlagResponse, moment)
+
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
         """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
         attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
@@ -92,12 +111,18 @@ class FlagService(pb_grpc.FlagServiceServicer):
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
         min_revision = messages.min_revision(request.min_revision)
-        if keys := request.flag_keys:
+        before = b""
+        if request.HasField("as_of"):
+            asked = revisions.as_of_of(request.as_of, min_revision)
+            found, moment = await self._past.evaluate_all(flag_set, request.flag_keys, attributes, asked)
+            evaluations = found
+            before = revisions.encoded_moment(pb.BatchEvaluateFlagsResponse, moment)
+        elif keys := request.flag_keys:
             evaluations = in_turns(await self._reader.evaluate_all(flag_set, keys, attributes, min_revision))
         else:
             evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
         encoded: dict[str, bytes] = {}
-        parts, size = [], AnswerSize(FEWER_KEYS)
+        parts, size = [before], AnswerSize(FEWER_KEYS)
         async for evaluation in evaluations:
             self._evaluated(evaluation)
             part = encoded.get(evaluation.flag_id.key)  # equal keys have one evaluation
@@ -112,6 +137,11 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
+        if request.HasField("as_of"):
+            asked = revisions.as_of_of(request.as_of, messages.min_revision(request.min_revision))
+            return await off_loop(
+                _encoded_flag, await self._past.get(flag_id, asked), messages.SOURCES[Source.STORE], 0
+            )
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
         return await off_loop(_encoded_flag, flag, source, age_ms)
@@ -133,7 +163,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         decide = await off_loop(changes.create, flag, author_of(request))
         written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.CreateFlagResponse, written)
+        return await off_loop(encoded_write, pb.CreateFlagResponse, written)
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
@@ -143,7 +173,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
         written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        return await off_loop(encoded_write, pb.UpdateFlagResponse, written)
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
         """Switch a flag to the requested state."""
@@ -156,15 +186,19 @@ class FlagService(pb_grpc.FlagServiceServicer):
             before[:] = [current] if current is not None else []
             return decide(current)
 
-        written = await self._write(request, flag_id, decide_and_note)
-        return await off_loop(_encoded_toggle, written, before[0])
+        remembered = write_request_of(request)
+        written = await self._write(request, flag_id, decide_and_note, remembered)
+        previous = remembered.previous if remembered is not None else ""
+        status = Status(previous) if previous else before[0].status
+        return await off_loop(_encoded_toggle, written, status)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, author_of(request)))
-        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=messages.spread_to_message(written))
+        spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
+        return pb.DeleteFlagResponse(revision=written.entry.revision if spread else 0, spread=spread)
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
@@ -218,11 +252,6 @@ class FlagService(pb_grpc.FlagServiceServicer):
             revision=report.revision,
         )
 
-    async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> WriteResult:
-        written = await self._writer.write(flag_id, decide, messages.wait_for(request))
-        assert written is not None  # noqa: S101  only an import decides to write nothing
-        return written
-
 
 def _encoded_list(page: list[Flag], token: str) -> bytes:
     """Return a page's response. Joined, responses of one flag each are the response with all."""
@@ -240,19 +269,9 @@ def _encoded_flag(flag: Flag, source: types.DefinitionSource.ValueType, age_ms: 
     return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms).SerializeToString()
 
 
-def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
-    """Return the response to a write after which there is a flag."""
-    flag = written.entry.flag
-    assert flag is not None  # noqa: S101  only a deletion has no flag
-    response = response_type(flag=sendable(flag_to_message(flag)), spread=messages.spread_to_message(written))
-    if not isinstance(response, pb.ToggleFlagResponse):
-        response.notes.extend(map(str, lint(flag)))
-    return response.SerializeToString()
-
-
-def _encoded_toggle(written: WriteResult, before: Flag) -> bytes:
-    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status])
-    return _encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
+def _encoded_toggle(written: Written, before: Status) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before])
+    return encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
 
 
 def _masked(paths: list[str]) -> list[str]:
