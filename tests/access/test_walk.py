@@ -45,7 +45,9 @@ TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
     **{OWN + name: EVALUATE for name in ("EvaluateFlag", "BatchEvaluateFlags")},
     **{OWN + name: READ for name in ("GetFlag", "ListFlags", "ListFlagHistory", "WatchFlags", "GetBucketing")},
+    OWN + "ListFlagRevisions": READ,
     **{OWN + name: WRITE for name in ("CreateFlag", "UpdateFlag", "DeleteFlag", "SetBucketing")},
+    **{OWN + name: WRITE for name in ("RollbackFlag", "RollbackFlagSet")},
     OWN + "ToggleFlag": TOGGLE,
     **{f"{service}Resolve{kind}": EVALUATE for service in FLAGD for kind in TYPES},
     **{f"{service}ResolveAll": EVALUATE for service in (FLAGD[0], FLAGD[2])},

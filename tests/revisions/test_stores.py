@@ -181,8 +181,8 @@ async def age(store: FlagStore, revisions: Mapping[int, float]) -> None:
             row = await rows.find_one({"revision": revision})
             await rows.update_one({"_id": row["_id"]}, {"$set": {"at": row["at"] - timedelta(seconds=seconds)}})
         else:
-            edit = "UPDATE definitions SET at = at - ? WHERE revision = ?"
-            await store._run(lambda db, s=seconds, r=revision: db.execute(edit, (int(s * 1000), r)))  # type: ignore[attr-defined]
+            edit = f"UPDATE definitions SET at = at - {int(seconds * 1000)} WHERE revision = {revision}"
+            await store._run(lambda db, edit=edit: db.execute(edit))  # type: ignore[attr-defined]
 
 
 async def test_retention_keeps_each_flags_newest_definition_at_the_horizon(store: FlagStore) -> None:
@@ -249,7 +249,9 @@ async def test_a_set_returns_to_a_revision_in_one_step(store: FlagStore) -> None
     assert [(entry.id.key, entry.revision) for entry in done.entries] == [("a", 10), ("b", 11), ("new", 12)]
     assert (await store.revisions())[SET] == 12
     flags = {flag.key: flag for flag in (await store.load()).flags}
-    assert {key: flag.status for key, flag in flags.items()} == dict.fromkeys("a b same other".split(), Status.DISABLED)
+    assert {key: flag.status for key, flag in flags.items()} == dict.fromkeys(
+        ["a", "b", "same", "other"], Status.DISABLED
+    )
     assert [flags[key].revision for key in ("a", "b")] == [10, 11]
     assert [(await store.history(FlagId(SET, key), 1))[0].via for key in ("a", "b", "new")] == ["revision/4"] * 3
     assert await status_at(store, 11, "b") is Status.DISABLED

@@ -24,7 +24,7 @@ from flagsvc.core.revisions.model import About, AsOf, Moment, Recorded, check_ra
 from flagsvc.core.revisions.packing import pack, unpack
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.revisions import Swept
-from flagsvc.turns import off_loop
+from flagsvc.turns import in_turns, off_loop
 
 COLLECTION = "flagsvc_definitions"
 INDEXES = (
@@ -142,7 +142,8 @@ class MongoDefinitions:
         found: dict[str, Recorded] = {}
         async with self._asking(), session_of(self._client) as session:
             for start in range(0, len(keys), _BATCH):
-                for row in await self.newest_rows(flag_set, keys[start : start + _BATCH], moment.revision, session):
+                rows = await self.newest_rows(flag_set, keys[start : start + _BATCH], moment.revision, session)
+                async for row in in_turns(rows):
                     found[row["key"]] = await recorded(row)
             oldest, newest = await self._range(flag_set, session)
         check_range(flag_set, moment, oldest, newest)
@@ -166,9 +167,10 @@ class MongoDefinitions:
     async def keys(self, flag_set: str, moment: Moment) -> list[str]:
         """Read the keys from the index."""
         match = {"flagSet": flag_set, "kind": FLAG, "revision": {"$lte": moment.revision}}
+        there = [{"$match": {"gone": False}}, {"$sort": {"_id": 1}}, {"$project": {"_id": 1}}]
         async with self._asking():
-            cursor = await maybe_await(self.rows.aggregate([{"$match": match}, *NEWEST_OF_EACH]))
-            return sorted([each["_id"] async for each in cursor if not each["gone"]])
+            cursor = await maybe_await(self.rows.aggregate([{"$match": match}, *NEWEST_OF_EACH, *there]))
+            return [each["_id"] async for each in cursor]
 
     async def changed_since(self, flag_set: str, revision: int, limit: int, session: Any) -> list[str]:
         """Return the keys of at most so many flags that have changed after a revision."""

@@ -21,7 +21,7 @@ from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.core.revisions.model import About, Moment, Recorded
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.revisions import MAX_CHANGED, DecideAll, RolledBack
-from flagsvc.turns import off_loop
+from flagsvc.turns import in_turns, off_loop
 
 _BATCH = 100
 
@@ -56,7 +56,7 @@ class Rollback:
         current: dict[str, _Current] = {}
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
-            for row in await self._kept.newest_rows(flag_set, some, revision, session):
+            async for row in in_turns(await self._kept.newest_rows(flag_set, some, revision, session)):
                 past[row["key"]] = await recorded(row)
             query = {"key": {"$in": some}} | documents.in_set(flag_set)
             async for raw in self._flags.find(query, session=session):

@@ -72,9 +72,9 @@ class RevisionHandlers:
         self, request: Any, flag_id: FlagId, decide: Decide, remembered: WriteRequest | None = None
     ) -> writes.Written:
         """Make a write as its request wants it, or only check it."""
+        remembered = remembered or writes.write_request_of(request)
         if request.validate_only:
             return writes.Checked(await self._writer.preview(flag_id, decide))
-        remembered = remembered or writes.write_request_of(request)
 
         async def through(flag_id: FlagId, decide: Decide) -> Entry | None:
             return await self._store.write(flag_id, decide, remembered)
