@@ -79,7 +79,10 @@ class Replica:
         )
         self.past = Past(store)
         self.revision_sweep = RevisionSweep(
-            store, settings.revision_days, lambda: cache is None or self.cache_lease.is_holder
+            store,
+            settings.revision_days,
+            lambda: cache is None or self.cache_lease.is_holder,
+            self.follower.proof.loaded,
         )
         self.bucketings = Bucketings(store, self.reader, self.writer)
         self.access: Access | None = None

@@ -19,10 +19,16 @@ log = structlog.get_logger(__name__)
 
 
 class RevisionSweep:
-    """One replica's part. `is_holder`: whether it does the work of all. `removed` counts removed revisions."""
+    """One replica's part. `is_holder`: whether it does the work of all. `removed` counts removed revisions.
 
-    def __init__(self, store: FlagStore, keep_days: float, is_holder: Callable[[], bool]) -> None:
+    `loaded`: set once the store was opened and read.
+    """
+
+    def __init__(
+        self, store: FlagStore, keep_days: float, is_holder: Callable[[], bool], loaded: asyncio.Event
+    ) -> None:
         self._store, self._keep_s, self._is_holder = store, keep_days * 86_400, is_holder
+        self._loaded = loaded
         self._tasks = BackgroundTasks()
         self._pause_s = 0.0
         self._is_first = True
@@ -40,6 +46,7 @@ class RevisionSweep:
     async def step(self) -> None:
         """Sweep once. The first sweep of a process does not wait for the lease: recording begins with it."""
         assert self._store.definitions is not None  # noqa: S101  else there is no step
+        await self._loaded.wait()
         self._pause_s = INTERVAL_S * random.uniform(0.9, 1.1)  # noqa: S311  jitter is no secret
         if not self._is_first and not self._is_holder():
             return
