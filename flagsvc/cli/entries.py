@@ -29,6 +29,8 @@ def entry_lines(entry: Entry, *, at: str = "") -> list[str]:
     who = f"by {text(entry.get('actor') or 'anonymous')}"
     if entry.get("onBehalfOf"):
         who += f" on behalf of {text(entry['onBehalfOf'])}"
+    if entry.get("via"):
+        who += f" via {text(entry['via'])}"
     if entry.get("actor") is not None:
         why = f": {text(entry['reason'])}" if entry.get("reason") else ""
         lines += textwrap.wrap(who + why, width(), initial_indent=_INDENT, subsequent_indent=_INDENT * 2)
@@ -41,10 +43,7 @@ def _heading(entry: Entry, at: str) -> str:
         key = f"{text(flag_set)}/{key}"
     action = text(entry["action"])
     refused = "refused" if entry.get("outcome") == "refused" else ""
-    revision = f"revision {entry['revision']}" if entry.get("revision") else ""
-    if entry.get("restoredRevision"):
-        revision += f" as of revision {entry['restoredRevision']}"
-    parts = [at, key, action, refused, revision]
+    parts = [at, key, action, refused, f"revision {entry['revision']}" if entry.get("revision") else ""]
     when = ""
     if not at:
         when = f"{times.relative(entry['at'])} ({times.absolute(entry['at'])})"

@@ -27,14 +27,12 @@ _OUTCOMES = {"done": audit.AUDIT_OUTCOME_DONE, "refused": audit.AUDIT_OUTCOME_RE
 _CHANGE = (
     *(Column("before", name="previousValue"), Column("after", name="newValue"), Column("actor")),
     *(Column("on behalf of", name="onBehalfOf"), Column("reason"), Column("revision")),
-    Column("restored", name="restoredRevision"),
 )
-_OF_FLAG = (Column("key", name="flagKey"), Column("at"), Column("action"), *_CHANGE)
+_OF_FLAG = (Column("key", name="flagKey"), Column("at"), Column("action"), *_CHANGE, Column("via"))
 _OF_ALL = (
     *(Column("subject"), Column("at"), Column("flag set", name="flagSet"), Column("action"), Column("outcome")),
     *_CHANGE,
 )
-_OF_HISTORY = ("previousValue", "newValue", "restoredRevision")
 FLAG_ACTIONS = frozenset({"ENABLED", "DISABLED", "UPDATED", "CREATED", "DELETED"})
 
 
@@ -107,7 +105,7 @@ def _add_values(found: Sequence[entries.Entry], stub: Stub, args: argparse.Names
             continue
         for entry in of_flag:
             change = changes.get(entry["revision"], {})
-            entry.update({name: change.get(name) for name in _OF_HISTORY})
+            entry.update({name: change.get(name) for name in ("previousValue", "newValue")})
 
 
 def _entry(entry: pb.HistoryEntry) -> entries.Entry:
@@ -121,7 +119,7 @@ def _entry(entry: pb.HistoryEntry) -> entries.Entry:
         "onBehalfOf": entry.on_behalf_of,
         "reason": entry.reason,
         "revision": entry.revision,
-        "restoredRevision": entry.restored_revision or None,
+        "via": entry.via,
     }
 
 

@@ -6,8 +6,8 @@ counter. `horizon`, beside the counter, is the oldest moment as of which a set c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,7 +121,7 @@ class MongoDefinitions:
 
     async def moment(self, flag_set: str, as_of: AsOf) -> Moment:
         """Resolve a revision, or a time."""
-        async with self._asking(), session_of(self._client) as session:
+        async with self._reading() as session:
             query: dict[str, Any]
             if as_of.time is None:
                 query, order = {"revision": {"$lte": as_of.revision}}, [("revision", -1)]
@@ -140,7 +140,7 @@ class MongoDefinitions:
     async def newest(self, flag_set: str, keys: Sequence[str], moment: Moment) -> dict[str, Recorded]:
         """Read rows, and then whether retention has removed one of them meanwhile."""
         found: dict[str, Recorded] = {}
-        async with self._asking(), session_of(self._client) as session:
+        async with self._reading() as session:
             for start in range(0, len(keys), _BATCH):
                 rows = await self.newest_rows(flag_set, keys[start : start + _BATCH], moment.revision, session)
                 async for row in in_turns(rows):
@@ -168,8 +168,9 @@ class MongoDefinitions:
         """Read the keys from the index."""
         match = {"flagSet": flag_set, "kind": FLAG, "revision": {"$lte": moment.revision}}
         there = [{"$match": {"gone": False}}, {"$sort": {"_id": 1}}, {"$project": {"_id": 1}}]
-        async with self._asking():
-            cursor = await maybe_await(self.rows.aggregate([{"$match": match}, *NEWEST_OF_EACH, *there]))
+        async with self._reading() as session:
+            pipeline = [{"$match": match}, *NEWEST_OF_EACH, *there]
+            cursor = await maybe_await(self.rows.aggregate(pipeline, session=session))
             return [each["_id"] async for each in cursor]
 
     async def changed_since(self, flag_set: str, revision: int, limit: int, session: Any) -> list[str]:
@@ -182,7 +183,7 @@ class MongoDefinitions:
     async def page(self, flag_id: FlagId, below: int, size: int) -> list[Recorded]:
         """Read a flag's rows without what they define."""
         query = one_of(flag_id) | ({"revision": {"$lt": below}} if below else {})
-        async with self._asking(), session_of(self._client) as session:
+        async with self._reading() as session:
             rows = self.rows.find(query, _NO_DEFINITION, session=session).sort("revision", -1).limit(size)
             found = [await recorded(row) async for row in rows]
             oldest, newest = await self._range(flag_id.flag_set, session)
@@ -193,12 +194,18 @@ class MongoDefinitions:
         """Raise RevisionOutOfRange for a revision that cannot be read."""
         check_range(flag_set, AsOf(revision), *await self._range(flag_set, session))
 
-    async def _range(self, flag_set: str, session: Any) -> tuple[Moment | None, int]:
-        """Return the oldest moment of a set (None before recording began), and its newest revision."""
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Any]:
+        """A session to read with. Raises RevisionsMissing where changes are not kept."""
         if not self._is_supported():
             raise RevisionsMissing("revisions are kept in a MongoDB that is a replica set (one member is enough)")
         if not self._is_recording:
             raise RevisionsMissing(f"the flag store does not let flagsvc record revisions: {_CURE}")
+        async with self._asking(), session_of(self._client) as session:
+            yield session
+
+    async def _range(self, flag_set: str, session: Any) -> tuple[Moment | None, int]:
+        """Return the oldest moment of a set (None before recording began), and its newest revision."""
         rows = self._counters.find({"_id": {"$in": [flag_set, BEGINNING["_id"]]}}, session=session)
         own: Mapping[str, Any] = {}
         beginning: Mapping[str, Any] = {}
