@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -60,6 +60,7 @@ class SqliteStore:
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.audit = sqlite_audit.SqliteAudit(self._run)
         self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
+        self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
         self.reads = 0
 
     @property
@@ -183,9 +184,9 @@ def _make_private(path: str) -> None:
 
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
-    schemas = (sqlite_tokens.SCHEMA, sqlite_audit.SCHEMA, sqlite_definitions.SCHEMA, sqlite_requests.SCHEMA)
     with contextlib.suppress(sqlite3.OperationalError):
-        db.executescript("".join(schemas))
+        for part in (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules):
+            db.executescript(part.SCHEMA)
     for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
             db.execute(f"ALTER TABLE history ADD COLUMN {name} TEXT")

@@ -12,6 +12,7 @@ from flagsvc.ports.audit import AuditStore
 from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.revisions import DecideAll, RevisionStore, RolledBack
+from flagsvc.ports.schedules import ScheduleStore
 from flagsvc.ports.tokens import TokenStore
 
 
@@ -81,6 +82,10 @@ class FlagStore(Protocol):
     @property
     def definitions(self) -> RevisionStore | None:
         """The store's revisions; None where it keeps none, because it takes no writes."""
+
+    @property
+    def schedules(self) -> ScheduleStore | None:
+        """The store's schedules; None where it cannot plan changes."""
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""

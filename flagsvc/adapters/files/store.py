@@ -80,6 +80,7 @@ class FileStore:
     tokens = None
     audit = None
     definitions = None
+    schedules = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)

@@ -35,6 +35,7 @@ from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
 from flagsvc.adapters.mongo.requests import MongoRequests
 from flagsvc.adapters.mongo.rollback import Rollback
+from flagsvc.adapters.mongo.schedules import MongoSchedules
 from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import OnDuplicateKey, Transactions, Work, close_client, session_of
 from flagsvc.background import cause_of
@@ -127,6 +128,9 @@ class MongoStore:
         )
         self._requests = MongoRequests(self._database)
         self._rollback = Rollback(self._database, self.definitions, self._next_revision)
+        self.schedules = MongoSchedules(
+            self._database, self._transactions, lambda: self._asking(self._timeout_s), self._flag, self._change
+        )
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
         )
@@ -374,6 +378,10 @@ class MongoStore:
         query = {"key": flag_id.key} | documents.in_set(flag_id.flag_set)
         found: dict[str, Any] | None = await self._flags.find_one(query, session=session)
         return found
+
+    async def _flag(self, flag_id: FlagId, session: Any) -> Flag | None:
+        raw = await self._find(flag_id, session)
+        return documents.to_flag(raw) if raw else None
 
     async def _deletion(self, flag_id: FlagId, revision: int, session: Any) -> dict[str, Any] | None:
         """Find the history row of a deletion of ours after this revision."""

@@ -5,6 +5,7 @@ Whole flags, which may be large, are packed, encoded and unpacked outside the ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
+from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import WriteResult
@@ -49,6 +51,7 @@ class Parts(RevisionParts, Protocol):
     cache_auditor: CacheAuditor
     resync: Resync
     bucketings: Bucketings
+    planner: SchedulePlanner
 
 
 class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
@@ -60,7 +63,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         super().__init__(parts)
         self._reader = parts.reader
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
-        self._resync, self._bucketings = parts.resync, parts.bucketings
+        self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
         self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
@@ -167,13 +170,16 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
-        fields = _masked(list(request.update_mask.paths))
+        fields = messages.masked(list(request.update_mask.paths))
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
-        written = await self._write(request, flag_id, decide)
-        return await off_loop(encoded_write, pb.UpdateFlagResponse, written)
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, fields)
+        )
+        encoded = await off_loop(encoded_write, pb.UpdateFlagResponse, written)
+        return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
         """Switch a flag to the requested state."""
@@ -187,18 +193,24 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
             return decide(current)
 
         remembered = write_request_of(request)
-        written = await self._write(request, flag_id, decide_and_note, remembered)
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide_and_note, remembered), self._planner.notes(flag_id, ["status"])
+        )
         previous = remembered.previous if remembered is not None else ""
         status = Status(previous) if previous else before[0].status
-        return await off_loop(_encoded_toggle, written, status)
+        return await off_loop(_encoded_toggle, written, status, notes)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, author_of(request)))
+        decide = changes.delete(flag_id.key, expected, author_of(request))
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
+        )
         spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
-        return pb.DeleteFlagResponse(revision=written.entry.revision if spread else 0, spread=spread)
+        revision = written.entry.revision if spread is not None else 0
+        return pb.DeleteFlagResponse(revision=revision, spread=spread, schedule_notes=notes)
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
@@ -269,19 +281,6 @@ def _encoded_flag(flag: Flag, source: types.DefinitionSource.ValueType, age_ms: 
     return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms).SerializeToString()
 
 
-def _encoded_toggle(written: Written, before: Status) -> bytes:
-    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before])
+def _encoded_toggle(written: Written, before: Status, notes: list[str]) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before], schedule_notes=notes)
     return encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
-
-
-def _masked(paths: list[str]) -> list[str]:
-    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
-    wanted = f"* or fields among {', '.join(WRITABLE)}"
-    if paths == ["*"]:
-        return list(WRITABLE)
-    if not paths:
-        raise invalid("update_mask", "empty", wanted, "INVALID_UPDATE_MASK")
-    for path in paths:
-        if path not in WRITABLE:
-            raise invalid("update_mask", path, wanted, "INVALID_UPDATE_MASK")
-    return list(dict.fromkeys(paths))
