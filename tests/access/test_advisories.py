@@ -170,9 +170,9 @@ WRITES: dict[str, Any] = {
         flag=types.Flag(key="b", flag_set="mine", name="B"), update_mask={"paths": ["name"]}
     ),
     "ToggleFlag": pb.ToggleFlagRequest(flag_key="b", flag_set="mine", enabled=True),
-    "RollbackFlag": pb.RollbackFlagRequest(flag_key="b", flag_set="mine", revision=2),
+    "RollbackFlag": pb.RollbackFlagRequest(flag_key="b", flag_set="mine", revision=3),
     "DeleteFlag": pb.DeleteFlagRequest(flag_key="b", flag_set="mine"),
-    "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=5),
+    "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=6),
     "SetBucketing": pb.SetBucketingRequest(flag_set="mine", bucketing=3, force=True),
 }
 """Every RPC that changes a flag set, in an order in which each has something to change."""
