@@ -13,6 +13,7 @@ from flagsvc.access.planned_rights import PlannedRights
 from flagsvc.api.audit_service.service import AuditService
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
+from flagsvc.api.common.bulk import Bulk
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.first_message import FirstMessages
 from flagsvc.api.common.handlers import Handlers, Wrapper
@@ -66,6 +67,7 @@ class GrpcServices:
         *,
         admission: Admission,
         metrics: Metrics,
+        bulk: Bulk,
         health: Health,
         outflow: Outflow,
         inner: Sequence[MakeWrapper] = (),
@@ -88,10 +90,12 @@ class GrpcServices:
         age_s = settings.stream_age_s or math.inf
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
-        self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated)
+        self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated, bulk)
         self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
         self._schedule_service = ScheduleService(replica.planner, PlannedRights(replica.access))
-        self._evaluation = FlagdEvaluation(reader, self.event_streams, contexts, metrics.evaluated, self.peers)
+        self._evaluation = FlagdEvaluation(
+            reader, self.event_streams, contexts, metrics.evaluated, peers=self.peers, bulk=bulk
+        )
 
     def handlers(self, listener: Listener) -> Handlers:
         """Return the handlers of every service for a listener, wrapped."""

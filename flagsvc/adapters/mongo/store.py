@@ -22,11 +22,11 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from flagsvc.adapters.batch_loader import BatchLoader
 from flagsvc.adapters.identity import identity_of
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.audit import MongoAudit
-from flagsvc.adapters.mongo.batch_loader import BatchLoader
 from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.definition_sweep import DefinitionSweep

@@ -29,7 +29,9 @@ MAX_STEPS = 10_000
 """Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
 _EVALUATION, _AGE = b"\x0a", b"\x50"
-"""Tags of the fields `EvaluateFlagResponse.evaluation` and `FlagEvaluation.age_ms`."""
+"""Tags of the field `evaluation` or `evaluations` of the responses, and of `FlagEvaluation.age_ms`."""
+_AGE_BYTES = 4
+"""Bytes of an age of up to 35 minutes, longer than any staleness bound, with its tag."""
 _MORE = 128
 _SEVEN_BITS = tuple(bytes((number,)) for number in range(_MORE))
 _LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
@@ -82,11 +84,31 @@ def around_age(evaluation: Evaluation) -> tuple[bytes, bytes]:
 
 
 def with_age(reply: tuple[bytes, ...], age_s: float) -> bytes:
-    """Return the response to one evaluation, encoded."""
+    """Return the response to one evaluation, encoded. Joined, such responses are that to a batch."""
     before, behind = reply
     age_ms = int(age_s * 1000)
     body = before + _AGE + varint(age_ms) + behind if age_ms > 0 else before + behind
     return _EVALUATION + varint(len(body)) + body
+
+
+def ageless(replies: list[tuple[bytes, ...]]) -> list[bytes]:
+    """Return a batch's response in pieces: joined with the same `age_between`, they are the response."""
+    pieces, last = [], b""
+    for before, behind in replies:
+        body = len(before) + _AGE_BYTES + len(behind)
+        pieces.append(last + _EVALUATION + varint(body) + before)
+        last = behind
+    return [*pieces, last]
+
+
+def age_between(age_s: float) -> bytes:
+    """Return the field with the age. It always has the same length, for the length of each evaluation has it in it."""
+    age_ms, encoded = int(age_s * 1000), bytearray(_AGE)
+    for _ in range(_AGE_BYTES - 2):
+        encoded.append(age_ms % _MORE + _MORE)
+        age_ms //= _MORE
+    encoded.append(age_ms)
+    return bytes(encoded)
 
 
 def varint(number: int) -> bytes:

@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 import grpc
 
+from flagsvc.api.common.answers import FEWER_KEYS, AnswerSize, is_long_work
 from flagsvc.api.flag_service import messages, paging, writes
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.core import validation
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
-from flagsvc.core.model import MAX_REVISION, FlagId
+from flagsvc.core.evaluation import ValueType
+from flagsvc.core.model import MAX_REVISION, Attributes, FlagId
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded, restored_revision
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -40,6 +42,27 @@ class RevisionHandlers:
 
     def __init__(self, parts: RevisionParts) -> None:
         self._store, self._writer, self._past = parts.store, parts.writer, parts.past
+
+    async def _evaluate_as_of(
+        self, request: pb.EvaluateFlagRequest, flag_id: FlagId, context: Attributes, expected: ValueType | None
+    ) -> bytes:
+        """Answer EvaluateFlag as of another moment."""
+        evaluation, explained, moment = await self._past.evaluate(
+            flag_id, context, expected, as_of_of(request), explained=request.explain
+        )
+        encoded = await off_loop(messages.encoded_response, evaluation, explained)
+        return encoded + _encoded_moment(pb.EvaluateFlagResponse, moment)
+
+    async def _batch_as_of(self, request: pb.BatchEvaluateFlagsRequest, flag_set: str, context: Attributes) -> bytes:
+        """Answer BatchEvaluateFlags as of another moment. The response is encoded in turns, piece by piece."""
+        found, moment = await self._past.evaluate_all(flag_set, request.flag_keys, context, as_of_of(request))
+        parts, size = [_encoded_moment(pb.BatchEvaluateFlagsResponse, moment)], AnswerSize(FEWER_KEYS)
+        pack = messages.encoded_evaluation
+        async for evaluation in found:
+            part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
+            size.add(len(part))
+            parts.append(part)
+        return await size.joined(parts)
 
     async def ListFlagRevisions(self, request: pb.ListFlagRevisionsRequest, context: Context) -> Any:
         """List a flag's revisions in pages, newest first."""
@@ -85,10 +108,11 @@ class RevisionHandlers:
         return written
 
 
-def as_of_of(message: pb.AsOf, min_revision: int) -> AsOf:
+def as_of_of(request: pb.EvaluateFlagRequest | pb.BatchEvaluateFlagsRequest | pb.GetFlagRequest) -> AsOf:
     """Return the moment that a request asks about. Raises InvalidRequest."""
-    if min_revision:
-        raise invalid("min_revision", min_revision, "0 where as_of is set: it is about the flags of now")
+    if request.min_revision:
+        raise invalid("min_revision", request.min_revision, "0 where as_of is set: it is about the flags of now")
+    message = request.as_of
     if message.WhichOneof("at") == "revision":
         return AsOf(_revision(message.revision, "as_of.revision"))
     if message.WhichOneof("at") is None:
@@ -99,7 +123,7 @@ def as_of_of(message: pb.AsOf, min_revision: int) -> AsOf:
         raise invalid("as_of.time", message.time.seconds, "a time from year 1 to 9999") from None
 
 
-def encoded_moment(response: type[pb.EvaluateFlagResponse | pb.BatchEvaluateFlagsResponse], moment: Moment) -> bytes:
+def _encoded_moment(response: type[pb.EvaluateFlagResponse | pb.BatchEvaluateFlagsResponse], moment: Moment) -> bytes:
     """Return a response with its moment alone. Joined with another one, both are one message."""
     message = response()
     message.as_of.revision = moment.revision

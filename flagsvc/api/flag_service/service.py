@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, within_limit
+from flagsvc.api.common.bulk import Bulk, BulkCall, Packing, asked
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
-from flagsvc.api.common.replies import keep, kept
+from flagsvc.api.common.replies import Reply, keep, kept
 from flagsvc.api.flag_service import messages, paging, revisions
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -25,8 +26,7 @@ from flagsvc.api.flag_service.writes import Written, encoded_write, write_reques
 from flagsvc.core import changes, validation
 from flagsvc.core.bucketing import checked_bucketing
 from flagsvc.core.errors import invalid
-from flagsvc.core.evaluation import ValueType
-from flagsvc.core.model import WRITABLE, Attributes, Change, Flag, FlagId, HistoryEntry, Status
+from flagsvc.core.model import WRITABLE, Change, Flag, HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -58,13 +58,13 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService."""
 
     def __init__(
-        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None], bulk: Bulk
     ) -> None:
         super().__init__(parts)
         self._reader = parts.reader
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
         self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
-        self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
+        self._watches, self._contexts, self._evaluated, self._bulk = watches, contexts, evaluated, bulk
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
         """Evaluate one flag."""
@@ -75,7 +75,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         expected = messages.expected_type(request.expected_type)
         min_revision = messages.min_revision(request.min_revision)
         if request.HasField("as_of"):
-            return await self._evaluate_as_of(request, flag_id, attributes, expected, min_revision)
+            return await self._evaluate_as_of(request, flag_id, attributes, expected)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
             self._evaluated(evaluation)
@@ -91,60 +91,40 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
             keep(evaluation, expected, reply)
         return messages.with_age(reply, evaluation.age_s)
 
-    async def _evaluate_as_of(
-        self,
-        request: pb.EvaluateFlagRequest,
-        flag_id: FlagId,
-        attributes: Attributes,
-        expected: ValueType | None,
-        min_revision: int,
-    ) -> bytes:
-        asked = revisions.as_of_of(request.as_of, min_revision)
-        evaluation, explained, moment = await self._past.evaluate(
-            flag_id, attributes, expected, asked, explained=request.explain
-        )
-        self._evaluated(evaluation)
-        encoded = await off_loop(messages.encoded_response, evaluation, explained)
-        return encoded + revisions.encoded_moment(pb.EvaluateFlagResponse, moment)
-
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
         """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
-        attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
+        attributes = self._contexts.of_message(request.context, context.invocation_metadata)
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
-        min_revision = messages.min_revision(request.min_revision)
-        before = b""
         if request.HasField("as_of"):
-            asked = revisions.as_of_of(request.as_of, min_revision)
-            found, moment = await self._past.evaluate_all(flag_set, request.flag_keys, attributes, asked)
-            evaluations = found
-            before = revisions.encoded_moment(pb.BatchEvaluateFlagsResponse, moment)
-        elif keys := request.flag_keys:
-            evaluations = in_turns(await self._reader.evaluate_all(flag_set, keys, attributes, min_revision))
-        else:
-            evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
-        encoded: dict[str, bytes] = {}
-        parts, size = [before], AnswerSize(FEWER_KEYS)
-        async for evaluation in evaluations:
-            self._evaluated(evaluation)
-            part = encoded.get(evaluation.flag_id.key)  # equal keys have one evaluation
-            if part is None:
-                pack = messages.encoded_evaluation
-                part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[evaluation.flag_id.key] = part
-            size.add(len(part))
-            parts.append(part)
-        return await size.joined(parts)
+            return await self._batch_as_of(request, flag_set, await in_full(attributes))
+        min_revision, keys = messages.min_revision(request.min_revision), request.flag_keys
+
+        async def evaluate() -> AsyncIterator[Evaluation]:
+            fields = await in_full(attributes)
+            if keys:
+                return in_turns(await self._reader.evaluate_all(flag_set, keys, fields, min_revision))
+            return self._reader.evaluate_set(flag_set, fields, min_revision)
+
+        question = request.SerializeToString(deterministic=True)
+        added = self._contexts.added(context.invocation_metadata)
+        pack = messages.around_age if len(set(keys)) == len(keys) else _once_for_each_key(messages.around_age)
+        call = BulkCall(
+            asked("BatchEvaluateFlags", flag_set, "", question, added),
+            evaluate,
+            Packing(None, pack, messages.with_age, messages.ageless, messages.age_between),
+            size := AnswerSize(FEWER_KEYS),
+            min_revision,
+        )
+        return await size.joined(await self._bulk.parts(call))
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         if request.HasField("as_of"):
-            asked = revisions.as_of_of(request.as_of, messages.min_revision(request.min_revision))
-            return await off_loop(
-                _encoded_flag, await self._past.get(flag_id, asked), messages.SOURCES[Source.STORE], 0
-            )
+            past = await self._past.get(flag_id, revisions.as_of_of(request))
+            return await off_loop(_encoded_flag, past, messages.SOURCES[Source.STORE], 0)
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
         return await off_loop(_encoded_flag, flag, source, age_ms)
@@ -263,6 +243,19 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
             flag_keys=report.moved[:MAX_LISTED],
             revision=report.revision,
         )
+
+
+def _once_for_each_key(pack: Callable[[Evaluation], Reply]) -> Callable[[Evaluation], Reply]:
+    """Let evaluations of equal keys, which are the same, be packed once."""
+    packed: dict[str, Reply] = {}
+
+    def once(evaluation: Evaluation) -> Reply:
+        key = evaluation.flag_id.key
+        if key not in packed:
+            packed[key] = pack(evaluation)
+        return packed[key]
+
+    return once
 
 
 def _encoded_list(page: list[Flag], token: str) -> bytes:
