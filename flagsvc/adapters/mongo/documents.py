@@ -118,6 +118,11 @@ def next_counter(stored: int) -> dict[str, Any]:
     return {"$cond": [valid, {"$add": [{"$max": ["$revision", stored]}, 1]}, stored + 1]}
 
 
+def next_moment() -> dict[str, Any]:
+    """Return MongoDB's expression for a counter's next moment: MongoDB's clock, and never before the last moment."""
+    return {"$cond": [{"$eq": [{"$type": "$at"}, "date"]}, {"$max": ["$at", "$$NOW"]}, "$$NOW"]}
+
+
 def _revision(raw: Mapping[str, Any] | None, most: int) -> int:
     revision: Any = (raw or {}).get("revision")
     whole = isinstance(revision, int) or (isinstance(revision, float) and revision.is_integer())
