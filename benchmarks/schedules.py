@@ -13,7 +13,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from tests.schedules.plans import flag_in, plan, stored
 from tests.schedules.racer import racers
-from tests.schedules.test_stores import soon
 from tests.servers import Mongod
 
 OF_A_FLAG = 4
@@ -36,7 +35,7 @@ async def planned(url: str, count: int, span_s: float, begin_s: float) -> None:
     await store.open()
     for number in range(0, count, OF_A_FLAG):
         await flag_in(store, FlagId("default", f"flag-{number}"))
-    at = soon(int(begin_s * 1000))
+    at = datetime.now(UTC) + timedelta(seconds=begin_s)
     for number in range(count):
         flag_id = FlagId("default", f"flag-{number // OF_A_FLAG * OF_A_FLAG}")
         moment = at + timedelta(milliseconds=round(span_s * 1000 * (number % OF_A_FLAG + number / count) / OF_A_FLAG))

@@ -239,6 +239,12 @@ class Settings:
     verify_interval_s: float = _setting(
         600.0, "Seconds between two comparisons of the shared cache with the store; 0 turns them off.", 0, 1e6
     )
+    revision_days: float = _setting(
+        365.0,
+        "Days that revisions of flags are kept, for rollbacks and answers as of another moment; 0 means for ever.",
+        0,
+        36_500,
+    )
     log_loop_lag_s: float = _setting(
         0.0,
         "For debugging: log what the event loop is doing once it has been held so many seconds; 0 turns it off.",

@@ -17,7 +17,8 @@ _SUMMARIES = {
     "get": "Show a flag's definition.",
     "list": "List the flags of a set in sort order.",
     "history": "Show a flag's changes, or what was changed and refused over all flags, newest first.",
-    "diff": "Show what changed in a flag, by its last change or since a time; or what a file would change. Exit status 1 if anything.",
+    "diff": "Show what changed in a flag, by its last change, since a time or between two revisions; or what a file would change. Exit status 1 if anything.",
+    "rollback": "Give a flag the definition of an earlier revision back, as a new revision; with --all every flag of the set.",
     "edit": "Open a flag in $EDITOR, show the difference, and write it if nobody else has changed the flag meanwhile.",
     "watch": "Print a flag set, then every change as it is applied. Reconnects automatically; Ctrl-C stops it.",
     "health": "Check a server's health. Exit status 0 if it is SERVING, else 1.",
@@ -53,6 +54,7 @@ _EXAMPLES = {
         "flagsvc evaluate checkout-v2",
         "flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --attribute age:=31 --json",
         "flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
+        "flagsvc evaluate checkout-v2 --targeting-key user-1 --at 2026-11-30T09:02:00Z",
     ),
     "simulate": (
         "flagsvc simulate checkout-v2 --contexts users.ndjson",
@@ -81,6 +83,10 @@ _EXAMPLES = {
         "flagsvc set checkout-v2 targeting=@rule.json",
     ),
     "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
+    "rollback": (
+        "flagsvc rollback checkout-v2 --to 41 --reason 'error rate'",
+        "flagsvc rollback --all --to 41 --dry-run",
+    ),
     "schedule": (
         "flagsvc schedule checkout-v2 --status enabled --at 2026-12-01T09:00 --zone Europe/Berlin",
         "flagsvc schedule checkout-v2 targeting=@rule.json --in 12h --on-conflict skip --reason 'launch'",
@@ -90,6 +96,7 @@ _EXAMPLES = {
     "diff": (
         "flagsvc diff checkout-v2",
         "flagsvc diff checkout-v2 --since 1h",
+        "flagsvc diff checkout-v2 41 47",
         "flagsvc diff checkout-v2 --file flags.yaml",
         "flagsvc diff checkout-v2 --with-set staging",
     ),

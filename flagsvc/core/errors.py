@@ -17,6 +17,9 @@ FlagsvcError
 │   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
 │   └── ChangeRefused   it answers, and will never take this change
 ├── RevisionUnavailable no reachable source has the revision that the caller requires; safe to retry
+├── RevisionOutOfRange  the moment asked about is before what is kept, or not made yet
+├── RevisionsMissing    the store keeps no revisions
+├── NotRestorable       what is kept of a revision cannot be restored
 ├── CacheUnavailable    the call needs the shared cache, which cannot be reached
 ├── CacheMissing        the call needs a shared cache, and none is configured
 ├── WritesUnsupported   the store cannot store a change and its history entry atomically
@@ -195,6 +198,22 @@ class RevisionUnavailable(FlagsvcError):
             " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision
+
+
+class RevisionOutOfRange(FlagsvcError):
+    """The moment that a caller asks about is before the oldest one that is kept, or was not reached yet."""
+
+    def __init__(self, flag_set: str, text: str) -> None:
+        super().__init__(f'flag set "{visible(flag_set)}": {text}')
+        self.flag_set = flag_set
+
+
+class RevisionsMissing(FlagsvcError):
+    """The store keeps no revisions."""
+
+
+class NotRestorable(FlagsvcError):
+    """What is kept of a revision cannot be restored as it was. Nothing was changed."""
 
 
 class CacheUnavailable(FlagsvcError):

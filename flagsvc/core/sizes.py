@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .errors import AnswerTooLarge
 from .json_values import compact
 from .model import Flag, JsonValue
 
 MAX_SERVED_BYTES = 4_194_304
 """A stored flag that is larger is not evaluated: it answers GENERAL. It can still be toggled and deleted."""
+MAX_HISTORY_BYTES = 16_777_216
+"""What one call may read of a history, as it is stored. Each entry can have a flag of 512 kB before and after."""
 _FLAG_BYTES = 1_500
 """What a flag without values and rule takes, with its entry."""
 _PER_RULE_BYTE = 12
 """A compiled rule is a tree of objects, many times its text."""
 _PER_VALUE = 64
 _SCALARS = frozenset({bool, int, float, type(None)})
+
+
+class HistorySize:
+    """Counts what is read of a history, so that one call does not fill the memory."""
+
+    def __init__(self) -> None:
+        self._read = 0
+
+    def add(self, size: int) -> None:
+        """Count an entry of this many bytes. Raises AnswerTooLarge."""
+        self._read += size
+        if self._read > MAX_HISTORY_BYTES:
+            raise AnswerTooLarge(MAX_HISTORY_BYTES, "send a smaller page_size")
 
 
 def json_bytes(value: JsonValue) -> int:

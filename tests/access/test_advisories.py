@@ -170,7 +170,9 @@ WRITES: dict[str, Any] = {
         flag=types.Flag(key="b", flag_set="mine", name="B"), update_mask={"paths": ["name"]}
     ),
     "ToggleFlag": pb.ToggleFlagRequest(flag_key="b", flag_set="mine", enabled=True),
+    "RollbackFlag": pb.RollbackFlagRequest(flag_key="b", flag_set="mine", revision=3),
     "DeleteFlag": pb.DeleteFlagRequest(flag_key="b", flag_set="mine"),
+    "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=6),
     "SetBucketing": pb.SetBucketingRequest(flag_set="mine", bucketing=3, force=True),
 }
 """Every RPC that changes a flag set, in an order in which each has something to change."""
@@ -224,6 +226,8 @@ async def test_no_write_shows_what_its_caller_may_not_read(served: Served) -> No
         "UpdateFlag": pb.UpdateFlagRequest(flag=flag, update_mask={"paths": ["description"]}),
         "ToggleFlag": pb.ToggleFlagRequest(flag_key="a", flag_set="theirs", enabled=True),
         "DeleteFlag": pb.DeleteFlagRequest(flag_key="a", flag_set="theirs"),
+        "RollbackFlag": pb.RollbackFlagRequest(flag_key="a", flag_set="theirs", revision=1),
+        "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="theirs", revision=1, validate_only=True),
     }.items():
         error = await served.refusal(name, request, served.mine)
         assert error.code() is grpc.StatusCode.PERMISSION_DENIED, name

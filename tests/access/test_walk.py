@@ -46,7 +46,9 @@ TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
     **{OWN + name: EVALUATE for name in ("EvaluateFlag", "BatchEvaluateFlags")},
     **{OWN + name: READ for name in ("GetFlag", "ListFlags", "ListFlagHistory", "WatchFlags", "GetBucketing")},
+    OWN + "ListFlagRevisions": READ,
     **{OWN + name: WRITE for name in ("CreateFlag", "UpdateFlag", "DeleteFlag", "SetBucketing")},
+    **{OWN + name: WRITE for name in ("RollbackFlag", "RollbackFlagSet")},
     OWN + "ToggleFlag": TOGGLE,
     **{f"{PLANS}{verb}Schedule": WRITE for verb in ("Create", "Update", "Execute")},
     **{PLANS + name: READ for name in ("GetSchedule", "ListSchedules")},

@@ -28,10 +28,15 @@ from flagsvc.core.errors import PermissionDenied, Unauthenticated
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
-_WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
+_WRITES = frozenset(
+    _OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "RollbackFlag", "RollbackFlagSet")
+)
 _ADMINISTRATION = frozenset(
     _OWN + name
-    for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
+    for name in (
+        *("ListFlags", "ListFlagHistory", "ListFlagRevisions", "GetStatus", "VerifyCache", "Resync"),
+        *("GetBucketing", "SetBucketing"),
+    )
 )
 _ADMINISTRATIVE = tuple(f"/flagsvc.v1.{name}Service/" for name in ("Token", "Audit", "Schedule"))
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
