@@ -103,7 +103,7 @@ def _evaluate_flag(parts: Parts, check: Check | None) -> Evaluate:
 
     def evaluate_flag(payload: bytes, metadata: Metadata, caller: Identity) -> bytes | None:
         request = pb.EvaluateFlagRequest.FromString(payload)
-        if request.explain:
+        if request.explain or request.HasField("as_of"):
             return None
         if check is not None:
             check.permitted(caller, request, metadata)
