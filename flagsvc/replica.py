@@ -34,6 +34,7 @@ from flagsvc.serving.bucketings import Bucketings
 from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
+from flagsvc.serving.rollout_steps import RolloutSteps
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
@@ -76,6 +77,7 @@ class Replica:
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
         self.bucketings = Bucketings(store, self.reader, self.writer)
+        self.rollout_steps = RolloutSteps(near)
         self.access: Access | None = None
         if auth_mode(settings) is AuthMode.REQUIRED:
             if store.tokens is None and not settings.tokens_file and not settings.jwt_issuers_file:
@@ -120,12 +122,14 @@ class Replica:
         self.heartbeats.start()
         self.cache_auditor.start()
         self.cache_lease.start()
+        self.rollout_steps.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
         """Let writes end, stop the background work, and release the stores."""
         if self.access is not None:
             await self.access.close()
+        await self.rollout_steps.close()
         await self.writer.close()  # writes need everything below
         await self.reader.close()
         await self.cache_auditor.close()

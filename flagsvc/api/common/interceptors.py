@@ -28,7 +28,9 @@ from flagsvc.core.errors import PermissionDenied, Unauthenticated
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
-_WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
+_WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag")) | frozenset(
+    f"/flagsvc.v1.RolloutService/{name}Rollout" for name in ("Pause", "Resume", "RollBack")
+)
 _ADMINISTRATION = frozenset(
     _OWN + name
     for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
