@@ -55,7 +55,7 @@ def rolled_back(rollout: Rollout, time: float, seconds: int | None = None) -> Ro
         return replace(back, points=(Point(now, standing), Point(now + seconds, 0)), linear=True)
     reached_at = now if rollout.paused_at is None else rollout.paused_at
     way = _line_back(rollout, reached_at, now, standing) if rollout.linear else _steps_back(rollout, reached_at, now)
-    return replace(back, points=_within_limit(_down_to_nobody(way)))
+    return replace(back, points=_within_limit(_down_to_nobody(way, standing)))
 
 
 def _line_back(rollout: Rollout, reached_at: int, now: int, standing: int) -> list[Point]:
@@ -72,9 +72,9 @@ def _steps_back(rollout: Rollout, reached_at: int, now: int) -> list[Point]:
     return [Point(now + past[-1].time - point.time, before) for point, before in undone] or [Point(now, 0)]
 
 
-def _down_to_nobody(way: list[Point]) -> list[Point]:
-    """Return a way that only leads down, to nobody at its end."""
-    lowest, down = MAX_SHARE, list[Point]()
+def _down_to_nobody(way: list[Point], standing: int) -> list[Point]:
+    """Return a way that only leads down from what stands, to nobody at its end."""
+    lowest, down = standing, list[Point]()
     for time, share in way:
         lowest = min(lowest, share)
         down.append(Point(time, lowest))

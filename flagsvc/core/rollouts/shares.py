@@ -112,7 +112,8 @@ def _flat(start: int | None, share: int) -> Piece:
 def _line(begin: int, low: int, seconds: int, high: int, stairs: int) -> Iterator[Piece]:
     """Yield the piece of an even way, or stairs where it is so slow that its total would be too large.
 
-    The total is rounded up, so that the way never leads past its end; its first weight so that nobody moves back.
+    The total is rounded up, so that the way never leads past its end; the first weight of a way up so that nobody moves
+    back where it begins.
     """
     rise = abs(high - low)
     slope = max(1, math.ceil(Fraction(LEAST_TOTAL * rise, seconds * MAX_SHARE)))
@@ -123,7 +124,9 @@ def _line(begin: int, low: int, seconds: int, high: int, stairs: int) -> Iterato
     elif low < high:
         yield Piece(begin, math.ceil(Fraction(low * total, MAX_SHARE)), total, slope)
     else:
-        yield Piece(begin, low * total // MAX_SHARE, total, -slope)
+        yield _flat(begin, low)  # whole for its first second, then rounded down: nobody moves forward either
+        if seconds > 1:
+            yield Piece(begin + 1, low * total // MAX_SHARE - slope, total, -slope)
 
 
 def _share(pieces: list[Piece], time: int) -> Fraction:
