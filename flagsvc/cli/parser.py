@@ -9,7 +9,7 @@ from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, token_parser, tool_parser
 from flagsvc.cli.parsing import Parser, formatter
 
-_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
+_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure rollout"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
@@ -25,6 +25,7 @@ _SUMMARIES = {
     "create": f"Create a flag. {_FIELDS}",
     "set": f"Change fields of a flag; an empty value clears a field. {_FIELDS}",
     "delete": "Delete a flag; its history is kept.",
+    "rollout": "Show the share of callers that a flag's rollout has moved; begin or change one, pause it, resume it, roll it back. Each change begins at the share that stands.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
@@ -80,6 +81,13 @@ _EXAMPLES = {
     ),
     "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
     "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
+    "rollout": (
+        "flagsvc rollout checkout-v2 --to on --over 3d",
+        "flagsvc rollout checkout-v2 --to on --steps 1%,10%@+1h,100%@+1d",
+        "flagsvc rollout checkout-v2",
+        "flagsvc rollout checkout-v2 --pause",
+        "flagsvc rollout checkout-v2 --rollback --over 10m",
+    ),
     "diff": (
         "flagsvc diff checkout-v2",
         "flagsvc diff checkout-v2 --since 1h",

@@ -36,6 +36,8 @@ class RolloutSteps:
         self._heap: list[tuple[int, FlagId]] = []
         """The moments in order, and some that hold no more."""
         self._tasks = BackgroundTasks()
+        self._passed = clock()
+        """Every step up to this moment is announced."""
         self.announced = 0
 
     def start(self) -> None:
@@ -48,9 +50,10 @@ class RolloutSteps:
 
     async def tick(self) -> None:
         """Take over the rollouts that are new, and announce the steps that are due."""
-        passed = self._clock() - SETTLE_S
+        before, passed = self._passed, self._clock() - SETTLE_S
         async for flag_id in in_turns(self._near.take_new_rollouts()):
-            self._plan(flag_id, passed)
+            self._plan(flag_id, min(before, passed))  # what came since may have had a step since
+        self._passed = passed
         while self._heap and self._heap[0][0] <= passed:
             moment, flag_id = heapq.heappop(self._heap)
             revision, planned = self._planned.get(flag_id, (0, 0))
