@@ -100,7 +100,7 @@ def _rule_text(raw: JsonValue) -> str | None:
 
 def dumps(flag: Flag) -> str:
     """Return the flag as one line of JSON, including its `problem`. Times are ISO 8601 in UTC."""
-    document = to_document(flag) | {"revision": flag.revision, "bucketing": flag.bucketing}
+    document = {NEEDS: []} | to_document(flag) | {"revision": flag.revision, "bucketing": flag.bucketing}
     if flag.problem:
         document["problem"] = flag.problem
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_time_to_json)

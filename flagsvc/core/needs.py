@@ -27,7 +27,7 @@ def unknown_in(document: Mapping[str, JsonValue]) -> Unknown | None:
     """Return what this release lacks of what a document needs; None if nothing is lacking."""
     needs = document.get(NEEDS)
     listed = needs if isinstance(needs, list) else [] if needs is None else [needs]
-    lacking = tuple(str(name)[:80] for name in listed if name not in KNOWN)
+    lacking = tuple(str(name)[:80] for name in listed if not (isinstance(name, str) and name in KNOWN))
     if not lacking:
         return None
     return Unknown(lacking, {name: value for name, value in document.items() if name not in _NAMES})
