@@ -172,10 +172,13 @@ def _fields(args: argparse.Namespace, status: pb.RolloutStatus, revision: int) -
         fields["nextTime"] = _time(status.next_time)
     if of.HasField("paused_at"):
         fields["pausedAt"] = _time(of.paused_at)
-    points = [{"time": time_text(point.time.seconds), "share": point.share} for point in of.points]
-    between = "evenly between them" if of.linear else "in steps"
-    words = ", ".join(f"{share:g} % at {at}" for at, share in map(dict.values, points))
-    fields |= {"points": points, "linear": of.linear} if args.json else {"points": f"{words}; {between}"}
+    if args.json:
+        points = [{"time": time_text(point.time.seconds), "share": point.share} for point in of.points]
+        fields |= {"points": points, "linear": of.linear, "startShare": of.start_share}
+    else:
+        last = of.points[-1]
+        fields |= {"lastShare": f"{last.share:g} %", "lastTime": _time(last.time)}
+        fields["way"] = "evenly" if of.linear else f"{len(of.points)} steps"
     return {**fields, "bucketBy": of.bucket_by, "revision": revision}
 
 

@@ -15,7 +15,7 @@ def rule_of(rollout: Rollout, flag_key: str) -> JsonValue:
     The text that is hashed is written out, because engines of version 3 hash the short form otherwise.
     """
     key: JsonValue = {"var": rollout.bucket_by}
-    is_text: JsonValue = {"===": [{"cat": [key]}, key]}
+    is_text: JsonValue = {"starts_with": [key, ""]}  # flagd's own operators take any value, and are null for no text
     moved = _tree(pieces_of(rollout), rollout, {"cat": [flag_key, key]})
     return {"if": [{"and": [key, is_text]}, moved, rollout.from_variant]}
 
