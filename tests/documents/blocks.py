@@ -15,7 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REASONS = {
     "needs docker": "containers are built and started",
-    "needs another service": "the MongoDB, Redis or server that it names is the reader's own",
     "needs grpcurl": "it is on no test machine; it was tried by hand",
     "downloads": "packages are installed or generated, which `make languages` does",
     "make languages": "a part of a program; `make languages` runs a whole one with the same calls",

@@ -12,19 +12,21 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pymongo
 import pytest
 
+from tests.conftest import with_database
 from tests.documents import blocks as markers
 from tests.documents.blocks import PYTHON, ROOT, SHELL, Block, blocks, pages
 from tests.documents.commands import Command, commands
 from tests.documents.world import World
+from tests.servers import RedisServer
 from tests.typescript import building
 
 pytestmark = pytest.mark.xdist_group("typescript")  # which has built the client for Node
 PAGES = pages()
 NOT_RUN = {
     "needs docker": 2,
-    "needs another service": 3,
     "needs grpcurl": 1,
     "downloads": 4,
     "make languages": 2,
@@ -37,8 +39,11 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("w")) as world:
+def world(tmp_path_factory: pytest.TempPathFactory, mongo_url: str) -> Iterator[World]:
+    with pymongo.MongoClient(mongo_url) as client:
+        client.drop_database("flagsvc_test_documents")
+    database = with_database(mongo_url, "flagsvc_test_documents")
+    with RedisServer() as redis, World(tmp_path_factory.mktemp("w"), database, redis.url) as world:
         yield world
 
 
@@ -125,6 +130,6 @@ def unexplained(block: Block) -> str:
 def test_what_is_not_run_is_counted() -> None:
     """A block that is not run any more is a decision: this number changes with it."""
     counts = Counter(block.note or "run here" for block in ALL if block.language not in {"", "mermaid"})
-    assert counts.pop("run here") >= 56
+    assert counts.pop("run here") >= 59
     not_run = {note: count for note, count in counts.items() if note.startswith("not run")}
     assert not_run == {f"not run: {reason}": count for reason, count in NOT_RUN.items()}

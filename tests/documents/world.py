@@ -1,6 +1,6 @@
 """What a reader of the documents has: a checkout, programs on PATH, the server of `make run`, and some files.
 
-Ports, addresses and folders of the text become those of this run.
+Ports, addresses, folders, and the MongoDB and Redis of the text become those of this run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ PORTS = {8013: "PORT", 8014: "MANAGEMENT_PORT", 8015: "SYNC_PORT", 8016: "OFREP_
 HOSTS = r"(?:127\.0\.0\.1|localhost|flagsvc|flags\.internal|flags\.example)"
 FOLDERS = re.compile(r"/(?=(?:etc/flagsvc|etc/ssl|var/run/secrets/flagsvc|var/lib/shop)/)")
 FILES = Path(__file__).parent / "files"
+MONGODB, REDIS = "mongodb://db:27017/app?replicaSet=rs0", "redis://redis:6379"
+"""What the documents call a reader's own servers."""
 _OURS = "PATH|HOME|STATE|NO_COLOR|FLAGD_PORT|FLAGSVC_(PORT|MANAGEMENT_PORT|SYNC_PORT|OFREP_PORT|ADDRESS)"
 _STATE = f"declare -p | grep -Ev '^declare -([a-zA-Z]*r|[-a-zA-Z]+ ({_OURS})=)' > \"$STATE\""
 _QUICK_END = {"FLAGSVC_DRAIN_S": "0", "FLAGSVC_GRACE_S": "1"}
@@ -87,8 +89,9 @@ class Running:
 class World:
     """`with World(folder) as world`: a checkout and a server with the example flags, as after `make run`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mongodb: str, redis: str) -> None:
         self.folder = folder
+        self._services = {MONGODB: mongodb, REDIS: redis}
         self._first, self._other = Ports(), Ports()
         self._running: dict[bool, Running] = {}
         self._session: Session | None = None
@@ -104,6 +107,7 @@ class World:
 
     def __enter__(self) -> Self:
         self._stand_in.__enter__()
+        self.run(Command(f"flagsvc import --examples --store '{MONGODB}'", ()))
         self.run(Command("make run", ()))
         return self
 
@@ -147,7 +151,9 @@ class World:
         return kept | own | _QUICK_END | self.ports.environment()
 
     def put(self, text: str) -> str:
-        """Return a text of the documents with the ports and folders of this run."""
+        """Return a text of the documents with the ports, servers and folders of this run."""
+        for name, url in self._services.items():
+            text = text.replace(name, url)
         text = re.sub(r"FLAGSVC_HOST=0\.0\.0\.0(?= FLAGSVC_AUTH=)", "FLAGSVC_HOST=127.0.0.1", text)
         return FOLDERS.sub(f"{self.folder}/", self.ports.put(text))
 
