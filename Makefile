@@ -13,7 +13,7 @@ PIP := -m pip install --disable-pip-version-check --quiet
 # A run of tests starts hundreds of processes: each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install run test test-fast test-long coverage faults bench bench-access fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
+.PHONY: install run test test-fast test-long coverage faults bench bench-access bench-peers fuzz protos protos-check sync-client sync-client-check stubs languages check format lock clean
 .DEFAULT_GOAL := test
 
 install: $(VENV)/.dev  ## everything for development
@@ -72,11 +72,16 @@ test-long: $(VENV)/.dev $(NODE)/node_modules/.installed  ## 200,000 rules each b
 	$(BIN)/python -m tests.model --large
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
 
-bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets; overload
+bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets; overload; remembered answers; how cost grows
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
 	$(BIN)/python -m benchmarks.client
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.answers
+	$(BIN)/python -m benchmarks.growth
+
+bench-peers: $(VENV)/.dev  ## flagd beside flagsvc; needs h2load on PATH, and flagd on PATH or as FLAGD=PATH
+	$(BIN)/python -m benchmarks.peers $(if $(FLAGD),--flagd $(FLAGD))
 
 bench-access: $(VENV)/.dev  ## revocation, rate limits, certificates that change, and what access control costs
 	$(BIN)/python -m benchmarks.revocation

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import grpc
 
+from benchmarks.load import rss_mb
 from flagsvc.adapters.sqlite import SqliteStore
 from flagsvc.core.documents import dumps
 from flagsvc.core.model import Flag, Status
@@ -100,7 +100,7 @@ def measure(act: Act, rounds: int) -> Measured:
         tempfile.TemporaryDirectory() as folder,
         _serving(Path(folder), FAT_FLAGS if act is _fat_batch else 0) as (port, pid),
     ):
-        found = Measured(_rss_mb(pid))
+        found = Measured(rss_mb(pid))
         for _ in range(rounds):
             peak, stop = [0.0], threading.Event()
             watching = threading.Thread(target=_watch, args=(pid, peak, stop), daemon=True)
@@ -112,13 +112,13 @@ def measure(act: Act, rounds: int) -> Measured:
             stop.set()
             watching.join()
             found.peaks.append(peak[0])
-            found.after.append(_rss_mb(pid))
+            found.after.append(rss_mb(pid))
         return found
 
 
 def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
     while not stop.wait(0.05):
-        peak[0] = max(peak[0], _rss_mb(pid))
+        peak[0] = max(peak[0], rss_mb(pid))
 
 
 @contextlib.contextmanager
@@ -152,10 +152,6 @@ async def _fill(path: Path, fat_flags: int) -> None:
         rows = [(flag.flag_set, flag.key, flag.revision, dumps(flag)) for flag in flags]
         db.executemany("INSERT INTO flags VALUES (?, ?, ?, ?)", rows)
         db.execute("INSERT INTO revisions VALUES ('default', ?)", (FLAGS,))
-
-
-def _rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def main() -> int:

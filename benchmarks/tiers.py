@@ -35,6 +35,8 @@ from tests.servers import Mongod, RedisServer, free_port, versions
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 ECHO, MONGO, REDIS, NEAR = "bare echo", "MongoDB only", "Redis before MongoDB", "near cache"
+PYMONGO = "MongoDB only, PyMongo's client"
+FLAGSVC = (str(Path(sys.executable).with_name("flagsvc")),)
 PACE = 300.0
 Figures = dict[str, dict[str, list[float]]]
 
@@ -67,15 +69,17 @@ def main() -> None:
 def _targets(mongod: Mongod, redis: RedisServer) -> Iterator[Any]:
     store = ("--store", mongod.database_url("bench"))
     yield _server(MONGO, *store, FLAGSVC_NEAR_CACHE_ENTRIES="0")
+    own = (sys.executable, "-m", "benchmarks.pymongo_server")
+    yield _server(PYMONGO, *store, program=own, FLAGSVC_NEAR_CACHE_ENTRIES="0")
     yield _server(REDIS, *store, "--cache", redis.url, FLAGSVC_NEAR_CACHE_ENTRIES="0")
     yield _server(NEAR, *store, "--cache", redis.url)
     yield _echo()
 
 
 @contextmanager
-def _server(name: str, *arguments: str, **environment: str) -> Iterator[Target]:
+def _server(name: str, *arguments: str, program: tuple[str, ...] = FLAGSVC, **environment: str) -> Iterator[Target]:
     port, management = free_port(), free_port()
-    command = [Path(sys.executable).with_name("flagsvc"), "serve", *arguments, "--host", "127.0.0.1"]
+    command = [*program, "serve", *arguments, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--ofrep-port", "-1"]
     command += ["--log-level", "error"]
     # gRPC alone, as in the echo: benchmarks.front measures what HTTP/1.1 on the same port costs.

@@ -19,6 +19,7 @@ _PANELS = (
 )
 _COLOURS = {
     "MongoDB only": "#b07a4a",
+    "MongoDB only, PyMongo's client": "#8a9a4a",
     "Redis before MongoDB": "#c2504b",
     "near cache": "#3b7dd8",
     "bare echo": "#9a9a9a",

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from flagsvc import collector, descriptors
+from flagsvc.answers.answers import Answers
 from flagsvc.api.common.admission import Admission, Limits
+from flagsvc.api.common.bulk import EvaluatedBulk
 from flagsvc.api.common.contexts import Contexts
 from flagsvc.api.common.gate import check_of
 from flagsvc.api.common.lateness import Lateness
@@ -59,6 +61,8 @@ class Server:
         self.replica = replica = Replica(settings)
         self._authority = replica.access.authority if replica.access is not None else None
         self._metrics = metrics = Metrics(lambda: chain(replica.samples(), self._samples()))
+        bulk = EvaluatedBulk(metrics.evaluated)
+        self._answers = answers = Answers(bulk, replica.near, metrics, settings.answer_cache_bytes)
         self._health = Health(replica.is_ready, replica.details())
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
@@ -83,6 +87,7 @@ class Server:
             contexts,
             admission=admission,
             metrics=metrics,
+            bulk=answers,
             health=self._health,
             outflow=outflow,
             inner=(*audit.wrappers(), *limiting.wrappers()),
@@ -105,6 +110,7 @@ class Server:
             contexts,
             admission,
             metrics,
+            bulk=answers,
             listener=self.listeners["ofrep"],
             outflow=outflow,
             authority=self._authority,
@@ -289,6 +295,7 @@ class Server:
             yield Sample("flagsvc_calls_in_progress", about, pool.taken, {"kind": pool.name})
             yield Sample("flagsvc_refused_total", refused, pool.refused, {"kind": pool.name})
         yield from self.services.samples()
+        yield from self._answers.samples()
         yield from self._tls.samples()
         if self._issuers is not None:
             yield from self._issuers.samples()

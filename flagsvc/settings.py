@@ -196,6 +196,12 @@ class Settings:
     near_cache_bytes: int = _setting(
         536_870_912, "Maximum memory of the flags held in memory, in bytes, as estimated.", 1_000_000, 4_000_000_000
     )
+    answer_cache_bytes: int = _setting(
+        33_554_432,
+        "Maximum memory of remembered answers to calls about many flags, in bytes, as estimated; 0 remembers none.",
+        0,
+        4_000_000_000,
+    )
     outstanding_bytes: int = _setting(
         67_108_864,
         "Maximum number of bytes sent to clients that they have not taken yet; streams then wait for room, and"

@@ -104,6 +104,15 @@ class Metrics:
             known = evaluation.flag_id in self._flags or len(self._flags) < MAX_KEY_LABELS
             self._flags[evaluation.flag_id if known else _OTHER] += 1
 
+    def label_of(self, flag_id: FlagId) -> FlagId:
+        """Return what a flag that was evaluated before counts as."""
+        return flag_id if flag_id in self._flags else _OTHER
+
+    def evaluated_again(self, reasons: Mapping[tuple[Reason, ErrorCode | None], int], labels: Iterable[FlagId]) -> None:
+        """Count evaluations like earlier ones: how many had which outcome, and what each flag counts as."""
+        self._reasons.update(reasons)
+        self._flags.update(labels)
+
     def loop_was_late(self, seconds: float) -> None:
         """Record by how much the event loop was late."""
         self._lag.observe(seconds)

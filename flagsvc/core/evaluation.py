@@ -108,6 +108,11 @@ class Prepared:
         self.fixed, self._rule, self._unmatched, self.problem = fixed, rule, unmatched, problem
         self._matches = {name: _match(name, value) for name, value in (variants or {}).items() if name or value}
 
+    @property
+    def reads_clock(self) -> bool:
+        """Whether its outcome may depend on the time. Whatever of a definition uses `now` has to say so here."""
+        return self._rule is not None and self._rule.reads_clock
+
     def evaluate(self, context: Attributes, now: float) -> Outcome:
         """Evaluate for a context. `now` is the time in seconds since 1970, for `$flagd.timestamp`. Never raises."""
         if self._rule is None:

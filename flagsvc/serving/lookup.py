@@ -25,8 +25,8 @@ KNOWN_WAIT_S = 0.05
 """How long an evaluation waits for a fresh entry when an older one is held."""
 UNKNOWN_WAIT_S = 4.0
 """How long it waits when none is held; the stores' own time-outs are shorter."""
-MAX_CACHE_READS = 16
-"""Keys that the shared cache is asked for at a time: a large batch must not make its own time-outs run out."""
+MAX_CACHE_WRITES = 16
+"""Entries that are put into the shared cache at a time: a large batch must not make its own time-outs run out."""
 OTHERS_FILL_S = 0.015
 """Time between two reads of the shared cache while another replica fills it."""
 MAX_AGE_S = 1e9
@@ -79,7 +79,7 @@ class Lookup:
         self._near, self._store, self._cache, self._loader = near, store, cache, loader
         self._reads: SingleFlight[FlagId, Answer] = SingleFlight()
         self._reads_at_least: SingleFlight[tuple[FlagId, int], Answer] = SingleFlight()
-        self._cache_reads = asyncio.Semaphore(MAX_CACHE_READS)
+        self._cache_writes = asyncio.Semaphore(MAX_CACHE_WRITES)
         self.stats = LookupStats()
 
     def cached(self, flag_id: FlagId, min_revision: int = 0) -> Answer | None:
@@ -145,8 +145,7 @@ class Lookup:
         """Read the shared cache; while another replica fills it, wait for that."""
         until = time.monotonic() + UNKNOWN_WAIT_S
         while self._cache is not None and self._cache.available:
-            async with self._cache_reads:
-                found = await self._cache.fetch(flag_id, self._near.staleness_bound_s)
+            found = await self._cache.fetch(flag_id, self._near.staleness_bound_s)
             if found is None or found.fills or not self._loader.store_up or time.monotonic() > until:
                 return found
             if found.entry is not None and self._is_fresh(found.as_of):
@@ -160,7 +159,7 @@ class Lookup:
         self.stats.store += 1
         answer = self._hold(entry, asked_at, Source.STORE)
         if self._cache is not None and self._cache.available:
-            async with self._cache_reads:
+            async with self._cache_writes:
                 await self._cache.put([entry], asked_at, fills=fills)
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -25,6 +26,14 @@ class Listing:
 
     def __len__(self) -> int:
         return sum(map(len, self._pieces))
+
+    def is_same(self, other: Listing) -> bool:
+        """Whether both have the very same entries. A piece is replaced, never changed, so only pieces are compared.
+
+        Between two listings that are the same, and are not empty, the set was not changed: each change of it makes a
+        piece that did not exist before, and a piece that was replaced never comes back.
+        """
+        return len(self._pieces) == len(other._pieces) and all(map(operator.is_, self._pieces, other._pieces))
 
     def __iter__(self) -> Iterator[CacheEntry]:
         return chain.from_iterable(self._pieces)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from flagsvc import turns
 from flagsvc.adapters.redis import messages
-from flagsvc.adapters.redis.cache import CHUNK, RedisCache
+from flagsvc.adapters.redis.cache import CHUNK, FETCHED_AT_ONCE, FETCHES, RedisCache
 from flagsvc.adapters.redis.messages import heartbeat_text
 from flagsvc.core.documents import dumps
 from flagsvc.core.errors import CacheUnavailable
@@ -304,6 +304,23 @@ async def test_five_hundred_concurrent_reads_share_the_pool(cache: RedisCache) -
     found = await asyncio.gather(*(cache.peek([A]) for _ in range(500)))
     assert found == [[entry(1)]] * 500
     assert cache.available
+
+
+async def test_reads_that_are_wanted_at_once_share_round_trips(cache: RedisCache, redis_clean_url: str) -> None:
+    ids = [FlagId("default", f"flag-{number}") for number in range(100)]
+    held = [entry(number + 1, key=flag_id.key) for number, flag_id in enumerate(ids)]
+    await cache.put(held, ago(0))
+    with redis.Redis.from_url(redis_clean_url) as direct:
+        direct.set("feature-flag:flag-7", "3:broken")
+        await cache.fetch(MISSING, 5)  # so that the script is known
+        direct.config_resetstat()
+        found = await asyncio.gather(*(cache.fetch(flag_id, 5) for flag_id in (*ids, MISSING)))
+        stats: Any = direct.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] <= FETCHES + len(ids) / FETCHED_AT_ONCE + 1
+    assert all(found)
+    entries = [each.entry for each in found if each]
+    assert entries == [*held[:7], None, *held[8:], None]
+    assert [each.fills for each in found if each] == [*[False] * 7, True, *[False] * 92, False], "one fills each"
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from flagsvc.adapters.mongo.batch_loader import BatchLoader
+from flagsvc.adapters.batch_loader import BatchLoader
 from flagsvc.core.errors import StoreUnavailable
 
 

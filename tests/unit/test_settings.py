@@ -26,7 +26,7 @@ def test_a_setting_from_a_file(tmp_path: Path) -> None:
     ("name", "value", "text"),
     [
         ("FLAGSVC_STORE_ULR", "x", "did you mean FLAGSVC_STORE_URL?"),
-        ("FLAGSVC_QQQQ", "x", "the settings are FLAGSVC_ANONYMOUS, FLAGSVC_AUTH"),
+        ("FLAGSVC_QQQQ", "x", "the settings are FLAGSVC_ANONYMOUS, FLAGSVC_ANSWER_CACHE_BYTES, FLAGSVC_AUTH"),
         ("FLAGSVC_PORT", "70000", "0 to 65535"),
         ("FLAGSVC_PORT", "1.5", "must be a number"),
         ("FLAGSVC_GRACE_S", "nan", "must be from 0 to 300"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from flagsvc.adapters.batch_loader import BatchLoader
 from flagsvc.adapters.redis import messages, scripts
 from flagsvc.adapters.redis.causes import redis_cause
 from flagsvc.adapters.redis.channel import Channel
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 CHUNK = 100
 """Most entries that one round trip puts or reads: the driver packs and unpacks all of it in one go."""
+FETCHES, FETCHED_AT_ONCE = 4, 16
+"""Round trips that read entries at a time, and the most entries of each: many large ones take a while to arrive."""
 SCAN_COUNT = 200
 LARGE_BYTES = 65_536
 """Longer definitions are read outside the event loop."""
@@ -76,6 +79,7 @@ class RedisCache:
         self._redis = BoundedClient(url, prefix, self._ownership, timeout_s=timeout_s, max_connections=max_connections)
         self._keys = self._redis.keys
         self._probe, self._channel = Probe(self._redis), Channel(self._redis)
+        self._fetches = BatchLoader(self._fetch_many, max_reads=FETCHES, max_keys=FETCHED_AT_ONCE)
         self._scanning = asyncio.Lock()
         self._holder, self._nonce, self._lease_record = secrets.token_hex(8), "", b""
 
@@ -86,6 +90,7 @@ class RedisCache:
     async def close(self) -> None:
         """Stop and release connections."""
         await self._probe.close()
+        await self._fetches.close()
         await self._redis.close()
 
     @property
@@ -143,8 +148,10 @@ class RedisCache:
         return before is not None and await self._redis.publish(messages.identity_changed_text(before))
 
     async def fetch(self, flag_id: FlagId, within_s: float) -> Found | None:
-        """Read one entry; an unreadable one is a miss. A fill may take a second."""
-        return await self._redis.bounded(partial(self._fetch, flag_id, within_s), None)
+        """Read one entry, with others that are wanted now; an unreadable one is a miss. A fill may take a second."""
+        if not self._redis.available:
+            return None
+        return await self._fetches.get((within_s, flag_id))
 
     async def peek(self, ids: Sequence[FlagId]) -> list[Entry | None]:
         """Read entries as they are; an unreadable one is a miss."""
@@ -237,16 +244,30 @@ class RedisCache:
         """Deliver the channel's messages for ever."""
         return self._channel.events()
 
-    async def _fetch(self, flag_id: FlagId, within_s: float) -> Found:
-        sent_at = time.monotonic()
-        args = (to_ms(within_s), scripts.FILL_MS)
-        micros, text, stamp, fills = await self._redis.run(scripts.FETCH, self._keys_of(flag_id), args)
-        entry = await self._entry_in(flag_id, text)
-        if text is not None and entry is None and not fills and within_s >= 0:
-            # The script took it for an entry: now ask to fill it whatever it looks like.
-            return await self._fetch(flag_id, -1)
-        as_of = sent_at - (micros / 1e6 - stamp / 1e3) if entry and stamp else NEVER
-        return Found(entry, as_of, bool(fills))
+    async def _fetch_many(self, wanted: Sequence[tuple[float, FlagId]]) -> Mapping[tuple[float, FlagId], Found | None]:
+        """Read entries in one round trip; None for all of them when the cache cannot be asked."""
+        found: dict[tuple[float, FlagId], Found | None] = dict.fromkeys(wanted)
+        for within_s in {within_s for within_s, _ in wanted}:  # one: it is a setting
+            ids = [flag_id for within, flag_id in wanted if within == within_s]
+            fetched = await self._redis.bounded(partial(self._fetch, ids, within_s), None, len(ids))
+            found |= {(within_s, flag_id): each for flag_id, each in (fetched or {}).items()}
+        return found
+
+    async def _fetch(self, ids: Sequence[FlagId], within_s: float) -> dict[FlagId, Found]:
+        keys, sent_at = [self._keys.lease], time.monotonic()
+        for flag_id in ids:
+            keys += self._keys.entry(flag_id), self._keys.fill(flag_id)
+        micros, *answers = await self._redis.run(scripts.FETCH, keys, (to_ms(within_s), scripts.FILL_MS))
+        found, unreadable = {}, []
+        triples = zip(ids, answers[0::3], answers[1::3], answers[2::3], strict=True)
+        async for flag_id, text, stamp, fills in in_turns(triples):
+            entry = await self._entry_in(flag_id, text)
+            if text is not None and entry is None and not fills and within_s >= 0:
+                unreadable.append(flag_id)
+            as_of = sent_at - (micros / 1e6 - stamp / 1e3) if entry and stamp else NEVER
+            found[flag_id] = Found(entry, as_of, bool(fills))
+        # The script took them for entries: now ask to fill them whatever they look like.
+        return found | await self._fetch(unreadable, -1) if unreadable else found
 
     async def _packed(self, entries: Sequence[Entry]) -> list[_Packed]:
         """Return the entries with their definitions, which are written in turns."""

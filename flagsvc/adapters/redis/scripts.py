@@ -98,20 +98,23 @@ return {{micros}}
 """
 
 FETCH = f"""{COMMON}
--- KEYS: after the owner the entry, who fills it, the lease record.
--- ARGV: after the store most ms since it was verified, how many ms a fill may take.
--- Returns the entry's text, as of when it is verified, and 1 when the caller is the one that fills.
-local text = text_at(KEYS[2])
-local as_of = entry_in(text)
-if as_of then
-  local _, from, untl = lease_in(text_at(KEYS[4]))
-  if from and as_of >= from then as_of = math.max(as_of, untl) end
+-- KEYS: after the owner the lease record, then of each flag the entry and who fills it.
+-- ARGV: after the store most ms since an entry was verified, how many ms a fill may take.
+-- Returns after the clock for each flag the entry's text, as of when it is verified, and 1 when the caller fills it.
+local _, from, untl = lease_in(text_at(KEYS[2]))
+local found = {{micros}}
+for number = 3, #KEYS, 2 do
+  local text = text_at(KEYS[number])
+  local as_of = entry_in(text)
+  if as_of and from and as_of >= from then as_of = math.max(as_of, untl) end
+  local fills = 0
+  if not as_of or now - as_of > tonumber(ARGV[3]) then
+    if redis.call('SET', KEYS[number + 1], '1', 'NX', 'PX', ARGV[4]) then fills = 1 end
+  end
+  local size = #found
+  found[size + 1], found[size + 2], found[size + 3] = as_of and text or false, as_of or 0, fills
 end
-local fills = 0
-if not as_of or now - as_of > tonumber(ARGV[3]) then
-  if redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[4]) then fills = 1 end
-end
-return {{micros, as_of and text or false, as_of or 0, fills}}
+return found
 """
 
 LEASE = f"""{COMMON}

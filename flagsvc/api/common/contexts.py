@@ -7,6 +7,7 @@ who are trusted with it, such as a gateway that sets them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -128,6 +129,13 @@ class Contexts:
     def of_json(self, fields: Mapping[str, JsonValue], metadata: Metadata) -> Attributes:
         """Read OFREP's context; the caller has checked its size."""
         return self._added(dict(fields), metadata)
+
+    def added(self, metadata: Callable[[], Metadata], *, with_headers: bool = True) -> str:
+        """Return as one text what the server adds to this call's context; empty if it adds the same to every call's."""
+        if not (self._headers or self._may_prove):
+            return ""
+        is_read = with_headers and self._headers and CALLER.get().sets_context_by_headers
+        return json.dumps(self._added({}, metadata() if is_read else None), sort_keys=True)
 
     def _added(self, known: dict[str, JsonValue], metadata: Metadata) -> dict[str, JsonValue]:
         known.update(self.values)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from flagsvc.serving.reader import Evaluation
 
-MAX_KEPT = 4
+MAX_KEPT = 8
 """Encoded answers that are kept of one definition."""
 MAX_KEPT_BYTES = 256
 """Size of an answer that is kept."""

@@ -10,7 +10,7 @@ from flagsvc.core import json_values
 from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
-from flagsvc.core.model import HistoryEntry, Status
+from flagsvc.core.model import WRITABLE, HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.publish import WriteLevel
@@ -28,7 +28,9 @@ MAX_STEPS = 10_000
 """Steps of an explanation that are sent; the rest is left out."""
 MAX_WAIT_S = 60
 _EVALUATION, _AGE = b"\x0a", b"\x50"
-"""Tags of the fields `EvaluateFlagResponse.evaluation` and `FlagEvaluation.age_ms`."""
+"""Tags of the field `evaluation` or `evaluations` of the responses, and of `FlagEvaluation.age_ms`."""
+_AGE_BYTES = 4
+"""Bytes of an age of up to 35 minutes, longer than any staleness bound, with its tag."""
 _MORE = 128
 _SEVEN_BITS = tuple(bytes((number,)) for number in range(_MORE))
 _LEVELS = {level: pb.WriteLevel.Value(f"WRITE_LEVEL_{level.name}") for level in WriteLevel}
@@ -63,13 +65,6 @@ def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
             put_value(message.flag_metadata[name], item)
 
 
-def encoded_evaluation(evaluation: Evaluation) -> bytes:
-    """Return a batch's response with this evaluation alone. Joined, such responses are the response with all."""
-    response = pb.BatchEvaluateFlagsResponse()
-    put_evaluation(response.evaluations.add(), evaluation)
-    return response.SerializeToString()
-
-
 def around_age(evaluation: Evaluation) -> tuple[bytes, bytes]:
     """Return an encoded evaluation without its age, which is of the call: what is before the age, and behind it."""
     message = pb.FlagEvaluation()
@@ -81,11 +76,31 @@ def around_age(evaluation: Evaluation) -> tuple[bytes, bytes]:
 
 
 def with_age(reply: tuple[bytes, ...], age_s: float) -> bytes:
-    """Return the response to one evaluation, encoded."""
+    """Return the response to one evaluation, encoded. Joined, such responses are that to a batch."""
     before, behind = reply
     age_ms = int(age_s * 1000)
     body = before + _AGE + varint(age_ms) + behind if age_ms > 0 else before + behind
     return _EVALUATION + varint(len(body)) + body
+
+
+def ageless(replies: list[tuple[bytes, ...]]) -> list[bytes]:
+    """Return a batch's response in pieces: joined with the same `age_between`, they are the response."""
+    pieces, last = [], b""
+    for before, behind in replies:
+        body = len(before) + _AGE_BYTES + len(behind)
+        pieces.append(last + _EVALUATION + varint(body) + before)
+        last = behind
+    return [*pieces, last]
+
+
+def age_between(age_s: float) -> bytes:
+    """Return the field with the age. It always has the same length, for the length of each evaluation has it in it."""
+    age_ms, encoded = int(age_s * 1000), bytearray(_AGE)
+    for _ in range(_AGE_BYTES - 2):
+        encoded.append(age_ms % _MORE + _MORE)
+        age_ms //= _MORE
+    encoded.append(age_ms)
+    return bytes(encoded)
 
 
 def varint(number: int) -> bytes:
@@ -133,6 +148,7 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         on_behalf_of=entry.actor if entry.caller and entry.actor != entry.caller else "",
         reason=entry.reason,
         revision=entry.revision,
+        via=entry.via,
     )
     message.created_at.FromDatetime(entry.created_at)
     return message
@@ -166,3 +182,16 @@ def spread_to_message(written: WriteResult) -> pb.WriteSpread:
         applied_by=written.applied_by,
         lagging=written.lagging,
     )
+
+
+def masked(paths: list[str], field: str = "update_mask") -> list[str]:
+    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
+    wanted = f"* or fields among {', '.join(WRITABLE)}"
+    if paths == ["*"]:
+        return list(WRITABLE)
+    if not paths:
+        raise invalid(field, "empty", wanted, "INVALID_UPDATE_MASK")
+    for path in paths:
+        if path not in WRITABLE:
+            raise invalid(field, path, wanted, "INVALID_UPDATE_MASK")
+    return list(dict.fromkeys(paths))

@@ -5,15 +5,17 @@ Whole flags, which may be large, are packed, encoded and unpacked outside the ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc
 
 from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.bulk import Bulk, BulkCall, Packing, asked
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
-from flagsvc.api.common.replies import keep, kept
+from flagsvc.api.common.replies import Reply, keep, kept
 from flagsvc.api.flag_service import messages, paging
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
@@ -31,6 +33,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
+from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
@@ -49,18 +52,19 @@ class Parts(Protocol):
     cache_auditor: CacheAuditor
     resync: Resync
     bucketings: Bucketings
+    planner: SchedulePlanner
 
 
 class FlagService(pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService."""
 
     def __init__(
-        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None]
+        self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None], bulk: Bulk
     ) -> None:
         self._reader, self._writer = parts.reader, parts.writer
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
-        self._resync, self._bucketings = parts.resync, parts.bucketings
-        self._watches, self._contexts, self._evaluated = watches, contexts, evaluated
+        self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
+        self._watches, self._contexts, self._evaluated, self._bulk = watches, contexts, evaluated, bulk
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
         """Evaluate one flag."""
@@ -87,27 +91,29 @@ class FlagService(pb_grpc.FlagServiceServicer):
 
     async def BatchEvaluateFlags(self, request: pb.BatchEvaluateFlagsRequest, context: Context) -> Any:
         """Evaluate several flags, or without keys the whole set. The response is encoded in turns, piece by piece."""
-        attributes = await in_full(self._contexts.of_message(request.context, context.invocation_metadata))
+        attributes = self._contexts.of_message(request.context, context.invocation_metadata)
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
-        min_revision = messages.min_revision(request.min_revision)
-        if keys := request.flag_keys:
-            evaluations = in_turns(await self._reader.evaluate_all(flag_set, keys, attributes, min_revision))
-        else:
-            evaluations = self._reader.evaluate_set(flag_set, attributes, min_revision)
-        encoded: dict[str, bytes] = {}
-        parts, size = [], AnswerSize(FEWER_KEYS)
-        async for evaluation in evaluations:
-            self._evaluated(evaluation)
-            part = encoded.get(evaluation.flag_id.key)  # equal keys have one evaluation
-            if part is None:
-                pack = messages.encoded_evaluation
-                part = await off_loop(pack, evaluation) if is_long_work(evaluation) else pack(evaluation)
-                encoded[evaluation.flag_id.key] = part
-            size.add(len(part))
-            parts.append(part)
-        return await size.joined(parts)
+        min_revision, keys = messages.min_revision(request.min_revision), request.flag_keys
+
+        async def evaluate() -> AsyncIterator[Evaluation]:
+            fields = await in_full(attributes)
+            if keys:
+                return in_turns(await self._reader.evaluate_all(flag_set, keys, fields, min_revision))
+            return self._reader.evaluate_set(flag_set, fields, min_revision)
+
+        question = request.SerializeToString(deterministic=True)
+        added = self._contexts.added(context.invocation_metadata)
+        pack = messages.around_age if len(set(keys)) == len(keys) else _once_for_each_key(messages.around_age)
+        call = BulkCall(
+            asked("BatchEvaluateFlags", flag_set, "", question, added),
+            evaluate,
+            Packing(None, pack, messages.with_age, messages.ageless, messages.age_between),
+            size := AnswerSize(FEWER_KEYS),
+            min_revision,
+        )
+        return await size.joined(await self._bulk.parts(call))
 
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
@@ -137,13 +143,16 @@ class FlagService(pb_grpc.FlagServiceServicer):
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
-        fields = _masked(list(request.update_mask.paths))
+        fields = messages.masked(list(request.update_mask.paths))
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
-        written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, fields)
+        )
+        encoded = await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
         """Switch a flag to the requested state."""
@@ -156,15 +165,21 @@ class FlagService(pb_grpc.FlagServiceServicer):
             before[:] = [current] if current is not None else []
             return decide(current)
 
-        written = await self._write(request, flag_id, decide_and_note)
-        return await off_loop(_encoded_toggle, written, before[0])
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide_and_note), self._planner.notes(flag_id, ["status"])
+        )
+        return await off_loop(_encoded_toggle, written, before[0], notes)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, author_of(request)))
-        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=messages.spread_to_message(written))
+        decide = changes.delete(flag_id.key, expected, author_of(request))
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
+        )
+        spread = messages.spread_to_message(written)
+        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=spread, schedule_notes=notes)
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
@@ -224,6 +239,19 @@ class FlagService(pb_grpc.FlagServiceServicer):
         return written
 
 
+def _once_for_each_key(pack: Callable[[Evaluation], Reply]) -> Callable[[Evaluation], Reply]:
+    """Let evaluations of equal keys, which are the same, be packed once."""
+    packed: dict[str, Reply] = {}
+
+    def once(evaluation: Evaluation) -> Reply:
+        key = evaluation.flag_id.key
+        if key not in packed:
+            packed[key] = pack(evaluation)
+        return packed[key]
+
+    return once
+
+
 def _encoded_list(page: list[Flag], token: str) -> bytes:
     """Return a page's response. Joined, responses of one flag each are the response with all."""
     packed = within_limit(map(flag_to_message, page), SMALLER_PAGE)
@@ -250,19 +278,6 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
     return response.SerializeToString()
 
 
-def _encoded_toggle(written: WriteResult, before: Flag) -> bytes:
-    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status])
+def _encoded_toggle(written: WriteResult, before: Flag, notes: list[str]) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status], schedule_notes=notes)
     return _encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
-
-
-def _masked(paths: list[str]) -> list[str]:
-    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
-    wanted = f"* or fields among {', '.join(WRITABLE)}"
-    if paths == ["*"]:
-        return list(WRITABLE)
-    if not paths:
-        raise invalid("update_mask", "empty", wanted, "INVALID_UPDATE_MASK")
-    for path in paths:
-        if path not in WRITABLE:
-            raise invalid("update_mask", path, wanted, "INVALID_UPDATE_MASK")
-    return list(dict.fromkeys(paths))

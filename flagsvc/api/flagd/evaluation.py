@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import grpc
 
-from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, Pieces, is_long_work
+from flagsvc.api.common.answers import ONE_BY_ONE, AnswerSize, is_long_work
+from flagsvc.api.common.bulk import Bulk, BulkCall, Packing, asked
 from flagsvc.api.common.consistency_tokens import min_revision_of
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.peers import Peers
-from flagsvc.api.common.replies import keep, kept
+from flagsvc.api.common.replies import Reply, keep, kept
 from flagsvc.api.common.selectors import Selector, Selectors
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.struct_fields import put_fields
@@ -79,9 +80,11 @@ class FlagdEvaluation:
         event_streams: EventStreams,
         contexts: Contexts,
         evaluated: Callable[[Evaluation], None],
+        *,
         peers: Peers,
+        bulk: Bulk,
     ) -> None:
-        self._reader, self._event_streams = reader, event_streams
+        self._reader, self._event_streams, self._bulk = reader, event_streams, bulk
         self._contexts, self._evaluated, self._peers = contexts, evaluated, peers
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
@@ -132,39 +135,41 @@ class FlagdEvaluation:
         """Return the handler that evaluates a whole flag set for one context."""
         response_type, has_metadata = protocol.messages.ResolveAllResponse, not protocol.is_first
 
-        def packed(field: str, evaluation: Evaluation, selector: Selector) -> bytes:
+        def packed(selector: Selector, evaluation: Evaluation) -> Reply | None:
+            field = _value_field(evaluation)
+            if field is None:
+                return None
             part = response_type()
             message = part.flags[evaluation.flag_id.key]
             _put_any(message, field, evaluation)
             if has_metadata and evaluation.flag is not None:
                 put_fields(message.metadata, selector.metadata)
                 put_fields(message.metadata, evaluation.flag.metadata)
-            encoded: bytes = part.SerializeToString()
-            return encoded
+            return (part.SerializeToString(),)
 
-        async def resolve_all(request: Any, call: Context) -> Any:
-            metadata = call.invocation_metadata()
+        async def resolve_all(request: Any, context: Context) -> Any:
+            metadata = context.invocation_metadata()
             selector = selectors.of(metadata)
             attributes = self._contexts.of_struct(request.context, metadata, with_headers=not protocol.is_first)
-            parts, size = Pieces(), AnswerSize(ONE_BY_ONE)
             min_revision = min_revision_of(metadata)
-            context = await in_full(attributes)
-            async for evaluation in self._reader.evaluate_set(selector.flag_set, context, min_revision):
-                self._evaluated(evaluation)
-                field = _value_field(evaluation)
-                if field is None:
-                    continue
-                long = is_long_work(evaluation)
-                part = (
-                    await off_loop(packed, field, evaluation, selector) if long else packed(field, evaluation, selector)
-                )
-                parts.add(part)
-                size.add(len(part))
+
+            async def evaluate() -> AsyncIterator[Evaluation]:
+                return self._reader.evaluate_set(selector.flag_set, await in_full(attributes), min_revision)
+
+            question = request.SerializeToString(deterministic=True)
+            added = self._contexts.added(lambda: metadata, with_headers=not protocol.is_first)
+            call = BulkCall(
+                asked(protocol.service, selector.flag_set, selector.text, question, added),
+                evaluate,
+                Packing((protocol.service, selector.text), partial(packed, selector)),
+                size := AnswerSize(ONE_BY_ONE),
+                min_revision,
+            )
             rest = response_type()
             if has_metadata:
                 put_fields(rest.metadata, selector.metadata)
-            parts.add(rest.SerializeToString())
-            return await size.joined(parts.all())  # joined, responses are the response with all flags
+            parts = [*await self._bulk.parts(call), rest.SerializeToString()]
+            return await size.joined(parts)  # joined, responses are the response with all flags
 
         return resolve_all
 

@@ -73,6 +73,8 @@ class Compiler:
         lenient: bool = False,
     ) -> None:
         self.lenient, self.is_too_big = lenient, False
+        self.reads_clock = False
+        """Whether a rule may read `$flagd.timestamp`."""
         self.flag_key, self.fractional_version, self.traced = flag_key, fractional_version, traced
         self.problems: list[RuleProblem] = []
         self._forms, self._evaluators = forms, evaluators

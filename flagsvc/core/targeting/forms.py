@@ -90,6 +90,8 @@ def _var(call: Call) -> Node:
     name = key.value if key.constant else None
     if call.at_root and name == "$flagd.flagKey":
         return literal(call.compiler.flag_key)
+    if call.at_root and not _is_field(name):
+        call.compiler.reads_clock = True  # as the whole context and computed paths may
     if call.at_root and isinstance(name, str) and name and "." not in name and name != "$flagd":
         if not default.constant or default.value is not None:
             return Node(lambda data, run: default_of(data, run) if (v := data.get(name)) is None else v, size)
@@ -102,6 +104,11 @@ def _var(call: Call) -> Node:
         return default_of(data, run) if found is _ABSENT else found
 
     return Node(variable, size)
+
+
+def _is_field(name: JsonValue) -> bool:
+    """Whether a constant path leads into a field of the caller's context, and not to `$flagd`."""
+    return isinstance(name, str) and name.split(".")[0] not in ("", "$flagd")
 
 
 def _constant_path(call: Call, name: str, default_of: Compiled) -> Compiled:

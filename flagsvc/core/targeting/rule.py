@@ -27,12 +27,15 @@ class WrongRule(Exception):
 
 
 class Rule:
-    """A compiled rule of one flag. `problems`: what is odd in it, where it was compiled all the same."""
+    """A compiled rule of one flag. `problems`: what is odd in it, where it was compiled all the same.
 
-    __slots__ = ("_run", "_work", "problems")
+    `reads_clock`: its result may depend on the time, and not only on the context.
+    """
 
-    def __init__(self, node: Node, problems: Sequence[RuleProblem] = ()) -> None:
-        self._run, self.problems = node.run, tuple(problems)
+    __slots__ = ("_run", "_work", "problems", "reads_clock")
+
+    def __init__(self, node: Node, problems: Sequence[RuleProblem] = (), *, reads_clock: bool = False) -> None:
+        self._run, self.problems, self.reads_clock = node.run, tuple(problems), reads_clock
         self._work = MAX_WORK - NODE_STEPS * node.size  # what evaluating each of its nodes once leaves for data
 
     def evaluate(self, context: Attributes, now: float) -> JsonValue:
@@ -84,7 +87,7 @@ def compile_rule(
     is_ambiguous = any(problem.effect is Effect.AMBIGUOUS for problem in compiler.problems)
     if compiler.problems and (not lenient or compiler.is_too_big or is_ambiguous):
         raise WrongRule(compiler.problems)
-    return Rule(node, compiler.problems)
+    return Rule(node, compiler.problems, reads_clock=compiler.reads_clock)
 
 
 def compile_texts(
