@@ -73,6 +73,8 @@ async def test_ofrep_clients_get_an_event_at_each_step_and_then_another_answer(s
             assert (moving["value"], moving["reason"]) == (value, "TARGETING_MATCH")
             assert (await asked.all(KEY, query, If_None_Match=after.headers["etag"])).status_code == 304
             before = after
+            for _ in range(3):  # whole answers are remembered, but not those that depend on the time
+                assert (await asked.all(KEY)).content == after.content
         clock.now += 10_000
         await stream.nothing(0.5)
         assert asked.server.replica.rollout_steps.announced == 2
@@ -110,6 +112,9 @@ async def test_flagds_event_streams_name_the_flag(served: tuple[Asked, Clock], v
 async def test_no_answer_that_is_kept_hides_a_step_and_none_is_static(served: tuple[Asked, Clock]) -> None:
     asked, clock = served
     await asked.grpc.create("moving", status=1, rollout=steps((0, 100), (60, 0)))
+    held = asked.server.replica.near.peek(FlagId("default", "moving"))
+    assert held is not None
+    assert held.prepared.reads_clock
     evaluator, context = Evaluator("v1", asked.grpc.channel), types.EvaluationContext(targeting_key="user-1")
     for at, variant in ((-1, "off"), (0, "on"), (59, "on"), (60, "off")):
         clock.now = START + at
