@@ -264,7 +264,7 @@ class Replica:
 
     def samples(self) -> Iterator[Sample]:
         """Return the parts' plain counts when Prometheus asks."""
-        lookups, writes, follower, audits = self.reader.stats, self.writer.stats, self.follower, self.cache_auditor
+        lookups, writes, follower, audits = self.reader.all_stats, self.writer.stats, self.follower, self.cache_auditor
         for tier in ("near", "cache", "store", "stale"):
             about = "Definition lookups by the tier that answered."
             yield Sample("flagsvc_lookups_total", about, getattr(lookups, tier), {"tier": tier})

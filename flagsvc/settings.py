@@ -108,6 +108,11 @@ class Settings:
         host="needed",
     )
     port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
+    transport: str = _setting(
+        "grpcio",
+        "What speaks HTTP/2 on the gRPC port: grpcio, or native, which is experimental and needs flagsvc[native].",
+        choices=("grpcio", "native"),
+    )
     http_on_grpc_port: bool = _setting(
         True,
         "Whether the gRPC port also serves HTTP/1.1: Connect and gRPC-Web, which flagd's providers for Go, PHP and"

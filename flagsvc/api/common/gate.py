@@ -98,6 +98,17 @@ class Check:
             self._authority.check_known(self._role)
         return caller
 
+    def known(self, metadata: Metadata) -> Identity | None:
+        """Return who calls, with a role that is enough; None if `admit` has to look its credential up.
+
+        For calls that only evaluate, in a thread of its own: each thread has its own checks. Raises as `admit`.
+        """
+        credential = credential_in(metadata)
+        caller = self._listener.anonymous if credential is None else self._authority.recognized(credential)
+        if caller is not None and caller not in self._admitted:
+            self._admit(caller)
+        return caller
+
     async def verified(self, metadata: Metadata, peer: str, connection: Connection | None = None) -> Identity:
         """Verify the credential, and return who calls. Raises as `admit`, and Overloaded."""
         caller = self.admit(metadata, connection)
@@ -130,9 +141,10 @@ class Check:
 
         The caller is looked up once more: its body may have taken long to arrive.
         """
-        return self._permitted(self._authority.recheck(caller), request, metadata)
+        return self.permitted(self._authority.recheck(caller), request, metadata)
 
-    def _permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
+    def permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
+        """Return the flag sets of a call that is allowed to a caller as it is now. Raises as `permit`."""
         if self._set_of is None:
             if caller not in self._admitted:
                 self._admit(caller)
@@ -167,7 +179,7 @@ class Check:
 
         It is no coroutine, which would cost each call another one.
         """
-        flag_sets = self._permitted(caller, request, metadata)
+        flag_sets = self.permitted(caller, request, metadata)
         prove(caller)
         CALLER.set(caller)
         return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)

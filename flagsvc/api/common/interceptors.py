@@ -96,7 +96,7 @@ class CallInterceptor:
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         pool, message, sender = self._pool(method), self._first_messages.of, self._sender
-        ended = self._metrics.calls.of(_label(method)).ended
+        ended = self._metrics.calls.of(label(method)).ended
         check, refuse, authority = self._check_of(method), self._refuse_of(method), self._authority
         before, sessions = self._before_of(method), authority.sessions if authority is not None else None
 
@@ -182,7 +182,7 @@ class CallInterceptor:
         self, method: str, call: Callable[[Any, Any, Session | None], Any], encode: Encode, check: Check | None
     ) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
-        name, sender = _label(method), self._sender
+        name, sender = label(method), self._sender
         ended = self._metrics.calls.of(name).ended
         # Nothing ends a stream of these before the transport does.
         pool, refuse = self._admission.streams(name, awaited=not method.startswith(_ENDLESS)), self._refuse_of(method)
@@ -242,6 +242,6 @@ async def _abort(context: Context, method: str, failure: Failure) -> None:
         raise asyncio.CancelledError from None  # which gRPC does not report as a fault of the handler
 
 
-def _label(method: str) -> str:
+def label(method: str) -> str:
     """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")
