@@ -39,6 +39,7 @@ from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.past import Past
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
+from flagsvc.serving.rollout_steps import RolloutSteps
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
@@ -88,6 +89,7 @@ class Replica:
             self.follower.proof.loaded,
         )
         self.bucketings = Bucketings(store, self.reader, self.writer)
+        self.rollout_steps = RolloutSteps(near)
         self.access: Access | None = None
         if auth_mode(settings) is AuthMode.REQUIRED:
             if store.tokens is None and not settings.tokens_file and not settings.jwt_issuers_file:
@@ -141,12 +143,14 @@ class Replica:
         self.cache_auditor.start()
         self.revision_sweep.start()
         self.cache_lease.start()
+        self.rollout_steps.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
         """Let writes end, stop the background work, and release the stores."""
         if self.access is not None:
             await self.access.close()
+        await self.rollout_steps.close()
         if self.executor is not None:
             await self.executor.close()
         await self.writer.close()  # writes need everything below

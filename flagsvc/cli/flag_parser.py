@@ -133,6 +133,28 @@ def _edit(parser: argparse.ArgumentParser) -> None:
     options.add_wait(parser)
 
 
+def _rollout(parser: argparse.ArgumentParser) -> None:
+    options.add_flag_call(parser)
+    parser.add_argument("--to", metavar="VARIANT", help="begin: the variant that callers move to")
+    parser.add_argument(
+        "--from",
+        metavar="VARIANT",
+        dest="from_variant",
+        help="the variant of all others [the other one, or the default]",
+    )
+    parser.add_argument(
+        "--over",
+        metavar="TIME",
+        help="evenly in 3d, 12h or 30m; with --rollback the time of the way back, 0s for at once",
+    )
+    parser.add_argument("--steps", metavar="STEPS", help="in steps, such as 1%%,10%%@+1h,100%%@2026-12-01T09:00:00Z")
+    parser.add_argument("--by", metavar="FIELD", help="context field whose text says who is first [targetingKey]")
+    parser.add_argument("--pause", action="store_true", help="keep the share of now")
+    parser.add_argument("--resume", action="store_true", help="go on after a pause")
+    parser.add_argument("--rollback", action="store_true", help="back as it came, last in first out, or with --over")
+    options.add_write(parser, etag=True)
+
+
 def _state(word: str) -> bool:
     if word.lower() not in _STATES:
         raise argparse.ArgumentTypeError(f"{word!r} must be on or off (or true, false, enable, disable)")
@@ -154,4 +176,5 @@ COMMANDS: Mapping[str, run.Described] = {
     "delete": run.Described(run.on_server(_FLAG, "delete"), _delete),
     "rollback": run.Described(run.on_server("rollback", "rollback"), _rollback),
     "edit": run.Described(run.on_server("edit", "edit"), _edit),
+    "rollout": run.Described(run.in_module("rollout", "rollout"), _rollout),
 }

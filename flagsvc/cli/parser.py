@@ -9,7 +9,7 @@ from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, schedule_parser, token_parser, tool_parser
 from flagsvc.cli.parsing import Parser, formatter
 
-_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
+_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure rollout"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
@@ -26,6 +26,7 @@ _SUMMARIES = {
     "create": f"Create a flag. {_FIELDS}",
     "set": f"Change fields of a flag; an empty value clears a field. {_FIELDS}",
     "delete": "Delete a flag; its history is kept.",
+    "rollout": "Show the share of callers that a flag's rollout has moved; begin or change one, pause it, resume it, roll it back. Each change begins at the share that stands.",
     "schedule": "Plan a change of a flag for a time. It is made exactly once, by whichever replica comes first.",
     "schedules": "List, show, move, execute or cancel planned changes.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
@@ -93,6 +94,13 @@ _EXAMPLES = {
     ),
     "schedules": ("flagsvc schedules list", "flagsvc schedules show ID", "flagsvc schedules cancel ID"),
     "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
+    "rollout": (
+        "flagsvc rollout checkout-v2 --to on --over 3d",
+        "flagsvc rollout checkout-v2 --to on --steps 1%,10%@+1h,100%@+1d",
+        "flagsvc rollout checkout-v2",
+        "flagsvc rollout checkout-v2 --pause",
+        "flagsvc rollout checkout-v2 --rollback --over 10m",
+    ),
     "diff": (
         "flagsvc diff checkout-v2",
         "flagsvc diff checkout-v2 --since 1h",

@@ -12,6 +12,7 @@ FlagsvcError
 ├── ScheduleConflict    the schedule was changed by somebody else
 ├── SchedulesMissing    the store cannot plan changes
 ├── FlagExists
+├── RolloutMissing      the flag has no rollout
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
 │   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
@@ -94,6 +95,14 @@ class FlagNotFound(FlagsvcError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag with key "{visible(key)}" not found')
+        self.key = key
+
+
+class RolloutMissing(FlagsvcError):
+    """The flag has no rollout."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f'Feature flag "{visible(key)}" has no rollout: set the field rollout to begin one')
         self.key = key
 
 

@@ -17,6 +17,8 @@ _FLAG_BYTES = 1_500
 _PER_RULE_BYTE = 12
 """A compiled rule is a tree of objects, many times its text."""
 _PER_VALUE = 64
+_PER_ROLLOUT_BYTE = 10
+"""A point of a rollout is a split in the compiled rule; a slow line is some more."""
 _SCALARS = frozenset({bool, int, float, type(None)})
 
 
@@ -42,7 +44,7 @@ def flag_bytes(flag: Flag) -> int:
     """Return about the size of a flag as JSON: the sizes of what callers write, without names of fields and times."""
     texts = (flag.key, flag.name, flag.description, flag.targeting, *flag.evaluators.values())
     size = sum(len(text.encode(errors="replace")) for text in texts if text)
-    return size + sum(json_bytes(value) for value in (flag.config, flag.variants, flag.metadata) if value)
+    return size + sum(json_bytes(value) for value in (flag.config, flag.variants, flag.metadata, flag.rollout) if value)
 
 
 def estimated_memory(flag: Flag | None) -> int:
@@ -53,6 +55,8 @@ def estimated_memory(flag: Flag | None) -> int:
     if flag.targeting:
         rule = len(flag.targeting) + sum(map(len, flag.evaluators.values()))
         size += rule * _PER_RULE_BYTE
+    if flag.rollout:
+        size += _memory(flag.rollout) * _PER_ROLLOUT_BYTE
     for values in (flag.variants, flag.metadata, flag.config):
         if values:
             size += _memory(values)

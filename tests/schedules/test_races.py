@@ -10,15 +10,29 @@ from typing import Any
 
 import pymongo
 import pytest
+from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import schedules as mongo_schedules
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from flagsvc.core.schedules.model import ConflictKind, Schedule, State
+from flagsvc.ports.schedules import Ended
 from flagsvc.schedules import attempts, executor
+from flagsvc.schedules.attempts import DueAttempt
 from flagsvc.server import Server
 from tests.replicas import replica, until_serving
-from tests.schedules.plans import CHAT, HOUR, due_now, executed, flag_in, plan, planned_and_due, schedules_of, stored
+from tests.schedules.plans import (
+    CHAT,
+    HOUR,
+    RIGHTS,
+    due_now,
+    executed,
+    flag_in,
+    plan,
+    planned_and_due,
+    schedules_of,
+    stored,
+)
 from tests.schedules.racer import racers
 from tests.servers import Mongod
 
@@ -94,6 +108,56 @@ async def test_the_clocks_of_replicas_decide_nothing(
     (left,) = await schedules_of(store).upcoming(10)
     assert 3_000 < left.wait_s <= 3_600
     assert (await schedules_of(store).get(CHAT.flag_set, early.id)).state is State.PENDING
+    await store.close()
+
+
+async def test_a_repeated_transaction_that_comes_too_late_has_executed_nothing(mongo_database_url: str) -> None:
+    """Its first try is rolled back, and another replica is faster: it must not report that it was executed here."""
+    store = MongoStore(mongo_database_url)
+    await store.open()
+    await flag_in(store)
+    (made,) = await planned_and_due(store, plan())
+    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
+        collection = direct.get_default_database()["flagsvc_schedules"]
+
+        class Overtaken(DueAttempt):
+            tries = 0
+
+            def begin(self) -> None:
+                super().begin()
+                self.tries += 1
+                if self.tries == 2:
+                    collection.update_one({"_id": made.id}, {"$set": {"state": "EXECUTED"}})
+
+            def ended(self, revision: int) -> Ended:
+                if self.tries == 1:
+                    raise OperationFailure("conflict", 112, {"errorLabels": ["TransientTransactionError"]})
+                return super().ended(revision)
+
+        attempt = Overtaken(RIGHTS)
+        assert await schedules_of(store).execute(CHAT, "", attempt, attempt.decide) is None
+    assert (attempt.tries, attempt.result, attempt.schedule) == (2, None, None)
+    await store.close()
+
+
+async def test_an_executor_that_is_not_patient_leaves_a_schedule_that_another_transaction_has(
+    mongo_database_url: str,
+) -> None:
+    store = MongoStore(mongo_database_url)
+    await store.open()
+    await flag_in(store)
+    (made,) = await planned_and_due(store, plan())
+    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct, direct.start_session() as session:
+        collection = direct.get_default_database()["flagsvc_schedules"]
+        session.start_transaction()
+        collection.update_one({"_id": made.id}, {"$set": {"claimedAt": 1}}, session=session)
+        attempt = DueAttempt(RIGHTS, is_patient=False)
+        assert await schedules_of(store).execute(CHAT, "", attempt, attempt.decide) is None
+        assert attempt.result is None
+        session.abort_transaction()
+    result = await executed(store)
+    assert result is not None
+    assert result.id == made.id
     await store.close()
 
 

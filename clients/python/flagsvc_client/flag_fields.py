@@ -34,6 +34,7 @@ class FlagFields(TypedDict, total=False):
     metadata: Mapping[str, JsonValue]
     owner: str | None
     expires_at: datetime | None
+    rollout: Mapping[str, JsonValue] | None
 
 
 class WriteOptions(TypedDict, total=False):

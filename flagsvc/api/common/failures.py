@@ -48,6 +48,7 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.AuditMissing: (grpc.StatusCode.FAILED_PRECONDITION, "AUDIT_MISSING", None),
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None),
     errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
+    errors.RolloutMissing: (grpc.StatusCode.FAILED_PRECONDITION, "ROLLOUT_MISSING", None),
     errors.TokenFixed: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_IN_FILE", None),
     errors.DenialNotFound: (grpc.StatusCode.NOT_FOUND, "DENIAL_NOT_FOUND", None),
     errors.ScheduleEnded: (grpc.StatusCode.FAILED_PRECONDITION, "SCHEDULE_ENDED", None),

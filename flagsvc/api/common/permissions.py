@@ -51,6 +51,7 @@ class Rule:
 _OPEN = Rule(None)
 _OWN = "/flagsvc.v1.FlagService/"
 _TOKENS = "/flagsvc.v1.TokenService/"
+_ROLLOUTS = "/flagsvc.v1.RolloutService/"
 _SCHEDULES = "/flagsvc.v1.ScheduleService/"
 _SYNC = "/flagd.sync.v1.FlagSyncService/"
 _FLAG_SET, _FLAG, _SELECTOR = by_field("flag_set"), by_field("flag.flag_set"), by_selector()
@@ -76,6 +77,8 @@ METHODS: Mapping[str, Rule] = {
     _OWN + "GetStatus": Rule(Role.OPERATE),
     _OWN + "VerifyCache": Rule(Role.OPERATE),
     _OWN + "Resync": Rule(Role.OPERATE),
+    _ROLLOUTS + "GetRollout": Rule(Role.READ, _FLAG_SET),
+    **{_ROLLOUTS + f"{name}Rollout": Rule(Role.WRITE, _FLAG_SET) for name in ("Pause", "Resume", "RollBack")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},

@@ -132,7 +132,7 @@ class EventStreams:
         if flag_set in stream.sets or not stream.scope.covers(flag_set):
             return
         stream.sets.add(flag_set)
-        self._near.changelogs.listen(flag_set, stream.note)
+        self._near.changelogs.listen(flag_set, stream.note, of_values=True)
         self._add_missed(stream, flag_set)
 
     def _add_all_missed(self) -> None:

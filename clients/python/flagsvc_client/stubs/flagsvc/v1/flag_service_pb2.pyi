@@ -1532,6 +1532,7 @@ class EvaluationSettings(google.protobuf.message.Message):
     MAX_CONTEXT_VALUES_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_DEPTH_FIELD_NUMBER: builtins.int
     PROVEN_CONTEXT_FIELD_NUMBER: builtins.int
+    FLAG_NEEDS_FIELD_NUMBER: builtins.int
     max_context_bytes: builtins.int
     """Maximum size of a context, as an EvaluationContext in bytes; a larger one is refused."""
     max_context_values: builtins.int
@@ -1554,6 +1555,12 @@ class EvaluationSettings(google.protobuf.message.Message):
         "proven-context".
         """
 
+    @property
+    def flag_needs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of `requires`, what single flags need (Flag.needs). A client that knows this field need not refuse the stream: it
+        answers GENERAL for those flags.
+        """
+
     def __init__(
         self,
         *,
@@ -1563,8 +1570,9 @@ class EvaluationSettings(google.protobuf.message.Message):
         max_context_values: builtins.int = ...,
         max_context_depth: builtins.int = ...,
         proven_context: collections.abc.Mapping[builtins.str, flagsvc_client.stubs.flagsvc.v1.types_pb2.Value] | None = ...,
+        flag_needs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "proven_context", b"proven_context", "requires", b"requires"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "flag_needs", b"flag_needs", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "proven_context", b"proven_context", "requires", b"requires"]) -> None: ...
 
 Global___EvaluationSettings: typing_extensions.TypeAlias = EvaluationSettings
 
