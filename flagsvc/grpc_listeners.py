@@ -9,6 +9,7 @@ from functools import partial
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from flagsvc.access.planned_rights import PlannedRights
 from flagsvc.api.audit_service.service import AuditService
 from flagsvc.api.common import reflection
 from flagsvc.api.common.admission import Admission
@@ -29,11 +30,14 @@ from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.http.server import MAX_HEAD_BYTES
+from flagsvc.api.schedule_service.service import ScheduleService
 from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_pb_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as schedule_pb
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as schedule_pb_grpc
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as token_pb_grpc
 from flagsvc.grpc_paths import tolerate_undecodable
@@ -43,7 +47,7 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
-OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR, audit_pb.DESCRIPTOR)
+OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR, audit_pb.DESCRIPTOR, schedule_pb.DESCRIPTOR)
 """Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
@@ -88,6 +92,7 @@ class GrpcServices:
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated, bulk)
         self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
+        self._schedule_service = ScheduleService(replica.planner, PlannedRights(replica.access))
         self._evaluation = FlagdEvaluation(
             reader, self.event_streams, contexts, metrics.evaluated, peers=self.peers, bulk=bulk
         )
@@ -118,6 +123,7 @@ class GrpcServices:
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
         token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
         audit_pb_grpc.add_AuditServiceServicer_to_server(self._audit_service, server)
+        schedule_pb_grpc.add_ScheduleServiceServicer_to_server(self._schedule_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

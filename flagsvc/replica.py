@@ -13,6 +13,7 @@ import structlog
 from flagsvc import __version__
 from flagsvc.access.access import Access
 from flagsvc.access.no_tokens import NoTokens
+from flagsvc.access.planned_rights import PlannedRights
 from flagsvc.adapters.build import cache_for, flag_sets_for, snapshot_for, store_for
 from flagsvc.adapters.identity import identity_of
 from flagsvc.auth_mode import AuthMode, auth_mode
@@ -30,6 +31,8 @@ from flagsvc.replication.resync import Resync
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
+from flagsvc.schedules.executor import ScheduleExecutor
+from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import Bucketings
 from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.quotas import Quotas
@@ -85,6 +88,10 @@ class Replica:
                 )
             self.access = Access(store.tokens or NoTokens(), store, cache, self.heartbeats, settings.staleness_bound_s)
             self.follower.channels.tokens_changed = self.access.follower.wake
+        rights = PlannedRights(self.access)
+        self.executor = ScheduleExecutor(store.schedules, self.writer, rights) if store.schedules is not None else None
+        wake = self.executor.wake if self.executor is not None else lambda: None
+        self.planner = SchedulePlanner(store.schedules, self.writer, rights, wake)
         self.resync = Resync(near, store, cache, self.follower, self.heartbeats)
         self._snapshot = snapshot_for(settings)
 
@@ -99,6 +106,8 @@ class Replica:
         )
         self.more_problems: list[Callable[[], Iterable[Problem]]] = []
         """What other parts of the process report in its status."""
+        if self.executor is not None:
+            self.more_problems.append(self.executor.problems)
         self._restoring: asyncio.Task[None] | None = None
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
 
@@ -117,6 +126,8 @@ class Replica:
         self.follower.start()
         if self.access is not None:
             self.access.start()
+        if self.executor is not None:
+            self.executor.start()
         self.heartbeats.start()
         self.cache_auditor.start()
         self.cache_lease.start()
@@ -126,6 +137,8 @@ class Replica:
         """Let writes end, stop the background work, and release the stores."""
         if self.access is not None:
             await self.access.close()
+        if self.executor is not None:
+            await self.executor.close()
         await self.writer.close()  # writes need everything below
         await self.reader.close()
         await self.cache_auditor.close()
@@ -264,6 +277,8 @@ class Replica:
         if self.snapshots is not None:
             yield Sample("flagsvc_snapshot_writes_total", "Snapshots saved.", self.snapshots.writes)
             yield Sample("flagsvc_snapshot_failures_total", "Snapshots that were not saved.", self.snapshots.failures)
+        if self.executor is not None:
+            yield from (Sample(*each) for each in self.executor.samples())
         yield Sample("flagsvc_writes_total", "Changes stored.", writes.stored)
         yield Sample("flagsvc_announcements_sent_total", "Changes announced.", writes.announced)
         yield Sample("flagsvc_announcements_failed_total", "Changes not announced.", writes.not_announced)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.errors import AccessUnknown
+from flagsvc.core.model import JsonValue
 from flagsvc.ports import Problem
 
 
@@ -43,6 +44,14 @@ class ProvenCallers(Protocol):
 
         `caller`: its id, role, flag sets and time.
         """
+        ...
+
+    def evidence(self, identity: Identity) -> Mapping[str, JsonValue]:
+        """Return, as JSON, what `granted` decides by."""
+        ...
+
+    def granted(self, kind: str, name: str, evidence: Mapping[str, JsonValue]) -> Identity | None:
+        """Return a caller with the rights that the rules of now give it, without its credential; None: no rights."""
         ...
 
     def problems(self) -> Iterable[Problem]:
@@ -91,6 +100,15 @@ class NotYet:
     def referred(self, reference: str, caller: Identity) -> Identity | None:
         """Raise AccessUnknown."""
         del reference, caller
+        raise _unknown()
+
+    def evidence(self, identity: Identity) -> Mapping[str, JsonValue]:
+        """Pass it on."""
+        return self._proven.evidence(identity)
+
+    def granted(self, kind: str, name: str, evidence: Mapping[str, JsonValue]) -> Identity | None:
+        """Raise AccessUnknown."""
+        del kind, name, evidence
         raise _unknown()
 
     def problems(self) -> Iterable[Problem]:

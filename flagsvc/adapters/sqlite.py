@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_audit, sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_schedules, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -56,6 +56,7 @@ class SqliteStore:
         self._id = ""
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.audit = sqlite_audit.SqliteAudit(self._run)
+        self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
         self.reads = 0
 
     @property
@@ -176,14 +177,16 @@ def _make_private(path: str) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        db.executescript(sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA)
-    if not _has_caller(db):
+        db.executescript(sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA + sqlite_schedules.SCHEMA)
+    for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
-            db.execute("ALTER TABLE history ADD COLUMN caller TEXT")
+            db.execute(f"ALTER TABLE history ADD COLUMN {name} TEXT")
 
 
-def _has_caller(db: sqlite3.Connection) -> bool:
-    return "caller" in {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}
+def _added(db: sqlite3.Connection) -> list[str]:
+    """Return the later columns of the history that the file does not have."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(history)")}
+    return [name for name in ("caller", "via") if name not in there]
 
 
 def _failure(error: sqlite3.Error) -> StoreUnavailable:
@@ -245,23 +248,28 @@ def _load(db: sqlite3.Connection) -> StoreContents:
 
 def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | None:
     with _transaction(db, "IMMEDIATE"):
-        current = _read(db, flag_id)
-        change = decide(current)
-        if change is None:
-            return None
-        change = stamped(change, _bucketing(db, flag_id.flag_set))
-        known = _revisions(db).get(flag_id.flag_set, 0)
-        revision = max(known, current.revision if current else 0) + 1
-        db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
-        stored = None
-        if change.after is None:
-            db.execute("DELETE FROM flags WHERE flag_set = ? AND key = ?", flag_id)
-        else:
-            document = dumps(replace(change.after, revision=revision))
-            stored = loads(document)
-            db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?, ?, ?)", (*flag_id, revision, document))
-        _record(db, flag_id, change, revision)
-        return Entry(flag_id, revision, stored)
+        return _changed(db, flag_id, decide)
+
+
+def _changed(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | None:
+    """Decide and store, in the transaction that is open."""
+    current = _read(db, flag_id)
+    change = decide(current)
+    if change is None:
+        return None
+    change = stamped(change, _bucketing(db, flag_id.flag_set))
+    known = _revisions(db).get(flag_id.flag_set, 0)
+    revision = max(known, current.revision if current else 0) + 1
+    db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
+    stored = None
+    if change.after is None:
+        db.execute("DELETE FROM flags WHERE flag_set = ? AND key = ?", flag_id)
+    else:
+        document = dumps(replace(change.after, revision=revision))
+        stored = loads(document)
+        db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?, ?, ?)", (*flag_id, revision, document))
+    _record(db, flag_id, change, revision)
+    return Entry(flag_id, revision, stored)
 
 
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:
@@ -269,18 +277,19 @@ def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: i
         None if side is None else json.dumps(json_safe(dict(side))) for side in (change.previous, change.new)
     )
     at = json_safe(change.at)
-    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, at, revision, change.caller)
+    row = (*flag_id, change.action.value, previous, new, change.actor, change.reason, at, revision)
     db.execute(
-        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, caller)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        row,
+        "INSERT INTO history (flag_set, key, action, previous, new, actor, reason, created_at, revision, caller, via)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*row, change.caller, change.via),
     )
 
 
 def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-    caller = "caller" if _has_caller(db) else "NULL"
+    missing = _added(db)
+    later = ", ".join("NULL" if name in missing else name for name in ("caller", "via"))
     rows = db.execute(
-        f"SELECT action, previous, new, actor, reason, created_at, revision, {caller} FROM history"  # noqa: S608
+        f"SELECT action, previous, new, actor, reason, created_at, revision, {later} FROM history"  # noqa: S608
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
@@ -295,8 +304,9 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             created_at=times_from_json({"createdAt": created_at})["createdAt"],
             revision=revision,
             caller=caller or "",
+            via=via or "",
         )
-        for action, previous, new, actor, reason, created_at, revision, caller in rows
+        for action, previous, new, actor, reason, created_at, revision, caller, via in rows
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def _revision(db: Any) -> int:
 def _load(db: Any) -> StoredTokens:
     found: list[Record] = []
     malformed = []
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         revision = _revision(db)
         for record_id, document in db.execute("SELECT id, document FROM tokens ORDER BY id"):
             try:
@@ -73,7 +73,7 @@ def _load(db: Any) -> StoredTokens:
 
 
 def _write(db: Any, record_id: str, decide: Decide[R], entry: AuditEntry | None, forget: Sequence[str]) -> R | None:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         current: Any = _read(db, record_id)
         record = decide(current)
         if record is None:
@@ -89,7 +89,7 @@ def _write(db: Any, record_id: str, decide: Decide[R], entry: AuditEntry | None,
 
 
 def _note_used(db: Any, days: Mapping[str, str]) -> None:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         for token_id, day in days.items():
             try:
                 token = _read(db, token_id)
@@ -108,8 +108,19 @@ def _read(db: Any, record_id: str) -> Record | None:
         raise ChangeRefused(MALFORMED) from None
 
 
+def read_records(db: Any, ids: Sequence[str]) -> dict[str, Record]:
+    """Read some records in the transaction that is open, by id. What is malformed has no effect."""
+    found: dict[str, Record] = {}
+    for record_id in ids:
+        with suppress(ChangeRefused):
+            if (record := _read(db, record_id)) is not None:
+                found[record_id] = record
+    return found
+
+
 @contextmanager
-def _transaction(db: Any, kind: str) -> Iterator[None]:
+def transaction(db: Any, kind: str) -> Iterator[None]:
+    """Run what is inside in one transaction."""
     db.execute(f"BEGIN {kind}")
     try:
         yield

@@ -29,6 +29,8 @@ def entry_lines(entry: Entry, *, at: str = "") -> list[str]:
     who = f"by {text(entry.get('actor') or 'anonymous')}"
     if entry.get("onBehalfOf"):
         who += f" on behalf of {text(entry['onBehalfOf'])}"
+    if entry.get("via"):
+        who += f" via {text(entry['via'])}"
     if entry.get("actor") is not None:
         why = f": {text(entry['reason'])}" if entry.get("reason") else ""
         lines += textwrap.wrap(who + why, width(), initial_indent=_INDENT, subsequent_indent=_INDENT * 2)

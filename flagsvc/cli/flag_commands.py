@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from flagsvc.api.common.values import from_value
@@ -111,12 +112,14 @@ def toggle(args: argparse.Namespace, stub: Stub) -> int:
     flag = received(response.flag)
     before = types.FlagStatus.Name(response.previous_status).removeprefix("FLAG_STATUS_")
     if args.json:
-        previous = {"previousStatus": before if response.previous_status else None}
+        previous: dict[str, Any] = {"previousStatus": before if response.previous_status else None}
+        previous |= {"scheduleNotes": list(response.schedule_notes)} if response.schedule_notes else {}
         render.print_json({**render.flag_fields(flag), **previous, "spread": wait_for.spread_fields(response.spread)})
     else:
         states = [*([before] if response.previous_status else []), flag.status.value]
         where = f"revision {flag.revision}, {wait_for.where(response.spread)}, {took_ms} ms"
         say_states(f"{flag.key}: {' -> '.join(states)} ({where})", states)
+    _print_notes(response.schedule_notes)
     wait_for.warn_of_lag(args, response.spread)
     return wait_for.report_spread(args, response.spread)
 
@@ -172,6 +175,7 @@ def delete(args: argparse.Namespace, stub: Stub) -> int:
         render.print_json({"flagKey": args.key, "revision": response.revision, "spread": spread})
     else:
         say(f"deleted {args.key} (revision {response.revision}); its history is kept: flagsvc history {args.key}")
+    _print_notes(response.schedule_notes)
     return wait_for.report_spread(args, response.spread)
 
 
@@ -182,9 +186,13 @@ def _author_fields(args: argparse.Namespace) -> dict[str, Any]:
 def _show_change(args: argparse.Namespace, response: pb.CreateFlagResponse | pb.UpdateFlagResponse) -> int:
     """Show the stored flag, and report the level that the change has reached."""
     spread = {"spread": wait_for.spread_fields(response.spread)} if args.json else {}
-    notes = list(response.notes)
+    notes = [*response.notes, *getattr(response, "schedule_notes", ())]
     shown = {"notes": notes} if args.json and notes else {}
     render.show({**render.flag_fields(received(response.flag)), **spread, **shown})
+    _print_notes(notes)
+    return wait_for.report_spread(args, response.spread)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"note: {visible(note)}", file=sys.stderr)
-    return wait_for.report_spread(args, response.spread)

@@ -28,7 +28,7 @@ _CHANGE = (
     *(Column("before", name="previousValue"), Column("after", name="newValue"), Column("actor")),
     *(Column("on behalf of", name="onBehalfOf"), Column("reason"), Column("revision")),
 )
-_OF_FLAG = (Column("key", name="flagKey"), Column("at"), Column("action"), *_CHANGE)
+_OF_FLAG = (Column("key", name="flagKey"), Column("at"), Column("action"), *_CHANGE, Column("via"))
 _OF_ALL = (
     *(Column("subject"), Column("at"), Column("flag set", name="flagSet"), Column("action"), Column("outcome")),
     *_CHANGE,
@@ -119,6 +119,7 @@ def _entry(entry: pb.HistoryEntry) -> entries.Entry:
         "onBehalfOf": entry.on_behalf_of,
         "reason": entry.reason,
         "revision": entry.revision,
+        "via": entry.via,
     }
 
 

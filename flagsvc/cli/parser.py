@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from flagsvc import __version__
-from flagsvc.cli import flag_parser, run, token_parser, tool_parser
+from flagsvc.cli import flag_parser, run, schedule_parser, token_parser, tool_parser
 from flagsvc.cli.parsing import Parser, formatter
 
 _FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
@@ -25,6 +25,8 @@ _SUMMARIES = {
     "create": f"Create a flag. {_FIELDS}",
     "set": f"Change fields of a flag; an empty value clears a field. {_FIELDS}",
     "delete": "Delete a flag; its history is kept.",
+    "schedule": "Plan a change of a flag for a time. It is made exactly once, by whichever replica comes first.",
+    "schedules": "List, show, move, execute or cancel planned changes.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
@@ -79,6 +81,11 @@ _EXAMPLES = {
         "flagsvc set checkout-v2 targeting=@rule.json",
     ),
     "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
+    "schedule": (
+        "flagsvc schedule checkout-v2 --status enabled --at 2026-12-01T09:00 --zone Europe/Berlin",
+        "flagsvc schedule checkout-v2 targeting=@rule.json --in 12h --on-conflict skip --reason 'launch'",
+    ),
+    "schedules": ("flagsvc schedules list", "flagsvc schedules show ID", "flagsvc schedules cancel ID"),
     "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
     "diff": (
         "flagsvc diff checkout-v2",
@@ -186,7 +193,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _commands() -> Mapping[str, run.Described]:
     serve = run.Described(run.serve, _serve)
-    return {"serve": serve, **flag_parser.COMMANDS, **token_parser.COMMANDS, **tool_parser.COMMANDS}
+    return {
+        "serve": serve,
+        **flag_parser.COMMANDS,
+        **schedule_parser.COMMANDS,
+        **token_parser.COMMANDS,
+        **tool_parser.COMMANDS,
+    }
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:

@@ -29,12 +29,14 @@ class Author:
     """Who makes a change, why, and when (aware UTC).
 
     `actor`: as the request says. `caller`: who makes the call, where callers are authenticated.
+    `via`: what makes the change in their name.
     """
 
     at: datetime
     actor: str = ANONYMOUS
     reason: str = ""
     caller: str = ""
+    via: str = ""
 
 
 def create(flag: Flag, author: Author, check: Check = validated) -> Decide:
@@ -162,5 +164,6 @@ def _change(
         actor=author.actor or author.caller or ANONYMOUS,
         reason=author.reason,
         caller=author.caller,
+        via=author.via,
         at=author.at,
     )

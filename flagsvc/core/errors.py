@@ -7,6 +7,10 @@ FlagsvcError
 ├── DenialNotFound      this identity was never denied
 ├── TokenFixed          the token comes from a file
 ├── TokenRevoked        a revoked token cannot be changed any more
+├── ScheduleNotFound
+├── ScheduleEnded       it was executed, cancelled or missed, or has failed
+├── ScheduleConflict    the schedule was changed by somebody else
+├── SchedulesMissing    the store cannot plan changes
 ├── FlagExists
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
@@ -116,6 +120,29 @@ class DenialNotFound(FlagsvcError):
 
 class TokenRevoked(FlagsvcError):
     """A revoked token cannot be changed any more."""
+
+
+class ScheduleNotFound(FlagsvcError):
+    """The flag set has no schedule with this id."""
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(f'Schedule "{visible(schedule_id[:64])}" not found')
+        self.schedule_id = schedule_id
+
+
+class ScheduleEnded(FlagsvcError):
+    """The schedule has ended, and cannot be changed any more."""
+
+
+class ScheduleConflict(FlagsvcError):
+    """The schedule was changed since the caller read it."""
+
+
+class SchedulesMissing(FlagsvcError):
+    """The store cannot plan changes."""
+
+    def __init__(self) -> None:
+        super().__init__("flags are served from files, which are read-only here: changes of them cannot be planned")
 
 
 class FlagExists(FlagsvcError):

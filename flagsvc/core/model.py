@@ -157,6 +157,8 @@ class Change:
     actor: str = ANONYMOUS
     reason: str = ""
     caller: str = ""
+    via: str = ""
+    """What made the change in the caller's name, such as `schedule/ID`; empty for the caller itself."""
     at: datetime
 
 
@@ -173,3 +175,4 @@ class HistoryEntry:
     created_at: datetime
     revision: int
     caller: str = ""
+    via: str = ""

@@ -64,6 +64,11 @@ class CertificateCallers:
         in_time = identity.proof.is_valid and self._clock() < identity.expires_at
         return in_time and self.denied.isdisjoint(identity.names)
 
+    def granted(self, name: str) -> Grant | None:
+        """Return what the rules of now give to this name, such as `uri:NAME`."""
+        kind, _, text = name.partition(":")
+        return self._grant((kind, text))
+
     def _recognized(self, pem: bytes, digest: bytes) -> ProvenIdentity:
         try:
             certificate = x509.load_pem_x509_certificate(pem)

@@ -38,6 +38,13 @@ def claim_at(claims: Mapping[str, Any], path: ClaimPath) -> JsonValue:
     return value
 
 
+def put_claim(claims: dict[str, Any], path: ClaimPath, value: JsonValue) -> None:
+    """Put a claim there, which is no object."""
+    for name in path[:-1]:
+        claims = claims.setdefault(name, {})
+    claims[path[-1]] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What one claim must be. `test`: one of TESTS; `wanted`: what it compares with."""

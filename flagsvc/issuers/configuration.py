@@ -15,7 +15,15 @@ from flagsvc.adapters.files.parse import parse
 from flagsvc.core.access.roles import FOR_ALL_SETS, Role
 from flagsvc.core.access.scopes import Scope, scope_of
 from flagsvc.core.errors import InvalidRequest, invalid
-from flagsvc.issuers.conditions import ClaimPath, Condition, checked_prefix, claim_path, condition
+from flagsvc.issuers.conditions import (
+    ClaimPath,
+    Condition,
+    checked_prefix,
+    claim_at,
+    claim_path,
+    condition,
+    put_claim,
+)
 
 MAX_BYTES = 1_048_576
 MAX_ISSUERS, MAX_RULES, MAX_CONDITIONS, MAX_AUDIENCES, MAX_CONTEXT_FIELDS = 50, 1_000, 20, 20, 50
@@ -68,6 +76,15 @@ class Issuer:
         """Return what names one of the issuer's keys together with what its tokens must be and get."""
         entry = json.dumps([self.issuer, self.audiences, *map(asdict, self.rules)], default=sorted)
         return hashlib.sha256(key + entry.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def asked(self, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of the claims that the rules ask for. No condition holds for an object."""
+        found: dict[str, Any] = {}
+        for path in {each.path for rule in self.rules for each in rule.conditions}:
+            value = claim_at(claims, path)
+            if value is not None and not isinstance(value, dict):
+                put_claim(found, path, value)
+        return found
 
     def grant(self, claims: Mapping[str, Any]) -> Grant | None:
         """Return what the first rule that fits gives; None if none does."""

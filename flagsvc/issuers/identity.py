@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flagsvc.core.access.identity import Identity
+from flagsvc.core.model import JsonValue
 
 
 class Proof:
@@ -29,8 +31,11 @@ class ProvenIdentity(Identity):
     """A caller by a token of an issuer, or by a client certificate.
 
     `names`: everything by which it can be denied: `ISSUER|SUBJECT` of a token, `uri:NAME` and `dns:NAME` of a
-    certificate.
+    certificate. `issuer`, `claims`: of a token, whose it is, and what it has of the claims that the issuer's rules ask
+    for.
     """
 
     proof: Proof
     names: frozenset[str] = frozenset()
+    issuer: str = ""
+    claims: Mapping[str, JsonValue] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -11,6 +11,7 @@ from flagsvc.adapters.files.followed_file import FollowedFile
 from flagsvc.adapters.files.small_files import read_small
 from flagsvc.background import BackgroundTasks, repeat
 from flagsvc.core.access.identity import Identity, Kind
+from flagsvc.core.model import JsonValue
 from flagsvc.issuers.certificates import CertificateCallers
 from flagsvc.issuers.configuration import MAX_BYTES, BadConfiguration, Configuration, configuration
 from flagsvc.issuers.identity import ProvenIdentity
@@ -94,6 +95,18 @@ class Issuers:
         self.tokens.denied = frozenset(name for kind, _, name in parts if kind == Kind.JWT)
         self.certificates.denied = frozenset(name for kind, _, name in parts if kind == Kind.CERTIFICATE)
         self._changed()
+
+    def evidence(self, identity: Identity) -> Mapping[str, JsonValue]:
+        """Return the names of a caller, and the claims that its issuer's rules ask for."""
+        if not isinstance(identity, ProvenIdentity):
+            return {}
+        claims = {"issuer": identity.issuer, "claims": identity.claims} if identity.issuer else {}
+        return {"names": sorted(identity.names), **claims}
+
+    def granted(self, kind: str, name: str, evidence: Mapping[str, JsonValue]) -> Identity | None:
+        """Return a caller with the rights that the rules of now give it."""
+        grant = self.tokens.granted(evidence) if kind == Kind.JWT else self.certificates.granted(name)
+        return Identity(Kind(kind), name, name, grant.role, grant.scope) if grant is not None else None
 
     def is_current(self, identity: Identity) -> bool:
         """Whether a caller that was recognized before may still go on."""

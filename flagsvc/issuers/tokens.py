@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -107,6 +107,11 @@ class JwtCallers:
         )
         return found if self.is_current(found) else None
 
+    def granted(self, evidence: Mapping[str, JsonValue]) -> Grant | None:
+        """Return what the rules of now give for claims that were kept; a claim that was not kept satisfies nothing."""
+        keys = self.issuers.get(str(evidence.get("issuer")))
+        return keys.issuer.grant(evidence.get("claims") or {}) if keys is not None else None
+
     async def close(self) -> None:
         """End what is being verified."""
         tasks = list(self._waiting.values())
@@ -204,6 +209,8 @@ class JwtCallers:
             context=context,
             proof=proof,
             names=frozenset({full_name}),
+            issuer=parsed.issuer,
+            claims=issuer.asked(parsed.claims),
         )
 
     def _check_denied(self, identity: ProvenIdentity) -> None:

@@ -10,6 +10,7 @@ from flagsvc.core.model import FlagId, HistoryEntry
 from flagsvc.ports.audit import AuditStore
 from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
+from flagsvc.ports.schedules import ScheduleStore
 from flagsvc.ports.tokens import TokenStore
 
 
@@ -75,6 +76,10 @@ class FlagStore(Protocol):
     @property
     def audit(self) -> AuditStore | None:
         """The store's audit entries; None where it keeps none."""
+
+    @property
+    def schedules(self) -> ScheduleStore | None:
+        """The store's schedules; None where it cannot plan changes."""
 
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from flagsvc.serving.quotas import NO_QUOTAS, Quotas
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
+Through = Callable[[FlagId, Decide], Awaitable[Entry | None]]
+"""Stores what a decision decides, as `FlagStore.write` does."""
 log = structlog.get_logger(__name__)
 RETRY_DELAY_S = 0.1
 """Time between two attempts to reach the shared cache, for a caller who waits for that."""
@@ -68,13 +70,16 @@ class Writer:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stats = WriteStats()
 
-    async def write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor | None = None) -> WriteResult | None:
+    async def write(
+        self, flag_id: FlagId, decide: Decide, wait_for: WaitFor | None = None, through: Through | None = None
+    ) -> WriteResult | None:
         """Store what `decide` decides and publish it; None when there was nothing to do.
 
+        `through`: stores more with it, in one atomic step.
         A cache that cannot be reached does not fail the write: replicas then see it within the staleness bound.
         A caller who leaves does not stop a write half way.
         """
-        return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor())))
+        return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
 
     async def close(self) -> None:
         """Let running writes finish."""
@@ -91,10 +96,13 @@ class Writer:
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not warn about a caller who left
 
-    async def _write(self, flag_id: FlagId, decide: Decide, wait_for: WaitFor) -> WriteResult | None:
+    async def _write(
+        self, flag_id: FlagId, decide: Decide, wait_for: WaitFor, through: Through | None
+    ) -> WriteResult | None:
         as_of = time.monotonic()
         until = as_of + wait_for.timeout_s
-        entry = await self._store.write(flag_id, self._quotas.checked(flag_id.flag_set, decide, self._near))
+        write = through or self._store.write
+        entry = await write(flag_id, self._quotas.checked(flag_id.flag_set, decide, self._near))
         if entry is None:
             return None
         self.stats.stored += 1

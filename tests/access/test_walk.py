@@ -40,6 +40,7 @@ OPERATE = {"operate", "admin"}
 OWN, SYNC = "/flagsvc.v1.FlagService/", "/flagd.sync.v1.FlagSyncService/"
 TOKENS = "/flagsvc.v1.TokenService/"
 AUDIT = "/flagsvc.v1.AuditService/"
+PLANS = "/flagsvc.v1.ScheduleService/"
 FLAGD = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
 TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
@@ -47,6 +48,9 @@ ABOUT_A_SET = {
     **{OWN + name: READ for name in ("GetFlag", "ListFlags", "ListFlagHistory", "WatchFlags", "GetBucketing")},
     **{OWN + name: WRITE for name in ("CreateFlag", "UpdateFlag", "DeleteFlag", "SetBucketing")},
     OWN + "ToggleFlag": TOGGLE,
+    **{f"{PLANS}{verb}Schedule": WRITE for verb in ("Create", "Update", "Execute")},
+    **{PLANS + name: READ for name in ("GetSchedule", "ListSchedules")},
+    PLANS + "CancelSchedule": TOGGLE,
     **{f"{service}Resolve{kind}": EVALUATE for service in FLAGD for kind in TYPES},
     **{f"{service}ResolveAll": EVALUATE for service in (FLAGD[0], FLAGD[2])},
     **{f"{service}EventStream": EVALUATE for service in FLAGD},
@@ -121,7 +125,7 @@ async def test_every_rpc_as_every_caller(walked: tuple[Client, Server, dict[str,
 async def test_every_rpc_over_connect_as_every_caller(walked: tuple[Client, Server, dict[str, Headers]]) -> None:
     _, server, callers = walked
     outcomes = []
-    ports = ((server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT)), (server.ofrep_port, FEW, FLAGD))
+    ports = ((server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT, PLANS)), (server.ofrep_port, FEW, FLAGD))
     for port, tried, services in ports:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             for path in (each for each in METHODS if each.startswith(services)):

@@ -19,6 +19,7 @@ from flagsvc.cli import calls
 from flagsvc.core.model import Flag, Status
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
@@ -148,6 +149,35 @@ TOKENS = (
 )
 
 
+def schedule(schedule_id: str, key: str, at: datetime, state: plans.ScheduleState.ValueType, **more: Any) -> Any:
+    found = plans.Schedule(
+        id=schedule_id, flag_key=key, state=state, time_zone="Europe/Berlin", created_by="token:8VqkQ2mN1xYz", **more
+    )
+    found.execute_time.FromDatetime(at)
+    found.create_time.FromDatetime(ago(days=1))
+    found.local_time = f"{at + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}+01:00"
+    return found
+
+
+def in_days(days: float) -> datetime:
+    return NOW + timedelta(days=days)
+
+
+SCHEDULES = (
+    schedule(
+        *("k3v9x0p2q7wd", "checkout-v2", ago(hours=2), plans.SCHEDULE_STATE_HELD),
+        patch=types.Flag(status=types.FLAG_STATUS_ENABLED),
+        update_mask={"paths": ["status"]},
+    ),
+    schedule(
+        *("a81mz5t0rc4e", "checkout-v2", in_days(1), plans.SCHEDULE_STATE_PENDING),
+        patch=types.Flag(status=types.FLAG_STATUS_DISABLED, owner="payments"),
+        update_mask={"paths": ["status", "owner"]},
+        reason="end of the campaign of the payments team",
+    ),
+)
+
+
 class LostError(grpc.RpcError):
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
@@ -194,6 +224,9 @@ class Server:
 
     def ListAuditEntries(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return audit.ListAuditEntriesResponse(entries=AUDIT)
+
+    def ListSchedules(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        return plans.ListSchedulesResponse(schedules=SCHEDULES)
 
     def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return tokens.ListTokensResponse(tokens=TOKENS)

@@ -30,6 +30,7 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "toggle": ("flagsvc toggle checkout-v2 OFF --reason 'error rate'",),
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),
+    "schedules": ("flagsvc schedules list",),
     "slips": (
         "flagsvc togle checkout-v2 off",
         "flagsvc get checkout-v3",

@@ -163,7 +163,7 @@ def test_the_history_of_one_flag_is_filtered_without_the_audit_log(
 ) -> None:
     with answers.answered(WithoutAudit):
         rows = run_here("history", "checkout-v2", *options).stdout.splitlines()[1:]
-    assert [row.split("\t")[-1] for row in rows] == revisions
+    assert [row.split("\t")[-2] for row in rows] == revisions
 
 
 def test_what_other_programs_wrote_into_the_history_steers_no_terminal() -> None:

@@ -30,7 +30,7 @@ NOT_RUN = {
     "needs grpcurl": 1,
     "downloads": 4,
     "make languages": 2,
-    "developer": 2,
+    "developer": 3,
     "C#": 2,
     "a part": 1,
 }

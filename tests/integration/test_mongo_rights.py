@@ -24,8 +24,11 @@ from flagsvc.core.changes import Author
 from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
+from flagsvc.ports.schedules import ScheduleQuery
+from flagsvc.schedules.attempts import RequestedAttempt
 from tests.guarded_mongod import DATABASE, GuardedMongod
 from tests.replicas import Client, reason_of, replica, until
+from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, stored
 
 pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
@@ -73,6 +76,7 @@ async def use_everything(store: MongoStore) -> None:
     await store.audit._trim(store._database[REFUSALS])
     assert len(await store.audit.page(AuditQuery(), 10)) == 4
     assert await store.assign_revision(A, 2) is not None
+    await use_schedules(store)
     seen: set[type] = set()
     async with asyncio.timeout(20):
         async for event in store.changes():
@@ -85,6 +89,17 @@ async def use_everything(store: MongoStore) -> None:
     await store.write(A, changes.delete("a", None, AUTHOR))
 
 
+async def use_schedules(store: MongoStore) -> None:
+    """Plan, change, list and execute."""
+    made = await stored(store, plan(A, owner="a"))
+    await store.schedules.change("default", made.id, lambda current, *_: current, ENTRY)
+    assert [each.id for each in await store.schedules.page(ScheduleQuery(flag_set="default"), 5)] == [made.id]
+    assert len(await store.schedules.upcoming(5)) == 1
+    assert await executed(store, A) is None
+    attempt = RequestedAttempt(RIGHTS, AUTHOR, None)
+    assert await store.schedules.execute(A, made.id, attempt, attempt.decide) is not None
+
+
 async def test_the_documented_role_is_enough(guarded: GuardedMongod) -> None:
     async with store_of(guarded.url_of("admin")):
         pass  # the first start
@@ -93,7 +108,7 @@ async def test_the_documented_role_is_enough(guarded: GuardedMongod) -> None:
             await use_everything(store)
             with guarded.client() as client:
                 assert client[DATABASE]["flagsvc_change_stream"].count_documents({}) == 1, "saved"
-                assert client[DATABASE]["audit_logs"].count_documents({}) == 4
+                assert client[DATABASE]["audit_logs"].count_documents({}) == 5
     assert [line for line in logs if line["log_level"] != "debug"] == []
 
 
@@ -102,7 +117,7 @@ async def test_where_only_an_index_may_not_be_created_the_rest_works(guarded: Gu
         async with store_of(guarded.url_of("least")) as store:  # nothing is there yet, and nothing may be created
             await use_everything(store)
     refused = [line for line in logs if line["event"] == "store_setup_refused"]
-    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 3
+    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 4
     assert "unique index" in refused[0]["wanted"]
 
 

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.lag.store import HOSTILE
 
@@ -75,6 +76,11 @@ class Sizes:
             flag.config.CopyFrom(to_value(config))
         return flag
 
+    def schedule(self, **fields: str) -> plans.Schedule:
+        """Return a schedule to plan."""
+        mask, patch = {"paths": UPDATED}, self.flag("")
+        return plans.Schedule(patch=patch, update_mask=mask, local_time="2030-12-01T09:00", **fields)  # type: ignore[arg-type]
+
 
 OWN: dict[str, Callable[[Sizes], Message]] = {
     "EvaluateFlag": lambda s: pb.EvaluateFlagRequest(
@@ -96,6 +102,17 @@ OWN: dict[str, Callable[[Sizes], Message]] = {
     "SetBucketing": lambda _: pb.SetBucketingRequest(bucketing=2 + next(_numbers) % 2, force=True),
 }
 """FlagService's requests by the name of the RPC."""
+PLANS: dict[str, Callable[[Sizes], Message]] = {
+    "CreateSchedule": lambda s: plans.CreateScheduleRequest(schedule=s.schedule(flag_key="flag-1")),
+    "UpdateSchedule": lambda s: plans.UpdateScheduleRequest(
+        schedule=s.schedule(id="a"), update_mask={"paths": ["patch"]}
+    ),
+    "ListSchedules": lambda s: plans.ListSchedulesRequest(page_size=s.page),
+    "GetSchedule": lambda _: plans.GetScheduleRequest(id="a"),
+    "CancelSchedule": lambda _: plans.CancelScheduleRequest(id="a"),
+    "ExecuteSchedule": lambda _: plans.ExecuteScheduleRequest(id="a"),
+}
+"""ScheduleService's."""
 _KEY_AND_CONTEXT = frozenset({"ResolveBoolean", "ResolveString", "ResolveInt", "ResolveFloat", "ResolveObject"})
 _OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("EventStream", "FetchAllFlags", "SyncFlags", "GetMetadata", "Check", "List", "Watch")},
@@ -116,6 +133,8 @@ def request_of(path: str, message_type: type[Message], sizes: Sizes) -> Message:
     service, _, name = path[1:].partition("/")
     if service == pb.DESCRIPTOR.services_by_name["FlagService"].full_name:
         return OWN[name](sizes)
+    if service == plans.DESCRIPTOR.services_by_name["ScheduleService"].full_name:
+        return PLANS[name](sizes)
     if name in _KEY_AND_CONTEXT:
         return ParseDict({"flagKey": sizes.key, "context": sizes.context()}, message_type())
     if name == "ResolveAll":

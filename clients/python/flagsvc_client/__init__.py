@@ -23,6 +23,7 @@ from flagsvc_client.errors import (
 from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
+from flagsvc_client.schedules.planned import OnConflict, Schedule, ScheduleState
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watch_events import Change, Snapshot
 
@@ -45,9 +46,12 @@ __all__ = [
     "HistoryEntry",
     "Hook",
     "InvalidArgument",
+    "OnConflict",
     "PermissionDenied",
     "RateLimited",
     "Reason",
+    "Schedule",
+    "ScheduleState",
     "Snapshot",
     "Source",
     "Status",

@@ -46,6 +46,7 @@ class WriteResult:
     """A change as stored, and how far it had spread. `flag` is None after a delete.
 
     `applied_by` and `lagging`: the replicas that serve the change, and those that had not confirmed it.
+    `schedule_notes`: a line for each planned change of a field that was changed now.
     """
 
     flag: Flag | None
@@ -53,11 +54,12 @@ class WriteResult:
     reached: WriteLevel
     applied_by: tuple[str, ...] = ()
     lagging: tuple[str, ...] = ()
+    schedule_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One change of one flag."""
+    """One change of one flag. `via`: what made it in the actor's name, such as `schedule/ID`; empty for the actor."""
 
     flag_key: str
     action: str
@@ -68,6 +70,7 @@ class HistoryEntry:
     created_at: datetime
     revision: int
     on_behalf_of: str = ""
+    via: str = ""
 
 
 def details_of(found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
@@ -104,7 +107,8 @@ def write_result_of(response: Any) -> WriteResult:
     flag = flag_of(response.flag) if hasattr(response, "flag") else None
     revision = flag.revision if flag else response.revision
     reached = _WRITE_LEVELS.get(spread.reached, WriteLevel.STORED)
-    return WriteResult(flag, revision, reached, tuple(spread.applied_by), tuple(spread.lagging))
+    notes = tuple(getattr(response, "schedule_notes", ()))
+    return WriteResult(flag, revision, reached, tuple(spread.applied_by), tuple(spread.lagging), notes)
 
 
 def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:
@@ -119,4 +123,5 @@ def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:
         created_at=entry.created_at.ToDatetime(tzinfo=UTC),
         revision=entry.revision,
         on_behalf_of=entry.on_behalf_of,
+        via=entry.via,
     )

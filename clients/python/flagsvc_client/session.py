@@ -94,18 +94,31 @@ class Session:
         wait_timeout_s: float | None = None,
     ) -> float:
         """Fill in what all writes have; see WriteOptions. Returns the deadline: the time for the write and the wait."""
-        request.actor, request.reason = on_behalf_of or self._on_behalf_of, reason
+        self.put_author(request, reason, on_behalf_of)
         if wait_for is not None:
             request.wait_for = WRITE_LEVEL_NUMBERS[WriteLevel(wait_for)]
         if wait_timeout_s is not None:
             request.wait_timeout.seconds = int(wait_timeout_s)
             request.wait_timeout.nanos = int(wait_timeout_s % 1 * 1e9)
-        return max(self.timeout_s, WRITE_TIMEOUT_S) + (WAIT_TIMEOUT_S if wait_timeout_s is None else wait_timeout_s)
+        return self.write_timeout_s + (WAIT_TIMEOUT_S if wait_timeout_s is None else wait_timeout_s)
+
+    def put_author(self, request: Any, reason: str, on_behalf_of: str) -> None:
+        """Say why a request is made, and for whom."""
+        request.actor, request.reason = on_behalf_of or self._on_behalf_of, reason
+
+    @property
+    def write_timeout_s(self) -> float:
+        """The deadline of a write that waits for no level."""
+        return max(self.timeout_s, WRITE_TIMEOUT_S)
+
+    def note_written(self, revision: int) -> None:
+        """Let later reads ask for this revision or a newer one."""
+        self._written_revision = max(self._written_revision, revision)
 
     def write_result(self, response: Any) -> WriteResult:
         """Unpack the response to a write. Later reads ask for its revision or a newer one."""
         result = write_result_of(response)
-        self._written_revision = max(self._written_revision, result.revision)
+        self.note_written(result.revision)
         return result
 
     def details_of(self, found: pb.FlagEvaluation, default: T, context: Context) -> EvaluationDetails[T]:

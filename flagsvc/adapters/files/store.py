@@ -76,6 +76,7 @@ class FileStore:
     identity = None  # no shared cache can be used with files
     tokens = None
     audit = None
+    schedules = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)

@@ -184,6 +184,8 @@ def history_document(change: Change, flag: Flag, revision: int) -> dict[str, Any
     }
     if change.reason:
         document["reason"] = change.reason
+    if change.via:
+        document["via"] = change.via
     return document | _caller_field(change) | _set_field(flag)
 
 
@@ -233,6 +235,7 @@ def _history_entry(row: Mapping[str, Any]) -> HistoryEntry:
         created_at=at if isinstance(at, datetime) else row["_id"].generation_time,
         revision=int(revision) if isinstance(revision, int) else 0,
         caller=str(row.get("caller") or ""),
+        via=str(row.get("via") or ""),
     )
 
 

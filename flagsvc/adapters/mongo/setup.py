@@ -16,6 +16,8 @@ from flagsvc.adapters.mongo.audit import AUDIT, REFUSALS
 from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
+from flagsvc.adapters.mongo.schedules import COLLECTION as SCHEDULES
+from flagsvc.core.schedules.model import KEPT_S
 
 BUILD_S = 60.0
 """Timeout for building an index, which may cover years of history."""
@@ -81,7 +83,7 @@ async def prepare(database: Any) -> None:
     """
     with _wished("collections"):
         there = await database.list_collection_names(authorizedCollections=True)
-        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS):
+        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS, SCHEDULES):
             if name not in there:
                 await _create_collection(database, name)
     with _wished("the unique index on flagSet and key of feature_flags"):
@@ -97,6 +99,13 @@ async def prepare(database: Any) -> None:
         for name in ("feature_flag_history", AUDIT, REFUSALS):
             if ("createdAt", "_id") not in await index_keys(database[name]):
                 await _create_index(database[name], [("createdAt", -1), ("_id", -1)])
+    with _wished("the indexes of flagsvc_schedules"):
+        schedules, there = database[SCHEDULES], await index_keys(database[SCHEDULES])
+        for key in (("state", "executeAt", "number"), ("flagSet", "flagKey", "executeAt", "number")):
+            if key not in there:
+                await _create_index(schedules, [(name, 1) for name in key])
+        if ("endedAt",) not in there:
+            await _create_index(schedules, [("endedAt", 1)], expireAfterSeconds=KEPT_S)
 
 
 @contextmanager

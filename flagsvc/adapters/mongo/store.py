@@ -29,6 +29,7 @@ from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
+from flagsvc.adapters.mongo.schedules import MongoSchedules
 from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
 from flagsvc.background import cause_of
@@ -99,6 +100,9 @@ class MongoStore:
             lambda: self._linearizable,
         )
         self.audit = MongoAudit(self._database, lambda: self._asking(self._timeout_s))
+        self.schedules = MongoSchedules(
+            self._database, self._transactions, lambda: self._asking(self._timeout_s), self._flag, self._change
+        )
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
         )
@@ -309,6 +313,10 @@ class MongoStore:
         query = {"key": flag_id.key} | documents.in_set(flag_id.flag_set)
         found: dict[str, Any] | None = await self._flags.find_one(query, session=session)
         return found
+
+    async def _flag(self, flag_id: FlagId, session: Any) -> Flag | None:
+        raw = await self._find(flag_id, session)
+        return documents.to_flag(raw) if raw else None
 
     async def _deletion(self, flag_id: FlagId, revision: int, session: Any) -> dict[str, Any] | None:
         """Find the history row of a deletion of ours after this revision."""

@@ -115,6 +115,14 @@ class MongoTokens:
         return _revision_in(row)
 
 
+async def read_records(collection: Any, ids: Sequence[str], session: Any) -> dict[str, Record]:
+    """Read some records in a transaction, by id. What is malformed has no effect."""
+    rows = [raw async for raw in collection.find({"_id": {"$in": list(ids)}}, session=session)] if ids else []
+    stored = _stored(0, rows)
+    found: list[Record] = [*stored.tokens, *stored.denials]
+    return {record.id: record for record in found}
+
+
 _ROW = {"_id": _COUNTER}
 
 

@@ -47,6 +47,9 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.AuthOff: (grpc.StatusCode.FAILED_PRECONDITION, "AUTH_OFF", None),
     errors.TokenFixed: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_IN_FILE", None),
     errors.DenialNotFound: (grpc.StatusCode.NOT_FOUND, "DENIAL_NOT_FOUND", None),
+    errors.ScheduleEnded: (grpc.StatusCode.FAILED_PRECONDITION, "SCHEDULE_ENDED", None),
+    errors.ScheduleConflict: (grpc.StatusCode.ABORTED, "SCHEDULE_VERSION_CONFLICT", None),
+    errors.SchedulesMissing: (grpc.StatusCode.FAILED_PRECONDITION, "SCHEDULES_UNSUPPORTED", None),
     errors.TokenRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "TOKEN_REVOKED", None),
     errors.RightsChanged: (grpc.StatusCode.UNAVAILABLE, "RIGHTS_CHANGED", 0),
     errors.AccessUnknown: (grpc.StatusCode.UNAVAILABLE, "ACCESS_UNKNOWN", 1),
@@ -151,9 +154,11 @@ def _failure(error: Exception) -> Failure:
         case errors.FlagNotFound(key=key):
             resource = error_details_pb2.ResourceInfo(resource_type="flag", resource_name=key)
             return Failure(grpc.StatusCode.NOT_FOUND, text, "FLAG_NOT_FOUND", {"flagKey": key}, (resource,))
-        case errors.TokenNotFound(token_id=token_id):
-            resource = error_details_pb2.ResourceInfo(resource_type="token", resource_name=token_id)
-            return Failure(grpc.StatusCode.NOT_FOUND, text, "TOKEN_NOT_FOUND", {"tokenId": token_id}, (resource,))
+        case errors.TokenNotFound(token_id=found) | errors.ScheduleNotFound(schedule_id=found):
+            kind = "token" if isinstance(error, errors.TokenNotFound) else "schedule"
+            resource = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=found)
+            reason = f"{kind.upper()}_NOT_FOUND"
+            return Failure(grpc.StatusCode.NOT_FOUND, text, reason, {f"{kind}Id": found}, (resource,))
         case errors.FlagExists(key=key):
             return Failure(grpc.StatusCode.ALREADY_EXISTS, text, "FLAG_ALREADY_EXISTS", {"flagKey": key})
         case errors.RevisionConflict(key=key, current=current):

@@ -33,7 +33,7 @@ _ADMINISTRATION = frozenset(
     _OWN + name
     for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
 )
-_ADMINISTRATIVE = ("/flagsvc.v1.TokenService/", "/flagsvc.v1.AuditService/")
+_ADMINISTRATIVE = tuple(f"/flagsvc.v1.{name}Service/" for name in ("Token", "Audit", "Schedule"))
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 

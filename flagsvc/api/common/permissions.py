@@ -51,6 +51,7 @@ class Rule:
 _OPEN = Rule(None)
 _OWN = "/flagsvc.v1.FlagService/"
 _TOKENS = "/flagsvc.v1.TokenService/"
+_SCHEDULES = "/flagsvc.v1.ScheduleService/"
 _SYNC = "/flagd.sync.v1.FlagSyncService/"
 _FLAG_SET, _FLAG, _SELECTOR = by_field("flag_set"), by_field("flag.flag_set"), by_selector()
 _EVALUATIONS = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
@@ -76,6 +77,10 @@ METHODS: Mapping[str, Rule] = {
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     _TOKENS + "GetCaller": Rule(Role.EVALUATE),
+    **{_SCHEDULES + name: Rule(Role.READ, _FLAG_SET) for name in ("GetSchedule", "ListSchedules")},
+    # The right to plan is looked at again when the change is due: flagsvc/access/planned_rights.py.
+    **{_SCHEDULES + f"{verb}Schedule": Rule(Role.WRITE, _FLAG_SET) for verb in ("Create", "Update", "Execute")},
+    _SCHEDULES + "CancelSchedule": Rule(Role.TOGGLE, _FLAG_SET),
     **{service + name: Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS for name in _RESOLVES},
     **{service + "EventStream": Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS},
     "/flagd.evaluation.v1.Service/ResolveAll": Rule(Role.EVALUATE, _SELECTOR),

@@ -10,7 +10,7 @@ from flagsvc.core import json_values
 from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
-from flagsvc.core.model import HistoryEntry, Status
+from flagsvc.core.model import WRITABLE, HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.publish import WriteLevel
@@ -148,6 +148,7 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         on_behalf_of=entry.actor if entry.caller and entry.actor != entry.caller else "",
         reason=entry.reason,
         revision=entry.revision,
+        via=entry.via,
     )
     message.created_at.FromDatetime(entry.created_at)
     return message
@@ -181,3 +182,16 @@ def spread_to_message(written: WriteResult) -> pb.WriteSpread:
         applied_by=written.applied_by,
         lagging=written.lagging,
     )
+
+
+def masked(paths: list[str], field: str = "update_mask") -> list[str]:
+    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
+    wanted = f"* or fields among {', '.join(WRITABLE)}"
+    if paths == ["*"]:
+        return list(WRITABLE)
+    if not paths:
+        raise invalid(field, "empty", wanted, "INVALID_UPDATE_MASK")
+    for path in paths:
+        if path not in WRITABLE:
+            raise invalid(field, path, wanted, "INVALID_UPDATE_MASK")
+    return list(dict.fromkeys(paths))

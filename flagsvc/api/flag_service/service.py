@@ -5,6 +5,7 @@ Whole flags, which may be large, are packed, encoded and unpacked outside the ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.cache_audit import CacheAuditor
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.resync import Resync
+from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.serving.writer import Writer, WriteResult
@@ -50,6 +52,7 @@ class Parts(Protocol):
     cache_auditor: CacheAuditor
     resync: Resync
     bucketings: Bucketings
+    planner: SchedulePlanner
 
 
 class FlagService(pb_grpc.FlagServiceServicer):
@@ -60,7 +63,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
     ) -> None:
         self._reader, self._writer = parts.reader, parts.writer
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
-        self._resync, self._bucketings = parts.resync, parts.bucketings
+        self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
         self._watches, self._contexts, self._evaluated, self._bulk = watches, contexts, evaluated, bulk
 
     async def EvaluateFlag(self, request: pb.EvaluateFlagRequest, context: Context) -> Any:
@@ -140,13 +143,16 @@ class FlagService(pb_grpc.FlagServiceServicer):
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
-        fields = _masked(list(request.update_mask.paths))
+        fields = messages.masked(list(request.update_mask.paths))
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
-        written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, fields)
+        )
+        encoded = await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
         """Switch a flag to the requested state."""
@@ -159,15 +165,21 @@ class FlagService(pb_grpc.FlagServiceServicer):
             before[:] = [current] if current is not None else []
             return decide(current)
 
-        written = await self._write(request, flag_id, decide_and_note)
-        return await off_loop(_encoded_toggle, written, before[0])
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide_and_note), self._planner.notes(flag_id, ["status"])
+        )
+        return await off_loop(_encoded_toggle, written, before[0], notes)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
-        written = await self._write(request, flag_id, changes.delete(flag_id.key, expected, author_of(request)))
-        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=messages.spread_to_message(written))
+        decide = changes.delete(flag_id.key, expected, author_of(request))
+        written, notes = await asyncio.gather(
+            self._write(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
+        )
+        spread = messages.spread_to_message(written)
+        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=spread, schedule_notes=notes)
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
@@ -266,19 +278,6 @@ def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
     return response.SerializeToString()
 
 
-def _encoded_toggle(written: WriteResult, before: Flag) -> bytes:
-    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status])
+def _encoded_toggle(written: WriteResult, before: Flag, notes: list[str]) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status], schedule_notes=notes)
     return _encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
-
-
-def _masked(paths: list[str]) -> list[str]:
-    """Return the fields in a mask. Raises InvalidRequest if there are none or one cannot be written."""
-    wanted = f"* or fields among {', '.join(WRITABLE)}"
-    if paths == ["*"]:
-        return list(WRITABLE)
-    if not paths:
-        raise invalid("update_mask", "empty", wanted, "INVALID_UPDATE_MASK")
-    for path in paths:
-        if path not in WRITABLE:
-            raise invalid("update_mask", path, wanted, "INVALID_UPDATE_MASK")
-    return list(dict.fromkeys(paths))

@@ -14,8 +14,8 @@ import grpc.aio
 from flagsvc_client.access import Access
 from flagsvc_client.errors import client_unusable, failure_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_channel
+from flagsvc_client.transport.stub import stub_of
 
 CALL_ERRORS = (grpc.RpcError, grpc.aio.UsageError, RuntimeError, TimeoutError, asyncio.CancelledError)
 """What ends a call without a response. RuntimeError, UsageError: the event loop or the channel is closed."""
@@ -166,7 +166,7 @@ class Transport:
                 )
             self._fork_count = fork_count()
             channel = open_channel(grpc.aio, self._target, self._access.credentials, self._options)
-            connection = _Connection(channel, pb_grpc.FlagServiceStub(channel))
+            connection = _Connection(channel, stub_of(channel))
             alive = {loop: other for loop, other in self._connections.items() if not loop.is_closed()}
             self._connections = {**alive, loop: connection}
             return connection

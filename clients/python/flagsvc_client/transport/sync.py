@@ -11,8 +11,8 @@ import grpc
 from flagsvc_client.access import Access
 from flagsvc_client.errors import client_unusable, failure_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.transport.channel import IDLE_TIMEOUT_S, fork_count, open_channel
+from flagsvc_client.transport.stub import stub_of
 
 CALL_ERRORS = (grpc.RpcError, ValueError)
 """What ends a call without a response. ValueError: the channel is closed."""
@@ -119,7 +119,7 @@ class Transport:
                 raise client_unusable("it is closed; `open` it again")
             if self._connection is None:
                 channel = open_channel(grpc, self._target, self._access.credentials, self._options)
-                self._connection = _Connection(fork_count(), channel, pb_grpc.FlagServiceStub(channel))
+                self._connection = _Connection(fork_count(), channel, stub_of(channel))
             return self._connection
 
 

@@ -659,6 +659,7 @@ class UpdateFlagResponse(google.protobuf.message.Message):
     FLAG_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    SCHEDULE_NOTES_FIELD_NUMBER: builtins.int
     @property
     def flag(self) -> flagsvc_client.stubs.flagsvc.v1.types_pb2.Flag:
         """The flag with its new revision."""
@@ -671,15 +672,20 @@ class UpdateFlagResponse(google.protobuf.message.Message):
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What is valid in the flag's rule and most likely not meant, one line each with its place: at most 20."""
 
+    @property
+    def schedule_notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Pending schedules that change a field which this write has changed, one line each: at most 100."""
+
     def __init__(
         self,
         *,
         flag: flagsvc_client.stubs.flagsvc.v1.types_pb2.Flag | None = ...,
         spread: Global___WriteSpread | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        schedule_notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag", "notes", b"notes", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "notes", b"notes", "schedule_notes", b"schedule_notes", "spread", b"spread"]) -> None: ...
 
 Global___UpdateFlagResponse: typing_extensions.TypeAlias = UpdateFlagResponse
 
@@ -743,6 +749,7 @@ class ToggleFlagResponse(google.protobuf.message.Message):
     FLAG_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
     PREVIOUS_STATUS_FIELD_NUMBER: builtins.int
+    SCHEDULE_NOTES_FIELD_NUMBER: builtins.int
     previous_status: flagsvc_client.stubs.flagsvc.v1.types_pb2.FlagStatus.ValueType
     """The status before this change."""
     @property
@@ -753,15 +760,20 @@ class ToggleFlagResponse(google.protobuf.message.Message):
     def spread(self) -> Global___WriteSpread:
         """How far the change had spread at the time of the response. Always set."""
 
+    @property
+    def schedule_notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Pending schedules that change a field which this write has changed, one line each: at most 100."""
+
     def __init__(
         self,
         *,
         flag: flagsvc_client.stubs.flagsvc.v1.types_pb2.Flag | None = ...,
         spread: Global___WriteSpread | None = ...,
         previous_status: flagsvc_client.stubs.flagsvc.v1.types_pb2.FlagStatus.ValueType = ...,
+        schedule_notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flag", b"flag", "previous_status", b"previous_status", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "previous_status", b"previous_status", "schedule_notes", b"schedule_notes", "spread", b"spread"]) -> None: ...
 
 Global___ToggleFlagResponse: typing_extensions.TypeAlias = ToggleFlagResponse
 
@@ -820,20 +832,26 @@ class DeleteFlagResponse(google.protobuf.message.Message):
 
     REVISION_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    SCHEDULE_NOTES_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """Revision of the deletion. It is larger than the flag's last revision."""
     @property
     def spread(self) -> Global___WriteSpread:
         """How far the change had spread at the time of the response. Always set."""
 
+    @property
+    def schedule_notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Pending schedules of the flag, one line each: at most 100. They fail when they are due."""
+
     def __init__(
         self,
         *,
         revision: builtins.int = ...,
         spread: Global___WriteSpread | None = ...,
+        schedule_notes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["revision", b"revision", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "schedule_notes", b"schedule_notes", "spread", b"spread"]) -> None: ...
 
 Global___DeleteFlagResponse: typing_extensions.TypeAlias = DeleteFlagResponse
 
@@ -898,6 +916,7 @@ class HistoryEntry(google.protobuf.message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: builtins.int
+    VIA_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag."""
     action: builtins.str
@@ -912,6 +931,8 @@ class HistoryEntry(google.protobuf.message.Message):
     """Revision of the change; 0 if another program made it."""
     on_behalf_of: builtins.str
     """What the request said of its author, where callers are authenticated. Empty if it said nothing."""
+    via: builtins.str
+    """What made the change in the actor's name, such as "schedule/ID". Empty if the actor made it."""
     @property
     def previous_value(self) -> flagsvc_client.stubs.flagsvc.v1.types_pb2.Value:
         """Changed fields before the change, under their stored (camelCase) names. Unset for a creation."""
@@ -936,9 +957,10 @@ class HistoryEntry(google.protobuf.message.Message):
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revision: builtins.int = ...,
         on_behalf_of: builtins.str = ...,
+        via: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "new_value", b"new_value", "previous_value", b"previous_value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "on_behalf_of", b"on_behalf_of", "previous_value", b"previous_value", "reason", b"reason", "revision", b"revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "on_behalf_of", b"on_behalf_of", "previous_value", b"previous_value", "reason", b"reason", "revision", b"revision", "via", b"via"]) -> None: ...
 
 Global___HistoryEntry: typing_extensions.TypeAlias = HistoryEntry
 

@@ -1,0 +1,222 @@
+"""Schedules in MongoDB: a collection of their own. One is executed in the transaction that writes its flag.
+
+MongoDB's clock ($$NOW) alone decides what is due. Of several executors one takes the schedule; the others conflict with
+it, repeat, and find nothing that is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+from pymongo import ReturnDocument
+
+from flagsvc.adapters.mongo import audit
+from flagsvc.adapters.mongo.tokens import COLLECTION as TOKENS
+from flagsvc.adapters.mongo.tokens import read_records
+from flagsvc.adapters.mongo.transactions import Transactions
+from flagsvc.core.audit import AuditEntry
+from flagsvc.core.changes import Decide
+from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
+from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.schedules.documents import from_document, to_document
+from flagsvc.core.schedules.model import MAX_OPEN, MAX_OPEN_OF_FLAG, OPEN, RUNNABLE, Schedule, State
+from flagsvc.ports.changes import Entry
+from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
+from flagsvc.turns import off_loop
+
+COLLECTION = "flagsvc_schedules"
+MALFORMED = "what is stored of the schedule is malformed"
+_COUNTER = {"_id": {"flagsvc": "schedules"}}
+"""No text, as a schedule's id is."""
+_OPEN = {"$in": [state.value for state in OPEN]}
+_RUNNABLE = {"$in": [state.value for state in RUNNABLE]}
+_IN_ORDER = [("executeAt", 1), ("number", 1)]
+_IS_DUE = {"$expr": {"$lte": ["$executeAt", "$$NOW"]}}
+_CLAIM = [{"$set": {"claimedAt": "$$NOW"}}]
+"""Takes the schedule for this transaction, and says what time it is."""
+_PLANNED = [{"$set": {"number": {"$add": [{"$ifNull": ["$number", 0]}, 1]}, "now": "$$NOW"}}]
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class MongoSchedules:
+    """The schedules of one database.
+
+    `read`: reads a flag in a session. `change`: the store's own writer of flags, in a session.
+    """
+
+    def __init__(
+        self,
+        database: Any,
+        transactions: Transactions,
+        asking: Callable[[], AbstractAsyncContextManager[None]],
+        read: Callable[[FlagId, Any], Awaitable[Flag | None]],
+        change: Callable[[FlagId, Decide, Any], Awaitable[Entry | None]],
+    ) -> None:
+        self._schedules, self._tokens, self._audit = database[COLLECTION], database[TOKENS], database[audit.AUDIT]
+        self._transactions, self._asking, self._read, self._change = transactions, asking, read, change
+
+    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+        """Number and store a schedule, in one transaction."""
+
+        async def work(session: Any) -> Schedule:
+            at = await self._schedules.find_one_and_update(
+                _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
+            )
+            flag = await self._read(flag_id, session)
+            of_flag = await self._count({**_of(flag_id), "state": _OPEN}, MAX_OPEN_OF_FLAG, session)
+            of_store = await self._count({"state": _OPEN}, MAX_OPEN, session)
+            schedule = await off_loop(decide, Room(int(at["number"]), at["now"], flag, of_flag, of_store))
+            document = await off_loop(to_document, schedule)
+            await self._schedules.insert_one({"_id": schedule.id, **document}, session=session)
+            await self._audit.insert_one(audit.document_of(entry), session=session)
+            return schedule
+
+        return _done(await self._transactions.run(work))
+
+    async def change(
+        self,
+        flag_set: str,
+        schedule_id: str,
+        decide: Callable[[Schedule, Flag | None, datetime], Schedule | None],
+        entry: AuditEntry,
+    ) -> Schedule:
+        """Decide and store, in one transaction."""
+
+        async def work(session: Any) -> Schedule:
+            of_one = {"_id": schedule_id, "flagSet": flag_set}
+            raw = await self._schedules.find_one_and_update(
+                of_one, _CLAIM, return_document=ReturnDocument.AFTER, session=session
+            )
+            if raw is None:
+                raise ScheduleNotFound(schedule_id)
+            schedule = await off_loop(_schedule, raw)
+            changed = await off_loop(decide, schedule, await self._read(schedule.flag_id, session), raw["claimedAt"])
+            stored = replace(changed, version=schedule.version + 1) if changed is not None else schedule
+            await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+            if changed is not None:
+                await self._audit.insert_one(audit.document_of(entry), session=session)
+            return stored
+
+        return _done(await self._transactions.run(work))
+
+    async def get(self, flag_set: str, schedule_id: str) -> Schedule:
+        """Read one schedule."""
+        async with self._asking():
+            raw = await self._schedules.find_one({"_id": schedule_id, "flagSet": flag_set})
+        if raw is None:
+            raise ScheduleNotFound(schedule_id)
+        return await off_loop(_schedule, raw)
+
+    async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
+        """Read schedules in the order of their time."""
+        wanted: dict[str, Any] = {"flagSet": query.flag_set}
+        if query.flag_key:
+            wanted["flagKey"] = query.flag_key
+        if query.states:
+            wanted["state"] = {"$in": [state.value for state in query.states]}
+        if query.after is not None:
+            at, number = datetime.fromtimestamp(query.after[0] / 1000, UTC), query.after[1]
+            wanted["$or"] = [{"executeAt": {"$gt": at}}, {"executeAt": at, "number": {"$gt": number}}]
+        async with self._asking():
+            rows = [raw async for raw in self._schedules.find(wanted).sort(_IN_ORDER).limit(size)]
+        return await off_loop(_all_readable, rows)
+
+    async def upcoming(self, limit: int) -> list[Upcoming]:
+        """Read the first pending schedules with the time that is left by MongoDB's clock: one query of an index."""
+        fields = {"flagSet": 1, "flagKey": 1, "waitMs": {"$subtract": ["$executeAt", "$$NOW"]}}
+        async with self._asking():
+            cursor = self._schedules.find({"state": State.PENDING.value}, fields).sort(_IN_ORDER).limit(limit)
+            return [Upcoming(FlagId(raw["flagSet"], raw["flagKey"]), raw["waitMs"] / 1000) async for raw in cursor]
+
+    async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
+        """Take a schedule, write its flag and end the schedule, in one transaction."""
+
+        async def work(session: Any) -> tuple[Entry | None]:
+            raw = await self._claim(flag_id, schedule_id, session)
+            if raw is None:
+                return (None,)
+            of_one = {"_id": raw["_id"]}
+            try:
+                schedule = await off_loop(_schedule, raw)
+            except ChangeRefused:
+                if schedule_id:
+                    raise
+                log.error("schedule_malformed", schedule=str(raw["_id"])[:64])  # noqa: TRY400  the cause is its content
+                failed = {"state": State.FAILED.value, "detail": MALFORMED, "endedAt": raw["claimedAt"]}
+                await self._schedules.update_one(of_one, {"$set": failed}, session=session)
+                return (None,)
+            records = await read_records(self._tokens, schedule.creator.record_ids, session)
+            attempt.claimed(schedule, raw["claimedAt"], records)
+            entry = await self._change(flag_id, decide, session)
+            ended = await off_loop(attempt.ended, entry.revision if entry is not None else 0)
+            stored = replace(ended.schedule, version=schedule.version + 1)
+            await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+            await self._rebase(schedule, ended.rebased, session)
+            if ended.entry is not None:
+                await self._audit.insert_one(audit.document_of(ended.entry), session=session)
+            return (entry,)
+
+        return _done(await self._transactions.run(work))[0]
+
+    async def _claim(self, flag_id: FlagId, schedule_id: str, session: Any) -> dict[str, Any] | None:
+        """Take the earliest schedule that is due, or the one with this id. Raises ScheduleNotFound, ScheduleEnded."""
+        due = {**_of(flag_id), "state": State.PENDING.value, **_IS_DUE}
+        wanted = {**_of(flag_id), "_id": schedule_id, "state": _RUNNABLE} if schedule_id else due
+        raw: dict[str, Any] | None = await self._schedules.find_one_and_update(
+            wanted, _CLAIM, sort=_IN_ORDER, return_document=ReturnDocument.AFTER, session=session
+        )
+        if raw is None and schedule_id:
+            found = await self._schedules.find_one({**_of(flag_id), "_id": schedule_id}, session=session)
+            if found is None:
+                raise ScheduleNotFound(schedule_id)
+            raise ScheduleEnded(f'Schedule "{schedule_id}" has ended: it is {_schedule(found).state}')
+        return raw
+
+    async def _rebase(self, schedule: Schedule, digests: Mapping[str, str], session: Any) -> None:
+        """Let later schedules of the flag take what this one has changed for what was there when they were planned."""
+        at = schedule.execute_at
+        later = [{"executeAt": {"$gt": at}}, {"executeAt": at, "number": {"$gt": schedule.number}}]
+        others = {**_of(schedule.flag_id), "state": State.PENDING.value, "$or": later}
+        for name, digest in digests.items():
+            field = f"base.{name}"
+            known = {**others, field: {"$exists": True}}
+            await self._schedules.update_many(known, {"$set": {field: digest}}, session=session)
+
+    async def _count(self, query: Mapping[str, Any], limit: int, session: Any) -> int:
+        return int(await self._schedules.count_documents(query, limit=limit, session=session))
+
+
+def _of(flag_id: FlagId) -> dict[str, Any]:
+    return {"flagSet": flag_id.flag_set, "flagKey": flag_id.key}
+
+
+def _done(result: T | None) -> T:
+    assert result is not None  # noqa: S101  the work of these transactions always has a result
+    return result
+
+
+def _schedule(raw: Mapping[str, Any]) -> Schedule:
+    """Read a document. Raises ChangeRefused."""
+    try:
+        return from_document(raw["_id"], raw)
+    except ValueError:
+        raise ChangeRefused(MALFORMED) from None
+
+
+def _all_readable(rows: Sequence[Mapping[str, Any]]) -> list[Schedule]:
+    return [schedule for schedule in map(_readable, rows) if schedule is not None]
+
+
+def _readable(raw: Mapping[str, Any]) -> Schedule | None:
+    try:
+        return _schedule(raw)
+    except ChangeRefused:
+        log.warning("schedule_malformed", schedule=str(raw["_id"])[:64])
+        return None

@@ -1,0 +1,112 @@
+"""flagsvc.v1.ScheduleService. Each handler unpacks, calls once and packs; the interceptor checks callers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from flagsvc.access.planned_rights import PlannedRights
+from flagsvc.api.common.answers import SMALLER_PAGE, within_limit
+from flagsvc.api.common.callers import CALLER
+from flagsvc.api.flag_service.authors import author_of
+from flagsvc.api.flag_service.messages import spread_to_message, wait_for
+from flagsvc.api.flag_service.paging import bad_page_token, from_page_token, page_size, to_page_token
+from flagsvc.api.schedule_service import messages
+from flagsvc.core import validation
+from flagsvc.core.errors import invalid
+from flagsvc.core.schedules.model import Schedule
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as pb_grpc
+from flagsvc.ports.schedules import ScheduleQuery
+from flagsvc.schedules.planner import SchedulePlanner
+from flagsvc.turns import off_loop
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_LISTING = "schedules"
+_MAX_ID = 64
+
+
+class ScheduleService(pb_grpc.ScheduleServiceServicer):
+    """Serves flagsvc.v1.ScheduleService."""
+
+    def __init__(self, planner: SchedulePlanner, rights: PlannedRights) -> None:
+        self._planner, self._rights = planner, rights
+
+    async def CreateSchedule(self, request: pb.CreateScheduleRequest, context: Context) -> pb.CreateScheduleResponse:
+        """Plan a change."""
+        author, creator = author_of(request), self._rights.creator(CALLER.get())
+        wanted = await off_loop(
+            messages.schedule_of, request.flag_set, request.schedule, creator, author.actor, author.reason
+        )
+        return pb.CreateScheduleResponse(schedule=await _packed(await self._planner.create(wanted)))
+
+    async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
+        """Return one schedule."""
+        found = await self._planner.get(validation.set_name(request.flag_set), _id(request.id))
+        return pb.GetScheduleResponse(schedule=await _packed(found))
+
+    async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
+        """List schedules in pages."""
+        size = page_size(request.page_size, default=100)
+        if request.flag_key:
+            validation.flag_id(request.flag_set, request.flag_key)
+        query = ScheduleQuery(
+            flag_set=validation.set_name(request.flag_set),
+            flag_key=request.flag_key,
+            states=messages.states_of(request),
+            after=_position(request.page_token),
+        )
+        found = await self._planner.page(query, size + 1)
+        return await off_loop(_page, found, size)
+
+    async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, context: Context) -> pb.UpdateScheduleResponse:
+        """Change the fields in the mask, and plan the schedule again."""
+        flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.schedule.id, "schedule.id")
+        author, etag = author_of(request), validation.etag_revision(request.schedule.etag)
+        current = await self._planner.get(flag_set, schedule_id)
+        creator = self._rights.creator(CALLER.get())
+        fields = await off_loop(messages.fields_of, request.schedule, list(request.update_mask.paths), current)
+        changed = await self._planner.update(flag_set, schedule_id, fields, creator, author, etag=etag)
+        return pb.UpdateScheduleResponse(schedule=await _packed(changed))
+
+    async def CancelSchedule(self, request: pb.CancelScheduleRequest, context: Context) -> pb.CancelScheduleResponse:
+        """End a schedule before its time."""
+        author, etag = author_of(request), validation.etag_revision(request.etag)
+        found = await self._planner.cancel(validation.set_name(request.flag_set), _id(request.id), author, etag)
+        return pb.CancelScheduleResponse(schedule=await _packed(found))
+
+    async def ExecuteSchedule(self, request: pb.ExecuteScheduleRequest, context: Context) -> pb.ExecuteScheduleResponse:
+        """Execute a schedule now."""
+        author, etag = author_of(request), validation.etag_revision(request.etag)
+        flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
+        done, written = await self._planner.execute(flag_set, schedule_id, author, etag, wait_for(request))
+        return pb.ExecuteScheduleResponse(schedule=await _packed(done), spread=spread_to_message(written))
+
+
+def _page(found: list[Schedule], size: int) -> pb.ListSchedulesResponse:
+    more = ""
+    if len(found) > size:
+        last = found[size - 1]
+        more = to_page_token(_LISTING, (round(last.execute_at.timestamp() * 1000), str(last.number)))
+    packed = within_limit(map(messages.schedule_to_message, found[:size]), SMALLER_PAGE)
+    return pb.ListSchedulesResponse(schedules=packed, next_page_token=more)
+
+
+async def _packed(schedule: Schedule) -> pb.Schedule:
+    return await off_loop(messages.schedule_to_message, schedule)
+
+
+def _position(token: str) -> tuple[int, int] | None:
+    position = from_page_token(_LISTING, token)
+    if position is None:
+        return None
+    if not position[1].isdecimal() or len(position[1]) > 18 or abs(position[0]) > 253_402_300_799_999:  # noqa: PLR2004
+        raise bad_page_token(token)
+    return position[0], int(position[1])
+
+
+def _id(schedule_id: str, field: str = "id") -> str:
+    if not schedule_id.isalnum() or len(schedule_id) > _MAX_ID:
+        raise invalid(field, schedule_id, "the id of a schedule: letters and digits")
+    return schedule_id

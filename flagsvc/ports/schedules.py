@@ -1,0 +1,95 @@
+"""The schedules of a store. Planning takes no revision; executing one is an ordinary write of its flag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from flagsvc.core.access.records import Record
+from flagsvc.core.audit import AuditEntry
+from flagsvc.core.changes import Decide
+from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.schedules.model import Schedule, State
+from flagsvc.ports.changes import Entry
+
+
+class Room(NamedTuple):
+    """What a store knows at the moment at which a schedule is created. `number`: the new schedule's."""
+
+    number: int
+    now: datetime
+    flag: Flag | None
+    open_of_flag: int
+    open_of_store: int
+
+
+class Upcoming(NamedTuple):
+    """A flag with a pending schedule, and in how many seconds that is due by the store's clock; below 0: it is due."""
+
+    flag_id: FlagId
+    wait_s: float
+
+
+class Ended(NamedTuple):
+    """How an attempt ends: the schedule's next state, what later ones of the flag compare with, and an audit entry."""
+
+    schedule: Schedule
+    rebased: Mapping[str, str]
+    entry: AuditEntry | None
+
+
+class Attempt(Protocol):
+    """One execution. A store begins it again from `claimed` on if its transaction has to be repeated."""
+
+    def claimed(self, schedule: Schedule, now: datetime, records: Mapping[str, Record]) -> None:
+        """Take the schedule, the store's time, and the stored records that its creator's rights depend on."""
+
+    def ended(self, revision: int) -> Ended:
+        """Return how it ends, after the flag's change was decided. `revision`: the change's; 0 without a change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleQuery:
+    """Which schedules are listed. `after`: time in ms since 1970, and number, of the last one of the page before."""
+
+    flag_set: str
+    flag_key: str = ""
+    states: Sequence[State] = ()
+    after: tuple[int, int] | None = None
+
+
+class ScheduleStore(Protocol):
+    """Where schedules are kept. Every method raises StoreUnavailable when the store cannot be asked in time.
+
+    Whether a schedule is due is decided by the store's own clock, within the statement that takes it.
+    """
+
+    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises."""
+
+    async def change(
+        self,
+        flag_set: str,
+        schedule_id: str,
+        decide: Callable[[Schedule, Flag | None, datetime], Schedule | None],
+        entry: AuditEntry,
+    ) -> Schedule:
+        """Decide about one schedule in one atomic step. None: nothing is changed. Raises ScheduleNotFound."""
+
+    async def get(self, flag_set: str, schedule_id: str) -> Schedule:
+        """Read one schedule. Raises ScheduleNotFound."""
+
+    async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
+        """Read the first schedules that match, in the order of their time, then of their creation."""
+
+    async def upcoming(self, limit: int) -> list[Upcoming]:
+        """Read the first pending schedules, in the order of their time."""
+
+    async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
+        """Take the flag's earliest due schedule and store what `decide` decides, both or neither; None: no change.
+
+        With an id it is this one, whenever it is due. Raises what the attempt and `decide` raise, ScheduleNotFound and
+        ScheduleEnded.
+        """

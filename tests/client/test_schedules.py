@@ -1,0 +1,70 @@
+"""Planned changes by the Python client, asyncio and synchronous."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from flagsvc_client import Flag, FlagServiceError, InvalidArgument, OnConflict, ScheduleState, Status
+
+from tests.client.forms import FORMS, Asked, asked
+from tests.replicas import replica
+
+
+@pytest.fixture(scope="module")
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    folder: Path = tmp_path_factory.mktemp("plans")
+    async with replica(store_url=f"sqlite:///{folder}/flags.db") as (_, server):
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(params=FORMS)
+async def client(request: pytest.FixtureRequest, target: str) -> AsyncIterator[Asked]:
+    async with asked(request.param, target, timeout_s=5.0, on_behalf_of="the console") as client:
+        yield client
+
+
+async def test_a_change_is_planned_moved_listed_and_cancelled(client: Asked) -> None:
+    key = f"planned-{client.form}"
+    await client.create(Flag(key=key))
+    at = datetime(2030, 12, 1, 9)  # noqa: DTZ001  a local time of the zone
+    found = await client.schedule(key, at, zone="Europe/Berlin", status="beta", owner="a", max_lateness_s=60)
+    assert (found.execute_at, found.state) == (datetime(2030, 12, 1, 8, tzinfo=UTC), ScheduleState.PENDING)
+    assert (found.changes, found.patch.status, found.patch.owner) == (("status", "owner"), Status.BETA, "a")
+    assert found.on_behalf_of == "the console"
+    moved = await client.move_schedule(found.id, datetime(2031, 1, 1, tzinfo=UTC), etag=found.etag)
+    assert moved.local_time == "2031-01-01T01:00:00+01:00"
+    assert [each.id for each in await client.schedules(key)] == [found.id]
+    assert (await client.toggle(key, True)).schedule_notes[0].startswith(f"schedule {found.id} changes status")
+    assert (await client.cancel_schedule(found.id)).state is ScheduleState.CANCELLED
+    assert await client.schedules(key) == []
+    assert [each.id for each in await client.schedules(key, ["CANCELLED"])] == [found.id]
+
+
+async def test_a_change_is_made_at_its_time_or_on_request_and_read_afterwards(client: Asked) -> None:
+    key = f"made-{client.form}"
+    await client.create(Flag(key=key))
+    soon = datetime.now(UTC) + timedelta(milliseconds=200)
+    found = await client.schedule(key, soon, on_conflict=OnConflict.APPLY, status="ENABLED", reason="launch")
+    async with asyncio.timeout(20):
+        while (await client.get_schedule(found.id)).state is ScheduleState.PENDING:  # noqa: ASYNC110  the server does it
+            await asyncio.sleep(0.01)
+    assert (await client.history(key))[0].via == f"schedule/{found.id}"
+    later = await client.schedule(key, soon + timedelta(days=1), status="DISABLED")
+    done = await client.execute_schedule(later.id, reason="now")
+    assert done.state is ScheduleState.EXECUTED
+    assert await client.is_enabled(key) is False
+
+
+async def test_what_cannot_be_planned_raises(client: Asked) -> None:
+    key = f"refused-{client.form}"
+    await client.create(Flag(key=key))
+    with pytest.raises(InvalidArgument, match="execute_time"):
+        await client.schedule(key, datetime(2020, 1, 1, tzinfo=UTC), status="ENABLED")
+    with pytest.raises(TypeError, match="no field"):
+        await client.schedule(key, datetime(2030, 1, 1, tzinfo=UTC), statsu="ENABLED")
+    with pytest.raises(FlagServiceError, match="not found"):
+        await client.get_schedule("nobody")

@@ -1,0 +1,207 @@
+"""What every store that plans changes does with them: SQLite, and MongoDB with both drivers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flagsvc.core import changes
+from flagsvc.core.audit import AuditQuery
+from flagsvc.core.errors import FlagsvcError, ScheduleEnded, ScheduleNotFound
+from flagsvc.core.model import FlagId, Status
+from flagsvc.core.schedules.decisions import ended
+from flagsvc.core.schedules.model import OnConflict, Schedule, State
+from flagsvc.ports import FlagStore
+from flagsvc.ports.schedules import ScheduleQuery
+from flagsvc.schedules.attempts import DueAttempt, RequestedAttempt
+from tests.conformance.test_store import store  # noqa: F401
+from tests.schedules.plans import CHAT, ENTRY, RIGHTS, author, executed, flag_in, plan, schedules_of, stored
+
+OTHER = FlagId("default", "other")
+
+
+async def come(store: FlagStore, at: datetime) -> None:  # noqa: F811
+    """Wait until a moment is past by the store's clock."""
+    while not any(each.wait_s <= 0 for each in await schedules_of(store).upcoming(10)):  # noqa: ASYNC110  time does it
+        await asyncio.sleep(0.005)
+    assert datetime.now(UTC) >= at - timedelta(seconds=1)
+
+
+def soon(milliseconds: int = 60) -> datetime:
+    at = datetime.now(UTC) + timedelta(milliseconds=milliseconds)
+    return at.replace(microsecond=at.microsecond // 1_000 * 1_000)
+
+
+async def due_at(store: FlagStore, *wanted: Schedule) -> list[Schedule]:  # noqa: F811
+    """Plan schedules, and wait until all are due."""
+    made = [await stored(store, each) for each in wanted]
+    while sum(each.wait_s <= 0 for each in await schedules_of(store).upcoming(100)) < len(made):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    return made
+
+
+async def test_a_schedule_is_numbered_timed_and_read_back(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    made = [await stored(store, plan(at=soon(3_600_000))) for _ in range(2)]
+    assert [each.number for each in made] == [1, 2]
+    assert abs((made[0].created_at - datetime.now(UTC)).total_seconds()) < 60
+    assert made[0].base_revision == 1
+    assert await schedules_of(store).get("default", made[0].id) == made[0]
+    for flag_set, schedule_id in (("team", made[0].id), ("default", "nobody")):
+        with pytest.raises(ScheduleNotFound):
+            await schedules_of(store).get(flag_set, schedule_id)
+    revisions = await store.revisions()
+    assert revisions == {"default": 1}, "planning takes no revision"
+    assert store.audit is not None
+    assert [each.action for each in await store.audit.page(AuditQuery(action="CreateSchedule"), 9)] == [
+        "CreateSchedule"
+    ] * 2
+
+
+async def test_it_is_executed_once_with_its_history(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    assert await executed(store) is None
+    (made,) = await due_at(store, plan(at=soon(), reason="launch", actor="ann"))
+    result = await executed(store)
+    assert result is not None
+    assert (result.id, result.state, result.executed_revision) == (made.id, State.EXECUTED, 2)
+    assert await executed(store) is None
+    kept = await schedules_of(store).get("default", made.id)
+    assert (kept.state, kept.executed_revision, kept.version) == (State.EXECUTED, 2, 2)
+    assert kept.ended_at is not None
+    assert kept.ended_at >= kept.execute_at
+    (newest, _) = await store.history(CHAT, 10)
+    assert (newest.via, newest.action, newest.reason, newest.actor) == (made.via, "ENABLED", "launch", "ann")
+    flag = (await store.get(CHAT)).flag
+    assert flag is not None
+    assert (flag.status, flag.revision, flag.enabled_at) == (Status.ENABLED, 2, kept.ended_at)
+
+
+async def test_before_its_time_nothing_happens(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    await stored(store, plan(seconds=30))
+    assert await executed(store) is None
+    (left,) = await schedules_of(store).upcoming(10)
+    assert left.flag_id == CHAT
+    assert 20 < left.wait_s <= 30
+
+
+async def test_those_of_one_flag_are_executed_by_time_then_creation(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    at = soon(300)
+    wanted = [plan(at=at + timedelta(milliseconds=ms), owner=f"{n}") for n, ms in enumerate((20, 0, 20, 10))]
+    made = await due_at(store, *wanted)
+    done = [await executed(store) for _ in made]
+    assert [each.id for each in done if each] == [made[n].id for n in (1, 3, 0, 2)]
+    assert {each.state for each in done if each} == {State.EXECUTED}, "what an earlier one changed is no conflict"
+    assert await executed(store) is None
+
+
+async def test_a_later_one_never_goes_before_one_that_is_held_by_nothing_but_its_turn(store: FlagStore) -> None:  # noqa: F811
+    """Ten executors race for two schedules of one flag, which both are due: first the first, once each."""
+    await flag_in(store)
+    at = soon(100)
+    made = await due_at(store, plan(at=at, owner="1"), plan(at=at + timedelta(milliseconds=1), owner="2"))
+    results = await asyncio.gather(*(executed(store) for _ in range(10)))
+    assert sorted(each.id for each in results if each) == sorted(each.id for each in made)
+    history = [each.via for each in await store.history(CHAT, 10)]
+    assert history == [made[1].via, made[0].via, ""]
+
+
+async def test_a_conflict_changes_no_flag_and_has_an_audit_entry(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    await flag_in(store, OTHER)
+    made = [
+        await stored(store, plan(at=soon(150), owner="a")),
+        await stored(store, plan(OTHER, at=soon(150), owner="a", on_conflict=OnConflict.SKIP)),
+    ]
+    for flag_id in (CHAT, OTHER):
+        wanted = replace(made[0].patch, key=flag_id.key, owner="b")
+        await store.write(flag_id, changes.update(wanted, ["owner"], None, author()))
+    await come(store, made[0].execute_at)
+    held, skipped = await executed(store), None
+    while skipped is None:
+        skipped = await executed(store, OTHER)
+    assert held is not None
+    assert (held.state, skipped.state) == (State.HELD, State.SKIPPED)
+    assert len(await store.history(CHAT, 10)) == 2
+    assert store.audit is not None
+    entries = [each for each in await store.audit.page(AuditQuery(), 20) if each.action.startswith("Schedule")]
+    assert sorted(each.action for each in entries) == ["ScheduleHeld", "ScheduleSkipped"]
+    assert made[0].via in next(each.reason for each in entries if each.action == "ScheduleHeld")
+    assert await schedules_of(store).upcoming(10) == []
+    assert [each.state for each in await schedules_of(store).page(ScheduleQuery(flag_set="default"), 9)] == [
+        *(State.HELD, State.SKIPPED)
+    ]
+
+
+async def test_what_the_decision_refuses_leaves_no_trace(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    (made,) = await due_at(store, plan(at=soon()))
+
+    class Refusing(DueAttempt):
+        def decide(self, flag: Any) -> Any:
+            super().decide(flag)
+            raise FlagsvcError("no")
+
+    attempt = Refusing(RIGHTS)
+    with pytest.raises(FlagsvcError, match="no"):
+        await schedules_of(store).execute(CHAT, "", attempt, attempt.decide)
+    assert await schedules_of(store).get("default", made.id) == made
+    assert (await store.revisions(), len(await store.history(CHAT, 9))) == ({"default": 1}, 1)
+
+
+async def test_one_is_executed_on_request_before_its_time_and_not_twice(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    made = await stored(store, plan())
+
+    def attempt() -> RequestedAttempt:
+        return RequestedAttempt(RIGHTS, author(caller="token:b"), None)
+
+    first = attempt()
+    entry = await schedules_of(store).execute(CHAT, made.id, first, first.decide)
+    assert entry is not None
+    assert first.result is not None
+    assert (entry.revision, first.result.state) == (2, State.EXECUTED)
+    assert (await store.history(CHAT, 1))[0].caller == "token:b"
+    for schedule_id, error in ((made.id, ScheduleEnded), ("nobody", ScheduleNotFound)):
+        again = attempt()
+        with pytest.raises(error):
+            await schedules_of(store).execute(CHAT, schedule_id, again, again.decide)
+    assert (await store.revisions()) == {"default": 2}
+
+
+async def test_a_change_is_decided_on_what_is_stored(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    made = await stored(store, plan())
+    kept = await schedules_of(store).change("default", made.id, lambda *_: None, ENTRY)
+    assert kept == made
+    gone = await schedules_of(store).change(
+        "default", made.id, lambda current, _, now: ended(current, State.CANCELLED, now, "by ann"), ENTRY
+    )
+    assert (gone.state, gone.detail, gone.version) == (State.CANCELLED, "by ann", 2)
+    assert await schedules_of(store).upcoming(10) == []
+    with pytest.raises(ScheduleNotFound):
+        await schedules_of(store).change("team", made.id, lambda *_: None, ENTRY)
+
+
+async def test_pages_are_in_the_order_of_time_and_keep_to_set_flag_and_states(store: FlagStore) -> None:  # noqa: F811
+    foreign = FlagId("team", "chat")
+    for flag_id in (CHAT, OTHER, foreign):
+        await flag_in(store, flag_id)
+    at = soon(3_600_000)
+    made = [await stored(store, plan(CHAT, at=at + timedelta(seconds=n % 2), owner=f"{n}")) for n in range(4)]
+    await stored(store, plan(OTHER, at=at))
+    await stored(store, plan(foreign, at=at))
+    query = ScheduleQuery(flag_set="default", flag_key="chat", states=[State.PENDING])
+    first = await schedules_of(store).page(query, 3)
+    last = first[-1]
+    after = round(last.execute_at.timestamp() * 1000), last.number
+    rest = await schedules_of(store).page(replace(query, after=after), 3)
+    assert [each.id for each in (*first, *rest)] == [made[n].id for n in (0, 2, 1, 3)]
+    assert await schedules_of(store).page(replace(query, states=[State.HELD]), 9) == []
+    assert len(await schedules_of(store).page(ScheduleQuery(flag_set="default"), 9)) == 5
