@@ -13,7 +13,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,21 @@ from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
 from tests.schedules.plans import flag_in, plan, stored
 from tests.schedules.racer import racers
-from tests.schedules.test_stores import soon
 from tests.servers import Mongod
 
 OF_A_FLAG = 4
 WAIT_S = 300
+START_S, LEAD_S = 4, 8
+"""How long the replicas start, and how long before the first is due all know of it: they look every five seconds."""
 
 
-async def planned(url: str, count: int, span_s: float, begin_s: float) -> None:
-    """Plan changes, four of each flag, spread over the span."""
+async def planned(url: str, count: int, span_s: float) -> None:
+    """Plan changes, four of each flag, spread over the span, from a day from now on."""
     store = MongoStore(url)
     await store.open()
     for number in range(0, count, OF_A_FLAG):
         await flag_in(store, FlagId("default", f"flag-{number}"))
-    at = soon(int(begin_s * 1000))
+    at = datetime.now(UTC) + timedelta(days=1)
     for number in range(count):
         flag_id = FlagId("default", f"flag-{number // OF_A_FLAG * OF_A_FLAG}")
         moment = at + timedelta(milliseconds=round(span_s * 1000 * (number % OF_A_FLAG + number / count) / OF_A_FLAG))
@@ -55,8 +56,7 @@ def main() -> int:
     with Mongod() as mongod:
         url = mongod.database_url("schedules")
         began = time.monotonic()
-        begin_s = 5 + args.schedules * 0.06
-        asyncio.run(planned(url, args.schedules, args.span, begin_s))
+        asyncio.run(planned(url, args.schedules, args.span))
         print(f"planned {args.schedules} schedules in {time.monotonic() - began:.1f} s")
         dying = [1 + 3 * number for number in range(args.killed)]
         with (
@@ -64,7 +64,12 @@ def main() -> int:
             racers(url, dying, args.replicas - args.killed) as all_,
         ):
             database = client.get_default_database()
-            deadline = time.monotonic() + begin_s + args.span + WAIT_S
+            time.sleep(START_S)
+            first = database["flagsvc_schedules"].find_one({"state": "PENDING"}, sort=[("executeAt", 1)])
+            ahead_ms = round((first["executeAt"] - datetime.now(UTC).replace(tzinfo=None)).total_seconds() * 1000)
+            move = [{"$set": {"executeAt": {"$subtract": ["$executeAt", ahead_ms - LEAD_S * 1000]}}}]
+            database["flagsvc_schedules"].update_many({"state": "PENDING"}, move)
+            deadline = time.monotonic() + args.span + WAIT_S
             while database["flagsvc_schedules"].count_documents({"state": "PENDING"}) and time.monotonic() < deadline:
                 time.sleep(0.2)
             killed = sum(not process.is_alive() for process in all_)

@@ -115,6 +115,7 @@ class SqliteSchedules:
 
         def work(db: Any) -> Entry | None:
             with transaction(db, "IMMEDIATE"):
+                attempt.begin()
                 now = self._now()
                 schedule = _get(db, flag_id.flag_set, schedule_id) if schedule_id else _due(db, flag_id, now)
                 if schedule is None:

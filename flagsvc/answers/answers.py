@@ -1,7 +1,7 @@
 """Answers calls about many flags from memory where the same was asked before, and nothing of it has changed since.
 
 An answer counts only while its flag set is the very one that was evaluated, entry by entry, and while the near cache
-may be answered from at all. So it is what an evaluation would give at this moment; see docs/adr/0020.
+may be answered from at all. So it is what an evaluation would give at this moment; see docs/adr/0022.
 """
 
 from __future__ import annotations

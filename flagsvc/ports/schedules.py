@@ -41,7 +41,13 @@ class Ended(NamedTuple):
 
 
 class Attempt(Protocol):
-    """One execution. A store begins it again from `claimed` on if its transaction has to be repeated."""
+    """One execution. A store begins it again if its transaction has to be repeated, and may then find nothing due."""
+
+    is_patient: bool
+    """Whether to wait for a schedule that another transaction has taken: it may be that of a process that died."""
+
+    def begin(self) -> None:
+        """Forget what an earlier transaction has read and decided: it was not committed."""
 
     def claimed(self, schedule: Schedule, now: datetime, records: Mapping[str, Record]) -> None:
         """Take the schedule, the store's time, and the stored records that its creator's rights depend on."""

@@ -27,16 +27,19 @@ _WORDS = {
 class DueAttempt:
     """Executes a schedule because its time has come. `schedule`: the one that was taken, in its state before."""
 
-    def __init__(self, rights: PlannedRights) -> None:
-        self._rights = rights
+    def __init__(self, rights: PlannedRights, *, is_patient: bool = True) -> None:
+        self._rights, self.is_patient = rights, is_patient
         self.schedule: Schedule | None = None
         self.result: Schedule | None = None
         self._change: Change | None = None
 
+    def begin(self) -> None:
+        """Forget what an earlier transaction has decided."""
+        self.schedule = self.result = self._change = None
+
     def claimed(self, schedule: Schedule, now: datetime, records: Mapping[str, Record]) -> None:
         """Take what the store has read."""
         self.schedule, self._now, self._records = schedule, now, records
-        self.result = self._change = None
 
     def decide(self, flag: Flag | None) -> Change | None:
         """Decide about the flag. Raises PermissionDenied, FlagNotFound, InvalidRequest or AccessUnknown."""

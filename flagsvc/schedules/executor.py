@@ -65,6 +65,8 @@ class ScheduleExecutor:
         self._overdue_since = 0.0
         self._failures = 0
         self._is_forbidden = False
+        self._seen: set[FlagId] = set()
+        """Flags that had something due at the last look."""
         self._woken = asyncio.Event()
         self._tasks = BackgroundTasks()
 
@@ -135,9 +137,10 @@ class ScheduleExecutor:
         flags = list({each.flag_id for each in due})
         random.shuffle(flags)  # so that several replicas are less in one another's way
         problem: FlagsvcError | None = None
+        seen, self._seen = self._seen, set(flags)
         for flag_id in flags:
             try:
-                while await self._execute(flag_id):
+                while await self._execute(flag_id, is_patient=flag_id in seen):
                     pass
             except _LATER as error:
                 problem = error
@@ -154,9 +157,12 @@ class ScheduleExecutor:
         if due:
             self._overdue_since = time.monotonic() + due[0].wait_s
 
-    async def _execute(self, flag_id: FlagId) -> bool:
-        """Execute the flag's earliest due schedule. Return whether there was one. Raises what is in _LATER."""
-        attempt, store = DueAttempt(self._rights), self._store
+    async def _execute(self, flag_id: FlagId, *, is_patient: bool) -> bool:
+        """Execute the flag's earliest due schedule. Return whether it was done here. Raises what is in _LATER.
+
+        `is_patient`: wait for another replica that is at it, which may have died.
+        """
+        attempt, store = DueAttempt(self._rights, is_patient=is_patient), self._store
         try:
             await self._writer.write(
                 flag_id, attempt.decide, through=lambda flag_id, decide: store.execute(flag_id, "", attempt, decide)

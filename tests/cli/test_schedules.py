@@ -41,7 +41,7 @@ def test_a_change_is_planned_listed_moved_and_cancelled(address: str) -> None:
 
 def test_it_is_executed_and_the_history_says_by_which(address: str) -> None:
     output(address, "create", "plan-b")
-    schedule_id = str(planned(address, "plan-b", "owner=payments", "--in", "1s", "--on-conflict", "apply")["id"])
+    schedule_id = str(planned(address, "plan-b", "owner=payments", "--in", "3s", "--on-conflict", "apply")["id"])
     deadline = time.monotonic() + 30
     while "EXECUTED" not in output(address, "schedules", "show", schedule_id):
         assert time.monotonic() < deadline

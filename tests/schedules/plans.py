@@ -22,6 +22,7 @@ CHAT = FlagId("default", "chat")
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 ENTRY = AuditEntry(at=NOON, actor="ann", action="CreateSchedule")
 RIGHTS = PlannedRights(None)
+HOUR = timedelta(hours=1)
 
 
 def plan(flag_id: FlagId = CHAT, *, seconds: float = 3_600, at: datetime | None = None, **fields: Any) -> Schedule:
@@ -66,6 +67,20 @@ async def stored(store: FlagStore, wanted: Schedule) -> Schedule:
         return planned(replace(wanted, number=room.number, created_at=room.now), room.flag, room.now)
 
     return await schedules_of(store).create(wanted.flag_id, decide, ENTRY)
+
+
+async def due_now(store: FlagStore, *schedules: Schedule) -> list[Schedule]:
+    """Move schedules that are planned for in an hour: they were due five seconds ago. So no test waits for time."""
+
+    def moved(current: Schedule, _flag: Flag | None, _now: datetime) -> Schedule:
+        return replace(current, execute_at=current.execute_at - HOUR - timedelta(seconds=5))
+
+    return [await schedules_of(store).change(each.flag_id.flag_set, each.id, moved, ENTRY) for each in schedules]
+
+
+async def planned_and_due(store: FlagStore, *wanted: Schedule) -> list[Schedule]:
+    """Plan schedules, and make them due."""
+    return await due_now(store, *[await stored(store, each) for each in wanted])
 
 
 async def executed(store: FlagStore, flag_id: FlagId = CHAT) -> Schedule | None:

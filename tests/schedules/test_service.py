@@ -24,6 +24,7 @@ from flagsvc.server import Server
 from tests.access.callers import Headers, bearer, guarded, made, stored
 from tests.access.issuing import AUDIENCE, KUBERNETES, ec_key, jwks, kubernetes_claims, signed
 from tests.replicas import Client, reason_of, replica, until_serving
+from tests.schedules.plans import due_now
 from tests.servers import Mongod
 
 KEY = ec_key()
@@ -38,7 +39,7 @@ class Planner:
         self.client, self.headers = client, headers
         self.stub: Any = plans_grpc.ScheduleServiceStub(client.channel)
 
-    async def plan(self, key: str, seconds: float = 0.2, mask: str = "status", **fields: Any) -> plans.Schedule:
+    async def plan(self, key: str, seconds: float = 3_600, mask: str = "status", **fields: Any) -> plans.Schedule:
         schedule = plans.Schedule(flag_key=key, **{"patch": types.Flag(status=ON), **fields})
         schedule.update_mask.paths.extend(mask.split(","))
         if not schedule.local_time:
@@ -49,6 +50,14 @@ class Planner:
     async def get(self, schedule_id: str, flag_set: str = "") -> plans.Schedule:
         request = plans.GetScheduleRequest(flag_set=flag_set, id=schedule_id)
         return (await self._call("GetSchedule", request)).schedule  # type: ignore[no-any-return]
+
+    async def due(self, server: Server, *schedules: plans.Schedule) -> None:
+        """Make schedules due that are planned for in an hour, and let the server look."""
+        store = server.replica.store
+        assert store.schedules is not None
+        await due_now(store, *[await store.schedules.get("default", each.id) for each in schedules])
+        assert server.replica.executor is not None
+        server.replica.executor.wake()
 
     async def ended(self, schedule_id: str, seconds: float = 20) -> plans.Schedule:
         """Wait until it is neither pending nor taken."""
@@ -93,7 +102,7 @@ async def test_a_planned_change_is_made_at_its_time_and_evaluated(
     served: tuple[Client, Server], planner: Planner
 ) -> None:
     await planner.client.create("launch")
-    schedule = await planner.plan("launch", time_zone="Europe/Berlin")
+    schedule = await planner.plan("launch", 2, time_zone="Europe/Berlin")
     assert (schedule.state, schedule.etag, schedule.base_revision) == (plans.SCHEDULE_STATE_PENDING, '"1"', 1)
     assert schedule.local_time.endswith(("+01:00", "+02:00"))
     assert not (await planner.client.evaluate("launch")).enabled
@@ -173,9 +182,11 @@ async def test_one_of_another_set_or_of_no_flag_is_not_found(planner: Planner) -
     await planner.cancel(schedule.id)
 
 
-async def test_a_write_that_touches_a_planned_field_says_so_and_holds_it(planner: Planner) -> None:
+async def test_a_write_that_touches_a_planned_field_says_so_and_holds_it(
+    served: tuple[Client, Server], planner: Planner
+) -> None:
     await planner.client.create("touched", status=ON)
-    schedule = await planner.plan("touched", 0.5, patch=types.Flag(status=OFF))
+    schedule = await planner.plan("touched", patch=types.Flag(status=OFF))
     stub = planner.client.stub
     other = pb.UpdateFlagRequest(flag=types.Flag(key="touched", owner="a"))
     other.update_mask.paths.append("owner")
@@ -185,9 +196,11 @@ async def test_a_write_that_touches_a_planned_field_says_so_and_holds_it(planner
     assert answer.previous_status == OFF
     (note,) = answer.schedule_notes
     assert note.startswith(f"schedule {schedule.id} changes status at 20")
+    await planner.due(served[1], schedule)
     assert (await planner.ended(schedule.id)).state == plans.SCHEDULE_STATE_EXECUTED, "its status is as it was planned"
-    held = await planner.plan("touched", 0.3)
+    held = await planner.plan("touched")
     await stub.ToggleFlag(pb.ToggleFlagRequest(flag_key="touched", enabled=False))
+    await planner.due(served[1], held)
     found = await planner.ended(held.id)
     assert found.state == plans.SCHEDULE_STATE_HELD
     assert [each.kind for each in found.conflicts] == [plans.CONFLICT_KIND_SWITCHED_OFF]
@@ -201,13 +214,14 @@ async def test_a_write_that_touches_a_planned_field_says_so_and_holds_it(planner
     assert reason_of(error.value) == "SCHEDULE_ENDED"
 
 
-async def test_a_deletion_names_the_schedules_that_fail_then(planner: Planner) -> None:
+async def test_a_deletion_names_the_schedules_that_fail_then(served: tuple[Client, Server], planner: Planner) -> None:
     await planner.client.create("deleted")
-    schedule = await planner.plan("deleted", 0.3)
+    schedule = await planner.plan("deleted")
     answer = await planner.client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="deleted"))
     assert [note.partition(": ")[2] for note in answer.schedule_notes] == [
         "it will fail then, because the flag is deleted"
     ]
+    await planner.due(served[1], schedule)
     found = await planner.ended(schedule.id)
     assert (found.state, found.conflicts[0].kind) == (plans.SCHEDULE_STATE_FAILED, plans.CONFLICT_KIND_FLAG_GONE)
 
@@ -232,18 +246,20 @@ async def test_who_has_lost_the_right_changes_nothing(store_url: str, tmp_path: 
     issuer = {"issuer": KUBERNETES, "audience": AUDIENCE, "jwks": f"file:{tmp_path}/keys.json", "rules": [rule]}
     (tmp_path / "issuers.json").write_text(json.dumps({"issuers": [issuer]}))
     headers = bearer(text) if lost != "denied" else bearer(signed(kubernetes_claims(account="web"), KEY))
-    async with guarded(store_url, jwt_issuers_file=str(tmp_path / "issuers.json")) as (client, _):
+    async with guarded(store_url, jwt_issuers_file=str(tmp_path / "issuers.json")) as (client, server):
         admin = tokens_grpc.TokenServiceStub(client.channel)
         flag = pb.CreateFlagRequest(flag=types.Flag(key="a"))
         await client.stub.CreateFlag(flag, metadata=headers, timeout=10)
         planner = Planner(client, headers)
-        early, late = await planner.plan("a", 0.1), await planner.plan("a", 0.7, patch=types.Flag(status=OFF))
+        early, late = await planner.plan("a"), await planner.plan("a", 3_601, patch=types.Flag(status=OFF))
         planner.headers = bearer(root_text)
+        await planner.due(server, early)
         assert (await planner.ended(early.id)).state == plans.SCHEDULE_STATE_EXECUTED
         if lost == "revoked":
             await admin.RevokeToken(tokens.RevokeTokenRequest(id=token.id), metadata=planner.headers)
         else:
             await admin.DenyIdentity(tokens.DenyIdentityRequest(identity=POD), metadata=planner.headers)
+        await planner.due(server, late)
         found = await planner.ended(late.id)
         assert found.state == plans.SCHEDULE_STATE_FAILED
         assert [each.kind for each in found.conflicts] == [plans.CONFLICT_KIND_PERMISSION_LOST]
@@ -259,10 +275,10 @@ async def test_with_mongodb_away_over_the_due_time_it_is_late_or_missed_and_neve
         planner = Planner(client)
         for key in ("late", "missed"):
             await client.create(key)
-        late = await planner.plan("late", 1.0)
+        late = await planner.plan("late", 3)
         strict = plans.Schedule()
         strict.max_lateness.FromSeconds(1)
-        missed = await planner.plan("missed", 1.0, max_lateness=strict.max_lateness)
+        missed = await planner.plan("missed", 3, max_lateness=strict.max_lateness)
         await asyncio.to_thread(mongod.stop)
         due = missed.execute_time.ToDatetime(UTC)
         await asyncio.sleep((due + timedelta(seconds=1.2) - datetime.now(UTC)).total_seconds())

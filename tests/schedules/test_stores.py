@@ -14,39 +14,37 @@ from flagsvc.core.audit import AuditQuery
 from flagsvc.core.errors import FlagsvcError, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import FlagId, Status
 from flagsvc.core.schedules.decisions import ended
-from flagsvc.core.schedules.model import OnConflict, Schedule, State
+from flagsvc.core.schedules.model import OnConflict, State
 from flagsvc.ports import FlagStore
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import DueAttempt, RequestedAttempt
 from tests.conformance.test_store import store  # noqa: F401
-from tests.schedules.plans import CHAT, ENTRY, RIGHTS, author, executed, flag_in, plan, schedules_of, stored
+from tests.schedules.plans import (
+    CHAT,
+    ENTRY,
+    HOUR,
+    RIGHTS,
+    author,
+    due_now,
+    executed,
+    flag_in,
+    plan,
+    planned_and_due,
+    schedules_of,
+    stored,
+)
 
 OTHER = FlagId("default", "other")
 
 
-async def come(store: FlagStore, at: datetime) -> None:  # noqa: F811
-    """Wait until a moment is past by the store's clock."""
-    while not any(each.wait_s <= 0 for each in await schedules_of(store).upcoming(10)):  # noqa: ASYNC110  time does it
-        await asyncio.sleep(0.005)
-    assert datetime.now(UTC) >= at - timedelta(seconds=1)
-
-
-def soon(milliseconds: int = 60) -> datetime:
-    at = datetime.now(UTC) + timedelta(milliseconds=milliseconds)
+def in_an_hour() -> datetime:
+    at = datetime.now(UTC) + HOUR
     return at.replace(microsecond=at.microsecond // 1_000 * 1_000)
-
-
-async def due_at(store: FlagStore, *wanted: Schedule) -> list[Schedule]:  # noqa: F811
-    """Plan schedules, and wait until all are due."""
-    made = [await stored(store, each) for each in wanted]
-    while sum(each.wait_s <= 0 for each in await schedules_of(store).upcoming(100)) < len(made):  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
-    return made
 
 
 async def test_a_schedule_is_numbered_timed_and_read_back(store: FlagStore) -> None:  # noqa: F811
     await flag_in(store)
-    made = [await stored(store, plan(at=soon(3_600_000))) for _ in range(2)]
+    made = [await stored(store, plan()) for _ in range(2)]
     assert [each.number for each in made] == [1, 2]
     assert abs((made[0].created_at - datetime.now(UTC)).total_seconds()) < 60
     assert made[0].base_revision == 1
@@ -65,13 +63,13 @@ async def test_a_schedule_is_numbered_timed_and_read_back(store: FlagStore) -> N
 async def test_it_is_executed_once_with_its_history(store: FlagStore) -> None:  # noqa: F811
     await flag_in(store)
     assert await executed(store) is None
-    (made,) = await due_at(store, plan(at=soon(), reason="launch", actor="ann"))
+    (made,) = await planned_and_due(store, plan(reason="launch", actor="ann"))
     result = await executed(store)
     assert result is not None
     assert (result.id, result.state, result.executed_revision) == (made.id, State.EXECUTED, 2)
     assert await executed(store) is None
     kept = await schedules_of(store).get("default", made.id)
-    assert (kept.state, kept.executed_revision, kept.version) == (State.EXECUTED, 2, 2)
+    assert (kept.state, kept.executed_revision, kept.version) == (State.EXECUTED, 2, 3)
     assert kept.ended_at is not None
     assert kept.ended_at >= kept.execute_at
     (newest, _) = await store.history(CHAT, 10)
@@ -92,9 +90,9 @@ async def test_before_its_time_nothing_happens(store: FlagStore) -> None:  # noq
 
 async def test_those_of_one_flag_are_executed_by_time_then_creation(store: FlagStore) -> None:  # noqa: F811
     await flag_in(store)
-    at = soon(300)
+    at = in_an_hour()
     wanted = [plan(at=at + timedelta(milliseconds=ms), owner=f"{n}") for n, ms in enumerate((20, 0, 20, 10))]
-    made = await due_at(store, *wanted)
+    made = await planned_and_due(store, *wanted)
     done = [await executed(store) for _ in made]
     assert [each.id for each in done if each] == [made[n].id for n in (1, 3, 0, 2)]
     assert {each.state for each in done if each} == {State.EXECUTED}, "what an earlier one changed is no conflict"
@@ -104,8 +102,8 @@ async def test_those_of_one_flag_are_executed_by_time_then_creation(store: FlagS
 async def test_a_later_one_never_goes_before_one_that_is_held_by_nothing_but_its_turn(store: FlagStore) -> None:  # noqa: F811
     """Ten executors race for two schedules of one flag, which both are due: first the first, once each."""
     await flag_in(store)
-    at = soon(100)
-    made = await due_at(store, plan(at=at, owner="1"), plan(at=at + timedelta(milliseconds=1), owner="2"))
+    at = in_an_hour()
+    made = await planned_and_due(store, plan(at=at, owner="1"), plan(at=at + timedelta(milliseconds=1), owner="2"))
     results = await asyncio.gather(*(executed(store) for _ in range(10)))
     assert sorted(each.id for each in results if each) == sorted(each.id for each in made)
     history = [each.via for each in await store.history(CHAT, 10)]
@@ -116,17 +114,16 @@ async def test_a_conflict_changes_no_flag_and_has_an_audit_entry(store: FlagStor
     await flag_in(store)
     await flag_in(store, OTHER)
     made = [
-        await stored(store, plan(at=soon(150), owner="a")),
-        await stored(store, plan(OTHER, at=soon(150), owner="a", on_conflict=OnConflict.SKIP)),
+        await stored(store, plan(owner="a")),
+        await stored(store, plan(OTHER, owner="a", on_conflict=OnConflict.SKIP)),
     ]
     for flag_id in (CHAT, OTHER):
         wanted = replace(made[0].patch, key=flag_id.key, owner="b")
         await store.write(flag_id, changes.update(wanted, ["owner"], None, author()))
-    await come(store, made[0].execute_at)
-    held, skipped = await executed(store), None
-    while skipped is None:
-        skipped = await executed(store, OTHER)
+    await due_now(store, *made)
+    held, skipped = await executed(store), await executed(store, OTHER)
     assert held is not None
+    assert skipped is not None
     assert (held.state, skipped.state) == (State.HELD, State.SKIPPED)
     assert len(await store.history(CHAT, 10)) == 2
     assert store.audit is not None
@@ -141,7 +138,7 @@ async def test_a_conflict_changes_no_flag_and_has_an_audit_entry(store: FlagStor
 
 async def test_what_the_decision_refuses_leaves_no_trace(store: FlagStore) -> None:  # noqa: F811
     await flag_in(store)
-    (made,) = await due_at(store, plan(at=soon()))
+    (made,) = await planned_and_due(store, plan())
 
     class Refusing(DueAttempt):
         def decide(self, flag: Any) -> Any:
@@ -193,7 +190,7 @@ async def test_pages_are_in_the_order_of_time_and_keep_to_set_flag_and_states(st
     foreign = FlagId("team", "chat")
     for flag_id in (CHAT, OTHER, foreign):
         await flag_in(store, flag_id)
-    at = soon(3_600_000)
+    at = in_an_hour()
     made = [await stored(store, plan(CHAT, at=at + timedelta(seconds=n % 2), owner=f"{n}")) for n in range(4)]
     await stored(store, plan(OTHER, at=at))
     await stored(store, plan(foreign, at=at))

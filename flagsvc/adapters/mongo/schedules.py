@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import audit
 from flagsvc.adapters.mongo.tokens import COLLECTION as TOKENS
@@ -41,6 +42,7 @@ _CLAIM = [{"$set": {"claimedAt": "$$NOW"}}]
 """Takes the schedule for this transaction, and says what time it is."""
 _PLANNED = [{"$set": {"number": {"$add": [{"$ifNull": ["$number", 0]}, 1]}, "now": "$$NOW"}}]
 
+_WRITE_CONFLICT = 112
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -138,8 +140,14 @@ class MongoSchedules:
     async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
         """Take a schedule, write its flag and end the schedule, in one transaction."""
 
-        async def work(session: Any) -> tuple[Entry | None]:
-            raw = await self._claim(flag_id, schedule_id, session)
+        async def work(session: Any) -> tuple[Entry | None] | None:
+            attempt.begin()
+            try:
+                raw = await self._claim(flag_id, schedule_id, session)
+            except OperationFailure as error:
+                if error.code != _WRITE_CONFLICT or attempt.is_patient:
+                    raise
+                return None  # another replica is at it: to try again would only be in its way
             if raw is None:
                 return (None,)
             of_one = {"_id": raw["_id"]}
@@ -163,7 +171,8 @@ class MongoSchedules:
                 await self._audit.insert_one(audit.document_of(ended.entry), session=session)
             return (entry,)
 
-        return _done(await self._transactions.run(work))[0]
+        done = await self._transactions.run(work)
+        return done[0] if done is not None else None
 
     async def _claim(self, flag_id: FlagId, schedule_id: str, session: Any) -> dict[str, Any] | None:
         """Take the earliest schedule that is due, or the one with this id. Raises ScheduleNotFound, ScheduleEnded."""
