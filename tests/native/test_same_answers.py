@@ -124,7 +124,8 @@ def evaluations() -> Iterator[Asked]:
             yield Asked(EVALUATE, request(key, context))
         for kind in types.ValueType.values():
             yield Asked(EVALUATE, request(key, CONTEXTS["gold"], expected_type=kind))
-        for fields in ({"flag_set": "other"}, {"explain": True}, {"min_revision": 2}, {"min_revision": -1}):
+        not_made_yet = {"as_of": pb.AsOf(revision=1_000_000)}
+        for fields in ({"flag_set": "other"}, {"explain": True}, {"min_revision": 2}, {"min_revision": -1}, not_made_yet):
             yield Asked(EVALUATE, request(key, CONTEXTS["key"], **fields))
     yield Asked(EVALUATE, request("switch", {}, expected_type=99))
     yield Asked(EVALUATE, request("switch", {}), HEADERS["mapped"])
@@ -265,6 +266,7 @@ async def test_both_let_in_the_same_callers(guarded: tuple[Both, dict[str, Heade
             Asked(EVALUATE, request(flag_key="ruled").SerializeToString(), (*headers, *plan)),
             Asked(EVALUATE, request(flag_key="ruled", flag_set="other").SerializeToString(), headers),
             Asked(EVALUATE, request(flag_key="ruled", explain=True).SerializeToString(), headers),
+            Asked(EVALUATE, request(flag_key="ruled", as_of=pb.AsOf(revision=1_000_000)).SerializeToString(), headers),
             Asked(resolve, v2.ResolveStringRequest(flag_key="ruled").SerializeToString(), (*headers, *plan)),
             Asked(
                 resolve, v2.ResolveStringRequest(flag_key="x").SerializeToString(), (*headers, *HEADERS["other set"])
