@@ -14,6 +14,7 @@ from flagsvc_client.local.settings import settings_of
 
 from flagsvc.adapters.redis.messages import entry_in
 from flagsvc.api.flagd.definitions import definition_of
+from flagsvc.cli.changed_fields import flag_changes
 from flagsvc.core import changes, needs
 from flagsvc.core.documents import dumps, from_document, loads, to_document
 from flagsvc.core.errors import InvalidRequest
@@ -47,6 +48,11 @@ def test_a_flag_with_a_rollout_says_so_and_is_known() -> None:
     assert from_document(document) == flag(MOVED)
     assert loads(dumps(flag(MOVED))) == flag(MOVED)
     assert "needs" not in to_document(Flag(key="plain"))
+
+
+def test_what_people_see_of_a_change_is_the_rollout() -> None:
+    before = flag(MOVED, rollout=None)
+    assert flag_changes(before, flag(MOVED)) == {"rollout": {"before": None, "after": to_json(MOVED)}}
 
 
 def test_what_is_not_known_is_general_and_passed_on() -> None:
