@@ -125,7 +125,13 @@ def evaluations() -> Iterator[Asked]:
         for kind in types.ValueType.values():
             yield Asked(EVALUATE, request(key, CONTEXTS["gold"], expected_type=kind))
         not_made_yet = {"as_of": pb.AsOf(revision=1_000_000)}
-        for fields in ({"flag_set": "other"}, {"explain": True}, {"min_revision": 2}, {"min_revision": -1}, not_made_yet):
+        for fields in (
+            {"flag_set": "other"},
+            {"explain": True},
+            {"min_revision": 2},
+            {"min_revision": -1},
+            not_made_yet,
+        ):
             yield Asked(EVALUATE, request(key, CONTEXTS["key"], **fields))
     yield Asked(EVALUATE, request("switch", {}, expected_type=99))
     yield Asked(EVALUATE, request("switch", {}), HEADERS["mapped"])

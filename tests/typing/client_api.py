@@ -28,10 +28,13 @@ from flagsvc_client import (
     HistoryEntry,
     Hook,
     InvalidArgument,
+    OnConflict,
     PermissionDenied,
     RateLimited,
     Reason,
     RolledBackFlag,
+    Schedule,
+    ScheduleState,
     SetRollback,
     Snapshot,
     Source,
@@ -89,6 +92,13 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.flag("a"), Flag)
         assert_type(client.flags(), list[Flag])
         assert_type(client.history("a", limit=1), list[HistoryEntry])
+        planned = client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(client.get_schedule(planned.id), Schedule)
+        assert_type(client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(client.execute_schedule(planned.id, reason="now"), Schedule)
+        assert_type(client.cancel_schedule(planned.id), Schedule)
         assert_type(client.revisions("a", limit=1), list[FlagRevision])
         assert_type(client.flag_at("a", 7), Flag)
         assert_type(client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
@@ -129,6 +139,13 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.flag("a"), Flag)
         assert_type(await client.flags(), list[Flag])
         assert_type(await client.history("a", limit=1), list[HistoryEntry])
+        planned = await client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(await client.get_schedule(planned.id), Schedule)
+        assert_type(await client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(await client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(await client.execute_schedule(planned.id, reason="now"), Schedule)
+        assert_type(await client.cancel_schedule(planned.id), Schedule)
         assert_type(await client.revisions("a", limit=1), list[FlagRevision])
         assert_type(await client.flag_at("a", 7), Flag)
         assert_type(await client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
