@@ -66,17 +66,19 @@ coverage: $(VENV)/.dev $(NODE)/node_modules/.installed  ## how much of the code 
 		--ignore tests/faults --ignore tests/model --ignore tests/languages --ignore tests/typescript
 
 test-long: FAULTS_SECONDS ?= 600
-test-long: $(VENV)/.dev $(NODE)/node_modules/.installed  ## 200,000 rules each beside flagd-core and json-logic-js, ten minutes of faults, the larger worlds of the model; half an hour
+test-long: $(VENV)/.dev $(NODE)/node_modules/.installed  ## 200,000 rules each beside flagd-core and json-logic-js, ten minutes of faults, the larger worlds of the model, end-to-end tests over the native transport; 40 minutes
 	TEST_SHARE=10 ORACLE_CASES=200000 JSONLOGIC_CASES=200000 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/property tests/jsonlogic_js
 	FAULTS_SECONDS=$(FAULTS_SECONDS) $(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.model --large
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
+	TEST_TRANSPORT=native $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long and not grpcio" tests/e2e tests/providers
 
 bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis before it, near cache before both; the client's budgets; overload; remembered answers; how cost grows
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.tiers
 	$(BIN)/python -m benchmarks.client
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.answers_cost
 	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.growth
 
@@ -146,6 +148,7 @@ languages: stubs $(NODE)/node_modules/.installed  ## unmodified clients and samp
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:build -o locks/run.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group pyproject.toml:dev -o locks/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --extra native -c locks/run.txt -o locks/native.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group pyproject.toml:protos -o locks/protos.txt
 	cd $(NODE) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved
 	cd $(TYPESCRIPT) && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved

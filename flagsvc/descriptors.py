@@ -11,6 +11,9 @@ MIN_PER_PORT = 16
 PASSED_ON = 3
 """Descriptors of a connection that is passed on to gRPC within the process: the caller's and both ends of the inner."""
 
+TWICE = 5
+"""Descriptors of a connection that the native front passes on in this way: the caller's, its own, and PASSED_ON."""
+
 
 def limit() -> int:
     """Return how many files this process may have open."""

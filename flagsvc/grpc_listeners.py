@@ -30,12 +30,15 @@ from flagsvc.api.flagd.evaluation import FlagdEvaluation
 from flagsvc.api.flagd.event_streams import EventStreams
 from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.http.server import MAX_HEAD_BYTES
+from flagsvc.api.rollout_service.service import RolloutService
 from flagsvc.api.schedule_service.service import ScheduleService
 from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_pb_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
+from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollout_pb
+from flagsvc.generated.flagsvc.v1 import rollout_service_pb2_grpc as rollout_pb_grpc
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as schedule_pb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as schedule_pb_grpc
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
@@ -47,7 +50,7 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
-OWN_FILES = (pb.DESCRIPTOR, token_pb.DESCRIPTOR, audit_pb.DESCRIPTOR, schedule_pb.DESCRIPTOR)
+OWN_FILES = (pb.DESCRIPTOR, *(each.DESCRIPTOR for each in (token_pb, audit_pb, rollout_pb, schedule_pb)))
 """Descriptors of the files with flagsvc's own services."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
@@ -90,6 +93,7 @@ class GrpcServices:
         age_s = settings.stream_age_s or math.inf
         self.event_streams = EventStreams(near, age_s, settings.connection_age_s)
         self.sync = FlagdSync(near, reader, contexts, replica.flag_sets, age_s=age_s)
+        self._rollout_service = RolloutService(replica)
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated, bulk)
         self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
         self._schedule_service = ScheduleService(replica.planner, PlannedRights(replica.access))
@@ -123,6 +127,7 @@ class GrpcServices:
         pb_grpc.add_FlagServiceServicer_to_server(self._flag_service, server)
         token_pb_grpc.add_TokenServiceServicer_to_server(self._token_service, server)
         audit_pb_grpc.add_AuditServiceServicer_to_server(self._audit_service, server)
+        rollout_pb_grpc.add_RolloutServiceServicer_to_server(self._rollout_service, server)
         schedule_pb_grpc.add_ScheduleServiceServicer_to_server(self._schedule_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)

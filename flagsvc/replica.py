@@ -28,6 +28,7 @@ from flagsvc.replication.cache_lease import CacheLease
 from flagsvc.replication.follower import Follower
 from flagsvc.replication.heartbeats import Heartbeats, replica_name
 from flagsvc.replication.resync import Resync
+from flagsvc.replication.revision_sweep import RevisionSweep
 from flagsvc.replication.snapshot_writer import SnapshotWriter
 from flagsvc.replication.stream_progress import FeedKind, StreamProgress
 from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
@@ -35,8 +36,10 @@ from flagsvc.schedules.executor import ScheduleExecutor
 from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import Bucketings
 from flagsvc.serving.odd_flags import OddFlags
+from flagsvc.serving.past import Past
 from flagsvc.serving.quotas import Quotas
 from flagsvc.serving.reader import Reader
+from flagsvc.serving.rollout_steps import RolloutSteps
 from flagsvc.serving.writer import Writer
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Sample
@@ -78,7 +81,15 @@ class Replica:
         self.writer = Writer(
             near, store, cache, self.heartbeats, Quotas(settings.max_flags_per_set, settings.max_bytes_per_set)
         )
+        self.past = Past(store)
+        self.revision_sweep = RevisionSweep(
+            store,
+            settings.revision_days,
+            lambda: cache is None or self.cache_lease.is_holder,
+            self.follower.proof.loaded,
+        )
         self.bucketings = Bucketings(store, self.reader, self.writer)
+        self.rollout_steps = RolloutSteps(near)
         self.access: Access | None = None
         if auth_mode(settings) is AuthMode.REQUIRED:
             if store.tokens is None and not settings.tokens_file and not settings.jwt_issuers_file:
@@ -130,18 +141,22 @@ class Replica:
             self.executor.start()
         self.heartbeats.start()
         self.cache_auditor.start()
+        self.revision_sweep.start()
         self.cache_lease.start()
+        self.rollout_steps.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
         """Let writes end, stop the background work, and release the stores."""
         if self.access is not None:
             await self.access.close()
+        await self.rollout_steps.close()
         if self.executor is not None:
             await self.executor.close()
         await self.writer.close()  # writes need everything below
         await self.reader.close()
         await self.cache_auditor.close()
+        await self.revision_sweep.close()
         await self.cache_lease.close()
         await self.heartbeats.close()  # this removes the heartbeat, so it comes before the cache is closed
         if self._restoring is not None:
@@ -249,7 +264,7 @@ class Replica:
 
     def samples(self) -> Iterator[Sample]:
         """Return the parts' plain counts when Prometheus asks."""
-        lookups, writes, follower, audits = self.reader.stats, self.writer.stats, self.follower, self.cache_auditor
+        lookups, writes, follower, audits = self.reader.all_stats, self.writer.stats, self.follower, self.cache_auditor
         for tier in ("near", "cache", "store", "stale"):
             about = "Definition lookups by the tier that answered."
             yield Sample("flagsvc_lookups_total", about, getattr(lookups, tier), {"tier": tier})
@@ -268,6 +283,8 @@ class Replica:
         yield Sample("flagsvc_change_stream_restarts_total", "Failures of the change stream.", restarts)
         about = "Revisions assigned here to changes of other programs."
         yield Sample("flagsvc_foreign_changes_total", about, follower.proof.revision_assigner.assigned)
+        sweep = self.revision_sweep
+        yield Sample("flagsvc_revisions_removed_total", "Revisions that retention removed.", sweep.removed)
         about = "Announced changes that the store contradicted, and that were replaced."
         yield Sample("flagsvc_contradicted_announcements_total", about, follower.proof.hints.contradicted)
         yield Sample("flagsvc_cache_lease_held", "1 on the holder of the cache lease.", self.cache_lease.is_holder)
@@ -280,6 +297,8 @@ class Replica:
         if self.executor is not None:
             yield from (Sample(*each) for each in self.executor.samples())
         yield Sample("flagsvc_writes_total", "Changes stored.", writes.stored)
+        about = "Steps of rollouts that were announced to clients that hold values."
+        yield Sample("flagsvc_rollout_steps_total", about, self.rollout_steps.announced)
         yield Sample("flagsvc_announcements_sent_total", "Changes announced.", writes.announced)
         yield Sample("flagsvc_announcements_failed_total", "Changes not announced.", writes.not_announced)
         about = "Announcements received, own ones included."

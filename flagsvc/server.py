@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,6 +22,7 @@ from flagsvc.api.common.gate import check_of
 from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.outflow import Outflow
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.permissions import ROUTES
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.api.http.server import HttpServer
@@ -37,6 +39,7 @@ from flagsvc.limits.build import Limiting
 from flagsvc.listening import OFF, Address
 from flagsvc.loop_lag import LoopLag
 from flagsvc.management import ManagementServer
+from flagsvc.native.build import native_of
 from flagsvc.replica import Replica
 from flagsvc.setting_values import LISTENERS, anonymous_roles, default_sets, origins, pairs
 from flagsvc.settings import Settings
@@ -67,7 +70,8 @@ class Server:
         self._admission = admission = Admission(_limits(settings))
         self._lateness = Lateness(self._late)
         self._tls = tls = Ports(settings)
-        ports = descriptors.PASSED_ON if tls.has_front else 1
+        is_native = settings.transport == "native"
+        ports = descriptors.TWICE if is_native else descriptors.PASSED_ON if tls.has_front else 1
         ports += sum(port != OFF for port in (settings.sync_port, settings.ofrep_port))
         self._max_connections = descriptors.connections_per_port(
             settings.max_connections, descriptors.limit(), settings.store_connections, ports
@@ -104,6 +108,19 @@ class Server:
             name: grpc_server(self.listeners[name], self.services, settings, self._max_connections, tls.add_port(name))
             for name in names
         }
+        self.failed = False
+        """Whether the server stops because a part of it has failed."""
+        self._native = native_of(
+            settings,
+            replica,
+            self.services,
+            self.listeners["grpc"],
+            contexts=contexts,
+            limiting=limiting,
+            admission=admission,
+            metrics=metrics,
+            ended=self._native_ended,
+        )
         self._ofrep = Ofrep(
             replica.reader,
             replica.near,
@@ -156,6 +173,8 @@ class Server:
             await self._http.start()
         if self._front is not None:
             await self._front.start()
+        if self._native is not None:
+            self._native.start()
         log.info(
             "serving",
             **{_setting_of(name): address.port or str(address) for name, address in self.addresses.items()},
@@ -180,6 +199,8 @@ class Server:
         # The transports after the calls, which they would cut off. Nobody connects to a server that stops.
         if self._front is not None:
             self._front.close()
+        if self._native is not None:
+            await self._native.stop()
         grpc_stops = (server.stop(0.5) for server in self._grpc.values())
         await asyncio.gather(*grpc_stops, *([self._http.stop()] if self._http is not None else []))
         if self._front is not None:
@@ -214,7 +235,11 @@ class Server:
         settings = self.settings
         for name, server in self._grpc.items():
             with self._address(name) as address:
-                if name == "grpc" and self._tls.has_front:
+                if name == "grpc" and self._native is not None:
+                    self._native.listen(address)
+                    behind = self._native.behind
+                    self._front = self._front_at(behind.address, server, behind.name_of)
+                elif name == "grpc" and self._tls.has_front:
                     self._front = self._front_at(address, server)
                 else:
                     server.listen(address)
@@ -236,8 +261,8 @@ class Server:
         for name, address in self.addresses.items():
             setattr(self, _setting_of(name), address.port)
 
-    def _front_at(self, address: Address, grpc: LastingServer) -> Front:
-        """Return the front of the gRPC port, bound, with gRPC bound behind it."""
+    def _front_at(self, address: Address, grpc: LastingServer, name_of: Callable[[Any], str] = peer_name) -> Front:
+        """Return the front of the gRPC port, bound, with gRPC bound behind it. `name_of`: names connections' peers."""
         http = HttpServer(
             self._http_apps.of_grpc_port(),
             None,
@@ -252,6 +277,7 @@ class Server:
             lambda: services.first_messages.begun,
             self._tls.open_front,
             outer=address.path,
+            name_of=name_of,
         )
         grpc.listen(front.inner)
         return front
@@ -276,6 +302,12 @@ class Server:
         for address in self.addresses.values():
             address.remove()
 
+    def _native_ended(self) -> None:
+        """Stop: nobody answers evaluations any more."""
+        self.failed = True
+        self._health.stop()
+        signal.raise_signal(signal.SIGTERM)
+
     def _loop_was_late(self, seconds: float) -> None:
         self._metrics.loop_was_late(seconds)
         self._lateness.measured(seconds, time.monotonic())
@@ -299,6 +331,8 @@ class Server:
         yield from self._tls.samples()
         if self._issuers is not None:
             yield from self._issuers.samples()
+        if self._native is not None:
+            yield from self._native.samples()
         yield from self._limiting.samples()
         yield from self._audit.samples()
         yield from self._tokens_file.samples()
@@ -354,7 +388,7 @@ async def run(settings: Settings) -> int:
         return 1
     await _stop_requested()
     await server.stop()
-    return 0
+    return int(server.failed)
 
 
 async def _stop_requested() -> None:

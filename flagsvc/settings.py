@@ -108,6 +108,11 @@ class Settings:
         host="needed",
     )
     port: int | str = _setting(8013, "gRPC port, or unix:PATH.", 0, 65535, socket=True)
+    transport: str = _setting(
+        "grpcio",
+        "What speaks HTTP/2 on the gRPC port: grpcio, or native, which is experimental and needs flagsvc[native].",
+        choices=("grpcio", "native"),
+    )
     http_on_grpc_port: bool = _setting(
         True,
         "Whether the gRPC port also serves HTTP/1.1: Connect and gRPC-Web, which flagd's providers for Go, PHP and"
@@ -233,6 +238,12 @@ class Settings:
     snapshot_max_age_s: float = _setting(604_800.0, "Maximum age in seconds of a snapshot that a start uses.", 1, 1e9)
     verify_interval_s: float = _setting(
         600.0, "Seconds between two comparisons of the shared cache with the store; 0 turns them off.", 0, 1e6
+    )
+    revision_days: float = _setting(
+        365.0,
+        "Days that revisions of flags are kept, for rollbacks and answers as of another moment; 0 means for ever.",
+        0,
+        36_500,
     )
     log_loop_lag_s: float = _setting(
         0.0,

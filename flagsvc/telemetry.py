@@ -77,13 +77,31 @@ def _visible_values(_logger: object, _method: str, event: MutableMapping[str, An
     return {name: visible(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
+class Evaluations:
+    """The evaluations of one thread."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[tuple[Reason, ErrorCode | None]] = Counter()
+        self.flags: Counter[FlagId] = Counter()
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Count one evaluation."""
+        outcome = evaluation.outcome
+        self.reasons[outcome.reason, outcome.error_code] += 1
+        if evaluation.flag is not None:
+            known = evaluation.flag_id in self.flags or len(self.flags) < MAX_KEY_LABELS
+            self.flags[evaluation.flag_id if known else _OTHER] += 1
+
+
 class Metrics:
     """The server's metrics, in a registry of their own. `samples` returns the current values of plain counts."""
 
     def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
         self.registry = CollectorRegistry()
-        self._reasons: Counter[tuple[Reason, ErrorCode | None]] = Counter()
-        self._flags: Counter[FlagId] = Counter()
+        self._in_loop = Evaluations()
+        self._evaluations = [self._in_loop]
+        self.evaluated = self._in_loop.add
+        """Counts one evaluation in the event loop."""
         about = "Seconds from a call's start to its end, by method and status code."
         self.calls = CallTimes("flagsvc_call_seconds", about, _BUCKETS)
         """How long calls took."""
@@ -96,22 +114,19 @@ class Metrics:
         )
         self._samples = samples
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Count one evaluation."""
-        outcome = evaluation.outcome
-        self._reasons[outcome.reason, outcome.error_code] += 1
-        if evaluation.flag is not None:
-            known = evaluation.flag_id in self._flags or len(self._flags) < MAX_KEY_LABELS
-            self._flags[evaluation.flag_id if known else _OTHER] += 1
+    def evaluated_elsewhere(self) -> Callable[[Evaluation], None]:
+        """Return what counts evaluations in another thread, which only that thread may call."""
+        self._evaluations.append(Evaluations())
+        return self._evaluations[-1].add
 
     def label_of(self, flag_id: FlagId) -> FlagId:
         """Return what a flag that was evaluated before counts as."""
-        return flag_id if flag_id in self._flags else _OTHER
+        return flag_id if flag_id in self._in_loop.flags else _OTHER
 
     def evaluated_again(self, reasons: Mapping[tuple[Reason, ErrorCode | None], int], labels: Iterable[FlagId]) -> None:
         """Count evaluations like earlier ones: how many had which outcome, and what each flag counts as."""
-        self._reasons.update(reasons)
-        self._flags.update(labels)
+        self._in_loop.reasons.update(reasons)
+        self._in_loop.flags.update(labels)
 
     def loop_was_late(self, seconds: float) -> None:
         """Record by how much the event loop was late."""
@@ -135,11 +150,16 @@ class Metrics:
                 yield text.split(b"\n", 2)[2] if start else text  # the lines HELP and TYPE come once
 
     def _evaluation_samples(self) -> Iterator[Sample]:
-        for (reason, code), count in self._reasons.items():
+        reasons, flags = Counter[tuple[Reason, ErrorCode | None]](), Counter[FlagId]()
+        for each in self._evaluations:
+            reasons.update(each.reasons.copy())
+            for flag_id, count in each.flags.copy().items():
+                flags[flag_id if flag_id in flags or len(flags) < MAX_KEY_LABELS else _OTHER] += count
+        for (reason, code), count in reasons.items():
             labels = {"reason": reason.value, "error_code": code.value if code else ""}
             yield Sample("flagsvc_evaluations_total", "Evaluations by reason and error code.", count, labels)
         about = f"Evaluations by flag, for the first {MAX_KEY_LABELS} flags evaluated; further flags count as 'other'."
-        for flag_id, count in self._flags.items():
+        for flag_id, count in flags.items():
             labels = {"flag_set": flag_id.flag_set, "flag_key": flag_id.key}
             yield Sample("flagsvc_flag_evaluations_total", about, count, labels)
 

@@ -28,6 +28,8 @@ from tests.stopwatch import waited_s
 
 FLAGSVC = Path(sys.executable).with_name("flagsvc")
 PROGRAM = (str(FLAGSVC),)
+TRANSPORT = os.environ.get("TEST_TRANSPORT", "grpcio")
+"""What speaks HTTP/2 on the gRPC ports of the replicas here: FLAGSVC_TRANSPORT, unless a test asks for one."""
 EAGER = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # the time limit of one attempt
@@ -65,7 +67,7 @@ class Client:
 async def replica(**settings: Any) -> AsyncIterator[tuple[Client, Server]]:
     """A server in this process on free ports, ready, with a client. A busy machine is not an outage of Redis."""
     ports = {"port": 0, "management_port": -1, "sync_port": -1, "ofrep_port": -1}
-    patience = {"drain_s": 0.0, "grace_s": 1.0, "cache_timeout_s": 0.5}
+    patience = {"drain_s": 0.0, "grace_s": 1.0, "cache_timeout_s": 0.5, "transport": TRANSPORT}
     server = Server(Settings(**{"host": "127.0.0.1", **ports, **patience, **settings}))
     try:
         await server.start()
@@ -125,6 +127,7 @@ class Process:
         arguments += ["--management-port", str(self.management_port), *self._arguments]
         env = {name: value for name, value in os.environ.items() if not name.startswith("FLAGSVC_")}
         env |= {"FLAGSVC_SYNC_PORT": str(self.sync_port), "FLAGSVC_OFREP_PORT": str(self.ofrep_port)}
+        env |= {"FLAGSVC_TRANSPORT": TRANSPORT}
         env |= self._environment
         if not self._program:
             self.process = Fork(arguments, env)

@@ -51,6 +51,16 @@ class Authority:
             self._view.recognized[digest] = identity
         return identity
 
+    def recognized(self, credential: str) -> Identity | None:
+        """Return who sends this credential, if `identify` has found it since rights changed last.
+
+        It may run in any thread, because it changes nothing: what another thread kept here could be older than a
+        revocation.
+        """
+        digest = sha256(credential.encode("utf-8", "surrogatepass")).digest()
+        identity = self._view.recognized.get(digest)
+        return identity if identity is not None and identity.expires_at > time.time() else None
+
     async def verify(self, credential: str, peer: str) -> None:
         """Verify a credential for `identify`. Raises Unauthenticated, PermissionDenied, AccessUnknown or Overloaded."""
         if self.proven is not None:

@@ -16,14 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_audit, sqlite_schedules, sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryEntry
+from flagsvc.core.requests import WriteRequest
+from flagsvc.core.revisions.model import About
+from flagsvc.core.sizes import HistorySize
 from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
+from flagsvc.ports.revisions import DecideAll, RolledBack
 
 T = TypeVar("T")
 
@@ -56,6 +60,7 @@ class SqliteStore:
         self._id = ""
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.audit = sqlite_audit.SqliteAudit(self._run)
+        self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
         self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
         self.reads = 0
 
@@ -95,9 +100,13 @@ class SqliteStore:
         """Read the newest revision of each flag set."""
         return await self._run(self._read_revisions)
 
-    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
-        """Decide and store a change with its history entry, in one transaction."""
-        return await self._run(lambda db: _change(db, flag_id, decide))
+    async def write(self, flag_id: FlagId, decide: Decide, request: WriteRequest | None = None) -> Entry | None:
+        """Decide and store a change with its history entry and its definition, in one transaction."""
+        return await self._run(lambda db: _change(db, flag_id, decide, request))
+
+    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+        """Decide about all flags that have changed since, and store, in one transaction."""
+        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, dry_run=dry_run))
 
     async def bucketing(self, flag_set: str) -> int:
         """Read a set's bucketing."""
@@ -177,7 +186,8 @@ def _make_private(path: str) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        db.executescript(sqlite_tokens.SCHEMA + sqlite_audit.SCHEMA + sqlite_schedules.SCHEMA)
+        for part in (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules):
+            db.executescript(part.SCHEMA)
     for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
             db.execute(f"ALTER TABLE history ADD COLUMN {name} TEXT")
@@ -246,20 +256,32 @@ def _load(db: sqlite3.Connection) -> StoreContents:
         return StoreContents(flags, _revisions(db))
 
 
-def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | None:
+def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide, request: WriteRequest | None) -> Entry | None:
     with _transaction(db, "IMMEDIATE"):
-        return _changed(db, flag_id, decide)
+        if request is not None and (answered := sqlite_requests.answer(db, request, flag_id)) is not None:
+            return answered
+        return _changed(db, flag_id, decide, request)
 
 
-def _changed(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry | None:
+def _changed(
+    db: sqlite3.Connection, flag_id: FlagId, decide: Decide, request: WriteRequest | None = None
+) -> Entry | None:
     """Decide and store, in the transaction that is open."""
     current = _read(db, flag_id)
     change = decide(current)
     if change is None:
         return None
+    entry = _store(db, flag_id, change)
+    if request is not None:
+        sqlite_requests.remember(db, request, entry, change)
+    return entry
+
+
+def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
+    """Store a change with all that belongs to it, in the transaction that is open."""
     change = stamped(change, _bucketing(db, flag_id.flag_set))
     known = _revisions(db).get(flag_id.flag_set, 0)
-    revision = max(known, current.revision if current else 0) + 1
+    revision = max(known, change.before.revision if change.before else 0) + 1
     db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
     stored = None
     if change.after is None:
@@ -269,7 +291,20 @@ def _changed(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry |
         stored = loads(document)
         db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?, ?, ?)", (*flag_id, revision, document))
     _record(db, flag_id, change, revision)
+    sqlite_definitions.record(db, flag_id, revision, stored, About.of(change))
     return Entry(flag_id, revision, stored)
+
+
+def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+    with _transaction(db, "IMMEDIATE"):
+        past = sqlite_definitions.before(db, flag_set, revision)
+        current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
+        there = {key: found for key, found in past.items() if found is not None}
+        changes = decide(there, current)
+        if dry_run:
+            return RolledBack(changes, [])
+        subjects: list[Any] = [change.after or change.before for change in changes]
+        return RolledBack(changes, [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)])
 
 
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:
@@ -293,8 +328,11 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
         " WHERE flag_set = ? AND key = ? ORDER BY id DESC LIMIT ?",
         (*flag_id, limit),
     )
-    return [
-        HistoryEntry(
+    size = HistorySize()
+    entries = []
+    for action, previous, new, actor, reason, created_at, revision, caller, via in rows:
+        size.add(len(previous or "") + len(new or ""))
+        entry = HistoryEntry(
             key=flag_id.key,
             action=action,
             previous=_json(previous),
@@ -306,8 +344,8 @@ def _history(db: sqlite3.Connection, flag_id: FlagId, limit: int) -> list[Histor
             caller=caller or "",
             via=via or "",
         )
-        for action, previous, new, actor, reason, created_at, revision, caller, via in rows
-    ]
+        entries.append(entry)
+    return entries
 
 
 def _json(text: str | None) -> Any:

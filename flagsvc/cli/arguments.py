@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flagsvc.api.common.values import to_value
 from flagsvc.cli.input_files import read_bytes
 from flagsvc.cli.usage import UsageError, meant
+from flagsvc.core import rollouts
 from flagsvc.core.documents import WORDS, from_document, times_from_json, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag
@@ -28,6 +29,7 @@ _EXPECTED: Mapping[str, str] = {
     "variants": 'an object such as {"on": true, "off": false}',
     "metadata": "an object",
     "evaluators": "an object of rules by name",
+    "rollout": "an object with from, to and points; the command rollout makes one",
 }
 _STATUS_WORDS = {"on": "ENABLED", "true": "ENABLED", "enable": "ENABLED", "off": "DISABLED", "false": "DISABLED"}
 _STATUS_WORDS |= {"disable": "DISABLED"}
@@ -93,6 +95,8 @@ def _flag_of(document: Mapping[str, Any], flag: Flag) -> Flag:
     if after.problem:
         wrong = after.problem.partition(": ")[2].split(", ")
         raise UsageError("; ".join(_wrong(name, document[name]) for name in wrong))
+    if after.rollout is not None and (found := rollouts.violations(after.rollout, None)):
+        raise UsageError("; ".join(map(str, found)))
     return replace(after, revision=flag.revision)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import grpc
+
 from flagsvc.api.flag_service.flag_messages import received
-from flagsvc.cli import changed_fields, render, times
-from flagsvc.cli.calls import Stub
+from flagsvc.cli import changed_fields, moments, render, times
+from flagsvc.cli.calls import Stub, error_reason
 from flagsvc.cli.changed_fields import Fields
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.history import flag_history
@@ -18,10 +20,16 @@ from flagsvc.core.changes import Author
 from flagsvc.core.model import Flag
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 
+_MOMENTS = 2
+
 
 def diff(args: argparse.Namespace, stub: Stub) -> int:
     """Show the difference; exit status 1 if there is one."""
-    if args.file:
+    if args.between:
+        if args.since or args.revision is not None or args.file or args.with_set:
+            raise UsageError("the moments N M have no meaning with --since, --revision, --file or --with-set")
+        title, fields = _between(args, stub)
+    elif args.file:
         title, fields = _with_file(args, stub)
     elif args.with_set:
         title = f"{args.flag_set} -> {args.with_set}"
@@ -35,6 +43,28 @@ def diff(args: argparse.Namespace, stub: Stub) -> int:
         for line in changed_fields.lines_of(fields):
             print(line)
     return FAILED if fields else OK
+
+
+def stored_or_none(args: argparse.Namespace, stub: Stub, at: str | None = None) -> Flag | None:
+    """Return the flag as it is or, at a moment, was; None where it does not exist. Raises grpc.RpcError."""
+    try:
+        return _stored(args, stub, args.flag_set, at)
+    except grpc.RpcError as error:
+        if error_reason(error) != "FLAG_NOT_FOUND":
+            raise
+        return None
+
+
+def _between(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
+    """Return what differs between two moments, or between one and now."""
+    if len(args.between) > _MOMENTS:
+        raise UsageError(f"diff compares two moments; {len(args.between)} are given")
+    first, second = args.between[0], args.between[1] if len(args.between) == _MOMENTS else None
+    before, after = (stored_or_none(args, stub, at) for at in (first, second))
+    if before is None and after is None:
+        _stored(args, stub, args.flag_set, second)  # fails, and says which flag there is
+    names = [f"revision {at}" if at.isdecimal() else at for at in args.between]
+    return f"{names[0]} -> {names[1] if second else 'now'}", changed_fields.flag_changes(before, after)
 
 
 def _with_file(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
@@ -76,6 +106,6 @@ def _since(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
     return title, changed_fields.fields_between(old, new)
 
 
-def _stored(args: argparse.Namespace, stub: Stub, flag_set: str) -> Flag:
-    request = pb.GetFlagRequest(flag_key=args.key, flag_set=flag_set)
+def _stored(args: argparse.Namespace, stub: Stub, flag_set: str, at: str | None = None) -> Flag:
+    request = pb.GetFlagRequest(flag_key=args.key, flag_set=flag_set, as_of=moments.as_of(at, "N M"))
     return received(stub.GetFlag(request, timeout=args.timeout).flag)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import flag_to_message, received
-from flagsvc.cli import arguments, dry_run, options, render, wait_for
+from flagsvc.cli import arguments, dry_run, moments, options, render, wait_for
 from flagsvc.cli.calls import Stub, similar_key
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.explain import explanation_fields, print_explanation
@@ -43,18 +43,22 @@ def evaluate(args: argparse.Namespace, stub: Stub) -> int:
         expected_type=expected,
         explain=args.explain,
         min_revision=args.min_revision,
+        as_of=moments.as_of(args.at),
     )
     response = stub.EvaluateFlag(request, timeout=args.timeout)
     evaluation = response.evaluation
     fields = _evaluation_fields(evaluation)
     if args.json:
         explained = {"explanation": explanation_fields(response.explanation)} if args.explain else {}
-        render.print_json({**fields, **explained})
+        then = {"asOf": moments.fields(response.as_of)} if args.at else {}
+        render.print_json({**fields, **then, **explained})
     else:
         has_value = evaluation.value.WhichOneof("kind") is not None
         fields["value"] = render.text(fields["value"]) if has_value else "(none: the caller's default applies)"
         if evaluation.error_code == types.ERROR_CODE_FLAG_NOT_FOUND:
             fields["errorMessage"] += similar_key(args, stub)
+        if args.at:
+            fields["asOf"] = moments.shown(response.as_of)
         render.print_fields(fields)
         if args.explain:
             print_explanation(evaluation.flag_key, response.explanation)
@@ -82,7 +86,9 @@ def _evaluation_fields(evaluation: pb.FlagEvaluation) -> dict[str, Any]:
 
 def get(args: argparse.Namespace, stub: Stub) -> int:
     """Show the definition of a flag."""
-    request = pb.GetFlagRequest(flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision)
+    request = pb.GetFlagRequest(
+        flag_key=args.key, flag_set=args.flag_set, min_revision=args.min_revision, as_of=moments.as_of(args.at)
+    )
     render.show(render.flag_fields(received(stub.GetFlag(request, timeout=args.timeout).flag)))
     return OK
 

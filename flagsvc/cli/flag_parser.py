@@ -12,6 +12,8 @@ _STATES = {
     **dict.fromkeys(("on", "true", "enable", "enabled"), True),
     **dict.fromkeys(("off", "false", "disable", "disabled"), False),
 }
+_MOMENT = "a revision such as 41, a time such as 2026-11-30T09:00:00Z, 2h for two hours ago, +2h for in two hours"
+_WHEN = f"answer as of another moment: {_MOMENT}"
 _FLAG, _WRITES = "flag_commands", "plain text for texts, JSON for all others, @FILE for a file; FIELD.NAME for a part"
 
 
@@ -33,6 +35,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--explain", action="store_true", help="show step by step how the result was reached")
     options.add_min_revision(parser)
+    parser.add_argument("--at", metavar="WHEN", help=_WHEN)
 
 
 def _simulate(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
 def _get(parser: argparse.ArgumentParser) -> None:
     options.add_flag_call(parser)
     options.add_min_revision(parser)
+    parser.add_argument("--at", metavar="WHEN", help=_WHEN)
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +81,7 @@ def _history(parser: argparse.ArgumentParser) -> None:
 
 def _diff(parser: argparse.ArgumentParser) -> None:
     options.add_flag_call(parser)
+    parser.add_argument("between", nargs="*", metavar="N M", help=f"between two moments, or one and now: {_MOMENT}")
     between = parser.add_mutually_exclusive_group()
     between.add_argument("--since", metavar="TIME", help="since 90d, 12h or 30m ago [the last change]")
     between.add_argument("--revision", metavar="N", type=int, help="since this revision")
@@ -110,12 +115,44 @@ def _delete(parser: argparse.ArgumentParser) -> None:
     options.add_write(parser, etag=True)
 
 
+def _rollback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("key", metavar="KEY", nargs="?", default="", help="the flag's key")
+    options.add_set_call(parser, timeout_s=10.0)
+    parser.add_argument("--to", metavar="N", type=options.count, required=True, help="revision to return to")
+    parser.add_argument("--all", action="store_true", help="every flag of the flag set, in one transaction")
+    parser.add_argument("--yes", action="store_true", help="do not ask, on a terminal")
+    options.add_write(parser, etag=True)
+    options.add_dry_run(parser)
+
+
 def _edit(parser: argparse.ArgumentParser) -> None:
     options.add_flag_call(parser)
     parser.add_argument("--file", metavar="FILE", help="begin with this text, such as one that was kept")
     parser.add_argument("--yes", action="store_true", help="write without a question, on a terminal")
     options.add_author(parser)
     options.add_wait(parser)
+
+
+def _rollout(parser: argparse.ArgumentParser) -> None:
+    options.add_flag_call(parser)
+    parser.add_argument("--to", metavar="VARIANT", help="begin: the variant that callers move to")
+    parser.add_argument(
+        "--from",
+        metavar="VARIANT",
+        dest="from_variant",
+        help="the variant of all others [the other one, or the default]",
+    )
+    parser.add_argument(
+        "--over",
+        metavar="TIME",
+        help="evenly in 3d, 12h or 30m; with --rollback the time of the way back, 0s for at once",
+    )
+    parser.add_argument("--steps", metavar="STEPS", help="in steps, such as 1%%,10%%@+1h,100%%@2026-12-01T09:00:00Z")
+    parser.add_argument("--by", metavar="FIELD", help="context field whose text says who is first [targetingKey]")
+    parser.add_argument("--pause", action="store_true", help="keep the share of now")
+    parser.add_argument("--resume", action="store_true", help="go on after a pause")
+    parser.add_argument("--rollback", action="store_true", help="back as it came, last in first out, or with --over")
+    options.add_write(parser, etag=True)
 
 
 def _state(word: str) -> bool:
@@ -137,5 +174,7 @@ COMMANDS: Mapping[str, run.Described] = {
     "create": run.Described(run.on_server(_FLAG, "create"), _create),
     "set": run.Described(run.on_server(_FLAG, "set_fields"), _set),
     "delete": run.Described(run.on_server(_FLAG, "delete"), _delete),
+    "rollback": run.Described(run.on_server("rollback", "rollback"), _rollback),
     "edit": run.Described(run.on_server("edit", "edit"), _edit),
+    "rollout": run.Described(run.in_module("rollout", "rollout"), _rollout),
 }

@@ -9,7 +9,7 @@ from flagsvc import __version__
 from flagsvc.cli import flag_parser, run, schedule_parser, token_parser, tool_parser
 from flagsvc.cli.parsing import Parser, formatter
 
-_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure"
+_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure rollout"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
@@ -17,7 +17,8 @@ _SUMMARIES = {
     "get": "Show a flag's definition.",
     "list": "List the flags of a set in sort order.",
     "history": "Show a flag's changes, or what was changed and refused over all flags, newest first.",
-    "diff": "Show what changed in a flag, by its last change or since a time; or what a file would change. Exit status 1 if anything.",
+    "diff": "Show what changed in a flag, by its last change, since a time or between two revisions; or what a file would change. Exit status 1 if anything.",
+    "rollback": "Give a flag the definition of an earlier revision back, as a new revision; with --all every flag of the set.",
     "edit": "Open a flag in $EDITOR, show the difference, and write it if nobody else has changed the flag meanwhile.",
     "watch": "Print a flag set, then every change as it is applied. Reconnects automatically; Ctrl-C stops it.",
     "health": "Check a server's health. Exit status 0 if it is SERVING, else 1.",
@@ -25,6 +26,7 @@ _SUMMARIES = {
     "create": f"Create a flag. {_FIELDS}",
     "set": f"Change fields of a flag; an empty value clears a field. {_FIELDS}",
     "delete": "Delete a flag; its history is kept.",
+    "rollout": "Show the share of callers that a flag's rollout has moved; begin or change one, pause it, resume it, roll it back. Each change begins at the share that stands.",
     "schedule": "Plan a change of a flag for a time. It is made exactly once, by whichever replica comes first.",
     "schedules": "List, show, move, execute or cancel planned changes.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
@@ -53,6 +55,7 @@ _EXAMPLES = {
         "flagsvc evaluate checkout-v2",
         "flagsvc evaluate banner-text --targeting-key user-1 --attribute plan=pro --attribute age:=31 --json",
         "flagsvc evaluate checkout-v2 --targeting-key user-1 --explain",
+        "flagsvc evaluate checkout-v2 --targeting-key user-1 --at 2026-11-30T09:02:00Z",
     ),
     "simulate": (
         "flagsvc simulate checkout-v2 --contexts users.ndjson",
@@ -81,15 +84,27 @@ _EXAMPLES = {
         "flagsvc set checkout-v2 targeting=@rule.json",
     ),
     "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
+    "rollback": (
+        "flagsvc rollback checkout-v2 --to 41 --reason 'error rate'",
+        "flagsvc rollback --all --to 41 --dry-run",
+    ),
     "schedule": (
         "flagsvc schedule checkout-v2 --status enabled --at 2026-12-01T09:00 --zone Europe/Berlin",
         "flagsvc schedule checkout-v2 targeting=@rule.json --in 12h --on-conflict skip --reason 'launch'",
     ),
     "schedules": ("flagsvc schedules list", "flagsvc schedules show ID", "flagsvc schedules cancel ID"),
     "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
+    "rollout": (
+        "flagsvc rollout checkout-v2 --to on --over 3d",
+        "flagsvc rollout checkout-v2 --to on --steps 1%,10%@+1h,100%@+1d",
+        "flagsvc rollout checkout-v2",
+        "flagsvc rollout checkout-v2 --pause",
+        "flagsvc rollout checkout-v2 --rollback --over 10m",
+    ),
     "diff": (
         "flagsvc diff checkout-v2",
         "flagsvc diff checkout-v2 --since 1h",
+        "flagsvc diff checkout-v2 41 47",
         "flagsvc diff checkout-v2 --file flags.yaml",
         "flagsvc diff checkout-v2 --with-set staging",
     ),

@@ -25,7 +25,9 @@ def checked_bucketing(version: int) -> int:
 
 
 def has_split(flag: Flag) -> bool:
-    """Whether a rule of the flag has a split. A rule that is not JSON counts as one, for it may be corrected."""
+    """Whether the flag has a split, as a rollout is. A rule that is not JSON counts as one: it may be corrected."""
+    if flag.rollout is not None:
+        return True
     return any(_may_split(text) and _splits(text) for text in (flag.targeting or "", *flag.evaluators.values()))
 
 

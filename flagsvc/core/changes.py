@@ -12,7 +12,9 @@ from datetime import datetime
 from . import json_values
 from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
-from .model import ANONYMOUS, DEFAULT_BUCKETING, STORED_NAMES, Action, Change, Flag, Status
+from .flag_rollouts import with_rollout_changed, with_rollout_continued
+from .model import ANONYMOUS, DEFAULT_BUCKETING, STORED_NAMES, WRITABLE, Action, Change, Flag, Status
+from .rollouts import Rollout
 from .sizes import without_large
 from .validation import MAX_FLAG_BYTES, Check, validated, validated_change
 
@@ -74,9 +76,22 @@ def update(wanted: Flag, fields: list[str], expected: int | None, author: Author
     def decide(current: Flag | None) -> Change:
         before = _expected(wanted.key, current, expected)
         values = {field: getattr(wanted, field) for field in fields}
-        bare = replace(before, **values, problem="")
+        bare = with_rollout_continued(replace(before, **values, problem=""), before, author.at)
         after = validated_change(_stamped(bare, author, moved=bare.status is not before.status), before, check)
         return _change(before, after, Action.UPDATED, author, [STORED_NAMES[field] for field in fields])
+
+    return decide
+
+
+def change_rollout(
+    key: str, change: Callable[[Rollout, float], Rollout], expected: int | None, author: Author
+) -> Decide:
+    """Change how a flag's rollout goes on. The decision raises FlagNotFound, RevisionConflict or RolloutMissing."""
+
+    def decide(current: Flag | None) -> Change:
+        before = _expected(key, current, expected)
+        after = validated_change(_stamped(with_rollout_changed(before, author.at, change), author, moved=False), before)
+        return _change(before, after, Action.UPDATED, author, ["rollout"])
 
     return decide
 
@@ -86,6 +101,27 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
 
     def decide(current: Flag | None) -> Change:
         return _change(_expected(key, current, expected), None, Action.DELETED, author)
+
+    return decide
+
+
+def restore(past: Flag, expected: int | None, author: Author) -> Decide:
+    """Give a flag the definition that it had; one that is gone is created. Times and bucketing are not of the past.
+
+    The definition was stored before, so today's limits do not refuse it. Fields that flagsvc does not know stay as they
+    are. The decision raises FlagNotFound or RevisionConflict.
+    """
+    values = {field: getattr(past, field) for field in WRITABLE}
+
+    def decide(current: Flag | None) -> Change:
+        if current is None and expected is None:
+            made = replace(past, revision=0, bucketing=DEFAULT_BUCKETING)
+            return _change(None, _stamped(made, author, moved=True), Action.CREATED, author)
+        before = _expected(past.key, current, expected)
+        bare = replace(before, **values, problem="")
+        names = [STORED_NAMES[field] for field in WRITABLE] if before.problem else _differing(before, bare)
+        after = _stamped(bare, author, moved=bare.status is not before.status)
+        return _change(before, after, Action.UPDATED, author, names)
 
     return decide
 

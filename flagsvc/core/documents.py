@@ -15,10 +15,11 @@ from typing import Any
 
 from . import json_values
 from .model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, STORED_NAMES, Exposure, Flag, JsonValue, Status
+from .needs import NEEDS, needs_of, unknown_in
 
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
-_OBJECTS = frozenset({"variants", "metadata", "evaluators"})
+_OBJECTS = frozenset({"variants", "metadata", "evaluators", "rollout"})
 WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
 """The words that a field can have, by its stored name."""
 _DEFAULTS = {"flagSet": DEFAULT_SET, "bucketing": DEFAULT_BUCKETING, "exposure": Exposure.INTERNAL}
@@ -35,7 +36,9 @@ def to_document(flag: Flag) -> dict[str, Any]:
         if name in _DEFAULTS and value == _DEFAULTS[name]:
             continue
         document[name] = value.value if name in WORDS else value
-    return document
+    if needs := needs_of(flag):
+        document[NEEDS] = needs
+    return {**document, **flag.unknown.fields} if flag.unknown is not None else document
 
 
 def from_document(document: Mapping[str, Any]) -> Flag:
@@ -53,6 +56,8 @@ def from_document(document: Mapping[str, Any]) -> Flag:
             values[field] = value
     if problems:
         values["problem"] = f"The stored definition is malformed: {', '.join(problems)}"
+    if document.get(NEEDS) is not None:
+        values["unknown"] = unknown_in(document)
     return Flag(**values)
 
 
@@ -95,7 +100,7 @@ def _rule_text(raw: JsonValue) -> str | None:
 
 def dumps(flag: Flag) -> str:
     """Return the flag as one line of JSON, including its `problem`. Times are ISO 8601 in UTC."""
-    document = to_document(flag) | {"revision": flag.revision, "bucketing": flag.bucketing}
+    document = {NEEDS: []} | to_document(flag) | {"revision": flag.revision, "bucketing": flag.bucketing}
     if flag.problem:
         document["problem"] = flag.problem
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_time_to_json)

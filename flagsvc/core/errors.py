@@ -12,11 +12,15 @@ FlagsvcError
 ├── ScheduleConflict    the schedule was changed by somebody else
 ├── SchedulesMissing    the store cannot plan changes
 ├── FlagExists
+├── RolloutMissing      the flag has no rollout
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
 │   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
 │   └── ChangeRefused   it answers, and will never take this change
 ├── RevisionUnavailable no reachable source has the revision that the caller requires; safe to retry
+├── RevisionOutOfRange  the moment asked about is before what is kept, or not made yet
+├── RevisionsMissing    the store keeps no revisions
+├── NotRestorable       what is kept of a revision cannot be restored
 ├── CacheUnavailable    the call needs the shared cache, which cannot be reached
 ├── CacheMissing        the call needs a shared cache, and none is configured
 ├── WritesUnsupported   the store cannot store a change and its history entry atomically
@@ -91,6 +95,14 @@ class FlagNotFound(FlagsvcError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag with key "{visible(key)}" not found')
+        self.key = key
+
+
+class RolloutMissing(FlagsvcError):
+    """The flag has no rollout."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f'Feature flag "{visible(key)}" has no rollout: set the field rollout to begin one')
         self.key = key
 
 
@@ -195,6 +207,22 @@ class RevisionUnavailable(FlagsvcError):
             " or no reachable source has it yet; retry"
         )
         self.flag_set, self.revision = flag_set, revision
+
+
+class RevisionOutOfRange(FlagsvcError):
+    """The moment that a caller asks about is before the oldest one that is kept, or was not reached yet."""
+
+    def __init__(self, flag_set: str, text: str) -> None:
+        super().__init__(f'flag set "{visible(flag_set)}": {text}')
+        self.flag_set = flag_set
+
+
+class RevisionsMissing(FlagsvcError):
+    """The store keeps no revisions."""
+
+
+class NotRestorable(FlagsvcError):
+    """What is kept of a revision cannot be restored as it was. Nothing was changed."""
 
 
 class CacheUnavailable(FlagsvcError):

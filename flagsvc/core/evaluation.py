@@ -12,9 +12,11 @@ from enum import StrEnum
 
 from . import json_values
 from .errors import short_repr
-from .model import Attributes, Flag, JsonValue, Status
+from .model import Attributes, Flag, JsonValue, Status, Unknown
+from .rollouts import BadRollout, Rollout, rollout_of, rule_of
 from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import (
+    OTHERWISE,
     OverBudget,
     Rule,
     RuleError,
@@ -151,12 +153,14 @@ _MAX_EMPTY_CHARS = 100
 
 def prepare(flag: Flag) -> Prepared:
     """Compile a definition. A malformed one evaluates to PARSE_ERROR, and affects no other flag."""
+    if flag.unknown is not None:
+        return Prepared(_error(ErrorCode.GENERAL, needs_more(flag.unknown)))
     if flag.problem:
         return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
     variants = flag.effective_variants
-    if not has_targeting(flag):
+    if not has_rule(flag):
         if is_too_large(flag):
             return Prepared(TOO_LARGE)
         return Prepared(DISABLED if flag.status is Status.BETA else _default(flag, variants, Reason.STATIC))
@@ -164,6 +168,9 @@ def prepare(flag: Flag) -> Prepared:
         rule = _compiled(flag)
     except WrongRule as error:
         message = f"The targeting rule is invalid: {error.problems[0]}"
+        return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
+    except BadRollout as error:
+        message = f"The rollout is invalid: {error}"
         return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
     if is_too_large(flag):  # a rule that is too large itself has the more precise error
         return Prepared(TOO_LARGE)
@@ -173,11 +180,35 @@ def prepare(flag: Flag) -> Prepared:
 
 
 def _compiled(flag: Flag, *, traced: bool = False) -> Rule:
-    """Compile a flag's rule as it is served: what is odd in it evaluates as in flagd. Raises WrongRule."""
-    version = flag.bucketing
+    """Compile a flag's rule as it is served: what is odd in it evaluates as in flagd. Raises WrongRule and BadRollout.
+
+    A rollout is the rule of a flag without targeting, and decides where targeting gives null.
+    """
     return compile_texts(
-        flag.targeting or "", flag.key, flag.evaluators, fractional_version=version, traced=traced, lenient=True
+        (flag.targeting or "") if has_targeting(flag) else "null",
+        flag.key,
+        flag.evaluators,
+        otherwise=None if flag.rollout is None else rule_of(read_rollout(flag), flag.key),
+        fractional_version=flag.bucketing,
+        traced=traced,
+        lenient=True,
     )
+
+
+def read_rollout(flag: Flag) -> Rollout:
+    """Return the rollout of a flag that has one. Raises BadRollout."""
+    return rollout_of(flag.rollout, flag.effective_variants)
+
+
+def has_rule(flag: Flag) -> bool:
+    """Whether an evaluation depends on the context: the flag has a targeting rule or a rollout."""
+    return flag.rollout is not None or has_targeting(flag)
+
+
+def needs_more(unknown: Unknown) -> str:
+    """Return the error of a flag that this release cannot evaluate."""
+    names = ", ".join(map(short_repr, unknown.needs))
+    return f"The flag needs {names}, which this release of flagsvc does not know: upgrade it"
 
 
 def has_targeting(flag: Flag) -> bool:
@@ -240,7 +271,9 @@ def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Expla
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)
     outcome = _no_result(result) if isinstance(result, RuleError) else prepared.outcome_of(result)
-    return outcome, Explanation(outcome.message or _summary(flag, result, outcome), recording.read, tuple(steps))
+    by = "rollout" if any(step.path[:1] == (OTHERWISE,) for step in steps) else "targeting rule"
+    summary = outcome.message or _summary(flag, result, outcome, by)
+    return outcome, Explanation(summary, recording.read, tuple(steps))
 
 
 def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
@@ -252,9 +285,9 @@ def _summary_of_fixed(flag: Flag, outcome: Outcome) -> str:
     return f"The flag is {flag.status}: no value, the caller's own default applies"
 
 
-def _summary(flag: Flag, result: JsonValue, outcome: Outcome) -> str:
+def _summary(flag: Flag, result: JsonValue, outcome: Outcome, by: str) -> str:
     if result is not None:
-        return f"The targeting rule chose variant {outcome.variant!r}"
+        return f"The {by} chose variant {outcome.variant!r}"
     if flag.status is Status.BETA:
         return "The targeting rule did not match and the flag is BETA: as if disabled"
     variant = f"the default variant {outcome.variant!r}" if outcome.variant is not None else "no default variant"

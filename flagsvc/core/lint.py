@@ -21,7 +21,9 @@ def lint(flag: Flag) -> list[RuleProblem]:
 
 
 def switches_on(flag: Flag) -> str | None:
-    """Return the default variant if it is `on` or true."""
+    """Return the default variant if it is `on` or true, and what targeting does not match gets it."""
+    if flag.rollout is not None:
+        return None
     default = flag.effective_default
     is_on = default is not None and (default == "on" or flag.effective_variants.get(default) is True)
     return default if is_on else None

@@ -52,6 +52,13 @@ class Exposure(StrEnum):
     """Callers with the role public, too."""
 
 
+class Unknown(NamedTuple):
+    """What a stored flag needs that this release lacks, and the fields that it does not know: they are passed on."""
+
+    needs: tuple[str, ...]
+    fields: Mapping[str, JsonValue]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A flag's definition. Times are aware UTC datetimes. Revision 0 means that flagsvc has not written the flag."""
@@ -83,8 +90,12 @@ class Flag:
     owner: str | None = None
     expires_at: datetime | None = None
     exposure: Exposure = Exposure.INTERNAL
+    rollout: JsonValue = None
+    """A share of callers that changes with time, as JSON (`core.rollouts`); it decides where targeting gives null."""
     problem: str = ""
     """Why the stored document cannot be evaluated (PARSE_ERROR). Never stored itself."""
+    unknown: Unknown | None = None
+    """What a newer release stored, where this one cannot evaluate the flag without it (GENERAL)."""
 
     @property
     def id(self) -> FlagId:
@@ -122,12 +133,25 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-STORED_NAMES: Mapping[str, str] = {each.name: _camel_case(each.name) for each in fields(Flag) if each.name != "problem"}
+_NOT_STORED = frozenset({"problem", "unknown"})
+STORED_NAMES: Mapping[str, str] = {
+    each.name: _camel_case(each.name) for each in fields(Flag) if each.name not in _NOT_STORED
+}
 """Field of `Flag` -> its name in a MongoDB document. The existing system's collection fixes these names."""
 
 WRITABLE = (
     *("name", "description", "category", "status", "config", "icon", "badge", "sort_order"),
-    *("variants", "default_variant", "targeting", "evaluators", "metadata", "owner", "expires_at", "exposure"),
+    *(
+        "variants",
+        "default_variant",
+        "targeting",
+        "evaluators",
+        "metadata",
+        "owner",
+        "expires_at",
+        "exposure",
+        "rollout",
+    ),
 )
 """Fields that an update may change, in document order."""
 

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .errors import AnswerTooLarge
 from .json_values import compact
 from .model import Flag, JsonValue
 
 MAX_SERVED_BYTES = 4_194_304
 """A stored flag that is larger is not evaluated: it answers GENERAL. It can still be toggled and deleted."""
+MAX_HISTORY_BYTES = 16_777_216
+"""What one call may read of a history, as it is stored. Each entry can have a flag of 512 kB before and after."""
 _FLAG_BYTES = 1_500
 """What a flag without values and rule takes, with its entry."""
 _PER_RULE_BYTE = 12
 """A compiled rule is a tree of objects, many times its text."""
 _PER_VALUE = 64
+_PER_ROLLOUT_BYTE = 10
+"""A point of a rollout is a split in the compiled rule; a slow line is some more."""
 _SCALARS = frozenset({bool, int, float, type(None)})
+
+
+class HistorySize:
+    """Counts what is read of a history, so that one call does not fill the memory."""
+
+    def __init__(self) -> None:
+        self._read = 0
+
+    def add(self, size: int) -> None:
+        """Count an entry of this many bytes. Raises AnswerTooLarge."""
+        self._read += size
+        if self._read > MAX_HISTORY_BYTES:
+            raise AnswerTooLarge(MAX_HISTORY_BYTES, "send a smaller page_size")
 
 
 def json_bytes(value: JsonValue) -> int:
@@ -26,7 +44,7 @@ def flag_bytes(flag: Flag) -> int:
     """Return about the size of a flag as JSON: the sizes of what callers write, without names of fields and times."""
     texts = (flag.key, flag.name, flag.description, flag.targeting, *flag.evaluators.values())
     size = sum(len(text.encode(errors="replace")) for text in texts if text)
-    return size + sum(json_bytes(value) for value in (flag.config, flag.variants, flag.metadata) if value)
+    return size + sum(json_bytes(value) for value in (flag.config, flag.variants, flag.metadata, flag.rollout) if value)
 
 
 def estimated_memory(flag: Flag | None) -> int:
@@ -37,6 +55,8 @@ def estimated_memory(flag: Flag | None) -> int:
     if flag.targeting:
         rule = len(flag.targeting) + sum(map(len, flag.evaluators.values()))
         size += rule * _PER_RULE_BYTE
+    if flag.rollout:
+        size += _memory(flag.rollout) * _PER_ROLLOUT_BYTE
     for values in (flag.variants, flag.metadata, flag.config):
         if values:
             size += _memory(values)

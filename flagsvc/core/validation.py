@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from . import json_values, shown_text
+from . import json_values, rollouts, shown_text
 from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
 from .json_values import NotJson, compact, json_path, strict_loads
@@ -101,11 +101,14 @@ def examined(flag: Flag, *, is_write: bool = True) -> tuple[Flag, list[Violation
         *_variant_violations(flag),
         *_metadata_violations(flag.metadata),
         *rule_violations,
+        *(rollouts.violations(flag.rollout, flag.effective_variants) if flag.rollout is not None else ()),
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
     if is_write and all(each.is_odd for each in found):
         found += _size_violations(flag)
+    if flag.rollout is not None and not any(each.field.startswith(rollouts.FIELD) for each in found):
+        rules["rollout"] = rollouts.to_json(rollouts.rollout_of(flag.rollout, flag.effective_variants))
     return replace(flag, **rules), found
 
 

@@ -27,10 +27,15 @@ Open = Callable[["Door", socket.socket], Awaitable[Opened]]
 
 
 class Door:
-    """A listening socket, which it closes. `http` serves its connections and counts all of them."""
+    """A listening socket, which it closes. `http` serves its connections and counts all of them.
 
-    def __init__(self, listening: socket.socket, http: HttpServer, open_: Open) -> None:
-        self.http, self.connections = http, http.connections
+    `name_of`: returns what a connection's peer is called, in gRPC's form, from the peer's address.
+    """
+
+    def __init__(
+        self, listening: socket.socket, http: HttpServer, open_: Open, name_of: Callable[[Any], str] = peer_name
+    ) -> None:
+        self.http, self.connections, self.name_of = http, http.connections, name_of
         self.tasks = BackgroundTasks()
         self.arrivals: set[Arrival] = set()
         self._listening, self._open = listening, open_
@@ -67,7 +72,7 @@ class Arrival:
         """Count the connection, and make room for it where there are too many. `address`: its peer's."""
         loop = asyncio.get_running_loop()
         self._door, self._abort, self.waiting_since = door, abort, loop.time()
-        self.caller = peer_name(address)
+        self.caller = door.name_of(address)
         if not door.connections.admit(network_of(self.caller)):
             abort()
             return

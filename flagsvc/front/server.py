@@ -10,11 +10,11 @@ import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
-from flagsvc.api.common.peers import Peers, network_of
+from flagsvc.api.common.peers import Peers, network_of, peer_name
 from flagsvc.api.http.server import HttpServer
 from flagsvc.front.crowding import CallCounter, Crowding
 from flagsvc.front.door import Arrival, Door, Open
@@ -77,8 +77,9 @@ class Front(Door):
         open_: Open = by_first_bytes,
         *,
         outer: Path | None = None,
+        name_of: Callable[[Any], str] = peer_name,
     ) -> None:
-        super().__init__(listening, http, open_)
+        super().__init__(listening, http, open_, name_of)
         self.inner, self.peers, self.crowding = inner(outer), peers, Crowding(taken_up)
         self.pipes: set[Caller] = set()
         if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it

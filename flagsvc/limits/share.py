@@ -32,6 +32,9 @@ class Share:
 
     `low`: below so many units a lease is needed. `is_active`: it is settled at each lease. `is_limited`: the last lease
     had less than was wanted. `refused`: units of calls refused since.
+
+    `elsewhere`: units that calls of a second thread took. Only that thread writes it, and nothing else of a share.
+    `folded`: how many of them `left` is without.
     """
 
     __slots__ = (
@@ -41,6 +44,8 @@ class Share:
         "_settled_at",
         "_wanted",
         "caller",
+        "elsewhere",
+        "folded",
         "is_active",
         "is_limited",
         "left",
@@ -58,6 +63,7 @@ class Share:
         self._float = self._credit = self._base = self.left = max(1.0, FLOAT_S * rate / replicas)
         self.low = max(1.0, self._float / 2)
         self.refused = self._wanted = 0.0
+        self.elsewhere = self.folded = 0
         self.is_active = self.is_limited = False
         self._settled_at = now
         self.local_due = 0.0
@@ -73,8 +79,15 @@ class Share:
         """Seconds after which a refused call may pass."""
         return max(LEASE_S, (1.0 - self.left) / self.rate)
 
+    def fold(self) -> None:
+        """Subtract what a second thread took. For a moment that thread sees too few units left, never too many."""
+        taken = self.elsewhere
+        self.left -= taken - self.folded
+        self.folded = taken
+
     def wish(self, now: float, replicas: int) -> Wish:
         """Return what to settle with the lender. Calls go on meanwhile."""
+        self.fold()
         kept = min(self._credit, max(self.left, 0.0))
         charged, self._credit = self._credit - kept, kept
         self._resize(replicas)  # after what was used is charged: only unused credit can be too much

@@ -69,6 +69,8 @@ class Table:
 
     def sweep(self) -> None:
         """Forget shares that nobody used since the last sweep, and that owe nothing."""
+        for share in self._shares.values():
+            share.fold()
         idle = [key for key, share in self._shares.items() if not share.is_active and share.left == share.marked]
         for key in idle:
             del self._shares[key]

@@ -28,6 +28,7 @@ KEYS_PER_UNIT = 10
 STREAM_UNITS = 10
 """To open a stream: it begins with everything that its client does not have."""
 EXPLAIN_UNITS = 10
+"""To explain an evaluation, or to make one as of another moment, which reads the store."""
 _OWN = "/flagsvc.v1.FlagService/"
 _EXPLAINS = _OWN + "EvaluateFlag"
 _BATCHES = _OWN + "BatchEvaluateFlags"
@@ -54,14 +55,15 @@ def kind_of(method: str) -> str | None:
 def weigher_of(method: str, selectors: Selectors, count: CountFlags) -> Weigh | None:
     """Return what weighs a unary method's calls; None where each takes one unit."""
     if method == _EXPLAINS:
-        return lambda request, _metadata: EXPLAIN_UNITS if request.explain else 1
+        return lambda request, _metadata: EXPLAIN_UNITS if request.explain or request.HasField("as_of") else 1
     set_of = METHODS[method].set_of if method in METHODS else None
     if set_of is None or method not in (_BATCHES, *_WHOLE_SETS):
         return None
 
     def units_of_keys(request: Any, metadata: Callable[[], Metadata]) -> int:
         keys = len(request.flag_keys) if method == _BATCHES else 0
-        return units_of(keys or count(set_of(request, metadata(), selectors)))
+        units = units_of(keys or count(set_of(request, metadata(), selectors)))
+        return units * EXPLAIN_UNITS if method == _BATCHES and request.HasField("as_of") else units
 
     return units_of_keys
 

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId, HistoryEntry
+from flagsvc.core.requests import WriteRequest
 from flagsvc.ports.audit import AuditStore
 from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
+from flagsvc.ports.revisions import DecideAll, RevisionStore, RolledBack
 from flagsvc.ports.schedules import ScheduleStore
 from flagsvc.ports.tokens import TokenStore
 
@@ -78,6 +80,10 @@ class FlagStore(Protocol):
         """The store's audit entries; None where it keeps none."""
 
     @property
+    def definitions(self) -> RevisionStore | None:
+        """The store's revisions; None where it keeps none, because it takes no writes."""
+
+    @property
     def schedules(self) -> ScheduleStore | None:
         """The store's schedules; None where it cannot plan changes."""
 
@@ -108,12 +114,21 @@ class FlagStore(Protocol):
         Linearizable where there is more than one member: a primary that was replaced fails instead of answering.
         """
 
-    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
-        """Decide and store, with history and audit, as one atomic step; None when there was nothing to do.
+    async def write(self, flag_id: FlagId, decide: Decide, request: WriteRequest | None = None) -> Entry | None:
+        """Decide and store, with history, audit and definition, as one atomic step; None when there was nothing to do.
+
+        `request`: the write is remembered with it, in the same step; where it was made before, what it stored then is
+        returned, and nothing is decided. Raises InvalidRequest where the id is another write's.
 
         A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set
         before it, and revisions become visible in their order. Raises what `decide` raises (nothing is changed then)
         and WritesUnsupported.
+        """
+
+    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+        """Decide about the flags of a set that have changed after a revision, and store all, as one atomic step.
+
+        `dry_run`: store nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable and WritesUnsupported.
         """
 
     async def bucketing(self, flag_set: str) -> int:
@@ -126,4 +141,7 @@ class FlagStore(Protocol):
         """
 
     async def history(self, flag_id: FlagId, limit: int) -> list[HistoryEntry]:
-        """Read a flag's changes, the newest first; empty for an unknown key."""
+        """Read a flag's changes, the newest first; empty for an unknown key.
+
+        Raises AnswerTooLarge where they take more than `MAX_HISTORY_BYTES`.
+        """

@@ -70,11 +70,19 @@ class Reader:
         self._sets = SetLookup(near, store, follower, self._lookup)
         self._clock = clock
         self.expensive_rules = ExpensiveRules(near)
+        self.other_stats: list[LookupStats] = []
+        """Lookups of other threads."""
 
     @property
     def stats(self) -> LookupStats:
         """Lookups by the tier that answered."""
         return self._lookup.stats
+
+    @property
+    def all_stats(self) -> LookupStats:
+        """Lookups of all threads."""
+        own, near = self.stats, sum(stats.near for stats in self.other_stats)
+        return replace(own, near=own.near + near)
 
     async def evaluate(
         self, flag_id: FlagId, context: Attributes, wanted: ValueType | None = None, min_revision: int = 0

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
 
+from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import FlagId
 from flagsvc.ports import Entry, FlagCache, FlagStore
+from flagsvc.ports.revisions import DecideAll, RolledBack
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
 from flagsvc.serving.quotas import NO_QUOTAS, Quotas
+from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
 Through = Callable[[FlagId, Decide], Awaitable[Entry | None]]
 """Stores what a decision decides, as `FlagStore.write` does."""
 log = structlog.get_logger(__name__)
+_PUBLISHED_AT_ONCE = 16
 RETRY_DELAY_S = 0.1
 """Time between two attempts to reach the shared cache, for a caller who waits for that."""
 
@@ -81,6 +85,28 @@ class Writer:
         """
         return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
 
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, wait_for: WaitFor
+    ) -> tuple[RolledBack, WriteResult | None]:
+        """Store what `decide` decides about a set, and publish every change; the result is that of the last one."""
+        return await asyncio.shield(self._started(self._roll_back(flag_set, revision, decide, wait_for)))
+
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Return what a write would store, with the revision of now. Raises what the write would raise."""
+        if self._store.definitions is None:
+            return await self._store.write(flag_id, decide) or Entry.absent(flag_id)  # it says why it takes none
+        current = await self._store.get(flag_id)
+        change = await off_loop(self._quotas.checked(flag_id.flag_set, decide, self._near), current.flag)
+        if change is None or change.after is None:
+            return replace(current, flag=None)
+        bucketing = await self._store.bucketing(flag_id.flag_set)
+        after = (await off_loop(stamped, change, bucketing)).after
+        return replace(current, flag=after)
+
+    async def preview_rollback(self, flag_set: str, revision: int, decide: DecideAll) -> RolledBack:
+        """Return what a rollback of a set would change."""
+        return await self._store.roll_back(flag_set, revision, decide, dry_run=True)
+
     async def close(self) -> None:
         """Let running writes finish."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -108,6 +134,10 @@ class Writer:
         self.stats.stored += 1
         # This replica first: whoever is answered reads the own write here, also when the cache is away.
         self._near.apply_change(entry, time.monotonic(), as_of=as_of)
+        return await self._spread(entry, as_of, wait_for, until)
+
+    async def _spread(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteResult:
+        """Publish a change that this replica has applied, and wait for what its caller wants."""
         own = (self._heartbeats.name,)
         publishing = self._started(self._publish(entry, as_of, wait_for, until)) if self._cache is not None else None
         if (held := self._near.get(entry.id)) is not None:
@@ -121,13 +151,30 @@ class Writer:
         if wait_for.level is not WriteLevel.APPLIED:
             return WriteResult(entry, reached, own)
         try:
-            acks = await self._heartbeats.wait_for_acks(flag_id.flag_set, entry.revision, until)
+            acks = await self._heartbeats.wait_for_acks(entry.id.flag_set, entry.revision, until)
         except Exception:
             log.exception("wait_for_replicas_failed", detail="The change is stored.")
             return WriteResult(entry, reached, own)
         if acks.known and not acks.lagging and reached is WriteLevel.CACHED:
             reached = WriteLevel.APPLIED
         return WriteResult(entry, reached, acks.applied, acks.lagging)
+
+    async def _roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, wait_for: WaitFor
+    ) -> tuple[RolledBack, WriteResult | None]:
+        as_of = time.monotonic()
+        until = as_of + wait_for.timeout_s
+        done = await self._store.roll_back(flag_set, revision, decide, dry_run=False)
+        if not done.entries:
+            return done, None
+        async for entry in in_turns(done.entries):
+            self.stats.stored += 1
+            self._near.apply_change(entry, time.monotonic(), as_of=as_of)
+        *others, last = done.entries
+        for start in range(0, len(others), _PUBLISHED_AT_ONCE):
+            some = others[start : start + _PUBLISHED_AT_ONCE]
+            await asyncio.gather(*(self._publish_once(entry, as_of, reply=False) for entry in some))
+        return done, await self._spread(last, as_of, wait_for, until)
 
     async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
         """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""

@@ -78,6 +78,9 @@ class Changelog:
     listeners: set[Listener] = field(default_factory=set)
     public_listeners: set[Listener] = field(default_factory=set)
     """Notified of changes only that callers with the role public may notice."""
+    value_listeners: dict[Listener, bool] = field(default_factory=dict)
+    """Those of both kinds that are notified also where only values change, with the time; whether of public flags only.
+    """
     public_changes: int = 0
     """How many such changes were applied."""
     public_changed_at: float = -math.inf
@@ -130,6 +133,14 @@ class Changelog:
             for listener in tuple(self.public_listeners):
                 listener(entry, self.watermark, kind)
 
+    def announce_values(self, entry: Entry, now: float) -> None:
+        """Notify those whose clients hold values: the flag evaluates otherwise than before, by the same definition."""
+        self.remember(entry.id.key, ChangeKind.UPDATE, now, is_public=entry.is_public)
+        self.public_changes += entry.is_public
+        for listener, only_public in tuple(self.value_listeners.items()):
+            if entry.is_public or not only_public:
+                listener(entry, self.watermark, ChangeKind.UPDATE)
+
     def remember(self, key: str, kind: ChangeKind, at: float, *, is_public: bool = False) -> None:
         """Record that a key changed, and forget changes that are no longer recent."""
         self.remembered += 1
@@ -166,14 +177,21 @@ class Changelogs:
 
     def __init__(self) -> None:
         self._of_set: dict[str, Changelog] = {}
+        self.value_changes = 0
+        """How often values changed with the time, over all sets."""
 
     def of(self, flag_set: str) -> Changelog:
         """Return the set's changelog."""
         return self._of_set.setdefault(flag_set, Changelog())
 
-    def listen(self, flag_set: str, listener: Listener, *, only_public: bool = False) -> None:
-        """Notify the listener of every change of the set from now on, or of every public one."""
+    def listen(self, flag_set: str, listener: Listener, *, only_public: bool = False, of_values: bool = False) -> None:
+        """Notify the listener of every change of the set from now on, or of every public one.
+
+        `of_values`: also where a flag evaluates otherwise, by its rollout, without having changed.
+        """
         changelog = self.of(flag_set)
+        if of_values:
+            changelog.value_listeners[listener] = only_public
         (changelog.public_listeners if only_public else changelog.listeners).add(listener)
 
     def unlisten(self, flag_set: str, listener: Listener) -> None:
@@ -181,8 +199,14 @@ class Changelogs:
         changelog = self.of(flag_set)
         changelog.listeners.discard(listener)
         changelog.public_listeners.discard(listener)
+        changelog.value_listeners.pop(listener, None)
         if changelog.idle:
             del self._of_set[flag_set]
+
+    def announce_values(self, entry: Entry, now: float) -> None:
+        """Notify those whose clients hold values that a flag evaluates otherwise from now on."""
+        self.value_changes += 1
+        self.of(entry.id.flag_set).announce_values(entry, now)
 
     def since(self, flag_set: str, revision: int) -> Iterator[Entry] | None:
         """Return the set's changes after a revision in order; None when they are no longer known."""

@@ -20,6 +20,8 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         """The same entries, for other threads: to move an entry within an ordered one takes it out for a moment."""
         self.deleted: dict[FlagId, None] = {}
         """The entries of flags that do not exist; all others are in `order`."""
+        self.new_rollouts: set[FlagId] = set()
+        """Flags with a rollout that were put here since they were last taken (`rollout_steps`)."""
 
     def __setitem__(self, flag_id: FlagId, held: CacheEntry) -> None:
         old = self.get(flag_id)
@@ -29,6 +31,8 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
             self.deleted[flag_id] = None
         else:
             self.deleted.pop(flag_id, None)
+            if held.entry.flag.rollout is not None:
+                self.new_rollouts.add(flag_id)
         super().__setitem__(flag_id, held)
         self.plain[flag_id] = held
 
@@ -37,5 +41,6 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         self.memory.drop(held)
         self.order.drop(held)
         self.deleted.pop(flag_id, None)
+        self.new_rollouts.discard(flag_id)
         super().__delitem__(flag_id)
         del self.plain[flag_id]

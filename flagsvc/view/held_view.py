@@ -220,6 +220,11 @@ class HeldView:
         """Return at most so many of them, those after a position (None: from the first)."""
         return self._held.order.page(flag_set, after, size)
 
+    def take_new_rollouts(self) -> set[FlagId]:
+        """Return the flags with a rollout that came, or changed, since the last call."""
+        taken, self._held.new_rollouts = self._held.new_rollouts, set()
+        return taken
+
     def when_changed(self, notify: Callable[[Entry], None]) -> None:
         """Call this with every change of every set that is applied. It must not block or raise."""
         self._when_changed.append(notify)

@@ -26,6 +26,8 @@ from flagsvc.core.access.roles import Role
 from flagsvc.core.access.token_text import new_id, new_token
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollout_pb
+from flagsvc.generated.flagsvc.v1 import rollout_service_pb2_grpc as rollout_pb_grpc
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as plans_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -164,13 +166,19 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield found
 
 
+ROLLOUT = types.Rollout(from_variant="off", to_variant="on", points=[{"time": {"seconds": 1_800_000_000}, "share": 5}])
 WRITES: dict[str, Any] = {
-    "CreateFlag": pb.CreateFlagRequest(flag=types.Flag(key="b", flag_set="mine")),
+    "CreateFlag": pb.CreateFlagRequest(flag=types.Flag(key="b", flag_set="mine", rollout=ROLLOUT)),
+    "PauseRollout": rollout_pb.PauseRolloutRequest(flag_key="b", flag_set="mine"),
+    "ResumeRollout": rollout_pb.ResumeRolloutRequest(flag_key="b", flag_set="mine"),
+    "RollBackRollout": rollout_pb.RollBackRolloutRequest(flag_key="b", flag_set="mine"),
     "UpdateFlag": pb.UpdateFlagRequest(
         flag=types.Flag(key="b", flag_set="mine", name="B"), update_mask={"paths": ["name"]}
     ),
     "ToggleFlag": pb.ToggleFlagRequest(flag_key="b", flag_set="mine", enabled=True),
+    "RollbackFlag": pb.RollbackFlagRequest(flag_key="b", flag_set="mine", revision=3),
     "DeleteFlag": pb.DeleteFlagRequest(flag_key="b", flag_set="mine"),
+    "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=6),
     "SetBucketing": pb.SetBucketingRequest(flag_set="mine", bucketing=3, force=True),
 }
 """Every RPC that changes a flag set, in an order in which each has something to change."""
@@ -202,7 +210,8 @@ async def test_no_write_goes_past_the_audit(served: Served) -> None:
         audit_pb.ListAuditEntriesRequest.SerializeToString,
         audit_pb.ListAuditEntriesResponse.FromString,
     )
-    stubs: dict[str, Any] = dict.fromkeys(WRITES, served.client.stub)
+    rollouts = rollout_pb_grpc.RolloutServiceStub(served.client.channel)
+    stubs: dict[str, Any] = {n: rollouts if n.endswith("Rollout") else served.client.stub for n in WRITES}
     stubs |= dict.fromkeys(dict(PLANS), plans_grpc.ScheduleServiceStub(served.client.channel))
     planned = pb.CreateFlagRequest(flag=types.Flag(key="planned", flag_set="mine"))
     await served.client.stub.CreateFlag(planned, metadata=served.mine, timeout=5)
@@ -224,6 +233,8 @@ async def test_no_write_shows_what_its_caller_may_not_read(served: Served) -> No
         "UpdateFlag": pb.UpdateFlagRequest(flag=flag, update_mask={"paths": ["description"]}),
         "ToggleFlag": pb.ToggleFlagRequest(flag_key="a", flag_set="theirs", enabled=True),
         "DeleteFlag": pb.DeleteFlagRequest(flag_key="a", flag_set="theirs"),
+        "RollbackFlag": pb.RollbackFlagRequest(flag_key="a", flag_set="theirs", revision=1),
+        "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="theirs", revision=1, validate_only=True),
     }.items():
         error = await served.refusal(name, request, served.mine)
         assert error.code() is grpc.StatusCode.PERMISSION_DENIED, name

@@ -144,7 +144,8 @@ def test_an_invalid_flag_set_is_refused_and_not_looked_up() -> None:
 
 def test_rules_that_leak_or_change_need_more_than_evaluate() -> None:
     own = "/flagsvc.v1.FlagService/"
-    assert METHODS[own + "EvaluateFlag"].fields == {"explain": Role.READ}
+    assert METHODS[own + "EvaluateFlag"].fields == {"explain": Role.READ, "as_of": Role.READ}
+    assert METHODS[own + "BatchEvaluateFlags"].fields == {"as_of": Role.READ}
     weak = {name for name, rule in METHODS.items() if rule.role is Role.EVALUATE}
     assert {name for name in weak if name.startswith(own)} == {own + "EvaluateFlag", own + "BatchEvaluateFlags"}
     others = {name for name in weak if not name.startswith(own) and "/Resolve" not in name}

@@ -40,14 +40,19 @@ OPERATE = {"operate", "admin"}
 OWN, SYNC = "/flagsvc.v1.FlagService/", "/flagd.sync.v1.FlagSyncService/"
 TOKENS = "/flagsvc.v1.TokenService/"
 AUDIT = "/flagsvc.v1.AuditService/"
+ROLLOUTS = "/flagsvc.v1.RolloutService/"
 PLANS = "/flagsvc.v1.ScheduleService/"
 FLAGD = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
 TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
     **{OWN + name: EVALUATE for name in ("EvaluateFlag", "BatchEvaluateFlags")},
     **{OWN + name: READ for name in ("GetFlag", "ListFlags", "ListFlagHistory", "WatchFlags", "GetBucketing")},
+    OWN + "ListFlagRevisions": READ,
     **{OWN + name: WRITE for name in ("CreateFlag", "UpdateFlag", "DeleteFlag", "SetBucketing")},
+    **{OWN + name: WRITE for name in ("RollbackFlag", "RollbackFlagSet")},
     OWN + "ToggleFlag": TOGGLE,
+    ROLLOUTS + "GetRollout": READ,
+    **{ROLLOUTS + f"{verb}Rollout": WRITE for verb in ("Pause", "Resume", "RollBack")},
     **{f"{PLANS}{verb}Schedule": WRITE for verb in ("Create", "Update", "Execute")},
     **{PLANS + name: READ for name in ("GetSchedule", "ListSchedules")},
     PLANS + "CancelSchedule": TOGGLE,
@@ -125,7 +130,7 @@ async def test_every_rpc_as_every_caller(walked: tuple[Client, Server, dict[str,
 async def test_every_rpc_over_connect_as_every_caller(walked: tuple[Client, Server, dict[str, Headers]]) -> None:
     _, server, callers = walked
     outcomes = []
-    ports = ((server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT, PLANS)), (server.ofrep_port, FEW, FLAGD))
+    ports = ((server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT, ROLLOUTS, PLANS)), (server.ofrep_port, FEW, FLAGD))
     for port, tried, services in ports:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             for path in (each for each in METHODS if each.startswith(services)):

@@ -19,6 +19,7 @@ from flagsvc.cli import calls
 from flagsvc.core.model import Flag, Status
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollouts
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -230,6 +231,17 @@ class Server:
 
     def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return tokens.ListTokensResponse(tokens=TOKENS)
+
+    def GetRollout(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        rollout = types.Rollout(from_variant="off", to_variant="on", bucket_by="targetingKey")
+        for hours, share in ((-5, 1), (-1, 10), (23, 100)):
+            rollout.points.add(share=share).time.FromDatetime(ago(hours=-hours))
+        status = rollouts.RolloutStatus(
+            rollout=rollout, state=rollouts.ROLLOUT_STATE_RUNNING, share=10, next_share=100, enabled=True
+        )
+        status.time.FromDatetime(NOW)
+        status.next_time.FromDatetime(ago(hours=-23))
+        return rollouts.GetRolloutResponse(status=status, revision=46)
 
     def ToggleFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
         spread = pb.WriteSpread(revision=47, reached=pb.WRITE_LEVEL_APPLIED, applied_by=["a", "b", "c"])

@@ -27,6 +27,7 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "status": ("flagsvc status",),
     "history": ("flagsvc history checkout-v2",),
     "audit": ("flagsvc history --since 1h",),
+    "rollout": ("flagsvc rollout checkout-v2",),
     "toggle": ("flagsvc toggle checkout-v2 OFF --reason 'error rate'",),
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),

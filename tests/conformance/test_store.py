@@ -14,7 +14,7 @@ import pytest
 
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
-from flagsvc.core.errors import FlagExists, FlagNotFound, RevisionConflict
+from flagsvc.core.errors import AnswerTooLarge, FlagExists, FlagNotFound, RevisionConflict
 from flagsvc.core.json_values import same
 from flagsvc.core.model import Change, Exposure, Flag, FlagId, HistoryEntry, Status
 from flagsvc.ports import Entry, FlagStore
@@ -364,3 +364,13 @@ async def test_history_gives_the_newest_up_to_the_limit(store: FlagStore) -> Non
     assert [e.action for e in await store.history(CHAT, 3)] == ["ENABLED", "DISABLED", "ENABLED"]
     assert len(await store.history(CHAT, 50)) == 6
     assert await store.history(FlagId("default", "unknown"), 50) == []
+
+
+async def test_a_history_of_large_flags_is_read_in_smaller_pages(store: FlagStore) -> None:
+    await create(store, Flag(key="chat"))
+    for number in range(25):
+        wanted = Flag(key="chat", variants={name: str(number % 10) * 65_000 for name in "abcdefg"})
+        await store.write(CHAT, changes.update(wanted, ["variants"], None, author(number)))
+    with pytest.raises(AnswerTooLarge, match="smaller page_size"):
+        await store.history(CHAT, 1_000)
+    assert len(await store.history(CHAT, 10)) == 10

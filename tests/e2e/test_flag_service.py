@@ -193,6 +193,7 @@ async def test_a_watch_ends_at_the_age_of_connections_and_resumes_on_another(tmp
         assert (await resumed.read()).change.flag_key == "a"
 
 
+@pytest.mark.grpcio
 async def test_a_watcher_that_does_not_read_blocks_nobody_and_ends_with_the_newest_state(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

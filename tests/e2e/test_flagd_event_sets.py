@@ -47,6 +47,7 @@ async def announced_keys(events: Events) -> set[str]:
     return set(flags)
 
 
+@pytest.mark.grpcio
 async def test_a_stream_follows_the_set_that_its_connection_evaluates(
     client: Client, connection: grpc.aio.Channel
 ) -> None:
@@ -81,6 +82,7 @@ async def test_a_stream_with_a_selector_gets_its_set_only(client: Client, connec
     assert await announced_keys(events) == {"theirs"}
 
 
+@pytest.mark.grpcio
 async def test_a_stream_left_on_an_old_connection_ends_when_a_new_one_selects_a_set(tmp_path: Path) -> None:
     """gRPC moves a client's evaluations to a new connection after a time, but not its event stream."""
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", connection_age_s=0.3) as (client, server):

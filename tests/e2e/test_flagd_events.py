@@ -225,6 +225,7 @@ async def test_a_stream_stores_a_thousand_keys_at_most_and_announces_all(
         assert announced == [10, 10, 10, 5]
 
 
+@pytest.mark.grpcio
 async def test_streams_outlast_their_connection_which_gets_no_new_calls(store_url: str) -> None:
     """A provider takes the end of a stream for an error, and reports STALE."""
     async with replica(store_url=store_url, connection_age_s=0.3) as (client, server):

@@ -44,6 +44,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
+@pytest.mark.grpcio
 async def test_a_call_without_a_message_is_ended(store: str) -> None:
     async with replica(store_url=store, first_message_s=0.2) as (client, server):
         await until_serving(client)
@@ -52,6 +53,7 @@ async def test_a_call_without_a_message_is_ended(store: str) -> None:
         assert (server.services.first_messages.waiting, server.services.first_messages.ended) == (0, 2)
 
 
+@pytest.mark.grpcio
 async def test_of_too_many_calls_without_a_message_the_oldest_are_ended(store: str) -> None:
     async with replica(store_url=store, max_pending_calls=10, first_message_s=300) as (client, server):
         await until_serving(client)
@@ -67,6 +69,7 @@ async def test_of_too_many_calls_without_a_message_the_oldest_are_ended(store: s
         await until(lambda: server.services.first_messages.waiting == 0)
 
 
+@pytest.mark.grpcio
 async def test_a_connection_has_a_limit_of_calls_and_others_have_theirs(store: str) -> None:
     async with replica(store_url=store, max_calls_per_connection=4) as (client, server):
         other = Client(f"127.0.0.1:{server.port}")
@@ -81,6 +84,7 @@ async def test_a_connection_has_a_limit_of_calls_and_others_have_theirs(store: s
         await other.channel.close()
 
 
+@pytest.mark.grpcio
 async def test_connections_beyond_the_limit_are_closed(store: str) -> None:
     limits = {"max_connections": 16, "max_connections_per_peer": 8}
     async with replica(store_url=store, sync_port=0, ofrep_port=0, **limits) as (client, server):
@@ -120,6 +124,7 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
+@pytest.mark.grpcio
 async def test_while_the_loop_is_late_evaluations_are_refused_unread_and_switches_work(store: str) -> None:
     async with replica(store_url=store, ofrep_port=0) as (client, server):
         await until_serving(client)
@@ -207,6 +212,7 @@ async def test_idle_streams_of_one_kind_leave_the_others_theirs(store: str) -> N
         await until(lambda: not any(pool.taken for pool in server._admission.pools))
 
 
+@pytest.mark.grpcio
 async def test_of_more_calls_than_may_wait_the_newest_are_cancelled_without_the_loop(store: str) -> None:
     """The loop runs no step from the first call to the last cancellation: gRPC alone refuses."""
     limits = {"max_pending_calls": 8, "max_calls_per_connection": 1_000}

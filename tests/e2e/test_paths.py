@@ -6,6 +6,8 @@ import asyncio
 import codecs
 from pathlib import Path
 
+import pytest
+
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.grpc_paths import STRICT
 from tests.replicas import Client, replica, until, until_serving
@@ -14,6 +16,7 @@ from tests.unreading import Unreading
 NO_TEXT = "/flagsvc.v1.FlagService/EvaluateFlag\xff"
 
 
+@pytest.mark.grpcio
 async def test_a_path_that_is_no_text_is_refused_and_concerns_nobody_else(tmp_path: Path) -> None:
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", sync_port=0) as (client, server):
         await until_serving(client)
@@ -31,6 +34,7 @@ async def test_a_path_that_is_no_text_is_refused_and_concerns_nobody_else(tmp_pa
         assert [each.replaced for each in server._grpc.values()] == [0, 0]
 
 
+@pytest.mark.grpcio
 async def test_grpc_is_served_again_when_its_server_has_stopped_by_itself(tmp_path: Path) -> None:
     async with replica(store_url=f"sqlite:///{tmp_path}/flags.db", sync_port=0) as (client, server):
         await until_serving(client)

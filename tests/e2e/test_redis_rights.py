@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import redis
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
@@ -22,6 +23,7 @@ def documented_user() -> list[str]:
     return found.group(1).split()
 
 
+@pytest.mark.grpcio
 async def test_the_documented_user_has_every_right_that_is_needed(
     mongo_database_url: str, redis_server: RedisServer
 ) -> None:

@@ -165,6 +165,7 @@ async def test_a_snapshot_is_rendered_once_for_all_and_pages_put_together_are_th
         assert [flag.revision for flag in again.snapshot.flags if flag.key == "k03"] == [14]
 
 
+@pytest.mark.grpcio
 @pytest.mark.parametrize("path", [WATCH, SYNC])
 async def test_what_waits_for_streams_is_bounded_and_the_others_get_theirs_when_it_is_taken(
     tmp_path: Path, path: str
@@ -194,6 +195,7 @@ async def test_what_waits_for_streams_is_bounded_and_the_others_get_theirs_when_
             await until(lambda: server._outflow.outstanding == 0)
 
 
+@pytest.mark.grpcio
 async def test_a_stream_that_takes_nothing_ends_with_words_and_an_idle_one_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +223,7 @@ async def test_a_stream_that_takes_nothing_ends_with_words_and_an_idle_one_never
         idle.cancel()
 
 
+@pytest.mark.grpcio
 async def test_unread_answers_are_counted_and_refused_when_they_are_too_many(tmp_path: Path) -> None:
     settings = {"store_url": f"sqlite:///{tmp_path}/flags.db", "outstanding_bytes": 4_000_000}
     async with replica(**settings) as (client, server):

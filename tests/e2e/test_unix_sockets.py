@@ -46,6 +46,7 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode()
 
 
+@pytest.mark.grpcio
 async def test_every_port_is_served_on_a_socket_of_its_own_user(folder: Path) -> None:
     mask = os.umask(0o022)
     os.umask(mask)
@@ -107,6 +108,7 @@ def test_a_file_that_is_no_socket_is_refused_and_another_servers_is_left(folder:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.grpcio
 async def test_a_replaced_grpc_server_listens_on_its_socket_again(folder: Path) -> None:
     settings = {"port": f"unix:{folder}/grpc", "sync_port": 0}
     async with replica(store_url=f"sqlite:///{folder}/flags.db", **settings) as (client, server):

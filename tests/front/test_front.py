@@ -13,6 +13,7 @@ from typing import cast
 import grpc
 import pytest
 
+from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.values import to_value
 from flagsvc.api.connect.app import not_found
 from flagsvc.api.http.server import Connections, HttpServer
@@ -87,7 +88,7 @@ def test_whoever_has_a_network_of_64_bits_has_the_connections_of_one_address() -
         ] * 2
         assert await refused("2001:db8:0:1::1") == (False, False), "another network"
 
-    gate = SimpleNamespace(http=http, connections=Connections(16, 2), arrivals=set())
+    gate = SimpleNamespace(http=http, connections=Connections(16, 2), arrivals=set(), name_of=peer_name)
     asyncio.run(connect())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,13 @@ from flagsvc.api.common.failures import failure_for
 from flagsvc.core import changes
 from flagsvc.core.audit import AuditEntry, AuditQuery, Outcome
 from flagsvc.core.changes import Author
-from flagsvc.core.errors import ChangeRefused, StoreForbidden, StoreUnavailable
+from flagsvc.core.errors import ChangeRefused, RevisionOutOfRange, RevisionsMissing, StoreForbidden, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
+from flagsvc.core.revisions.model import AsOf
 from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
-from tests.guarded_mongod import DATABASE, GuardedMongod
+from tests.guarded_mongod import DATABASE, PASSWORD, GuardedMongod, documented_role
 from tests.replicas import Client, reason_of, replica, until
 from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, stored
 
@@ -117,7 +118,7 @@ async def test_where_only_an_index_may_not_be_created_the_rest_works(guarded: Gu
         async with store_of(guarded.url_of("least")) as store:  # nothing is there yet, and nothing may be created
             await use_everything(store)
     refused = [line for line in logs if line["event"] == "store_setup_refused"]
-    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 4
+    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 5
     assert "unique index" in refused[0]["wanted"]
 
 
@@ -235,3 +236,40 @@ async def test_an_index_that_cannot_be_built_is_a_warning(mongo_database_url: st
         async with store_of(mongo_database_url) as store:
             assert [flag.key for flag in (await store.load()).flags]
     assert [line["event"] for line in logs] == ["store_setup_refused"]
+
+
+async def test_without_the_right_to_keep_revisions_changes_are_made_and_that_is_named(guarded: GuardedMongod) -> None:
+    """As after an upgrade: a kill switch works before the user of MongoDB gets the new rights."""
+    async with store_of(guarded.url_of("admin")) as store:
+        await create(store, "b")
+        await store.definitions.sweep(0)
+    role = documented_role() | {"createRole": "older"}
+    privileges = role["privileges"]
+    older = [each for each in privileges if "definitions" not in each["resource"]["collection"]]
+    with guarded.client() as client:
+        client[DATABASE].command(role | {"privileges": older})
+        roles = [{"role": "older", "db": DATABASE}]
+        client.admin.command("createUser", "older", pwd=PASSWORD, roles=roles)
+        async with store_of(guarded.url_of("older")) as store:
+            await create(store)
+            await store.write(A, changes.toggle("a", True, None, AUTHOR))
+            assert [entry.revision for entry in await store.history(A, 5)] == [3, 2]
+            [problem] = store.problems()
+            assert problem.name == "revisions_not_recorded"
+            assert "no right to run" in problem.detail
+            with pytest.raises(RevisionsMissing, match="grant MongoDB's user the rights on flagsvc_definitions"):
+                await store.definitions.moment("default", AsOf(1))
+            client[DATABASE].command({"updateRole": "older", "privileges": privileges})
+            async with asyncio.timeout(20):  # MongoDB keeps a user's rights for a moment
+                while True:
+                    with suppress(StoreForbidden):
+                        await store.definitions.sweep(0)
+                        break
+                    await asyncio.sleep(0.1)
+            assert store.problems() == []
+            with pytest.raises(RevisionOutOfRange):
+                await store.definitions.moment("default", AsOf(1))
+            moment = await store.definitions.moment("default", AsOf(3))
+            assert set(await store.definitions.newest("default", ["a", "b"], moment)) == {"a", "b"}
+        client.admin.command("dropUser", "older")
+        client[DATABASE].command("dropRole", "older")

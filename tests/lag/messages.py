@@ -89,6 +89,9 @@ OWN: dict[str, Callable[[Sizes], Message]] = {
     "BatchEvaluateFlags": lambda s: pb.BatchEvaluateFlagsRequest(flag_keys=s.flag_keys(), context=s.own_context()),
     "GetFlag": lambda s: pb.GetFlagRequest(flag_key=s.key),
     "ListFlags": lambda s: pb.ListFlagsRequest(page_size=s.page),
+    "ListFlagRevisions": lambda s: pb.ListFlagRevisionsRequest(flag_key=s.key, page_size=s.page),
+    "RollbackFlag": lambda s: pb.RollbackFlagRequest(flag_key=s.key, revision=1_000),
+    "RollbackFlagSet": lambda s: pb.RollbackFlagSetRequest(revision=1_000 + s.page, validate_only=s.explain),
     "ListFlagHistory": lambda s: pb.ListFlagHistoryRequest(flag_key=s.key, page_size=s.page),
     "CreateFlag": lambda s: pb.CreateFlagRequest(flag=s.flag(f"new-{next(_numbers)}")),
     "UpdateFlag": lambda s: pb.UpdateFlagRequest(flag=s.flag("flag-1"), update_mask={"paths": UPDATED}),
@@ -120,6 +123,7 @@ _OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("ListTokens", "DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     "GetCaller": {},
     "ListAuditEntries": {"pageSize": 1_000},
+    **{f"{verb}Rollout": {"flagKey": "rolling"} for verb in ("Get", "Pause", "Resume", "RollBack")},
     "ServerReflectionInfo": {"fileContainingSymbol": "flagsvc.v1.FlagService"},
 }
 ALIKE = _OTHERS.keys() | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, assert_type
 
 import flagsvc_client
@@ -22,6 +23,7 @@ from flagsvc_client import (
     FlagExists,
     FlagFields,
     FlagNotFound,
+    FlagRevision,
     FlagServiceError,
     HistoryEntry,
     Hook,
@@ -29,6 +31,8 @@ from flagsvc_client import (
     PermissionDenied,
     RateLimited,
     Reason,
+    RolledBackFlag,
+    SetRollback,
     Snapshot,
     Source,
     Status,
@@ -85,6 +89,14 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.flag("a"), Flag)
         assert_type(client.flags(), list[Flag])
         assert_type(client.history("a", limit=1), list[HistoryEntry])
+        assert_type(client.revisions("a", limit=1), list[FlagRevision])
+        assert_type(client.flag_at("a", 7), Flag)
+        assert_type(client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
+        assert_type((client.batch_at(7, ["a"], context))["a"].value, Any)
+        assert_type(client.rollback("a", 7, etag='"9"', request_id="r-1"), WriteResult)
+        rolled_back = client.rollback_set(7, validate_only=True)
+        assert_type(rolled_back, SetRollback)
+        assert_type(rolled_back.flags[0], RolledBackFlag)
         assert_type(client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
         assert_type(client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
         assert_type(client.set("a", status="BETA", reason="launch"), WriteResult)
@@ -117,6 +129,14 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.flag("a"), Flag)
         assert_type(await client.flags(), list[Flag])
         assert_type(await client.history("a", limit=1), list[HistoryEntry])
+        assert_type(await client.revisions("a", limit=1), list[FlagRevision])
+        assert_type(await client.flag_at("a", 7), Flag)
+        assert_type(await client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
+        assert_type((await client.batch_at(7, ["a"], context))["a"].value, Any)
+        assert_type(await client.rollback("a", 7, etag='"9"', request_id="r-1"), WriteResult)
+        rolled_back = await client.rollback_set(7, validate_only=True)
+        assert_type(rolled_back, SetRollback)
+        assert_type(rolled_back.flags[0], RolledBackFlag)
         assert_type(await client.create(flag, wait_for=WriteLevel.APPLIED, wait_timeout_s=1), WriteResult)
         assert_type(await client.update(flag, ["name"], etag="1", reason="launch"), WriteResult)
         assert_type(await client.set("a", status="BETA", reason="launch"), WriteResult)

@@ -23,6 +23,7 @@ from flagsvc_client.errors import (
 from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
+from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, SetRollback
 from flagsvc_client.schedules.planned import OnConflict, Schedule, ScheduleState
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watch_events import Change, Snapshot
@@ -42,6 +43,7 @@ __all__ = [
     "FlagExists",
     "FlagFields",
     "FlagNotFound",
+    "FlagRevision",
     "FlagServiceError",
     "HistoryEntry",
     "Hook",
@@ -50,8 +52,10 @@ __all__ = [
     "PermissionDenied",
     "RateLimited",
     "Reason",
+    "RolledBackFlag",
     "Schedule",
     "ScheduleState",
+    "SetRollback",
     "Snapshot",
     "Source",
     "Status",

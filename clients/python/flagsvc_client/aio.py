@@ -16,12 +16,12 @@ import grpc
 from flagsvc_client.access import Tls, Token, access_for
 from flagsvc_client.client_events import ClientEvent, State
 from flagsvc_client.default_values import ANY_TYPE, as_float, check_default, expected_type
-from flagsvc_client.definitions.aio import AsyncDefinitions
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
 from flagsvc_client.errors import FlagServiceError
 from flagsvc_client.following.aio import AsyncFollower, wait_for_answer
 from flagsvc_client.hooks import Hook
 from flagsvc_client.local import STALENESS_BOUND_S, open_local
+from flagsvc_client.revisions.aio import AsyncRevisions
 from flagsvc_client.schedules.aio import AsyncSchedules
 from flagsvc_client.session import CALL_TIMEOUT_S, Session
 from flagsvc_client.substitutes import SUBSTITUTES, substituted, substituted_keys
@@ -33,7 +33,7 @@ from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_o
 T = TypeVar("T")
 
 
-class AsyncFlagClient(AsyncDefinitions, AsyncSchedules):
+class AsyncFlagClient(AsyncRevisions, AsyncSchedules):
     """Feature flags for asyncio. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.

@@ -34,6 +34,7 @@ class FlagFields(TypedDict, total=False):
     metadata: Mapping[str, JsonValue]
     owner: str | None
     expires_at: datetime | None
+    rollout: Mapping[str, JsonValue] | None
 
 
 class WriteOptions(TypedDict, total=False):
@@ -41,12 +42,14 @@ class WriteOptions(TypedDict, total=False):
 
     `reason`: for the history. `wait_for`: how far the change is to spread before the call returns, up to
     `wait_timeout_s`, by default 5 seconds. A server without authentication takes `on_behalf_of` as the author.
+    `request_id`: a name for this write, such as a UUID. Sent again within 24 hours, it gets the first one's answer.
     """
 
     reason: str
     on_behalf_of: str
     wait_for: WriteLevel | None
     wait_timeout_s: float | None
+    request_id: str
 
 
 class FieldsAndOptions(FlagFields, WriteOptions, total=False):

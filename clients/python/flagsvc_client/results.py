@@ -71,6 +71,8 @@ class HistoryEntry:
     revision: int
     on_behalf_of: str = ""
     via: str = ""
+    restored_revision: int = 0
+    """The revision whose definition the change restored; 0 for other changes."""
 
 
 def details_of(found: pb.FlagEvaluation, default: T) -> EvaluationDetails[T]:
@@ -123,5 +125,6 @@ def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:
         created_at=entry.created_at.ToDatetime(tzinfo=UTC),
         revision=entry.revision,
         on_behalf_of=entry.on_behalf_of,
+        restored_revision=entry.restored_revision,
         via=entry.via,
     )

@@ -92,9 +92,12 @@ class Session:
         on_behalf_of: str = "",
         wait_for: WriteLevel | None = None,
         wait_timeout_s: float | None = None,
+        request_id: str = "",
     ) -> float:
         """Fill in what all writes have; see WriteOptions. Returns the deadline: the time for the write and the wait."""
         self.put_author(request, reason, on_behalf_of)
+        if request_id:
+            request.request_id = request_id
         if wait_for is not None:
             request.wait_for = WRITE_LEVEL_NUMBERS[WriteLevel(wait_for)]
         if wait_timeout_s is not None:

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flagsvc_client._engine.model import BUCKETINGS, DEFAULT_BUCKETING, DEFAULT_SET, Flag, Status
+from flagsvc_client._engine.needs import NEEDS, unknown_in
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
+from flagsvc_client.wire_rollouts import rollout_message, rollout_of
 from flagsvc_client.wire_values import from_value, to_value
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
@@ -37,6 +39,8 @@ def flag_of(message: types.Flag) -> Flag:
         metadata={name: from_value(value) for name, value in message.metadata.items()},
         revision=message.revision,
         bucketing=bucketing,
+        rollout=rollout_of(message.rollout) if message.HasField("rollout") else None,
+        unknown=unknown_in({NEEDS: list(message.needs)}),
         **_optional(message),
     )
 
@@ -65,6 +69,8 @@ def flag_message(flag: Flag, etag: str = "") -> types.Flag:
             setattr(message, name, text)
     if flag.expires_at is not None:
         message.expires_at.FromDatetime(flag.expires_at)
+    if flag.rollout is not None:
+        message.rollout.CopyFrom(rollout_message(flag.rollout))
     if flag.config is not None:
         message.config.CopyFrom(to_value(flag.config, "flag.config"))
     for field in ("variants", "metadata"):

@@ -156,6 +156,7 @@ export class FlagClient {
         flagSet: this.#flagSet,
         context: toContext(context),
         minRevision: this.#minimum(options),
+        asOf: undefined,
       };
       const { evaluations } = await this.#call(this.#stub.batchEvaluateFlags, request, options.timeoutMs);
       return new Map(evaluations.map((found) => [found.flagKey, answers.fromAnyEvaluation(found)]));
@@ -231,6 +232,7 @@ export class FlagClient {
         expectedType: type,
         explain: false,
         minRevision: this.#minimum(options),
+        asOf: undefined,
       };
       const { evaluation } = await this.#call(this.#stub.evaluateFlag, request, options.timeoutMs);
       if (!evaluation) throw new FlagServiceError(status.INTERNAL, 'the server answered without an evaluation');

@@ -28,12 +28,15 @@ from flagsvc.core.flagd.reading import BUCKETING_NAME
 from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_BUCKETING, Flag, FlagId, HistoryEntry
+from flagsvc.core.requests import WriteRequest
 from flagsvc.ports import Entry, Problem, StoreContents
+from flagsvc.ports.revisions import DecideAll, RolledBack
 
 SETTLE_S = 0.05
 """A file is read once it has not changed for this long, because a file written in place is incomplete at first."""
 _MAX_SETTLING_S = 1.0
 _MAX_LOGGED = 20
+_READ_ONLY = "flags are served from files, which are read-only here; edit the files instead"
 _MAX_NAMED = 5
 """Odd parts of a file that a status names."""
 
@@ -76,6 +79,7 @@ class FileStore:
     identity = None  # no shared cache can be used with files
     tokens = None
     audit = None
+    definitions = None
     schedules = None
 
     def __init__(self, url: str) -> None:
@@ -113,10 +117,15 @@ class FileStore:
         """Raise WritesUnsupported: files have no identity."""
         raise WritesUnsupported("flags are served from files, which every replica reads again by itself")
 
-    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide, request: WriteRequest | None = None) -> Entry | None:
         """Raise WritesUnsupported: flagsvc only reads the files."""
-        del flag_id, decide
-        raise WritesUnsupported("flags are served from files, which are read-only here; edit the files instead")
+        del flag_id, decide, request
+        raise WritesUnsupported(_READ_ONLY)
+
+    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+        """Raise WritesUnsupported: flagsvc only reads the files."""
+        del flag_set, revision, decide, dry_run
+        raise WritesUnsupported(_READ_ONLY)
 
     async def bucketing(self, flag_set: str) -> int:
         """Return the newest version that a file of the set asks for."""

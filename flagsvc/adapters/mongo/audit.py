@@ -17,6 +17,8 @@ AUDIT, REFUSALS = "flagsvc_audit", "flagsvc_refusals"
 _HISTORY = "feature_flag_history"
 _SOURCES = {_HISTORY: 2, AUDIT: 1, REFUSALS: 0}
 """With their rank among entries of one millisecond."""
+_NOT_READ = {"previousValue": 0, "newValue": 0}
+"""What an audit entry does not have. Each can be 512 kB."""
 SURPLUS = 10
 """So many refusals more are there before the oldest are removed."""
 
@@ -42,7 +44,7 @@ class MongoAudit:
         async with self._asking():
             for name, source in _SOURCES.items():
                 if query.outcome is None or (query.outcome is Outcome.REFUSED) == (name == REFUSALS):
-                    cursor = self._database[name].find(_filter(query, source, name == _HISTORY))
+                    cursor = self._database[name].find(_filter(query, source, name == _HISTORY), _NOT_READ)
                     rows = cursor.sort([("createdAt", -1), ("_id", -1)]).limit(size)
                     parts.append([_entry(row, source) async for row in rows])
         return newest(parts, size)

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import structlog
 from bson import Timestamp
-from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flagsvc.adapters.mongo.causes import UNAUTHORIZED
+from flagsvc.adapters.mongo.documents import RAW
 from flagsvc.adapters.mongo.events import Events, StreamEnded
 from flagsvc.adapters.mongo.transactions import close_client, session_of
 from flagsvc.background import backoff_s
@@ -38,7 +38,6 @@ _MAX_PROOFS = 8
 _MAX_AHEAD_S = 1.0
 _MAX_EMPTY_STARTS = 3
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 STANDALONE = 40573  # the stage is there for replica sets only
 _UNSUPPORTED = {
     59,  # CommandNotFound
@@ -214,7 +213,7 @@ class ChangeStream:
         return reply
 
     async def _ask(self, command: dict[str, Any], session: Any) -> _Reply:
-        reply = await self._database.command(command, session=session, codec_options=_RAW)
+        reply = await self._database.command(command, session=session, codec_options=RAW)
         cursor = reply["cursor"]
         events = cursor.get("nextBatch", ())
         whole = len(events) < _MAX_EVENTS and len(reply.raw) < _MAX_BYTES

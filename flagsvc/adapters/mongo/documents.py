@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -14,6 +14,7 @@ import bson
 from bson import ObjectId, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 
 from flagsvc.core import json_values
 from flagsvc.core.bucketing import version_for
@@ -39,6 +40,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="replace",
 )
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _TIMES = frozenset(name for name in STORED_NAMES.values() if name.endswith("At"))
 _NEVER_UNSET = frozenset({"createdAt", "updatedAt"})
 _EXTENDED = json_util.RELAXED_JSON_OPTIONS
@@ -114,6 +116,11 @@ def next_counter(stored: int) -> dict[str, Any]:
     """Return MongoDB's expression for the next counter: above itself, where it is valid, and above `stored`."""
     valid = {"$and": [{"$isNumber": "$revision"}, {"$lt": ["$revision", MAX_REVISION]}]}
     return {"$cond": [valid, {"$add": [{"$max": ["$revision", stored]}, 1]}, stored + 1]}
+
+
+def next_moment() -> dict[str, Any]:
+    """Return MongoDB's expression for a counter's next moment: MongoDB's clock, and never before the last moment."""
+    return {"$cond": [{"$eq": [{"$type": "$at"}, "date"]}, {"$max": ["$at", "$$NOW"]}, "$$NOW"]}
 
 
 def _revision(raw: Mapping[str, Any] | None, most: int) -> int:
@@ -213,12 +220,13 @@ def audit_document(change: Change, flag: Flag, resource_id: object) -> dict[str,
     } | _caller_field(change)
 
 
-def history_entries(rows: list[dict[str, Any]]) -> list[HistoryEntry]:
-    """Read history documents, given newest first by time. Those with a revision are ordered by revision.
+def history_entries(rows: list[bytes]) -> list[HistoryEntry]:
+    """Read history documents in BSON, given newest first by time. Those with a revision are ordered by revision.
 
     The writers' clocks may disagree, but revisions do not. Entries of the existing system have no revision.
     """
-    entries = [_history_entry(row) for row in rows]
+    documents: Iterator[dict[str, Any]] = (bson.decode(row, codec_options=CODEC) for row in rows)
+    entries = [_history_entry(document) for document in documents]
     ordered = iter(sorted((e for e in entries if e.revision), key=lambda e: e.revision, reverse=True))
     return [next(ordered) if e.revision else e for e in entries]
 

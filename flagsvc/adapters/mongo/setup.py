@@ -9,14 +9,20 @@ from urllib.parse import parse_qsl
 
 import pymongo
 import structlog
+from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid, ExecutionTimeout, OperationFailure, PyMongoError
 from pymongo.uri_parser import validate_options
 
 from flagsvc.adapters.mongo.audit import AUDIT, REFUSALS
 from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
+from flagsvc.adapters.mongo.definitions import COLLECTION as DEFINITIONS
+from flagsvc.adapters.mongo.definitions import INDEXES
 from flagsvc.adapters.mongo.orphans import APP_NAME
+from flagsvc.adapters.mongo.requests import COLLECTION as REQUESTS
+from flagsvc.adapters.mongo.requests import INDEX
 from flagsvc.adapters.mongo.schedules import COLLECTION as SCHEDULES
+from flagsvc.core.requests import REMEMBERED
 from flagsvc.core.schedules.model import KEPT_S
 
 BUILD_S = 60.0
@@ -83,7 +89,8 @@ async def prepare(database: Any) -> None:
     """
     with _wished("collections"):
         there = await database.list_collection_names(authorizedCollections=True)
-        for name in ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS, SCHEDULES):
+        names = ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS, DEFINITIONS, REQUESTS, SCHEDULES)
+        for name in names:
             if name not in there:
                 await _create_collection(database, name)
     with _wished("the unique index on flagSet and key of feature_flags"):
@@ -99,13 +106,28 @@ async def prepare(database: Any) -> None:
         for name in ("feature_flag_history", AUDIT, REFUSALS):
             if ("createdAt", "_id") not in await index_keys(database[name]):
                 await _create_index(database[name], [("createdAt", -1), ("_id", -1)])
+    with _wished("the indexes of flagsvc_definitions and flagsvc_requests"):
+        await _index_revisions(database[DEFINITIONS], database[REQUESTS])
     with _wished("the indexes of flagsvc_schedules"):
-        schedules, there = database[SCHEDULES], await index_keys(database[SCHEDULES])
-        for key in (("state", "executeAt", "number"), ("flagSet", "flagKey", "executeAt", "number")):
-            if key not in there:
-                await _create_index(schedules, [(name, 1) for name in key])
-        if ("endedAt",) not in there:
-            await _create_index(schedules, [("endedAt", 1)], expireAfterSeconds=KEPT_S)
+        await _index_schedules(database[SCHEDULES])
+
+
+async def _index_revisions(definitions: Any, requests: Any) -> None:
+    there = await index_keys(definitions)
+    if missing := [IndexModel(list(index)) for index in INDEXES if tuple(name for name, _ in index) not in there]:
+        with pymongo.timeout(BUILD_S):
+            await definitions.create_indexes(missing)
+    if ("at",) not in await index_keys(requests):
+        await _create_index(requests, INDEX, expireAfterSeconds=int(REMEMBERED.total_seconds()))
+
+
+async def _index_schedules(schedules: Any) -> None:
+    there = await index_keys(schedules)
+    for key in (("state", "executeAt", "number"), ("flagSet", "flagKey", "executeAt", "number")):
+        if key not in there:
+            await _create_index(schedules, [(name, 1) for name in key])
+    if ("endedAt",) not in there:
+        await _create_index(schedules, [("endedAt", 1)], expireAfterSeconds=KEPT_S)
 
 
 @contextmanager

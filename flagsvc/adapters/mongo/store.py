@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -27,17 +29,25 @@ from flagsvc.adapters.mongo import setup as mongo_setup
 from flagsvc.adapters.mongo.audit import MongoAudit
 from flagsvc.adapters.mongo.causes import unavailable
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, ChangeStream
+from flagsvc.adapters.mongo.definition_sweep import DefinitionSweep
+from flagsvc.adapters.mongo.definitions import MongoDefinitions
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
+from flagsvc.adapters.mongo.requests import MongoRequests
+from flagsvc.adapters.mongo.rollback import Rollback
 from flagsvc.adapters.mongo.schedules import MongoSchedules
 from flagsvc.adapters.mongo.tokens import MongoTokens
-from flagsvc.adapters.mongo.transactions import Transactions, close_client, session_of
+from flagsvc.adapters.mongo.transactions import OnDuplicateKey, Transactions, Work, close_client, session_of
 from flagsvc.background import cause_of
 from flagsvc.core.bucketing import stamped, version_for
 from flagsvc.core.changes import Decide
-from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreUnavailable, Violation, invalid
+from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreForbidden, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
+from flagsvc.core.requests import WriteRequest
+from flagsvc.core.revisions.model import CHANGED_ELSEWHERE, About, Moment
+from flagsvc.core.sizes import HistorySize
 from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports.revisions import DecideAll, RolledBack
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
 
@@ -46,6 +56,16 @@ log = structlog.get_logger(__name__)
 _LINEARIZABLE, _LOCAL = ReadConcern("linearizable"), ReadConcern("local")
 _ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
+
+T = TypeVar("T")
+
+
+class Counted(NamedTuple):
+    """A set's next revision with its moment, and the set's bucketing."""
+
+    revision: int
+    at: datetime
+    bucketing: int
 
 
 class MongoStore:
@@ -86,6 +106,7 @@ class MongoStore:
             raise InvalidRequest([Violation("the store URL", "no usable MongoDB URL", wanted)]) from None
         self._flags = self._database["feature_flags"]
         self._history = self._database["feature_flag_history"]
+        self._raw_history = self._history.with_options(codec_options=documents.RAW)
         self._audit = self._database["audit_logs"]
         self._revisions = self._database["flagsvc_revisions"]
         self._bucketings: dict[str, int] = {}
@@ -100,6 +121,15 @@ class MongoStore:
             lambda: self._linearizable,
         )
         self.audit = MongoAudit(self._database, lambda: self._asking(self._timeout_s))
+        self.definitions = MongoDefinitions(
+            self._client,
+            self._database,
+            lambda: self._asking(self._timeout_s),
+            lambda: self._linearizable,
+            DefinitionSweep(self._client, self._database, lambda: self._asking(LOAD_TIMEOUT_S), self._read),
+        )
+        self._requests = MongoRequests(self._database)
+        self._rollback = Rollback(self._database, self.definitions, self._next_revision)
         self.schedules = MongoSchedules(
             self._database, self._transactions, lambda: self._asking(self._timeout_s), self._flag, self._change
         )
@@ -123,8 +153,8 @@ class MongoStore:
         return identity_of(self._identity.id, self._url) if self._identity.id else None
 
     def problems(self) -> Sequence[Problem]:
-        """Return nothing: odd documents are found when they are prepared."""
-        return ()
+        """Return what is not recorded. Odd documents are found when they are prepared."""
+        return self.definitions.problems()
 
     async def renew_identity(self) -> None:
         """Replace the store's identity."""
@@ -184,8 +214,11 @@ class MongoStore:
             self.reads += 1
             query = {"featureKey": flag_id.key} | documents.in_set(flag_id.flag_set)
             newest = [("createdAt", -1), ("_id", -1)]
-            rows = [row async for row in self._history.find(query).sort(newest).limit(limit)]
-        return documents.history_entries(rows)
+            rows, size = [], HistorySize()
+            async for row in self._raw_history.find(query).sort(newest).limit(limit):
+                size.add(len(row.raw))
+                rows.append(row.raw)
+        return await off_loop(documents.history_entries, rows)
 
     @property
     def feed(self) -> MongoStore:
@@ -210,24 +243,49 @@ class MongoStore:
         """Whether the change stream delivers now."""
         return self._change_stream.up
 
-    async def write(self, flag_id: FlagId, decide: Decide) -> Entry | None:
+    async def write(self, flag_id: FlagId, decide: Decide, request: WriteRequest | None = None) -> Entry | None:
         """Decide and store in one transaction, repeated while other writers are in its way."""
 
         async def taken(error: DuplicateKeyError) -> None:
             await self._refuse_taken_key(flag_id, error)
 
-        try:
-            return await self._transactions.run(lambda session: self._change(flag_id, decide, session), taken)
-        except StoreUnavailable as error:
-            log.warning("change_failed", cause=cause_of(error), detail=error.cause)
-            raise
+        return await self._stored(lambda session: self._change(flag_id, decide, session, request), taken)
+
+    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+        """Decide about all flags that have changed since, and store, in one transaction."""
+        found = await self._stored(
+            lambda session: self._rollback.run(flag_set, revision, decide, session, dry_run=dry_run)
+        )
+        return found or RolledBack([], [])
 
     async def assign_revision(self, flag_id: FlagId, revision: int) -> Entry | None:
         """Give a flag that another program changed the next revision; without history, which is not ours to write.
 
         A flag that is gone keeps no trace of it: each caller gives it one, unless a deletion of ours came after.
         """
-        return await self._transactions.run(lambda session: self._assign_revision(flag_id, revision, session))
+        return await self._recording(
+            lambda: self._transactions.run(lambda session: self._assign_revision(flag_id, revision, session))
+        )
+
+    async def _stored(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None) -> T | None:
+        """Run a change in a transaction, and log its failure."""
+        try:
+            return await self._recording(lambda: self._transactions.run(work, on_duplicate_key))
+        except StoreUnavailable as error:
+            log.warning("change_failed", cause=cause_of(error), detail=error.cause)
+            raise
+
+    async def _recording(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Make a change; without its definition where flagsvc's user has had no right to record it from the start on.
+
+        A kill switch has to work after an upgrade, before the user gets the new right.
+        """
+        try:
+            return await change()
+        except StoreForbidden:
+            if not self.definitions.stop_recording():
+                raise
+            return await change()
 
     async def _get(self, ids: Sequence[FlagId]) -> Mapping[FlagId, Entry]:
         """Read some flags; for those that are not there the counter too, before they are looked for again."""
@@ -248,15 +306,19 @@ class MongoStore:
         flags = [self._read(raw) async for raw in cursor]
         return {flag.id: Entry.of(flag) for flag in reversed(flags)}
 
-    async def _change(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry | None:
+    async def _change(
+        self, flag_id: FlagId, decide: Decide, session: Any, request: WriteRequest | None = None
+    ) -> Entry | None:
         """Read, decide, store. The counter comes before the rest: a writer who is in another's way learns it early."""
+        if request is not None and (answered := await self._requests.answer(request, flag_id, session)) is not None:
+            return answered
         raw = await self._find(flag_id, session)
         flag = documents.to_flag(raw) if raw else None
         change = await off_loop(decide, flag)  # it validates the flag, which takes long where that is large
         subject = (change.after or flag) if change else None
         if change is None or subject is None:
             return None
-        revision, bucketing = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
+        revision, at, bucketing = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
         change = await off_loop(stamped, change, bucketing)
         stored, edit = documents.updated(change, raw, flag, revision)
         resource = (stored or raw or {}).get("_id")
@@ -268,7 +330,11 @@ class MongoStore:
             await self._flags.insert_one(stored, session=session)
         else:
             await self._flags.update_one({"_id": resource}, edit, session=session)
-        return Entry(flag_id, revision, documents.to_flag(stored) if stored else None)
+        entry = Entry(flag_id, revision, documents.to_flag(stored) if stored else None)
+        await self.definitions.record(flag_id, Moment(revision, at), entry.flag, About.of(change), session)
+        if request is not None:
+            await self._requests.remember(request, entry, change, at, session)
+        return entry
 
     async def _assign_revision(self, flag_id: FlagId, revision: int, session: Any) -> Entry | None:
         raw = await self._find(flag_id, session)
@@ -277,12 +343,16 @@ class MongoStore:
             return None
         if raw is None and await self._deletion(flag_id, revision, session) is not None:
             return None
-        new, bucketing = await self._next_revision(flag_id.flag_set, found, session)  # `revision` is only a claim
-        if raw is None:
-            return Entry.absent(flag_id, new)
-        stored, edit = await off_loop(documents.numbered, raw, new, bucketing)
-        await self._flags.update_one({"_id": raw["_id"]}, edit, session=session)
-        return Entry.of(documents.to_flag(stored))
+        # `revision` is only a claim
+        new, at, bucketing = await self._next_revision(flag_id.flag_set, found, session)
+        entry = Entry.absent(flag_id, new)
+        if raw is not None:
+            stored, edit = await off_loop(documents.numbered, raw, new, bucketing)
+            await self._flags.update_one({"_id": raw["_id"]}, edit, session=session)
+            entry = Entry.of(documents.to_flag(stored))
+        about = About(action=CHANGED_ELSEWHERE)
+        await self.definitions.record(flag_id, Moment(new, at), entry.flag, about, session)
+        return entry
 
     def _read(self, raw: Mapping[str, Any]) -> Flag:
         """Read a document. One that other programs alone have written has its set's bucketing, as last read."""
@@ -348,24 +418,27 @@ class MongoStore:
             self._change_stream.prove(asked_at, moment)
         return counters
 
-    async def _next_revision(self, flag_set: str, stored: int, session: Any) -> tuple[int, int]:
-        """Raise the set's counter above itself and a stored revision. Return it, and the set's bucketing.
+    async def _next_revision(self, flag_set: str, stored: int, session: Any) -> Counted:
+        """Raise the set's counter above itself and a stored revision, and its moment with it.
 
         Where the counter is lost, the set's flags say where it was, and which bucketing the set had. A counter beyond
         MAX_REVISION, to which a message may once have led it, counts as lost.
         """
-        edit = [{"$set": {"revision": documents.next_counter(stored)}}]
-        before = await self._revisions.find_one_and_update({"_id": flag_set}, edit, upsert=True, session=session)
-        if counter := documents.counter_of(before):
-            return max(counter, stored) + 1, documents.bucketing_of(before)
+        fields = {"revision": documents.next_counter(stored), "before": "$revision", "at": documents.next_moment()}
+        row = await self._revisions.find_one_and_update(
+            {"_id": flag_set}, [{"$set": fields}], upsert=True, return_document=ReturnDocument.AFTER, session=session
+        )
+        if documents.counter_of({"revision": row.get("before")}):
+            return Counted(int(row["revision"]), row["at"], documents.bucketing_of(row))
         self.reads += 1
         numbered = documents.with_revision(flag_set)
         newest = await self._flags.find_one(numbered, sort=[("revision", -1)], session=session)
-        split = before or await self._flags.find_one(documents.with_bucketing(flag_set), session=session)
+        has_bucketing = documents.with_bucketing(flag_set)
+        split = row if "bucketing" in row else await self._flags.find_one(has_bucketing, session=session)
         found = {"revision": max(int(newest["revision"]) if newest else 0, stored) + 1}
         found["bucketing"] = documents.bucketing_of(split)
         await self._revisions.update_one({"_id": flag_set}, {"$set": found}, session=session)
-        return found["revision"], found["bucketing"]
+        return Counted(found["revision"], row["at"], found["bucketing"])
 
     @asynccontextmanager
     async def _asking(self, seconds: float) -> AsyncIterator[None]:

@@ -18,6 +18,7 @@ from flagsvc.core import json_values
 from flagsvc.core.bucketing import has_split
 from flagsvc.core.documents import dumps, from_json
 from flagsvc.core.model import MAX_REVISION, Flag, FlagId
+from flagsvc.core.needs import NEEDS
 from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIdentity, TokensChanged
 from flagsvc.turns import off_loop
 
@@ -145,10 +146,15 @@ def _announcement(fields: Mapping[str, Any]) -> Announced:
 
 
 def _flag(document: Any) -> Flag:
-    """Read a definition. Raises ValueError also for a split of an older release, which knows no bucketing."""
+    """Read a definition. Raises ValueError for one of an older release, which may have left out what it does not know.
+
+    One that knows `needs` passes on the fields that it does not know, and one that knows the bucketing writes it.
+    """
     flag = from_json(document)
     if "bucketing" not in document and has_split(flag):
         raise ValueError("an older release has read this definition without its bucketing")
+    if NEEDS not in document:
+        raise ValueError("an older release has read this definition without what it does not know")
     return flag
 
 

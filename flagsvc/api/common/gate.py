@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter, methodcaller
 from typing import Any, Protocol
 
 from flagsvc.access.authority import Authority
@@ -23,6 +24,8 @@ from flagsvc.core.errors import AccessUnknown, PermissionDenied, Unauthenticated
 from flagsvc.core.validation import MAX_KEY
 
 _NEEDED = "this needs a credential: send authorization: Bearer TOKEN, or x-api-key: TOKEN"
+_SCALARS = frozenset({"explain"})
+"""Fields of the table that are no messages: these are never false."""
 _MAX_KEPT = 2_000
 """Decisions that one method of one listener keeps."""
 _SHORT = EVALUATING | {Role.ADMIN}
@@ -57,7 +60,14 @@ class Check:
     def __init__(self, rule: Rule, authority: Authority, listener: Listener) -> None:
         assert rule.role is not None  # noqa: S101  what needs no credential has no check
         assert rule.set_of is not None or not rule.fields  # noqa: S101  `permit` looks at fields of a flag set's calls
-        self._role, self._set_of, self._fields = rule.role, rule.set_of, tuple(rule.fields.items())
+        self._role, self._set_of, self._fields = (
+            rule.role,
+            rule.set_of,
+            tuple(
+                (attrgetter(field) if field in _SCALARS else methodcaller("HasField", field), role)
+                for field, role in rule.fields.items()
+            ),
+        )
         self._authority, self._listener, self._selectors = authority, listener, listener.selectors
         self._only_evaluates, self._is_short = rule.role in EVALUATING, rule.role in _SHORT
         self._admitted: set[Identity] = set()
@@ -86,6 +96,17 @@ class Check:
             self._admit(caller)
         if not self._only_evaluates:
             self._authority.check_known(self._role)
+        return caller
+
+    def known(self, metadata: Metadata) -> Identity | None:
+        """Return who calls, with a role that is enough; None if `admit` has to look its credential up.
+
+        For calls that only evaluate, in a thread of its own: each thread has its own checks. Raises as `admit`.
+        """
+        credential = credential_in(metadata)
+        caller = self._listener.anonymous if credential is None else self._authority.recognized(credential)
+        if caller is not None and caller not in self._admitted:
+            self._admit(caller)
         return caller
 
     async def verified(self, metadata: Metadata, peer: str, connection: Connection | None = None) -> Identity:
@@ -120,9 +141,10 @@ class Check:
 
         The caller is looked up once more: its body may have taken long to arrive.
         """
-        return self._permitted(self._authority.recheck(caller), request, metadata)
+        return self.permitted(self._authority.recheck(caller), request, metadata)
 
-    def _permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
+    def permitted(self, caller: Identity, request: Any, metadata: Metadata) -> tuple[str, ...]:
+        """Return the flag sets of a call that is allowed to a caller as it is now. Raises as `permit`."""
         if self._set_of is None:
             if caller not in self._admitted:
                 self._admit(caller)
@@ -130,8 +152,8 @@ class Check:
         flag_set = self._set_of(request, metadata, self._selectors)
         if (caller, flag_set) not in self._allowed:
             self._allow(caller, flag_set)
-        for field, role in self._fields:
-            if getattr(request, field):
+        for is_set, role in self._fields:
+            if is_set(request):
                 self._authority.check_known(role)
                 authorize(caller, role, (flag_set,))
         return (flag_set,)
@@ -157,7 +179,7 @@ class Check:
 
         It is no coroutine, which would cost each call another one.
         """
-        flag_sets = self._permitted(caller, request, metadata)
+        flag_sets = self.permitted(caller, request, metadata)
         prove(caller)
         CALLER.set(caller)
         return call(request, context) if self._is_short else self._in_session(call, caller, request, context, flag_sets)

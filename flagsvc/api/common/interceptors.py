@@ -28,10 +28,15 @@ from flagsvc.core.errors import PermissionDenied, Unauthenticated
 from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
-_WRITES = frozenset(_OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag"))
+_WRITES = frozenset(
+    _OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "RollbackFlag", "RollbackFlagSet")
+) | frozenset(f"/flagsvc.v1.RolloutService/{name}Rollout" for name in ("Pause", "Resume", "RollBack"))
 _ADMINISTRATION = frozenset(
     _OWN + name
-    for name in ("ListFlags", "ListFlagHistory", "GetStatus", "VerifyCache", "Resync", "GetBucketing", "SetBucketing")
+    for name in (
+        *("ListFlags", "ListFlagHistory", "ListFlagRevisions", "GetStatus", "VerifyCache", "Resync"),
+        *("GetBucketing", "SetBucketing"),
+    )
 )
 _ADMINISTRATIVE = tuple(f"/flagsvc.v1.{name}Service/" for name in ("Token", "Audit", "Schedule"))
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -91,7 +96,7 @@ class CallInterceptor:
 
     def _unary(self, method: str, call: Callable[[Any, Any], Any], encode: Encode) -> Callable[..., Any]:
         pool, message, sender = self._pool(method), self._first_messages.of, self._sender
-        ended = self._metrics.calls.of(_label(method)).ended
+        ended = self._metrics.calls.of(label(method)).ended
         check, refuse, authority = self._check_of(method), self._refuse_of(method), self._authority
         before, sessions = self._before_of(method), authority.sessions if authority is not None else None
 
@@ -177,7 +182,7 @@ class CallInterceptor:
         self, method: str, call: Callable[[Any, Any, Session | None], Any], encode: Encode, check: Check | None
     ) -> Callable[..., Any]:
         """Wrap a method whose responses stream."""
-        name, sender = _label(method), self._sender
+        name, sender = label(method), self._sender
         ended = self._metrics.calls.of(name).ended
         # Nothing ends a stream of these before the transport does.
         pool, refuse = self._admission.streams(name, awaited=not method.startswith(_ENDLESS)), self._refuse_of(method)
@@ -237,6 +242,6 @@ async def _abort(context: Context, method: str, failure: Failure) -> None:
         raise asyncio.CancelledError from None  # which gRPC does not report as a fault of the handler
 
 
-def _label(method: str) -> str:
+def label(method: str) -> str:
     """Return a method's name for metrics: `EvaluateFlag`, but `schema.v1.Service/ResolveAll` for other services."""
     return method.removeprefix(_OWN).removeprefix("/")

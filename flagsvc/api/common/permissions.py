@@ -40,7 +40,7 @@ class Rule:
     """What a method needs. `role` None: no credential at all.
 
     `set_of`: the flag set that a call is about; None where it is about none, or about all.
-    `fields`: fields of the request that need more than `role` where they are set.
+    `fields`: fields of the request that need more than `role` where they are set: texts, numbers or messages.
     """
 
     role: Role | None
@@ -51,6 +51,7 @@ class Rule:
 _OPEN = Rule(None)
 _OWN = "/flagsvc.v1.FlagService/"
 _TOKENS = "/flagsvc.v1.TokenService/"
+_ROLLOUTS = "/flagsvc.v1.RolloutService/"
 _SCHEDULES = "/flagsvc.v1.ScheduleService/"
 _SYNC = "/flagd.sync.v1.FlagSyncService/"
 _FLAG_SET, _FLAG, _SELECTOR = by_field("flag_set"), by_field("flag.flag_set"), by_selector()
@@ -58,21 +59,26 @@ _EVALUATIONS = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/"
 _RESOLVES = ("ResolveBoolean", "ResolveString", "ResolveFloat", "ResolveInt", "ResolveObject")
 
 METHODS: Mapping[str, Rule] = {
-    _OWN + "EvaluateFlag": Rule(Role.EVALUATE, _FLAG_SET, {"explain": Role.READ}),
-    _OWN + "BatchEvaluateFlags": Rule(Role.EVALUATE, _FLAG_SET),
+    _OWN + "EvaluateFlag": Rule(Role.EVALUATE, _FLAG_SET, {"explain": Role.READ, "as_of": Role.READ}),
+    _OWN + "BatchEvaluateFlags": Rule(Role.EVALUATE, _FLAG_SET, {"as_of": Role.READ}),
     _OWN + "GetFlag": Rule(Role.READ, _FLAG_SET),
     _OWN + "ListFlags": Rule(Role.READ, _FLAG_SET),
     _OWN + "ListFlagHistory": Rule(Role.READ, _FLAG_SET),
+    _OWN + "ListFlagRevisions": Rule(Role.READ, _FLAG_SET),
     _OWN + "WatchFlags": Rule(Role.READ, _FLAG_SET),
     _OWN + "GetBucketing": Rule(Role.READ, _FLAG_SET),
     _OWN + "ToggleFlag": Rule(Role.TOGGLE, _FLAG_SET),
     _OWN + "CreateFlag": Rule(Role.WRITE, _FLAG),
     _OWN + "UpdateFlag": Rule(Role.WRITE, _FLAG),
     _OWN + "DeleteFlag": Rule(Role.WRITE, _FLAG_SET),
+    _OWN + "RollbackFlag": Rule(Role.WRITE, _FLAG_SET),
+    _OWN + "RollbackFlagSet": Rule(Role.WRITE, _FLAG_SET),
     _OWN + "SetBucketing": Rule(Role.WRITE, _FLAG_SET),
     _OWN + "GetStatus": Rule(Role.OPERATE),
     _OWN + "VerifyCache": Rule(Role.OPERATE),
     _OWN + "Resync": Rule(Role.OPERATE),
+    _ROLLOUTS + "GetRollout": Rule(Role.READ, _FLAG_SET),
+    **{_ROLLOUTS + f"{name}Rollout": Rule(Role.WRITE, _FLAG_SET) for name in ("Pause", "Resume", "RollBack")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from flagsvc.api.common.values import from_value, to_value
+from flagsvc.api.flag_service.rollout_messages import rollout_json, rollout_to_message
 from flagsvc.core.errors import invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Exposure, Flag, JsonValue, Status
+from flagsvc.core.needs import NEEDS, needs_of, unknown_in
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
@@ -33,6 +35,8 @@ def flag_to_message(flag: Flag) -> types.Flag:
         evaluators=flag.evaluators,
         bucketing=flag.bucketing,
         exposure=types.EXPOSURE_PUBLIC if flag.is_public else types.EXPOSURE_UNSPECIFIED,
+        rollout=rollout_to_message(flag),
+        needs=needs_of(flag),
         config=None if flag.config is None else to_value(flag.config),
         variants={name: to_value(value) for name, value in flag.variants.items()},
         metadata={name: to_value(value) for name, value in flag.metadata.items()},
@@ -61,6 +65,7 @@ def flag_from_message(message: types.Flag) -> Flag:
         owner=message.owner if message.HasField("owner") else None,
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
         exposure=_exposure(message.exposure),
+        rollout=rollout_json(message.rollout) if message.HasField("rollout") else None,
     )
 
 
@@ -74,6 +79,7 @@ def received(message: types.Flag) -> Flag:
         updated_at=_optional_time(message, "updated_at"),
         enabled_at=_optional_time(message, "enabled_at"),
         disabled_at=_optional_time(message, "disabled_at"),
+        unknown=unknown_in({NEEDS: list(message.needs)}),
     )
 
 

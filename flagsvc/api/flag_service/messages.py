@@ -11,6 +11,7 @@ from flagsvc.core.errors import invalid, short_repr
 from flagsvc.core.evaluation import ErrorCode, Explanation, Reason, ValueType
 from flagsvc.core.json_values import json_path
 from flagsvc.core.model import WRITABLE, HistoryEntry, Status
+from flagsvc.core.revisions.model import restored_revision
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.publish import WriteLevel
@@ -63,6 +64,13 @@ def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
         for name, item in flag.metadata.items():
             put_value(message.flag_metadata[name], item)
+
+
+def encoded_evaluation(evaluation: Evaluation) -> bytes:
+    """Return a batch's response with this evaluation alone. Joined, such responses are the response with all."""
+    response = pb.BatchEvaluateFlagsResponse()
+    put_evaluation(response.evaluations.add(), evaluation)
+    return response.SerializeToString()
 
 
 def around_age(evaluation: Evaluation) -> tuple[bytes, bytes]:
@@ -148,6 +156,7 @@ def history_to_message(entry: HistoryEntry) -> pb.HistoryEntry:
         on_behalf_of=entry.actor if entry.caller and entry.actor != entry.caller else "",
         reason=entry.reason,
         revision=entry.revision,
+        restored_revision=restored_revision(entry.via),
         via=entry.via,
     )
     message.created_at.FromDatetime(entry.created_at)

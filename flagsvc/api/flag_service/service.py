@@ -11,22 +11,22 @@ from typing import Any, Protocol
 
 import grpc
 
-from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, sendable, within_limit
+from flagsvc.api.common.answers import FEWER_KEYS, SMALLER_PAGE, AnswerSize, is_long_work, within_limit
 from flagsvc.api.common.bulk import Bulk, BulkCall, Packing, asked
 from flagsvc.api.common.callers import CALLER
 from flagsvc.api.common.contexts import Contexts, LazyContext, in_full
 from flagsvc.api.common.replies import Reply, keep, kept
-from flagsvc.api.flag_service import messages, paging
+from flagsvc.api.flag_service import messages, paging, revisions
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_from_message, flag_to_message
 from flagsvc.api.flag_service.replica_messages import audit_report_to_message, status_to_message
+from flagsvc.api.flag_service.revisions import RevisionHandlers, RevisionParts
 from flagsvc.api.flag_service.watch import Watches
+from flagsvc.api.flag_service.writes import Written, encoded_write, write_request_of
 from flagsvc.core import changes, validation
 from flagsvc.core.bucketing import checked_bucketing
-from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
-from flagsvc.core.lint import lint
-from flagsvc.core.model import WRITABLE, Change, Flag, FlagId, HistoryEntry
+from flagsvc.core.model import WRITABLE, Change, Flag, HistoryEntry, Status
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
@@ -36,18 +36,17 @@ from flagsvc.replication.resync import Resync
 from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import MAX_LISTED, Bucketings
 from flagsvc.serving.reader import Evaluation, Reader
-from flagsvc.serving.writer import Writer, WriteResult
+from flagsvc.serving.writer import WriteResult
 from flagsvc.turns import in_turns, off_loop
+from flagsvc.view.entries import Source
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Written = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse
 
 
-class Parts(Protocol):
+class Parts(RevisionParts, Protocol):
     """The parts of a replica that the service calls."""
 
     reader: Reader
-    writer: Writer
     heartbeats: Heartbeats
     cache_auditor: CacheAuditor
     resync: Resync
@@ -55,13 +54,14 @@ class Parts(Protocol):
     planner: SchedulePlanner
 
 
-class FlagService(pb_grpc.FlagServiceServicer):
+class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
     """Serves flagsvc.v1.FlagService."""
 
     def __init__(
         self, parts: Parts, watches: Watches, contexts: Contexts, evaluated: Callable[[Evaluation], None], bulk: Bulk
     ) -> None:
-        self._reader, self._writer = parts.reader, parts.writer
+        super().__init__(parts)
+        self._reader = parts.reader
         self._heartbeats, self._cache_auditor = parts.heartbeats, parts.cache_auditor
         self._resync, self._bucketings, self._planner = parts.resync, parts.bucketings, parts.planner
         self._watches, self._contexts, self._evaluated, self._bulk = watches, contexts, evaluated, bulk
@@ -74,6 +74,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
             attributes = await in_full(attributes)
         expected = messages.expected_type(request.expected_type)
         min_revision = messages.min_revision(request.min_revision)
+        if request.HasField("as_of"):
+            return await self._evaluate_as_of(request, flag_id, attributes, expected)
         if request.explain:
             evaluation, explained = await self._reader.explain(flag_id, attributes, expected, min_revision)
             self._evaluated(evaluation)
@@ -95,6 +97,8 @@ class FlagService(pb_grpc.FlagServiceServicer):
         if len(request.flag_keys) > validation.MAX_BATCH:
             raise invalid("flag_keys", f"{len(request.flag_keys)} keys", f"at most {validation.MAX_BATCH} keys")
         flag_set = validation.set_name(request.flag_set)
+        if request.HasField("as_of"):
+            return await self._batch_as_of(request, flag_set, await in_full(attributes))
         min_revision, keys = messages.min_revision(request.min_revision), request.flag_keys
 
         async def evaluate() -> AsyncIterator[Evaluation]:
@@ -118,6 +122,9 @@ class FlagService(pb_grpc.FlagServiceServicer):
     async def GetFlag(self, request: pb.GetFlagRequest, context: Context) -> Any:
         """Return one flag's definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
+        if request.HasField("as_of"):
+            past = await self._past.get(flag_id, revisions.as_of_of(request))
+            return await off_loop(_encoded_flag, past, messages.SOURCES[Source.STORE], 0)
         flag, answer = await self._reader.get(flag_id, messages.min_revision(request.min_revision))
         source, age_ms = messages.SOURCES[answer.source], int(answer.age_s * 1000)
         return await off_loop(_encoded_flag, flag, source, age_ms)
@@ -139,7 +146,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         decide = await off_loop(changes.create, flag, author_of(request))
         written = await self._write(request, flag_id, decide)
-        return await off_loop(_encoded_write, pb.CreateFlagResponse, written)
+        return await off_loop(encoded_write, pb.CreateFlagResponse, written)
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
         """Change the fields in the mask."""
@@ -151,7 +158,7 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written, notes = await asyncio.gather(
             self._write(request, flag_id, decide), self._planner.notes(flag_id, fields)
         )
-        encoded = await off_loop(_encoded_write, pb.UpdateFlagResponse, written)
+        encoded = await off_loop(encoded_write, pb.UpdateFlagResponse, written)
         return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
 
     async def ToggleFlag(self, request: pb.ToggleFlagRequest, context: Context) -> Any:
@@ -165,10 +172,13 @@ class FlagService(pb_grpc.FlagServiceServicer):
             before[:] = [current] if current is not None else []
             return decide(current)
 
+        remembered = write_request_of(request)
         written, notes = await asyncio.gather(
-            self._write(request, flag_id, decide_and_note), self._planner.notes(flag_id, ["status"])
+            self._write(request, flag_id, decide_and_note, remembered), self._planner.notes(flag_id, ["status"])
         )
-        return await off_loop(_encoded_toggle, written, before[0], notes)
+        previous = remembered.previous if remembered is not None else ""
+        status = Status(previous) if previous else before[0].status
+        return await off_loop(_encoded_toggle, written, status, notes)
 
     async def DeleteFlag(self, request: pb.DeleteFlagRequest, context: Context) -> pb.DeleteFlagResponse:
         """Delete a flag."""
@@ -178,8 +188,9 @@ class FlagService(pb_grpc.FlagServiceServicer):
         written, notes = await asyncio.gather(
             self._write(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
         )
-        spread = messages.spread_to_message(written)
-        return pb.DeleteFlagResponse(revision=written.entry.revision, spread=spread, schedule_notes=notes)
+        spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
+        revision = written.entry.revision if spread is not None else 0
+        return pb.DeleteFlagResponse(revision=revision, spread=spread, schedule_notes=notes)
 
     async def ListFlagHistory(self, request: pb.ListFlagHistoryRequest, context: Context) -> Any:
         """List a flag's changes, newest first."""
@@ -233,11 +244,6 @@ class FlagService(pb_grpc.FlagServiceServicer):
             revision=report.revision,
         )
 
-    async def _write(self, request: Any, flag_id: FlagId, decide: Decide) -> WriteResult:
-        written = await self._writer.write(flag_id, decide, messages.wait_for(request))
-        assert written is not None  # noqa: S101  only an import decides to write nothing
-        return written
-
 
 def _once_for_each_key(pack: Callable[[Evaluation], Reply]) -> Callable[[Evaluation], Reply]:
     """Let evaluations of equal keys, which are the same, be packed once."""
@@ -260,24 +266,19 @@ def _encoded_list(page: list[Flag], token: str) -> bytes:
 
 
 def _encoded_history(entries: list[HistoryEntry]) -> bytes:
-    packed = within_limit(map(messages.history_to_message, entries), SMALLER_PAGE)
-    return b"".join([pb.ListFlagHistoryResponse(entries=[entry]).SerializeToString() for entry in packed])
+    """Return the response. The entries are taken out of the list, so that their memory is freed here, off the loop."""
+    entries.reverse()
+    packed = within_limit((messages.history_to_message(entries.pop()) for _ in range(len(entries))), SMALLER_PAGE)
+    try:
+        return b"".join([pb.ListFlagHistoryResponse(entries=[entry]).SerializeToString() for entry in packed])
+    finally:
+        entries.clear()
 
 
 def _encoded_flag(flag: Flag, source: types.DefinitionSource.ValueType, age_ms: int) -> bytes:
     return pb.GetFlagResponse(flag=flag_to_message(flag), source=source, age_ms=age_ms).SerializeToString()
 
 
-def _encoded_write(response_type: type[Written], written: WriteResult) -> bytes:
-    """Return the response to a write after which there is a flag."""
-    flag = written.entry.flag
-    assert flag is not None  # noqa: S101  only a deletion has no flag
-    response = response_type(flag=sendable(flag_to_message(flag)), spread=messages.spread_to_message(written))
-    if not isinstance(response, pb.ToggleFlagResponse):
-        response.notes.extend(map(str, lint(flag)))
-    return response.SerializeToString()
-
-
-def _encoded_toggle(written: WriteResult, before: Flag, notes: list[str]) -> bytes:
-    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before.status], schedule_notes=notes)
-    return _encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message
+def _encoded_toggle(written: Written, before: Status, notes: list[str]) -> bytes:
+    previous = pb.ToggleFlagResponse(previous_status=messages.STATUSES[before], schedule_notes=notes)
+    return encoded_write(pb.ToggleFlagResponse, written) + previous.SerializeToString()  # joined, they are one message

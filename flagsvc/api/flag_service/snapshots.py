@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from flagsvc.api.common.answers import MAX_SET_BYTES, AnswerSize
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.needs import needs_of
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.ports import Entry
 from flagsvc.serving.reader import Reader
@@ -26,6 +28,8 @@ class Rendered:
 
     def __init__(self, watermark: int, full_loads: int) -> None:
         self.pages: list[bytes] = []
+        self.needs: set[str] = set()
+        """What the flags need that not every client knows."""
         self.later: dict[FlagId, tuple[Entry, int]] = {}
         self.watermark, self.full_loads, self.began_at = watermark, full_loads, time.monotonic()
         self.is_rendered = False
@@ -98,6 +102,7 @@ class SetSnapshot:
         try:
             page, size = pb.FlagSnapshot(), 0
             async for flag in in_turns(flags):
+                rendered.needs.update(needs_of(flag))
                 if self._near.is_large(flag):
                     if page.flags:
                         rendered.add_page(page, more=True)
@@ -111,11 +116,18 @@ class SetSnapshot:
                     rendered.add_page(page, more=True)
                     page, size = pb.FlagSnapshot(), 0
             rendered.add_page(page, more=False)
-            rendered.pages[0] = self._settings + rendered.pages[0]
+            rest = needing(sorted(rendered.needs)).SerializeToString() if rendered.needs else b""
+            rendered.pages[0] = self._settings + rest + rendered.pages[0]
         except BaseException:
             self.close()
             raise
         return rendered
+
+
+def needing(needs: Iterable[str]) -> pb.WatchFlagsResponse:
+    """Return what the settings have besides those of all where flags need something that not every client knows."""
+    names = list(needs)
+    return pb.WatchFlagsResponse(evaluation=pb.EvaluationSettings(requires=names, flag_needs=names))
 
 
 def _page_of(flag: Flag, watermark: int) -> bytes:

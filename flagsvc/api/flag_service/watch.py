@@ -11,7 +11,7 @@ from flagsvc.api.common.shared import SharedBySet
 from flagsvc.api.common.values import to_value
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flag_service.flag_messages import flag_to_message
-from flagsvc.api.flag_service.snapshots import SetSnapshot
+from flagsvc.api.flag_service.snapshots import SetSnapshot, needing
 from flagsvc.core.evaluation import RULES
 from flagsvc.core.json_values import MAX_DEPTH
 from flagsvc.core.model import JsonValue
@@ -82,13 +82,13 @@ class Watches:
             while True:
                 if pending.needs_snapshot:
                     rest = own.SerializeToString() if own is not None else b""
-                    async for page in self._snapshot(flag_set, pending, in_pages):
+                    async for page in self._snapshot(flag_set, pending, own, in_pages):
                         # The first page has the settings. Messages that are encoded one after the other are one.
                         yield page + rest if rest and isinstance(page, bytes) else page
                         rest = b""
                     del page
                 elif pending.changes:
-                    yield change_to_message(*pending.changes.popleft())
+                    yield self._change(*pending.changes.popleft(), own)
                 elif self._closing or (left := ends_at - time.monotonic()) <= 0:
                     return
                 elif not await pending.is_woken(min(HEARTBEAT_S, left)):
@@ -114,12 +114,24 @@ class Watches:
             heartbeat = pb.Heartbeat()
             yield pb.WatchFlagsResponse(heartbeat=heartbeat, resume_revision=watermark, evaluation=self._settings)
         for number, (entry, watermark) in enumerate(missed):
-            message = change_to_message(entry, watermark)
-            if number == 0:
+            message = self._change(entry, watermark, None)
+            if number == 0 and not message.HasField("evaluation"):
                 message.evaluation.CopyFrom(self._settings)
             yield message
 
-    async def _snapshot(self, flag_set: str, pending: _Pending, in_pages: bool) -> AsyncIterator[Message]:
+    def _change(self, entry: Entry, watermark: int, own: pb.WatchFlagsResponse | None) -> pb.WatchFlagsResponse:
+        """Pack one change; with the settings if the flag needs something that not every client knows."""
+        message = change_to_message(entry, watermark)
+        if needs := message.change.flag.needs:
+            message.evaluation.CopyFrom(self._settings)
+            message.MergeFrom(needing(needs))
+            if own is not None:
+                message.MergeFrom(own)
+        return message
+
+    async def _snapshot(
+        self, flag_set: str, pending: _Pending, own: pb.WatchFlagsResponse | None, in_pages: bool
+    ) -> AsyncIterator[Message]:
         """Yield the shared snapshot and the changes that follow it; what waited for the client until now is in both."""
         with self._snapshots.of(flag_set) as shared:
             pages, later = await shared.newest(in_pages=in_pages)
@@ -128,7 +140,7 @@ class Watches:
                 yield page
             del pages
         for entry, watermark in later:
-            yield change_to_message(entry, watermark)
+            yield self._change(entry, watermark, own)
 
 
 class _Pending:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_targeting
+from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_rule
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.sets import NAMED_SETS, NamedSets
-from flagsvc.core.flagd.writing import definition
+from flagsvc.core.flagd.writing import definition, whole_rule
 from flagsvc.core.json_values import NotJson, compact, strict_loads, with_whole_numbers
 from flagsvc.core.model import Flag, JsonValue
 
@@ -34,7 +34,7 @@ def definition_of(flag: Flag, prepared: Prepared, sets: NamedSets = NAMED_SETS) 
     variants = {name: with_whole_numbers(value) for name, value in flag.effective_variants.items()}
     default = known.get("defaultVariant", "")
     problem, targeting = _problem(flag, prepared), None
-    if not problem and has_targeting(flag):
+    if not problem and has_rule(flag):
         try:
             targeting = _targeting(flag)
         except (NotJson, NotInlined) as error:
@@ -64,7 +64,7 @@ def _problem(flag: Flag, prepared: Prepared) -> str:
 
 def _targeting(flag: Flag) -> str:
     """Return the rule as JSON with its references inlined. Raises NotJson or NotInlined."""
-    rule = strict_loads(flag.targeting or "")
+    rule = whole_rule(flag)
     if not flag.evaluators:
         return compact(rule)
     evaluators = {name: strict_loads(text) for name, text in flag.evaluators.items()}

@@ -40,6 +40,8 @@ class EventStreams:
         self._by_peer: dict[str, set[_ChangedKeys]] = {}
         self._selected: OrderedDict[str, set[str]] = OrderedDict()
         self._closing = False
+        self.knows_connections = True
+        """Whether peers are told apart; else every stream covers what any caller has selected."""
         near.when_complete(self._add_all_missed)
 
     @property
@@ -59,6 +61,7 @@ class EventStreams:
 
         flagd's Node provider sends its selector with evaluations, but not with its event stream.
         """
+        peer = self._known(peer)
         streams = self._by_peer.get(peer, ())
         if any(flag_set in stream.sets for stream in streams):
             return  # another stream covers the set: the providers of one process share a connection
@@ -70,6 +73,13 @@ class EventStreams:
         for stream in streams:
             if not stream.selects:
                 self._follow(stream, flag_set)
+
+    def covers_for_all(self, flag_set: str) -> bool:
+        """Whether every stream without a selector covers a set by now. It may run in any thread."""
+        return not self.knows_connections and flag_set in self._selected.get("", ())
+
+    def _known(self, peer: str) -> str:
+        return peer if self.knows_connections else ""
 
     def _end_left_behind(self, host: str, flag_set: str) -> None:
         """End streams without the set that a client at this address may have left on a connection without calls.
@@ -92,6 +102,7 @@ class EventStreams:
 
         `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping or StreamEnded.
         """
+        peer = self._known(peer)
         changed, ends_at = _ChangedKeys(CALLER.get().scope, selects=selects), time.monotonic() + self._age_s
         self._by_peer.setdefault(peer, set()).add(changed)
         try:
@@ -121,7 +132,7 @@ class EventStreams:
         if flag_set in stream.sets or not stream.scope.covers(flag_set):
             return
         stream.sets.add(flag_set)
-        self._near.changelogs.listen(flag_set, stream.note)
+        self._near.changelogs.listen(flag_set, stream.note, of_values=True)
         self._add_missed(stream, flag_set)
 
     def _add_all_missed(self) -> None:

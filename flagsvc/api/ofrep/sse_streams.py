@@ -83,7 +83,7 @@ class SseStreams:
             wake.set()
 
         self._streams.add(wake)
-        self._near.changelogs.listen(flag_set, note, only_public=only_public)
+        self._near.changelogs.listen(flag_set, note, only_public=only_public, of_values=True)
         gone = asyncio.create_task(_disconnected(receive, wake))
         try:
             if self._may_have_missed(flag_set, last_event_id, only_public=only_public):
@@ -116,7 +116,8 @@ class SseStreams:
         One for the public counts nothing else than they may notice.
         """
         near = self._near
-        changes = f"p{near.changelogs.of(flag_set).public_changes}" if only_public else near.replacements
+        all_changes = near.replacements + near.changelogs.value_changes
+        changes = f"p{near.changelogs.of(flag_set).public_changes}" if only_public else all_changes
         return f"{self._id}.{changes}.{near.partial.gaps}"
 
     def _event(self, flag_set: str, event_id: EventId) -> str:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from ..bucketing import has_split
 from ..errors import InvalidRequest, Violation, short_repr
-from ..evaluation import has_targeting
+from ..evaluation import has_rule, has_targeting, needs_more, read_rollout
 from ..json_values import NotJson, compact, strict_loads
 from ..model import DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
+from ..rollouts import BadRollout, after_targeting, rule_of
 from .reading import BUCKETING_NAME, EXPOSURE_NAME, SET_NAME
 from .references import NotInlined, add_referred, inlined, refs
 
@@ -57,7 +58,7 @@ def write(flags: Sequence[Flag], flag_set: str = DEFAULT_SET) -> dict[str, Any]:
 def definition(flag: Flag) -> dict[str, Any]:
     """Return a flag in flagd's format, without targeting and metadata."""
     state, default = flag.status, flag.effective_default
-    if state is Status.BETA and has_targeting(flag):
+    if state is Status.BETA and has_rule(flag):
         state, default = Status.ENABLED, None  # BETA is on only where targeting matches.
     fields: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
     if flag.description is not None:
@@ -81,16 +82,30 @@ def metadata_in_file(flag: Flag) -> dict[str, JsonValue]:
 
 def rules_of(flag: Flag) -> Rules:
     """Return a flag's parsed rules. Raises NotJson or NotInlined for rules that are not JSON or refer to themselves."""
+    if flag.unknown is not None:
+        raise NotJson(needs_more(flag.unknown))
     if flag.problem:
         raise NotJson(flag.problem)
-    if not has_targeting(flag):
+    if not has_rule(flag):
         return Rules(None, {})
-    rule = strict_loads(flag.targeting or "")
+    rule = whole_rule(flag)
     used: dict[str, JsonValue] = {}
 
     add_referred(rule, used, lambda name: strict_loads(flag.evaluators[name]), flag.evaluators)
     inlined(rule, used)
     return Rules(rule, used)
+
+
+def whole_rule(flag: Flag) -> JsonValue:
+    """Return the rule of a flag that has one, with its rollout as a part of it. Raises NotJson."""
+    rule = strict_loads(flag.targeting or "") if has_targeting(flag) else None
+    if flag.rollout is None:
+        return rule
+    try:
+        moves = rule_of(read_rollout(flag), flag.key)
+    except BadRollout as error:
+        raise NotJson(f"the rollout is invalid: {error}") from None
+    return moves if rule is None else after_targeting(rule, moves)
 
 
 def _with_rule(flag: Flag, rules: Rules, shared: Mapping[str, JsonValue], used: dict[str, JsonValue]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from .check import problems_of
 from .compiler import Effect, RuleProblem
 from .nodes import OverBudget, RuleError, Step, Unparsable, brief
-from .rule import MAX_RULE_BYTES, Rule, WrongRule, compile_rule, compile_texts
+from .rule import MAX_RULE_BYTES, OTHERWISE, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
     "MAX_RULE_BYTES",
+    "OTHERWISE",
     "Effect",
     "OverBudget",
     "Rule",

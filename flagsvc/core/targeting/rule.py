@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..json_values import LONE_SURROGATE, NotJson, strict_loads
 from ..model import DEFAULT_BUCKETING, Attributes, JsonValue
@@ -12,6 +13,8 @@ from .nodes import MAX_WORK, NODE_STEPS, Node, RuleError, Run, Step
 
 MAX_RULE_BYTES = 262_144
 """Maximum size of a rule and its evaluators together, in bytes of JSON."""
+OTHERWISE = "rollout"
+"""The first step of the paths into what decides where the rule gives null."""
 RULE_HINT = 'it must be an object with one operator, such as {"if": [...]}'
 
 
@@ -63,8 +66,11 @@ def compile_rule(
     fractional_version: int = DEFAULT_BUCKETING,
     traced: bool = False,
     lenient: bool = False,
+    otherwise: JsonValue = None,
 ) -> Rule:
-    """Compile a rule. Raises WrongRule. With `traced` it records its steps, for explanations, and is slower.
+    """Compile a rule. Raises WrongRule. `otherwise`: the rule that decides where this one gives null.
+
+    With `traced` it records its steps, for explanations, and is slower.
 
     `lenient`: what is odd evaluates as in flagd. WrongRule is then only for rules that are ambiguous or too big.
     """
@@ -72,6 +78,8 @@ def compile_rule(
     compiler = Compiler(FORMS, flag_key, evaluators or {}, fractional_version=version, traced=traced, lenient=lenient)
     try:
         node = compiler.root(rule)
+        if otherwise is not None:
+            node = _first_result(node, compiler.at(OTHERWISE, otherwise, at_root=True))
     except RecursionError:
         raise WrongRule([RuleProblem((), "nested too deeply")]) from None
     except UnicodeEncodeError:
@@ -90,6 +98,7 @@ def compile_texts(
     fractional_version: int = DEFAULT_BUCKETING,
     traced: bool = False,
     lenient: bool = False,
+    otherwise: JsonValue = None,
 ) -> Rule:
     """Compile a rule from JSON text like `compile_rule`. Raises WrongRule, also if it is too long or not JSON."""
     size = len(targeting) + sum(map(len, evaluators.values()))
@@ -97,8 +106,28 @@ def compile_texts(
         raise WrongRule([RuleProblem((), f"{size} characters with its evaluators; at most {MAX_RULE_BYTES} bytes")])
     parsed = {name: _parsed(text, name) for name, text in evaluators.items()}
     rule = _parsed(targeting, None)  # as in flagd, one that is no object is its own result
-    version = fractional_version
-    return compile_rule(rule, flag_key, parsed, fractional_version=version, traced=traced, lenient=lenient)
+    return compile_rule(
+        rule,
+        flag_key,
+        parsed,
+        fractional_version=fractional_version,
+        traced=traced,
+        lenient=lenient,
+        otherwise=otherwise,
+    )
+
+
+def _first_result(rule: Node, otherwise: Node) -> Node:
+    """Return the node that evaluates a rule, and another one where that gives null."""
+    first, second = rule.run, otherwise.run
+    if rule.constant:
+        return otherwise if rule.value is None else rule
+
+    def run_both(data: Any, run: Run) -> JsonValue:
+        result = first(data, run)
+        return second(data, run) if result is None else result
+
+    return Node(run_both, rule.size + otherwise.size)
 
 
 def _parsed(text: str, evaluator: str | None) -> JsonValue:

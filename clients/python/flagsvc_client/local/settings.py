@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from flagsvc_client._engine import needs
 from flagsvc_client._engine.evaluation import RULES
 from flagsvc_client.details import NOTHING
 from flagsvc_client.errors import FlagServiceError
@@ -17,7 +18,7 @@ from flagsvc_client.wire_values import from_value
 STREAM_REFUSED = "STREAM_REFUSED"
 PROVEN_CONTEXT = "proven-context"
 """The server sends context fields that the caller's credential proves."""
-KNOWN = frozenset({RULES, PROVEN_CONTEXT})
+KNOWN = frozenset({RULES, PROVEN_CONTEXT, *needs.KNOWN})
 """What a server may require of those who evaluate its flags."""
 
 
@@ -33,7 +34,8 @@ def settings_of(message: pb.WatchFlagsResponse) -> EvaluationSettings:
     if not message.HasField("evaluation"):
         raise _refused("the server is of an older release, and does not say how it evaluates flags: upgrade it")
     sent = message.evaluation
-    if unknown := [name for name in sent.requires if name not in KNOWN]:
+    # What single flags need, they answer for themselves.
+    if unknown := [name for name in sent.requires if name not in KNOWN and name not in sent.flag_needs]:
         needed = ", ".join(map(repr, unknown))
         raise _refused(f"to evaluate the flags as the server does, this client would have to know {needed}: upgrade it")
     limits = Limits(

@@ -131,6 +131,7 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     EXPECTED_TYPE_FIELD_NUMBER: builtins.int
     EXPLAIN_FIELD_NUMBER: builtins.int
     MIN_REVISION_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters, no control characters. Required."""
     flag_set: builtins.str
@@ -147,6 +148,12 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
         """Evaluation context: at most 65,536 bytes serialized. Default: empty."""
 
+    @property
+    def as_of(self) -> Global___AsOf:
+        """Moment to answer as of. With it the flag is read from the kept revisions, which needs the role `read`, and
+        min_revision must be 0. Default: now.
+        """
+
     def __init__(
         self,
         *,
@@ -156,9 +163,10 @@ class EvaluateFlagRequest(google.protobuf.message.Message):
         expected_type: flagsvc.generated.flagsvc.v1.types_pb2.ValueType.ValueType = ...,
         explain: builtins.bool = ...,
         min_revision: builtins.int = ...,
+        as_of: Global___AsOf | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["context", b"context"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "expected_type", b"expected_type", "explain", b"explain", "flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of", "context", b"context"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "context", b"context", "expected_type", b"expected_type", "explain", b"explain", "flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___EvaluateFlagRequest: typing_extensions.TypeAlias = EvaluateFlagRequest
 
@@ -170,6 +178,7 @@ class EvaluateFlagResponse(google.protobuf.message.Message):
 
     EVALUATION_FIELD_NUMBER: builtins.int
     EXPLANATION_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     @property
     def evaluation(self) -> Global___FlagEvaluation:
         """The evaluation. Always set."""
@@ -178,14 +187,19 @@ class EvaluateFlagResponse(google.protobuf.message.Message):
     def explanation(self) -> Global___Explanation:
         """How its value was chosen. Unset unless requested."""
 
+    @property
+    def as_of(self) -> Global___Moment:
+        """Moment as of which the answer is. Unset unless requested."""
+
     def __init__(
         self,
         *,
         evaluation: Global___FlagEvaluation | None = ...,
         explanation: Global___Explanation | None = ...,
+        as_of: Global___Moment | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["evaluation", b"evaluation", "explanation", b"explanation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["evaluation", b"evaluation", "explanation", b"explanation"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of", "evaluation", b"evaluation", "explanation", b"explanation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "evaluation", b"evaluation", "explanation", b"explanation"]) -> None: ...
 
 Global___EvaluateFlagResponse: typing_extensions.TypeAlias = EvaluateFlagResponse
 
@@ -290,6 +304,7 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
     FLAG_SET_FIELD_NUMBER: builtins.int
     CONTEXT_FIELD_NUMBER: builtins.int
     MIN_REVISION_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     min_revision: builtins.int
@@ -304,6 +319,12 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
     def context(self) -> flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext:
         """Evaluation context: at most 65,536 bytes serialized. Default: empty."""
 
+    @property
+    def as_of(self) -> Global___AsOf:
+        """Moment to answer as of. With it the flag is read from the kept revisions, which needs the role `read`, and
+        min_revision must be 0. Default: now.
+        """
+
     def __init__(
         self,
         *,
@@ -311,9 +332,10 @@ class BatchEvaluateFlagsRequest(google.protobuf.message.Message):
         flag_set: builtins.str = ...,
         context: flagsvc.generated.flagsvc.v1.types_pb2.EvaluationContext | None = ...,
         min_revision: builtins.int = ...,
+        as_of: Global___AsOf | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["context", b"context"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "flag_keys", b"flag_keys", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of", "context", b"context"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "context", b"context", "flag_keys", b"flag_keys", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___BatchEvaluateFlagsRequest: typing_extensions.TypeAlias = BatchEvaluateFlagsRequest
 
@@ -324,16 +346,23 @@ class BatchEvaluateFlagsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EVALUATIONS_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     @property
     def evaluations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FlagEvaluation]:
         """Evaluations in the order of the requested keys; without keys, in the order of ListFlags."""
+
+    @property
+    def as_of(self) -> Global___Moment:
+        """Moment as of which the answer is. Unset unless requested."""
 
     def __init__(
         self,
         *,
         evaluations: collections.abc.Iterable[Global___FlagEvaluation] | None = ...,
+        as_of: Global___Moment | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["evaluations", b"evaluations"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "evaluations", b"evaluations"]) -> None: ...
 
 Global___BatchEvaluateFlagsResponse: typing_extensions.TypeAlias = BatchEvaluateFlagsResponse
 
@@ -431,6 +460,7 @@ class GetFlagRequest(google.protobuf.message.Message):
     FLAG_KEY_FIELD_NUMBER: builtins.int
     FLAG_SET_FIELD_NUMBER: builtins.int
     MIN_REVISION_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -439,14 +469,22 @@ class GetFlagRequest(google.protobuf.message.Message):
     """Consistency token: a revision, such as one from a write's response. The response contains every change of the flag
     set up to it, or the call fails with UNAVAILABLE. Default 0: no token. Negative values are invalid.
     """
+    @property
+    def as_of(self) -> Global___AsOf:
+        """Moment to answer as of. With it the flag is read from the kept revisions, and min_revision must be
+        0. Default: now.
+        """
+
     def __init__(
         self,
         *,
         flag_key: builtins.str = ...,
         flag_set: builtins.str = ...,
         min_revision: builtins.int = ...,
+        as_of: Global___AsOf | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "flag_key", b"flag_key", "flag_set", b"flag_set", "min_revision", b"min_revision"]) -> None: ...
 
 Global___GetFlagRequest: typing_extensions.TypeAlias = GetFlagRequest
 
@@ -540,6 +578,8 @@ class CreateFlagRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
     authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
@@ -548,6 +588,14 @@ class CreateFlagRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag. Its key is required. Output-only fields are ignored."""
@@ -564,9 +612,11 @@ class CreateFlagRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: Global___WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___CreateFlagRequest: typing_extensions.TypeAlias = CreateFlagRequest
 
@@ -615,6 +665,8 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
     authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
@@ -623,6 +675,14 @@ class UpdateFlagRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
         """The flag: key and flag_set name it. If etag is set, the flag must still have it."""
@@ -644,9 +704,11 @@ class UpdateFlagRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: Global___WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["flag", b"flag", "update_mask", b"update_mask", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "update_mask", b"update_mask", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag", b"flag", "reason", b"reason", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___UpdateFlagRequest: typing_extensions.TypeAlias = UpdateFlagRequest
 
@@ -703,6 +765,8 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -719,6 +783,14 @@ class ToggleFlagRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -734,9 +806,11 @@ class ToggleFlagRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: Global___WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "enabled", b"enabled", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "enabled", b"enabled", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___ToggleFlagRequest: typing_extensions.TypeAlias = ToggleFlagRequest
 
@@ -790,6 +864,8 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -804,6 +880,14 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -818,9 +902,11 @@ class DeleteFlagRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: Global___WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___DeleteFlagRequest: typing_extensions.TypeAlias = DeleteFlagRequest
 
@@ -916,6 +1002,7 @@ class HistoryEntry(google.protobuf.message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: builtins.int
+    RESTORED_REVISION_FIELD_NUMBER: builtins.int
     VIA_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag."""
@@ -931,6 +1018,8 @@ class HistoryEntry(google.protobuf.message.Message):
     """Revision of the change; 0 if another program made it."""
     on_behalf_of: builtins.str
     """What the request said of its author, where callers are authenticated. Empty if it said nothing."""
+    restored_revision: builtins.int
+    """Revision whose definition the change restored; 0 for other changes."""
     via: builtins.str
     """What made the change in the actor's name, such as "schedule/ID". Empty if the actor made it."""
     @property
@@ -957,12 +1046,373 @@ class HistoryEntry(google.protobuf.message.Message):
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revision: builtins.int = ...,
         on_behalf_of: builtins.str = ...,
+        restored_revision: builtins.int = ...,
         via: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "new_value", b"new_value", "previous_value", b"previous_value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "on_behalf_of", b"on_behalf_of", "previous_value", b"previous_value", "reason", b"reason", "revision", b"revision", "via", b"via"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "created_at", b"created_at", "flag_key", b"flag_key", "new_value", b"new_value", "on_behalf_of", b"on_behalf_of", "previous_value", b"previous_value", "reason", b"reason", "restored_revision", b"restored_revision", "revision", b"revision", "via", b"via"]) -> None: ...
 
 Global___HistoryEntry: typing_extensions.TypeAlias = HistoryEntry
+
+@typing.final
+class AsOf(google.protobuf.message.Message):
+    """AsOf is the moment that a request asks about."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """A revision of the flag set: everything is as it was when this was its newest one. At least 1."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """A time, by the store's clock. One to come has the definitions of now, evaluated for that time."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["at", b"at", "revision", b"revision", "time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "revision", b"revision", "time", b"time"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["at", b"at"]) -> typing.Literal["revision", "time"] | None: ...
+
+Global___AsOf: typing_extensions.TypeAlias = AsOf
+
+@typing.final
+class Moment(google.protobuf.message.Message):
+    """Moment is a state of a flag set."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """Newest revision of the flag set at that moment."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The time that was asked about, else the time of the revision. Rules read it as $flagd.timestamp."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision", "time", b"time"]) -> None: ...
+
+Global___Moment: typing_extensions.TypeAlias = Moment
+
+@typing.final
+class ListFlagRevisionsRequest(google.protobuf.message.Message):
+    """ListFlagRevisionsRequest names the flag."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag: 1 to 255 characters. Required."""
+    flag_set: builtins.str
+    """Flag set: at most 255 characters. Default: "default"."""
+    page_size: builtins.int
+    """Revisions per page: 0 means 50, more than 1,000 means 1,000. Negative values are invalid."""
+    page_token: builtins.str
+    """Unchanged next_page_token of the previous page. Default: the first page."""
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        flag_set: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag_key", b"flag_key", "flag_set", b"flag_set", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListFlagRevisionsRequest: typing_extensions.TypeAlias = ListFlagRevisionsRequest
+
+@typing.final
+class ListFlagRevisionsResponse(google.protobuf.message.Message):
+    """ListFlagRevisionsResponse is one page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Page token of the next page. Empty on the last page."""
+    @property
+    def revisions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FlagRevision]:
+        """Revisions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: collections.abc.Iterable[Global___FlagRevision] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "revisions", b"revisions"]) -> None: ...
+
+Global___ListFlagRevisionsResponse: typing_extensions.TypeAlias = ListFlagRevisionsResponse
+
+@typing.final
+class FlagRevision(google.protobuf.message.Message):
+    """FlagRevision is one revision of a flag. GetFlag with as_of returns its definition."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    ON_BEHALF_OF_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    RESTORED_REVISION_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag."""
+    revision: builtins.int
+    """The revision; 0 for a definition that flagsvc never wrote, as it was when recording began."""
+    action: builtins.str
+    """ENABLED, DISABLED, UPDATED, CREATED or DELETED; CHANGED by another program; RECORDED as it was when recording began."""
+    actor: builtins.str
+    """Author of the change, as in the history. Empty if another program made it."""
+    on_behalf_of: builtins.str
+    """What the request said of its author, where callers are authenticated."""
+    reason: builtins.str
+    """Reason of the change. Empty if none was given."""
+    restored_revision: builtins.int
+    """Revision whose definition the change restored; 0 for other changes."""
+    deleted: builtins.bool
+    """Whether the flag does not exist as of this revision."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Time of the change, by the store's clock. The times of a flag set are in the order of its revisions."""
+
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        revision: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        action: builtins.str = ...,
+        actor: builtins.str = ...,
+        on_behalf_of: builtins.str = ...,
+        reason: builtins.str = ...,
+        restored_revision: builtins.int = ...,
+        deleted: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "deleted", b"deleted", "flag_key", b"flag_key", "on_behalf_of", b"on_behalf_of", "reason", b"reason", "restored_revision", b"restored_revision", "revision", b"revision", "time", b"time"]) -> None: ...
+
+Global___FlagRevision: typing_extensions.TypeAlias = FlagRevision
+
+@typing.final
+class RollbackFlagRequest(google.protobuf.message.Message):
+    """RollbackFlagRequest names the flag and the revision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag: 1 to 255 characters. Required."""
+    flag_set: builtins.str
+    """Flag set: at most 255 characters. Default: "default"."""
+    revision: builtins.int
+    """Revision of the flag set: the flag gets the definition that it had then. At least 1. Required."""
+    etag: builtins.str
+    """Etag that the flag must still have. Default: not checked."""
+    actor: builtins.str
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
+    """
+    reason: builtins.str
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
+
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        flag_set: builtins.str = ...,
+        revision: builtins.int = ...,
+        etag: builtins.str = ...,
+        actor: builtins.str = ...,
+        reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "revision", b"revision", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+
+Global___RollbackFlagRequest: typing_extensions.TypeAlias = RollbackFlagRequest
+
+@typing.final
+class RollbackFlagResponse(google.protobuf.message.Message):
+    """RollbackFlagResponse has the flag as stored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    @property
+    def flag(self) -> flagsvc.generated.flagsvc.v1.types_pb2.Flag:
+        """The flag with its new revision."""
+
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the change had spread at the time of the response. Unset with validate_only."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is valid in the flag's rule and most likely not meant, one line each with its place: at most 20."""
+
+    def __init__(
+        self,
+        *,
+        flag: flagsvc.generated.flagsvc.v1.types_pb2.Flag | None = ...,
+        spread: Global___WriteSpread | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["flag", b"flag", "notes", b"notes", "spread", b"spread"]) -> None: ...
+
+Global___RollbackFlagResponse: typing_extensions.TypeAlias = RollbackFlagResponse
+
+@typing.final
+class RollbackFlagSetRequest(google.protobuf.message.Message):
+    """RollbackFlagSetRequest names the flag set and the revision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_SET_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    WAIT_FOR_FIELD_NUMBER: builtins.int
+    WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    flag_set: builtins.str
+    """Flag set: at most 255 characters. Default: "default"."""
+    revision: builtins.int
+    """Revision of the flag set to return to. At least 1. Required."""
+    actor: builtins.str
+    """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
+    authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
+    """
+    reason: builtins.str
+    """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
+    wait_for: Global___WriteLevel.ValueType
+    """Level that the change must reach before the response. Default: CACHED."""
+    validate_only: builtins.bool
+    """Whether only to say what would change. Default: false."""
+    @property
+    def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
+
+    def __init__(
+        self,
+        *,
+        flag_set: builtins.str = ...,
+        revision: builtins.int = ...,
+        actor: builtins.str = ...,
+        reason: builtins.str = ...,
+        wait_for: Global___WriteLevel.ValueType = ...,
+        wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "revision", b"revision", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+
+Global___RollbackFlagSetRequest: typing_extensions.TypeAlias = RollbackFlagSetRequest
+
+@typing.final
+class RollbackFlagSetResponse(google.protobuf.message.Message):
+    """RollbackFlagSetResponse says what was changed, or would be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAGS_FIELD_NUMBER: builtins.int
+    SPREAD_FIELD_NUMBER: builtins.int
+    @property
+    def flags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolledBackFlag]:
+        """The changes, by key. Empty if every flag is as it was then."""
+
+    @property
+    def spread(self) -> Global___WriteSpread:
+        """How far the last change had spread at the time of the response. Unset if nothing was changed."""
+
+    def __init__(
+        self,
+        *,
+        flags: collections.abc.Iterable[Global___RolledBackFlag] | None = ...,
+        spread: Global___WriteSpread | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["spread", b"spread"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["flags", b"flags", "spread", b"spread"]) -> None: ...
+
+Global___RollbackFlagSetResponse: typing_extensions.TypeAlias = RollbackFlagSetResponse
+
+@typing.final
+class RolledBackFlag(google.protobuf.message.Message):
+    """RolledBackFlag is one change of a rollback."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    FIELDS_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag."""
+    action: builtins.str
+    """UPDATED, CREATED or DELETED."""
+    revision: builtins.int
+    """Revision of the change; 0 with validate_only."""
+    @property
+    def fields(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the fields that change, as in documents. Empty for CREATED and DELETED."""
+
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        action: builtins.str = ...,
+        revision: builtins.int = ...,
+        fields: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "fields", b"fields", "flag_key", b"flag_key", "revision", b"revision"]) -> None: ...
+
+Global___RolledBackFlag: typing_extensions.TypeAlias = RolledBackFlag
 
 @typing.final
 class WatchFlagsRequest(google.protobuf.message.Message):
@@ -1082,6 +1532,7 @@ class EvaluationSettings(google.protobuf.message.Message):
     MAX_CONTEXT_VALUES_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_DEPTH_FIELD_NUMBER: builtins.int
     PROVEN_CONTEXT_FIELD_NUMBER: builtins.int
+    FLAG_NEEDS_FIELD_NUMBER: builtins.int
     max_context_bytes: builtins.int
     """Maximum size of a context, as an EvaluationContext in bytes; a larger one is refused."""
     max_context_values: builtins.int
@@ -1104,6 +1555,12 @@ class EvaluationSettings(google.protobuf.message.Message):
         "proven-context".
         """
 
+    @property
+    def flag_needs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of `requires`, what single flags need (Flag.needs). A client that knows this field need not refuse the stream: it
+        answers GENERAL for those flags.
+        """
+
     def __init__(
         self,
         *,
@@ -1113,8 +1570,9 @@ class EvaluationSettings(google.protobuf.message.Message):
         max_context_values: builtins.int = ...,
         max_context_depth: builtins.int = ...,
         proven_context: collections.abc.Mapping[builtins.str, flagsvc.generated.flagsvc.v1.types_pb2.Value] | None = ...,
+        flag_needs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "proven_context", b"proven_context", "requires", b"requires"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_values", b"context_values", "flag_needs", b"flag_needs", "max_context_bytes", b"max_context_bytes", "max_context_depth", b"max_context_depth", "max_context_values", b"max_context_values", "proven_context", b"proven_context", "requires", b"requires"]) -> None: ...
 
 Global___EvaluationSettings: typing_extensions.TypeAlias = EvaluationSettings
 

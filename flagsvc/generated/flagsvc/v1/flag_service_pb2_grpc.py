@@ -80,6 +80,21 @@ class FlagServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryResponse.FromString,
                 _registered_method=True)
+        self.ListFlagRevisions = channel.unary_unary(
+                '/flagsvc.v1.FlagService/ListFlagRevisions',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackFlag = channel.unary_unary(
+                '/flagsvc.v1.FlagService/RollbackFlag',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagResponse.FromString,
+                _registered_method=True)
+        self.RollbackFlagSet = channel.unary_unary(
+                '/flagsvc.v1.FlagService/RollbackFlagSet',
+                request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetResponse.FromString,
+                _registered_method=True)
         self.WatchFlags = channel.unary_stream(
                 '/flagsvc.v1.FlagService/WatchFlags',
                 request_serializer=flagsvc_dot_v1_dot_flag__service__pb2.WatchFlagsRequest.SerializeToString,
@@ -179,6 +194,29 @@ class FlagServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFlagRevisions(self, request, context):
+        """Lists a flag's revisions, newest first. OUT_OF_RANGE before recording of revisions has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackFlag(self, request, context):
+        """Gives a flag the definition of an earlier revision back, as a new revision. A deleted flag is created.
+        OUT_OF_RANGE for a revision that is not kept any more; NOT_FOUND if the flag did not exist then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackFlagSet(self, request, context):
+        """Gives all flags of a set the definitions of an earlier revision back, in one transaction: flags that were made since
+        are deleted. At most 1,000 changes, each with a revision of its own; FAILED_PRECONDITION for more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchFlags(self, request, context):
         """Streams a flag set: first a snapshot, then each change as this replica applies it.
         """
@@ -272,6 +310,21 @@ def add_FlagServiceServicer_to_server(servicer, server):
                     servicer.ListFlagHistory,
                     request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryResponse.SerializeToString,
+            ),
+            'ListFlagRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFlagRevisions,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsResponse.SerializeToString,
+            ),
+            'RollbackFlag': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackFlag,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagResponse.SerializeToString,
+            ),
+            'RollbackFlagSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackFlagSet,
+                    request_deserializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetResponse.SerializeToString,
             ),
             'WatchFlags': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchFlags,
@@ -548,6 +601,87 @@ class FlagService(object):
             '/flagsvc.v1.FlagService/ListFlagHistory',
             flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryRequest.SerializeToString,
             flagsvc_dot_v1_dot_flag__service__pb2.ListFlagHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFlagRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/ListFlagRevisions',
+            flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.ListFlagRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackFlag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/RollbackFlag',
+            flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackFlagSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flagsvc.v1.FlagService/RollbackFlagSet',
+            flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetRequest.SerializeToString,
+            flagsvc_dot_v1_dot_flag__service__pb2.RollbackFlagSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -173,6 +173,54 @@ _FlagServiceListFlagHistoryType = typing_extensions.TypeVar(
     ],
 )
 
+_FlagServiceListFlagRevisionsType = typing_extensions.TypeVar(
+    '_FlagServiceListFlagRevisionsType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+    ],
+)
+
+_FlagServiceRollbackFlagType = typing_extensions.TypeVar(
+    '_FlagServiceRollbackFlagType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+    ],
+)
+
+_FlagServiceRollbackFlagSetType = typing_extensions.TypeVar(
+    '_FlagServiceRollbackFlagSetType',
+    grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
+    ],
+)
+
 _FlagServiceWatchFlagsType = typing_extensions.TypeVar(
     '_FlagServiceWatchFlagsType',
     grpc.UnaryStreamMultiCallable[
@@ -269,7 +317,7 @@ _FlagServiceSetBucketingType = typing_extensions.TypeVar(
     ],
 )
 
-class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType, _FlagServiceResyncType, _FlagServiceGetBucketingType, _FlagServiceSetBucketingType]):
+class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceBatchEvaluateFlagsType, _FlagServiceGetFlagType, _FlagServiceListFlagsType, _FlagServiceCreateFlagType, _FlagServiceUpdateFlagType, _FlagServiceToggleFlagType, _FlagServiceDeleteFlagType, _FlagServiceListFlagHistoryType, _FlagServiceListFlagRevisionsType, _FlagServiceRollbackFlagType, _FlagServiceRollbackFlagSetType, _FlagServiceWatchFlagsType, _FlagServiceGetStatusType, _FlagServiceVerifyCacheType, _FlagServiceResyncType, _FlagServiceGetBucketingType, _FlagServiceSetBucketingType]):
     """FlagService answers "is this feature on, and with which value, for this caller?" and lets operators change flags."""
 
     @typing.overload
@@ -309,6 +357,18 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
         grpc.UnaryUnaryMultiCallable[
             flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
@@ -374,6 +434,18 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
             flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+            flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
             flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsResponse,
@@ -426,6 +498,19 @@ class FlagServiceStub(typing.Generic[_FlagServiceEvaluateFlagType, _FlagServiceB
 
     ListFlagHistory: _FlagServiceListFlagHistoryType
     """Lists a flag's changes, newest first. The history of an unknown flag is empty."""
+
+    ListFlagRevisions: _FlagServiceListFlagRevisionsType
+    """Lists a flag's revisions, newest first. OUT_OF_RANGE before recording of revisions has begun."""
+
+    RollbackFlag: _FlagServiceRollbackFlagType
+    """Gives a flag the definition of an earlier revision back, as a new revision. A deleted flag is created.
+    OUT_OF_RANGE for a revision that is not kept any more; NOT_FOUND if the flag did not exist then.
+    """
+
+    RollbackFlagSet: _FlagServiceRollbackFlagSetType
+    """Gives all flags of a set the definitions of an earlier revision back, in one transaction: flags that were made since
+    are deleted. At most 1,000 changes, each with a revision of its own; FAILED_PRECONDITION for more.
+    """
 
     WatchFlags: _FlagServiceWatchFlagsType
     """Streams a flag set: first a snapshot, then each change as this replica applies it."""
@@ -488,6 +573,18 @@ FlagServiceAsyncStub: typing_extensions.TypeAlias = FlagServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryRequest,
         flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+        flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         flagsvc.generated.flagsvc.v1.flag_service_pb2.WatchFlagsRequest,
@@ -589,6 +686,34 @@ class FlagServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagHistoryResponse]]:
         """Lists a flag's changes, newest first. The history of an unknown flag is empty."""
+
+    @abc.abstractmethod
+    def ListFlagRevisions(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.ListFlagRevisionsResponse]]:
+        """Lists a flag's revisions, newest first. OUT_OF_RANGE before recording of revisions has begun."""
+
+    @abc.abstractmethod
+    def RollbackFlag(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagResponse]]:
+        """Gives a flag the definition of an earlier revision back, as a new revision. A deleted flag is created.
+        OUT_OF_RANGE for a revision that is not kept any more; NOT_FOUND if the flag did not exist then.
+        """
+
+    @abc.abstractmethod
+    def RollbackFlagSet(
+        self,
+        request: flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse, collections.abc.Awaitable[flagsvc.generated.flagsvc.v1.flag_service_pb2.RollbackFlagSetResponse]]:
+        """Gives all flags of a set the definitions of an earlier revision back, in one transaction: flags that were made since
+        are deleted. At most 1,000 changes, each with a revision of its own; FAILED_PRECONDITION for more.
+        """
 
     @abc.abstractmethod
     def WatchFlags(

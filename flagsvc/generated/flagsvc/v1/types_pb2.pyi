@@ -487,6 +487,8 @@ class Flag(google.protobuf.message.Message):
     EVALUATORS_FIELD_NUMBER: builtins.int
     BUCKETING_FIELD_NUMBER: builtins.int
     EXPOSURE_FIELD_NUMBER: builtins.int
+    ROLLOUT_FIELD_NUMBER: builtins.int
+    NEEDS_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Key: 1 to 255 characters, no control characters. Unique in its flag set; it never changes."""
     flag_set: builtins.str
@@ -558,6 +560,18 @@ class Flag(google.protobuf.message.Message):
     def evaluators(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Rules that the targeting rule refers to as {"$ref": NAME}: JSON texts by name. Default: none."""
 
+    @property
+    def rollout(self) -> Global___Rollout:
+        """Share of callers that changes with time. It decides where the targeting rule gives null. Unset: none. A new one
+        takes the place of one that is under way at the share that stands.
+        """
+
+    @property
+    def needs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of what evaluates the flag rightly only if it knows of it, such as "rollout-1". Whoever does not know one of
+        them answers GENERAL. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -586,9 +600,11 @@ class Flag(google.protobuf.message.Message):
         evaluators: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         bucketing: builtins.int = ...,
         exposure: Global___Exposure.ValueType = ...,
+        rollout: Global___Rollout | None = ...,
+        needs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "updated_at", b"updated_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "exposure", b"exposure", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "owner", b"owner", "revision", b"revision", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "rollout", b"rollout", "updated_at", b"updated_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "exposure", b"exposure", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "needs", b"needs", "owner", b"owner", "revision", b"revision", "rollout", b"rollout", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_badge", b"_badge"]) -> typing.Literal["badge"] | None: ...
     @typing.overload
@@ -599,3 +615,77 @@ class Flag(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___Flag: typing_extensions.TypeAlias = Flag
+
+@typing.final
+class Rollout(google.protobuf.message.Message):
+    """Rollout moves callers from one variant to another, more of them with time: who moved first stays for good."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_VARIANT_FIELD_NUMBER: builtins.int
+    TO_VARIANT_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    LINEAR_FIELD_NUMBER: builtins.int
+    BUCKET_BY_FIELD_NUMBER: builtins.int
+    START_SHARE_FIELD_NUMBER: builtins.int
+    PAUSED_AT_FIELD_NUMBER: builtins.int
+    from_variant: builtins.str
+    """Variant of those who have not moved, and of callers without a text in the field bucket_by. Required."""
+    to_variant: builtins.str
+    """Variant of those who have moved. Required."""
+    linear: builtins.bool
+    """Whether the share moves evenly from point to point. Default: false, each point is a step."""
+    bucket_by: builtins.str
+    """Context field, or path to one, whose text says who moves first. Default: "targetingKey"."""
+    start_share: builtins.float
+    """Share before the first point, in percent with at most three decimals. A change of a rollout that is under way
+    overwrites it with the share that stands. Default: 0.
+    """
+    @property
+    def points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolloutPoint]:
+        """Shares by time, in order: 1 to 50. Required."""
+
+    @property
+    def paused_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Time at which the rollout was paused: the share of that moment stands. Unset: it is not paused."""
+
+    def __init__(
+        self,
+        *,
+        from_variant: builtins.str = ...,
+        to_variant: builtins.str = ...,
+        points: collections.abc.Iterable[Global___RolloutPoint] | None = ...,
+        linear: builtins.bool = ...,
+        bucket_by: builtins.str = ...,
+        start_share: builtins.float = ...,
+        paused_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["paused_at", b"paused_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bucket_by", b"bucket_by", "from_variant", b"from_variant", "linear", b"linear", "paused_at", b"paused_at", "points", b"points", "start_share", b"start_share", "to_variant", b"to_variant"]) -> None: ...
+
+Global___Rollout: typing_extensions.TypeAlias = Rollout
+
+@typing.final
+class RolloutPoint(google.protobuf.message.Message):
+    """RolloutPoint is the share that a rollout has at a time."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    share: builtins.float
+    """Share in percent with at most three decimals."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Time in whole seconds."""
+
+    def __init__(
+        self,
+        *,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        share: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["share", b"share", "time", b"time"]) -> None: ...
+
+Global___RolloutPoint: typing_extensions.TypeAlias = RolloutPoint

@@ -1,0 +1,1 @@
+"""Earlier revisions of flags: what they were, what they answered, and how to return to them."""

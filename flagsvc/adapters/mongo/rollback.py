@@ -1,0 +1,113 @@
+"""A rollback of a whole flag set in MongoDB, in one transaction.
+
+The counter is taken first, so that no flag of the set can change between the decision and the commit. Each change has
+a revision of its own, in the order in which the flags are written: the change stream relies on that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
+from pymongo.errors import BulkWriteError, OperationFailure
+
+from flagsvc.adapters.mongo import documents
+from flagsvc.adapters.mongo.definitions import MongoDefinitions, one_of, recorded, row_of
+from flagsvc.core.bucketing import stamped
+from flagsvc.core.errors import NotRestorable
+from flagsvc.core.model import Change, Flag, FlagId
+from flagsvc.core.revisions.model import About, Moment, Recorded
+from flagsvc.ports.changes import Entry
+from flagsvc.ports.revisions import MAX_CHANGED, DecideAll, RolledBack
+from flagsvc.turns import in_turns, off_loop
+
+_BATCH = 100
+
+
+class _Current(NamedTuple):
+    """A flag as it is stored."""
+
+    raw: Mapping[str, Any]
+    flag: Flag
+
+
+class Rollback:
+    """Rollbacks of one database. `next_revision`: counts a change of a set, in a session."""
+
+    def __init__(
+        self, database: Any, kept: MongoDefinitions, next_revision: Callable[[str, int, Any], Awaitable[Any]]
+    ) -> None:
+        self._flags, self._history = database["feature_flags"], database["feature_flag_history"]
+        self._audit, self._revisions = database["audit_logs"], database["flagsvc_revisions"]
+        self._kept, self._next_revision = kept, next_revision
+
+    async def run(
+        self, flag_set: str, revision: int, decide: DecideAll, session: Any, *, dry_run: bool
+    ) -> RolledBack | None:
+        """Decide and store in the session's transaction; None, which ends it, where there is nothing to change."""
+        await self._kept.check(flag_set, revision, session)
+        counted = None if dry_run else await self._next_revision(flag_set, 0, session)
+        keys = await self._kept.changed_since(flag_set, revision, MAX_CHANGED + 1, session)
+        if len(keys) > MAX_CHANGED:
+            raise NotRestorable(f"more than {MAX_CHANGED} flags have changed since; roll back flag by flag")
+        past: dict[str, Recorded] = {}
+        current: dict[str, _Current] = {}
+        for start in range(0, len(keys), _BATCH):
+            some = keys[start : start + _BATCH]
+            async for row in in_turns(await self._kept.newest_rows(flag_set, some, revision, session)):
+                past[row["key"]] = await recorded(row)
+            query = {"key": {"$in": some}} | documents.in_set(flag_set)
+            async for raw in self._flags.find(query, session=session):
+                current[raw["key"]] = _Current(raw, documents.to_flag(raw))
+        changes = await off_loop(decide, past, {key: each.flag for key, each in current.items()})
+        if not changes or counted is None:
+            return RolledBack(changes, []) if dry_run else None
+        changes = await off_loop(lambda: [stamped(change, counted.bucketing) for change in changes])
+        first = max(counted.revision, 1 + max((each.flag.revision for each in current.values()), default=0))
+        if (last := first + len(changes) - 1) != counted.revision:
+            await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": last}}, session=session)
+        try:
+            return RolledBack(changes, await self._store(changes, current, first, counted.at, session))
+        except BulkWriteError as error:
+            raise _single(error) from error
+
+    async def _store(
+        self, changes: Sequence[Change], current: Mapping[str, _Current], first: int, at: datetime, session: Any
+    ) -> list[Entry]:
+        history, audit, edits, rows, entries = [], [], [], [], []
+        for revision, change in enumerate(changes, first):
+            subject: Any = change.after or change.before
+            raw, flag = current.get(subject.key, (None, None))
+            stored, edit = documents.updated(change, raw, flag, revision)
+            resource = (stored or raw or {}).get("_id")
+            history.append(documents.history_document(change, subject, revision))
+            audit.append(documents.audit_document(change, subject, resource))
+            edits.append(_edit(raw, stored, edit))
+            entry = Entry(
+                FlagId(subject.flag_set, subject.key), revision, documents.to_flag(stored) if stored else None
+            )
+            row = await row_of(entry.id, Moment(revision, at), entry.flag, About.of(change))
+            rows.append(ReplaceOne(one_of(entry.id) | {"revision": revision}, row, upsert=True))
+            entries.append(entry)
+        await self._history.insert_many(history, session=session)
+        await self._audit.insert_many(audit, session=session)
+        await self._flags.bulk_write(edits, ordered=True, session=session)
+        if self._kept.is_recording:
+            with self._kept.noting_refusals():
+                await self._kept.rows.bulk_write(rows, session=session)
+        return entries
+
+
+def _edit(raw: Mapping[str, Any] | None, stored: dict[str, Any] | None, edit: dict[str, Any]) -> Any:
+    if raw is None:
+        return InsertOne(stored or {})
+    one = {"_id": raw["_id"]}
+    return DeleteOne(one) if stored is None else UpdateOne(one, edit)
+
+
+def _single(error: BulkWriteError) -> OperationFailure:
+    """Return the failure of the first document, which says why MongoDB refuses it."""
+    failures = (error.details or {}).get("writeErrors") or [{}]
+    return OperationFailure(str(failures[0].get("errmsg", error)), failures[0].get("code"), failures[0])

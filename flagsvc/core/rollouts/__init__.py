@@ -1,0 +1,45 @@
+"""Rollouts: a share of callers that grows, or shrinks, with time. Pure, without jobs: the time decides.
+
+`definition` reads and checks the field of a flag, `shares` says which share stands at a moment, `rule` writes it as a
+targeting rule, and `changes` edits, pauses and rolls back, each from the share that stands.
+"""
+
+from .changes import continued, paused, resumed, rolled_back
+from .definition import (
+    DEFAULT_BUCKET_BY,
+    FIELD,
+    MAX_SHARE,
+    BadRollout,
+    Point,
+    Rollout,
+    percent,
+    rollout_of,
+    time_text,
+    to_json,
+    violations,
+)
+from .rule import after_targeting, rule_of
+from .shares import next_step, next_visible_step, share_at
+
+__all__ = [
+    "DEFAULT_BUCKET_BY",
+    "FIELD",
+    "MAX_SHARE",
+    "BadRollout",
+    "Point",
+    "Rollout",
+    "after_targeting",
+    "continued",
+    "next_step",
+    "next_visible_step",
+    "paused",
+    "percent",
+    "resumed",
+    "rolled_back",
+    "rollout_of",
+    "rule_of",
+    "share_at",
+    "time_text",
+    "to_json",
+    "violations",
+]

@@ -1,0 +1,59 @@
+"""Where every revision of every flag is kept, written in the transaction of each change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from flagsvc.core.model import Change, Flag, FlagId
+from flagsvc.core.revisions.model import AsOf, Moment, Recorded
+from flagsvc.ports.changes import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has done: definitions recorded that no change had recorded, and revisions removed by retention."""
+
+    recorded: int
+    removed: int
+
+
+MAX_CHANGED = 10_000
+"""Flags that may have changed since the revision to which a set is rolled back."""
+DecideAll = Callable[[Mapping[str, Recorded], Mapping[str, Flag]], Sequence[Change]]
+"""From flags as they were and as they are, by key, to the changes to store. Raises FlagsvcError to reject them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The changes of a rollback, and the flags after each; without these where nothing was to be stored."""
+
+    changes: Sequence[Change]
+    entries: Sequence[Entry]
+
+
+class RevisionStore(Protocol):
+    """The kept revisions of a store. Every method raises StoreUnavailable when the store cannot be asked in time.
+
+    Those that read raise RevisionOutOfRange for a moment before the oldest one that is kept, and RevisionsMissing where
+    the store cannot keep revisions.
+    """
+
+    async def moment(self, flag_set: str, as_of: AsOf) -> Moment:
+        """Return the state that a set had then. Raises RevisionOutOfRange also where it was not reached yet."""
+
+    async def newest(self, flag_set: str, keys: Sequence[str], moment: Moment) -> dict[str, Recorded]:
+        """Read the definitions that some flags had at a moment; a key that did not exist then is missing or gone."""
+
+    async def keys(self, flag_set: str, moment: Moment) -> list[str]:
+        """Return the keys of all flags that the set may have had at a moment, sorted."""
+
+    async def page(self, flag_id: FlagId, below: int, size: int) -> list[Recorded]:
+        """Read a flag's newest revisions below one (0: below none), newest first, without their definitions."""
+
+    async def sweep(self, keep_s: float) -> Swept:
+        """Record what is there and was never recorded; then remove what is older than `keep_s` (0: nothing).
+
+        Of each flag the newest definition at or before that time stays.
+        """

@@ -1,0 +1,140 @@
+"""Definitions and evaluations as of another moment: from the revisions of the store, never from a cache.
+
+A moment to come has the definitions of now, with its time for `$flagd.timestamp`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from flagsvc.core.errors import FlagNotFound, RevisionsMissing
+from flagsvc.core.evaluation import NO_FLAG, Explanation, Prepared, ValueType, check_type, explain, prepare
+from flagsvc.core.lint import lint
+from flagsvc.core.model import Attributes, Flag, FlagId
+from flagsvc.core.revisions.model import AsOf, Moment, Recorded
+from flagsvc.core.sizes import estimated_memory
+from flagsvc.ports import FlagStore
+from flagsvc.ports.revisions import RevisionStore
+from flagsvc.serving.reader import Evaluation
+from flagsvc.turns import in_turns, off_loop
+from flagsvc.view.entries import Source
+
+MAX_READS = 8
+"""Calls about another moment that read the store at a time; others wait."""
+MAX_COMPILED, MAX_COMPILED_MEMORY = 256, 262_144
+"""Definitions that are kept compiled, and the memory of one that is, as estimated."""
+_BATCH = 100
+
+
+class Past:
+    """Answers as of another moment."""
+
+    def __init__(self, store: FlagStore, *, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
+        self._reads = asyncio.Semaphore(MAX_READS)
+        self._compiled: OrderedDict[tuple[FlagId, int], tuple[Flag, Prepared]] = OrderedDict()
+
+    async def evaluate(
+        self, flag_id: FlagId, context: Attributes, wanted: ValueType | None, as_of: AsOf, *, explained: bool = False
+    ) -> tuple[Evaluation, Explanation | None, Moment]:
+        """Evaluate one flag, and tell how the outcome came about if wanted.
+
+        Raises RevisionOutOfRange, RevisionsMissing and StoreUnavailable.
+        """
+        async with self._reads:
+            moment = await self._moment(flag_id.flag_set, as_of)
+            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment)).get(flag_id.key)
+        evaluation = await self._evaluated(flag_id, flag, context, moment, wanted)
+        if not explained:
+            return evaluation, None, moment
+        if flag is None:
+            return evaluation, Explanation(evaluation.outcome.message, {}, ()), moment
+        return evaluation, await off_loop(_explained, flag, dict(context), moment.at.timestamp()), moment
+
+    async def evaluate_all(
+        self, flag_set: str, keys: Sequence[str], context: Attributes, as_of: AsOf
+    ) -> tuple[AsyncIterator[Evaluation], Moment]:
+        """Evaluate several flags as of one moment, or without keys all that the set had then, by key.
+
+        Raises as `evaluate`, also while the evaluations are read.
+        """
+        async with self._reads:
+            moment = await self._moment(flag_set, as_of)
+            wanted = list(keys) or await self._keys(flag_set, moment)
+        return self._each(flag_set, wanted, context, moment, leave_out_missing=not keys), moment
+
+    async def get(self, flag_id: FlagId, as_of: AsOf) -> Flag:
+        """Return a definition. Raises FlagNotFound where the flag did not exist then, and as `evaluate`."""
+        async with self._reads:
+            moment = await self._moment(flag_id.flag_set, as_of)
+            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment)).get(flag_id.key)
+        if flag is None:
+            raise FlagNotFound(flag_id.key)
+        return flag
+
+    async def revisions(self, flag_id: FlagId, below: int, size: int) -> list[Recorded]:
+        """Return a flag's newest revisions below one (0: below none), without definitions."""
+        async with self._reads:
+            return await self._kept().page(flag_id, below, size)
+
+    async def _each(
+        self, flag_set: str, keys: Sequence[str], context: Attributes, moment: Moment, *, leave_out_missing: bool
+    ) -> AsyncIterator[Evaluation]:
+        for start in range(0, len(keys), _BATCH):
+            some = keys[start : start + _BATCH]
+            async with self._reads:
+                flags = await self._flags(flag_set, list(dict.fromkeys(some)), moment)
+            async for key in in_turns(some):
+                if key in flags or not leave_out_missing:
+                    yield await self._evaluated(FlagId(flag_set, key), flags.get(key), context, moment)
+
+    async def _moment(self, flag_set: str, as_of: AsOf) -> Moment:
+        if as_of.time is not None and as_of.time > datetime.fromtimestamp(self._clock(), UTC):
+            return Moment((await self._store.revisions()).get(flag_set, 0), as_of.time)
+        return await self._kept().moment(flag_set, as_of)
+
+    async def _flags(self, flag_set: str, keys: Sequence[str], moment: Moment) -> Mapping[str, Flag]:
+        found = await self._kept().newest(flag_set, keys, moment)
+        return {key: each.flag for key, each in found.items() if each.flag is not None}
+
+    async def _keys(self, flag_set: str, moment: Moment) -> list[str]:
+        return await self._kept().keys(flag_set, moment)
+
+    def _kept(self) -> RevisionStore:
+        if self._store.definitions is None:
+            raise RevisionsMissing("flags are served from files, of which flagsvc keeps no revisions: use your own")
+        return self._store.definitions
+
+    async def _evaluated(
+        self, flag_id: FlagId, flag: Flag | None, context: Attributes, moment: Moment, wanted: ValueType | None = None
+    ) -> Evaluation:
+        prepared = await self._prepared(flag)
+        outcome = prepared.fixed or prepared.evaluate(context, moment.at.timestamp())
+        if wanted is not None:
+            outcome = check_type(outcome, wanted)
+        return Evaluation(flag_id, outcome, flag, flag.revision if flag else 0, Source.STORE, 0.0)
+
+    async def _prepared(self, flag: Flag | None) -> Prepared:
+        """Return a definition compiled: few of them are asked for again and again, with one context after the other."""
+        if flag is None:
+            return NO_FLAG
+        place = flag.id, flag.revision
+        found = self._compiled.get(place)
+        if found is not None and found[0] == flag:
+            return found[1]
+        prepared = await off_loop(prepare, flag)
+        if estimated_memory(flag) <= MAX_COMPILED_MEMORY:
+            self._compiled[place] = flag, prepared
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return prepared
+
+
+def _explained(flag: Flag, context: Attributes, at: float) -> Explanation:
+    _, explanation = explain(flag, context, at)
+    return replace(explanation, notes=tuple(map(str, lint(flag))))
