@@ -1,6 +1,7 @@
 """Definitions and evaluations as of another moment: from the revisions of the store, never from a cache.
 
-A moment to come has the definitions of now, with its time for `$flagd.timestamp`.
+A moment to come has the definitions of now and what pending schedules make of them by then, with its time for
+`$flagd.timestamp`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from flagsvc.core.evaluation import NO_FLAG, Explanation, Prepared, ValueType, c
 from flagsvc.core.lint import lint
 from flagsvc.core.model import Attributes, Flag, FlagId
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded
+from flagsvc.core.schedules.model import Schedule, State
+from flagsvc.core.schedules.preview import previewed
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RevisionStore
+from flagsvc.ports.schedules import ScheduleQuery, ScheduleStore
 from flagsvc.serving.reader import Evaluation
 from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
@@ -94,13 +98,36 @@ class Past:
                     yield await self._evaluated(FlagId(flag_set, key), flags.get(key), context, moment)
 
     async def _moment(self, flag_set: str, as_of: AsOf) -> Moment:
-        if as_of.time is not None and as_of.time > datetime.fromtimestamp(self._clock(), UTC):
+        if as_of.time is not None and self._is_to_come(as_of.time):
             return Moment((await self._store.revisions()).get(flag_set, 0), as_of.time)
         return await self._kept().moment(flag_set, as_of)
 
     async def _flags(self, flag_set: str, keys: Sequence[str], moment: Moment) -> Mapping[str, Flag]:
         found = await self._kept().newest(flag_set, keys, moment)
-        return {key: each.flag for key, each in found.items() if each.flag is not None}
+        flags = {key: each.flag for key, each in found.items() if each.flag is not None}
+        if self._is_to_come(moment.at) and self._store.schedules is not None:
+            only = keys[0] if len(keys) == 1 else ""
+            planned = await self._planned(self._store.schedules, FlagId(flag_set, only), moment.at)
+            for key in flags.keys() & planned.keys():
+                flags[key] = await off_loop(previewed, flags[key], planned[key])
+        return flags
+
+    async def _planned(self, store: ScheduleStore, flag_id: FlagId, until: datetime) -> Mapping[str, list[Schedule]]:
+        """Return the schedules that are due by a time, by flag; of all flags of the set where the key is empty."""
+        found: dict[str, list[Schedule]] = {}
+        query = ScheduleQuery(flag_set=flag_id.flag_set, flag_key=flag_id.key, states=(State.PENDING,))
+        while True:
+            page = await store.page(query, _BATCH)
+            for schedule in page:
+                if schedule.execute_at <= until:
+                    found.setdefault(schedule.flag_id.key, []).append(schedule)
+            if len(page) < _BATCH or page[-1].execute_at > until:
+                return found
+            last = page[-1]
+            query = replace(query, after=(int(last.execute_at.timestamp() * 1000), last.number))
+
+    def _is_to_come(self, at: datetime) -> bool:
+        return at > datetime.fromtimestamp(self._clock(), UTC)
 
     async def _keys(self, flag_set: str, moment: Moment) -> list[str]:
         return await self._kept().keys(flag_set, moment)

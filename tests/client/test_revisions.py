@@ -64,6 +64,6 @@ async def test_what_was_answered_and_how_to_return_to_it(client: Asked) -> None:
 
 
 async def test_a_write_that_is_sent_twice_is_made_once(client: Asked) -> None:
-    first = await client.create(Flag(key="c"), request_id="r-1")
-    again = await client.create(Flag(key="c"), request_id="r-1")
+    first = await client.create(Flag(key="c"), request_id=f"r-{client.form}")
+    again = await client.create(Flag(key="c"), request_id=f"r-{client.form}")
     assert first.flag == again.flag
