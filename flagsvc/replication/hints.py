@@ -116,16 +116,18 @@ class Hints:
                 continue
             is_right = entry.flag is not None and hint.revision == entry.revision and same_entry(hint.entry, entry)
             all_right = all_right and is_right
+            is_contradicted = False
             if _is_inserted_since(hint, entry, counters):
                 pass  # the load that follows gives the flag a revision; until then what was announced stays
             elif entry.revision < hint.entry.revision or (
                 entry.revision == hint.entry.revision and not same_entry(hint.entry, entry)
             ):
+                is_contradicted = True
                 self._replace(hint, entry, as_of, now)
             else:
                 self._near.apply_read(entry, as_of, now)
             if not is_right:
-                self._near.changelogs.of(entry.id.flag_set).forget()
+                self._near.changelogs.of(entry.id.flag_set).forget(were_told=not is_contradicted)
         return all_right
 
     def clear(self) -> None:

@@ -176,7 +176,7 @@ class HeldView:
     @in_a_step
     def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Record that changes up to these revisions may have been missed: older entries count by their own age."""
-        missed = [name for name, revision in revisions.items() if revision > self.changelogs.watermark(name)]
+        missed = [name for name, revision in revisions.items() if not self.changelogs.of(name).has_told(revision)]
         self.partial.mark_gap(asked_at)
         self.mark_verified(asked_at)
         self.changelogs.jump(revisions, asked_at)
