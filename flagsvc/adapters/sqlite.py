@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_tokens
 from flagsvc.adapters.identity import identity_of, new_id
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
@@ -144,7 +145,7 @@ class SqliteStore:
     def _make_identity(self, db: sqlite3.Connection, *, renew: bool = False) -> None:
         """Read the identity, or make it. It names its file: a copy under another name is another store."""
         path = str(Path(self._path).resolve())
-        with _transaction(db, "IMMEDIATE"):
+        with transaction(db, "IMMEDIATE"):
             row = db.execute("SELECT path FROM identity").fetchone()
             if renew or row is None or row[0] != path:
                 db.execute("INSERT OR REPLACE INTO identity VALUES (1, ?, ?)", (new_id(), path))
@@ -206,24 +207,13 @@ def _failure(error: sqlite3.Error) -> StoreUnavailable:
     return StoreUnavailable(cause=f"the file cannot be used: {error}", cure=FILE_CURE)
 
 
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
-    db.execute(f"BEGIN {kind}")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
     row = db.execute(f"{_FLAGS} WHERE flag_set = ? AND key = ?", flag_id).fetchone()
     return _flag(*row) if row else None
 
 
 def _entry(db: sqlite3.Connection, flag_id: FlagId) -> Entry:
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         flag = _read(db, flag_id)
         return Entry.of(flag) if flag else Entry.absent(flag_id, _revisions(db).get(flag_id.flag_set, 0))
 
@@ -251,13 +241,13 @@ def _bucketing(db: sqlite3.Connection, flag_set: str) -> int:
 
 
 def _load(db: sqlite3.Connection) -> StoreContents:
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         flags = [_flag(*row) for row in db.execute(_FLAGS)]
         return StoreContents(flags, _revisions(db))
 
 
 def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide, request: WriteRequest | None) -> Entry | None:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         if request is not None and (answered := sqlite_requests.answer(db, request, flag_id)) is not None:
             return answered
         return _changed(db, flag_id, decide, request)
@@ -296,7 +286,7 @@ def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
 
 
 def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         past = sqlite_definitions.before(db, flag_set, revision)
         current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
         there = {key: found for key, found in past.items() if found is not None}
