@@ -99,13 +99,14 @@ class SqliteSchedules:
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules."""
         found = (
-            "SELECT flag_set, flag_key, execute_ms FROM schedules WHERE state = ? ORDER BY execute_ms, number LIMIT ?"
+            "SELECT flag_set, flag_key, execute_ms, id FROM schedules"
+            " WHERE state = ? ORDER BY execute_ms, number LIMIT ?"
         )
 
         def work(db: Any) -> list[Upcoming]:
             now = _ms(self._now())
             rows = db.execute(found, (State.PENDING, limit))
-            return [Upcoming(FlagId(flag_set, key), (at - now) / 1000) for flag_set, key, at in rows]
+            return [Upcoming(FlagId(flag_set, key), (at - now) / 1000, each) for flag_set, key, at, each in rows]
 
         return await self._run(work)  # type: ignore[no-any-return]
 
