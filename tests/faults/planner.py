@@ -24,7 +24,7 @@ from tests.faults.replica import Replica
 from tests.faults.timed import Moved, Plan
 from tests.faults.writers import PASSING, PLANNED, Values
 
-BURSTS_A_SECOND = 0.8
+BURSTS_A_SECOND = 1.5
 """Times at which changes of one flag are planned, one to four at once."""
 AHEAD_S = 0.7, 6.0
 STRICT_S, PATIENT_S = 1.0, 600.0
@@ -61,7 +61,7 @@ class Planner:
     async def _plan(self) -> None:
         while not self._stopping:
             await asyncio.sleep(self._random.uniform(0.5, 1.5) / BURSTS_A_SECOND)
-            flag = self._random.choice((*PLANNED, *PLANNED, *PASSING))
+            flag = self._random.choice((*PLANNED, *PLANNED, *PLANNED, *PASSING))
             due = time.time() + self._random.uniform(*AHEAD_S)
             if due > self._story.began + self._story.clock + self._story.seconds - AHEAD_S[0]:
                 continue  # all are due within the run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 _DOZE_S = 8.0
@@ -12,7 +11,9 @@ _DOZE_S = 8.0
 
 def own_clock() -> None:
     """What is due is decided by a replica's clock, not by MongoDB's: one of them is an hour ahead."""
-    from flagsvc.adapters.mongo import schedules  # noqa: PLC0415  after the clock is what it shall be
+    from datetime import UTC, datetime  # noqa: PLC0415  after the clock is what it shall be
+
+    from flagsvc.adapters.mongo import schedules  # noqa: PLC0415
     from flagsvc.core.model import FlagId  # noqa: PLC0415
     from flagsvc.ports.schedules import Upcoming  # noqa: PLC0415
 
