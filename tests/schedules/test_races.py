@@ -141,17 +141,22 @@ async def test_a_repeated_transaction_that_comes_too_late_has_executed_nothing(m
     await store.close()
 
 
-async def test_an_executor_that_is_not_patient_leaves_a_schedule_that_another_transaction_has(
-    mongo_database_url: str,
+@pytest.mark.parametrize("at", ["schedule", "counter"])
+async def test_an_executor_that_is_not_patient_leaves_what_another_transaction_has(
+    mongo_database_url: str, at: str
 ) -> None:
+    """It has the schedule, or the set's counter, for which every change of the set waits."""
     store = MongoStore(mongo_database_url)
     await store.open()
     await flag_in(store)
     (made,) = await planned_and_due(store, plan())
     with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct, direct.start_session() as session:
-        collection = direct.get_default_database()["flagsvc_schedules"]
+        database = direct.get_default_database()
         session.start_transaction()
-        collection.update_one({"_id": made.id}, {"$set": {"claimedAt": 1}}, session=session)
+        if at == "schedule":
+            database["flagsvc_schedules"].update_one({"_id": made.id}, {"$set": {"claimedAt": 1}}, session=session)
+        else:
+            database["flagsvc_revisions"].update_one({"_id": "default"}, {"$inc": {"revision": 1}}, session=session)
         attempt = DueAttempt(RIGHTS, is_patient=False)
         assert await schedules_of(store).execute(CHAT, "", attempt, attempt.decide) is None
         assert attempt.result is None
