@@ -4,7 +4,7 @@
 targeting rule, and `changes` edits, pauses and rolls back, each from the share that stands.
 """
 
-from .changes import continued, paused, resumed, rolled_back
+from .changes import continued, goes_on_alike, paused, resumed, rolled_back
 from .definition import (
     DEFAULT_BUCKET_BY,
     FIELD,
@@ -30,6 +30,7 @@ __all__ = [
     "Rollout",
     "after_targeting",
     "continued",
+    "goes_on_alike",
     "next_step",
     "next_visible_step",
     "paused",
