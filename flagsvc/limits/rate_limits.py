@@ -43,7 +43,7 @@ class RateLimits:
         self._logged_at = -LOG_EVERY_S
 
     def charge(self, table: Table, share: Share, units: int) -> None:
-        """Take units of a share. Raises RateLimited. A call of one unit does this in its own function (`grpc_calls`)."""
+        """Take units of a share. Raises RateLimited. `grpc_calls` does so itself for calls of one unit."""
         if share.left >= share.low:
             share.left -= units
         else:
