@@ -31,7 +31,11 @@ _LIST = (
     Column("revision", rank=3),
     Column("updated", rank=1, name="updatedAt"),
 )
-_ROLLOUT = Column("rollout", rank=1, name=rollout_text.FIELD)
+_WITH_ROLLOUTS = (
+    *_LIST[:-1],
+    Column("updated", rank=2, name="updatedAt"),
+    Column("rollout", rank=1, least=10, name=rollout_text.FIELD),
+)
 
 
 def evaluate(args: argparse.Namespace, stub: Stub) -> int:
@@ -99,7 +103,7 @@ def list_flags(args: argparse.Namespace, stub: Stub) -> int:
     flags = all_flags(stub, args.flag_set, args.timeout)
     found = [{**render.flag_fields(flag), **rollout_text.rollout_now(flag)} for flag in flags]
     has_rollouts = not is_terminal() or any(rollout_text.FIELD in each for each in found)
-    columns = (*_LIST, _ROLLOUT) if has_rollouts else _LIST
+    columns = _WITH_ROLLOUTS if has_rollouts else _LIST
     print_list(columns, found, f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY")
     return OK
 

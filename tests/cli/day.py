@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import shlex
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,12 +159,8 @@ async def play(folder: Path) -> dict[str, str]:
     return {"day": by_width, "day-moments": "\n".join(moments)}
 
 
-def written(play: Callable[[Path], Any] = play) -> dict[str, str]:
-    """Play the day in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        return dict(asyncio.run(play(Path(folder))))
-
-
 if __name__ == "__main__":
-    for name, text in written().items():
+    with tempfile.TemporaryDirectory() as folder:
+        sheets = asyncio.run(play(Path(folder)))
+    for name, text in sheets.items():
         (FOLDER / f"{name}.txt").write_text(text, encoding="utf-8")
