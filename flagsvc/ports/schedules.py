@@ -91,6 +91,9 @@ class ScheduleStore(Protocol):
     async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
         """Read the first schedules that match, in the order of their time, then of their creation."""
 
+    def may_be_pending(self, flag_set: str) -> bool:
+        """Whether schedules of a set may have been pending at this process's last write to it: True if not known."""
+
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules, in the order of their time."""
 

@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import schedules as mongo_schedules
 from flagsvc.adapters.mongo.store import MongoStore
+from flagsvc.core import changes
 from flagsvc.core.model import FlagId
 from flagsvc.core.schedules.documents import MALFORMED
 from flagsvc.core.schedules.model import ConflictKind, Schedule, State
@@ -26,6 +27,7 @@ from tests.schedules.plans import (
     CHAT,
     HOUR,
     RIGHTS,
+    author,
     due_now,
     executed,
     flag_in,
@@ -165,6 +167,30 @@ async def test_an_executor_that_is_not_patient_leaves_what_another_transaction_h
     assert result is not None
     assert result.id == made.id
     await store.close()
+
+
+async def test_a_write_reads_plans_only_of_a_set_in_which_something_is_planned(mongo_database_url: str) -> None:
+    """Each write reads the set's counter, which says until when something is planned."""
+    store, other = MongoStore(mongo_database_url), MongoStore(mongo_database_url)
+    await store.open()
+    await other.open()
+    known = schedules_of(store).may_be_pending
+    assert known("default"), "nothing is known yet"
+    await flag_in(store)
+    assert not known("default")
+    (made,) = [await stored(other, plan(max_lateness_s=1))]
+    toggled = changes.toggle("chat", True, None, author())
+    await store.write(CHAT, toggled)
+    assert known("default")
+    await due_now(other, made)
+    assert (await executed(store)) is not None
+    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
+        counters = direct.get_default_database()["flagsvc_revisions"]
+        counters.update_one({"_id": "default"}, {"$set": {"plannedUntil": datetime.now(UTC)}})
+    await store.write(CHAT, toggled)
+    assert not known("default"), "its time is over"
+    for each in (store, other):
+        await each.close()
 
 
 async def test_what_is_due_is_found_by_an_index(mongo_database_url: str) -> None:

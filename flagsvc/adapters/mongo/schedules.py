@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -69,6 +69,8 @@ class MongoSchedules:
     ) -> None:
         self._schedules, self._tokens, self._audit = database[COLLECTION], database[TOKENS], database[audit.AUDIT]
         self._run, self._asking, self._read, self._change = run, asking, read, change
+        self._counters = database["flagsvc_revisions"]
+        self._has_pending: dict[str, bool] = {}
 
     async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
         """Number and store a schedule, in one transaction."""
@@ -83,6 +85,7 @@ class MongoSchedules:
             schedule = await off_loop(decide, Room(int(at["number"]), at["now"], flag, of_flag, of_store))
             document = await off_loop(to_document, schedule)
             await self._schedules.insert_one({"_id": schedule.id, **document}, session=session)
+            await self._note_pending(schedule, session)
             await self._audit.insert_one(audit.document_of(entry), session=session)
             return schedule
 
@@ -108,6 +111,7 @@ class MongoSchedules:
             changed = await off_loop(decide, schedule, await self._read(schedule.flag_id, session), raw["claimedAt"])
             stored = replace(changed, version=schedule.version + 1) if changed is not None else schedule
             await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+            await self._note_pending(stored, session)
             if changed is not None:
                 await self._audit.insert_one(audit.document_of(entry), session=session)
             return stored
@@ -135,6 +139,22 @@ class MongoSchedules:
         async with self._asking():
             rows = [raw async for raw in self._schedules.find(wanted).sort(_IN_ORDER).limit(size)]
         return await off_loop(_all_readable, rows)
+
+    async def _note_pending(self, schedule: Schedule, session: Any) -> None:
+        """Say beside the set's counter, which each write reads, until when the schedule can be pending."""
+        if schedule.state is State.PENDING:
+            until = schedule.execute_at + timedelta(seconds=schedule.max_lateness_s)
+            row, edit = {"_id": schedule.flag_id.flag_set}, {"$max": {"plannedUntil": until}}
+            await self._counters.update_one(row, edit, upsert=True, session=session)
+
+    def note_counter(self, flag_set: str, row: Mapping[str, Any]) -> None:
+        """Take a set's counter with its moment, as a write has read it."""
+        until = row.get("plannedUntil")
+        self._has_pending[flag_set] = isinstance(until, datetime) and until > row["at"]
+
+    def may_be_pending(self, flag_set: str) -> bool:
+        """Whether a set has had a pending schedule, as its counter said."""
+        return self._has_pending.get(flag_set, True)
 
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules with the time that is left by MongoDB's clock: one query of an index."""

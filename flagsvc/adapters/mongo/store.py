@@ -433,6 +433,7 @@ class MongoStore:
         row = await self._revisions.find_one_and_update(
             {"_id": flag_set}, [{"$set": fields}], upsert=True, return_document=ReturnDocument.AFTER, session=session
         )
+        self.schedules.note_counter(flag_set, row)
         if documents.counter_of({"revision": row.get("before")}):
             return Counted(int(row["revision"]), row["at"], documents.bucketing_of(row))
         self.reads += 1
