@@ -30,7 +30,8 @@ AHEAD_S = 0.7, 6.0
 STRICT_S, PATIENT_S = 1.0, 600.0
 """How late a plan may be: some become MISSED, the others are late."""
 ROLLOUT_S = 10
-"""How long a rollout takes; the next flag begins when it is half way."""
+SHARES, AGAIN = ((1, 20.0), (5, 50.0), (ROLLOUT_S, 100.0)), ((0, 5.0), (6, 100.0))
+"""Shares of a rollout after so many seconds, and those of an edit, which begins again with few."""
 EDITS = ("pause", "resume", "edit")
 USERS = 16
 _ASKED_EVERY_S = 0.6
@@ -104,23 +105,22 @@ class Planner:
                 continue
             flag = f"rollout-{len(self._rolled_out):03}"
             self._rolled_out.append(flag)
-            begin = int(time.time()) + 1
-            if await self._create(flag, begin, replica):
+            if await self._create(flag, replica):
                 for kind in EDITS:
                     await asyncio.sleep(self._random.uniform(0.5, 1.0) * ROLLOUT_S / 4)
                     replica = self._ready(with_right_clock=True)
                     if replica is not None and not self._stopping:
-                        await self._edit(kind, flag, begin, replica)
+                        await self._edit(kind, flag, replica)
 
-    async def _create(self, flag: str, begin: int, replica: Replica) -> bool:
+    async def _create(self, flag: str, replica: Replica) -> bool:
         variants = {"old": types.Value(integer_value=0), "new": types.Value(integer_value=1)}
         made = types.Flag(key=flag, status=types.FLAG_STATUS_ENABLED, variants=variants, default_variant="old")
-        made.rollout.CopyFrom(self._rollout(begin, ROLLOUT_S))
+        made.rollout.CopyFrom(self._rollout(*SHARES))
         write = self._written("create", flag, replica)
         request = pb.CreateFlagRequest(flag=made, reason=reason(write.number))
         return await self._answered(write, replica, replica.stub.CreateFlag(request, **self._how(replica)))
 
-    async def _edit(self, kind: str, flag: str, begin: int, replica: Replica) -> None:
+    async def _edit(self, kind: str, flag: str, replica: Replica) -> None:
         stub: Any = rollouts_grpc.RolloutServiceStub(replica.channel)
         write = self._written(kind, flag, replica)
         common: dict[str, Any] = {"flag_key": flag, "reason": reason(write.number)}
@@ -130,14 +130,14 @@ class Planner:
         elif kind == "resume":
             await self._answered(write, replica, stub.ResumeRollout(rollouts.ResumeRolloutRequest(**common), **how))
         else:
-            slower = types.Flag(key=flag, rollout=self._rollout(begin, 2 * ROLLOUT_S))
+            again = types.Flag(key=flag, rollout=self._rollout(*AGAIN))
             mask = field_mask_pb2.FieldMask(paths=["rollout"])
-            update = pb.UpdateFlagRequest(flag=slower, update_mask=mask, reason=reason(write.number))
+            update = pb.UpdateFlagRequest(flag=again, update_mask=mask, reason=reason(write.number))
             await self._answered(write, replica, replica.stub.UpdateFlag(update, **how))
 
-    def _rollout(self, begin: int, seconds: int) -> types.Rollout:
-        shares = ((0, 5.0), (seconds // 2, 40.0), (seconds, 100.0))
-        points = [types.RolloutPoint(time=_moment(begin + after), share=share) for after, share in shares]
+    def _rollout(self, *shares: tuple[int, float]) -> types.Rollout:
+        now = int(time.time())
+        points = [types.RolloutPoint(time=_moment(now + after), share=share) for after, share in shares]
         return types.Rollout(from_variant="old", to_variant="new", points=points, linear=self._random.random() < 0.5)
 
     async def _answered(self, write: Write, replica: Replica, call: Any) -> bool:

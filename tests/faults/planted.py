@@ -147,7 +147,7 @@ FLAWS = {
     "twice": Flaw(planted_time.twice, frozenset({"P15"}), 12, says="stands in the history 2 times"),
     "latest-first": Flaw(planted_time.latest_first, frozenset({"P15"}), 16, says="which was due before it"),
     "silent": Flaw(planted_time.silent, frozenset({"P15"}), 20, says="its audit entry is there 0 times"),
-    "dozing": Flaw(planted_time.dozing, frozenset({"P15"}), 20, says="late although all was well"),
+    "dozing": Flaw(planted_time.dozing, frozenset({"P15"}), 20, says="it was never executed"),
     "restarted": Flaw(planted_time.restarted, frozenset({"P15"}), 24, says="went back on replica"),
     "kept-before": Flaw(planted_time.kept_before, frozenset({"P15"}), 12, says="kept is"),
 }

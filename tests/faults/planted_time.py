@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-_DOZE_S = 8.0
+_DOZE_S, _LONG_S = 8.0, 60.0
 
 
 def own_clock() -> None:
@@ -60,21 +60,21 @@ def silent() -> None:
 
     ended = DueAttempt.ended
     DueAttempt.ended = lambda self, revision: ended(self, revision)._replace(entry=None)  # type: ignore[method-assign]
-    _doze()  # so that some are missed
+    _doze(_DOZE_S)  # so that some are missed
 
 
 def dozing() -> None:
     """Nobody looks when something is due."""
-    _doze()
+    _doze(_LONG_S)
 
 
-def _doze() -> None:
+def _doze(seconds: float) -> None:
     from flagsvc.schedules.executor import ScheduleExecutor  # noqa: PLC0415
 
     look = ScheduleExecutor._look
 
     async def rarely(self: Any) -> float:
-        return await look(self) + _DOZE_S
+        return await look(self) + seconds
 
     ScheduleExecutor._look = rarely  # type: ignore[method-assign]
     ScheduleExecutor.wake = lambda _: None  # type: ignore[method-assign]
