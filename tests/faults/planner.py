@@ -111,6 +111,8 @@ class Planner:
                     replica = self._ready(with_right_clock=True)
                     if replica is not None and not self._stopping:
                         await self._edit(kind, flag, replica)
+            else:
+                await asyncio.sleep(_AFTER_FAILURE_S)
 
     async def _create(self, flag: str, replica: Replica) -> bool:
         variants = {"old": types.Value(integer_value=0), "new": types.Value(integer_value=1)}
