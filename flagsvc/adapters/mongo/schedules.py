@@ -63,10 +63,15 @@ class MongoSchedules:
         self._schedules, self._tokens, self._audit = database[COLLECTION], database[TOKENS], database[audit.AUDIT]
         self._transactions, self._asking, self._read, self._change = transactions, asking, read, change
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
         """Number and store a schedule, in one transaction."""
 
         async def work(session: Any) -> Schedule:
+            known = await self._schedules.find_one({"_id": known_id}, session=session) if known_id else None
+            if known is not None:
+                return await off_loop(_schedule, known)
             at = await self._schedules.find_one_and_update(
                 _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )
