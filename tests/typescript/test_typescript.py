@@ -20,6 +20,7 @@ FLAGS_HERE = [
     flag("since", SWITCH, "off", targeting=IN_2031),
     flag("toggled", SWITCH, "on"),
     flag("cut", SWITCH, "on"),
+    *(flag(key, SWITCH, "on") for key in ("past", "planned", "moving")),
 ]
 
 
