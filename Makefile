@@ -54,12 +54,12 @@ test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.i
 	@TEST_SHARE=0.25 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
-FAST := tests/unit tests/property tests/conformance tests/ofrep tests/faults
+FAST := $(addprefix tests/,unit property conformance revisions schedules rollouts answers ofrep faults)
 
-test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, properties with few cases, the store suite on SQLite, OFREP
+test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, properties with few cases, stores and services on SQLite, OFREP
 	TEST_SHARE=0.1 ORACLE_CASES=2000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not mongod and not long" $(FAST) \
 		--ignore tests/faults/test_run.py --ignore tests/faults/test_elections.py \
-		--ignore tests/ofrep/test_web_provider.py --ignore tests/ofrep/test_same_answers.py
+		--ignore tests/ofrep/test_web_provider.py --ignore tests/ofrep/test_same_answers.py --ignore tests/rollouts/test_engines.py
 
 UNMEASURED := faults holes model documents examples languages typescript providers fuzz lag jsonlogic_js e2e/test_outages.py \
 	e2e/test_sync_load.py e2e/test_overload.py integration/test_mongo_change_stream_faults.py integration/test_lease_at_every_bound.py
