@@ -54,6 +54,7 @@ test: $(VENV)/.dev $(NODE)/node_modules/.installed $(TYPESCRIPT)/node_modules/.i
 	@TEST_SHARE=0.25 ORACLE_CASES=5000 $(BIN)/python -m pytest $(IN_PARALLEL) -m "not long" || { [ $$? = 1 ] && printf '%s\n' '$(ALONE)' && \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
+test-fast: WORKERS = $(if $(TEST_REDIS_URL),0,3)
 FAST := $(addprefix tests/,unit property conformance revisions schedules rollouts answers ofrep faults)
 
 test-fast: $(VENV)/.dev  ## what needs no mongod and does not wait: units, properties with few cases, stores and services on SQLite, OFREP
