@@ -101,16 +101,21 @@ class SqliteSchedules:
         """Read schedules in the order of their time."""
         return await self._run(lambda db: _page(db, query, size))  # type: ignore[no-any-return]
 
+    def may_be_pending(self, flag_set: str) -> bool:  # noqa: ARG002  the same for all
+        """Return True: to look is cheap here."""
+        return True
+
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules."""
         found = (
-            "SELECT flag_set, flag_key, execute_ms FROM schedules WHERE state = ? ORDER BY execute_ms, number LIMIT ?"
+            "SELECT flag_set, flag_key, execute_ms, id FROM schedules"
+            " WHERE state = ? ORDER BY execute_ms, number LIMIT ?"
         )
 
         def work(db: Any) -> list[Upcoming]:
             now = _ms(self._now())
             rows = db.execute(found, (State.PENDING, limit))
-            return [Upcoming(FlagId(flag_set, key), (at - now) / 1000) for flag_set, key, at in rows]
+            return [Upcoming(FlagId(flag_set, key), (at - now) / 1000, each) for flag_set, key, at, each in rows]
 
         return await self._run(work)  # type: ignore[no-any-return]
 

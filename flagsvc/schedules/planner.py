@@ -142,12 +142,12 @@ class SchedulePlanner:
         """Read the first schedules that match, by time."""
         return await self._store.page(query, size)
 
-    async def notes(self, flag_id: FlagId, fields: Collection[str], *, gone: bool = False) -> list[str]:
+    async def notes(self, flag_id: FlagId, fields: Collection[str], *, is_made: bool, gone: bool = False) -> list[str]:
         """Return a note for each pending schedule that changes one of these fields; none if the store cannot say.
 
-        `gone`: the flag is deleted.
+        `is_made`: the write has been made here, and has seen whether anything is planned. `gone`: the flag is deleted.
         """
-        if self._given is None:
+        if self._given is None or (is_made and not self._given.may_be_pending(flag_id.flag_set)):
             return []
         query = ScheduleQuery(flag_set=flag_id.flag_set, flag_key=flag_id.key, states=(State.PENDING,))
         try:
