@@ -11,7 +11,7 @@ from typing import NamedTuple
 from flagsvc.core.evaluation import TOO_LARGE, Prepared, has_rule
 from flagsvc.core.flagd.references import NotInlined, inlined, refs
 from flagsvc.core.flagd.sets import NAMED_SETS, NamedSets
-from flagsvc.core.flagd.writing import definition, whole_rule
+from flagsvc.core.flagd.writing import NO_PREREQUISITES, definition, whole_rule
 from flagsvc.core.json_values import NotJson, compact, strict_loads, with_whole_numbers
 from flagsvc.core.model import Flag, JsonValue
 
@@ -57,6 +57,8 @@ def _problem(flag: Flag, prepared: Prepared) -> str:
     """Return why a flag cannot be evaluated; empty if it can."""
     if flag.problem or (prepared.fixed is not None and prepared.fixed.error_code is not None):
         return flag.problem or (prepared.fixed.message if prepared.fixed else "")
+    if prepared.prerequisites:
+        return f"The flag cannot be exported: {NO_PREREQUISITES}"
     if flag.default_variant and flag.default_variant not in flag.effective_variants:
         return "The default variant is not one of the flag's variants"
     return ""

@@ -19,6 +19,9 @@ from .references import NotInlined, add_referred, inlined, refs
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 
 
+NO_PREREQUISITES = "it has prerequisites, which are not written for flagd"
+
+
 class Rules(NamedTuple):
     """A flag's parsed targeting rule (None: it has none) and the evaluators that it uses."""
 
@@ -86,6 +89,8 @@ def rules_of(flag: Flag) -> Rules:
         raise NotJson(needs_more(flag.unknown))
     if flag.problem:
         raise NotJson(flag.problem)
+    if flag.prerequisites:
+        raise NotJson(NO_PREREQUISITES)
     if not has_rule(flag):
         return Rules(None, {})
     rule = whole_rule(flag)
