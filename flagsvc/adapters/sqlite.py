@@ -16,7 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_tokens
+from flagsvc.adapters import (
+    sqlite_audit,
+    sqlite_definitions,
+    sqlite_requests,
+    sqlite_schedules,
+    sqlite_segments,
+    sqlite_tokens,
+)
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
@@ -44,6 +51,7 @@ CREATE TABLE IF NOT EXISTS bucketings (flag_set TEXT PRIMARY KEY, version INTEGE
 CREATE TABLE IF NOT EXISTS identity (row INTEGER PRIMARY KEY CHECK (row = 1), id TEXT NOT NULL, path TEXT NOT NULL);
 """
 FILE_CURE = "check the path in the store URL, that this user may write the file and its folder, and the free disk"
+_PARTS = (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_segments)
 _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 
 
@@ -62,6 +70,7 @@ class SqliteStore:
         self.audit = sqlite_audit.SqliteAudit(self._run)
         self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
         self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
+        self.segments = sqlite_segments.SqliteSegments(self._run, _immediate, _select, _store)
         self.reads = 0
 
     @property
@@ -90,6 +99,11 @@ class SqliteStore:
         """Read one flag or, if it is absent, its set's revision, in one transaction."""
         self.reads += 1
         return await self._run(lambda db: _entry(db, flag_id))
+
+    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+        """Read a flag and those that it depends on, in one transaction."""
+        self.reads += 1
+        return await self._run(lambda db: _family(db, flag_id))
 
     async def load(self) -> StoreContents:
         """Read everything, in one transaction."""
@@ -186,7 +200,14 @@ def _make_private(path: str) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        for part in (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules):
+        for part in (
+            sqlite_tokens,
+            sqlite_audit,
+            sqlite_definitions,
+            sqlite_requests,
+            sqlite_schedules,
+            sqlite_segments,
+        ):
             db.executescript(part.SCHEMA)
     for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
@@ -215,6 +236,25 @@ def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _immediate(work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+    def run(db: sqlite3.Connection) -> T:
+        with _transaction(db, "IMMEDIATE"):
+            return work(db)
+
+    return run
+
+
+def _select(db: sqlite3.Connection, flag_set: str, text: str) -> Iterator[Flag]:
+    """Yield the flags of a set whose documents contain a text."""
+    rows = db.execute(f"{_FLAGS} WHERE flag_set = ? AND instr(document, ?) > 0", (flag_set, text)).fetchall()
+    return (_flag(*row) for row in rows)
+
+
+def _family(db: sqlite3.Connection, flag_id: FlagId) -> Mapping[str, Entry]:
+    with _transaction(db, "DEFERRED"):
+        return sqlite_segments.family(db, flag_id, _read)
 
 
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
@@ -271,6 +311,7 @@ def _changed(
     change = decide(current)
     if change is None:
         return None
+    sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
     entry = _store(db, flag_id, change)
     if request is not None:
         sqlite_requests.remember(db, request, entry, change)
@@ -279,7 +320,7 @@ def _changed(
 
 def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
     """Store a change with all that belongs to it, in the transaction that is open."""
-    change = stamped(change, _bucketing(db, flag_id.flag_set))
+    change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
     known = _revisions(db).get(flag_id.flag_set, 0)
     revision = max(known, change.before.revision if change.before else 0) + 1
     db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
@@ -301,6 +342,7 @@ def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: Dec
         current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
         there = {key: found for key, found in past.items() if found is not None}
         changes = decide(there, current)
+        sqlite_segments.check_dependencies(db, flag_set, changes, _read, _select)
         if dry_run:
             return RolledBack(changes, [])
         subjects: list[Any] = [change.after or change.before for change in changes]

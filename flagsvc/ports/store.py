@@ -13,6 +13,7 @@ from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentit
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.revisions import DecideAll, RevisionStore, RolledBack
 from flagsvc.ports.schedules import ScheduleStore
+from flagsvc.ports.segments import SegmentStore
 from flagsvc.ports.tokens import TokenStore
 
 
@@ -87,6 +88,10 @@ class FlagStore(Protocol):
     def schedules(self) -> ScheduleStore | None:
         """The store's schedules; None where it cannot plan changes."""
 
+    @property
+    def segments(self) -> SegmentStore | None:
+        """The store's segments; None where it takes no writes."""
+
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""
 
@@ -105,6 +110,12 @@ class FlagStore(Protocol):
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, never from a secondary. A missing one has the revision that its set had at that time."""
 
+    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+        """Read one flag and all flags that it depends on, by key, as of one moment; a missing one is not in it.
+
+        At most MAX_DEPTH flags in a row are read: the evaluation refuses longer chains.
+        """
+
     async def load(self) -> StoreContents:
         """Read everything."""
 
@@ -121,8 +132,9 @@ class FlagStore(Protocol):
         returned, and nothing is decided. Raises InvalidRequest where the id is another write's.
 
         A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set
-        before it, and revisions become visible in their order. Raises what `decide` raises (nothing is changed then)
-        and WritesUnsupported.
+        before it, and revisions become visible in their order. A definition also gets the segments that it refers to,
+        and dependencies are checked (`core.prerequisites.checks`). Raises what `decide` and these checks raise (nothing
+        is changed then) and WritesUnsupported.
         """
 
     async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:

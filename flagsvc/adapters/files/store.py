@@ -81,6 +81,7 @@ class FileStore:
     audit = None
     definitions = None
     schedules = None
+    segments = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)
@@ -103,6 +104,11 @@ class FileStore:
         contents = await self._current()
         flag = contents.flags.get(flag_id)
         return Entry.of(flag) if flag else Entry.absent(flag_id, contents.revisions.get(flag_id.flag_set, 0))
+
+    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+        """Return one flag: flags of files have no prerequisites."""
+        entry = await self.get(flag_id)
+        return {} if entry.flag is None else {flag_id.key: entry}
 
     async def load(self) -> StoreContents:
         """Return all flags as the files define them now."""

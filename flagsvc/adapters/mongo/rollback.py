@@ -15,6 +15,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo.definitions import MongoDefinitions, one_of, recorded, row_of
+from flagsvc.adapters.mongo.links import Links
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.errors import NotRestorable
 from flagsvc.core.model import Change, Flag, FlagId
@@ -26,7 +27,15 @@ from flagsvc.turns import in_turns, off_loop
 _BATCH = 100
 
 
-class _Current(NamedTuple):
+class Counted(NamedTuple):
+    """A set's next revision with its moment, and the set's bucketing."""
+
+    revision: int
+    at: datetime
+    bucketing: int
+
+
+class Current(NamedTuple):
     """A flag as it is stored."""
 
     raw: Mapping[str, Any]
@@ -37,11 +46,15 @@ class Rollback:
     """Rollbacks of one database. `next_revision`: counts a change of a set, in a session."""
 
     def __init__(
-        self, database: Any, kept: MongoDefinitions, next_revision: Callable[[str, int, Any], Awaitable[Any]]
+        self,
+        database: Any,
+        kept: MongoDefinitions,
+        links: Links,
+        next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
         self._flags, self._history = database["feature_flags"], database["feature_flag_history"]
         self._audit, self._revisions = database["audit_logs"], database["flagsvc_revisions"]
-        self._kept, self._next_revision = kept, next_revision
+        self._kept, self._links, self._next_revision = kept, links, next_revision
 
     async def run(
         self, flag_set: str, revision: int, decide: DecideAll, session: Any, *, dry_run: bool
@@ -53,28 +66,44 @@ class Rollback:
         if len(keys) > MAX_CHANGED:
             raise NotRestorable(f"more than {MAX_CHANGED} flags have changed since; roll back flag by flag")
         past: dict[str, Recorded] = {}
-        current: dict[str, _Current] = {}
+        current: dict[str, Current] = {}
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
             async for row in in_turns(await self._kept.newest_rows(flag_set, some, revision, session)):
                 past[row["key"]] = await recorded(row)
             query = {"key": {"$in": some}} | documents.in_set(flag_set)
             async for raw in self._flags.find(query, session=session):
-                current[raw["key"]] = _Current(raw, documents.to_flag(raw))
+                current[raw["key"]] = Current(raw, documents.to_flag(raw))
         changes = await off_loop(decide, past, {key: each.flag for key, each in current.items()})
+        await self._links.check(flag_set, changes, session)
         if not changes or counted is None:
             return RolledBack(changes, []) if dry_run else None
+        changes = [await self._links.linked(change, session) for change in changes]
+        return RolledBack(changes, await self.store(flag_set, changes, current, counted, session))
+
+    async def store(
+        self,
+        flag_set: str,
+        changes: Sequence[Change],
+        current: Mapping[str, Current],
+        counted: Counted,
+        session: Any,
+    ) -> list[Entry]:
+        """Store changes of one set, each with a revision of its own: `counted` is the first one, just taken.
+
+        `current`: the flags that exist, by key.
+        """
         changes = await off_loop(lambda: [stamped(change, counted.bucketing) for change in changes])
         first = max(counted.revision, 1 + max((each.flag.revision for each in current.values()), default=0))
         if (last := first + len(changes) - 1) != counted.revision:
             await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": last}}, session=session)
         try:
-            return RolledBack(changes, await self._store(changes, current, first, counted.at, session))
+            return await self._store(changes, current, first, counted.at, session)
         except BulkWriteError as error:
             raise _single(error) from error
 
     async def _store(
-        self, changes: Sequence[Change], current: Mapping[str, _Current], first: int, at: datetime, session: Any
+        self, changes: Sequence[Change], current: Mapping[str, Current], first: int, at: datetime, session: Any
     ) -> list[Entry]:
         history, audit, edits, rows, entries = [], [], [], [], []
         for revision, change in enumerate(changes, first):

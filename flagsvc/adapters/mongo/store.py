@@ -12,8 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from bson.errors import BSONError
@@ -33,9 +32,11 @@ from flagsvc.adapters.mongo.definition_sweep import DefinitionSweep
 from flagsvc.adapters.mongo.definitions import MongoDefinitions
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
+from flagsvc.adapters.mongo.links import Links
 from flagsvc.adapters.mongo.requests import MongoRequests
-from flagsvc.adapters.mongo.rollback import Rollback
+from flagsvc.adapters.mongo.rollback import Counted, Rollback
 from flagsvc.adapters.mongo.schedules import MongoSchedules
+from flagsvc.adapters.mongo.segments import MongoSegments
 from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import OnDuplicateKey, Transactions, Work, close_client, session_of
 from flagsvc.background import cause_of
@@ -58,14 +59,6 @@ _ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 
 T = TypeVar("T")
-
-
-class Counted(NamedTuple):
-    """A set's next revision with its moment, and the set's bucketing."""
-
-    revision: int
-    at: datetime
-    bucketing: int
 
 
 class MongoStore:
@@ -129,7 +122,15 @@ class MongoStore:
             DefinitionSweep(self._client, self._database, lambda: self._asking(LOAD_TIMEOUT_S), self._read),
         )
         self._requests = MongoRequests(self._database)
-        self._rollback = Rollback(self._database, self.definitions, self._next_revision)
+        self._links = Links(self._database)
+        self._rollback = Rollback(self._database, self.definitions, self._links, self._next_revision)
+        self.segments = MongoSegments(
+            self._database,
+            run=self._stored,
+            asking=lambda: self._asking(self._timeout_s),
+            store=self._rollback.store,
+            next_revision=self._next_revision,
+        )
         self.schedules = MongoSchedules(
             self._database, self._transactions, lambda: self._asking(self._timeout_s), self._flag, self._change
         )
@@ -170,6 +171,13 @@ class MongoStore:
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, together with others that are read at this time."""
         return await self._gets.get(flag_id)
+
+    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+        """Read a flag and those that it depends on, in one snapshot."""
+        async with self._asking(self._timeout_s):
+            self.reads += 1
+            flags = [self._read(raw) for raw in await self._links.family(flag_id)]
+        return {flag.key: Entry.of(flag) for flag in flags}
 
     async def load(self) -> StoreContents:
         """Read the counters, then every flag: a change up to a counter can then not be missing."""
@@ -319,7 +327,8 @@ class MongoStore:
         if change is None or subject is None:
             return None
         revision, at, bucketing = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
-        change = await off_loop(stamped, change, bucketing)
+        await self._links.check(flag_id.flag_set, [change], session)
+        change = await off_loop(stamped, await self._links.linked(change, session), bucketing)
         stored, edit = documents.updated(change, raw, flag, revision)
         resource = (stored or raw or {}).get("_id")
         await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
@@ -347,7 +356,8 @@ class MongoStore:
         new, at, bucketing = await self._next_revision(flag_id.flag_set, found, session)
         entry = Entry.absent(flag_id, new)
         if raw is not None:
-            stored, edit = await off_loop(documents.numbered, raw, new, bucketing)
+            rules = await self._links.rules_of(documents.to_flag(raw), session)
+            stored, edit = await off_loop(documents.numbered, raw, new, bucketing, rules)
             await self._flags.update_one({"_id": raw["_id"]}, edit, session=session)
             entry = Entry.of(documents.to_flag(stored))
         about = About(action=CHANGED_ELSEWHERE)

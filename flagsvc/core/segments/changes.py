@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from ..changes import Author, restamp
 from ..errors import InvalidRequest, SegmentConflict, SegmentExists, SegmentInUse, SegmentNotFound, Violation
@@ -32,7 +33,7 @@ SegmentDecide = Callable[[Segment | None], SegmentChange | None]
 
 def create(segment: Segment, author: Author) -> SegmentDecide:
     """Create a segment. Raises InvalidRequest; the decision raises SegmentExists."""
-    good = replace(validated(segment), version=0, revision=0, created_at=author.at, updated_at=author.at)
+    good = replace(validated(segment), version=0, revision=0, created_at=_at(author), updated_at=_at(author))
 
     def decide(current: Segment | None) -> SegmentChange:
         if current is not None:
@@ -52,7 +53,7 @@ def update(wanted: Segment, fields: Iterable[str], expected: int | None, author:
     def decide(current: Segment | None) -> SegmentChange | None:
         before = _expected(wanted.name, current, expected)
         after = validated(replace(before, **values))
-        return None if after == before else SegmentChange(before, replace(after, updated_at=author.at), author)
+        return None if after == before else SegmentChange(before, replace(after, updated_at=_at(author)), author)
 
     return decide
 
@@ -122,6 +123,11 @@ def all_of(rules: Mapping[str, str], change: SegmentChange) -> dict[str, str]:
     """Return the rules of a set's segments after a change."""
     others = {name: text for name, text in rules.items() if name != _name(change)}
     return others if change.after is None else others | {change.after.name: change.after.rule}
+
+
+def _at(author: Author) -> datetime:
+    """Return the time of a change as stores keep it, in milliseconds."""
+    return author.at.replace(microsecond=author.at.microsecond // 1000 * 1000)
 
 
 def _name(change: SegmentChange) -> str:
