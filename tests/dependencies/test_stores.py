@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
+import pymongo
 import pytest
 
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.errors import FlagInUse, InvalidRequest, SegmentInUse, SegmentNotFound
 from flagsvc.core.model import Flag, FlagId, Status
@@ -166,3 +169,22 @@ async def test_no_cycle_gets_in_whoever_writes_at_the_same_time(store: FlagStore
     [refused] = [each for each in done if each is not None]
     assert isinstance(refused, InvalidRequest)
     assert "depend on themselves" in str(refused)
+
+
+@pytest.mark.mongod
+async def test_another_programs_flag_gets_its_segments_with_its_revision(mongo_database_url: str) -> None:
+    with closing(pymongo.MongoClient(mongo_database_url)) as client:
+        made = MongoStore(mongo_database_url)
+        await made.open()
+        try:
+            await put(made, "pro", PRO)
+            foreign = {"key": "a", "name": "a", "status": "ENABLED", "targeting": flag("a", segments=["pro"]).targeting}
+            stale = foreign | {"key": "b", "evaluators": {"segment:pro": STAFF}}
+            missing = foreign | {"key": "c", "targeting": flag("c", segments=["none"]).targeting}
+            client.get_default_database()["feature_flags"].insert_many([foreign, stale, missing])
+            entries = [await made.assign_revision(FlagId("default", key), 0) for key in "abc"]
+            found = [entry.flag.evaluators for entry in entries if entry is not None and entry.flag is not None]
+            assert found == [{"segment:pro": PRO}, {"segment:pro": PRO}, {}]
+            assert await carried(made, "b") == {"segment:pro": PRO}
+        finally:
+            await made.close()
