@@ -78,6 +78,7 @@ bench: $(VENV)/.dev  ## the engine beside flagd-core; MongoDB alone, Redis befor
 	$(BIN)/python -m benchmarks.tiers
 	$(BIN)/python -m benchmarks.client
 	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.answers_cost
 	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.growth
 

@@ -297,6 +297,8 @@ class Replica:
         if self.executor is not None:
             yield from (Sample(*each) for each in self.executor.samples())
         yield Sample("flagsvc_writes_total", "Changes stored.", writes.stored)
+        about = "Steps of rollouts that were announced to clients that hold values."
+        yield Sample("flagsvc_rollout_steps_total", about, self.rollout_steps.announced)
         yield Sample("flagsvc_announcements_sent_total", "Changes announced.", writes.announced)
         yield Sample("flagsvc_announcements_failed_total", "Changes not announced.", writes.not_announced)
         about = "Announcements received, own ones included."

@@ -5,6 +5,7 @@ From `flagsvc.__main__.main` on, all happens as in a process of its own. Tests o
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -68,7 +69,8 @@ class Fork:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal unless it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its status is not here yet
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Send SIGKILL."""

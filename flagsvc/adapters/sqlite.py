@@ -25,6 +25,7 @@ from flagsvc.adapters import (
     sqlite_tokens,
 )
 from flagsvc.adapters.identity import identity_of, new_id
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
@@ -70,7 +71,7 @@ class SqliteStore:
         self.audit = sqlite_audit.SqliteAudit(self._run)
         self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
         self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
-        self.segments = sqlite_segments.SqliteSegments(self._run, _immediate, _select, _store)
+        self.segments = sqlite_segments.SqliteSegments(self._run, _select, _store)
         self.reads = 0
 
     @property
@@ -158,7 +159,7 @@ class SqliteStore:
     def _make_identity(self, db: sqlite3.Connection, *, renew: bool = False) -> None:
         """Read the identity, or make it. It names its file: a copy under another name is another store."""
         path = str(Path(self._path).resolve())
-        with _transaction(db, "IMMEDIATE"):
+        with transaction(db, "IMMEDIATE"):
             row = db.execute("SELECT path FROM identity").fetchone()
             if renew or row is None or row[0] != path:
                 db.execute("INSERT OR REPLACE INTO identity VALUES (1, ?, ?)", (new_id(), path))
@@ -200,14 +201,7 @@ def _make_private(path: str) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        for part in (
-            sqlite_tokens,
-            sqlite_audit,
-            sqlite_definitions,
-            sqlite_requests,
-            sqlite_schedules,
-            sqlite_segments,
-        ):
+        for part in _PARTS:
             db.executescript(part.SCHEMA)
     for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
@@ -227,25 +221,6 @@ def _failure(error: sqlite3.Error) -> StoreUnavailable:
     return StoreUnavailable(cause=f"the file cannot be used: {error}", cure=FILE_CURE)
 
 
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
-    db.execute(f"BEGIN {kind}")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _immediate(work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
-    def run(db: sqlite3.Connection) -> T:
-        with _transaction(db, "IMMEDIATE"):
-            return work(db)
-
-    return run
-
-
 def _select(db: sqlite3.Connection, flag_set: str, text: str) -> Iterator[Flag]:
     """Yield the flags of a set whose documents contain a text."""
     rows = db.execute(f"{_FLAGS} WHERE flag_set = ? AND instr(document, ?) > 0", (flag_set, text)).fetchall()
@@ -253,7 +228,7 @@ def _select(db: sqlite3.Connection, flag_set: str, text: str) -> Iterator[Flag]:
 
 
 def _family(db: sqlite3.Connection, flag_id: FlagId) -> Mapping[str, Entry]:
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         return sqlite_segments.family(db, flag_id, _read)
 
 
@@ -263,7 +238,7 @@ def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
 
 
 def _entry(db: sqlite3.Connection, flag_id: FlagId) -> Entry:
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         flag = _read(db, flag_id)
         return Entry.of(flag) if flag else Entry.absent(flag_id, _revisions(db).get(flag_id.flag_set, 0))
 
@@ -291,13 +266,13 @@ def _bucketing(db: sqlite3.Connection, flag_set: str) -> int:
 
 
 def _load(db: sqlite3.Connection) -> StoreContents:
-    with _transaction(db, "DEFERRED"):
+    with transaction(db, "DEFERRED"):
         flags = [_flag(*row) for row in db.execute(_FLAGS)]
         return StoreContents(flags, _revisions(db))
 
 
 def _change(db: sqlite3.Connection, flag_id: FlagId, decide: Decide, request: WriteRequest | None) -> Entry | None:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         if request is not None and (answered := sqlite_requests.answer(db, request, flag_id)) is not None:
             return answered
         return _changed(db, flag_id, decide, request)
@@ -337,7 +312,7 @@ def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
 
 
 def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-    with _transaction(db, "IMMEDIATE"):
+    with transaction(db, "IMMEDIATE"):
         past = sqlite_definitions.before(db, flag_set, revision)
         current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
         there = {key: found for key, found in past.items() if found is not None}

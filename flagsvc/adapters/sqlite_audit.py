@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.audit import AuditEntry, AuditQuery, Outcome, newest, place_of
 from flagsvc.core.documents import json_safe
 from flagsvc.ports.audit import MAX_REFUSALS
@@ -49,8 +50,7 @@ def insert(db: Any, entries: Sequence[AuditEntry]) -> None:
 
 
 def _append(db: Any, entries: Sequence[AuditEntry]) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db, "IMMEDIATE"):
         insert(db, entries)
         if any(entry.outcome is Outcome.REFUSED for entry in entries):
             db.execute(
@@ -58,10 +58,6 @@ def _append(db: Any, entries: Sequence[AuditEntry]) -> None:
                 " ORDER BY id DESC LIMIT 1 OFFSET ?)",
                 (MAX_REFUSALS,),
             )
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _read(db: Any, query: AuditQuery, size: int, table: str) -> Iterator[AuditEntry]:

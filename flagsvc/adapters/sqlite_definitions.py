@@ -5,12 +5,12 @@ A revision's moment is the greater of its set's last one and this machine's cloc
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.documents import loads
 from flagsvc.core.errors import NotRestorable
 from flagsvc.core.model import Flag, FlagId
@@ -142,7 +142,7 @@ def _range(db: Any, flag_set: str) -> tuple[Moment | None, int]:
 
 
 def _sweep(db: Any, keep_s: float) -> Swept:
-    with _immediate(db):
+    with transaction(db, "IMMEDIATE"):
         now = _now_ms()
         recorded = sum(_record_missing(db, name, revision, now) for name, revision in _sets(db))
         db.execute("INSERT OR IGNORE INTO horizons VALUES (?, 0, ?)", (BEGINNING, now))
@@ -204,17 +204,6 @@ def _remove_old(db: Any, flag_set: str, until: int) -> int:
         removed += db.execute(gone, (flag_set, key, revision, revision)).rowcount
     db.execute("INSERT OR REPLACE INTO horizons VALUES (?, ?, ?)", (flag_set, *newest))
     return removed
-
-
-@contextlib.contextmanager
-def _immediate(db: Any) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _now_ms() -> int:

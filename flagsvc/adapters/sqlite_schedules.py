@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 
 from flagsvc.adapters import sqlite_audit, sqlite_tokens
-from flagsvc.adapters.sqlite_tokens import transaction
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.core.schedules.documents import from_json, to_json
+from flagsvc.core.schedules.documents import MALFORMED, from_json, to_json
 from flagsvc.core.schedules.model import KEPT_S, OPEN, RUNNABLE, Schedule, State
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
@@ -27,7 +27,6 @@ CREATE TABLE IF NOT EXISTS schedules (
 CREATE INDEX IF NOT EXISTS schedules_by_time ON schedules (state, execute_ms, number);
 CREATE INDEX IF NOT EXISTS schedules_of_a_flag ON schedules (flag_set, flag_key, execute_ms, number);
 """
-MALFORMED = "what is stored of the schedule is malformed"
 _OPEN = f"state IN ({', '.join(repr(state.value) for state in sorted(OPEN))})"
 _OF_FLAG = "flag_set = ? AND flag_key = ?"
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.documents import json_safe, times_from_json
 from flagsvc.core.errors import SegmentNotFound
 from flagsvc.core.model import Change, Flag, FlagId
@@ -43,16 +44,15 @@ Store = Callable[[Any, FlagId, Change], Entry]
 
 
 class SqliteSegments:
-    """The segments of one file. `run` runs a function of its connection, `transact` in a transaction that writes."""
+    """The segments of one file. `run` runs a function of its connection."""
 
     def __init__(
         self,
         run: Callable[[Callable[[Any], Any]], Awaitable[Any]],
-        transact: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
         select: Select,
         store: Store,
     ) -> None:
-        self._run, self._transact, self._select, self._store = run, transact, select, store
+        self._run, self._select, self._store = run, select, store
 
     async def get(self, segment_id: SegmentId) -> Segment:
         """Read one segment. Raises SegmentNotFound."""
@@ -71,7 +71,11 @@ class SqliteSegments:
 
     async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
         """Decide and store, in one transaction."""
-        work = self._transact(lambda db: self._write(db, segment_id, decide, dry_run=dry_run))
+
+        def work(db: Any) -> SegmentWritten:
+            with transaction(db, "IMMEDIATE"):
+                return self._write(db, segment_id, decide, dry_run=dry_run)
+
         return await self._run(work)  # type: ignore[no-any-return]
 
     def _flags(self, db: Any, segment_id: SegmentId) -> list[Flag]:

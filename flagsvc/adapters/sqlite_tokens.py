@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from flagsvc.adapters.sqlite_audit import insert
+from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.access.records import Decide, R, Record, from_json, to_json
 from flagsvc.core.access.tokens import Token
 from flagsvc.core.audit import AuditEntry
@@ -116,15 +117,3 @@ def read_records(db: Any, ids: Sequence[str]) -> dict[str, Record]:
             if (record := _read(db, record_id)) is not None:
                 found[record_id] = record
     return found
-
-
-@contextmanager
-def transaction(db: Any, kind: str) -> Iterator[None]:
-    """Run what is inside in one transaction."""
-    db.execute(f"BEGIN {kind}")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")

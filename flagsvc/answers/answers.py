@@ -46,7 +46,7 @@ class Answers:
             return await self._bulk.parts(call)
         recording = Recording(self._near, number, self._metrics.label_of)
         parts = await self._bulk.parts(call, recording.note)
-        # What was evaluated in turns is of one moment only if the set did not change meanwhile.
+        # An answer of a set that has changed meanwhile, in the turns of the evaluation, would never be given.
         if recording.counts and self._sets.number_of(call.asked.flag_set) == number:
             self._remember(call.asked, recording.answer(call, parts))
         return parts

@@ -10,6 +10,7 @@ from flagsvc.cli.terminal import coloured, is_terminal, styled, width
 from flagsvc.core.changes import SERVER_TIMES
 from flagsvc.core.json_values import same
 from flagsvc.core.model import STORED_NAMES, Flag
+from flagsvc.core.needs import NEEDS
 
 Fields = dict[str, dict[str, Any]]
 """Stored name of a changed field -> its values before and after; None where it is not set."""
@@ -17,7 +18,7 @@ _BY_NAME = frozenset({"variants", "metadata", "evaluators"})
 _PIPED_WIDTH = 200
 _BEFORE = 30
 """Characters shown before the first difference of two long values, at most."""
-_NOT_SHOWN = {STORED_NAMES[name] for name in (*SERVER_TIMES, "revision", "bucketing", "key", "flag_set")}
+_NOT_SHOWN = {STORED_NAMES[name] for name in (*SERVER_TIMES, "revision", "bucketing", "key", "flag_set")} | {NEEDS}
 
 
 def fields_between(previous: Any, new: Any) -> Fields:

@@ -67,7 +67,7 @@ def _change(args: argparse.Namespace, stub: pb_grpc.RolloutServiceStub) -> int:
         response = stub.ResumeRollout(pb.ResumeRolloutRequest(**fields), timeout=timeout)
     else:
         over = None if args.over is None else Duration(seconds=_whole_seconds(args.over, "--over"))
-        response = stub.RollBackRollout(pb.RollBackRolloutRequest(**fields, over=over), timeout=timeout)
+        response = stub.RollbackRollout(pb.RollbackRolloutRequest(**fields, over=over), timeout=timeout)
     return _show(args, response.status, response.flag.revision, response.spread)
 
 

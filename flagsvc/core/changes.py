@@ -106,7 +106,7 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
 
 
 def restore(past: Flag, expected: int | None, author: Author) -> Decide:
-    """Give a flag the definition that it had; one that is gone is created. Times and bucketing are not of the past.
+    """Restore the definition that a flag had; one that is gone is created. Times and bucketing are not of the past.
 
     The definition was stored before, so today's limits do not refuse it. Fields that flagsvc does not know stay as they
     are. The decision raises FlagNotFound or RevisionConflict.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 from pygrpc_native import EVENT_CALL
 
+from flagsvc.api.common.lateness import Lateness
 from flagsvc.api.common.peers import peer_name
 from flagsvc.api.common.request_limits import MAX_REQUEST_BYTES
 from flagsvc.api.connect.statuses import Status
@@ -30,7 +31,7 @@ TURN_MAX_S = 0.01
 PAUSE_S = 0.0002
 """Seconds without a call after which the loop has had its turn."""
 LATE_S = 0.25
-"""Seconds after which a call that still waits for the thread is refused: its caller is told while that helps."""
+"""Seconds after which a call that still waits is refused, once calls have been late for a while (`Lateness`)."""
 FULL = "the server gets more calls than it can answer in time; retry later"
 _MAPPED = "ipv6:[::ffff:"
 
@@ -88,6 +89,7 @@ class Answering:
         self._methods = tuple((*method, method.full) for method in methods)
         self._waiting: deque[tuple[float, list[Any]]] = deque()
         self._turn = threading.Event()
+        self._lateness = Lateness(lambda _: None)
         self.refused = 0
 
     @property
@@ -117,6 +119,7 @@ class Answering:
         waiting, now = self._waiting, time.monotonic()
         while waiting:
             received_at, events = waiting[0]
+            self._lateness.measured(now - received_at, now)
             while events:
                 self._take(events.pop(), received_at, now, left)
                 now = time.monotonic()
@@ -145,7 +148,7 @@ class Answering:
             self._fail(number, _too_large(len(payload)))
             timer.ended("INVALID_ARGUMENT", 0.0)  # which the handlers give a call without a message that can be read
             return
-        if waited_s > LATE_S:
+        if waited_s > LATE_S and self._lateness.is_late:
             self._refuse(number, timer, full, waited_s)
             return
         if peer.startswith(_MAPPED):

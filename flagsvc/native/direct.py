@@ -1,8 +1,8 @@
 """Evaluations that are answered in the front's thread, from the view that the near cache publishes.
 
 Only what memory alone answers, and answers well, is answered here. Everything else is left to the event loop, and to
-the same handlers as over any other transport: errors, explanations, large contexts and values, rules that are not
-compiled yet, and whatever this replica cannot say without asking.
+the same handlers as over any other transport: errors, explanations, answers as of another moment, large contexts and
+values, rules that are not compiled yet, and whatever this replica cannot say without asking.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _evaluate_flag(parts: Parts, check: Check | None) -> Evaluate:
 
     def evaluate_flag(payload: bytes, metadata: Metadata, caller: Identity) -> bytes | None:
         request = pb.EvaluateFlagRequest.FromString(payload)
-        if request.explain:
+        if request.explain or request.HasField("as_of"):
             return None
         if check is not None:
             check.permitted(caller, request, metadata)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -29,11 +29,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A claim that was applied. `revision`: of the claimed change, which the entry may be newer than."""
+    """A claim that was applied. `revision`: of the claimed change, which the entry may be newer than.
+
+    `received_at`: when it came, or when the store was asked about it; `is_asked_again`: the store did not settle it.
+    """
 
     entry: Entry
     revision: int
     received_at: float
+    is_asked_again: bool = False
 
 
 class Hints:
@@ -96,27 +100,34 @@ class Hints:
     def settle(
         self, hints: Sequence[Hint], stored: dict[FlagId, Entry], as_of: float, counters: Mapping[str, int]
     ) -> bool:
-        """Compare claims with what the store has, which was read later. Return whether each was right.
+        """Compare claims with what the store has, which was read later. Return whether none was found wrong.
 
-        Where one was not, or where the store has moved on, the set's revisions are no longer known to be applied.
-        `counters`: of the store, as of before; empty where inserted flags get no revision.
+        A claim that may have been right, of a flag that another program has changed since, is left to the next poll:
+        that change has a revision by then. Where a claim was not right, or where the store has moved on, the set's
+        revisions are no longer known to be applied.
+        `counters`: of the store, as of before; empty where changes of other programs get no revision.
         """
         now, all_right = time.monotonic(), True
         for hint in hints:
             self._pop(hint.entry.id, hint.revision)
             entry = stored[hint.entry.id]
+            if not hint.is_asked_again and _is_changed_since(hint, entry, counters):
+                self._note(replace(hint, received_at=now, is_asked_again=True))
+                continue
             is_right = entry.flag is not None and hint.revision == entry.revision and same_entry(hint.entry, entry)
             all_right = all_right and is_right
+            is_contradicted = False
             if _is_inserted_since(hint, entry, counters):
                 pass  # the load that follows gives the flag a revision; until then what was announced stays
             elif entry.revision < hint.entry.revision or (
                 entry.revision == hint.entry.revision and not same_entry(hint.entry, entry)
             ):
+                is_contradicted = True
                 self._replace(hint, entry, as_of, now)
             else:
                 self._near.apply_read(entry, as_of, now)
             if not is_right:
-                self._near.changelogs.of(entry.id.flag_set).forget()
+                self._near.changelogs.of(entry.id.flag_set).forget(were_told=not is_contradicted)
         return all_right
 
     def clear(self) -> None:
@@ -161,6 +172,13 @@ class Hints:
             )
         self._contradicted_at = now
         self._near.force_replace(hint.entry.revision, entry, as_of, now)
+
+
+def _is_changed_since(hint: Hint, entry: Entry, counters: Mapping[str, int]) -> bool:
+    """Whether a claim may have been right, and another program has changed or deleted the flag since."""
+    if hint.entry.flag is None or hint.revision > counters.get(entry.id.flag_set, 0):
+        return False
+    return entry.flag is None or (entry.revision == hint.entry.revision and not same_entry(hint.entry, entry))
 
 
 def _is_inserted_since(hint: Hint, entry: Entry, counters: Mapping[str, int]) -> bool:

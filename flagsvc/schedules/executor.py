@@ -39,7 +39,7 @@ POLL_S = 5.0
 """Longest time between two reads: so late can a schedule be that another replica planned for now and then died."""
 LOOK_AGAIN_S = 0.5
 """The same after something was due: another replica may have had it, and failed."""
-JITTER_S = 0.02
+JITTER_S = 0.1
 BATCH = 100
 MIN_RETRY_S, MAX_RETRY_S, MAX_FORBIDDEN_S = 0.1, 5.0, 60.0
 _LATER = (StoreUnavailable, AccessUnknown, WritesUnsupported)

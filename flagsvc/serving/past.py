@@ -1,6 +1,7 @@
 """Definitions and evaluations as of another moment: from the revisions of the store, never from a cache.
 
-A moment to come has the definitions of now, with its time for `$flagd.timestamp`.
+A moment to come has the definitions of now and what pending schedules make of them by then, with its time for
+`$flagd.timestamp`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from flagsvc.core.errors import FlagNotFound, RevisionsMissing
-from flagsvc.core.evaluation import NO_FLAG, Explanation, Prepared, ValueType, check_type, explain, prepare
-from flagsvc.core.lint import lint
+from flagsvc.core.evaluation import NO_FLAG, Explanation, Prepared, ValueType, check_type, prepare
 from flagsvc.core.model import Attributes, Flag, FlagId
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded
+from flagsvc.core.schedules.model import Schedule, State
+from flagsvc.core.schedules.preview import previewed
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RevisionStore
+from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.serving.reader import Evaluation
+from flagsvc.serving.reader import explained as explanation_of
 from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
 
@@ -29,6 +33,8 @@ MAX_READS = 8
 MAX_COMPILED, MAX_COMPILED_MEMORY = 256, 262_144
 """Definitions that are kept compiled, and the memory of one that is, as estimated."""
 _BATCH = 100
+Planned = Mapping[str, Sequence[Schedule]]
+"""Schedules by the key of their flag."""
 
 
 class Past:
@@ -48,13 +54,14 @@ class Past:
         """
         async with self._reads:
             moment = await self._moment(flag_id.flag_set, as_of)
-            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment)).get(flag_id.key)
+            planned = await self._planned(flag_id, moment.at)
+            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment, planned)).get(flag_id.key)
         evaluation = await self._evaluated(flag_id, flag, context, moment, wanted)
         if not explained:
             return evaluation, None, moment
         if flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ()), moment
-        return evaluation, await off_loop(_explained, flag, dict(context), moment.at.timestamp()), moment
+        return evaluation, await off_loop(explanation_of, flag, dict(context), moment.at.timestamp()), moment
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, as_of: AsOf
@@ -66,13 +73,15 @@ class Past:
         async with self._reads:
             moment = await self._moment(flag_set, as_of)
             wanted = list(keys) or await self._keys(flag_set, moment)
-        return self._each(flag_set, wanted, context, moment, leave_out_missing=not keys), moment
+            planned = await self._planned(FlagId(flag_set, keys[0] if len(keys) == 1 else ""), moment.at)
+        return self._each(flag_set, wanted, context, moment, planned, leave_out_missing=not keys), moment
 
     async def get(self, flag_id: FlagId, as_of: AsOf) -> Flag:
         """Return a definition. Raises FlagNotFound where the flag did not exist then, and as `evaluate`."""
         async with self._reads:
             moment = await self._moment(flag_id.flag_set, as_of)
-            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment)).get(flag_id.key)
+            planned = await self._planned(flag_id, moment.at)
+            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment, planned)).get(flag_id.key)
         if flag is None:
             raise FlagNotFound(flag_id.key)
         return flag
@@ -83,24 +92,54 @@ class Past:
             return await self._kept().page(flag_id, below, size)
 
     async def _each(
-        self, flag_set: str, keys: Sequence[str], context: Attributes, moment: Moment, *, leave_out_missing: bool
+        self,
+        flag_set: str,
+        keys: Sequence[str],
+        context: Attributes,
+        moment: Moment,
+        planned: Planned,
+        *,
+        leave_out_missing: bool,
     ) -> AsyncIterator[Evaluation]:
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
             async with self._reads:
-                flags = await self._flags(flag_set, list(dict.fromkeys(some)), moment)
+                flags = await self._flags(flag_set, list(dict.fromkeys(some)), moment, planned)
             async for key in in_turns(some):
                 if key in flags or not leave_out_missing:
                     yield await self._evaluated(FlagId(flag_set, key), flags.get(key), context, moment)
 
     async def _moment(self, flag_set: str, as_of: AsOf) -> Moment:
-        if as_of.time is not None and as_of.time > datetime.fromtimestamp(self._clock(), UTC):
+        if as_of.time is not None and self._is_to_come(as_of.time):
             return Moment((await self._store.revisions()).get(flag_set, 0), as_of.time)
         return await self._kept().moment(flag_set, as_of)
 
-    async def _flags(self, flag_set: str, keys: Sequence[str], moment: Moment) -> Mapping[str, Flag]:
+    async def _flags(self, flag_set: str, keys: Sequence[str], moment: Moment, planned: Planned) -> Mapping[str, Flag]:
         found = await self._kept().newest(flag_set, keys, moment)
-        return {key: each.flag for key, each in found.items() if each.flag is not None}
+        flags = {key: each.flag for key, each in found.items() if each.flag is not None}
+        for key in flags.keys() & planned.keys():
+            flags[key] = await off_loop(previewed, flags[key], planned[key])
+        return flags
+
+    async def _planned(self, flag_id: FlagId, until: datetime) -> Planned:
+        """Return the schedules that are due by a time to come, by flag; of the whole set where the key is empty."""
+        store = self._store.schedules
+        if store is None or not self._is_to_come(until):
+            return {}
+        found: dict[str, list[Schedule]] = {}
+        query = ScheduleQuery(flag_set=flag_id.flag_set, flag_key=flag_id.key, states=(State.PENDING,))
+        while True:
+            page = await store.page(query, _BATCH)
+            for schedule in page:
+                if schedule.execute_at <= until:
+                    found.setdefault(schedule.flag_id.key, []).append(schedule)
+            if len(page) < _BATCH or page[-1].execute_at > until:
+                return found
+            last = page[-1]
+            query = replace(query, after=(int(last.execute_at.timestamp() * 1000), last.number))
+
+    def _is_to_come(self, at: datetime) -> bool:
+        return at > datetime.fromtimestamp(self._clock(), UTC)
 
     async def _keys(self, flag_set: str, moment: Moment) -> list[str]:
         return await self._kept().keys(flag_set, moment)
@@ -133,8 +172,3 @@ class Past:
             if len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return prepared
-
-
-def _explained(flag: Flag, context: Attributes, at: float) -> Explanation:
-    _, explanation = explain(flag, context, at)
-    return replace(explanation, notes=tuple(map(str, lint(flag))))

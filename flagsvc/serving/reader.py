@@ -120,7 +120,7 @@ class Reader:
         evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
         if evaluation.flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ())
-        return evaluation, await off_loop(_explained, evaluation.flag, dict(context), self._clock())
+        return evaluation, await off_loop(explained, evaluation.flag, dict(context), self._clock())
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
@@ -214,6 +214,7 @@ class Reader:
         await asyncio.gather(self._lookup.close(), self._sets.close())
 
 
-def _explained(flag: Flag, context: Attributes, now: float) -> Explanation:
+def explained(flag: Flag, context: Attributes, now: float) -> Explanation:
+    """Tell how an outcome comes about, with notes on what is most likely not meant."""
     _, explanation = explain(flag, context, now)
     return replace(explanation, notes=tuple(map(str, lint(flag))))

@@ -1,4 +1,4 @@
-"""Gives flags back definitions that they had: one flag, or all of a set that have changed since."""
+"""Restores definitions that flags had: one flag, or all of a set that have changed since."""
 
 from __future__ import annotations
 

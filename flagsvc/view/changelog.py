@@ -61,6 +61,8 @@ class Changelog:
     loaded: bool = False
     watermark: int = 0
     """Every change up to this revision is applied."""
+    told: int = 0
+    """Listeners were notified of every change up to this revision, or up to the watermark if that is larger."""
     ahead: set[int] = field(default_factory=set)
     """Applied revisions beyond a gap."""
     gap_since: float = math.inf
@@ -108,10 +110,18 @@ class Changelog:
         self.ahead = {r for r in self.ahead if r > self.watermark}
         self._close_gap(now)
 
-    def forget(self) -> None:
-        """Start over: the store counts differently from what was known."""
+    def forget(self, *, were_told: bool = False) -> None:
+        """Start over: it is not known any more which changes are applied.
+
+        `were_told`: listeners were notified all the same of each change up to the watermark.
+        """
+        self.told = max(self.told, self.watermark) if were_told else 0
         self.loaded, self.watermark, self.gap_since = False, 0, math.inf
         self.ahead.clear()
+
+    def has_told(self, revision: int) -> bool:
+        """Whether listeners were notified of every change up to this revision."""
+        return revision <= max(self.told, self.watermark)
 
     def append(self, entry: Entry, size: int, kind: ChangeKind, now: float, *, was_public: bool = False) -> None:
         """Write a change, whose flag takes about so much memory, into the log and notify all listeners.

@@ -64,11 +64,14 @@ class CacheEntry:
         return self.compiled
 
     async def compile(self) -> None:
-        """Compile the definition: a short rule at once, a long one in a thread, where others wait for it too."""
+        """Compile the definition: a short rule at once, a long one in a thread, where others wait for it too.
+
+        A rollout becomes a rule that may be long.
+        """
         flag = self.entry.flag
         if self.compiled is None and flag is not None:
             size = len(flag.targeting or "") + sum(map(len, flag.evaluators.values()))
-            if size > MAX_INLINE_CHARS:
+            if size > MAX_INLINE_CHARS or flag.rollout is not None:
                 await off_loop(lambda: self.prepared)
             else:
                 _ = self.prepared

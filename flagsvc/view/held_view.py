@@ -61,6 +61,7 @@ class HeldView:
         self._starts_over_at = NEVER
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
+        self._when_missed: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
         return len(self._held)
@@ -175,9 +176,13 @@ class HeldView:
     @in_a_step
     def mark_gap(self, revisions: Mapping[str, int], asked_at: float) -> None:
         """Record that changes up to these revisions may have been missed: older entries count by their own age."""
+        missed = [name for name, revision in revisions.items() if not self.changelogs.of(name).has_told(revision)]
         self.partial.mark_gap(asked_at)
         self.mark_verified(asked_at)
         self.changelogs.jump(revisions, asked_at)
+        for notify in self._when_missed:
+            for flag_set in missed:
+                notify(flag_set)
 
     def contents(self) -> StoreContents:
         """Return everything that is held, as one moment's state."""
@@ -224,6 +229,10 @@ class HeldView:
         """Return the flags with a rollout that came, or changed, since the last call."""
         taken, self._held.new_rollouts = self._held.new_rollouts, set()
         return taken
+
+    def when_missed(self, notify: Callable[[str], None]) -> None:
+        """Call this with the name of each set of which changes were missed: nobody was notified of them."""
+        self._when_missed.append(notify)
 
     def when_changed(self, notify: Callable[[Entry], None]) -> None:
         """Call this with every change of every set that is applied. It must not block or raise."""

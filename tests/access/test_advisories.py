@@ -171,7 +171,7 @@ WRITES: dict[str, Any] = {
     "CreateFlag": pb.CreateFlagRequest(flag=types.Flag(key="b", flag_set="mine", rollout=ROLLOUT)),
     "PauseRollout": rollout_pb.PauseRolloutRequest(flag_key="b", flag_set="mine"),
     "ResumeRollout": rollout_pb.ResumeRolloutRequest(flag_key="b", flag_set="mine"),
-    "RollBackRollout": rollout_pb.RollBackRolloutRequest(flag_key="b", flag_set="mine"),
+    "RollbackRollout": rollout_pb.RollbackRolloutRequest(flag_key="b", flag_set="mine"),
     "UpdateFlag": pb.UpdateFlagRequest(
         flag=types.Flag(key="b", flag_set="mine", name="B"), update_mask={"paths": ["name"]}
     ),

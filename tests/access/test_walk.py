@@ -52,7 +52,7 @@ ABOUT_A_SET = {
     **{OWN + name: WRITE for name in ("RollbackFlag", "RollbackFlagSet")},
     OWN + "ToggleFlag": TOGGLE,
     ROLLOUTS + "GetRollout": READ,
-    **{ROLLOUTS + f"{verb}Rollout": WRITE for verb in ("Pause", "Resume", "RollBack")},
+    **{ROLLOUTS + f"{verb}Rollout": WRITE for verb in ("Pause", "Resume", "Rollback")},
     **{f"{PLANS}{verb}Schedule": WRITE for verb in ("Create", "Update", "Execute")},
     **{PLANS + name: READ for name in ("GetSchedule", "ListSchedules")},
     PLANS + "CancelSchedule": TOGGLE,

@@ -136,6 +136,10 @@ async def test_what_is_not_verified_in_time_is_not_answered_from_memory(
 
 async def test_a_revision_that_is_not_held_is_not_answered_from_memory(served: Site) -> None:
     await remembered(served, keys=["a"])
+    for _ in range(3):
+        await served.all()
+        await served.page()
+    before = served.hits
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.batch(["a"], min_revision=10**6)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -143,6 +147,10 @@ async def test_a_revision_that_is_not_held_is_not_answered_from_memory(served: S
     with pytest.raises(grpc.aio.AioRpcError):
         await served.all(headers=token)
     assert (await served.http.post(FLAGS_PATH, json={"context": {}}, headers=token)).status_code == 503
+    assert served.hits == before
+    await served.batch(["a"], min_revision=1)
+    await served.all(headers=[("flagsvc-min-revision", "1")])
+    assert served.hits == before + 2
 
 
 async def test_an_error_of_a_context_is_answered_again_to_that_context_alone(served: Site) -> None:

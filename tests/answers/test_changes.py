@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,7 @@ from flagsvc.ports import Entry, StoreContents
 from flagsvc.serving.reader import Evaluation, Reader
 from flagsvc.telemetry import Metrics
 from flagsvc.turns import in_turns
-from flagsvc.view.near_cache import NearCache
+from flagsvc.view.near_cache import TOMBSTONE_S, NearCache
 from tests.followers import follower_of
 from tests.near_caches import merge
 
@@ -148,3 +149,35 @@ async def test_a_reload_with_the_same_flags_keeps_answers_and_another_store_drop
     replica.revision = 1
     assert b"a=DISABLED" in b"".join(await replica.answers.parts(call))
     assert hits() == 1
+
+
+async def test_a_deletion_that_is_forgotten_is_not_answered_from_memory(replica: Replica) -> None:
+    replica.change("a", status=Status.ENABLED)
+    replica.revision += 1
+    deleted = Entry.absent(FlagId("default", "b"), replica.revision)
+    replica.near.apply_change(deleted, time.monotonic() - 2 * TOMBSTONE_S)
+    call = replica.call("ab", "gold")
+    for _ in range(2):
+        assert b"b=ERROR:None@2" in b"".join(await replica.answers.parts(call))
+    replica.load([Flag(key="a", revision=1, status=Status.ENABLED)])
+    assert b"b=ERROR:None@0" in b"".join(await replica.answers.parts(call))
+
+
+async def test_an_answer_that_was_stale_for_a_moment_is_not_remembered(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.change("a", status=Status.ENABLED)
+    call = replica.call("", "gold")
+
+    async def stale() -> AsyncIterator[Evaluation]:
+        evaluations = await call.evaluate()
+        with monkeypatch.context() as patch:
+            await asyncio.sleep(0)
+            verified_at = replica.near.verified_at - 100
+            patch.setattr(replica.near, "verified_at_of", lambda _: verified_at)
+            return in_turns([evaluation async for evaluation in evaluations])
+
+    await replica.answers.parts(call)
+    assert b"a=STALE" in b"".join(await replica.answers.parts(replace(call, evaluate=stale)))
+    for _ in range(2):
+        assert b"a=STATIC" in b"".join(await replica.answers.parts(call))

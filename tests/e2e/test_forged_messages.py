@@ -50,7 +50,8 @@ def publish(url: str, **fields: Any) -> None:
 
 
 def off(key: str, revision: int) -> dict[str, Any]:
-    return {"key": key, "revision": revision, "flag": {"key": key, "status": "DISABLED", "revision": revision}}
+    flag = {"needs": [], "key": key, "status": "DISABLED", "revision": revision}
+    return {"key": key, "revision": revision, "flag": flag}
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 9_000])

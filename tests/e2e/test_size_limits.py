@@ -129,6 +129,7 @@ def _update(key: str) -> pb.UpdateFlagRequest:
     return request
 
 
+@pytest.mark.grpcio
 async def test_a_snapshot_is_rendered_once_for_all_and_pages_put_together_are_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -489,7 +489,7 @@ HEARTBEAT = {"heartbeat": 1, "replica": "a", "revisions": {}, "ageS": None, "str
 HEARTBEAT |= {"store": [STORE.id, STORE.name]}
 OURS = f'"store":["{STORE.id}","{STORE.name}"]'
 ANNOUNCEMENT = {"set": "default", "key": "b", "revision": 1, "flag": None, "store": [STORE.id, STORE.name]}
-FLAG = {"key": "b", "revision": 1}
+FLAG = {"needs": [], "key": "b", "revision": 1}
 MALFORMED = [
     *("", "{", "[]", "7", f"{{{OURS}}}", f'{{"heartbeat": 7,{OURS}}}', f'{{"key": 1,{OURS}}}'),
     *(json.dumps({**ANNOUNCEMENT, "revision": value}) for value in ("x", 2**53 + 1, 2**70, -1, 1.0, True, math.nan)),

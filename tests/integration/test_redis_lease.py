@@ -139,9 +139,8 @@ async def test_an_entry_from_the_future_is_unverified_and_is_replaced(
 ) -> None:
     """As after the server's clock went back by ten seconds."""
     one, two = both
-    set_directly(
-        redis_clean_url, cache_key(A), f'3:{STORE.id}:{redis_ms(redis_clean_url) + 10_000}:1:{{"key":"a","revision":1}}'
-    )
+    later = redis_ms(redis_clean_url) + 10_000
+    set_directly(redis_clean_url, cache_key(A), f'3:{STORE.id}:{later}:1:{{"needs":[],"key":"a","revision":1}}')
     await acquire(one, ago(0))
     found = await fetched(one)
     assert found.entry

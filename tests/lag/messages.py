@@ -123,7 +123,7 @@ _OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("ListTokens", "DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},
     "GetCaller": {},
     "ListAuditEntries": {"pageSize": 1_000},
-    **{f"{verb}Rollout": {"flagKey": "rolling"} for verb in ("Get", "Pause", "Resume", "RollBack")},
+    **{f"{verb}Rollout": {"flagKey": "rolling"} for verb in ("Get", "Pause", "Resume", "Rollback")},
     "ServerReflectionInfo": {"fileContainingSymbol": "flagsvc.v1.FlagService"},
 }
 ALIKE = _OTHERS.keys() | {

@@ -71,7 +71,15 @@ HEADERS: dict[str, tuple[tuple[str, str], ...]] = {
     "revision to come": (("flagsvc-min-revision", "999999"),),
     "wrong revision": (("flagsvc-min-revision", "x"),),
 }
-AGE = re.compile(r"age_ms: \d+\n")
+FIELDS: tuple[dict[str, Any], ...] = (
+    {"flag_set": "other"},
+    {"explain": True},
+    {"min_revision": 2},
+    {"min_revision": -1},
+    {"as_of": {"revision": 5}},
+    {"as_of": {"revision": 5}, "min_revision": 1},
+)
+"""Fields of EvaluateFlag besides those that every case has."""
 REQUEST_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d+ s")
 
 
@@ -124,7 +132,7 @@ def evaluations() -> Iterator[Asked]:
             yield Asked(EVALUATE, request(key, context))
         for kind in types.ValueType.values():
             yield Asked(EVALUATE, request(key, CONTEXTS["gold"], expected_type=kind))
-        for fields in ({"flag_set": "other"}, {"explain": True}, {"min_revision": 2}, {"min_revision": -1}):
+        for fields in FIELDS:
             yield Asked(EVALUATE, request(key, CONTEXTS["key"], **fields))
     yield Asked(EVALUATE, request("switch", {}, expected_type=99))
     yield Asked(EVALUATE, request("switch", {}), HEADERS["mapped"])
@@ -169,6 +177,7 @@ async def seen_of(client: Client, asked: Asked) -> tuple[Any, ...]:
     if asked.path == EVALUATE:
         message = pb.EvaluateFlagResponse.FromString(answer)
         message.evaluation.ClearField("age_ms")
+        message.ClearField("as_of")  # with a time
         answer = message.SerializeToString(deterministic=True)
     return grpc.StatusCode.OK, answer, tuple(await call.trailing_metadata())
 
@@ -193,6 +202,16 @@ async def test_both_give_the_same_answers_and_counts(both: Both) -> None:
     assert_same_counts(both)
     _, server = both["native"]
     assert sum(stats.near for stats in server.replica.reader.other_stats) > len(SOME) / 4, "by the thread"
+
+
+def test_every_field_of_a_request_is_asked_with() -> None:
+    """A field that the thread does not know has to be left to the event loop, or it would be ignored."""
+    asked = {"flag_key", "context", "expected_type", *(name for fields in FIELDS for name in fields)}
+    assert {field.name for field in pb.EvaluateFlagRequest.DESCRIPTOR.fields} == asked
+    for messages in PROTOCOLS.values():
+        for name in NAMES:
+            fields = getattr(messages, f"Resolve{name}Request").DESCRIPTOR.fields
+            assert {field.name for field in fields} == {"flag_key", "context"}
 
 
 @pytest.mark.long

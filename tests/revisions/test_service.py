@@ -12,6 +12,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
+from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as plans_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.replicas import Client, reason_of, replica, until, until_serving
 
@@ -269,3 +271,21 @@ async def test_files_keep_no_revisions(tmp_path: Any) -> None:
             stub.ToggleFlag(pb.ToggleFlagRequest(flag_key="a", validate_only=True)),
         ):
             assert (await refused(call))[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "WRITES_UNSUPPORTED")
+
+
+async def test_a_moment_to_come_has_what_is_planned_until_then(client: Client) -> None:
+    await client.create("a")
+    await client.create("b", status=ON)
+    stub, now = plans_grpc.ScheduleServiceStub(client.channel), datetime.now(UTC)
+    for hours, status in ((1, ON), (3, OFF)):
+        schedule = plans.Schedule(flag_key="a", patch=types.Flag(status=status), update_mask={"paths": ["status"]})
+        schedule.execute_time.FromDatetime(now + timedelta(hours=hours))
+        await stub.CreateSchedule(plans.CreateScheduleRequest(schedule=schedule), timeout=5)
+    answers = []
+    for hours in (0.5, 2, 4):
+        then = at(moment=now + timedelta(hours=hours))
+        answers.append((await evaluated(client, "a", as_of=then)).evaluation.enabled)
+        batch = await client.stub.BatchEvaluateFlags(pb.BatchEvaluateFlagsRequest(as_of=then), timeout=5)
+        assert [each.enabled for each in batch.evaluations] == [answers[-1], True]
+    assert answers == [False, True, False]
+    assert (await client.evaluate("a")).revision == 1, "nothing is changed by looking"

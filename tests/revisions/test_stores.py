@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -308,3 +309,67 @@ async def test_a_write_that_failed_is_not_remembered(store: FlagStore) -> None:
         await toggle(store, True, request=request())
     await create(store)
     assert (await toggle(store, True, request=request())).revision == 2
+
+
+async def set_at(store: FlagStore, revision: int) -> dict[str, Flag]:
+    """Return the whole set as of a revision."""
+    moment = await kept(store).moment(SET, AsOf(revision))
+    found = await kept(store).newest(SET, await kept(store).keys(SET, moment), moment)
+    return {key: each.flag for key, each in found.items() if each.flag is not None}
+
+
+async def test_every_revision_is_the_set_as_it_was(store: FlagStore) -> None:
+    """Random changes, also of other programs; then every revision is compared with what was loaded then."""
+    await kept(store).sweep(0)
+    dice, states = random.Random(7), [dict[str, Flag]()]
+    for _ in range(40):
+        key = dice.choice("abcde")
+        there = key in states[-1]
+        change = dice.choice(["toggle", "name", "delete", "elsewhere"]) if there else "create"
+        if change == "create":
+            await create(store, key, name=f"n{dice.random()}")
+        elif change == "toggle":
+            await toggle(store, dice.random() < 0.5, key)
+        elif change == "name":
+            wanted = Flag(key=key, name=f"n{dice.random()}")
+            await store.write(FlagId(SET, key), changes.update(wanted, ["name"], None, AUTHOR))
+        elif change == "delete":
+            await store.write(FlagId(SET, key), changes.delete(key, None, AUTHOR))
+        elif store.feed is not None:
+            flags: Any = store._database["feature_flags"]  # type: ignore[attr-defined]
+            await flags.update_one({"key": key}, {"$set": {"name": f"n{dice.random()}"}})
+            await store.feed.assign_revision(FlagId(SET, key), states[-1][key].revision)
+        else:
+            continue
+        states.append({flag.key: flag for flag in (await store.load()).flags})
+    assert len(states) == (await store.revisions())[SET] + 1
+    for revision, state in enumerate(states[1:], 1):
+        assert await set_at(store, revision) == state
+    for target in dice.sample(range(1, len(states)), 3):
+        await store.roll_back(SET, target, set_rollback(target, AUTHOR), dry_run=False)
+        now = {flag.key: flag for flag in (await store.load()).flags}
+        assert {key: (flag.status, flag.name) for key, flag in now.items()} == {
+            key: (flag.status, flag.name) for key, flag in states[target].items()
+        }
+
+
+async def test_no_write_comes_between_the_changes_of_a_rollback(store: FlagStore) -> None:
+    await kept(store).sweep(0)
+    for key in "abcdef":
+        await create(store, key)
+    for key in "abcdef":
+        await toggle(store, True, key)
+    done = asyncio.Event()
+
+    async def write() -> None:
+        while not done.is_set():
+            for key in "abcdef":
+                await toggle(store, True, key)
+
+    writers = [asyncio.create_task(write()) for _ in range(2)]
+    rolled = await store.roll_back(SET, 6, set_rollback(6, AUTHOR), dry_run=False)
+    done.set()
+    await asyncio.gather(*writers)
+    first, last = rolled.entries[0].revision, rolled.entries[-1].revision
+    assert last - first == len(rolled.entries) - 1
+    assert {flag.status for flag in (await set_at(store, last)).values()} == {Status.DISABLED}

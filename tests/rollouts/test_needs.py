@@ -12,7 +12,9 @@ from flagsvc_client import FlagServiceError
 from flagsvc_client.local import settings as client_settings
 from flagsvc_client.local.settings import settings_of
 
+from flagsvc.adapters.redis.messages import entry_in
 from flagsvc.api.flagd.definitions import definition_of
+from flagsvc.cli.changed_fields import flag_changes
 from flagsvc.core import changes, needs
 from flagsvc.core.documents import dumps, from_document, loads, to_document
 from flagsvc.core.errors import InvalidRequest
@@ -48,6 +50,11 @@ def test_a_flag_with_a_rollout_says_so_and_is_known() -> None:
     assert "needs" not in to_document(Flag(key="plain"))
 
 
+def test_what_people_see_of_a_change_is_the_rollout() -> None:
+    before = flag(MOVED, rollout=None)
+    assert flag_changes(before, flag(MOVED)) == {"rollout": {"before": None, "after": to_json(MOVED)}}
+
+
 def test_what_is_not_known_is_general_and_passed_on() -> None:
     newer = from_document(NEWER)
     found = prepare(newer).fixed
@@ -73,6 +80,16 @@ def test_what_is_not_known_is_disabled_for_providers_in_process_and_not_exported
     assert sent.problem == TEXT
     with pytest.raises(InvalidRequest, match="holdouts-1"):
         write([newer])
+
+
+def test_what_an_older_release_puts_into_redis_is_not_believed() -> None:
+    """It knows neither `needs` nor a rollout, and so leaves out both."""
+    document = json.loads(dumps(flag(MOVED, revision=7)))
+    for lost in (set(), {"needs"}, {"needs", "rollout"}):
+        kept = {name: value for name, value in document.items() if name not in lost}
+        entry = entry_in(FlagId("default", "new-checkout"), f"3:store:0:7:{json.dumps(kept)}".encode(), "store")
+        assert (entry is None) is bool(lost)
+    assert json.loads(dumps(Flag(key="plain")))["needs"] == []
 
 
 async def test_stores_keep_a_rollout_and_what_they_do_not_know(store: FlagStore) -> None:

@@ -78,7 +78,7 @@ async def test_a_rollout_on_its_way(client: Client) -> None:
     edited = await update(client, "way", message((3_600, 60), (7_200, 100)))
     assert edited.rollout.start_share == pytest.approx(50, abs=0.1)
     assert (await status(client, "way")).share == pytest.approx(50, abs=0.1)
-    back = await of(client).RollBackRollout(rollouts.RollBackRolloutRequest(flag_key="way", over={}), timeout=5)
+    back = await of(client).RollbackRollout(rollouts.RollbackRolloutRequest(flag_key="way", over={}), timeout=5)
     assert (back.status.state, back.status.share) == (rollouts.ROLLOUT_STATE_FINISHED, 0)
     assert await share_of_people(client, "way") == 0
 
@@ -121,9 +121,9 @@ async def test_what_is_wrong_is_named(client: Client) -> None:
         grpc.StatusCode.FAILED_PRECONDITION,
         "ROLLOUT_MISSING",
     )
-    request = rollouts.RollBackRolloutRequest(flag_key="wrong", over={"seconds": -1})
+    request = rollouts.RollbackRolloutRequest(flag_key="wrong", over={"seconds": -1})
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await of(client).RollBackRollout(request, timeout=5)
+        await of(client).RollbackRollout(request, timeout=5)
     assert "over is '-1 s'; it must be whole seconds, 0 to 315360000" in str(refused.value.details())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from flagsvc.core.evaluation import ErrorCode, Reason, explain, prepare
 from flagsvc.core.model import Status
-from flagsvc.core.rollouts import MAX_SHARE, Point, Rollout, next_step, next_visible_step, share_at
+from flagsvc.core.rollouts import MAX_SHARE, Point, Rollout, next_step, next_visible_step, rollout_of, share_at
 from flagsvc.core.rollouts.shares import MAX_PIECES, MAX_TOTAL, pieces_of
 from tests.rollouts.moments import DAY, PEOPLE, START, WEEK, flag, moved, rollout, text
 
@@ -186,3 +189,12 @@ def test_clients_that_hold_values_hear_of_each_percent_at_most_once_a_minute() -
     assert heard(rollout(Point(START, 0), Point(START + 150, MAX_SHARE), linear=True)) == [0, 60, 120, 150]
     assert heard(rollout(Point(START, 1_000), Point(START + 5, 2_000), Point(START + 9, 2_000))) == [0, 5]
     assert heard(rollout(*WEEK, linear=True, paused_at=START + 5)) == []
+
+
+def test_the_rollout_of_the_documents_moves_everybody_in_three_days() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
+    [block] = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = rollout_of(json.loads(block), {"on": True, "off": False})
+    begin, end = shown.points[0].time, shown.points[-1].time
+    assert end - begin == 3 * DAY
+    assert [share_at(shown, at) for at in (begin, end)] == [0, 1]

@@ -15,6 +15,7 @@ from flagsvc.core.model import Action, Flag, Status
 from flagsvc.core.schedules.decisions import check_room, checked, due, on_request, planned, rebased
 from flagsvc.core.schedules.documents import from_document, from_json, to_document, to_json
 from flagsvc.core.schedules.model import Conflict, ConflictKind, Creator, OnConflict, Schedule, State
+from flagsvc.core.schedules.preview import previewed
 from flagsvc.core.schedules.zones import instant_of, local_text, zone_of
 from tests.schedules.plans import NOON, plan
 
@@ -206,3 +207,16 @@ def test_a_zone_that_is_none_is_refused(name: str) -> None:
 def test_a_local_time_that_is_none_is_refused(local: str) -> None:
     with pytest.raises(InvalidRequest, match="local time"):
         instant_of(local, ZoneInfo("Asia/Tokyo"), "schedule.local_time")
+
+
+def test_a_preview_makes_the_changes_in_order_and_leaves_out_what_would_be_held() -> None:
+    on = at_noon(plan())
+    name = replace(at_noon(plan(owner="payments")), execute_at=NOON + 2 * HOUR)
+    off = replace(at_noon(plan(status=Status.DISABLED)), execute_at=NOON + 3 * HOUR)
+    flag = previewed(OFF, [on, name, off])
+    assert (flag.status, flag.owner, flag.revision) == (Status.DISABLED, "payments", 7)
+    assert previewed(OFF, [on, name]).status is Status.ENABLED
+    assert previewed(later(OFF, owner="search"), [on, name]).owner == "search", "it would be held"
+    assert previewed(later(OFF, owner="search"), [on, name]).status is Status.ENABLED
+    again = replace(OFF, created_at=NOON)
+    assert previewed(again, [on]) == again, "a flag that was created again is another one"

@@ -15,6 +15,7 @@ from pymongo.errors import OperationFailure
 from flagsvc.adapters.mongo import schedules as mongo_schedules
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core.model import FlagId
+from flagsvc.core.schedules.documents import MALFORMED
 from flagsvc.core.schedules.model import ConflictKind, Schedule, State
 from flagsvc.ports.schedules import Ended
 from flagsvc.schedules import attempts, executor
@@ -212,7 +213,7 @@ async def test_a_malformed_one_is_never_executed_and_holds_up_no_other(mongo_dat
             assert (await ended(store, second.id)).state is State.EXECUTED
             found = collection.find_one({"_id": first.id})
         assert found is not None
-        assert (found["state"], found["detail"]) == ("FAILED", mongo_schedules.MALFORMED)
+        assert (found["state"], found["detail"]) == ("FAILED", MALFORMED)
 
 
 def wake(server: Server) -> None:

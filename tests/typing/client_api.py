@@ -28,10 +28,13 @@ from flagsvc_client import (
     HistoryEntry,
     Hook,
     InvalidArgument,
+    OnConflict,
     PermissionDenied,
     RateLimited,
     Reason,
     RolledBackFlag,
+    Schedule,
+    ScheduleState,
     SetRollback,
     Snapshot,
     Source,
@@ -89,6 +92,13 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.flag("a"), Flag)
         assert_type(client.flags(), list[Flag])
         assert_type(client.history("a", limit=1), list[HistoryEntry])
+        planned = client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(client.get_schedule(planned.id), Schedule)
+        assert_type(client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(client.execute_schedule(planned.id, reason="now"), Schedule)
+        assert_type(client.cancel_schedule(planned.id), Schedule)
         assert_type(client.revisions("a", limit=1), list[FlagRevision])
         assert_type(client.flag_at("a", 7), Flag)
         assert_type(client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
@@ -102,6 +112,14 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.set("a", status="BETA", reason="launch"), WriteResult)
         assert_type(client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(client.delete("a"), WriteResult)
+        planned = client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(planned.state, ScheduleState)
+        assert_type(client.get_schedule(planned.id), Schedule)
+        assert_type(client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(client.execute_schedule(planned.id, etag=planned.etag), Schedule)
+        assert_type(client.cancel_schedule(planned.id, reason="not now"), Schedule)
         assert_type(client.ready, bool)
         assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
@@ -129,6 +147,13 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.flag("a"), Flag)
         assert_type(await client.flags(), list[Flag])
         assert_type(await client.history("a", limit=1), list[HistoryEntry])
+        planned = await client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(await client.get_schedule(planned.id), Schedule)
+        assert_type(await client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(await client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(await client.execute_schedule(planned.id, reason="now"), Schedule)
+        assert_type(await client.cancel_schedule(planned.id), Schedule)
         assert_type(await client.revisions("a", limit=1), list[FlagRevision])
         assert_type(await client.flag_at("a", 7), Flag)
         assert_type(await client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
@@ -142,6 +167,14 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.set("a", status="BETA", reason="launch"), WriteResult)
         assert_type(await client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(await client.delete("a"), WriteResult)
+        planned = await client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
+        assert_type(planned, Schedule)
+        assert_type(planned.state, ScheduleState)
+        assert_type(await client.get_schedule(planned.id), Schedule)
+        assert_type(await client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
+        assert_type(await client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
+        assert_type(await client.execute_schedule(planned.id, etag=planned.etag), Schedule)
+        assert_type(await client.cancel_schedule(planned.id, reason="not now"), Schedule)
         assert_type(client.ready, bool)
         assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])

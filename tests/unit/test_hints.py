@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,30 @@ def test_a_claim_that_the_store_contradicts_is_replaced_even_by_a_smaller_revisi
     assert view.hints.contradicted == 1
     assert view.near.changelogs.watermark("default") == 0, "which changes are applied is not known any more"
     assert [problem.name for problem in view.hints.problems()] == ["announcements_contradicted"]
+
+
+@pytest.mark.parametrize("stored", [Entry.absent(A, 3), entry("a", 3, "changed by another program")])
+def test_a_claim_of_a_flag_that_another_program_changed_since_is_asked_about_again(view: View, stored: Entry) -> None:
+    """That change has no revision yet. Until it has one, it must not count as a contradiction, nor as a gap."""
+    view.hear(entry("a", 3))
+    assert view.ask(stored, counter=3)
+    assert (view.held(A), view.hints.contradicted) == (entry("a", 3), 0)
+    assert view.near.changelogs.watermark("default") == 3
+    heard: list[int] = []
+    view.near.changelogs.listen("default", lambda changed, _watermark, _kind: heard.append(changed.revision))
+    view.hear(Entry(A, 4, stored.flag and replace(stored.flag, revision=4)))
+    assert heard == [4], "who watches hears of the change, with its revision"
+
+
+@pytest.mark.parametrize("stored", [Entry.absent(A, 3), entry("a", 3, "right")])
+def test_a_forged_claim_whose_revision_another_change_has_got_lives_until_the_second_poll(
+    view: View, stored: Entry
+) -> None:
+    view.hear(entry("a", 3, "forged"))
+    assert view.ask(stored, counter=3)
+    assert not view.ask(stored, counter=3)
+    assert (view.held(A), view.hints.contradicted) == (stored, 1)
+    assert view.near.changelogs.watermark("default") == 0
 
 
 def test_the_stream_contradicts_a_claim_of_the_same_revision(view: View) -> None:

@@ -548,3 +548,17 @@ def test_few_of_many_recent_changes_are_looked_at_in_one_go(monkeypatch: pytest.
         looks += 1
     assert seen == [f"k{number % 90}" for number in range(110, 200)]
     assert looks == 9
+
+
+def test_what_was_missed_is_what_listeners_were_not_notified_of() -> None:
+    cache, missed = NearCache(0, 5.0), list[str]()
+    cache.when_missed(missed.append)
+    cache.apply_change(Entry.of(Flag(key="a", revision=1)), 1.0)
+    cache.changelogs.of("default").forget(were_told=True)
+    cache.mark_gap({"default": 1}, 2.0)
+    assert missed == []
+    cache.mark_gap({"default": 2}, 3.0)
+    assert missed == ["default"]
+    cache.changelogs.of("default").forget()
+    cache.mark_gap({"default": 2}, 4.0)
+    assert missed == ["default", "default"]

@@ -24,14 +24,13 @@ from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.core.schedules.documents import from_document, to_document
+from flagsvc.core.schedules.documents import MALFORMED, from_document, to_document
 from flagsvc.core.schedules.model import MAX_OPEN, MAX_OPEN_OF_FLAG, OPEN, RUNNABLE, Schedule, State
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
 from flagsvc.turns import off_loop
 
 COLLECTION = "flagsvc_schedules"
-MALFORMED = "what is stored of the schedule is malformed"
 _COUNTER = {"_id": {"flagsvc": "schedules"}}
 """No text, as a schedule's id is."""
 _OPEN = {"$in": [state.value for state in OPEN]}

@@ -58,6 +58,8 @@ _LINEARIZABLE, _LOCAL = ReadConcern("linearizable"), ReadConcern("local")
 _ONE_REPLY = 100_000  # a linearizable read is one only for its first reply
 _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one of them asks for
 
+_ROLLBACK_S = 10.0
+"""How long the transaction of a rollback of a set may take, which writes up to 1,000 flags."""
 T = TypeVar("T")
 
 
@@ -262,7 +264,8 @@ class MongoStore:
     async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
         """Decide about all flags that have changed since, and store, in one transaction."""
         found = await self._stored(
-            lambda session: self._rollback.run(flag_set, revision, decide, session, dry_run=dry_run)
+            lambda session: self._rollback.run(flag_set, revision, decide, session, dry_run=dry_run),
+            timeout_s=_ROLLBACK_S,
         )
         return found or RolledBack([], [])
 
@@ -275,10 +278,12 @@ class MongoStore:
             lambda: self._transactions.run(lambda session: self._assign_revision(flag_id, revision, session))
         )
 
-    async def _stored(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None) -> T | None:
+    async def _stored(
+        self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None, timeout_s: float = 0.0
+    ) -> T | None:
         """Run a change in a transaction, and log its failure."""
         try:
-            return await self._recording(lambda: self._transactions.run(work, on_duplicate_key))
+            return await self._recording(lambda: self._transactions.run(work, on_duplicate_key, timeout_s=timeout_s))
         except StoreUnavailable as error:
             log.warning("change_failed", cause=cause_of(error), detail=error.cause)
             raise

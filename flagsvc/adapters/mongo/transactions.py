@@ -60,9 +60,12 @@ class Transactions:
             self._cleanup.cancel()
             await asyncio.wait([self._cleanup])
 
-    async def run(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None) -> T | None:
+    async def run(
+        self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None, *, timeout_s: float = 0.0
+    ) -> T | None:
         """Run the work in one transaction, retried on conflicts. Raises StoreUnavailable or WritesUnsupported.
 
+        `timeout_s`: limits one attempt of work that is longer than that of other writers; 0: as theirs.
         ChangeRefused and StoreForbidden are StoreUnavailable too: repeating the work later does not help then.
 
         Writers of one process are serialized: all of them update the revision counter, and queueing is cheaper than
@@ -73,15 +76,15 @@ class Transactions:
                 await self._writing.acquire()
         except TimeoutError as error:
             raise StoreUnavailable from error
-        task = asyncio.create_task(self._with_retries(work, on_duplicate_key))
+        task = asyncio.create_task(self._with_retries(work, on_duplicate_key, timeout_s or self._timeout_s))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: self._writing.release())
         return await asyncio.shield(task)
 
-    async def _with_retries(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None) -> T | None:
+    async def _with_retries(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None, timeout_s: float) -> T | None:
         started = time.monotonic()
-        left = self._timeout_s
+        left = timeout_s
         for attempt in itertools.count():
             try:
                 with pymongo.timeout(left):
@@ -97,8 +100,8 @@ class Transactions:
                     raise refused from error
                 disconnected = isinstance(error, ConnectionFailure)
                 spent = time.monotonic() - started
-                conflict_left = min(self._timeout_s, self._conflict_timeout_s - spent)
-                left = self._timeout_s - spent if disconnected else conflict_left
+                conflict_left = min(timeout_s, max(timeout_s, self._conflict_timeout_s) - spent)
+                left = timeout_s - spent if disconnected else conflict_left
                 if not _is_retryable(error) or left <= 0:
                     raise unavailable(error) from error
                 if spent > self._timeout_s:

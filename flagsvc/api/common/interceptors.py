@@ -30,7 +30,7 @@ from flagsvc.telemetry import Metrics
 _OWN = "/flagsvc.v1.FlagService/"
 _WRITES = frozenset(
     _OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "RollbackFlag", "RollbackFlagSet")
-) | frozenset(f"/flagsvc.v1.RolloutService/{name}Rollout" for name in ("Pause", "Resume", "RollBack"))
+) | frozenset(f"/flagsvc.v1.RolloutService/{name}Rollout" for name in ("Pause", "Resume", "Rollback"))
 _ADMINISTRATION = frozenset(
     _OWN + name
     for name in (

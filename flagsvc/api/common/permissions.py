@@ -78,7 +78,7 @@ METHODS: Mapping[str, Rule] = {
     _OWN + "VerifyCache": Rule(Role.OPERATE),
     _OWN + "Resync": Rule(Role.OPERATE),
     _ROLLOUTS + "GetRollout": Rule(Role.READ, _FLAG_SET),
-    **{_ROLLOUTS + f"{name}Rollout": Rule(Role.WRITE, _FLAG_SET) for name in ("Pause", "Resume", "RollBack")},
+    **{_ROLLOUTS + f"{name}Rollout": Rule(Role.WRITE, _FLAG_SET) for name in ("Pause", "Resume", "Rollback")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("CreateToken", "GetToken", "ListTokens", "UpdateToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("RotateToken", "RevokeToken")},
     **{_TOKENS + name: Rule(Role.ADMIN) for name in ("DenyIdentity", "AllowIdentity", "ListDeniedIdentities")},

@@ -75,7 +75,7 @@ class RevisionHandlers:
         return await off_loop(_encoded_revisions, page[:size], token)
 
     async def RollbackFlag(self, request: pb.RollbackFlagRequest, context: Context) -> Any:
-        """Give a flag an earlier definition back."""
+        """Roll a flag back to an earlier definition."""
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected, author = validation.etag_revision(request.etag), author_of(request)
         decide = await rollback_of(self._past, flag_id, _revision(request.revision), expected, author)
@@ -83,7 +83,7 @@ class RevisionHandlers:
         return await off_loop(writes.encoded_write, pb.RollbackFlagResponse, written)
 
     async def RollbackFlagSet(self, request: pb.RollbackFlagSetRequest, context: Context) -> Any:
-        """Give a whole set earlier definitions back."""
+        """Roll a whole set back to earlier definitions."""
         flag_set, revision = validation.set_name(request.flag_set), _revision(request.revision)
         decide, wait_for = set_rollback(revision, author_of(request)), messages.wait_for(request)
         if request.validate_only:

@@ -107,6 +107,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
                 return in_turns(await self._reader.evaluate_all(flag_set, keys, fields, min_revision))
             return self._reader.evaluate_set(flag_set, fields, min_revision)
 
+        request.ClearField("min_revision")  # whatever it is, the answer is the same once there is one
         question = request.SerializeToString(deterministic=True)
         added = self._contexts.added(context.invocation_metadata)
         pack = messages.around_age if len(set(keys)) == len(keys) else _once_for_each_key(messages.around_age)

@@ -44,6 +44,7 @@ class Watches:
         )
         self._streams: set[_Pending] = set()
         self._closing = False
+        near.when_missed(self._send_again)
 
     @property
     def active(self) -> int:
@@ -65,7 +66,7 @@ class Watches:
         `in_pages`: the client takes a snapshot in several messages.
         """
         own = _proven(proven) if proven else None
-        pending, ends_at = _Pending(), time.monotonic() + self._age_s
+        pending, ends_at = _Pending(flag_set), time.monotonic() + self._age_s
         self._near.changelogs.listen(flag_set, pending.note)
         self._streams.add(pending)
         try:
@@ -96,6 +97,13 @@ class Watches:
         finally:
             self._streams.discard(pending)
             self._near.changelogs.unlisten(flag_set, pending.note)
+
+    def _send_again(self, flag_set: str) -> None:
+        """Send a snapshot on the streams of a set of which changes were missed."""
+        for pending in self._streams:
+            if pending.flag_set == flag_set:
+                pending.needs_snapshot = True
+                pending.wake.set()
 
     def _missed(self, flag_set: str, resume: int) -> list[tuple[Entry, int]] | None:
         """Return the changes since a client left, with the revisions to resume from; None if it needs a snapshot."""
@@ -146,7 +154,8 @@ class Watches:
 class _Pending:
     """The changes that wait for one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, flag_set: str) -> None:
+        self.flag_set = flag_set
         self.changes: deque[tuple[Entry, int]] = deque()
         self.needs_snapshot = False
         self.wake = asyncio.Event()

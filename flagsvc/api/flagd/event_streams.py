@@ -43,6 +43,7 @@ class EventStreams:
         self.knows_connections = True
         """Whether peers are told apart; else every stream covers what any caller has selected."""
         near.when_complete(self._add_all_missed)
+        near.when_missed(self._end_uninformed)
 
     @property
     def active(self) -> int:
@@ -134,6 +135,13 @@ class EventStreams:
         stream.sets.add(flag_set)
         self._near.changelogs.listen(flag_set, stream.note, of_values=True)
         self._add_missed(stream, flag_set)
+
+    def _end_uninformed(self, flag_set: str) -> None:
+        """End the streams of a set of which changes were missed: providers drop their values, and connect again."""
+        for stream in (each for streams in self._by_peer.values() for each in streams):
+            if flag_set in stream.sets:
+                stream.is_left_behind = True
+                stream.wake.set()
 
     def _add_all_missed(self) -> None:
         """Add what their clients may have missed to streams that opened before the cache was complete."""

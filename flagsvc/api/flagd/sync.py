@@ -56,6 +56,7 @@ class FlagdSync:
         self._logged: dict[FlagId, int] = {}
         self._closing = False
         self.active = 0
+        near.when_missed(self._send_again)
 
     def add_to(self, server: grpc.aio.Server, listener: Listener) -> None:
         """Register the service for a listener. Its streams yield encoded messages, which are sent unchanged."""
@@ -76,6 +77,10 @@ class FlagdSync:
         self._closing = True
         for payload in self._payloads.values():
             payload.wake()
+
+    def _send_again(self, flag_set: str) -> None:
+        for payload in self._payloads.values():
+            payload.note_missed(flag_set)
 
     async def sync_flags(
         self, selectors: Selectors, request: pb.SyncFlagsRequest, context: Context

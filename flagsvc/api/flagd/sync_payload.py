@@ -58,6 +58,12 @@ class Payload:
         self._changed.add(entry.id.key)
         self.wake()
 
+    def note_missed(self, flag_set: str) -> None:
+        """Note that changes of a set were missed. A view that lacks flags renders the whole set each time."""
+        if flag_set == self._flag_set:
+            self.version += 1
+            self.wake()
+
     def wake(self) -> None:
         """End every wait for a change."""
         self._woken.set()

@@ -47,6 +47,7 @@ class SseStreams:
         """Each open stream's wake-up: set while an event is due, or to end the stream."""
         self._closing = False
         near.when_complete(self._wake_all)
+        near.when_missed(lambda _flag_set: self._wake_all())
 
     @property
     def active(self) -> int:

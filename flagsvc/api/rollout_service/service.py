@@ -27,7 +27,7 @@ from flagsvc.serving.writer import Writer
 from flagsvc.turns import off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Changed = pb.PauseRolloutResponse | pb.ResumeRolloutResponse | pb.RollBackRolloutResponse
+Changed = pb.PauseRolloutResponse | pb.ResumeRolloutResponse | pb.RollbackRolloutResponse
 MAX_BACK_S = 10 * 365 * 86_400
 """Longest way back."""
 
@@ -58,10 +58,10 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
         """Let a paused rollout go on."""
         return await self._change(request, pb.ResumeRolloutResponse, resumed)
 
-    async def RollBackRollout(self, request: pb.RollBackRolloutRequest, context: Context) -> Any:
+    async def RollbackRollout(self, request: pb.RollbackRolloutRequest, context: Context) -> Any:
         """Move callers back."""
         seconds = _seconds(request) if request.HasField("over") else None
-        return await self._change(request, pb.RollBackRolloutResponse, partial(rolled_back, seconds=seconds))
+        return await self._change(request, pb.RollbackRolloutResponse, partial(rolled_back, seconds=seconds))
 
     async def _change(
         self, request: Any, response_type: type[Changed], change: Callable[[Rollout, float], Rollout]
@@ -110,7 +110,7 @@ def _state(rollout: Rollout, now: float) -> pb.RolloutState.ValueType:
     return pb.ROLLOUT_STATE_PLANNED if now < rollout.points[0].time else pb.ROLLOUT_STATE_RUNNING
 
 
-def _seconds(request: pb.RollBackRolloutRequest) -> int:
+def _seconds(request: pb.RollbackRolloutRequest) -> int:
     over = request.over
     if over.nanos or not 0 <= over.seconds <= MAX_BACK_S:
         raise invalid("over", f"{over.seconds + over.nanos / 1e9:g} s", f"whole seconds, 0 to {MAX_BACK_S}")

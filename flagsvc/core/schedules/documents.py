@@ -12,6 +12,7 @@ from flagsvc.core.documents import dumps, loads
 from flagsvc.core.model import FlagId
 from flagsvc.core.schedules.model import Conflict, ConflictKind, Creator, OnConflict, Schedule, State
 
+MALFORMED = "what is stored of the schedule is malformed"
 _TIMES = frozenset({"executeAt", "createdAt", "endedAt"})
 
 

@@ -68,14 +68,14 @@ class AsyncRevisions(AsyncDefinitions):
     async def rollback(
         self, key: str, revision: int, *, etag: str = "", **options: Unpack[WriteOptions]
     ) -> WriteResult:
-        """Give a flag the definition of a revision back. Raises FlagNotFound, and FlagConflict for an old etag."""
+        """Roll a flag back to the definition of a revision. Raises FlagNotFound, and FlagConflict for an old etag."""
         request = pb.RollbackFlagRequest(flag_key=key, flag_set=self._session.flag_set, revision=revision, etag=etag)
         return await self._write("RollbackFlag", request, options)
 
     async def rollback_set(
         self, revision: int, *, validate_only: bool = False, **options: Unpack[WriteOptions]
     ) -> SetRollback:
-        """Give every flag of the set the definition of a revision back, in one transaction.
+        """Roll every flag of the set back to the definition of a revision, in one transaction.
 
         `validate_only`: return what would change, and change nothing.
         """

@@ -1066,7 +1066,7 @@ class AsOf(google.protobuf.message.Message):
     """A revision of the flag set: everything is as it was when this was its newest one. At least 1."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """A time, by the store's clock. One to come has the definitions of now, evaluated for that time."""
+        """A time, by the store's clock. One to come has the definitions of now with the schedules that are due by then."""
 
     def __init__(
         self,

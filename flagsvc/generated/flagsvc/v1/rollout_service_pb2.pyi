@@ -310,8 +310,8 @@ class ResumeRolloutResponse(google.protobuf.message.Message):
 Global___ResumeRolloutResponse: typing_extensions.TypeAlias = ResumeRolloutResponse
 
 @typing.final
-class RollBackRolloutRequest(google.protobuf.message.Message):
-    """RollBackRolloutRequest names the flag whose rollout goes back."""
+class RollbackRolloutRequest(google.protobuf.message.Message):
+    """RollbackRolloutRequest names the flag whose rollout goes back."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -362,11 +362,11 @@ class RollBackRolloutRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["over", b"over", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "over", b"over", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
-Global___RollBackRolloutRequest: typing_extensions.TypeAlias = RollBackRolloutRequest
+Global___RollbackRolloutRequest: typing_extensions.TypeAlias = RollbackRolloutRequest
 
 @typing.final
-class RollBackRolloutResponse(google.protobuf.message.Message):
-    """RollBackRolloutResponse has the flag as stored."""
+class RollbackRolloutResponse(google.protobuf.message.Message):
+    """RollbackRolloutResponse has the flag as stored."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -395,4 +395,4 @@ class RollBackRolloutResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread", "status", b"status"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["flag", b"flag", "spread", b"spread", "status", b"status"]) -> None: ...
 
-Global___RollBackRolloutResponse: typing_extensions.TypeAlias = RollBackRolloutResponse
+Global___RollbackRolloutResponse: typing_extensions.TypeAlias = RollbackRolloutResponse

@@ -51,10 +51,10 @@ class RolloutServiceStub(object):
                 request_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.ResumeRolloutRequest.SerializeToString,
                 response_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.ResumeRolloutResponse.FromString,
                 _registered_method=True)
-        self.RollBackRollout = channel.unary_unary(
-                '/flagsvc.v1.RolloutService/RollBackRollout',
-                request_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutRequest.SerializeToString,
-                response_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutResponse.FromString,
+        self.RollbackRollout = channel.unary_unary(
+                '/flagsvc.v1.RolloutService/RollbackRollout',
+                request_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutRequest.SerializeToString,
+                response_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutResponse.FromString,
                 _registered_method=True)
 
 
@@ -84,7 +84,7 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RollBackRollout(self, request, context):
+    def RollbackRollout(self, request, context):
         """Moves callers back until nobody is left: who moved last is moved back first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -109,10 +109,10 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     request_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.ResumeRolloutRequest.FromString,
                     response_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.ResumeRolloutResponse.SerializeToString,
             ),
-            'RollBackRollout': grpc.unary_unary_rpc_method_handler(
-                    servicer.RollBackRollout,
-                    request_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutRequest.FromString,
-                    response_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutResponse.SerializeToString,
+            'RollbackRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackRollout,
+                    request_deserializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutRequest.FromString,
+                    response_serializer=flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -209,7 +209,7 @@ class RolloutService(object):
             _registered_method=True)
 
     @staticmethod
-    def RollBackRollout(request,
+    def RollbackRollout(request,
             target,
             options=(),
             channel_credentials=None,
@@ -222,9 +222,9 @@ class RolloutService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/flagsvc.v1.RolloutService/RollBackRollout',
-            flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutRequest.SerializeToString,
-            flagsvc_dot_v1_dot_rollout__service__pb2.RollBackRolloutResponse.FromString,
+            '/flagsvc.v1.RolloutService/RollbackRollout',
+            flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutRequest.SerializeToString,
+            flagsvc_dot_v1_dot_rollout__service__pb2.RollbackRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,23 +73,23 @@ _RolloutServiceResumeRolloutType = typing_extensions.TypeVar(
     ],
 )
 
-_RolloutServiceRollBackRolloutType = typing_extensions.TypeVar(
-    '_RolloutServiceRollBackRolloutType',
+_RolloutServiceRollbackRolloutType = typing_extensions.TypeVar(
+    '_RolloutServiceRollbackRolloutType',
     grpc.UnaryUnaryMultiCallable[
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
     ],
     default=grpc.UnaryUnaryMultiCallable[
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
     ],
 )
 
-class RolloutServiceStub(typing.Generic[_RolloutServiceGetRolloutType, _RolloutServicePauseRolloutType, _RolloutServiceResumeRolloutType, _RolloutServiceRollBackRolloutType]):
+class RolloutServiceStub(typing.Generic[_RolloutServiceGetRolloutType, _RolloutServicePauseRolloutType, _RolloutServiceResumeRolloutType, _RolloutServiceRollbackRolloutType]):
     """RolloutService shows, pauses, resumes and rolls back the rollouts of flags. UpdateFlag begins one, or changes its
     points. No call moves anybody back at once, except a rollback that takes no time.
     """
@@ -109,8 +109,8 @@ class RolloutServiceStub(typing.Generic[_RolloutServiceGetRolloutType, _RolloutS
             flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.ResumeRolloutResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
-            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -129,8 +129,8 @@ class RolloutServiceStub(typing.Generic[_RolloutServiceGetRolloutType, _RolloutS
             flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.ResumeRolloutResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
-            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+            flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -143,7 +143,7 @@ class RolloutServiceStub(typing.Generic[_RolloutServiceGetRolloutType, _RolloutS
     ResumeRollout: _RolloutServiceResumeRolloutType
     """Lets a paused rollout go on, later by the length of the pause. Idempotent."""
 
-    RollBackRollout: _RolloutServiceRollBackRolloutType
+    RollbackRollout: _RolloutServiceRollbackRolloutType
     """Moves callers back until nobody is left: who moved last is moved back first."""
 
 RolloutServiceAsyncStub: typing_extensions.TypeAlias = RolloutServiceStub[
@@ -160,8 +160,8 @@ RolloutServiceAsyncStub: typing_extensions.TypeAlias = RolloutServiceStub[
         flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.ResumeRolloutResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
-        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
+        flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse,
     ],
 ]
 
@@ -195,11 +195,11 @@ class RolloutServiceServicer(metaclass=abc.ABCMeta):
         """Lets a paused rollout go on, later by the length of the pause. Idempotent."""
 
     @abc.abstractmethod
-    def RollBackRollout(
+    def RollbackRollout(
         self,
-        request: flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutRequest,
+        request: flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutRequest,
         context: _ServicerContext,
-    ) -> typing.Union[flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse, collections.abc.Awaitable[flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollBackRolloutResponse]]:
+    ) -> typing.Union[flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse, collections.abc.Awaitable[flagsvc_client.stubs.flagsvc.v1.rollout_service_pb2.RollbackRolloutResponse]]:
         """Moves callers back until nobody is left: who moved last is moved back first."""
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
