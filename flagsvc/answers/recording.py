@@ -75,7 +75,7 @@ class Recording:
         return Answer(self._number, pieces, self._absent, self._reasons, tuple(self._labels))
 
     def _is_of_what_is_held(self, evaluation: Evaluation) -> bool:
-        """Whether it depends on the context and on the set's held entries alone: it is not stale, and reads no clock."""
+        """Whether it depends on the context and on held entries of the set alone: not stale, and reads no clock."""
         held = self._near.peek(evaluation.flag_id)
         if evaluation.flag is None:
             self._absent[evaluation.flag_id] = held

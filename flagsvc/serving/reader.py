@@ -28,7 +28,6 @@ from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Position
 
-
 PREREQUISITE_FAILED = "prerequisiteFailed"
 """The metadata of an answer that is as if disabled: the key of the flag because of which it is."""
 

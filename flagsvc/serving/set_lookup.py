@@ -24,7 +24,7 @@ LIST_WAIT_S = 30.0
 
 
 class SetFound(NamedTuple):
-    """The flags of a set as of one moment, in list order; reading them is divided into turns, as what is done with each.
+    """The flags of a set as of one moment, in list order and in turns, in which the caller works too.
 
     `moment`: the same moment's flags that depend on others, and these others; `source`: where both are from.
     """

@@ -13,8 +13,8 @@ from flagsvc.view.entries import CacheEntry
 class Moment(NamedTuple):
     """What is held, at one moment, of the flags of a set that depend on others, and of these others, by key.
 
-    What has a revision above `up_to` is of a later state of the store than the rest may be. `as_of`: what is held is not
-    older than the store was then.
+    What has a revision above `up_to` is of a later state of the store than the rest may be.
+    `as_of`: what is held is not older than the store was then.
     """
 
     members: Mapping[str, CacheEntry]
