@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from flagsvc.core.model import Flag, FlagId, Status
+from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync
+from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as spb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as spb_grpc
@@ -112,6 +115,21 @@ async def test_flagds_event_streams_name_all_that_depend_on_what_changed(served:
         while heard.keys() != {"top", "middle", "child"}:
             heard |= (await events.next())[1]
     assert set(heard.values()) == {"update"}
+
+
+async def test_flagds_sync_streams_send_what_depends_on_a_change_again(served: Asked) -> None:
+    stream = sync_grpc.FlagSyncServiceStub(served.grpc.channel).SyncFlags(sync.SyncFlagsRequest(), timeout=10)
+    for value in (True, False, True):
+        await served.grpc.toggle("top", value)
+        wanted = "ENABLED" if value else "DISABLED", {"if": [value, "on"]}
+        while await child_in(stream) != wanted:
+            pass
+    stream.cancel()
+
+
+async def child_in(stream: Any) -> tuple[str, Any]:
+    child = json.loads((await stream.read()).flag_configuration)["flags"]["child"]
+    return child["state"], child["targeting"]
 
 
 async def test_public_listeners_hear_of_public_children_of_inner_flags(served: Asked) -> None:
