@@ -32,9 +32,12 @@ def evaluated(key: str, *flags: Flag, **context: Any) -> Outcome:
     return ours({flag.key: flag for flag in flags}, key, context)
 
 
-def test_random_graphs_evaluate_as_the_naive_oracle_does() -> None:
+@pytest.mark.parametrize(
+    "seeds", [range(examples(CASES)), pytest.param(range(20_000), marks=pytest.mark.long)], ids=len
+)
+def test_random_graphs_evaluate_as_the_naive_oracle_does(seeds: range) -> None:
     kinds: Counter[object] = Counter()
-    for seed in range(examples(CASES)):
+    for seed in seeds:
         one = world(seed)
         prepared = {key: prepare(flag) for key, flag in one.flags.items()}
         for key in KEYS:

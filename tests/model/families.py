@@ -1,8 +1,8 @@
 """A flag and its parent: every order of changes, announcements, loads and reads that a replica can see.
 
-The store has two flags of one set, each change of which gets the next revision. A replica hears of changes in any order,
-or not at all, loads the store in steps, and reads a family at once. An answer is right if the store had both flags like
-that at one moment, and neither is older than in an answer before it or than the replica's own write.
+The store has two flags of one set, each change of which gets the next revision. A replica hears of changes in any
+order, or not at all, loads the store in steps, and reads a family at once. An answer is right if the store had both
+flags like that at one moment, and neither is older than in an answer before it or than the replica's own write.
 """
 
 from __future__ import annotations
