@@ -82,9 +82,10 @@ def _show_set(args: argparse.Namespace, response: pb.RollbackFlagSetResponse) ->
         render.print_json({"dryRun": args.dry_run, "restoredRevision": args.to, "flags": flags, **spread})
     else:
         _print_changes(response.flags)
-        done = "nothing was written (--dry-run)" if args.dry_run else "each is a new revision"
+        done = "would return" if args.dry_run else "returned"
+        then = "nothing was written" if args.dry_run else "each is a new revision"
         none = f"every flag is as it was at revision {args.to}"
-        say(f"{len(response.flags)} flags rolled back to revision {args.to}; {done}" if response.flags else none)
+        say(f"{len(response.flags)} flags {done} to revision {args.to}; {then}" if response.flags else none)
     return wait_for.report_spread(args, response.spread) if has_spread else OK
 
 

@@ -24,6 +24,7 @@ from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
 from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, SetRollback
+from flagsvc_client.rollouts.status import RolloutState, RolloutStatus
 from flagsvc_client.schedules.planned import OnConflict, Schedule, ScheduleState
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watch_events import Change, Snapshot
@@ -53,6 +54,8 @@ __all__ = [
     "RateLimited",
     "Reason",
     "RolledBackFlag",
+    "RolloutState",
+    "RolloutStatus",
     "Schedule",
     "ScheduleState",
     "SetRollback",
