@@ -21,6 +21,7 @@ from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollouts
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segments
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
@@ -150,6 +151,20 @@ TOKENS = (
 )
 
 
+def segment(name: str, rule: str, description: str, revision: int) -> segments.Segment:
+    found = segments.Segment(name=name, flag_set="default", rule=rule, description=description, revision=revision)
+    found.etag = f'"{revision}"'
+    found.create_time.FromDatetime(ago(days=30))
+    found.update_time.FromDatetime(ago(hours=5))
+    return found
+
+
+SEGMENTS = [
+    segment("big-pro", '{"and":[{"$ref":"segment:pro"},{">":[{"var":"seats"},100]}]}', "", 44),
+    segment("pro", '{"in":[{"var":"plan"},["pro","enterprise"]]}', "Who pays for it", 46),
+]
+
+
 def schedule(schedule_id: str, key: str, at: datetime, state: plans.ScheduleState.ValueType, **more: Any) -> Any:
     found = plans.Schedule(
         id=schedule_id, flag_key=key, state=state, time_zone="Europe/Berlin", created_by="token:8VqkQ2mN1xYz", **more
@@ -228,6 +243,20 @@ class Server:
 
     def ListSchedules(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return plans.ListSchedulesResponse(schedules=SCHEDULES)
+
+    def ListSegments(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        return segments.ListSegmentsResponse(segments=SEGMENTS)
+
+    def GetSegment(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        users = segments.SegmentUsers(flag_keys=["banner-text", "checkout-v2"], flags=2, segment_names=["big-pro"])
+        return segments.GetSegmentResponse(segment=SEGMENTS[1], users=users)
+
+    def UpdateSegment(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        changed = segments.Segment()
+        changed.CopyFrom(SEGMENTS[1])
+        changed.rule = request.segment.rule
+        flags = [segments.FlagOfSegment(flag_key=key) for key in ("banner-text", "checkout-v2")]
+        return segments.UpdateSegmentResponse(segment=changed, flags=flags)
 
     def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return tokens.ListTokensResponse(tokens=TOKENS)

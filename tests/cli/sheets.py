@@ -32,6 +32,7 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),
     "schedules": ("flagsvc schedules list",),
+    "segments": ("flagsvc segments", "flagsvc segment get pro", "flagsvc segment set pro false --dry-run"),
     "slips": (
         "flagsvc togle checkout-v2 off",
         "flagsvc get checkout-v3",

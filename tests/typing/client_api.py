@@ -35,6 +35,9 @@ from flagsvc_client import (
     RolledBackFlag,
     Schedule,
     ScheduleState,
+    Segment,
+    SegmentUpdate,
+    SegmentUsers,
     SetRollback,
     Snapshot,
     Source,
@@ -129,6 +132,24 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         for event in client.watch():
             assert_type(event, Snapshot | Change)
         client.close()
+
+
+def segments(client: FlagClient) -> None:
+    assert_type(client.create_segment("pro", "true", description="Who pays"), Segment)
+    assert_type(client.segments(), list[Segment])
+    assert_type(client.segment("pro").revision, int)
+    assert_type(client.segment_users("pro"), SegmentUsers)
+    assert_type(client.update_segment("pro", rule="false", validate_only=True), SegmentUpdate)
+    client.delete_segment("pro", etag=client.segment("pro").etag)
+
+
+async def asynchronous_segments(client: AsyncFlagClient) -> None:
+    assert_type(await client.create_segment("pro", "true", description="Who pays"), Segment)
+    assert_type(await client.segments(), list[Segment])
+    assert_type((await client.segment("pro")).revision, int)
+    assert_type(await client.segment_users("pro"), SegmentUsers)
+    assert_type(await client.update_segment("pro", rule="false", validate_only=True), SegmentUpdate)
+    await client.delete_segment("pro", reason="not used")
 
 
 async def asynchronous(flag: Flag, context: EvaluationContext) -> None:

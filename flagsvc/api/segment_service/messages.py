@@ -8,7 +8,7 @@ from flagsvc.api.common.answers import SMALLER_PAGE, within_limit
 from flagsvc.api.flag_service.messages import spread_to_message
 from flagsvc.api.flag_service.paging import to_page_token
 from flagsvc.core import validation
-from flagsvc.core.errors import invalid, short_repr
+from flagsvc.core.errors import invalid
 from flagsvc.core.segments import Segment, SegmentId, checked_name
 from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as pb
 from flagsvc.ports.segments import SegmentWritten, Users
@@ -26,10 +26,8 @@ def id_of(request: pb.GetSegmentRequest | pb.DeleteSegmentRequest) -> SegmentId:
 
 def segment_of(request: pb.CreateSegmentRequest | pb.UpdateSegmentRequest) -> Segment:
     """Return the segment in a request, with what callers may write. Raises InvalidRequest."""
-    flag_set, message = validation.set_name(request.flag_set), request.segment
-    if message.flag_set not in ("", flag_set):
-        raise invalid("segment.flag_set", message.flag_set, f"empty, or {short_repr(flag_set)} as in the request")
-    name = checked_name(message.name)
+    message = request.segment
+    flag_set, name = validation.set_name(message.flag_set), checked_name(message.name)
     return Segment(name=name, flag_set=flag_set, rule=message.rule, description=message.description)
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc_client.stubs.flagsvc.v1 import schedule_service_pb2_grpc as schedule_pb_grpc
+from flagsvc_client.stubs.flagsvc.v1 import segment_service_pb2_grpc as segment_pb_grpc
 
 
 def stub_of(channel: Any) -> Any:
     """Return an object with a method for each RPC, by its name."""
     stub = pb_grpc.FlagServiceStub(channel)
     vars(stub).update(vars(schedule_pb_grpc.ScheduleServiceStub(channel)))
+    vars(stub).update(vars(segment_pb_grpc.SegmentServiceStub(channel)))
     return stub

@@ -42,7 +42,7 @@ class Segment(google.protobuf.message.Message):
     name: builtins.str
     """Name: 1 to 100 letters, digits, _ and -. Required. Unique in its flag set; it never changes."""
     flag_set: builtins.str
-    """Flag set. Output only: it is the request's, and another one is invalid."""
+    """Flag set: at most 255 characters. Default: "default"."""
     rule: builtins.str
     """Rule as JSON text, as a flag's targeting rule: at most 65,536 bytes. Required."""
     description: builtins.str
@@ -134,13 +134,10 @@ class CreateSegmentRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    FLAG_SET_FIELD_NUMBER: builtins.int
     SEGMENT_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    flag_set: builtins.str
-    """Flag set: at most 255 characters. Default: "default"."""
     actor: builtins.str
     """Author of the change, for the audit log: at most 255 characters. Default: "anonymous". Where callers are
     authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
@@ -156,14 +153,13 @@ class CreateSegmentRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        flag_set: builtins.str = ...,
         segment: Global___Segment | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["segment", b"segment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "segment", b"segment", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "segment", b"segment", "validate_only", b"validate_only"]) -> None: ...
 
 Global___CreateSegmentRequest: typing_extensions.TypeAlias = CreateSegmentRequest
 
@@ -293,7 +289,6 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    FLAG_SET_FIELD_NUMBER: builtins.int
     SEGMENT_FIELD_NUMBER: builtins.int
     UPDATE_MASK_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
@@ -301,8 +296,6 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    flag_set: builtins.str
-    """Flag set: at most 255 characters. Default: "default"."""
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
     authenticated, the caller is the author, and this is on whose behalf, which needs the right to.
@@ -315,7 +308,7 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
     """Whether only to check the request: the answer says which flags would change, and nothing is changed. Default: false."""
     @property
     def segment(self) -> Global___Segment:
-        """The segment: its name names it. If etag is set, it must still have it."""
+        """The segment: name and flag_set name it. If etag is set, it must still have it."""
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
@@ -328,7 +321,6 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        flag_set: builtins.str = ...,
         segment: Global___Segment | None = ...,
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         actor: builtins.str = ...,
@@ -338,7 +330,7 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["segment", b"segment", "update_mask", b"update_mask", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "segment", b"segment", "update_mask", b"update_mask", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "segment", b"segment", "update_mask", b"update_mask", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___UpdateSegmentRequest: typing_extensions.TypeAlias = UpdateSegmentRequest
 
