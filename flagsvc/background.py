@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class BackgroundTasks:
@@ -48,6 +50,17 @@ async def repeat(step: Callable[[], Awaitable[None]], pause: Callable[[], Awaita
         except Exception:
             log.exception(failed, detail="It is tried again.")
         await pause()
+
+
+async def outliving(work: asyncio.Future[T]) -> T:
+    """Wait for work that goes on without its caller. A failure that nobody waits for is not logged by asyncio."""
+    work.add_done_callback(_retrieve)
+    return await asyncio.shield(work)
+
+
+def _retrieve(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def cause_of(error: BaseException) -> str:

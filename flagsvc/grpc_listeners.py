@@ -55,6 +55,13 @@ from flagsvc.telemetry import Metrics, Sample
 
 OWN_FILES = (pb.DESCRIPTOR, *(each.DESCRIPTOR for each in (token_pb, audit_pb, rollout_pb, schedule_pb, segment_pb)))
 """Descriptors of the files with flagsvc's own services."""
+OWN_QUEUES = (
+    "/grpc.health.v1.Health/Check",
+    *(f"/flagsvc.v1.FlagService/{name}Flag" for name in ("Create", "Update", "Toggle", "Delete", "Rollback")),
+    "/flagsvc.v1.RolloutService/RollbackRollout",
+    "/flagsvc.v1.TokenService/RevokeToken",
+)
+"""Methods that a flood of other calls must not delay: probes, and what stops harm. More would slow every call."""
 FOREVER_MS = 2**31 - 1
 """What gRPC takes for no limit."""
 MakeWrapper = Callable[[Listener, Peers], Wrapper]
@@ -172,7 +179,7 @@ def _build(listener: Listener, services: GrpcServices, options: tuple[tuple[str,
     """Build a gRPC server with its services. Nothing else knows which transport it is."""
     tolerate_undecodable()
     server = grpc.aio.server(options=options)
-    services.handlers(listener).register(server)
+    services.handlers(listener).register(server, OWN_QUEUES)
     return server
 
 
@@ -195,7 +202,7 @@ def _options(settings: Settings, max_connections: int, age_s: float) -> Iterator
         ("grpc.http.overload_protection", 0),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
         ("grpc.max_allowed_incoming_connections", max_connections),
-        # Calls wait here while the event loop is busy, each method's in a queue of its own. Beyond the limits
+        # Calls wait here while the event loop is busy, those of OWN_QUEUES apart from the others. Beyond the limits
         # gRPC cancels the newest. That costs a twentieth of an answer; an error from Python costs as much as one.
         ("grpc.server.max_pending_requests", settings.max_pending_calls),
         ("grpc.server.max_pending_requests_hard_limit", math.ceil(1.25 * settings.max_pending_calls)),

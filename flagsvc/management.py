@@ -23,6 +23,7 @@ from flagsvc.api.common.gate import Check
 from flagsvc.api.common.peers import peer_name
 from flagsvc.api.http.server import Acceptor, HttpServer
 from flagsvc.auth_mode import is_loopback
+from flagsvc.background import outliving
 from flagsvc.core.errors import FlagsvcError, PermissionDenied, Unauthenticated
 from flagsvc.health import Health
 from flagsvc.telemetry import Metrics
@@ -163,7 +164,7 @@ class Shared:
         """Return what a run has made that began after this call. Raises what `make` raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-        return await asyncio.shield(self._next)
+        return await outliving(self._next)
 
     async def _run(self) -> bytes:
         async with self._turn:

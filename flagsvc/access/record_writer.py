@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from flagsvc.background import outliving
 from flagsvc.core.access.identity import Identity
 from flagsvc.core.access.records import Decide, R, Record
 from flagsvc.core.audit import AuditEntry
@@ -73,7 +74,7 @@ class RecordWriter:
         task = asyncio.create_task(self._write(record_id, decide, entry, wait_for, forget))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await outliving(task)
 
     async def close(self) -> None:
         """Let running changes finish."""

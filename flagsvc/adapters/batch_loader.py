@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+from flagsvc.background import outliving
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ class BatchLoader(Generic[K, T]):
         if future is None:
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._begin()
-        return await asyncio.shield(future)
+        return await outliving(future)
 
     async def close(self) -> None:
         """Cancel all reads in progress and all waiting callers."""
@@ -60,7 +62,6 @@ class BatchLoader(Generic[K, T]):
         elif (error := read.exception()) is not None:
             for future in waiting:
                 future.set_exception(error)
-                future.exception()  # Marks it as retrieved: without waiting callers, asyncio would log a warning.
         else:
             for future, result in zip(waiting, read.result(), strict=True):
                 future.set_result(result)

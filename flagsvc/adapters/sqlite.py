@@ -26,6 +26,7 @@ from flagsvc.adapters import (
 )
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.adapters.sqlite_transactions import transaction
+from flagsvc.background import outliving
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
@@ -152,7 +153,7 @@ class SqliteStore:
                 raise _failure(error) from error
 
         # Shielded: if the caller is cancelled, the write continues in the thread and must be awaited.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
+        return await outliving(asyncio.get_running_loop().run_in_executor(self._thread, guarded))
 
     def _load(self, db: sqlite3.Connection) -> StoreContents:
         self._id = _identity(db)

@@ -43,7 +43,9 @@ FlagsvcError
 ├── RightsChanged       the caller has other rights than when it opened this stream; reconnect
 ├── AccessUnknown       whether the caller has a right to this cannot be known now; safe to retry
 ├── Stopping            this replica is shutting down; retry on another
-└── StreamEnded         the stream reached its maximum duration; reconnect
+├── StreamEnded         the stream reached its maximum duration; reconnect
+├── ChangesMissed       the stream cannot name the changes that this replica missed; reconnect
+└── SetNotCovered       the stream does not cover a flag set that its client uses; reconnect
 """
 
 from __future__ import annotations
@@ -404,3 +406,17 @@ class StreamEnded(FlagsvcError):
 
     def __init__(self) -> None:
         super().__init__("this stream reached its maximum duration; reconnect")
+
+
+class ChangesMissed(FlagsvcError):
+    """A replica missed changes of a flag set, so a stream cannot name them. Providers drop all values and reconnect."""
+
+    def __init__(self) -> None:
+        super().__init__("this replica missed changes of a flag set of this stream; evaluate again, and reconnect")
+
+
+class SetNotCovered(FlagsvcError):
+    """The client selected a flag set on another connection, which its stream does not cover."""
+
+    def __init__(self) -> None:
+        super().__init__("this stream does not cover a flag set that its client selected since; reconnect")

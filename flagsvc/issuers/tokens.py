@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from flagsvc.background import outliving
 from flagsvc.core.access.identity import Identity, Kind
 from flagsvc.core.errors import AccessUnknown, FlagsvcError, Overloaded, PermissionDenied, Unauthenticated
 from flagsvc.core.json_values import compact
@@ -128,19 +129,14 @@ class JwtCallers:
                 self.overloads += 1
                 raise Overloaded("too many tokens wait for their verification; retry later")
             task = self._waiting[digest] = asyncio.create_task(self._verify(parsed, keys, digest, peer))
-            task.add_done_callback(lambda done: self._ended(digest, done))
-        await asyncio.shield(task)  # a caller who leaves ends it for nobody else
+            task.add_done_callback(lambda _: self._waiting.pop(digest, None))
+        await outliving(task)  # a caller who leaves ends it for nobody else
         found = self._known.get(digest)
         if found is not None:
             self._check_denied(found)
         if found is None or not self.is_current(found):
             raise AccessUnknown("the token was withdrawn while it was verified; retry")
         return found
-
-    def _ended(self, digest: bytes, task: asyncio.Task[None]) -> None:
-        self._waiting.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # nobody may be waiting for it any more
 
     def _parsed(self, text: str, digest: bytes) -> tuple[TokenText, KeySet]:
         """Check everything that needs no key. What is wrong here costs no verification. Raises BadToken."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from flagsvc import collector
-from flagsvc.background import BackgroundTasks
+from flagsvc.background import BackgroundTasks, outliving
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
@@ -140,13 +140,8 @@ class CacheAuditor:
         if task is None:
             task = self._next[repair] = asyncio.create_task(self._verify(repair=repair, pause_s=0.0, asked_for=True))
             self._running.add(task)
-            task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[AuditReport]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not warn about callers who left
+            task.add_done_callback(self._running.discard)
+        return await outliving(task)
 
     async def _check_forever(self) -> None:
         while True:

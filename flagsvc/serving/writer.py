@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from flagsvc.background import outliving
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import SegmentsMissing
 from flagsvc.core.model import FlagId
@@ -85,19 +86,19 @@ class Writer:
         A cache that cannot be reached does not fail the write: replicas then see it within the staleness bound.
         A caller who leaves does not stop a write half way.
         """
-        return await asyncio.shield(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
+        return await outliving(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
 
     async def roll_back(
         self, flag_set: str, revision: int, decide: DecideAll, author: Author, wait_for: WaitFor
     ) -> tuple[RolledBack, WriteResult | None]:
         """Store what `decide` decides about a set, and publish every change; the result is that of the last one."""
-        return await asyncio.shield(self._started(self._roll_back(flag_set, revision, decide, author, wait_for)))
+        return await outliving(self._started(self._roll_back(flag_set, revision, decide, author, wait_for)))
 
     async def write_segment(
         self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor
     ) -> tuple[SegmentWritten, WriteResult | None]:
         """Store a change of a segment, and publish every flag that changes with it; the result is the last one's."""
-        return await asyncio.shield(self._started(self._write_segment(segment_id, decide, wait_for)))
+        return await outliving(self._started(self._write_segment(segment_id, decide, wait_for)))
 
     async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
         """Return what a write would store, with the revision of now. Raises what the write would raise."""
@@ -114,13 +115,8 @@ class Writer:
     def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not warn about a caller who left
 
     async def _write(
         self, flag_id: FlagId, decide: Decide, wait_for: WaitFor, through: Through | None

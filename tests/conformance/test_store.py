@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pymongo
 import pytest
@@ -322,6 +324,20 @@ async def test_a_cancelled_caller_does_not_interrupt_a_write(store: FlagStore) -
     assert found == last.flag
     chain = [e.revision for e in await store.history(CHAT, 50)]
     assert chain == list(range(last.revision, 0, -1))
+
+
+async def test_what_a_cancelled_caller_does_not_hear_is_nowhere(store: FlagStore) -> None:
+    """A refusal that nobody waits for any more is no failure of the server, and no traceback in its log."""
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+    for n in range(20):
+        task = asyncio.create_task(toggle(store, True, n + 1))  # of a flag that does not exist
+        await asyncio.sleep(n * 0.0005)
+        task.cancel()
+        await asyncio.wait([task])
+    await create(store, Flag(key="chat"))  # writers wait for each other, so all have ended
+    gc.collect()
+    assert not logged
 
 
 async def test_put_twice_changes_nothing(store: FlagStore) -> None:

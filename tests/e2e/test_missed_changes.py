@@ -25,6 +25,7 @@ async def test_streams_of_a_set_begin_again_after_a_gap(tmp_path: Path) -> None:
         await until(lambda: sum(message.HasField("snapshot") for message in watched.received) == 2)
         await until(lambda: len(synced.received) > before)
         assert await told.call.code() is grpc.StatusCode.UNAVAILABLE, "providers drop their values, and connect again"
+        assert "missed changes" in str(await told.call.details())
         for stream in (watched, synced):
             await stream.close()
 

@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from tests.replicas import Process
@@ -60,7 +61,14 @@ class Target:
     def tracebacks(self) -> list[str]:
         """Return what the log shows of exceptions since the last time."""
         lines, self._read = self.log[self._read :], len(self.log)
-        return [line for line in lines if _has_exception(line)]
+        found: list[str] = []
+        for is_json, entries in groupby(lines, lambda line: line.startswith("{")):
+            if is_json:
+                found += filter(_has_exception, entries)
+            else:  # what Python prints by itself, over several lines
+                text = "".join(line for line in entries if not _OF_THE_TRANSPORT.match(line))
+                found += [text] if "Traceback" in text or "Error" in text else []
+        return found
 
     def _follow(self) -> None:
         """Read the log to its end: a server whose log nobody reads stands still once the pipe is full."""
@@ -93,8 +101,6 @@ def target(*, cache: bool, program: tuple[str, ...] = ()) -> Iterator[Target]:
 
 
 def _has_exception(line: str) -> bool:
-    if not line.startswith("{"):
-        return not _OF_THE_TRANSPORT.match(line) and ("Traceback" in line or "Error" in line)
     try:
         return "exception" in json.loads(line)
     except ValueError:

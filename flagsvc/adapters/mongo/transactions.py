@@ -22,6 +22,7 @@ from pymongo.write_concern import WriteConcern
 
 from flagsvc.adapters.mongo.causes import refused_change, unavailable
 from flagsvc.adapters.mongo.orphans import end_orphans
+from flagsvc.background import outliving
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 
 _MAJORITY = WriteConcern("majority")
@@ -80,7 +81,7 @@ class Transactions:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: self._writing.release())
-        return await asyncio.shield(task)
+        return await outliving(task)
 
     async def _with_retries(self, work: Work[T], on_duplicate_key: OnDuplicateKey | None, timeout_s: float) -> T | None:
         started = time.monotonic()

@@ -65,6 +65,8 @@ _PLAIN: Mapping[type[Exception], tuple[grpc.StatusCode, str, int | None]] = {
     errors.AccessUnknown: (grpc.StatusCode.UNAVAILABLE, "ACCESS_UNKNOWN", 1),
     errors.Stopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 0),
     errors.StreamEnded: (grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", 0),
+    errors.ChangesMissed: (grpc.StatusCode.UNAVAILABLE, "CHANGES_MISSED", 0),
+    errors.SetNotCovered: (grpc.StatusCode.UNAVAILABLE, "FLAG_SET_NOT_COVERED", 0),
     errors.WritesUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "WRITES_UNSUPPORTED", None),
     errors.AnswerTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", None),
     errors.QuotaExceeded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", None),

@@ -37,25 +37,25 @@ class Handlers(grpc.GenericRpcHandler):
         self._wrappers = wrappers
         self._services: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, Handler] = {}
-        self._methods: dict[str, list[str]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Take a service's handlers."""
         self._services += handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Note the methods: generated code registers the same handlers in both ways."""
-        self._methods[service] = list(handlers)
+        """Do nothing: generated code registers the same handlers in both ways."""
 
-    def register(self, server: grpc.aio.Server) -> None:
+    def register(self, server: grpc.aio.Server, own_queues: Iterable[str] = ()) -> None:
         """Register everything at a server, once all services are added.
 
-        gRPC keeps the calls of each method that is registered by name in a queue of its own. So where one method's
-        calls are refused because too many wait, those of others, such as health checks, are not.
+        `own_queues`: full names of the methods that are registered by name. gRPC keeps the calls of each of them in a
+        queue of its own, so they are not refused because too many calls of other methods wait. They should be few:
+        gRPC's server waits for the next call of every name at once, which costs each call half a microsecond a name.
         """
         server.add_generic_rpc_handlers((self,))
-        for service, names in self._methods.items():
-            server.add_registered_method_handlers(service, {name: self._of(f"/{service}/{name}") for name in names})
+        for method in own_queues:
+            _, service, name = method.split("/")
+            server.add_registered_method_handlers(service, {name: self._of(method)})
 
     def service(self, handler_call_details: Any) -> Handler | None:
         """Return a call's handler, for gRPC."""

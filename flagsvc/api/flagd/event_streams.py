@@ -13,7 +13,7 @@ from flagsvc.api.common.peers import host_of
 from flagsvc.api.common.waiting import is_set_within
 from flagsvc.api.flagd.struct_fields import put_fields
 from flagsvc.core.access.scopes import Scope
-from flagsvc.core.errors import Stopping, StreamEnded
+from flagsvc.core.errors import ChangesMissed, FlagsvcError, SetNotCovered, Stopping, StreamEnded
 from flagsvc.ports import Entry
 from flagsvc.view.changelog import ChangeKind, Changelogs
 from flagsvc.view.near_cache import NearCache
@@ -93,15 +93,15 @@ class EventStreams:
             if host_of(peer) == host:
                 for stream in streams:
                     if not stream.selects and flag_set not in stream.sets and stream.began_at < began_before:
-                        stream.is_left_behind = True
-                        stream.wake.set()
+                        stream.end(SetNotCovered)
 
     async def stream(
         self, flag_set: str, message_type: Callable[..., Any], *, peer: str, selects: bool
     ) -> AsyncIterator[Any]:
         """Yield provider_ready, the changes that the client may have missed before it connected, then every change.
 
-        `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping or StreamEnded.
+        `peer`: the connection; `selects`: whether the client sent a selector. Ends by raising Stopping, StreamEnded,
+        ChangesMissed or SetNotCovered.
         """
         peer = self._known(peer)
         changed, ends_at = _ChangedKeys(CALLER.get().scope, selects=selects), time.monotonic() + self._age_s
@@ -110,14 +110,14 @@ class EventStreams:
             for followed in {flag_set} if selects else {flag_set, *self._selected.get(peer, ())}:
                 self._follow(changed, followed)
             yield _message(message_type, "provider_ready", {})
-            while not (self._closing or changed.is_left_behind) and (left := ends_at - time.monotonic()) > 0:
+            while not (self._closing or changed.ended_by) and (left := ends_at - time.monotonic()) > 0:
                 if changed.is_pending:
                     if kinds := changed.take(self._near.changelogs):
                         yield _message(message_type, "configuration_change", _data(kinds))
                     await asyncio.sleep(PAUSE_S)
                 elif not await is_set_within(changed.wake, min(KEEP_ALIVE_S, left)) and left > KEEP_ALIVE_S:
                     yield message_type(type="keep_alive")
-            raise Stopping if self._closing else StreamEnded
+            raise Stopping() if self._closing else (changed.ended_by or StreamEnded)()
         finally:
             self._by_peer[peer].discard(changed)
             if not self._by_peer[peer]:
@@ -140,8 +140,7 @@ class EventStreams:
         """End the streams of a set of which changes were missed: providers drop their values, and connect again."""
         for stream in (each for streams in self._by_peer.values() for each in streams):
             if flag_set in stream.sets:
-                stream.is_left_behind = True
-                stream.wake.set()
+                stream.end(ChangesMissed)
 
     def _add_all_missed(self) -> None:
         """Add what their clients may have missed to streams that opened before the cache was complete."""
@@ -163,7 +162,8 @@ class _ChangedKeys:
     is ended by its sender, before the changelog forgets what it still has to announce.
     """
 
-    is_left_behind = False
+    ended_by: Callable[[], FlagsvcError] | None = None
+    """Why the stream ends before its time."""
 
     def __init__(self, scope: Scope, *, selects: bool) -> None:
         self.scope = scope
@@ -187,6 +187,11 @@ class _ChangedKeys:
         if before is not None and kind is not ChangeKind.DELETE:
             kind = ChangeKind.WRITE if before is ChangeKind.WRITE else ChangeKind.UPDATE
         self.kinds[key] = kind
+
+    def end(self, reason: Callable[[], FlagsvcError]) -> None:
+        """End the stream now, for a reason that its client is sent."""
+        self.ended_by = reason
+        self.wake.set()
 
     @property
     def is_pending(self) -> bool:

@@ -43,11 +43,11 @@ class SseStreams:
     def __init__(self, near: NearCache, age_s: float) -> None:
         self._near, self._age_s = near, age_s
         self._id = uuid.uuid4().hex[:8]
-        self._streams: set[asyncio.Event] = set()
-        """Each open stream's wake-up: set while an event is due, or to end the stream."""
+        self._streams: dict[asyncio.Event, str] = {}
+        """Each open stream's wake-up, set while an event is due or to end the stream, and its flag set."""
         self._closing = False
         near.when_complete(self._wake_all)
-        near.when_missed(lambda _flag_set: self._wake_all())
+        near.when_missed(self._wake)
 
     @property
     def active(self) -> int:
@@ -83,7 +83,7 @@ class SseStreams:
         def note(_entry: Entry, _watermark: int, _kind: ChangeKind) -> None:
             wake.set()
 
-        self._streams.add(wake)
+        self._streams[wake] = flag_set
         self._near.changelogs.listen(flag_set, note, only_public=only_public, of_values=True)
         gone = asyncio.create_task(_disconnected(receive, wake))
         try:
@@ -103,7 +103,7 @@ class SseStreams:
         finally:
             gone.cancel()
             self._near.changelogs.unlisten(flag_set, note)
-            self._streams.discard(wake)
+            del self._streams[wake]
 
     def _may_have_missed(self, flag_set: str, last_event_id: str, *, only_public: bool) -> bool:
         """Whether the set may have changed since the client last fetched it."""
@@ -124,6 +124,11 @@ class SseStreams:
     def _event(self, flag_set: str, event_id: EventId) -> str:
         data = encode({"type": "refetchEvaluation", "etag": config_etag(self._near, flag_set)}).decode()
         return f"id: {event_id}\nevent: message\ndata: {data}\n\n"
+
+    def _wake(self, missed: str) -> None:
+        for wake, flag_set in self._streams.items():
+            if flag_set == missed:
+                wake.set()
 
     def _wake_all(self) -> None:
         for wake in self._streams:
