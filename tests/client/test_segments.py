@@ -57,9 +57,9 @@ async def test_prerequisites_are_written_read_and_checked(client: Asked) -> None
     await client.create(Flag(key="child", prerequisites=wanted))
     assert (await client.flag("child")).prerequisites == wanted
     with pytest.raises(InvalidArgument, match="top -> child -> top"):
-        await client.update("top", prerequisites=[{"flagKey": "child", "variants": ["on"]}])
+        await client.set("top", prerequisites=[{"flagKey": "child", "variants": ["on"]}])
     with pytest.raises(FlagServiceError) as failed:
         await client.delete("top")
     assert (failed.value.reason, '"child"' in str(failed.value)) == ("FLAG_IN_USE", True)
-    await client.update("child", prerequisites=None)
+    await client.set("child", prerequisites=None)
     assert (await client.flag("child")).prerequisites is None
