@@ -35,7 +35,7 @@ from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryE
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import About
 from flagsvc.core.sizes import HistorySize
-from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
+from flagsvc.ports import Entry, Family, Problem, StoreContents, StoreIdentity
 from flagsvc.ports.revisions import DecideAll, RolledBack
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class SqliteStore:
         self.reads += 1
         return await self._run(lambda db: _entry(db, flag_id))
 
-    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+    async def get_family(self, flag_id: FlagId) -> Family:
         """Read a flag and those that it depends on, in one transaction."""
         self.reads += 1
         return await self._run(lambda db: _family(db, flag_id))
@@ -234,9 +234,10 @@ def _select(db: sqlite3.Connection, flag_set: str, text: str) -> Iterator[Flag]:
     return (_flag(*row) for row in rows)
 
 
-def _family(db: sqlite3.Connection, flag_id: FlagId) -> Mapping[str, Entry]:
+def _family(db: sqlite3.Connection, flag_id: FlagId) -> Family:
     with transaction(db, "DEFERRED"):
-        return sqlite_segments.family(db, flag_id, _read)
+        entries = sqlite_segments.family(db, flag_id, _read)
+        return Family(_revisions(db).get(flag_id.flag_set, 0), entries)
 
 
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:

@@ -96,11 +96,12 @@ class Prepared:
     """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting.
 
     `problem`: what is wrong or odd in its rule; empty if nothing is. `prerequisites`: with any, it is evaluated by
-    `family.evaluate_family`, and by nothing else.
+    `family.evaluate_family`, and by nothing else. `parents`: their keys.
     """
 
-    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "prerequisites", "problem")
+    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "parents", "prerequisites", "problem")
     prerequisites: tuple[Prerequisite, ...]
+    parents: tuple[str, ...]
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Prepared:
         problem: str = "",
     ) -> None:
         self.fixed, self._rule, self._unmatched, self.problem = fixed, rule, unmatched, problem
-        self.prerequisites = ()
+        self.prerequisites, self.parents = (), ()
         self._matches = {name: _match(name, value) for name, value in (variants or {}).items() if name or value}
 
     @property
@@ -159,7 +160,10 @@ class Dependent(Prepared):
 
     def __init__(self, own: Prepared, prerequisites: tuple[Prerequisite, ...]) -> None:
         super().__init__(None, problem=own.problem)
+        if own.fixed is not None and own.fixed.reason is Reason.STATIC:
+            own = Prepared(replace(own.fixed, reason=Reason.DEFAULT))  # callers keep what is STATIC for every context
         self.own, self.prerequisites = own, prerequisites
+        self.parents = tuple(each.flag_key for each in prerequisites)
 
     @property
     def reads_clock(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .errors import short_repr
@@ -14,6 +14,9 @@ from .targeting import MAX_WORK, OverBudget
 FLAG_STEPS = 20
 """Work of finding and ordering one flag, or one mention of it, in the steps that rules are counted in."""
 
+MAX_MEMBERS = MAX_WORK // FLAG_STEPS
+"""More flags than this are never evaluated together."""
+
 Members = Callable[[str], Prepared | None]
 """From a key to the definition of this flag in the same set, at the one moment of the evaluation; None: no such flag.
 """
@@ -21,6 +24,11 @@ Members = Callable[[str], Prepared | None]
 
 def evaluate_family(key: str, members: Members, context: Attributes, now: float) -> Outcome:
     """Evaluate a flag for a context. `now` is in seconds since 1970. Never raises."""
+    return outcomes_of(key, members, context, now)[key]
+
+
+def outcomes_of(key: str, members: Members, context: Attributes, now: float) -> Mapping[str, Outcome]:
+    """Evaluate a flag and, unless it has no order, all that it depends on. Return the outcomes by key. Never raises."""
     work = _Work()
     known: dict[str, Prepared] = {}
 
@@ -31,20 +39,20 @@ def evaluate_family(key: str, members: Members, context: Attributes, now: float)
         return found
 
     try:
-        order = order_of(key, lambda name: [each.flag_key for each in member(name).prerequisites], work.visit)
+        order = order_of(key, lambda name: member(name).parents, work.visit)
     except NoOrder as error:
-        return _error(f"The flag's prerequisites cannot be evaluated: {error}")
+        return {key: _error(f"The flag's prerequisites cannot be evaluated: {error}")}
     except OverBudget as error:
-        return replace(_error(f"The flag's prerequisites take too much work: {error}"), over_budget=True)
+        return {key: replace(_error(f"The flag's prerequisites take too much work: {error}"), over_budget=True)}
     outcomes: dict[str, Outcome] = {}
     for name in order:
         prepared = known[name]
-        failed = next((each for each in prepared.prerequisites if not _is_met(each, outcomes[each.flag_key])), None)
+        failed = next((each for each in prepared.prerequisites if not is_met(each, outcomes[each.flag_key])), None)
         if failed is None:
             outcomes[name], work.spent = prepared.evaluate_within(context, now, work.spent)
         else:
             outcomes[name] = _unmet(failed, outcomes[failed.flag_key])
-    return outcomes[key]
+    return outcomes
 
 
 class _Work:
@@ -57,10 +65,11 @@ class _Work:
         """Count a flag. Raises OverBudget."""
         self.spent += FLAG_STEPS
         if self.spent > MAX_WORK:
-            raise OverBudget(f"more than {MAX_WORK // FLAG_STEPS} flags that depend on one another")
+            raise OverBudget(f"more than {MAX_MEMBERS} flags that depend on one another")
 
 
-def _is_met(wanted: Prerequisite, outcome: Outcome) -> bool:
+def is_met(wanted: Prerequisite, outcome: Outcome) -> bool:
+    """Whether a flag has one of the variants that another one asks for."""
     return outcome.error_code is None and outcome.variant is not None and outcome.variant in wanted.variants
 
 

@@ -9,7 +9,7 @@ from flagsvc.core.changes import Author, Decide
 from flagsvc.core.model import FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
 from flagsvc.ports.audit import AuditStore
-from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports.changes import Entry, Family, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.revisions import DecideAll, RevisionStore, RolledBack
 from flagsvc.ports.schedules import ScheduleStore
@@ -110,8 +110,8 @@ class FlagStore(Protocol):
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, never from a secondary. A missing one has the revision that its set had at that time."""
 
-    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
-        """Read one flag and all flags that it depends on, by key, as of one moment; a missing one is not in it.
+    async def get_family(self, flag_id: FlagId) -> Family:
+        """Read one flag and all flags that it depends on, with the revision of their set, as of one moment.
 
         At most MAX_DEPTH flags in a row are read: the evaluation refuses longer chains.
         """

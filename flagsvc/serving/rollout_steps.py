@@ -62,7 +62,7 @@ class RolloutSteps:
             del self._planned[flag_id]
             held = self._near.peek(flag_id)
             if held is not None and held.entry.revision == revision:
-                self._near.changelogs.announce_values(held.entry, time.monotonic())
+                self._near.announce_values(held.entry, time.monotonic())
                 self.announced += 1
                 self._plan(flag_id, passed)
 

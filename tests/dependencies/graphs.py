@@ -151,6 +151,8 @@ def _evaluated(
         if code is not None or variant is None or variant not in variants:
             return Reason.DISABLED, None, None, parent
     outcome = _alone(one, flag).evaluate(context, NOW)
+    if flag.prerequisites and outcome.reason is Reason.STATIC:  # callers would keep it for every context
+        return Reason.DEFAULT, outcome.variant, None, ""
     return outcome.reason, outcome.variant, outcome.error_code, ""
 
 

@@ -143,9 +143,10 @@ async def test_a_family_is_read_at_once(store: FlagStore) -> None:
     await make(store, flag("top"), flag("left", "top"), flag("right", "top"), flag("child", "left", "right"))
     await make(store, replace(flag("top"), flag_set="other"))
     found = await store.get_family(FlagId("default", "child"))
-    assert sorted(found) == ["child", "left", "right", "top"]
-    assert found["top"].flag == (await store.get(FlagId("default", "top"))).flag
-    assert await store.get_family(FlagId("default", "none")) == {}
+    assert sorted(found.entries) == ["child", "left", "right", "top"]
+    assert found.entries["top"].flag == (await store.get(FlagId("default", "top"))).flag
+    assert found.revision == (await store.revisions())["default"]
+    assert (await store.get_family(FlagId("default", "none"))).entries == {}
 
 
 async def test_dependencies_are_checked_in_the_transaction(store: FlagStore) -> None:

@@ -102,7 +102,7 @@ async def use_schedules(store: MongoStore) -> None:
     assert await store.schedules.execute(A, made.id, attempt, attempt.decide) is not None
     shared = Segment(name="shared", rule='{"var":"a"}')
     await store.segments.write(shared.id, segments.create(shared, AUTHOR))
-    assert (await store.get_family(A)).keys() == {"a"}
+    assert (await store.get_family(A)).entries.keys() == {"a"}
     assert await store.segments.users(shared.id) == ([], [])
     await store.segments.write(shared.id, segments.delete(shared.name, None, AUTHOR))
 

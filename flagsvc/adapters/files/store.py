@@ -29,7 +29,7 @@ from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_BUCKETING, Flag, FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
-from flagsvc.ports import Entry, Problem, StoreContents
+from flagsvc.ports import Entry, Family, Problem, StoreContents
 from flagsvc.ports.revisions import DecideAll, RolledBack
 
 SETTLE_S = 0.05
@@ -105,10 +105,12 @@ class FileStore:
         flag = contents.flags.get(flag_id)
         return Entry.of(flag) if flag else Entry.absent(flag_id, contents.revisions.get(flag_id.flag_set, 0))
 
-    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+    async def get_family(self, flag_id: FlagId) -> Family:
         """Return one flag: flags of files have no prerequisites."""
-        entry = await self.get(flag_id)
-        return {} if entry.flag is None else {flag_id.key: entry}
+        contents = await self._current()
+        flag = contents.flags.get(flag_id)
+        entries = {} if flag is None else {flag_id.key: Entry.of(flag)}
+        return Family(contents.revisions.get(flag_id.flag_set, 0), entries)
 
     async def load(self) -> StoreContents:
         """Return all flags as the files define them now."""

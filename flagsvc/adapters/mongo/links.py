@@ -27,6 +27,7 @@ class Links:
 
     def __init__(self, database: Any) -> None:
         self._flags, self._segments = database["feature_flags"], database[SEGMENTS]
+        self._counters = database["flagsvc_revisions"]
 
     async def linked(self, change: Change, session: Any) -> Change:
         """Return a change with the segments that its flag refers to, in its transaction. Raises InvalidRequest."""
@@ -67,8 +68,11 @@ class Links:
         found = [documents.to_flag(raw) async for raw in self._flags.find(parents, session=session)]
         await off_loop(check, changes, graph, {flag.key: flag for flag in found})
 
-    async def family(self, flag_id: FlagId) -> list[Mapping[str, Any]]:
-        """Read a flag and those that it depends on, in one snapshot that a majority has."""
+    async def family(self, flag_id: FlagId) -> tuple[int, list[Mapping[str, Any]]]:
+        """Read a set's counter, a flag and those that it depends on, in one snapshot that a majority has.
+
+        The counter is 0 where there is no such flag.
+        """
         of_set = documents.in_set(flag_id.flag_set)
         up = {
             "from": self._flags.name,
@@ -80,8 +84,20 @@ class Links:
             "as": "parents",
         }
         pipeline = [{"$match": {"key": flag_id.key} | of_set}, {"$limit": 1}, {"$graphLookup": up}]
-        pipeline += [{"$project": {"all": {"$concatArrays": [["$$ROOT"], "$parents"]}}}, {"$unwind": "$all"}]
-        pipeline += [{"$replaceRoot": {"newRoot": "$all"}}, {"$project": {"parents": 0}}]
+        counter = {
+            "from": self._counters.name,
+            "pipeline": [{"$match": {"_id": flag_id.flag_set}}],
+            "as": "counters",
+        }
+        pipeline += [
+            {"$lookup": counter},
+            {"$project": {"all": {"$concatArrays": ["$counters", ["$$ROOT"], "$parents"]}}},
+        ]
+        pipeline += [{"$unwind": "$all"}, {"$replaceRoot": {"newRoot": "$all"}}]
+        pipeline += [{"$project": {"parents": 0, "counters": 0}}]
         flags = self._flags.with_options(read_concern=_SNAPSHOT)
         cursor = await maybe_await(flags.aggregate(pipeline))
-        return [raw async for raw in cursor if documents.identifiable(raw)]
+        rows = [raw async for raw in cursor]
+        found = [raw for raw in rows if documents.identifiable(raw)]
+        counters = documents.counters(raw for raw in rows if "key" not in raw)
+        return counters.get(flag_id.flag_set, 0), found

@@ -48,7 +48,7 @@ from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, His
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import CHANGED_ELSEWHERE, About, Moment
 from flagsvc.core.sizes import HistorySize
-from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports import Entry, Family, Problem, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.revisions import DecideAll, RolledBack
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
@@ -177,12 +177,13 @@ class MongoStore:
         """Read one flag, together with others that are read at this time."""
         return await self._gets.get(flag_id)
 
-    async def get_family(self, flag_id: FlagId) -> Mapping[str, Entry]:
+    async def get_family(self, flag_id: FlagId) -> Family:
         """Read a flag and those that it depends on, in one snapshot."""
         async with self._asking(self._timeout_s):
             self.reads += 1
-            flags = [self._read(raw) for raw in await self._links.family(flag_id)]
-        return {flag.key: Entry.of(flag) for flag in flags}
+            revision, rows = await self._links.family(flag_id)
+            flags = [self._read(raw) for raw in rows]
+        return Family(revision, {flag.key: Entry.of(flag) for flag in flags})
 
     async def load(self) -> StoreContents:
         """Read the counters, then every flag: a change up to a counter can then not be missing."""

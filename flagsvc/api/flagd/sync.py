@@ -136,7 +136,7 @@ class FlagdSync:
         """Return a flag's definition. A broken flag is logged once for each of its revisions."""
         held = self._near.get(flag.id)
         if held is not None and held.entry.flag is flag:
-            if held.compiled is None:
+            if not held.is_compiled:
                 await held.compile()
             prepared = held.prepared
         else:

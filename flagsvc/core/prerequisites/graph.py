@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .definition import MAX_DEPTH
 
@@ -80,13 +80,16 @@ def children_in(graph: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return children
 
 
-def descendants(keys: Sequence[str], children: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the flags that depend on these, directly or through others, each once; also where there is a cycle."""
-    found: dict[str, None] = {}
+def descendants(keys: Iterable[str], children: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Yield the flags that depend on these, directly or through others, each once; also where there is a cycle.
+
+    `children` may change between two steps.
+    """
+    found: set[str] = set()
     pending = list(keys)
     while pending:
-        for child in children.get(pending.pop(), ()):
+        for child in tuple(children(pending.pop())):
             if child not in found:
-                found[child] = None
+                found.add(child)
                 pending.append(child)
-    return list(found)
+                yield child
