@@ -182,9 +182,11 @@ WRITES: dict[str, Any] = {
     "DeleteFlag": pb.DeleteFlagRequest(flag_key="b", flag_set="mine"),
     "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=6),
     "SetBucketing": pb.SetBucketingRequest(flag_set="mine", bucketing=3, force=True),
-    "CreateSegment": segments.CreateSegmentRequest(segment=segments.Segment(name="s", flag_set="mine", rule="true")),
+    "CreateSegment": segments.CreateSegmentRequest(
+        segment=segments.Segment(name="s", flag_set="mine", rule='{"!":true}')
+    ),
     "UpdateSegment": segments.UpdateSegmentRequest(
-        segment=segments.Segment(name="s", flag_set="mine", rule="false"), update_mask={"paths": ["rule"]}
+        segment=segments.Segment(name="s", flag_set="mine", rule='{"!":false}'), update_mask={"paths": ["rule"]}
     ),
     "DeleteSegment": segments.DeleteSegmentRequest(name="s", flag_set="mine"),
 }

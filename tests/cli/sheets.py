@@ -32,7 +32,8 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),
     "schedules": ("flagsvc schedules list",),
-    "segments": ("flagsvc segments", "flagsvc segment get pro", "flagsvc segment set pro false --dry-run"),
+    "segments": ("flagsvc segments",),
+    "segment-set": ("""flagsvc segment set pro '{"var":"paid"}' --dry-run""",),
     "slips": (
         "flagsvc togle checkout-v2 off",
         "flagsvc get checkout-v3",
@@ -46,7 +47,7 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "simulate": ("flagsvc simulate checkout-v2 --contexts users.ndjson --rule new.json --limit 3",),
 }
 """Sheet -> the commands that it shows."""
-FOR_PEOPLE = ("slips", "edit-conflict")
+FOR_PEOPLE = ("slips", "edit-conflict", "segment-set")
 """Sheets of what is not printed into a pipe."""
 
 

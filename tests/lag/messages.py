@@ -80,7 +80,7 @@ class Sizes:
     def segment(self, name: str) -> segments.Segment:
         """Return a segment to write, with the conditions of a flag, as many as it may have."""
         conditions: list[Any] = [{"==": [{"var": "tier"}, f"t{i}"]} for i in range(min(self.conditions, 2_000))]
-        return segments.Segment(name=name, rule=json.dumps({"or": conditions} if conditions else True))
+        return segments.Segment(name=name, rule=json.dumps({"or": conditions or [True]}))
 
     def schedule(self, **fields: str) -> plans.Schedule:
         """Return a schedule to plan."""
