@@ -62,3 +62,33 @@ def test_prerequisites_are_set_shown_checked_and_cleared(address: str) -> None:
     assert "prerequisites" not in json.loads(output(address, "get", "child-1", "--json"))
     assert run(address, "set", "child-1").returncode == 2
     assert "PARENT=VARIANT" in run(address, "set", "child-1", "--requires", "top-1").stderr
+
+
+def test_files_carry_segments_and_flags_are_imported_after_those_that_they_need(address: str, tmp_path: Path) -> None:
+    flag_set = "--set", "imported"
+    output(address, "segment", "create", "pays", PRO, *flag_set)
+    output(
+        address, "segment", "create", "big", '{"and":[{"$ref":"segment:pays"},{">":[{"var":"seats"},9]}]}', *flag_set
+    )
+    rule = 'targeting={"if":[{"$ref":"segment:big"},"on","off"]}'
+    output(address, "create", "z-parent", "status=ENABLED", rule, *flag_set)
+    flagd = tmp_path / "flags.json"
+    output(address, "export", *flag_set, "--output", str(flagd))
+    output(address, "create", "a-child", "status=ENABLED", "--requires", "z-parent=on", *flag_set)
+    lines = tmp_path / "flags.ndjson"
+    output(address, "export", *flag_set, "--output", str(lines))
+    assert set(json.loads(flagd.read_text())["$evaluators"]) == {"segment:pays", "segment:big"}
+    new = f"sqlite:///{tmp_path}/new.db"
+    assert output(address, "import", str(lines), "--store", new) == "2 flags: 2 created, 0 updated, 0 unchanged\n"
+    assert output(address, "import", str(lines), "--store", new) == "2 flags: 0 created, 0 updated, 2 unchanged\n"
+    assert output(address, "import", str(flagd), *flag_set) == "1 flags: 0 created, 0 updated, 1 unchanged\n"
+    other = "--set", "other"
+    assert output(address, "import", str(flagd), *other) == "1 flags: 1 created, 0 updated, 0 unchanged\n"
+    assert output(address, "segments", "-o", "name", *other) == "big\npays\n"
+    changed = flagd.read_text().replace('"pro"', '"team"')
+    flagd.write_text(changed)
+    assert output(address, "import", str(flagd), *other).startswith("1 flags: 0 created")
+    evaluators = json.loads(output(address, "get", "z-parent", "--json", *other))["evaluators"]
+    assert evaluators["segment:pays"] == {"==": [{"var": "plan"}, "team"]}
+    output(address, "import", str(flagd), *flag_set, "--prune")
+    assert output(address, "list", "-o", "name", *flag_set) == "z-parent\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, assert_type
 
@@ -33,6 +33,7 @@ from flagsvc_client import (
     RateLimited,
     Reason,
     RolledBackFlag,
+    RolledBackSegment,
     Schedule,
     ScheduleState,
     Segment,
@@ -134,7 +135,8 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         client.close()
 
 
-def segments(client: FlagClient) -> None:
+def synchronous_segments(client: FlagClient) -> None:
+    assert_type(client.rollback_set(7).segments[0:], Sequence[RolledBackSegment])
     assert_type(client.create_segment("pro", "true", description="Who pays"), Segment)
     assert_type(client.segments(), list[Segment])
     assert_type(client.segment("pro").revision, int)
