@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flagsvc.adapters.sqlite import SqliteStore
-from flagsvc.core.changes import Author, create, delete, toggle
+from flagsvc.core.changes import Author, create, delete, toggle, update
 from flagsvc.core.errors import RevisionUnavailable, StoreUnavailable
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.model import FlagId
@@ -197,6 +197,8 @@ async def test_a_token_gets_every_change_up_to_its_revision(replica: Replica) ->
     assert (await replica.child(min_revision=revision)).outcome.failed_prerequisite == "parent"
     with pytest.raises(RevisionUnavailable):
         await replica.child(min_revision=revision + 1)
+    with pytest.raises(RevisionUnavailable):
+        await replica.reader._families.find(of("child"), revision + 1)
 
 
 @pytest.mark.parametrize("replica", [2, 100], ids=["partial", "whole"], indirect=True)
@@ -220,14 +222,24 @@ async def test_without_the_store_the_last_known_family_is_stale(
 
 @pytest.mark.parametrize("replica", [0, 1, 100], ids=["nothing-held", "one-held", "whole"], indirect=True)
 async def test_a_set_is_evaluated_as_of_one_moment(replica: Replica) -> None:
+    await replica.writer.write(of("z"), create(on("z", "parent"), AUTHOR))
     variants = {}
     async for each in replica.reader.evaluate_set("default", {}):
-        if not variants:  # in list order the child is before its parent
+        if each.flag_id.key == "parent":
             await replica.writer.write(of("parent"), toggle("parent", False, None, AUTHOR))
         variants[each.flag_id.key] = each.outcome.variant
-    assert variants == {"child": "on", "parent": "on", "x": "on"}
+    assert variants == {"child": "on", "parent": "on", "x": "on", "z": "on"}
     batch = await replica.reader.evaluate_all("default", ["parent", "child"], {})
     assert [each.outcome.variant for each in batch] == [None, None]
+
+
+async def test_answers_are_kept_only_where_no_flag_of_a_family_reads_the_clock(replica: Replica) -> None:
+    assert (await replica.child()).replies is not None
+    rule = '{"if": [{">": [{"var": "$flagd.timestamp"}, 5]}, "on"]}'
+    changed = update(on("parent", targeting=rule), ["targeting"], None, AUTHOR)
+    await replica.writer.write(of("parent"), changed)
+    found = await replica.child()
+    assert (found.outcome.variant, found.replies) == ("on", None)
 
 
 @pytest.mark.parametrize("replica", [10_000], ids=["whole"], indirect=True)

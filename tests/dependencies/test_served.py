@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,6 +72,21 @@ async def test_every_protocol_answers_the_same_before_and_after_a_parent_changes
         assert (body.get("value"), body["metadata"]) == ((True, {}) if value else (None, {FAILED: "middle"}))
 
 
+async def test_an_answer_names_the_prerequisite_that_fails_now(served: Asked) -> None:
+    await served.grpc.create("both", status=ON, prerequisites=needing("top", "other"))
+    evaluator = Evaluator("v1", served.grpc.channel)
+    for failed in ("other", "top") * 2:
+        await served.grpc.toggle("top", failed != "top")
+        await served.grpc.toggle("other", failed != "other")
+        for _ in range(2):  # the second is encoded already
+            assert dict((await served.grpc.evaluate("both")).flag_metadata) == {
+                FAILED: types.Value(string_value=failed)
+            }
+            assert (await evaluator.resolve("Boolean", "both"))["metadata"] == {FAILED: failed}
+            body = (await served.one("both")).json()
+            assert body["metadata"] == {FAILED: failed}
+
+
 async def test_an_ofrep_etag_changes_with_a_parent_and_streams_hear_of_it(served: Asked) -> None:
     async with served.events() as stream:
         await stream.event()
@@ -92,8 +108,9 @@ async def test_flagds_event_streams_name_all_that_depend_on_what_changed(served:
     assert (kind, set(missed)) == ("configuration_change", {"top", "middle", "child", "other"})
     await served.grpc.toggle("top", False)
     heard: dict[str, str] = {}
-    while heard.keys() != {"top", "middle", "child"}:
-        heard |= (await events.next())[1]
+    async with asyncio.timeout(10):
+        while heard.keys() != {"top", "middle", "child"}:
+            heard |= (await events.next())[1]
     assert set(heard.values()) == {"update"}
 
 
