@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import faulthandler
+import re
+import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,7 @@ import structlog
 CHECK_EVERY_S = 0.02
 """Seconds between two measurements: what holds the loop longer than that cannot hide between them."""
 MAX_FRAMES = 12
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +51,19 @@ class LoopLag:
             late_s = time.monotonic() - self._due_at
             if late_s > self._log_over_s and self._due_at != logged_for:
                 logged_for = self._due_at
-                frame = sys._current_frames().get(watched)  # noqa: SLF001  the only way to see another thread's code
-                frames = traceback.extract_stack(frame)[-MAX_FRAMES:] if frame is not None else []
-                code = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
-                log.warning("loop_held", for_ms=round(late_s * 1000, 1), code=code)
+                log.warning("loop_held", for_ms=round(late_s * 1000, 1), code=code_of(watched))
+
+
+def code_of(thread: int) -> list[str]:
+    """Return where a thread is, the innermost call last: `FILE:LINE FUNCTION` of at most MAX_FRAMES calls.
+
+    Python cannot read the frames of a thread that runs: reading one allocates, a collection of garbage may then let
+    the other thread go on, and its frames are freed. Python 3.11 stands still or crashes. This makes no objects.
+    """
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        _, *threads = file.read().decode(errors="replace").split("hread 0x")
+    of_thread = next((text for text in threads if int(text.split()[0], 16) == thread), "")
+    found = [f"{file}:{line} {name}" for file, line, name in _FRAME.findall(of_thread)]
+    return found[:MAX_FRAMES][::-1]

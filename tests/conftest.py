@@ -9,6 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pymongo
@@ -163,6 +164,13 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def mongo_database_url(mongo_url: str) -> Iterator[str]:
     """The URL of a database that only this test has."""
+    with new_database(mongo_url) as url:
+        yield url
+
+
+@contextmanager
+def new_database(mongo_url: str) -> Iterator[str]:
+    """The URL of a database that nobody else has, until it is dropped."""
     name = f"flagsvc_test_{uuid.uuid4().hex[:12]}"
     yield with_database(mongo_url, name)
     with pymongo.MongoClient(mongo_url) as client:

@@ -58,6 +58,11 @@ class Client:
     async def create(self, key: str, **fields: Any) -> types.Flag:
         return (await self.stub.CreateFlag(pb.CreateFlagRequest(flag=types.Flag(key=key, **fields)), timeout=10)).flag
 
+    async def delete_all(self) -> None:
+        """Delete every flag of the default set, for the next test of a replica that several share."""
+        for flag in (await self.stub.ListFlags(pb.ListFlagsRequest(page_size=1_000), timeout=10)).flags:
+            await self.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key=flag.key), timeout=10)
+
     async def serving(self, service: str = "") -> bool:
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=2)
         return answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -96,9 +96,9 @@ class Kept:
         return not self.newer
 
 
-def outcomes(mode: str, path: Path, number: int) -> list[dict[str, int]]:
+def outcomes(mode: str, path: Path, *numbers: int) -> list[dict[str, int]]:
     """Run this file as a process, and return its output."""
-    command = [sys.executable, "-m", "tests.snapshot_files", mode, str(path), str(number)]
+    command = [sys.executable, "-m", "tests.snapshot_files", mode, str(path), *map(str, numbers)]
     folder = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=100)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -150,14 +150,18 @@ def _killed(path: Path, times: int) -> None:
         print(json.dumps(result), flush=True)  # noqa: T201
 
 
-def _full(path: Path, limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try:
-        at(path).write(large(2))
-    except OSError as error:
-        print(json.dumps({"errno": error.errno}))  # noqa: T201
+def _full(path: Path, *limits: int) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        try:
+            at(path).write(large(2))
+        except OSError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # what is printed may go to a file
+            [flag] = at(path).read().contents.flags
+            print(json.dumps({"errno": error.errno, "revision": flag.revision}))  # noqa: T201
 
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    {"killed": _killed, "full": _full}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    {"killed": _killed, "full": _full}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flagsvc.cli import render
+from flagsvc.cli import render, rollout_text
 from flagsvc.cli.terminal import coloured, is_terminal, styled, width
 from flagsvc.core.changes import SERVER_TIMES
 from flagsvc.core.json_values import same
@@ -14,11 +14,15 @@ from flagsvc.core.needs import NEEDS
 
 Fields = dict[str, dict[str, Any]]
 """Stored name of a changed field -> its values before and after; None where it is not set."""
+ROLLOUT = STORED_NAMES["rollout"]
 _BY_NAME = frozenset({"variants", "metadata", "evaluators"})
 _PIPED_WIDTH = 200
 _BEFORE = 30
 """Characters shown before the first difference of two long values, at most."""
-_NOT_SHOWN = {STORED_NAMES[name] for name in (*SERVER_TIMES, "revision", "bucketing", "key", "flag_set")} | {NEEDS}
+_NOT_SHOWN = {STORED_NAMES[name] for name in (*SERVER_TIMES, "revision", "bucketing", "key", "flag_set")} | {
+    NEEDS,
+    "etag",
+}
 
 
 def fields_between(previous: Any, new: Any) -> Fields:
@@ -39,11 +43,17 @@ def flag_changes(before: Flag | None, after: Flag | None) -> Fields:
 def lines_of(fields: Fields, indent: str = "    ") -> list[str]:
     """Return a line for each change, which fits on the terminal."""
     found = []
-    for name, old, new in _leaves(fields):
+    for name, before_change, after_change in _leaves(fields):
+        old, new = _worded(name, before_change), _worded(name, after_change)
         room = width() - len(indent) - len(name) - 6 if is_terminal() else _PIPED_WIDTH
         before, after = _sides(old, new, max(room, 24))
         found.append(f"{indent}{styled(render.text(name), 'bold')}: {_side(old, before)} -> {_side(new, after)}")
     return found
+
+
+def _worded(name: str, value: Any) -> Any:
+    """Return a value for people: a rollout in words, all else as it is."""
+    return rollout_text.words(value) or value if name == ROLLOUT else value
 
 
 def _leaves(fields: Fields) -> Iterator[tuple[str, Any, Any]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from flagsvc.api.common.values import from_value
 from flagsvc.api.flag_service.flag_messages import flag_to_message, received
-from flagsvc.cli import arguments, dry_run, moments, options, render, wait_for
+from flagsvc.cli import arguments, dry_run, moments, options, render, rollout_text, wait_for
 from flagsvc.cli.calls import Stub, similar_key
 from flagsvc.cli.exit_codes import FAILED, OK
 from flagsvc.cli.explain import explanation_fields, print_explanation
 from flagsvc.cli.pages import MAX_PAGE, pages
 from flagsvc.cli.tables import Column, print_list
-from flagsvc.cli.terminal import answer, asks, say, say_states
+from flagsvc.cli.terminal import answer, asks, is_terminal, say, say_states
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.model import Flag
 from flagsvc.core.shown_text import visible
@@ -30,6 +30,11 @@ _LIST = (
     Column("category", rank=4),
     Column("revision", rank=3),
     Column("updated", rank=1, name="updatedAt"),
+)
+_WITH_ROLLOUTS = (
+    *_LIST[:-1],
+    Column("updated", rank=2, name="updatedAt"),
+    Column("rollout", rank=1, least=10, name=rollout_text.FIELD),
 )
 
 
@@ -95,8 +100,11 @@ def get(args: argparse.Namespace, stub: Stub) -> int:
 
 def list_flags(args: argparse.Namespace, stub: Stub) -> int:
     """List the flags of a set."""
-    found = [render.flag_fields(flag) for flag in all_flags(stub, args.flag_set, args.timeout)]
-    print_list(_LIST, found, f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY")
+    flags = all_flags(stub, args.flag_set, args.timeout)
+    found = [{**render.flag_fields(flag), **rollout_text.rollout_now(flag)} for flag in flags]
+    has_rollouts = not is_terminal() or any(rollout_text.FIELD in each for each in found)
+    columns = _WITH_ROLLOUTS if has_rollouts else _LIST
+    print_list(columns, found, f"no flags in set {args.flag_set!r}; create one with: flagsvc create KEY")
     return OK
 
 

@@ -83,10 +83,12 @@ def _show_set(args: argparse.Namespace, response: pb.RollbackFlagSetResponse) ->
         render.print_json({**shown, **spread})
     else:
         _print_changes(response)
-        done = "nothing was written (--dry-run)" if args.dry_run else "each is a new revision"
+        done = "would return" if args.dry_run else "returned"
+        then = "nothing was written" if args.dry_run else "each is a new revision"
         none = f"every flag is as it was at revision {args.to}"
-        is_change = bool(response.flags or response.segments)
-        say(f"{_number(response)} rolled back to revision {args.to}; {done}" if is_change else none)
+        say(
+            f"{_number(response)} {done} to revision {args.to}; {then}" if response.flags or response.segments else none
+        )
     return wait_for.report_spread(args, response.spread) if has_spread else OK
 
 

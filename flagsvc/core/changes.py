@@ -12,7 +12,7 @@ from datetime import datetime
 from . import json_values
 from .documents import to_document
 from .errors import FlagExists, FlagNotFound, RevisionConflict
-from .flag_rollouts import with_rollout_changed, with_rollout_continued
+from .flag_rollouts import with_rollout_changed, with_rollout_continued, with_rollout_copied
 from .model import ANONYMOUS, DEFAULT_BUCKETING, STORED_NAMES, WRITABLE, Action, Change, Flag, Status
 from .rollouts import Rollout
 from .sizes import without_large
@@ -108,8 +108,8 @@ def delete(key: str, expected: int | None, author: Author) -> Decide:
 def restore(past: Flag, expected: int | None, author: Author) -> Decide:
     """Restore the definition that a flag had; one that is gone is created. Times and bucketing are not of the past.
 
-    The definition was stored before, so today's limits do not refuse it. Fields that flagsvc does not know stay as they
-    are. The decision raises FlagNotFound or RevisionConflict.
+    The definition was stored before, so today's limits do not refuse it. A rollout begins at the share that stands.
+    Fields that flagsvc does not know stay as they are. The decision raises FlagNotFound or RevisionConflict.
     """
     values = {field: getattr(past, field) for field in WRITABLE}
 
@@ -118,7 +118,7 @@ def restore(past: Flag, expected: int | None, author: Author) -> Decide:
             made = replace(past, revision=0, bucketing=DEFAULT_BUCKETING)
             return _change(None, _stamped(made, author, moved=True), Action.CREATED, author)
         before = _expected(past.key, current, expected)
-        bare = replace(before, **values, problem="")
+        bare = with_rollout_copied(replace(before, **values, problem=""), before, author.at)
         names = [STORED_NAMES[field] for field in WRITABLE] if before.problem else _differing(before, bare)
         after = _stamped(bare, author, moved=bare.status is not before.status)
         return _change(before, after, Action.UPDATED, author, names)
@@ -134,7 +134,7 @@ def restamp(current: Flag, author: Author) -> Change:
 def put(flag: Flag, author: Author) -> Decide:
     """Import a whole flag; a time that it lacks stays as it is. The decision is None if nothing else differs.
 
-    The store alone writes the bucketing.
+    A rollout begins at the share that stands. The store alone writes the bucketing.
     """
 
     def decide(current: Flag | None) -> Change | None:
@@ -142,7 +142,8 @@ def put(flag: Flag, author: Author) -> Decide:
             blank = replace(flag, revision=0, bucketing=DEFAULT_BUCKETING)
             return _change(None, blank, Action.CREATED, author)
         times = {field: getattr(flag, field) or getattr(current, field) for field in SERVER_TIMES}
-        after = replace(flag, revision=current.revision, bucketing=current.bucketing, **times)
+        copied = with_rollout_copied(flag, current, author.at)
+        after = replace(copied, revision=current.revision, bucketing=current.bucketing, **times)
         if not _differing(current, after):
             return None
         # What only the server writes when a flag changes, the import writes where its file does not say.

@@ -78,14 +78,10 @@ class RateLimiting:
         return weighed
 
     def _opened(self, table: Table, call: Call) -> Call:
-        peer_of, take = self._peers.of, self._limits.take
+        peer_of, charge = self._peers.of, self._limits.charge
 
         def opened(request: Any, context: Context) -> Any:
-            share = share_of(table, CALLER.get(), context, peer_of)
-            if share.left >= share.low:
-                share.left -= STREAM_UNITS
-            else:
-                take(table, share, STREAM_UNITS)
+            charge(table, share_of(table, CALLER.get(), context, peer_of), STREAM_UNITS)
             return call(request, context)
 
         return opened

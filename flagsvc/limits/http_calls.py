@@ -31,11 +31,7 @@ class OfrepLimit:
 
         def limited(request: Request, *rest: Any) -> Any:
             share = share_of(self._table, CALLER.get(), request.scope["client"], peer_name)
-            units = self._units_of_set(request) if is_whole else fixed
-            if share.left >= share.low:
-                share.left -= units
-            else:
-                self._limits.take(self._table, share, units)
+            self._limits.charge(self._table, share, self._units_of_set(request) if is_whole else fixed)
             return handler(request, *rest)
 
         return limited

@@ -42,6 +42,13 @@ class RateLimits:
         self.leasing = Leasing(self.tables.values(), lender, count_replicas)
         self._logged_at = -LOG_EVERY_S
 
+    def charge(self, table: Table, share: Share, units: int) -> None:
+        """Take units of a share. Raises RateLimited. `grpc_calls` does so itself for calls of one unit."""
+        if share.left >= share.low:
+            share.left -= units
+        else:
+            self.take(table, share, units)
+
     def take(self, table: Table, share: Share, units: int) -> None:
         """Take units of a share that runs low. Raises RateLimited."""
         self.leasing.wants(share)

@@ -68,6 +68,8 @@ class StoreLoader:
                 contents = await self._store.load()
                 self.loads += 1
                 await run_in_turns(self._near.resyncing(contents, asked_at, time.monotonic()))
+                if not self._near.complete:
+                    await run_in_turns(self._near.noting_rollouts(contents.flags))
                 collector.freeze_load()
         self._compile_soon()
         self._proof.mark_loaded(asked_at)
@@ -94,7 +96,8 @@ class StoreLoader:
         asked_at, held = time.monotonic(), self._proof.held_revisions()
         contents = await self._store.load()
         self.loads += 1
-        if not self._proof.is_continued(contents.revisions, held):
+        is_continued = self._proof.is_continued(contents.revisions, held)
+        if not is_continued:
             self._timer.poll_now()
         elif not self._near.partial.is_needed:
             contents = await self._with_missing(contents)
@@ -106,6 +109,8 @@ class StoreLoader:
                     self._proof.assign_revision(change)
             self._proof.mark_loaded(asked_at)
             self._compile_soon()
+        if is_continued and not self._near.complete:
+            await run_in_turns(self._near.noting_rollouts(contents.flags))
         self._ended_at = time.monotonic()
         self.took_s = self._ended_at - asked_at
         return contents

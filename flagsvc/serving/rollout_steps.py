@@ -27,7 +27,10 @@ MAX_OUTDATED = 1_000
 
 
 class RolloutSteps:
-    """The next step of each rollout that is held. `clock`: seconds since 1970, as evaluations read them."""
+    """The next step of each rollout that is held, or known without being held.
+
+    `clock`: seconds since 1970, as evaluations read them.
+    """
 
     def __init__(self, near: NearCache, clock: Callable[[], float] = time.time) -> None:
         self._near, self._clock = near, clock
@@ -60,21 +63,22 @@ class RolloutSteps:
             if planned != moment:
                 continue
             del self._planned[flag_id]
-            held = self._near.peek(flag_id)
-            if held is not None and held.entry.revision == revision:
-                self._near.announce_values(held.entry, time.monotonic())
+            entry = self._near.rollout_entry(flag_id)
+            if entry is not None and entry.revision == revision:
+                self._near.announce_values(entry, time.monotonic())
                 self.announced += 1
                 self._plan(flag_id, passed)
 
     def _plan(self, flag_id: FlagId, after: float) -> None:
         """Remember the next step of a flag's rollout, if there is one."""
-        held = self._near.peek(flag_id)
-        flag = held.entry.flag if held is not None else None
-        step = None if flag is None else _next_step(flag, after)
-        if held is None or step is None:
+        entry = self._near.rollout_entry(flag_id)
+        step = None if entry is None or entry.flag is None else _next_step(entry.flag, after)
+        if entry is None or step is None:
             self._planned.pop(flag_id, None)
             return
-        self._planned[flag_id] = held.entry.revision, step
+        if self._planned.get(flag_id) == (entry.revision, step):
+            return  # it was read again, or is not held any more
+        self._planned[flag_id] = entry.revision, step
         heapq.heappush(self._heap, (step, flag_id))
         if len(self._heap) > 2 * len(self._planned) + MAX_OUTDATED:
             self._heap = [(planned, i) for i, (_, planned) in self._planned.items()]

@@ -20,6 +20,7 @@ from flagsvc.view.entries import CacheEntry, Prepare, same_entry
 from flagsvc.view.held_entries import HeldEntries
 from flagsvc.view.held_families import Moment
 from flagsvc.view.held_memory import SetTotals
+from flagsvc.view.known_rollouts import KnownRollouts
 from flagsvc.view.partial_view import PartialView
 from flagsvc.view.published import Steps, in_a_step
 from flagsvc.view.set_order import Listing, Position
@@ -57,6 +58,7 @@ class HeldView:
         """How often a held entry was replaced."""
         self.changelogs = Changelogs()
         self.partial = PartialView(is_needed=limit == 0)
+        self.rollouts_not_held = KnownRollouts()
         self._held = HeldEntries()
         self.steps = Steps()
         """Around every change of what is answered: see `published`."""
@@ -136,6 +138,7 @@ class HeldView:
             self.apply_read(Entry.of(flag), as_of, now)
         else:
             self.partial.high_water_marks.raise_to(flag.id, flag.revision)
+            self.rollouts_not_held.note(Entry.of(flag))
 
     @in_a_step
     def apply_change(self, entry: Entry, now: float, *, as_of: float = NEVER, event_revision: int = 0) -> None:
@@ -173,6 +176,7 @@ class HeldView:
         """Forget everything: it came from another store's snapshot or cache."""
         self._held = HeldEntries()
         self.partial.high_water_marks.clear()
+        self.rollouts_not_held.clear()
         self.changelogs.forget()
         self.complete = self.restored = False
         self.verified_at = NEVER
@@ -231,8 +235,14 @@ class HeldView:
 
     def take_new_rollouts(self) -> set[FlagId]:
         """Return the flags with a rollout that came, or changed, since the last call."""
-        taken, self._held.new_rollouts = self._held.new_rollouts, set()
+        taken = self._held.new_rollouts | self.rollouts_not_held.new
+        self._held.new_rollouts, self.rollouts_not_held.new = set(), set()
         return taken
+
+    def rollout_entry(self, flag_id: FlagId) -> Entry | None:
+        """Return the entry of a flag with a rollout, held or not; one that is not held has only what matters for it."""
+        held = self.peek(flag_id)
+        return held.entry if held is not None else self.rollouts_not_held.get(flag_id)
 
     def when_missed(self, notify: Callable[[str], None]) -> None:
         """Call this with the name of each set of which changes were missed: nobody was notified of them."""
@@ -303,6 +313,7 @@ class HeldView:
         self._held[held.entry.id] = held
         self._held.move_to_end(held.entry.id)
         self.partial.high_water_marks.drop(held.entry.id)
+        self.rollouts_not_held.drop((held.entry.id,))
         while len(self._held) > self.limit or (self._held.memory.bytes > self.max_bytes and self._held):
             flag_id, evicted = next(iter(self._held.items()))
             del self._held[flag_id]
@@ -310,6 +321,7 @@ class HeldView:
                 self._evicted[flag_id] = evicted.entry.revision
             self.complete = self.complete and evicted.entry.flag is None
             self.partial.high_water_marks.raise_to(flag_id, evicted.entry.revision)
+            self.rollouts_not_held.note(evicted.entry)
 
     def _kind(self, old: CacheEntry | None, entry: Entry, *, announced: bool) -> ChangeKind | None:
         """Return what an entry changes; None for news to this cache alone, such as its first load or a miss."""

@@ -53,6 +53,8 @@ class NearCache(HeldView):
                 yield
         self.partial.is_needed, self.restored = False, False
         self.complete = not lacks_one and self._is_complete_without(evicted, found, contents)
+        if self.complete:
+            self.rollouts_not_held.clear()
         self.partial.gap_free_since = NEVER
         if is_whole:
             self.mark_verified(asked_at)
@@ -80,6 +82,14 @@ class NearCache(HeldView):
         self.complete = self.restored = True
         self.mark_verified(as_of)
 
+    def noting_rollouts(self, flags: Iterable[Flag]) -> Iterator[None]:
+        """Remember in steps the rollouts of a load that is not held, or only in part."""
+        for flag in flags:
+            is_held = flag.id in self._held
+            if flag.rollout is not None and not is_held and flag.revision >= self.high_water_mark(flag.id):
+                self.rollouts_not_held.note(Entry.of(flag))
+            yield
+
     @contextlib.contextmanager
     def starting_over(self, asked_at: float) -> Iterator[None]:
         """Until the end of this block a change replaces what was held before this moment, whatever its revision."""
@@ -100,6 +110,7 @@ class NearCache(HeldView):
 
     def _resyncing(self, contents: StoreContents, asked_at: float, now: float) -> Iterator[None]:
         self.partial.high_water_marks.clear()
+        self.rollouts_not_held.clear()
         self.partial.gaps += 1  # the cache lease has to be acquired again
         if not (yield from self._fits(contents.flags)):
             dropped, self._held = self._held, HeldEntries()

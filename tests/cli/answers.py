@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -244,6 +245,13 @@ class Server:
     def ListSchedules(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return plans.ListSchedulesResponse(schedules=SCHEDULES)
 
+    def CreateSchedule(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        made = schedule("a81mz5t0rc4e", "checkout-v2", in_days(1), plans.SCHEDULE_STATE_PENDING)
+        wanted = request.schedule
+        made.MergeFrom(plans.Schedule(patch=wanted.patch, update_mask=wanted.update_mask, reason=request.reason))
+        made.on_conflict, made.max_lateness.seconds, made.etag = plans.ON_CONFLICT_HOLD, 3_600, '"1"'
+        return plans.CreateScheduleResponse(schedule=made)
+
     def ListSegments(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return segments.ListSegmentsResponse(segments=SEGMENTS)
 
@@ -295,6 +303,59 @@ class Server:
     def _toggled(*, enabled: bool) -> Flag:
         status = Status.ENABLED if enabled else Status.DISABLED
         return Flag(key="checkout-v2", name="New checkout", status=status, revision=47, updated_at=ago(seconds=20))
+
+
+class Moving(Server):
+    """A server on which a rollout is under way."""
+
+    def ListFlags(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        return pb.ListFlagsResponse(flags=map(flag_to_message, (self._moving(), *FLAGS[1:])))
+
+    def GetFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        return pb.GetFlagResponse(flag=flag_to_message(FLAGS[0] if request.as_of.revision == 46 else self._moving()))
+
+    def UpdateFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        return pb.UpdateFlagResponse(flag=flag_to_message(self._moving()), spread=self._spread())
+
+    def PauseRollout(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        status = self.GetRollout(None, timeout).status
+        status.state = rollouts.ROLLOUT_STATE_PAUSED
+        status.rollout.paused_at.FromDatetime(NOW)
+        status.ClearField("next_time")
+        return rollouts.PauseRolloutResponse(flag=flag_to_message(self._moving()), spread=self._spread(), status=status)
+
+    def RollbackRollout(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        status = self.GetRollout(None, timeout).status
+        status.rollout.linear, status.next_share = True, 0
+        del status.rollout.points[:]
+        for minutes, share in ((0, 10), (request.over.seconds // 60, 0)):
+            status.rollout.points.add(share=share).time.FromDatetime(ago(minutes=-minutes))
+        status.next_time.CopyFrom(status.rollout.points[1].time)
+        flag = flag_to_message(self._moving())
+        return rollouts.RollbackRolloutResponse(flag=flag, spread=self._spread(), status=status)
+
+    def RollbackFlag(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        restored = flag_to_message(FLAGS[0])
+        if not request.validate_only:
+            restored.revision, restored.etag = 48, '"48"'
+        spread = None if request.validate_only else self._spread()
+        return pb.RollbackFlagResponse(flag=restored, spread=spread)
+
+    def RollbackFlagSet(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        made = (("checkout-v2", "UPDATED", ("rollout",)), ("file-upload", "CREATED", ()), ("new-in-may", "DELETED", ()))
+        flags = [pb.RolledBackFlag(flag_key=key, action=action, fields=fields) for key, action, fields in made]
+        return pb.RollbackFlagSetResponse(flags=flags)
+
+    @staticmethod
+    def _spread() -> pb.WriteSpread:
+        return pb.WriteSpread(revision=48, reached=pb.WRITE_LEVEL_CACHED, applied_by=["a"])
+
+    @staticmethod
+    def _moving() -> Flag:
+        points = ((-5, 1), (-1, 10), (23, 100))
+        rollout: dict[str, Any] = {"from": "off", "to": "on"}
+        rollout["points"] = [{"time": f"{ago(hours=-h):%Y-%m-%dT%H:%M:%SZ}", "share": share} for h, share in points]
+        return replace(FLAGS[0], rollout=rollout, revision=47)
 
 
 class Channel:

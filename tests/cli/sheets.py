@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from flagsvc.cli import edit
-from tests.cli.answers import RULE, answered
+from tests.cli.answers import RULE, Moving, Server, answered
 from tests.command_line import Terminal, run_here
 
 FOLDER = Path(__file__).parent / "sheets"
@@ -28,6 +28,19 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "history": ("flagsvc history checkout-v2",),
     "audit": ("flagsvc history --since 1h",),
     "rollout": ("flagsvc rollout checkout-v2",),
+    "rollout-changes": (
+        "flagsvc rollout checkout-v2 --to on --over 3d --reason 'as announced'",
+        "flagsvc rollout checkout-v2 --pause --reason 'error rate'",
+        "flagsvc rollout checkout-v2 --rollback --over 10m",
+    ),
+    "list-rollouts": ("flagsvc list",),
+    "schedule": ("flagsvc schedule checkout-v2 --status disabled owner=payments --in 1d --reason 'end of campaign'",),
+    "rollback": (
+        "flagsvc rollback checkout-v2 --to 46 --dry-run",
+        "flagsvc rollback checkout-v2 --to 46 --reason 'before the release'",
+        "flagsvc rollback --all --to 41 --dry-run",
+    ),
+    "diff": ("flagsvc diff checkout-v2 46 47",),
     "toggle": ("flagsvc toggle checkout-v2 OFF --reason 'error rate'",),
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),
@@ -47,8 +60,12 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "simulate": ("flagsvc simulate checkout-v2 --contexts users.ndjson --rule new.json --limit 3",),
 }
 """Sheet -> the commands that it shows."""
+MOVING = ("rollout-changes", "list-rollouts", "rollback", "diff")
+"""Sheets of a flag that has a rollout."""
 FOR_PEOPLE = ("slips", "edit-conflict", "segment-set")
 """Sheets of what is not printed into a pipe."""
+SENTENCES = ("toggle", "rollback", "diff", "rollout-changes")
+"""Sheets of what is no table in a pipe."""
 
 
 def _edit_owner(file: Path) -> None:
@@ -75,18 +92,19 @@ def sheet(name: str) -> str:
     """Return what commands print: on a terminal with their errors, in a pipe without."""
     commands = SHEETS[name]
     with contextlib.redirect_stderr(io.StringIO()), prepared():
-        parts = [f"== {columns} columns\n{_shown(commands, columns)}" for columns in WIDTHS]
+        kind = Moving if name in MOVING else Server
+        parts = [f"== {columns} columns\n{_shown(commands, columns, kind)}" for columns in WIDTHS]
         if name not in FOR_PEOPLE:
-            parts.append(f"== piped\n{_shown(commands, None)}")
+            parts.append(f"== piped\n{_shown(commands, None, kind)}")
         return "\n".join(parts)
 
 
-def _shown(commands: Sequence[str], columns: int | None) -> str:
+def _shown(commands: Sequence[str], columns: int | None, kind: type[Server]) -> str:
     """Return what commands print, each under its own line if there is more than one. `columns` None: in a pipe."""
     shown = []
     for command in commands:
         words = shlex.split(command)[1:]
-        with answered():
+        with answered(kind):
             if columns is None:
                 text = run_here(*words, NO_COLOR="1").stdout
             else:

@@ -24,7 +24,8 @@ from flagsvc.core.evaluation import RULES
 from flagsvc.core.json_values import MAX_DEPTH
 from flagsvc.core.validation import MAX_CONTEXT_BYTES, MAX_CONTEXT_VALUES
 from tests.client.forms import FORMS, Asked, asked
-from tests.property.rules import KINDS, Maker
+from tests.property.rules import Maker
+from tests.property.values import KINDS
 from tests.replicas import Client, replica
 
 CASES = int(os.environ.get("LOCAL_CASES", "600"))

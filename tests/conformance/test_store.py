@@ -1,4 +1,4 @@
-"""The conformance suite of all stores: SQLite, and MongoDB with both of its drivers."""
+"""The conformance suite of all stores: SQLite, and MongoDB with the driver that is shipped and with another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def author(seconds: float = 0, *, actor: str = OPERATOR, reason: str = "") -> Au
     return Author(at=NOON + timedelta(seconds=seconds), actor=actor, reason=reason)
 
 
-ON_MONGO = [pytest.param(f"mongo-{driver}", marks=pytest.mark.mongod) for driver in ("motor", "pymongo")]
+ON_MONGO = [
+    pytest.param("mongo-motor", marks=pytest.mark.mongod),
+    pytest.param("mongo-pymongo", marks=[pytest.mark.mongod, pytest.mark.long]),
+]
 
 
 @pytest.fixture(params=["sqlite", *ON_MONGO])

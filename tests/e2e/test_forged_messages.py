@@ -79,14 +79,12 @@ async def test_a_forged_message_lives_at_most_one_staleness_bound(
         assert not (await client.evaluate("a")).enabled
 
 
-@pytest.mark.parametrize("revision", [2**63 - 4, 2**53 + 1, 2**53, 20_000, -1])
-async def test_a_revision_out_of_bounds_or_far_ahead_is_never_applied(
-    store_url: str, redis_clean_url: str, revision: int
-) -> None:
+async def test_no_revision_out_of_bounds_or_far_ahead_is_applied(store_url: str, redis_clean_url: str) -> None:
     """The last one that MongoDB could count to once ended a flag set's writes for good."""
     async with deployment(store_url, redis_clean_url, 2) as [(one, _), (two, second)]:
-        publish(redis_clean_url, **off("a", revision))
-        publish(redis_clean_url, key="a", revision=revision)
+        for revision in (2**63 - 4, 2**53 + 1, 2**53, 20_000, -1):
+            publish(redis_clean_url, **off("a", revision))
+            publish(redis_clean_url, key="a", revision=revision)
         await one.create("c", status=ON)  # comes after them on the channel
         await until(lambda: second.replica.near.contains("default", 3))
         for client in (one, two):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -13,7 +13,9 @@ import pytest
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
+from tests.conftest import new_database
 from tests.replicas import Client, detail_of, replica, until_serving
+from tests.servers import RedisServer
 
 V = types.Value
 COLORS = {name: V(string_value=value) for name, value in (("red", "#f00"), ("blue", "#00f"), ("green", "#0f0"))}
@@ -27,15 +29,24 @@ def context(targeting_key: str = "", **attributes: Any) -> types.EvaluationConte
     return types.EvaluationContext(targeting_key=targeting_key, attributes=packed)
 
 
-@pytest.fixture(params=["sqlite", "mongo"])
-async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
-    settings = {"store_url": f"sqlite:///{tmp_path}/flags.db"}
-    if request.param == "mongo":
-        urls = {"store_url": "mongo_database_url", "cache_url": "redis_clean_url"}
-        settings = {name: request.getfixturevalue(fixture) for name, fixture in urls.items()}
-    async with replica(**settings) as (client, _):
-        await until_serving(client)
-        yield client
+@pytest.fixture(scope="module", params=["sqlite", "mongo"])
+async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """One replica for the tests here; on MongoDB with a Redis that no other test empties."""
+    with ExitStack() as stack:
+        settings = {"store_url": f"sqlite:///{tmp_path_factory.mktemp('targeting')}/flags.db"}
+        if request.param == "mongo":
+            cache = stack.enter_context(RedisServer())
+            store = stack.enter_context(new_database(request.getfixturevalue("mongo_url")))
+            settings = {"store_url": store, "cache_url": cache.url}
+        async with replica(**settings) as (client, _):
+            await until_serving(client)
+            yield client
+
+
+@pytest.fixture
+async def client(shared: Client) -> AsyncIterator[Client]:
+    yield shared
+    await shared.delete_all()
 
 
 async def colors(client: Client, rule: Any = SPLIT, **fields: Any) -> types.Flag:

@@ -18,7 +18,8 @@ with atheris.instrument_imports(include=["flagsvc", "yaml"]):
     from flagsvc.core.flagd.reading import read
     from flagsvc.core.flagd.writing import write
 
-from tests.property.rules import KINDS, Maker
+from tests.property.rules import Maker
+from tests.property.values import KINDS
 
 MAX_BYTES = 4_096
 

@@ -22,7 +22,8 @@ with atheris.instrument_imports(include=["flagsvc", "json_logic", "openfeature.c
     from flagsvc.core.targeting.nodes import Run
     from tests.property.oracle import difference, silence
 
-from tests.property.rules import KINDS, Case, Maker
+from tests.property.rules import Case, Maker
+from tests.property.values import KINDS
 
 MAX_BYTES = 4_096
 BYTES_SHARE = 0.3

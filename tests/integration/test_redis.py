@@ -1,80 +1,33 @@
-"""The shared cache on a real Redis: which entry wins, what an outage costs, and what the channel delivers."""
+"""The shared cache on a real Redis: which entry wins, what is read and written together, and what is a miss."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
-from structlog.testing import capture_logs
 
 from flagsvc import turns
 from flagsvc.adapters.redis import messages
 from flagsvc.adapters.redis.cache import CHUNK, FETCHED_AT_ONCE, FETCHES, RedisCache
-from flagsvc.adapters.redis.messages import heartbeat_text
 from flagsvc.core.documents import dumps
-from flagsvc.core.errors import CacheUnavailable
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.ports import (
     NEVER,
     Announced,
-    CacheEvent,
     Entry,
-    Heartbeat,
-    LeaseAnswer,
     LeaseState,
-    Problem,
-    ReplicaStatus,
     Subscribed,
 )
+from tests.redis_caches import MISSING, A, absent, ago, cache_on, entry
 from tests.replicas import until
-from tests.servers import RedisServer, free_port
-from tests.stores import CHANNEL, STORE, cache_key, flag_id_at
-
-A = FlagId("default", "a")
-MISSING = FlagId("default", "missing")
-
-
-@asynccontextmanager
-async def cache_on(url: str, **settings: float) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(url, identity=STORE, **settings)  # type: ignore[arg-type]
-    await cache.open()
-    try:
-        yield cache
-    finally:
-        await cache.close()
-
-
-@pytest.fixture
-async def cache(redis_clean_url: str) -> AsyncIterator[RedisCache]:
-    async with cache_on(redis_clean_url, timeout_s=5) as cache:
-        yield cache
-
-
-def entry(revision: int, *, key: str = "a", flag_set: str = "default", name: str = "") -> Entry:
-    return Entry.of(Flag(key=key, flag_set=flag_set, name=name or f"at {revision}", revision=revision))
-
-
-def absent(revision: int = 0) -> Entry:
-    return Entry.absent(A, revision)
-
-
-def heartbeat(replica: str, number: int = 1) -> Heartbeat:
-    return Heartbeat(replica=replica, number=number, revisions={})
-
-
-def ago(seconds: float) -> float:
-    return time.monotonic() - seconds
-
+from tests.stores import cache_key, flag_id_at
 
 UNKNOWN = math.inf
 OLD, NEW = entry(2, name="old"), entry(2, name="new")
@@ -287,18 +240,6 @@ async def test_all_entries_are_found_among_the_keys_of_other_programs(cache: Red
     assert {each.id: each for piece in pieces for each in piece} == {each.id: each for each in [*ours, absent(4_000)]}
 
 
-@pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_reading_all_entries_fails_when_redis_goes_away(redis_server: RedisServer, fault: str) -> None:
-    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        await cache.put([entry(n + 1, key=f"k{n}") for n in range(3_000)], ago(0))
-        pieces = cache.entries()
-        assert await anext(pieces)
-        getattr(redis_server, fault)()
-        with pytest.raises(CacheUnavailable):
-            async with asyncio.timeout(10):
-                [piece async for piece in pieces]
-
-
 async def test_five_hundred_concurrent_reads_share_the_pool(cache: RedisCache) -> None:
     await cache.put([entry(1)], ago(0))
     found = await asyncio.gather(*(cache.peek([A]) for _ in range(500)))
@@ -321,275 +262,6 @@ async def test_reads_that_are_wanted_at_once_share_round_trips(cache: RedisCache
     entries = [each.entry for each in found if each]
     assert entries == [*held[:7], None, *held[8:], None]
     assert [each.fills for each in found if each] == [*[False] * 7, True, *[False] * 92, False], "one fills each"
-
-
-@pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_an_outage_costs_one_timeout_and_then_nothing(redis_server: RedisServer, fault: str) -> None:
-    async with cache_on(redis_server.url, timeout_s=0.2) as cache:
-        await cache.put([entry(1)], ago(0))
-        assert await cache.peek([A]) == [entry(1)]
-        getattr(redis_server, fault)()
-        started = time.perf_counter()
-        assert await asyncio.gather(*(cache.peek([A]) for _ in range(50))) == [[None]] * 50
-        assert time.perf_counter() - started < 2, "fifty time-outs would be ten seconds"
-        assert not cache.available
-        started = time.perf_counter()
-        for _ in range(500):
-            assert await cache.peek([A]) == [None]
-            assert await cache.fetch(A, 5) is None
-            assert not await cache.put([entry(2)], ago(0))
-        assert time.perf_counter() - started < 2
-        assert (await cache.acquire_lease(ago(0), 5)).state is LeaseState.UNREACHABLE
-        assert not await cache.send_heartbeat(heartbeat("a"), 5)
-        assert await cache.heartbeats() is None
-        await asyncio.to_thread(redis_server.start if fault == "kill" else redis_server.resume)
-        await until(lambda: cache.available, 5)
-        assert await cache.put([entry(3)], ago(0))
-        assert await cache.peek([A]) == [entry(3)]
-
-
-@pytest.mark.parametrize("fault", ["no authentication", "read-only", "memory full"])
-async def test_a_redis_that_refuses_commands_is_a_miss_and_never_an_error(
-    redis_server: RedisServer, fault: str
-) -> None:
-    faults = {
-        "no authentication": (("CONFIG SET", "requirepass", "secret"), ("CONFIG SET", "requirepass", "")),
-        "read-only": (("REPLICAOF", "127.0.0.1", free_port()), ("REPLICAOF", "NO", "ONE")),
-        "memory full": (("CONFIG SET", "maxmemory", 1), ("CONFIG SET", "maxmemory", 0)),
-    }
-    begin, end = faults[fault]
-    with redis.Redis.from_url(redis_server.url) as direct:
-        direct.execute_command(*begin)
-        async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-            calls: list[tuple[Callable[[], Awaitable[object]], object]] = [
-                (lambda: cache.put([entry(1)], ago(0)), False),
-                (lambda: cache.fetch(A, 5), None),
-                (lambda: cache.acquire_lease(ago(0), 5), LeaseAnswer(LeaseState.UNREACHABLE)),
-            ]
-            for call, answer in calls:
-                cache._redis.breaker.close()
-                assert await call() == answer
-                assert not cache.available
-            direct.execute_command(*end)
-            await until(lambda: cache.available)
-            assert await cache.put([entry(1)], ago(0))
-            assert await cache.send_heartbeat(heartbeat("a"), 5)
-
-
-async def test_scripts_that_redis_forgot_are_loaded_again(cache: RedisCache, redis_clean_url: str) -> None:
-    with redis.Redis.from_url(redis_clean_url) as direct:
-        direct.script_flush()
-        assert await cache.put([entry(1), entry(1, key="b")], ago(0))
-        direct.script_flush()
-        found = await cache.fetch(A, 5)
-        assert found
-        assert found.entry == entry(1)
-    assert cache.state()["errors_total"] == 0
-
-
-async def test_connections_from_before_a_restart_do_not_count_as_errors(redis_server: RedisServer) -> None:
-    ids = [FlagId("default", f"flag-{number}") for number in range(40)]
-    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
-        redis_server.kill()
-        await cache.peek(ids[:1])
-        assert not cache.available
-        await asyncio.to_thread(redis_server.start)
-        await until(lambda: cache.available)
-        errors = cache.state()["errors_total"]
-        await asyncio.gather(*(cache.peek([flag_id]) for flag_id in ids))
-        assert (cache.available, cache.state()["errors_total"]) == (True, errors)
-
-
-async def test_a_cancelled_caller_does_not_open_the_breaker(cache: RedisCache) -> None:
-    await cache.put([entry(1)], ago(0))
-    task = asyncio.create_task(cache.peek([A]))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert cache.available
-    assert await cache.peek([A]) == [entry(1)]
-
-
-async def test_close_ends_at_any_moment_of_the_start(redis_clean_url: str) -> None:
-    for step in range(60):
-        async with asyncio.timeout(5), cache_on(redis_clean_url) as cache:
-            subscriber = Subscriber(cache)
-            await asyncio.sleep(step * 0.0001)
-            await subscriber.close()
-
-
-class Subscriber:
-    """Everything that the channel delivered."""
-
-    def __init__(self, cache: RedisCache) -> None:
-        self.received: list[CacheEvent] = []
-        self._task = asyncio.create_task(self._listen(cache))
-
-    async def _listen(self, cache: RedisCache) -> None:
-        async for event in cache.events():
-            self.received.append(event)
-
-    def count(self, kind: type) -> int:
-        return sum(isinstance(event, kind) for event in self.received)
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def test_announcements_and_heartbeats_arrive_complete_and_in_order(cache: RedisCache) -> None:
-    subscriber = Subscriber(cache)
-    await until(lambda: subscriber.count(Subscribed) == 1)
-    announced = [
-        Announced(entry(1, name="señal")),
-        Announced(absent(2), reply=True),
-        Announced(entry(9), event_revision=7),
-    ]
-    heartbeats = [
-        Heartbeat(
-            replica="one",
-            number=3,
-            revisions={"default": 2, "x:y": 7},
-            age_s=0.25,
-            stream_age_s=60.5,
-            last_seen={"two": (8, 0.125), "three": (1, math.inf)},
-            status=STATUS,
-        ),
-        Heartbeat(replica="ñ", number=1, revisions={}, age_s=math.inf, stream_age_s=math.inf),
-    ]
-    for change in announced:
-        assert await cache.announce(change)
-    for sent in heartbeats:
-        assert await cache.send_heartbeat(sent, 5)
-    await cache.remove_heartbeat("one")
-    await cache.announce(announced[0])
-    await until(lambda: len(subscriber.received) == 7)
-    assert subscriber.received[1:] == [*announced, *heartbeats, announced[0]], "a removal is not published"
-    await subscriber.close()
-
-
-STATUS = ReplicaStatus(
-    version="1.2.3",
-    started_at=datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
-    view_age_s=None,
-    staleness_bound_s=5.0,
-    ready=True,
-    store_up=True,
-    cache_up=True,
-    subscription_up=False,
-    change_feed="stream",
-    change_feed_up=True,
-    lease_left_s=3.5,
-    flags=7,
-    problems=(Problem("cache_unavailable", "it does not answer", "look at its log"),),
-)
-HEARTBEAT = {"heartbeat": 1, "replica": "a", "revisions": {}, "ageS": None, "streamAgeS": 0.0, "lastSeen": {}}
-HEARTBEAT |= {"store": [STORE.id, STORE.name]}
-OURS = f'"store":["{STORE.id}","{STORE.name}"]'
-ANNOUNCEMENT = {"set": "default", "key": "b", "revision": 1, "flag": None, "store": [STORE.id, STORE.name]}
-FLAG = {"needs": [], "key": "b", "revision": 1}
-MALFORMED = [
-    *("", "{", "[]", "7", f"{{{OURS}}}", f'{{"heartbeat": 7,{OURS}}}', f'{{"key": 1,{OURS}}}'),
-    *(json.dumps({**ANNOUNCEMENT, "revision": value}) for value in ("x", 2**53 + 1, 2**70, -1, 1.0, True, math.nan)),
-    *(json.dumps({**ANNOUNCEMENT, "eventRevision": value}) for value in (2**63 - 4, -1, "7")),
-    *(
-        json.dumps({**ANNOUNCEMENT, "flag": {**FLAG, **wrong}})
-        for wrong in ({"key": "c"}, {"revision": 2}, {"flagSet": "x"})
-    ),
-    *(json.dumps({**ANNOUNCEMENT, name: value}) for name in ("set", "key") for value in ("", "x" * 2_000, 7, "\ud800")),
-    *(json.dumps({**ANNOUNCEMENT, "store": value}) for value in (7, ["a"], ["a", "b\n"], ["", ""], ["a" * 500, "b"])),
-    pytest.param(json.dumps({**ANNOUNCEMENT, "revision": 1})[:-1] + ',"x":' + "9" * 5_000 + "}", id="long number"),
-    *(
-        json.dumps({**HEARTBEAT, name: value})
-        for name, value in [
-            *(("revisions", {"a": 2**70}), ("lastSeen", {"a": [2**70, 1]}), ("replica", "x" * 2_000)),
-            *(("ageS", 2**70), ("revisions", {"x" * 2_000: 1}), ("lastSeen", {str(n): [1, 1] for n in range(1_001)})),
-            *(("heartbeat", "x"), ("heartbeat", math.inf), ("revisions", 7), ("revisions", {"a": "x"})),
-            *(("lastSeen", {"a": None}), ("lastSeen", {"a": 7}), ("lastSeen", {"a": [1, -1]})),
-            *((age, value) for age in ("ageS", "streamAgeS") for value in ("old", -1, math.nan, [])),
-        ]
-    ),
-    *(
-        json.dumps({name: value for name, value in HEARTBEAT.items() if name != left_out})
-        for left_out in list(HEARTBEAT)[:-1]
-    ),
-    pytest.param(f'{{{OURS},"set":"a","key":"b","revision":1,"flag":' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
-]
-
-
-def test_the_text_of_a_heartbeat() -> None:
-    assert json.loads(heartbeat_text(heartbeat("a"), STORE), parse_constant=pytest.fail) == HEARTBEAT
-    full = Heartbeat(
-        replica="a", number=2, revisions={"default": 3}, age_s=0.5, stream_age_s=9.5, last_seen={"b": (4, 0.25)}
-    )
-    expected = {"heartbeat": 2, "replica": "a", "revisions": {"default": 3}, "ageS": 0.5, "streamAgeS": 9.5}
-    expected |= {"lastSeen": {"b": [4, 0.25]}, "store": [STORE.id, STORE.name]}
-    assert json.loads(heartbeat_text(full, STORE)) == expected
-
-
-@pytest.mark.parametrize("message", MALFORMED)
-async def test_a_malformed_message_is_logged_and_ignored(cache: RedisCache, redis_clean_url: str, message: str) -> None:
-    subscriber = Subscriber(cache)
-    await until(lambda: subscriber.count(Subscribed) == 1)
-    with redis.Redis.from_url(redis_clean_url) as direct, capture_logs() as logs:
-        direct.publish(CHANNEL, message)
-        await cache.announce(Announced(entry(1)))
-        await until(lambda: len(subscriber.received) == 2)
-    assert subscriber.received[1] == Announced(entry(1))
-    assert [line["event"] for line in logs] == ["malformed_message_ignored"]
-    await subscriber.close()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"flags": "many"},
-        {"ready": 1},
-        {"started_at": 7},
-        {"version": None},
-        {"lease_left_s": None},
-        {"field_of_a_later_version": True},
-    ],
-    ids=str,
-)
-async def test_a_heartbeat_with_the_status_of_another_version_still_counts(
-    cache: RedisCache, redis_clean_url: str, change: dict[str, Any]
-) -> None:
-    sent = Heartbeat(replica="other", number=7, revisions={"default": 3}, last_seen={"a": (1, 0.5)}, status=STATUS)
-    text = json.loads(heartbeat_text(sent, STORE))
-    subscriber = Subscriber(cache)
-    await until(lambda: subscriber.count(Subscribed) == 1)
-    with redis.Redis.from_url(redis_clean_url) as direct:
-        direct.publish(CHANNEL, json.dumps(text))
-        direct.publish(CHANNEL, json.dumps({**text, "status": {**text["status"], **change}}))
-    await until(lambda: subscriber.count(Heartbeat) == 2)
-    assert subscriber.received[1:] == [sent, replace(sent, status=None)]
-    await subscriber.close()
-
-
-async def test_a_broken_channel_is_subscribed_again_and_reported(redis_server: RedisServer) -> None:
-    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        subscriber = Subscriber(cache)
-        await until(lambda: subscriber.count(Subscribed) == 1)
-        with redis.Redis.from_url(redis_server.url) as direct:
-            direct.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: subscriber.count(Subscribed) == 2)
-        await asyncio.to_thread(redis_server.kill)
-        assert not await cache.announce(Announced(entry(1)))
-        await asyncio.to_thread(redis_server.start)
-        await until(lambda: subscriber.count(Subscribed) == 3)
-        assert subscriber.count(Announced) == 0, "announcements made meanwhile are lost"
-        await subscriber.close()
-
-
-async def test_a_silent_channel_is_replaced(redis_server: RedisServer) -> None:
-    async with cache_on(redis_server.url, timeout_s=0.5) as cache:
-        subscriber = Subscriber(cache)
-        await until(lambda: subscriber.count(Subscribed) == 1)
-        await until(lambda: subscriber.count(Subscribed) >= 2, 8)
-        await subscriber.close()
 
 
 async def test_a_wide_entry_survives_the_round_trip(cache: RedisCache) -> None:

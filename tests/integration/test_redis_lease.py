@@ -16,7 +16,7 @@ from flagsvc.adapters.redis.clock import RedisClock
 from flagsvc.adapters.redis.messages import heartbeat_text
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, Found, LeaseState
-from tests.integration.test_redis import A, absent, ago, cache_on, entry, heartbeat
+from tests.redis_caches import A, absent, ago, cache_on, entry, heartbeat
 from tests.replicas import until
 from tests.servers import RedisServer
 from tests.stores import LEASE_KEY, STORE, cache_key, fill_key

@@ -20,7 +20,8 @@ from flagsvc.core.flagd.references import inlined
 from flagsvc.core.targeting import RuleError, WrongRule, compile_rule
 from flagsvc.core.targeting.forms import FORMS
 from tests.jsonlogic_js.engine import Reference, Result, same
-from tests.property.rules import NUMBERS, TEXTS, Maker, operators
+from tests.property.rules import Maker, operators
+from tests.property.values import NUMBERS, TEXTS
 
 CASES = int(os.environ.get("JSONLOGIC_CASES", "4000"))
 SEED = os.environ.get("ORACLE_SEED", "json-logic-js 2.0.5")

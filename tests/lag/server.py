@@ -74,10 +74,17 @@ class Sampler:
     def _run(self) -> None:
         while True:
             time.sleep(SAMPLE_S)
+            # Reading a frame allocates. A collection would then call `_note_collection`, which lets the loop's thread
+            # go on, and what is read of its frames is freed: Python 3.11 crashes.
+            if was_enabled := gc.isenabled():
+                gc.disable()
             frame, names = sys._current_frames().get(self._loop_thread), []
             while frame is not None and len(names) < DEPTH:
                 names.append(f"{Path(frame.f_code.co_filename).stem}:{frame.f_lineno} {frame.f_code.co_name}")
                 frame = frame.f_back
+            del frame
+            if was_enabled:
+                gc.enable()
             self._seen.append((time.perf_counter(), " < ".join(names)))
 
     def _note_collection(self, phase: str, info: dict[str, int]) -> None:

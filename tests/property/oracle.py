@@ -25,7 +25,9 @@ from flagsvc.core.evaluation import Prepared, ValueType, check_type, prepare
 from flagsvc.core.model import Flag, Status
 from flagsvc.core.targeting import Rule, RuleError, WrongRule, compile_rule, jsonlogic
 from flagsvc.core.targeting.operators import OPERATORS as OUR_OPERATORS
-from tests.property.rules import KINDS, Case, smaller
+from tests.property.rules import Case
+from tests.property.smaller import smaller
+from tests.property.values import KINDS
 
 DEFAULTS: dict[ValueType, Any] = {
     ValueType.BOOLEAN: True,

@@ -9,140 +9,19 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-TEXTS = (
-    "",
-    "a",
-    "b",
-    "abc",
-    "on",
-    "off",
-    "true",
-    "false",
-    "True",
-    "null",
-    "1",
-    "1.5",
-    " 2 ",
-    "-3",
-    "1e3",
-    "0x10",
-    "inf",
-    "Infinity",
-    "NaN",
-    "a,b",
-    "a.b",
-    "length",
-    "0",
-    "[object Object]",
-    "ümlaut",
-    "日本",
-    "😀",
-    "e\u0301",
-    "\u0000",
-    "A B",
-    "@example.com",
-    "user@example.com",
-    "None",
+from tests.property.values import (
+    FIELDS,
+    FLAG_KEYS,
+    INNER_PATHS,
+    KEYS,
+    KINDS,
+    NOT_VERSIONS,
+    NUMBERS,
+    PATHS,
+    SEM_VER_TESTS,
+    TEXTS,
+    VERSIONS,
 )
-VERSIONS = (
-    "1.2.3",
-    "1.2.4",
-    "v1.2.3",
-    "V2",
-    "1",
-    "1.2",
-    "2.0.0",
-    "1.10.0",
-    "1.2.3-beta",
-    "1.2.3-beta.2",
-    "1.2.3-beta.11",
-    "1.2.3-1",
-    "1.2.3+build",
-    "1.2-rc.1",
-    "0.0.0",
-    "10.0.0",
-)
-NOT_VERSIONS = ("1.2.3.4", "01.2.3", "x", "1.2.3-", "1..2", "vv1", "-1", "1.2.3-01")
-NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    10,
-    50,
-    100,
-    -1,
-    -2,
-    -7,
-    2**31,
-    2**31 - 1,
-    2**53 + 1,
-    2**63 - 1,
-    -(2**63),
-    0.0,
-    -0.0,
-    1.0,
-    2.0,
-    0.5,
-    -1.5,
-    1e300,
-    1e-7,
-    3.14159,
-    1e15,
-    1e16,
-    123456789012345.67,
-    50.0,
-)
-FIELDS = ("a", "b", "n", "s", "l", "o", "u", "ver", "email", "x.y", "gone", "größe", "targetingKey")
-PATHS = (
-    "o.k",
-    "o.l.1",
-    "o.o.k",
-    "l.0",
-    "l.1",
-    "l.length",
-    "s.0",
-    "s.length",
-    "l.01",
-    "l.-1",
-    "l.x",
-    "l.0.k",
-    "o..k",
-    ".",
-    "n.x",
-    "$flagd.flagKey",
-    "$flagd.timestamp",
-    "$flagd.nothing",
-    "$flagd",
-    "$flagd.flagKey.0",
-    "a.b.c",
-)
-INNER_PATHS = (
-    "",
-    "k",
-    "0",
-    "length",
-    "accumulator",
-    "current",
-    "current.k",
-    "k.k",
-    "1",
-    "a",
-    "targetingKey",
-    "$flagd.flagKey",
-)
-KEYS = ("k", "l", "o", "a", "b", "targetingKey", "current")
-SEM_VER_TESTS = ("=", "!=", "<", "<=", ">", ">=", "^", "~")
-FLAG_KEYS = ("flag", "new-checkout", "flag.with.dots", "größe")
-KINDS: dict[str, dict[str, Any]] = {
-    "boolean": {"on": True, "off": False, "true": True, "false": False},
-    "string": {"on": "yes", "off": "", "a": "ä", "b": "1", "1": "one", "null": "n", "None": "N"},
-    "integer": {"on": 1, "off": 0, "1": -5, "2": 2**53, "10": 10, "-1": 7},
-    "float": {"on": 1.5, "off": 0.0, "a": 10.0, "0.5": -2.25, "nan": 1e300},
-    "number": {"on": 1, "off": 0.5, "true": 3, "1": 2.0},
-    "object": {"on": {"k": [1, None, {"x": "y"}]}, "off": {}, "b": {"a": 1.0}, "abc": {"a": 1}},
-}
 
 
 @dataclass(frozen=True)
@@ -506,39 +385,3 @@ def operators(rule: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(rule, dict) and len(rule) == 1:
         yield rule
         yield from operators(next(iter(rule.values())))
-
-
-def smaller(case: Case) -> Iterator[Case]:
-    """Yield the cases that are one step simpler."""
-    for name in case.evaluators:
-        yield replace(case, evaluators={n: r for n, r in case.evaluators.items() if n != name})
-    for name in case.context:
-        yield replace(case, context={n: v for n, v in case.context.items() if n != name})
-    for rule in _reduced(case.rule):
-        if isinstance(rule, dict) and rule:
-            yield replace(case, rule=rule)
-    for name, evaluator in case.evaluators.items():
-        for rule in _reduced(evaluator):
-            yield replace(case, evaluators={**case.evaluators, name: rule})
-    for name, value in case.context.items():
-        for less in _reduced(value):
-            yield replace(case, context={**case.context, name: less})
-
-
-def _reduced(value: Any) -> Iterator[Any]:
-    """Yield the parts of a value, then the value with one part reduced or removed."""
-    if isinstance(value, dict):
-        yield from value.values()
-        for key, item in value.items():
-            for less in _reduced(item):
-                yield {**value, key: less}
-            if len(value) > 2:
-                yield {k: v for k, v in value.items() if k != key}
-    elif isinstance(value, list):
-        yield from value
-        for index, item in enumerate(value):
-            yield [*value[:index], *value[index + 1 :]]
-            for less in _reduced(item):
-                yield [*value[:index], less, *value[index + 1 :]]
-    elif value not in (None, "", 0):
-        yield None

@@ -23,7 +23,8 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.serving.reader import Evaluation
 from flagsvc.view.entries import Source
-from tests.property.rules import KINDS, Maker
+from tests.property.rules import Maker
+from tests.property.values import KINDS
 from tests.sizes import examples
 
 NOW = 1_700_000_000.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest, RolloutMissing
-from flagsvc.core.evaluation import prepare
+from flagsvc.core.evaluation import prepare, read_rollout
 from flagsvc.core.model import Flag
 from flagsvc.core.rollouts import (
     MAX_SHARE,
@@ -70,6 +70,49 @@ def _by(current: Flag, change: object, at: float) -> Flag:
     after = decide(current).after  # type: ignore[union-attr]
     assert after is not None
     return after
+
+
+def copied(before: Flag, wanted: Rollout, at: float) -> list[Flag]:
+    """Return the flag after a rollback to a revision with a rollout, and after an import of it; the same twice."""
+    past, found = replace(before, rollout=to_json(wanted)), []
+    for decide in (changes.restore(past, None, author(at)), changes.put(past, author(at))):
+        change = decide(before)
+        after = before if change is None else change.after
+        assert after is not None
+        again = changes.put(past, author(at + 60))(after)
+        assert again is None, "what is imported twice is written once"
+        found.append(after)
+    return found
+
+
+PAST = (
+    LINE,
+    paused(LINE, START + DAY),
+    rollout(Point(START, 1_000), Point(START + 4 * DAY, 50_000), Point(START + 6 * DAY, MAX_SHARE)),
+    rollout(Point(START + 3 * DAY, 20_000), Point(START + 4 * DAY, 50_000), linear=True),
+    rolled_back(LINE, START + DAY),
+)
+
+
+@pytest.mark.parametrize("past", PAST)
+@pytest.mark.parametrize("now", [paused(LINE, START + DAY * 2), rollout(*WEEK, linear=True, start_share=1), *PAST])
+def test_a_flag_that_is_rolled_back_or_imported_moves_nobody_back(past: Rollout, now: Rollout) -> None:
+    before, at = flag(now), START + 2.5 * DAY
+    standing, rounded = share_at(now, at), 1 / MAX_SHARE
+    for after in copied(before, past, at):
+        assert standing <= share_at(read_rollout(after), at) <= max(standing + rounded, share_at(past, at) + rounded)
+        end = START + 30 * DAY
+        assert share_at(read_rollout(after), end) >= share_at(past, end), "then it goes on as it was planned"
+
+
+def test_another_rollout_that_is_restored_is_as_it_was() -> None:
+    before = flag(LINE)
+    for past in (rollout(Point(START, 5), bucket_by="company"), None):
+        was = replace(before, rollout=None if past is None else to_json(past))
+        for decide in (changes.restore(was, None, author(NOON)), changes.put(was, author(NOON))):
+            after = decide(before).after  # type: ignore[union-attr]  # both differ
+            assert after is not None
+            assert after.rollout == was.rollout
 
 
 def test_a_pause_keeps_exactly_those_who_moved_and_resuming_goes_on_from_there() -> None:

@@ -13,6 +13,7 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Entry, StoreContents
 from flagsvc.serving.rollout_steps import MAX_OUTDATED, SETTLE_S, RolloutSteps
 from flagsvc.view.changelog import ChangeKind
+from flagsvc.view.known_rollouts import MAX_NOT_HELD
 from flagsvc.view.near_cache import NearCache
 from tests.flagd_clients import VERSIONS, Evaluator
 from tests.ofrep.asking import Asked, asking
@@ -127,9 +128,9 @@ async def test_no_answer_that_is_kept_hides_a_step_and_none_is_static(served: tu
 class Heard:
     """What a near cache with some rollouts announces."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 100) -> None:
         self.clock = Clock()
-        self.near = NearCache(100, 5.0)
+        self.near = NearCache(limit, 5.0)
         self.steps = RolloutSteps(self.near, self.clock)
         self.keys: list[str] = []
         self.near.changelogs.listen("default", self.note, of_values=True)
@@ -140,6 +141,9 @@ class Heard:
     def load(self, *flags: Flag) -> None:
         for _ in self.near.merging(StoreContents(list(flags), {"default": len(flags)}), 1.0, 1.0, []):
             pass
+        if not self.near.complete:
+            for _ in self.near.noting_rollouts(flags):
+                pass
 
     async def at(self, moment: float) -> list[str]:
         """Return what is announced at a moment."""
@@ -181,3 +185,56 @@ async def test_a_late_tick_announces_a_flag_once_and_old_moments_do_not_pile_up(
         await heard.steps.tick()
     assert len(heard.steps._heap) <= MAX_OUTDATED + 2
     assert await heard.at(START + 2 * 10**6) == ["a"]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+async def test_a_replica_that_holds_some_flags_announces_the_steps_of_all(limit: int) -> None:
+    heard, both = Heard(limit), rollout(Point(START, 5), Point(START + 60, 7))
+    heard.load(*(numbered(key, revision, both) for revision, key in enumerate("abc", 1)))
+    assert not heard.near.complete
+    assert sorted(await heard.at(START + 1)) == ["a", "b", "c"]
+    for revision, key in enumerate("abca", 4):  # each is read, and evicted when the next one is
+        heard.near.apply_change(Entry.of(numbered(key, revision, both)), float(revision))
+    heard.near.apply_change(Entry.absent(FlagId("default", "b"), 8), 8.0)
+    heard.near.apply_change(Entry.of(numbered("c", 9, None)), 9.0)
+    assert sorted(await heard.at(START + 61)) == ["a"]
+
+
+async def test_the_rollouts_that_are_not_held_are_few_and_the_last_ones() -> None:
+    heard = Heard(0)
+    heard.load(
+        *(numbered(f"f{n}", n, rollout(Point(START, 5)), metadata={"a": 1}) for n in range(1, MAX_NOT_HELD + 11))
+    )
+    known = heard.near.rollouts_not_held
+    assert len(known) == MAX_NOT_HELD
+    assert known.get(FlagId("default", "f10")) is None
+    last = heard.near.rollout_entry(FlagId("default", f"f{MAX_NOT_HELD + 10}"))
+    assert last is not None
+    assert last.flag is not None
+    assert (last.flag.metadata, last.flag.rollout is None) == ({}, False)
+    for _ in heard.near.noting_rollouts([numbered("f900", 5, None), numbered("f901", 5, rollout(Point(START, 9)))]):
+        pass
+    assert heard.near.rollout_entry(FlagId("default", "f901")) == known.get(FlagId("default", "f901")), "it is newer"
+    assert len(await heard.at(START + 1)) == MAX_NOT_HELD
+
+
+async def test_ofrep_clients_hear_of_a_rollout_that_was_there_before_the_replica_and_is_not_held(
+    tmp_path: Path,
+) -> None:
+    async with asking(tmp_path / "flags.db") as first:
+        await first.grpc.create("moving", status=1, rollout=steps((0, 100)))
+        for number in range(3):
+            await first.grpc.create(f"still-{number}", status=1)
+    clock = Clock()
+    async with asking(tmp_path / "flags.db", near_cache_entries=2) as asked:
+        announcer = asked.server.replica.rollout_steps
+        asked.server.replica.reader._clock = announcer._clock = clock
+        announcer._passed = clock()
+        announcer._planned.clear()
+        assert not asked.server.replica.near.complete
+        async with asked.events() as stream:
+            await stream.opened()
+            announcer._plan(FlagId("default", "moving"), clock())
+            clock.pass_step(START)
+            await stream.event()
+        assert (announcer.announced, (await asked.one("moving", KEY)).json()["value"]) == (1, True)

@@ -20,15 +20,21 @@ FLAGS_HERE = [
     flag("since", SWITCH, "off", targeting=IN_2031),
     flag("toggled", SWITCH, "on"),
     flag("cut", SWITCH, "on"),
+    *(flag(key, SWITCH, "on") for key in ("past", "planned", "moving")),
 ]
 
 
+CALLS = 2_000, pytest.param(10_000, marks=pytest.mark.long)
+"""How many calls are made at once: four times as many as a connection takes, and twenty times."""
+
+
 @pytest.mark.xdist_group("typescript")
-def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", CALLS)
+def test_the_client_passes_its_tests_against_a_real_server(tmp_path: Path, calls: int) -> None:
     build()
     node_app.install()  # with flagd's engine
     with serving(tmp_path / "flags.db", FLAGS_HERE) as (process, _), serving_mutual(tmp_path) as encrypted:
         environment = {"FLAGSVC_TLS_TARGET": encrypted.process.address, "FLAGSVC_TLS_FOLDER": str(tmp_path)}
-        output = npm("test", seconds=110, FLAGSVC_TARGET=process.address, **environment)
+        output = npm("test", seconds=110, FLAGSVC_TARGET=process.address, FLAGSVC_CALLS=str(calls), **environment)
     counts = {name: int(number) for name, number in re.findall(r"^. (\w+) (\d+)$", output, re.MULTILINE)}
     assert counts["pass"] == counts["tests"] > 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_type
 
 import flagsvc_client
@@ -34,6 +34,8 @@ from flagsvc_client import (
     Reason,
     RolledBackFlag,
     RolledBackSegment,
+    RolloutState,
+    RolloutStatus,
     Schedule,
     ScheduleState,
     Segment,
@@ -98,6 +100,7 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.history("a", limit=1), list[HistoryEntry])
         planned = client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
         assert_type(planned, Schedule)
+        assert_type(planned.state, ScheduleState)
         assert_type(client.get_schedule(planned.id), Schedule)
         assert_type(client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
         assert_type(client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
@@ -108,6 +111,14 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
         assert_type((client.batch_at(7, ["a"], context))["a"].value, Any)
         assert_type(client.rollback("a", 7, etag='"9"', request_id="r-1"), WriteResult)
+        moving = client.rollout("a")
+        assert_type(moving, RolloutStatus)
+        assert_type(moving.state, RolloutState)
+        assert_type(client.start_rollout("a", "off", "on", steps=[(timedelta(0), 1.5)]), WriteResult)
+        assert_type(client.start_rollout("a", "off", "on", over=timedelta(days=3)), WriteResult)
+        assert_type(client.pause_rollout("a", validate_only=True), WriteResult)
+        assert_type(client.resume_rollout("a", request_id="r-2"), WriteResult)
+        assert_type(client.rollback_rollout("a", over=timedelta(0), etag='"9"'), WriteResult)
         rolled_back = client.rollback_set(7, validate_only=True)
         assert_type(rolled_back, SetRollback)
         assert_type(rolled_back.flags[0], RolledBackFlag)
@@ -116,14 +127,6 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(client.set("a", status="BETA", reason="launch"), WriteResult)
         assert_type(client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(client.delete("a"), WriteResult)
-        planned = client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
-        assert_type(planned, Schedule)
-        assert_type(planned.state, ScheduleState)
-        assert_type(client.get_schedule(planned.id), Schedule)
-        assert_type(client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
-        assert_type(client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
-        assert_type(client.execute_schedule(planned.id, etag=planned.etag), Schedule)
-        assert_type(client.cancel_schedule(planned.id, reason="not now"), Schedule)
         assert_type(client.ready, bool)
         assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
@@ -172,6 +175,7 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.history("a", limit=1), list[HistoryEntry])
         planned = await client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
         assert_type(planned, Schedule)
+        assert_type(planned.state, ScheduleState)
         assert_type(await client.get_schedule(planned.id), Schedule)
         assert_type(await client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
         assert_type(await client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
@@ -182,6 +186,14 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.details_at("a", datetime.now(UTC), context, default=True), EvaluationDetails[bool])
         assert_type((await client.batch_at(7, ["a"], context))["a"].value, Any)
         assert_type(await client.rollback("a", 7, etag='"9"', request_id="r-1"), WriteResult)
+        moving = await client.rollout("a")
+        assert_type(moving, RolloutStatus)
+        assert_type(moving.state, RolloutState)
+        assert_type(await client.start_rollout("a", "off", "on", steps=[(timedelta(0), 1.5)]), WriteResult)
+        assert_type(await client.start_rollout("a", "off", "on", over=timedelta(days=3)), WriteResult)
+        assert_type(await client.pause_rollout("a", validate_only=True), WriteResult)
+        assert_type(await client.resume_rollout("a", request_id="r-2"), WriteResult)
+        assert_type(await client.rollback_rollout("a", over=timedelta(0), etag='"9"'), WriteResult)
         rolled_back = await client.rollback_set(7, validate_only=True)
         assert_type(rolled_back, SetRollback)
         assert_type(rolled_back.flags[0], RolledBackFlag)
@@ -190,14 +202,6 @@ async def asynchronous(flag: Flag, context: EvaluationContext) -> None:
         assert_type(await client.set("a", status="BETA", reason="launch"), WriteResult)
         assert_type(await client.toggle("a", True, on_behalf_of="anna"), WriteResult)
         assert_type(await client.delete("a"), WriteResult)
-        planned = await client.schedule("a", datetime.now(UTC), on_conflict=OnConflict.SKIP, status="ENABLED")
-        assert_type(planned, Schedule)
-        assert_type(planned.state, ScheduleState)
-        assert_type(await client.get_schedule(planned.id), Schedule)
-        assert_type(await client.schedules("a", [ScheduleState.PENDING]), list[Schedule])
-        assert_type(await client.move_schedule(planned.id, datetime.now(UTC), zone="Europe/Berlin"), Schedule)
-        assert_type(await client.execute_schedule(planned.id, etag=planned.etag), Schedule)
-        assert_type(await client.cancel_schedule(planned.id, reason="not now"), Schedule)
         assert_type(client.ready, bool)
         assert_type(client.is_local, bool)
         assert_type(client.listen(on_event), Callable[[], None])
@@ -218,7 +222,8 @@ def results(found: EvaluationDetails[int], written: WriteResult, entry: HistoryE
     assert_type(found.source, Source)
     assert_type(found.enabled, bool)
     assert_type(written.flag, Flag | None)
-    assert_type(written.reached, WriteLevel)
+    assert_type(written.reached, WriteLevel | None)
+    assert_type(written.rollout, RolloutStatus | None)
     assert_type(written.lagging, tuple[str, ...])
     assert_type(entry.action, str)
     assert_type(event.revision, int)

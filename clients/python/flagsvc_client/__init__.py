@@ -24,6 +24,7 @@ from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
 from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, RolledBackSegment, SetRollback
+from flagsvc_client.rollouts.status import RolloutState, RolloutStatus
 from flagsvc_client.schedules.planned import OnConflict, Schedule, ScheduleState
 from flagsvc_client.segments.kept import Segment, SegmentUpdate, SegmentUsers
 from flagsvc_client.sync import FlagClient
@@ -55,6 +56,8 @@ __all__ = [
     "Reason",
     "RolledBackFlag",
     "RolledBackSegment",
+    "RolloutState",
+    "RolloutStatus",
     "Schedule",
     "ScheduleState",
     "Segment",

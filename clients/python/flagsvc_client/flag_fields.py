@@ -38,18 +38,28 @@ class FlagFields(TypedDict, total=False):
     prerequisites: Sequence[Mapping[str, JsonValue]] | None
 
 
-class WriteOptions(TypedDict, total=False):
-    """What every write takes. `on_behalf_of`: for whom; who writes the server knows from the client's token.
+class SetWriteOptions(TypedDict, total=False):
+    """What a write of a whole flag set takes.
 
+    `on_behalf_of`: for whom; who writes the server knows from the client's token.
     `reason`: for the history. `wait_for`: how far the change is to spread before the call returns, up to
     `wait_timeout_s`, by default 5 seconds. A server without authentication takes `on_behalf_of` as the author.
-    `request_id`: a name for this write, such as a UUID. Sent again within 24 hours, it gets the first one's answer.
+    `validate_only`: only check the write; the result is what would be stored, with the revision of now.
     """
 
     reason: str
     on_behalf_of: str
     wait_for: WriteLevel | None
     wait_timeout_s: float | None
+    validate_only: bool
+
+
+class WriteOptions(SetWriteOptions, total=False):
+    """What every other write takes besides.
+
+    `request_id`: a name for this write, such as a UUID. Sent again within 24 hours, it gets the first one's answer.
+    """
+
     request_id: str
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from flagsvc_client._engine.model import Flag
 from flagsvc_client.default_values import same_type
 from flagsvc_client.details import NOTHING, ErrorCode, EvaluationDetails, JsonValue, Reason, Source
+from flagsvc_client.rollouts.status import RolloutStatus, status_of
 from flagsvc_client.stubs.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc_client.stubs.flagsvc.v1 import types_pb2 as types
 from flagsvc_client.wire_flags import flag_of
@@ -45,16 +46,20 @@ _WRITE_LEVELS = {number: level for level, number in WRITE_LEVEL_NUMBERS.items()}
 class WriteResult:
     """A change as stored, and how far it had spread. `flag` is None after a delete.
 
+    `reached`: None if it was only checked (`validate_only`): nothing was stored, and the revision is that of now.
     `applied_by` and `lagging`: the replicas that serve the change, and those that had not confirmed it.
-    `schedule_notes`: a line for each planned change of a field that was changed now.
+    `schedule_notes`: a line for each planned change of a field that was changed now. `notes`: what is valid in the rule
+    and most likely not meant. `rollout`: after a call about the flag's rollout.
     """
 
     flag: Flag | None
     revision: int
-    reached: WriteLevel
+    reached: WriteLevel | None
     applied_by: tuple[str, ...] = ()
     lagging: tuple[str, ...] = ()
     schedule_notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    rollout: RolloutStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,16 @@ def write_result_of(response: Any) -> WriteResult:
     spread = response.spread
     flag = flag_of(response.flag) if hasattr(response, "flag") else None
     revision = flag.revision if flag else response.revision
-    reached = _WRITE_LEVELS.get(spread.reached, WriteLevel.STORED)
-    notes = tuple(getattr(response, "schedule_notes", ()))
-    return WriteResult(flag, revision, reached, tuple(spread.applied_by), tuple(spread.lagging), notes)
+    return WriteResult(
+        flag,
+        revision,
+        _WRITE_LEVELS.get(spread.reached, WriteLevel.STORED) if response.HasField("spread") else None,
+        tuple(spread.applied_by),
+        tuple(spread.lagging),
+        tuple(getattr(response, "schedule_notes", ())),
+        tuple(getattr(response, "notes", ())),
+        status_of(response.status) if hasattr(response, "status") else None,
+    )
 
 
 def history_entry_of(entry: pb.HistoryEntry) -> HistoryEntry:

@@ -93,11 +93,14 @@ class Session:
         wait_for: WriteLevel | None = None,
         wait_timeout_s: float | None = None,
         request_id: str = "",
+        validate_only: bool = False,
     ) -> float:
         """Fill in what all writes have; see WriteOptions. Returns the deadline: the time for the write and the wait."""
         self.put_author(request, reason, on_behalf_of)
         if request_id:
             request.request_id = request_id
+        if validate_only:
+            request.validate_only = True
         if wait_for is not None:
             request.wait_for = WRITE_LEVEL_NUMBERS[WriteLevel(wait_for)]
         if wait_timeout_s is not None:
@@ -119,9 +122,10 @@ class Session:
         self._written_revision = max(self._written_revision, revision)
 
     def write_result(self, response: Any) -> WriteResult:
-        """Unpack the response to a write. Later reads ask for its revision or a newer one."""
+        """Unpack the response to a write. If it was made, later reads ask for its revision or a newer one."""
         result = write_result_of(response)
-        self.note_written(result.revision)
+        if result.reached is not None:
+            self.note_written(result.revision)
         return result
 
     def details_of(self, found: pb.FlagEvaluation, default: T, context: Context) -> EvaluationDetails[T]:

@@ -19,6 +19,7 @@ from flagsvc_client.following.sync import Follower, wait_for_answer
 from flagsvc_client.hooks import Hook
 from flagsvc_client.local import STALENESS_BOUND_S, open_local
 from flagsvc_client.revisions.sync import Revisions
+from flagsvc_client.rollouts.sync import Rollouts
 from flagsvc_client.schedules.sync import Schedules
 from flagsvc_client.segments.sync import Segments
 from flagsvc_client.session import CALL_TIMEOUT_S, Session
@@ -31,7 +32,7 @@ from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_o
 T = TypeVar("T")
 
 
-class FlagClient(Revisions, Schedules, Segments):
+class FlagClient(Revisions, Schedules, Rollouts, Segments):
     """Feature flags for any number of threads. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.

@@ -1,30 +1,22 @@
 /** The client: evaluations that do not reject, toggles, and a watch that heals. */
 
-import { type ChannelOptions, type Metadata, type ServiceError, status } from '@grpc/grpc-js';
-import { type Access, type AccessOptions, accessTo } from './access.js';
-import { channelOptions, targetOf } from './channel.js';
+import { status } from '@grpc/grpc-js';
+import { Caller, type CallerOptions } from './caller.js';
 import * as answers from './details.js';
-import type { EvaluationDetails, FlagValue, Widened, WriteLevel } from './details.js';
+import type { EvaluationDetails, FlagValue, Widened } from './details.js';
 import { FlagServiceError, errorCodeOf, failureOf } from './errors.js';
-import { type Flag, fromFlag } from './flags.js';
-import { FlagServiceClient, ToggleFlagRequest } from './gen/flagsvc/v1/flag_service.js';
+import { ToggleFlagRequest, UpdateFlagRequest } from './gen/flagsvc/v1/flag_service.js';
+import { type FlagFields, toPatch } from './flags.js';
+import { Rollouts } from './rollouts.js';
 import { Trouble } from './trouble.js';
-import { Turns } from './turns.js';
 import { type Context, type JsonObject, type JsonValue, toContext } from './values.js';
 import { type Change, type Snapshot, type WatchOptions, watch } from './watching.js';
+import { type WriteOptions, type Written, waitMsOf, writeFields, writtenOf } from './writes.js';
 
 /** How a client behaves. */
-export interface FlagClientOptions extends AccessOptions {
-  /** Default: "default". */
-  readonly flagSet?: string;
-  /** Deadline of every call, in milliseconds. Default: 500. */
-  readonly timeoutMs?: number;
+export interface FlagClientOptions extends CallerOptions {
   /** Whether an evaluation whose call fails rejects with a FlagServiceError. Default: no, the default stands. */
   readonly raiseErrors?: boolean;
-  /** Who makes changes, for the history. */
-  readonly actor?: string;
-  /** Further options of grpc-js. */
-  readonly channelOptions?: ChannelOptions;
   /** Where trouble is said, at most once a minute for each kind. Default: console.warn. */
   readonly log?: (line: string) => void;
 }
@@ -48,52 +40,18 @@ export interface BatchOptions extends CallOptions {
   readonly keys?: Iterable<string>;
 }
 
-/** What a toggle may have of its own. */
-export interface ToggleOptions {
-  /** Etag that the flag must still have. */
-  readonly etag?: string;
-  /** Why, for the history. */
-  readonly reason?: string;
-  /** How far the change must have spread. Default: the server's, CACHED. */
-  readonly waitFor?: Exclude<WriteLevel, ''>;
-  /** How long to wait for that. Default: 5,000. */
-  readonly waitTimeoutMs?: number;
-}
-
-/** How far a write had spread when it was answered. */
-export interface Written {
-  readonly flag?: Flag;
-  readonly revision: bigint;
-  readonly reached: WriteLevel;
-  readonly appliedBy: readonly string[];
-  readonly lagging: readonly string[];
-}
-
-type Answer<T> = (error: ServiceError | null, answer: T) => void;
-const WAIT_MS = 5_000;
-
 /** Asks flagsvc; waits for nothing when it is made. Evaluations reject only when asked to, or for a wrong default. */
-export class FlagClient {
-  readonly #access: Access;
-  readonly #stub: FlagServiceClient;
-  readonly #options: FlagClientOptions;
-  readonly #flagSet: string;
-  readonly #timeoutMs: number;
+export class FlagClient extends Rollouts {
+  protected readonly caller: Caller;
+  readonly #raiseErrors: boolean;
   readonly #trouble: Trouble;
-  readonly #turns = new Turns();
-  readonly #closing = new AbortController();
-  /** Revision of this client's newest write. */
-  #written = 0n;
 
   /** `target` is "host:port" or "dns:///host:port"; a TypeError for one without a port, or a token in plain text. */
   constructor(target: string, options: FlagClientOptions = {}) {
-    this.#options = options;
-    this.#flagSet = options.flagSet ?? 'default';
-    this.#timeoutMs = options.timeoutMs ?? 500;
+    super();
+    this.caller = new Caller(target, options);
+    this.#raiseErrors = options.raiseErrors ?? false;
     this.#trouble = new Trouble(options.log ?? console.warn);
-    this.#access = accessTo(targetOf(target), options);
-    const channel = channelOptions({ ...this.#access.options, ...options.channelOptions });
-    this.#stub = new FlagServiceClient(target, this.#access.credentials, channel);
   }
 
   /** Tell whether a flag is on: its status is ENABLED and its value for this context is true. */
@@ -153,12 +111,17 @@ export class FlagClient {
     try {
       const request = {
         flagKeys,
-        flagSet: this.#flagSet,
+        flagSet: this.caller.flagSet,
         context: toContext(context),
-        minRevision: this.#minimum(options),
+        minRevision: this.caller.minimum(options.minRevision),
         asOf: undefined,
       };
-      const { evaluations } = await this.#call(this.#stub.batchEvaluateFlags, request, options.timeoutMs);
+      const { evaluations } = await this.caller.call(
+        this.caller.flags,
+        this.caller.flags.batchEvaluateFlags,
+        request,
+        options.timeoutMs,
+      );
       return new Map(evaluations.map((found) => [found.flagKey, answers.fromAnyEvaluation(found)]));
     } catch (error) {
       const failure = this.#failed('a batch', error);
@@ -169,48 +132,46 @@ export class FlagClient {
   }
 
   /** Switch a flag to the wanted state, which this client's later evaluations show on every replica, or reject. */
-  async toggle(key: string, enabled: boolean, options: ToggleOptions = {}): Promise<Written> {
-    const waitMs = options.waitTimeoutMs ?? WAIT_MS;
+  async toggle(key: string, enabled: boolean, options: WriteOptions = {}): Promise<Written> {
+    const { caller } = this;
     const request = ToggleFlagRequest.fromPartial({
       flagKey: key,
-      flagSet: this.#flagSet,
+      flagSet: caller.flagSet,
       enabled,
-      actor: this.#options.actor ?? '',
       etag: options.etag ?? '',
-      reason: options.reason ?? '',
-      waitFor: answers.levelNumber(options.waitFor ?? ''),
-      waitTimeout: { seconds: BigInt(Math.floor(waitMs / 1_000)), nanos: Math.floor((waitMs % 1_000) * 1e6) },
+      ...writeFields(caller, options),
     });
-    try {
-      const { flag, spread } = await this.#call(this.#stub.toggleFlag, request, this.#timeoutMs + waitMs);
-      const revision = spread?.revision ?? flag?.revision ?? 0n;
-      if (revision > this.#written) this.#written = revision;
-      return {
-        ...(flag && { flag: fromFlag(flag) }),
-        revision,
-        reached: answers.levelOf(spread?.reached ?? 0),
-        appliedBy: spread?.appliedBy ?? [],
-        lagging: spread?.lagging ?? [],
-      };
-    } catch (error) {
-      throw failureOf(error);
-    }
+    const { flags } = caller;
+    return writtenOf(caller, await caller.stored(flags, flags.toggleFlag, request, waitMsOf(options)));
+  }
+
+  /** Set fields of a flag, or reject. */
+  async update(key: string, fields: FlagFields, options: WriteOptions = {}): Promise<Written> {
+    const { caller } = this;
+    const { patch, updateMask } = toPatch(fields);
+    const request = UpdateFlagRequest.fromPartial({
+      flag: { ...patch, key, flagSet: caller.flagSet, etag: options.etag ?? '' },
+      updateMask,
+      ...writeFields(caller, options),
+    });
+    const { flags } = caller;
+    return writtenOf(caller, await caller.stored(flags, flags.updateFlag, request, waitMsOf(options)));
   }
 
   /** Give the whole flag set, then every change; reconnects and resumes by itself until `close` or the signal. */
   watch(options: WatchOptions = {}): AsyncGenerator<Snapshot | Change, void, void> {
-    const signals = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
+    const { caller } = this;
+    const signals = [caller.closing.signal, ...(options.signal ? [options.signal] : [])];
     const open = async (resumeRevision: bigint) => {
-      const request = { flagSet: this.#flagSet, resumeRevision, pagedSnapshots: false };
-      return this.#stub.watchFlags(request, await this.#access.metadata());
+      const request = { flagSet: caller.flagSet, resumeRevision, pagedSnapshots: false };
+      return caller.flags.watchFlags(request, await caller.metadata());
     };
     return watch(open, AbortSignal.any(signals));
   }
 
   /** End all streams and connections; evaluations give their defaults from now on. */
   close(): void {
-    this.#closing.abort();
-    this.#stub.close();
+    this.caller.close();
   }
 
   async #evaluate<T>(
@@ -227,14 +188,19 @@ export class FlagClient {
     try {
       const request = {
         flagKey: key,
-        flagSet: this.#flagSet,
+        flagSet: this.caller.flagSet,
         context: toContext(context),
         expectedType: type,
         explain: false,
-        minRevision: this.#minimum(options),
+        minRevision: this.caller.minimum(options.minRevision),
         asOf: undefined,
       };
-      const { evaluation } = await this.#call(this.#stub.evaluateFlag, request, options.timeoutMs);
+      const { evaluation } = await this.caller.call(
+        this.caller.flags,
+        this.caller.flags.evaluateFlag,
+        request,
+        options.timeoutMs,
+      );
       if (!evaluation) throw new FlagServiceError(status.INTERNAL, 'the server answered without an evaluation');
       return answers.fromEvaluation(evaluation, standing);
     } catch (error) {
@@ -243,39 +209,15 @@ export class FlagClient {
     }
   }
 
-  #minimum(options: CallOptions): bigint {
-    const asked = options.minRevision ?? 0n;
-    return asked > this.#written ? asked : this.#written;
-  }
-
   /** Tell of a failed evaluation once, and rethrow it where that was asked for. */
   #failed(what: string, error: unknown): FlagServiceError {
     const failure = failureOf(error);
-    if (this.#options.raiseErrors) throw failure;
+    if (this.#raiseErrors) throw failure;
     const name = status[failure.code] ?? 'UNKNOWN';
     this.#trouble.say(
       `${name} ${failure.reason}`,
       `${what} could not be evaluated, the default stands: ${name}: ${failure.message}`,
     );
     return failure;
-  }
-
-  async #call<Request, Response>(
-    method: (request: Request, metadata: Metadata, options: { deadline: number }, answer: Answer<Response>) => unknown,
-    request: Request,
-    timeoutMs: number = this.#timeoutMs,
-  ): Promise<Response> {
-    const deadline = Date.now() + timeoutMs;
-    await this.#turns.take(timeoutMs);
-    try {
-      if (this.#closing.signal.aborted) throw new FlagServiceError(status.UNAVAILABLE, 'the client is closed');
-      const metadata = await this.#access.metadata();
-      return await new Promise<Response>((resolve, reject) => {
-        const answer: Answer<Response> = (error, response) => (error ? reject(error) : resolve(response));
-        method.call(this.#stub, request, metadata, { deadline }, answer);
-      });
-    } finally {
-      this.#turns.give();
-    }
   }
 }

@@ -77,6 +77,9 @@ export interface EvaluationDetails<T> {
 /** Give the name of a status. */
 export const statusOf = (status: wire.FlagStatus): FlagStatus => STATUSES[status] ?? '';
 
+/** Give the number of a status. */
+export const statusNumber = (status: FlagStatus): number => STATUSES.indexOf(status);
+
 /** Give the name of a level. */
 export const levelOf = (level: number): WriteLevel => LEVELS[level] ?? '';
 

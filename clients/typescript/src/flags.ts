@@ -1,9 +1,8 @@
 /** A flag's definition, as watchers see it. */
 
-import type { FlagStatus } from './details.js';
-import { statusOf } from './details.js';
+import { type FlagStatus, statusNumber, statusOf } from './details.js';
 import type * as wire from './gen/flagsvc/v1/types.js';
-import { type JsonObject, type JsonValue, fromFields, fromValue } from './values.js';
+import { type JsonObject, type JsonValue, fromFields, fromValue, toFields, toValue } from './values.js';
 
 /** A flag's definition. */
 export interface Flag {
@@ -45,5 +44,37 @@ export function fromFlag(flag: wire.Flag): Flag {
     revision: flag.revision,
     etag: flag.etag,
     ...(flag.updatedAt && { updatedAt: flag.updatedAt }),
+  };
+}
+
+/** Fields to set. `null` removes an optional one. */
+export interface FlagFields {
+  readonly name?: string;
+  readonly description?: string | null;
+  readonly category?: string;
+  readonly status?: Exclude<FlagStatus, ''>;
+  readonly config?: JsonValue;
+  readonly owner?: string | null;
+  readonly variants?: JsonObject;
+  readonly defaultVariant?: string | null;
+  /** As JSON text. */
+  readonly targeting?: string | null;
+  readonly metadata?: JsonObject;
+}
+
+/** Pack fields, and their names in the contract. */
+export function toPatch(fields: FlagFields): { patch: Partial<wire.Flag>; updateMask: string[] } {
+  const { status, config, variants, metadata, ...texts } = fields;
+  const given = Object.entries(texts).filter(([, text]) => text !== null && text !== undefined);
+  const names = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return {
+    patch: {
+      ...Object.fromEntries(given),
+      ...(status && { status: statusNumber(status) }),
+      ...(config !== undefined && config !== null && { config: toValue(config) }),
+      ...(variants && { variants: toFields(variants, 0) }),
+      ...(metadata && { metadata: toFields(metadata, 0) }),
+    },
+    updateMask: names.map(([name]) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)),
   };
 }

@@ -6,9 +6,8 @@ export {
   type BatchOptions,
   type CallOptions,
   type FlagClientOptions,
-  type ToggleOptions,
 } from './client.js';
-export type { EnabledOptions, Written } from './client.js';
+export type { EnabledOptions } from './client.js';
 export type {
   ErrorCode,
   EvaluationDetails,
@@ -20,6 +19,10 @@ export type {
   WriteLevel,
 } from './details.js';
 export { FlagServiceError, type Violation } from './errors.js';
-export type { Flag } from './flags.js';
+export type { Flag, FlagFields } from './flags.js';
+export type { At, FlagRevision, SetRollback } from './revisions.js';
+export type { RolloutPoint, RolloutState, RolloutStatus, RolloutWritten, Way } from './rollouts.js';
+export type { OnConflict, PlanOptions, Schedule, ScheduleState } from './schedules.js';
 export type { Context, JsonObject, JsonValue } from './values.js';
 export type { Change, Snapshot, WatchOptions } from './watching.js';
+export type { WriteOptions, WriteOptions as ToggleOptions, Written } from './writes.js';

@@ -1,12 +1,14 @@
 /** A client without a server, for tests: values by key, and rules by flagd's own engine where a test needs them. */
 
 import { status } from '@grpc/grpc-js';
-import { type BatchOptions, type EnabledOptions, FlagClient, type ToggleOptions, type Written } from './client.js';
+import { Caller } from './caller.js';
+import { type BatchOptions, type EnabledOptions, FlagClient } from './client.js';
 import * as answers from './details.js';
 import type { ErrorCode, EvaluationDetails, FlagValue, Reason, Widened } from './details.js';
 import { FlagServiceError } from './errors.js';
 import { type Context, InvalidValue, type JsonObject, type JsonValue, toContext } from './values.js';
 import type { Change, Snapshot, WatchOptions } from './watching.js';
+import type { WriteOptions, Written } from './writes.js';
 
 /** What a flag has for everybody; null: it is off, so that callers get their defaults. */
 export type Value = FlagValue | null;
@@ -40,8 +42,17 @@ export class StrictError extends Error {
   override readonly name = 'StrictError';
 }
 
+/** Sends nothing. */
+class NoServer extends Caller {
+  override async stored(): Promise<never> {
+    const text = 'flags in memory have evaluations, toggles and watches only: no definitions, revisions, schedules or rollouts';
+    throw new FlagServiceError(status.UNIMPLEMENTED, text);
+  }
+}
+
 /** A FlagClient whose flags are in memory. Only evaluations, toggles and watches of them; nothing is sent. */
 export class InMemoryFlagClient extends FlagClient {
+  protected override readonly caller = new NoServer('127.0.0.1:1', {});
   readonly #values: Map<string, Value>;
   readonly #flagd: Rules | undefined;
   readonly #strict: boolean;
@@ -117,8 +128,9 @@ export class InMemoryFlagClient extends FlagClient {
     return new Map([...keys].map((key) => [key, this.#evaluate<JsonValue | undefined>(key, undefined, context, true)]));
   }
 
-  override async toggle(key: string, enabled: boolean, _: ToggleOptions = {}): Promise<Written> {
+  override async toggle(key: string, enabled: boolean, options: WriteOptions = {}): Promise<Written> {
     if (!this.#keys().includes(key)) throw new FlagServiceError(status.NOT_FOUND, `${key}: no such flag`);
+    if (options.validateOnly) return { revision: this.#revision, reached: '', appliedBy: [], lagging: [] };
     this.set(key, enabled ? true : null);
     return { revision: this.#revision, reached: 'APPLIED', appliedBy: ['in-memory'], lagging: [] };
   }

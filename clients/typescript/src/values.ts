@@ -59,7 +59,8 @@ function toComposite(value: ContextValue & (object | null), depth: number): NonN
   return { $case: 'objectValue', value: { fields: toFields(value, depth) } };
 }
 
-function toFields(fields: { [name: string]: ContextValue }, depth: number): Map<string, Value> {
+/** Pack an object's fields. */
+export function toFields(fields: { [name: string]: ContextValue }, depth: number): Map<string, Value> {
   const given = Object.entries(fields).filter(([, value]) => value !== undefined);
   return new Map(given.map(([name, value]) => [name, toValue(value, depth + 1)]));
 }

@@ -12,14 +12,12 @@ from flagsvc.api.common.answers import FEWER_KEYS, AnswerSize, is_long_work
 from flagsvc.api.flag_service import messages, paging, writes
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.core import validation
-from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.evaluation import ValueType
 from flagsvc.core.model import MAX_REVISION, Attributes, FlagId
-from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded, restored_revision
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.ports import Entry, FlagStore
+from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RolledBack
 from flagsvc.serving.past import Past
 from flagsvc.serving.rollbacks import rollback_of, set_rollback
@@ -38,10 +36,11 @@ class RevisionParts(Protocol):
 
 
 class RevisionHandlers:
-    """The handlers, and how every handler of the service writes."""
+    """The handlers."""
 
     def __init__(self, parts: RevisionParts) -> None:
-        self._store, self._writer, self._past = parts.store, parts.writer, parts.past
+        self._writer, self._past = parts.writer, parts.past
+        self._writes = writes.RequestedWrites(parts.store, parts.writer)
 
     async def _evaluate_as_of(
         self, request: pb.EvaluateFlagRequest, flag_id: FlagId, context: Attributes, expected: ValueType | None
@@ -79,7 +78,7 @@ class RevisionHandlers:
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected, author = validation.etag_revision(request.etag), author_of(request)
         decide = await rollback_of(self._past, flag_id, _revision(request.revision), expected, author)
-        written = await self._write(request, flag_id, decide)
+        written = await self._writes.make(request, flag_id, decide)
         return await off_loop(writes.encoded_write, pb.RollbackFlagResponse, written)
 
     async def RollbackFlagSet(self, request: pb.RollbackFlagSetRequest, context: Context) -> Any:
@@ -92,22 +91,6 @@ class RevisionHandlers:
             return await off_loop(_encoded_rollback, done, None)
         written = await self._writer.roll_back(flag_set, revision, decide, author, wait_for)
         return await off_loop(_encoded_rollback, *written)
-
-    async def _write(
-        self, request: Any, flag_id: FlagId, decide: Decide, remembered: WriteRequest | None = None
-    ) -> writes.Written:
-        """Make a write as its request wants it, or only check it."""
-        remembered = remembered or writes.write_request_of(request)
-        if request.validate_only:
-            return writes.Checked(await self._writer.preview(flag_id, decide))
-
-        async def through(flag_id: FlagId, decide: Decide) -> Entry | None:
-            return await self._store.write(flag_id, decide, remembered)
-
-        wait_for = messages.wait_for(request)
-        written = await self._writer.write(flag_id, decide, wait_for, through if remembered is not None else None)
-        assert written is not None  # noqa: S101  only an import decides to write nothing
-        return written
 
 
 def as_of_of(request: pb.EvaluateFlagRequest | pb.BatchEvaluateFlagsRequest | pb.GetFlagRequest) -> AsOf:

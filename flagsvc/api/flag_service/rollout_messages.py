@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from flagsvc.core.model import Flag
-from flagsvc.core.rollouts import BadRollout, Rollout, percent, rollout_of
+from flagsvc.core.rollouts import DEFAULT_BUCKET_BY, BadRollout, Rollout, percent, rollout_of
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 
@@ -49,7 +49,7 @@ def rollout_json(message: types.Rollout) -> dict[str, Any]:
     }
     if message.linear:
         unpacked["linear"] = True
-    if message.bucket_by:
+    if message.bucket_by not in ("", DEFAULT_BUCKET_BY):
         unpacked["bucketBy"] = message.bucket_by
     if message.start_share:
         unpacked["startShare"] = message.start_share

@@ -146,7 +146,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         flag = await off_loop(flag_from_message, request.flag)
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         decide = await off_loop(changes.create, flag, author_of(request))
-        written = await self._write(request, flag_id, decide)
+        written = await self._writes.make(request, flag_id, decide)
         return await off_loop(encoded_write, pb.CreateFlagResponse, written)
 
     async def UpdateFlag(self, request: pb.UpdateFlagRequest, context: Context) -> Any:
@@ -157,7 +157,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
         written, notes = await asyncio.gather(
-            self._write(request, flag_id, decide), self._planner.notes(flag_id, fields)
+            self._writes.make(request, flag_id, decide), self._planner.notes(flag_id, fields)
         )
         encoded = await off_loop(encoded_write, pb.UpdateFlagResponse, written)
         return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
@@ -175,7 +175,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
 
         remembered = write_request_of(request)
         written, notes = await asyncio.gather(
-            self._write(request, flag_id, decide_and_note, remembered), self._planner.notes(flag_id, ["status"])
+            self._writes.make(request, flag_id, decide_and_note, remembered), self._planner.notes(flag_id, ["status"])
         )
         previous = remembered.previous if remembered is not None else ""
         status = Status(previous) if previous else before[0].status
@@ -187,7 +187,7 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         expected = validation.etag_revision(request.etag)
         decide = changes.delete(flag_id.key, expected, author_of(request))
         written, notes = await asyncio.gather(
-            self._write(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
+            self._writes.make(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
         )
         spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
         revision = written.entry.revision if spread is not None else 0

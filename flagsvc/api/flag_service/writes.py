@@ -10,12 +10,14 @@ from flagsvc.api.common.callers import CALLER
 from flagsvc.api.flag_service import messages
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.core import validation
+from flagsvc.core.changes import Decide
 from flagsvc.core.errors import invalid
 from flagsvc.core.lint import lint
+from flagsvc.core.model import FlagId
 from flagsvc.core.requests import WriteRequest
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
-from flagsvc.ports import Entry
-from flagsvc.serving.writer import WriteResult
+from flagsvc.ports import Entry, FlagStore
+from flagsvc.serving.writer import Writer, WriteResult
 
 MAX_REQUEST_ID = 64
 _HOW = ("request_id", "wait_for", "wait_timeout")
@@ -47,6 +49,29 @@ def write_request_of(request: Any) -> WriteRequest | None:
     text = what.DESCRIPTOR.full_name.encode() + what.SerializeToString(deterministic=True)
     caller = CALLER.get()
     return WriteRequest(str(caller) if caller.is_checked else "", request_id, hashlib.sha256(text).digest())
+
+
+class RequestedWrites:
+    """Makes writes as their requests want them."""
+
+    def __init__(self, store: FlagStore, writer: Writer) -> None:
+        self._store, self._writer = store, writer
+
+    async def make(
+        self, request: Any, flag_id: FlagId, decide: Decide, remembered: WriteRequest | None = None
+    ) -> Written:
+        """Make a write, once for its request id, or only check it. `remembered`: what its caller has of the request."""
+        remembered = remembered or write_request_of(request)
+        if request.validate_only:
+            return Checked(await self._writer.preview(flag_id, decide))
+
+        async def through(flag_id: FlagId, decide: Decide) -> Entry | None:
+            return await self._store.write(flag_id, decide, remembered)
+
+        wait_for = messages.wait_for(request)
+        written = await self._writer.write(flag_id, decide, wait_for, through if remembered is not None else None)
+        assert written is not None  # noqa: S101  only an import decides to write nothing
+        return written
 
 
 def encoded_write(response_type: type[_Response], written: Written) -> bytes:

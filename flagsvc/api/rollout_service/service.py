@@ -14,16 +14,18 @@ from flagsvc.api.flag_service import messages
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.flag_messages import flag_to_message
 from flagsvc.api.flag_service.rollout_messages import packed, timestamp
+from flagsvc.api.flag_service.writes import RequestedWrites
 from flagsvc.core import validation
 from flagsvc.core.changes import change_rollout
 from flagsvc.core.errors import invalid
 from flagsvc.core.flag_rollouts import existing_rollout
 from flagsvc.core.model import Flag, Status
-from flagsvc.core.rollouts import Rollout, next_step, paused, resumed, rolled_back, share_at
+from flagsvc.core.rollouts import Rollout, paused, resumed, rolled_back, standing_at
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2_grpc as pb_grpc
+from flagsvc.ports import FlagStore
 from flagsvc.serving.reader import Reader
-from flagsvc.serving.writer import Writer
+from flagsvc.serving.writer import Writer, WriteResult
 from flagsvc.turns import off_loop
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,6 +37,7 @@ MAX_BACK_S = 10 * 365 * 86_400
 class Parts(Protocol):
     """The parts of a replica that the service calls."""
 
+    store: FlagStore
     reader: Reader
     writer: Writer
 
@@ -43,7 +46,8 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
     """Serves flagsvc.v1.RolloutService. `clock`: seconds since 1970, as evaluations read them."""
 
     def __init__(self, parts: Parts, clock: Callable[[], float] = time.time) -> None:
-        self._reader, self._writer, self._clock = parts.reader, parts.writer, clock
+        self._reader, self._clock = parts.reader, clock
+        self._writes = RequestedWrites(parts.store, parts.writer)
 
     async def GetRollout(self, request: pb.GetRolloutRequest, context: Context) -> pb.GetRolloutResponse:
         """Return the share of now, and the next step."""
@@ -69,11 +73,10 @@ class RolloutService(pb_grpc.RolloutServiceServicer):
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = change_rollout(flag_id.key, change, expected, author_of(request))
-        written = await self._writer.write(flag_id, decide, messages.wait_for(request))
-        assert written is not None  # noqa: S101  only an import decides to write nothing
+        written = await self._writes.make(request, flag_id, decide)
         assert written.entry.flag is not None  # noqa: S101  only a deletion has no flag
-        flag, spread = written.entry.flag, messages.spread_to_message(written)
-        status = _status(flag, self._clock())
+        flag, status = written.entry.flag, _status(written.entry.flag, self._clock())
+        spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
         return await off_loop(_encoded, response_type, flag, spread, status)
 
 
@@ -85,29 +88,18 @@ def _encoded(response_type: type[Changed], flag: Flag, spread: Any, status: pb.R
 def _status(flag: Flag, now: float) -> pb.RolloutStatus:
     """Return a rollout at a moment. Raises RolloutMissing, and InvalidRequest for a stored one that is malformed."""
     rollout = existing_rollout(flag)
+    standing = standing_at(rollout, now)
     status = pb.RolloutStatus(
         rollout=packed(rollout),
-        state=_state(rollout, now),
+        state=pb.RolloutState.Value(f"ROLLOUT_STATE_{standing.state}"),
         time=timestamp(int(now)),
-        share=_percent(rollout, now),
+        share=standing.share,
         enabled=flag.status in (Status.ENABLED, Status.BETA),
     )
-    if (later := next_step(rollout, now)) is not None:
-        status.next_time.CopyFrom(timestamp(later))
-        status.next_share = _percent(rollout, later)
+    if standing.next_time is not None and standing.next_share is not None:
+        status.next_time.CopyFrom(timestamp(standing.next_time))
+        status.next_share = standing.next_share
     return status
-
-
-def _percent(rollout: Rollout, at: float) -> float:
-    return round(float(share_at(rollout, at)) * 100, 3)
-
-
-def _state(rollout: Rollout, now: float) -> pb.RolloutState.ValueType:
-    if rollout.paused_at is not None:
-        return pb.ROLLOUT_STATE_PAUSED
-    if next_step(rollout, now) is None:
-        return pb.ROLLOUT_STATE_FINISHED
-    return pb.ROLLOUT_STATE_PLANNED if now < rollout.points[0].time else pb.ROLLOUT_STATE_RUNNING
 
 
 def _seconds(request: pb.RollbackRolloutRequest) -> int:

@@ -28,6 +28,18 @@ def continued(wanted: Rollout, before: Rollout | None, time: float) -> Rollout:
     return replace(wanted, points=_within_limit([Point(now, standing), *(p for p in wanted.points if p.time > now)]))
 
 
+def goes_on_alike(one: Rollout, other: Rollout, time: float) -> bool:
+    """Whether two rollouts, whose pasts may differ, have the same share from a time on."""
+    return _way_on(one, int(time)) == _way_on(other, int(time))
+
+
+def _way_on(rollout: Rollout, now: int) -> tuple[object, ...]:
+    later = [point for point in rollout.points if point.time > now]
+    is_line = bool(later) and rollout.linear
+    has_begun = is_line and rollout.points[0].time <= now  # until then its share stands, and jumps to the first point
+    return rollout.moves, rollout.paused_at, standing_share(rollout, now), later, is_line, has_begun
+
+
 def paused(rollout: Rollout, time: float) -> Rollout:
     """Return the rollout with the share of now, until it is resumed."""
     return rollout if rollout.paused_at is not None else replace(rollout, paused_at=int(time))

@@ -77,6 +77,6 @@ class Definitions:
         session = self._session
         timeout_s = session.complete_write_request(request, **options)
         result = session.write_result(self._transport.call(method, request, timeout_s))
-        if self._local is not None:
+        if self._local is not None and result.reached is not None:
             self._local.apply_own_write(request, result)
         return result

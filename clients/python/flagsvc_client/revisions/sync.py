@@ -10,7 +10,7 @@ from flagsvc_client._engine.model import Flag
 from flagsvc_client.default_values import expected_type
 from flagsvc_client.definitions.sync import Definitions
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
-from flagsvc_client.flag_fields import WriteOptions
+from flagsvc_client.flag_fields import SetWriteOptions, WriteOptions
 from flagsvc_client.results import WriteResult, details_of
 from flagsvc_client.revisions.moments import FlagRevision, SetRollback, as_of, revision_of, set_rollback_of
 from flagsvc_client.session import PAGE_SIZE
@@ -24,7 +24,8 @@ T = TypeVar("T")
 class Revisions(Definitions):
     """The part of a client that is about other moments. Every failed call raises a FlagServiceError.
 
-    `at`: a revision of the flag set, or a time with its zone. A time to come has the definitions of now.
+    `at`: a revision of the flag set, or a time with its zone. A time to come has the definitions of now, with
+    what is planned until then.
     """
 
     def flag_at(self, key: str, at: int | datetime) -> Flag:
@@ -68,15 +69,10 @@ class Revisions(Definitions):
         request = pb.RollbackFlagRequest(flag_key=key, flag_set=self._session.flag_set, revision=revision, etag=etag)
         return self._write("RollbackFlag", request, options)
 
-    def rollback_set(
-        self, revision: int, *, validate_only: bool = False, **options: Unpack[WriteOptions]
-    ) -> SetRollback:
-        """Roll every flag of the set back to the definition of a revision, in one transaction.
-
-        `validate_only`: return what would change, and change nothing.
-        """
+    def rollback_set(self, revision: int, **options: Unpack[SetWriteOptions]) -> SetRollback:
+        """Roll every flag of the set back to the definition of a revision, in one transaction."""
         session = self._session
-        request = pb.RollbackFlagSetRequest(flag_set=session.flag_set, revision=revision, validate_only=validate_only)
+        request = pb.RollbackFlagSetRequest(flag_set=session.flag_set, revision=revision)
         timeout_s = session.complete_write_request(request, **options)
         response = self._transport.call("RollbackFlagSet", request, timeout_s)
         done = set_rollback_of(response)

@@ -10,15 +10,19 @@ from typing import Any
 import grpc
 
 MAX_PORT = 65_535
-_SERVICE = "flagsvc.v1.FlagService"
-_RETRIED_METHODS = (
-    "EvaluateFlag",
-    "BatchEvaluateFlags",
-    "GetFlag",
-    "ListFlags",
-    "ListFlagHistory",
-    "GetStatus",
-)
+_RETRIED_METHODS = {
+    "FlagService": (
+        "EvaluateFlag",
+        "BatchEvaluateFlags",
+        "GetFlag",
+        "ListFlags",
+        "ListFlagHistory",
+        "ListFlagRevisions",
+        "GetStatus",
+    ),
+    "ScheduleService": ("GetSchedule", "ListSchedules"),
+    "RolloutService": ("GetRollout",),
+}
 """Calls that may be sent twice: those that only read.
 
 A write is sent once. If its response is lost, the change may have been made. Sent again, a toggle could undo what
@@ -30,7 +34,11 @@ SERVICE_CONFIG = json.dumps(
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
-                "name": [{"service": _SERVICE, "method": method} for method in _RETRIED_METHODS],
+                "name": [
+                    {"service": f"flagsvc.v1.{service}", "method": method}
+                    for service, methods in _RETRIED_METHODS.items()
+                    for method in methods
+                ],
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.05s",

@@ -28,15 +28,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _private_pool.AddSerializedFile(b'\n flagsvc/v1/rollout_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x16\x66lagsvc/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x01\n\rRolloutStatus\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Rollout\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.flagsvc.v1.RolloutState\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05share\x18\x04 \x01(\x01\x12-\n\tnext_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnext_share\x18\x06 \x01(\x01\x12\x0f\n\x07\x65nabled\x18\x07 \x01(\x08\"7\n\x11GetRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\"Q\n\x12GetRolloutResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc1\x01\n\x13PauseRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8a\x01\n\x14PauseRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\"\xc2\x01\n\x14ResumeRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8b\x01\n\x15ResumeRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\"\xed\x01\n\x16RollbackRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04over\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8d\x01\n\x17RollbackRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus*\x99\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_PLANNED\x10\x01\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x02\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x03\x12\x1a\n\x16ROLLOUT_STATE_FINISHED\x10\x04\x32\xe2\x02\n\x0eRolloutService\x12K\n\nGetRollout\x12\x1d.flagsvc.v1.GetRolloutRequest\x1a\x1e.flagsvc.v1.GetRolloutResponse\x12Q\n\x0cPauseRollout\x12\x1f.flagsvc.v1.PauseRolloutRequest\x1a .flagsvc.v1.PauseRolloutResponse\x12T\n\rResumeRollout\x12 .flagsvc.v1.ResumeRolloutRequest\x1a!.flagsvc.v1.ResumeRolloutResponse\x12Z\n\x0fRollbackRollout\x12\".flagsvc.v1.RollbackRolloutRequest\x1a#.flagsvc.v1.RollbackRolloutResponseb\x06proto3')
+DESCRIPTOR = _private_pool.AddSerializedFile(b'\n flagsvc/v1/rollout_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x16\x66lagsvc/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x01\n\rRolloutStatus\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Rollout\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.flagsvc.v1.RolloutState\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05share\x18\x04 \x01(\x01\x12-\n\tnext_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnext_share\x18\x06 \x01(\x01\x12\x0f\n\x07\x65nabled\x18\x07 \x01(\x08\"7\n\x11GetRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\"Q\n\x12GetRolloutResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xec\x01\n\x13PauseRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18P \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"\x8a\x01\n\x14PauseRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\"\xed\x01\n\x14ResumeRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18P \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"\x8b\x01\n\x15ResumeRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus\"\x98\x02\n\x16RollbackRolloutRequest\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04over\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18P \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"\x8d\x01\n\x17RollbackRolloutResponse\x12\x1e\n\x04\x66lag\x18\x01 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.flagsvc.v1.RolloutStatus*\x99\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_PLANNED\x10\x01\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x02\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x03\x12\x1a\n\x16ROLLOUT_STATE_FINISHED\x10\x04\x32\xe2\x02\n\x0eRolloutService\x12K\n\nGetRollout\x12\x1d.flagsvc.v1.GetRolloutRequest\x1a\x1e.flagsvc.v1.GetRolloutResponse\x12Q\n\x0cPauseRollout\x12\x1f.flagsvc.v1.PauseRolloutRequest\x1a .flagsvc.v1.PauseRolloutResponse\x12T\n\rResumeRollout\x12 .flagsvc.v1.ResumeRolloutRequest\x1a!.flagsvc.v1.ResumeRolloutResponse\x12Z\n\x0fRollbackRollout\x12\".flagsvc.v1.RollbackRolloutRequest\x1a#.flagsvc.v1.RollbackRolloutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flagsvc.v1.rollout_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLLOUTSTATE']._serialized_start=1607
-  _globals['_ROLLOUTSTATE']._serialized_end=1760
+  _globals['_ROLLOUTSTATE']._serialized_start=1736
+  _globals['_ROLLOUTSTATE']._serialized_end=1889
   _globals['_ROLLOUTSTATUS']._serialized_start=169
   _globals['_ROLLOUTSTATUS']._serialized_end=404
   _globals['_GETROLLOUTREQUEST']._serialized_start=406
@@ -44,17 +44,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETROLLOUTRESPONSE']._serialized_start=463
   _globals['_GETROLLOUTRESPONSE']._serialized_end=544
   _globals['_PAUSEROLLOUTREQUEST']._serialized_start=547
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=740
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=743
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=881
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=884
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=1078
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=1081
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1220
-  _globals['_ROLLBACKROLLOUTREQUEST']._serialized_start=1223
-  _globals['_ROLLBACKROLLOUTREQUEST']._serialized_end=1460
-  _globals['_ROLLBACKROLLOUTRESPONSE']._serialized_start=1463
-  _globals['_ROLLBACKROLLOUTRESPONSE']._serialized_end=1604
-  _globals['_ROLLOUTSERVICE']._serialized_start=1763
-  _globals['_ROLLOUTSERVICE']._serialized_end=2117
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=783
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=786
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=924
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=927
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=1164
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=1167
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1306
+  _globals['_ROLLBACKROLLOUTREQUEST']._serialized_start=1309
+  _globals['_ROLLBACKROLLOUTREQUEST']._serialized_end=1589
+  _globals['_ROLLBACKROLLOUTRESPONSE']._serialized_start=1592
+  _globals['_ROLLBACKROLLOUTRESPONSE']._serialized_end=1733
+  _globals['_ROLLOUTSERVICE']._serialized_start=1892
+  _globals['_ROLLOUTSERVICE']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)

@@ -162,6 +162,8 @@ class PauseRolloutRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -176,6 +178,14 @@ class PauseRolloutRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -190,9 +200,11 @@ class PauseRolloutRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___PauseRolloutRequest: typing_extensions.TypeAlias = PauseRolloutRequest
 
@@ -211,7 +223,7 @@ class PauseRolloutResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteSpread:
-        """How far the change had spread at the time of the response. Always set."""
+        """How far the change had spread at the time of the response. Unset with validate_only."""
 
     @property
     def status(self) -> Global___RolloutStatus:
@@ -242,6 +254,8 @@ class ResumeRolloutRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -256,6 +270,14 @@ class ResumeRolloutRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -270,9 +292,11 @@ class ResumeRolloutRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___ResumeRolloutRequest: typing_extensions.TypeAlias = ResumeRolloutRequest
 
@@ -291,7 +315,7 @@ class ResumeRolloutResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteSpread:
-        """How far the change had spread at the time of the response. Always set."""
+        """How far the change had spread at the time of the response. Unset with validate_only."""
 
     @property
     def status(self) -> Global___RolloutStatus:
@@ -323,6 +347,8 @@ class RollbackRolloutRequest(google.protobuf.message.Message):
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
     OVER_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_key: builtins.str
     """Key of the flag: 1 to 255 characters. Required."""
     flag_set: builtins.str
@@ -337,6 +363,14 @@ class RollbackRolloutRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
+    spread, and nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -358,9 +392,11 @@ class RollbackRolloutRequest(google.protobuf.message.Message):
         wait_for: flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
         over: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["over", b"over", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "over", b"over", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_key", b"flag_key", "flag_set", b"flag_set", "over", b"over", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___RollbackRolloutRequest: typing_extensions.TypeAlias = RollbackRolloutRequest
 
@@ -379,7 +415,7 @@ class RollbackRolloutResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> flagsvc_client.stubs.flagsvc.v1.flag_service_pb2.WriteSpread:
-        """How far the change had spread at the time of the response. Always set."""
+        """How far the change had spread at the time of the response. Unset with validate_only."""
 
     @property
     def status(self) -> Global___RolloutStatus:
