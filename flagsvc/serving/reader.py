@@ -12,7 +12,17 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
-from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
+from flagsvc.core.evaluation import (
+    NOT_FOUND,
+    NOT_READY,
+    Explanation,
+    Outcome,
+    Prepared,
+    Reason,
+    ValueType,
+    check_type,
+    explain,
+)
 from flagsvc.core.family import evaluate_family
 from flagsvc.core.family_explanation import explain_family
 from flagsvc.core.lint import lint
@@ -240,6 +250,14 @@ class Reader:
         if answer.held.entry.flag is None:
             raise FlagNotFound(flag_id.key)
         return answer.held.entry.flag, answer
+
+    async def family(self, flag_id: FlagId) -> dict[str, tuple[Flag, Prepared]]:
+        """Return a flag and those that it depends on, as of one moment, by key; none where nothing is known."""
+        members = await self._families.find(flag_id)
+        if members is None:
+            return {}
+        await members.compile()
+        return {key: (flag, members.entries[key].prepared) for key, flag in members.flags().items()}
 
     async def flags(self, flag_set: str) -> Iterator[Flag]:
         """Return a whole set as of this moment, in list order; reads the store only when the near cache cannot answer.

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flagsvc.api.ofrep.responses import evaluation_body
+from flagsvc.core.evaluation import Outcome, Reason, explain
 from flagsvc.core.model import Flag, FlagId, Status
+from flagsvc.generated.flagd.sync.v1 import sync_pb2 as sync
+from flagsvc.generated.flagd.sync.v1 import sync_pb2_grpc as sync_grpc
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as spb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as spb_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.ports import Entry
+from flagsvc.serving.reader import Evaluation
+from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
 from tests.flagd_clients import VERSIONS, Evaluator
 from tests.ofrep.asking import Asked, asking
@@ -114,6 +122,21 @@ async def test_flagds_event_streams_name_all_that_depend_on_what_changed(served:
     assert set(heard.values()) == {"update"}
 
 
+async def test_flagds_sync_streams_send_what_depends_on_a_change_again(served: Asked) -> None:
+    stream = sync_grpc.FlagSyncServiceStub(served.grpc.channel).SyncFlags(sync.SyncFlagsRequest(), timeout=10)
+    for value in (True, False, True):
+        await served.grpc.toggle("top", value)
+        wanted = "ENABLED" if value else "DISABLED", {"if": [value, "on"]}
+        while await child_in(stream) != wanted:
+            pass
+    stream.cancel()
+
+
+async def child_in(stream: Any) -> tuple[str, Any]:
+    child = json.loads((await stream.read()).flag_configuration)["flags"]["child"]
+    return child["state"], child["targeting"]
+
+
 async def test_public_listeners_hear_of_public_children_of_inner_flags(served: Asked) -> None:
     heard: list[str] = []
     near = served.server.replica.near
@@ -123,6 +146,15 @@ async def test_public_listeners_hear_of_public_children_of_inner_flags(served: A
     await served.grpc.toggle("middle", False)
     await served.server.replica.child_changes.announce()
     assert set(heard) == {"child"}
+
+
+def test_a_public_caller_gets_no_names_of_other_flags() -> None:
+    child = flag("child", 1, "inner")
+    for outcome in (Outcome(Reason.DISABLED, failed_prerequisite="inner"), explain(child, {}, 0.0)[0]):
+        named = replace(outcome, message=outcome.message and "they depend on themselves: inner -> inner")
+        found = Evaluation(child.id, named, child, 1, Source.NEAR, 0.0)
+        assert "inner" in json.dumps(evaluation_body(found, {}))
+        assert "inner" not in json.dumps(evaluation_body(found, {}, for_public=True))
 
 
 async def test_an_explanation_says_what_each_prerequisite_was(served: Asked) -> None:

@@ -141,9 +141,12 @@ class FlagdSync:
             prepared = held.prepared
         else:
             prepared = await off_loop(prepare, flag)
-        is_large = self._near.is_large(flag)
+        is_large, family = self._near.is_large(flag) or bool(prepared.prerequisites), None
+        if prepared.prerequisites:
+            family = await self._reader.family(flag.id)
+            flag, prepared = family.get(flag.key, (flag, prepared))
         text, problem = (
-            await off_loop(definition_of, flag, prepared, self._sets)
+            await off_loop(definition_of, flag, prepared, self._sets, family)
             if is_large
             else definition_of(flag, prepared, self._sets)
         )
