@@ -28,7 +28,7 @@ from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.background import outliving
 from flagsvc.core.bucketing import stamped
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryEntry
@@ -120,9 +120,15 @@ class SqliteStore:
         """Decide and store a change with its history entry and its definition, in one transaction."""
         return await self._run(lambda db: _change(db, flag_id, decide, request))
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-        """Decide about all flags that have changed since, and store, in one transaction."""
-        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, dry_run=dry_run))
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Decide in a transaction that stores nothing."""
+        return await self._run(lambda db: _preview(db, flag_id, decide))
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Decide about all flags and segments that have changed since, and store, in one transaction."""
+        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, author, dry_run=dry_run))
 
     async def bucketing(self, flag_set: str) -> int:
         """Read a set's bucketing."""
@@ -313,17 +319,36 @@ def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
     return Entry(flag_id, revision, stored)
 
 
-def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+def _preview(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry:
+    with transaction(db, "DEFERRED"):
+        current = _read(db, flag_id)
+        revision = current.revision if current else _revisions(db).get(flag_id.flag_set, 0)
+        change = decide(current)
+        if change is None:
+            return Entry(flag_id, revision, None)
+        sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
+        change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
+        return Entry(flag_id, revision, change.after)
+
+
+def _roll_back(
+    db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+) -> RolledBack:
     with transaction(db, "IMMEDIATE"):
         past = sqlite_definitions.before(db, flag_set, revision)
         current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
         there = {key: found for key, found in past.items() if found is not None}
         changes = decide(there, current)
         sqlite_segments.check_dependencies(db, flag_set, changes, _read, _select)
-        if dry_run:
-            return RolledBack(changes, [])
         subjects: list[Any] = [change.after or change.before for change in changes]
-        return RolledBack(changes, [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)])
+        keys = {each.key for each in subjects}
+        segments = sqlite_segments.restored_in(db, flag_set, revision, author, _select, keys=keys)
+        if dry_run:
+            return RolledBack(changes, [], segments)
+        sqlite_segments.put(db, segments)
+        entries = [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)]
+        sqlite_segments.finish(db, segments)
+        return RolledBack(changes, entries, segments)
 
 
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:

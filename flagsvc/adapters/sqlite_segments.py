@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flagsvc.adapters.sqlite_audit import insert
 from flagsvc.adapters.sqlite_transactions import transaction
+from flagsvc.core.changes import Author
 from flagsvc.core.documents import json_safe, times_from_json
 from flagsvc.core.errors import SegmentNotFound
 from flagsvc.core.model import Change, Flag, FlagId
@@ -17,6 +19,7 @@ from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import (
     PREFIX,
     Segment,
+    SegmentChange,
     SegmentDecide,
     SegmentId,
     affected,
@@ -27,14 +30,18 @@ from flagsvc.core.segments import (
     segments_of,
     with_segments,
 )
+from flagsvc.core.segments.restoring import check_restored, pack, restored, unpack
 from flagsvc.ports.changes import Entry
-from flagsvc.ports.segments import SegmentWritten, Users, check_number
+from flagsvc.ports.segments import SegmentWritten, Users, check_size
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
     flag_set TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, revision INTEGER NOT NULL,
     document TEXT NOT NULL, PRIMARY KEY (flag_set, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS segment_versions (flag_set TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS segment_definitions (
+    flag_set TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL, definition BLOB,
+    PRIMARY KEY (flag_set, name, revision)) WITHOUT ROWID;
 """
 _SEGMENTS = "SELECT name, version, revision, document FROM segments WHERE flag_set = ?"
 Read = Callable[[Any, FlagId], Flag | None]
@@ -96,16 +103,80 @@ class SqliteSegments:
         check_segments(change, rules, [flag.key for flag in flags])
         author = replace(change.author, via=f"segment/{segment_id.name}")
         wanted = affected(change, flags)
-        check_number(len(wanted))
+        check_size(wanted)
         changes = [refreshed(flag, all_of(rules, change), author) for flag in wanted]
+        check_size(each.after for each in changes)
         if dry_run:
             return SegmentWritten(change.after, changes, [])
-        version = _next_version(db, flag_set)
-        _put(db, segment_id, change.after and replace(change.after, version=version))
+        put(db, [change])
         entries = [self._store(db, flag.id, each) for flag, each in zip(wanted, changes, strict=True)]
-        stored = change.after and replace(change.after, version=version, revision=_revision(db, flag_set))
-        _put(db, segment_id, stored)
-        return SegmentWritten(stored, changes, entries)
+        finish(db, [change])
+        return SegmentWritten(_get(db, segment_id), changes, entries)
+
+
+def restored_in(
+    db: Any, flag_set: str, revision: int, author: Author, select: Select, *, keys: Collection[str]
+) -> list[SegmentChange]:
+    """Return the changes that make a set's segments as they were. `keys`: of the flags that change with them.
+
+    Raises SegmentInUse, and NotRestorable.
+    """
+    past = _changed_since(db, flag_set, revision)
+    current = {each.name: each for each in _of_set(db, flag_set)}
+    found, rules = restored(past, current, author), {name: each.rule for name, each in current.items()}
+    users: dict[str, list[str]] = {}
+    for change in found:
+        rules = all_of(rules, change)
+        if change.after is None:
+            name = PREFIX + change.id.name
+            carrying = (flag for flag in select(db, flag_set, f'"{name}"') if name in flag.evaluators)
+            users[change.id.name] = [flag.key for flag in carrying if flag.key not in keys]
+    check_restored(found, rules, users)
+    return found
+
+
+def put(db: Any, changes: Sequence[SegmentChange]) -> None:
+    """Store changes of segments of one set, in the transaction that is open; before the flags that carry them."""
+    if changes:
+        version = _next_version(db, changes[0].id.flag_set)
+        for change in changes:
+            _put(db, change.id, change.after and replace(change.after, version=version))
+
+
+def finish(db: Any, changes: Sequence[SegmentChange]) -> None:
+    """Write the revision of changes that are stored, keep what they have made of segments, and audit them."""
+    for change in changes:
+        revision = _revision(db, change.id.flag_set)
+        db.execute("UPDATE segments SET revision = ? WHERE flag_set = ? AND name = ?", (revision, *change.id))
+        definition = None if change.after is None else pack(change.after)
+        row = (*change.id, revision, definition)
+        db.execute("INSERT OR REPLACE INTO segment_definitions VALUES (?, ?, ?, ?)", row)
+        insert(db, [change.audit_entry()])
+
+
+def remove_old(db: Any, flag_set: str, revision: int) -> int:
+    """Remove what is older than each segment's newest row at or before a revision."""
+    rows = db.execute(
+        "SELECT name, MAX(revision), definition IS NULL FROM segment_definitions WHERE flag_set = ? AND revision <= ?"
+        " GROUP BY name",
+        (flag_set, revision),
+    ).fetchall()
+    query = "DELETE FROM segment_definitions WHERE flag_set = ? AND name = ? AND revision < ?"
+    return sum(db.execute(query, (flag_set, name, newest + gone)).rowcount for name, newest, gone in rows)
+
+
+def _changed_since(db: Any, flag_set: str, revision: int) -> dict[str, Segment | None]:
+    later = "SELECT DISTINCT name FROM segment_definitions WHERE flag_set = ? AND revision > ?"
+    found: dict[str, Segment | None] = {name: None for (name,) in db.execute(later, (flag_set, revision))}
+    for name in found:
+        row = db.execute(
+            "SELECT definition FROM segment_definitions WHERE flag_set = ? AND name = ? AND revision <= ?"
+            " ORDER BY revision DESC LIMIT 1",
+            (flag_set, name, revision),
+        ).fetchone()
+        if row is not None and row[0] is not None:
+            found[name] = unpack(row[0], SegmentId(flag_set, name))
+    return found
 
 
 def users_of(name: str, rules: dict[str, str], keys: Sequence[str]) -> Users:

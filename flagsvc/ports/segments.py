@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from flagsvc.core.errors import InvalidRequest, Violation
-from flagsvc.core.model import Change
+from flagsvc.core.model import Change, Flag
 from flagsvc.core.segments import Segment, SegmentDecide, SegmentId
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports.changes import Entry
 
 MAX_AFFECTED = 1_000
 """Flags that one change of a segment may write."""
+MAX_AFFECTED_MEMORY = 33_554_432
+"""Memory of these flags, as estimated: they are written in one transaction."""
 
 
-def check_number(flags: int) -> None:
-    """Raise InvalidRequest if a change of a segment would write too many flags."""
-    if flags > MAX_AFFECTED:
+def check_size(flags: Iterable[Flag | None]) -> None:
+    """Raise InvalidRequest if a change of a segment would write too many flags, or too large ones."""
+    number = size = 0
+    for flag in flags:
+        number, size = number + 1, size + estimated_memory(flag)
+    if number > MAX_AFFECTED:
         wanted = f"used by at most {MAX_AFFECTED} when it is changed: split it"
-        raise InvalidRequest([Violation("segment", f"used by {flags} flags", wanted)])
+        raise InvalidRequest([Violation("segment", f"used by more than {MAX_AFFECTED} flags", wanted)])
+    if size > MAX_AFFECTED_MEMORY:
+        wanted = f"used by flags of at most {MAX_AFFECTED_MEMORY} bytes when it is changed: split it"
+        raise InvalidRequest([Violation("segment", f"used by flags that take {size} bytes of memory", wanted)])
 
 
 class Users(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.model import FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
 from flagsvc.ports.audit import AuditStore
@@ -137,10 +137,16 @@ class FlagStore(Protocol):
         is changed then) and WritesUnsupported.
         """
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Return what `write` would store, with the revision of now, and store nothing. Raises what `write` raises."""
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
         """Decide about the flags of a set that have changed after a revision, and store all, as one atomic step.
 
-        `dry_run`: store nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable and WritesUnsupported.
+        Segments that have changed after it get their rules and descriptions back, in the same step. `dry_run`: store
+        nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable, SegmentInUse and WritesUnsupported.
         """
 
     async def bucketing(self, flag_set: str) -> int:

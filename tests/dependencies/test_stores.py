@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,15 +14,19 @@ import pytest
 
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
-from flagsvc.core.errors import FlagInUse, InvalidRequest, SegmentInUse, SegmentNotFound
+from flagsvc.core.audit import AuditQuery
+from flagsvc.core.errors import FlagInUse, InvalidRequest, RevisionOutOfRange, SegmentInUse, SegmentNotFound
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.segments import Segment, SegmentId, create, delete, update
 from flagsvc.ports import FlagStore
+from flagsvc.ports.revisions import RolledBack
 from flagsvc.ports.segments import SegmentStore, SegmentWritten
 from flagsvc.serving.reader import Reader
+from flagsvc.serving.rollbacks import set_rollback
 from flagsvc.view.near_cache import NearCache
 from tests.conformance.test_store import author, read, store
 from tests.followers import follower_of
+from tests.revisions.test_stores import age
 
 __all__ = ["store"]
 PRO, STAFF = '{"==":[{"var":"plan"},"pro"]}', '{"==":[{"var":"staff"},true]}'
@@ -189,6 +194,67 @@ async def test_no_cycle_gets_in_whoever_writes_at_the_same_time(store: FlagStore
     [refused] = [each for each in done if each is not None]
     assert isinstance(refused, InvalidRequest)
     assert "depend on themselves" in str(refused)
+
+
+async def rolled_back(store: FlagStore, revision: int) -> RolledBack:
+    return await store.roll_back("default", revision, set_rollback(revision, author()), author(), dry_run=False)
+
+
+async def test_a_rollback_restores_segments_as_of_every_revision(store: FlagStore) -> None:
+    assert store.definitions is not None
+    await store.definitions.sweep(0)
+    rules = [json.dumps({"==": [{"var": "n"}, number]}, separators=(",", ":")) for number in range(5)]
+    await put(store, "pro", rules[0])
+    await make(store, flag("a", segments=["pro"]))
+    for rule in rules[1:]:
+        await put(store, "pro", rule)
+    for revision in (3, 1, 5, 2, 4):
+        newest = (await store.revisions())["default"]
+        done = await rolled_back(store, revision)
+        assert [change.id.name for change in done.segments] == ["pro"]
+        segment = await kept(store).get(SegmentId("default", "pro"))
+        assert (segment.rule, segment.revision) == (rules[revision - 1], newest + 1)
+        assert await carried(store, "a") == {"segment:pro": rules[revision - 1]}
+    assert list((await rolled_back(store, 4)).segments) == []
+    assert store.audit is not None
+    entries = await store.audit.page(AuditQuery(subject="segment:pro"), 20)
+    assert Counter(entry.action for entry in entries) == {"UpdateSegment": 9, "CreateSegment": 1}
+
+
+async def test_retention_keeps_each_segments_newest_rule_at_the_horizon(store: FlagStore) -> None:
+    assert store.definitions is not None
+    await store.definitions.sweep(0)
+    await put(store, "pro", PRO)
+    await make(store, flag("a", segments=["pro"]))
+    await put(store, "pro", STAFF)
+    await put(store, "pro", '{"!":{"var":"x"}}')
+    await put(store, "pro", PRO)
+    await age(store, {0: 9_500, 1: 9_000, 2: 8_000, 3: 7_000, 4: 5_000})
+    swept = await store.definitions.sweep(6_000)
+    assert swept.removed == 4, "revisions 1 and 2 of the flag, 0 and 2 of the segment"
+    with pytest.raises(RevisionOutOfRange):
+        await rolled_back(store, 2)
+    await rolled_back(store, 3)
+    assert await carried(store, "a") == {"segment:pro": '{"!":{"var":"x"}}'}
+
+
+async def test_a_change_of_a_segment_that_too_many_flags_use_is_refused(
+    store: FlagStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, "pro", PRO)
+    await make(store, *(flag(f"f{number}", segments=["pro"]) for number in range(4)))
+    for name in ("flagsvc.ports.segments.MAX_AFFECTED", "flagsvc.adapters.mongo.segments.MAX_AFFECTED"):
+        monkeypatch.setattr(name, 3)
+    with pytest.raises(InvalidRequest, match="used by more than 3 flags"):
+        await put(store, "pro", STAFF)
+    decide = update(Segment(name="pro", rule="", description="for all"), ["description"], None, author())
+    assert (await kept(store).write(SegmentId("default", "pro"), decide)).changes == []
+    monkeypatch.setattr("flagsvc.ports.segments.MAX_AFFECTED", 4)
+    monkeypatch.setattr("flagsvc.ports.segments.MAX_AFFECTED_MEMORY", 1_000)
+    monkeypatch.setattr("flagsvc.adapters.mongo.segments.MAX_AFFECTED", 4)
+    with pytest.raises(InvalidRequest, match="bytes of memory"):
+        await put(store, "pro", STAFF)
+    assert await carried(store, "f3") == {"segment:pro": PRO}
 
 
 @pytest.mark.mongod

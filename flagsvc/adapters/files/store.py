@@ -22,7 +22,7 @@ import structlog
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import MAX_BYTES
 from flagsvc.adapters.files.sources import sources_of
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.flagd.reading import BUCKETING_NAME
 from flagsvc.core.flagd.sets import FileSets
@@ -130,9 +130,16 @@ class FileStore:
         del flag_id, decide, request
         raise WritesUnsupported(_READ_ONLY)
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
         """Raise WritesUnsupported: flagsvc only reads the files."""
-        del flag_set, revision, decide, dry_run
+        del flag_id, decide
+        raise WritesUnsupported(_READ_ONLY)
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Raise WritesUnsupported: flagsvc only reads the files."""
+        del flag_set, revision, decide, author, dry_run
         raise WritesUnsupported(_READ_ONLY)
 
     async def bucketing(self, flag_set: str) -> int:

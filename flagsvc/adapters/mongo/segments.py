@@ -14,13 +14,12 @@ from typing import Any
 from pymongo import ReturnDocument
 
 from flagsvc.adapters.mongo import documents
-from flagsvc.adapters.mongo.links import SEGMENTS
 from flagsvc.adapters.mongo.rollback import Counted, Current
+from flagsvc.adapters.mongo.segment_rows import SegmentRows, carrying
 from flagsvc.core.errors import SegmentNotFound, StoreUnavailable
 from flagsvc.core.model import Change
 from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import (
-    PREFIX,
     Segment,
     SegmentDecide,
     SegmentId,
@@ -30,7 +29,7 @@ from flagsvc.core.segments import (
     refreshed,
 )
 from flagsvc.ports.changes import Entry
-from flagsvc.ports.segments import SegmentWritten, Users, check_number
+from flagsvc.ports.segments import MAX_AFFECTED, SegmentWritten, Users, check_size
 from flagsvc.turns import off_loop
 
 StoreAll = Callable[[str, Sequence[Change], Mapping[str, Current], Counted, Any], Awaitable[list[Entry]]]
@@ -42,36 +41,35 @@ class MongoSegments:
     def __init__(
         self,
         database: Any,
+        rows: SegmentRows,
         *,
         run: Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[Any]],
         asking: Callable[[], AbstractAsyncContextManager[None]],
         store: StoreAll,
         next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
-        self._flags, self._segments = database["feature_flags"], database[SEGMENTS]
-        self._counters = database["flagsvc_revisions"]
-        self._run, self._asking = run, asking
+        self._flags, self._counters = database["feature_flags"], database["flagsvc_revisions"]
+        self._rows, self._run, self._asking = rows, run, asking
         self._store, self._next_revision = store, next_revision
 
     async def get(self, segment_id: SegmentId) -> Segment:
         """Read one segment. Raises SegmentNotFound."""
         async with self._asking():
-            raw = await self._segments.find_one(_one(segment_id))
-        if raw is None:
+            found = await self._rows.get(segment_id)
+        if found is None:
             raise SegmentNotFound(segment_id.name)
-        return _segment(raw)
+        return found
 
     async def of_set(self, flag_set: str) -> list[Segment]:
         """Read all segments of a set."""
         async with self._asking():
-            return await self._all(flag_set)
+            return await self._rows.of_set(flag_set)
 
     async def users(self, segment_id: SegmentId) -> Users:
         """Read who uses a segment."""
         async with self._asking():
-            rules = {each.name: each.rule for each in await self._all(segment_id.flag_set)}
-            rows = self._flags.find(_carrying(segment_id), {"key": 1, "flagSet": 1})
-            keys = sorted([raw["key"] async for raw in rows if documents.identifiable(raw)])
+            rules = {each.name: each.rule for each in await self._rows.of_set(segment_id.flag_set)}
+            keys = sorted(await self._keys(segment_id))
         referring = await off_loop(lambda: [each for each, text in rules.items() if segment_id.name in direct(text)])
         return Users(keys, sorted(referring))
 
@@ -89,30 +87,30 @@ class MongoSegments:
     ) -> SegmentWritten:
         flag_set = segment_id.flag_set
         counter = None if dry_run else await self._claim(flag_set, session)
-        raw = await self._segments.find_one(_one(segment_id), session=session)
-        change = await off_loop(decide, _segment(raw) if raw else None)
+        before = await self._rows.get(segment_id, session)
+        change = await off_loop(decide, before)
         if change is None:
-            return SegmentWritten(_segment(raw) if raw else None, [], [])
-        rules = {each.name: each.rule for each in await self._all(flag_set, session)}
-        current = await self._current(segment_id, session)
-        await off_loop(check_segments, change, rules, list(current))
+            return SegmentWritten(before, [], [])
+        rules = {each.name: each.rule for each in await self._rows.of_set(flag_set, session)}
+        users = await self._keys(segment_id, session) if change.after is None else []
+        await off_loop(check_segments, change, rules, users)
+        is_same = change.after is None or (before is not None and change.after.rule == before.rule)
+        current = {} if is_same else await self._current(segment_id, session)
         author = replace(change.author, via=f"segment/{segment_id.name}")
         wanted = affected(change, [each.flag for each in current.values()])
-        check_number(len(wanted))
         new = all_of(rules, change)
         changes = await off_loop(lambda: [refreshed(flag, new, author) for flag in wanted])
+        check_size(each.after for each in changes)
         if counter is None:
             return SegmentWritten(change.after, changes, [])
         entries: list[Entry] = []
         if changes:
             counted = await self._next_revision(flag_set, 0, session)
             entries = await self._store(flag_set, changes, current, counted, session)
-        if change.after is None:
-            await self._segments.delete_one(_one(segment_id), session=session)
-            return SegmentWritten(None, changes, entries)
         revision = entries[-1].revision if entries else documents.counter_of(counter)
-        stored = replace(change.after, version=int(counter["segments"]), revision=revision)
-        await self._segments.replace_one(_one(segment_id), _document(stored), upsert=True, session=session)
+        stored = change.after and replace(change.after, version=int(counter["segments"]), revision=revision)
+        await self._rows.put(segment_id, stored, session)
+        await self._rows.note(change, revision, session)
         return SegmentWritten(stored, changes, entries)
 
     async def _claim(self, flag_set: str, session: Any) -> Mapping[str, Any]:
@@ -126,46 +124,17 @@ class MongoSegments:
         )
         return row
 
-    async def _all(self, flag_set: str, session: Any = None) -> list[Segment]:
-        rows = self._segments.find({"flagSet": flag_set}, session=session).sort("name", 1)
-        return [_segment(raw) async for raw in rows]
+    async def _keys(self, segment_id: SegmentId, session: Any = None) -> list[str]:
+        rows = self._flags.find(carrying(segment_id), {"key": 1, "flagSet": 1}, session=session)
+        return [raw["key"] async for raw in rows if documents.identifiable(raw)]
 
     async def _current(self, segment_id: SegmentId, session: Any) -> dict[str, Current]:
-        rows = self._flags.find(_carrying(segment_id), session=session)
-        found = [Current(raw, documents.to_flag(raw)) async for raw in rows if documents.identifiable(raw)]
-        return {each.flag.key: each for each in found}
-
-
-def _one(segment_id: SegmentId) -> dict[str, Any]:
-    return {"flagSet": segment_id.flag_set, "name": segment_id.name}
-
-
-def _carrying(segment_id: SegmentId) -> dict[str, Any]:
-    """Return the query for the flags that carry a segment: its name has no character that means more in a path."""
-    return {f"evaluators.{PREFIX}{segment_id.name}": {"$exists": True}} | documents.in_set(segment_id.flag_set)
-
-
-def _segment(raw: Mapping[str, Any]) -> Segment:
-    return Segment(
-        name=raw["name"],
-        flag_set=raw["flagSet"],
-        rule=raw["rule"],
-        description=raw.get("description") or "",
-        version=int(raw["version"]),
-        revision=int(raw["revision"]),
-        created_at=raw.get("createdAt"),
-        updated_at=raw.get("updatedAt"),
-    )
-
-
-def _document(segment: Segment) -> dict[str, Any]:
-    return {
-        "flagSet": segment.flag_set,
-        "name": segment.name,
-        "rule": segment.rule,
-        "description": segment.description,
-        "version": segment.version,
-        "revision": segment.revision,
-        "createdAt": segment.created_at,
-        "updatedAt": segment.updated_at,
-    }
+        """Read the flags that a change writes. Raises InvalidRequest where they are too many or too large."""
+        found: dict[str, Current] = {}
+        rows = self._flags.find(carrying(segment_id), session=session).limit(MAX_AFFECTED + 1)
+        async for raw in rows:
+            if documents.identifiable(raw):
+                flag = documents.to_flag(raw)
+                found[flag.key] = Current(raw, flag)
+        check_size(each.flag for each in found.values())
+        return found

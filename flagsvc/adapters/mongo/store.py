@@ -36,12 +36,13 @@ from flagsvc.adapters.mongo.links import Links
 from flagsvc.adapters.mongo.requests import MongoRequests
 from flagsvc.adapters.mongo.rollback import Counted, Rollback
 from flagsvc.adapters.mongo.schedules import MongoSchedules
+from flagsvc.adapters.mongo.segment_rows import SegmentRows
 from flagsvc.adapters.mongo.segments import MongoSegments
 from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import OnDuplicateKey, Transactions, Work, close_client, session_of
 from flagsvc.background import cause_of
 from flagsvc.core.bucketing import stamped, version_for
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreForbidden, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
@@ -125,9 +126,11 @@ class MongoStore:
         )
         self._requests = MongoRequests(self._database)
         self._links = Links(self._database)
-        self._rollback = Rollback(self._database, self.definitions, self._links, self._next_revision)
+        segments = SegmentRows(self._database, lambda: self.definitions.is_recording, self.definitions.noting_refusals)
+        self._rollback = Rollback(self._database, self.definitions, self._links, segments, self._next_revision)
         self.segments = MongoSegments(
             self._database,
+            segments,
             run=self._stored,
             asking=lambda: self._asking(self._timeout_s),
             store=self._rollback.store,
@@ -262,10 +265,17 @@ class MongoStore:
 
         return await self._stored(lambda session: self._change(flag_id, decide, session, request), taken)
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-        """Decide about all flags that have changed since, and store, in one transaction."""
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Decide in a transaction that stores nothing."""
+        found = await self._transactions.run(lambda session: self._preview(flag_id, decide, session))
+        return found or Entry.absent(flag_id)
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Decide about all flags and segments that have changed since, and store, in one transaction."""
         found = await self._stored(
-            lambda session: self._rollback.run(flag_set, revision, decide, session, dry_run=dry_run),
+            lambda session: self._rollback.run(flag_set, revision, decide, author, session, dry_run=dry_run),
             timeout_s=_ROLLBACK_S,
         )
         return found or RolledBack([], [])
@@ -350,6 +360,18 @@ class MongoStore:
         if request is not None:
             await self._requests.remember(request, entry, change, at, session)
         return entry
+
+    async def _preview(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry:
+        flag = await self._flag(flag_id, session)
+        counter = await self._revisions.find_one({"_id": flag_id.flag_set}, session=session) or {}
+        revision = flag.revision if flag else documents.counter_of(counter)
+        change = await off_loop(decide, flag)
+        if change is None:
+            return Entry(flag_id, revision, None)
+        await self._links.check(flag_id.flag_set, [change], session)
+        linked = await self._links.linked(change, session)
+        change = await off_loop(stamped, linked, documents.bucketing_of(counter))
+        return Entry(flag_id, revision, change.after)
 
     async def _assign_revision(self, flag_id: FlagId, revision: int, session: Any) -> Entry | None:
         raw = await self._find(flag_id, session)

@@ -1,6 +1,7 @@
 """Segments: named rules of a flag set that its flags share. A definition carries those that it refers to.
 
-`model` is what a segment is, `stamping` writes segments into definitions, and `changes` decides what may be stored.
+`model` is what a segment is, `stamping` writes segments into definitions, `changes` decides what may be stored, and
+`restoring` what a rollback of a set makes of its segments.
 """
 
 from .changes import SegmentChange, SegmentDecide, affected, all_of, check_segments, create, delete, refreshed, update

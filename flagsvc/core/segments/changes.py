@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from ..audit import AuditEntry
 from ..changes import Author, restamp
 from ..errors import InvalidRequest, SegmentConflict, SegmentExists, SegmentInUse, SegmentNotFound, Violation
-from ..model import Change, Flag
+from ..model import ANONYMOUS, Action, Change, Flag
 from ..prerequisites.graph import Cycle, height_of
 from ..segment_names import PREFIX, direct
-from .model import MAX_SEGMENTS, Segment, validated
+from .model import MAX_SEGMENTS, MAX_SET_BYTES, Segment, SegmentId, validated
 from .stamping import Rules, further, segments_of, with_segments
 
 MAX_DEPTH = 10
@@ -26,14 +27,44 @@ class SegmentChange:
     after: Segment | None
     author: Author
 
+    @property
+    def id(self) -> SegmentId:
+        """Which segment changes."""
+        segment = self.after or self.before
+        assert segment is not None  # noqa: S101  a change has one of both
+        return segment.id
 
+    @property
+    def action(self) -> Action:
+        """What the change does."""
+        if self.before is None:
+            return Action.CREATED
+        return Action.UPDATED if self.after is not None else Action.DELETED
+
+    def audit_entry(self) -> AuditEntry:
+        """Return what the audit log has of it: the flags that change with it have entries of their own."""
+        author, verb = self.author, _VERBS[self.action]
+        return AuditEntry(
+            at=author.at,
+            actor=author.caller or author.actor or ANONYMOUS,
+            on_behalf_of=author.actor if author.caller else "",
+            action=f"{verb}Segment",
+            flag_set=self.id.flag_set,
+            subject=f"{PREFIX}{self.id.name}",
+            reason=author.reason,
+        )
+
+
+_VERBS = {Action.CREATED: "Create", Action.UPDATED: "Update", Action.DELETED: "Delete"}
 SegmentDecide = Callable[[Segment | None], SegmentChange | None]
 """From the current segment (None: absent) to the change to store (None: no change). Raises FlagsvcError to refuse."""
 
 
 def create(segment: Segment, author: Author) -> SegmentDecide:
     """Create a segment. Raises InvalidRequest; the decision raises SegmentExists."""
-    good = replace(validated(segment), version=0, revision=0, created_at=_at(author), updated_at=_at(author))
+    good = replace(
+        validated(segment), version=0, revision=0, created_at=moment_of(author), updated_at=moment_of(author)
+    )
 
     def decide(current: Segment | None) -> SegmentChange:
         if current is not None:
@@ -53,7 +84,7 @@ def update(wanted: Segment, fields: Iterable[str], expected: int | None, author:
     def decide(current: Segment | None) -> SegmentChange | None:
         before = _expected(wanted.name, current, expected)
         after = validated(replace(before, **values))
-        return None if after == before else SegmentChange(before, replace(after, updated_at=_at(author)), author)
+        return None if after == before else SegmentChange(before, replace(after, updated_at=moment_of(author)), author)
 
     return decide
 
@@ -69,7 +100,7 @@ def check_segments(change: SegmentChange, rules: Rules, users: Iterable[str]) ->
     `users`: keys of the flags that have the segment. Raises SegmentInUse, and InvalidRequest for a segment that is
     missing, a cycle, a chain that is too long, and for too many segments.
     """
-    name = _name(change)
+    name = change.id.name
     graph = {each: direct(text) for each, text in rules.items() if each != name}
     if change.after is None:
         referring = sorted(each for each, names in graph.items() if name in names)
@@ -79,6 +110,10 @@ def check_segments(change: SegmentChange, rules: Rules, users: Iterable[str]) ->
         return
     if len(graph) >= MAX_SEGMENTS:
         raise InvalidRequest([Violation("segment", f"one more than {MAX_SEGMENTS} of its set", "one of fewer")])
+    size = sum(len(text) for text in all_of(rules, change).values())
+    if size > MAX_SET_BYTES:
+        text = f"one of a set whose rules have {size} characters"
+        raise InvalidRequest([Violation("segment.rule", text, f"one of a set with at most {MAX_SET_BYTES}")])
     graph[name] = direct(change.after.rule)
     if missing := [each for each in graph[name] if each not in graph]:
         known = ", ".join(sorted(graph)[:20])
@@ -121,18 +156,13 @@ def refreshed(flag: Flag, rules: Rules, author: Author) -> Change:
 
 def all_of(rules: Mapping[str, str], change: SegmentChange) -> dict[str, str]:
     """Return the rules of a set's segments after a change."""
-    others = {name: text for name, text in rules.items() if name != _name(change)}
+    others = {name: text for name, text in rules.items() if name != change.id.name}
     return others if change.after is None else others | {change.after.name: change.after.rule}
 
 
-def _at(author: Author) -> datetime:
+def moment_of(author: Author) -> datetime:
     """Return the time of a change as stores keep it, in milliseconds."""
     return author.at.replace(microsecond=author.at.microsecond // 1000 * 1000)
-
-
-def _name(change: SegmentChange) -> str:
-    segment = change.after or change.before
-    return segment.name if segment is not None else ""
 
 
 def _expected(name: str, current: Segment | None, expected: int | None) -> Segment:

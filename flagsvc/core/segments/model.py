@@ -17,6 +17,8 @@ from ..targeting import problems_of
 MAX_SEGMENTS = 1_000
 """Segments of a flag set."""
 MAX_RULE_BYTES = 65_536
+MAX_SET_BYTES = 4_194_304
+"""Rules of all segments of a flag set, in bytes: a change of one reads all of them."""
 MAX_DESCRIPTION = 4_096
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
