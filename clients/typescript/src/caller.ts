@@ -7,6 +7,7 @@ import { FlagServiceError, failureOf } from './errors.js';
 import { FlagServiceClient } from './gen/flagsvc/v1/flag_service.js';
 import { RolloutServiceClient } from './gen/flagsvc/v1/rollout_service.js';
 import { ScheduleServiceClient } from './gen/flagsvc/v1/schedule_service.js';
+import { SegmentServiceClient } from './gen/flagsvc/v1/segment_service.js';
 import { Turns } from './turns.js';
 
 /** How a client calls. */
@@ -41,6 +42,7 @@ export class Caller {
   readonly flags: FlagServiceClient;
   readonly schedules: ScheduleServiceClient;
   readonly rollouts: RolloutServiceClient;
+  readonly segments: SegmentServiceClient;
   readonly closing = new AbortController();
   readonly #access: Access;
   readonly #turns = new Turns();
@@ -59,6 +61,7 @@ export class Caller {
     const shared = { channelOverride: this.flags.getChannel() };
     this.schedules = new ScheduleServiceClient(target, credentials, shared);
     this.rollouts = new RolloutServiceClient(target, credentials, shared);
+    this.segments = new SegmentServiceClient(target, credentials, shared);
   }
 
   /** Call a method of a stub; rejects with gRPC's error. */
