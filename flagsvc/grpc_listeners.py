@@ -32,6 +32,7 @@ from flagsvc.api.flagd.sync import FlagdSync
 from flagsvc.api.http.server import MAX_HEAD_BYTES
 from flagsvc.api.rollout_service.service import RolloutService
 from flagsvc.api.schedule_service.service import ScheduleService
+from flagsvc.api.segment_service.service import SegmentService
 from flagsvc.api.token_service.service import TokenService
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit_pb
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2_grpc as audit_pb_grpc
@@ -41,6 +42,8 @@ from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollout_pb
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2_grpc as rollout_pb_grpc
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as schedule_pb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as schedule_pb_grpc
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segment_pb
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2_grpc as segment_pb_grpc
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as token_pb
 from flagsvc.generated.flagsvc.v1 import token_service_pb2_grpc as token_pb_grpc
 from flagsvc.grpc_paths import tolerate_undecodable
@@ -50,7 +53,7 @@ from flagsvc.replica import Replica
 from flagsvc.settings import Settings
 from flagsvc.telemetry import Metrics, Sample
 
-OWN_FILES = (pb.DESCRIPTOR, *(each.DESCRIPTOR for each in (token_pb, audit_pb, rollout_pb, schedule_pb)))
+OWN_FILES = (pb.DESCRIPTOR, *(each.DESCRIPTOR for each in (token_pb, audit_pb, rollout_pb, schedule_pb, segment_pb)))
 """Descriptors of the files with flagsvc's own services."""
 OWN_QUEUES = (
     "/grpc.health.v1.Health/Check",
@@ -104,6 +107,7 @@ class GrpcServices:
         self._flag_service = FlagService(replica, self.watches, contexts, metrics.evaluated, bulk)
         self._token_service, self._audit_service = TokenService(replica.access), AuditService(replica.store.audit)
         self._schedule_service = ScheduleService(replica.planner, PlannedRights(replica.access))
+        self._segment_service = SegmentService(replica.store.segments, replica.writer)
         self._evaluation = FlagdEvaluation(
             reader, self.event_streams, contexts, metrics.evaluated, peers=self.peers, bulk=bulk
         )
@@ -136,6 +140,7 @@ class GrpcServices:
         audit_pb_grpc.add_AuditServiceServicer_to_server(self._audit_service, server)
         rollout_pb_grpc.add_RolloutServiceServicer_to_server(self._rollout_service, server)
         schedule_pb_grpc.add_ScheduleServiceServicer_to_server(self._schedule_service, server)
+        segment_pb_grpc.add_SegmentServiceServicer_to_server(self._segment_service, server)
         self._evaluation.add_to(server, listener)
         self.sync.add_to(server, listener)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

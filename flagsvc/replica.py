@@ -35,6 +35,7 @@ from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S, Timing
 from flagsvc.schedules.executor import ScheduleExecutor
 from flagsvc.schedules.planner import SchedulePlanner
 from flagsvc.serving.bucketings import Bucketings
+from flagsvc.serving.child_changes import ChildChanges
 from flagsvc.serving.odd_flags import OddFlags
 from flagsvc.serving.past import Past
 from flagsvc.serving.quotas import Quotas
@@ -89,7 +90,7 @@ class Replica:
             self.follower.proof.loaded,
         )
         self.bucketings = Bucketings(store, self.reader, self.writer)
-        self.rollout_steps = RolloutSteps(near)
+        self.rollout_steps, self.child_changes = RolloutSteps(near), ChildChanges(near)
         self.access: Access | None = None
         if auth_mode(settings) is AuthMode.REQUIRED:
             if store.tokens is None and not settings.tokens_file and not settings.jwt_issuers_file:
@@ -144,6 +145,7 @@ class Replica:
         self.revision_sweep.start()
         self.cache_lease.start()
         self.rollout_steps.start()
+        self.child_changes.start()
         self._restoring = asyncio.create_task(self._restore(), name="restore")
 
     async def stop(self) -> None:
@@ -151,6 +153,7 @@ class Replica:
         if self.access is not None:
             await self.access.close()
         await self.rollout_steps.close()
+        await self.child_changes.close()
         if self.executor is not None:
             await self.executor.close()
         await self.writer.close()  # writes need everything below

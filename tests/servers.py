@@ -143,9 +143,23 @@ def free_port() -> int:
         return port
 
 
-def _data_folder() -> Path | None:
-    """Return where servers put their data; None for the system's folder of temporary files."""
-    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES else None
+@cache
+def _data_folder() -> Path:
+    """Return where servers put their data, once what runs that were killed have left there is removed."""
+    folder = Path(tempfile.gettempdir())
+    if _MEMORY.is_dir():
+        _remove_orphans(_MEMORY)
+        folder = _MEMORY if shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES else folder
+    _remove_orphans(folder)
+    return folder
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove the data of servers whose process of tests has ended without removing it."""
+    for data in folder.glob("flagsvc-*-*"):
+        owner = data.name.split("-")[1]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(data, ignore_errors=True)
 
 
 class _Server:
@@ -153,7 +167,7 @@ class _Server:
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
-        self.data = Path(tempfile.mkdtemp(prefix="flagsvc-", dir=_data_folder()))
+        self.data = Path(tempfile.mkdtemp(prefix=f"flagsvc-{os.getpid()}-", dir=_data_folder()))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 CLIENT = Path(__file__).parent / "flagsvc_client"
-FOLDERS = (CLIENT, *(CLIENT / name for name in ("definitions", "following", "revisions", "rollouts", "schedules")))
+FOLDERS = (
+    CLIENT,
+    *(CLIENT / name for name in ("definitions", "following", "revisions", "rollouts", "schedules", "segments")),
+)
 """Each has the source, aio.py, and what it generates, sync.py."""
 REPLACEMENTS = (
     (r'\A""".*?"""', '"""For threads. Generated from aio.py by `make sync-client`; do not edit."""'),
@@ -18,14 +21,14 @@ REPLACEMENTS = (
         r"    It can be used in several event loops, one after the other or each in its thread, and be opened again",
         "    It can be opened again",
     ),
-    (r"\bAsync(FlagClient|Definitions|Follower|Revisions|Rollouts|Schedules)\b", r"\1"),
+    (r"\bAsync(FlagClient|Definitions|Follower|Revisions|Rollouts|Schedules|Segments)\b", r"\1"),
     (r"`async with`", "`with`"),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\baclosing\b", "closing"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
-    (r"\b(transport|definitions|following|revisions|rollouts|schedules)\.aio\b", r"\1.sync"),
+    (r"\b(transport|definitions|following|revisions|rollouts|schedules|segments)\.aio\b", r"\1.sync"),
 )
 
 

@@ -10,25 +10,32 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flagsvc.adapters import sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_tokens
+from flagsvc.adapters import (
+    sqlite_audit,
+    sqlite_definitions,
+    sqlite_requests,
+    sqlite_schedules,
+    sqlite_segments,
+    sqlite_tokens,
+)
 from flagsvc.adapters.identity import identity_of, new_id
 from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.background import outliving
 from flagsvc.core.bucketing import stamped
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.documents import dumps, json_safe, loads, times_from_json
 from flagsvc.core.errors import ChangeRefused, StoreUnavailable
 from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import About
 from flagsvc.core.sizes import HistorySize
-from flagsvc.ports import Entry, Problem, StoreContents, StoreIdentity
+from flagsvc.ports import Entry, Family, Problem, StoreContents, StoreIdentity
 from flagsvc.ports.revisions import DecideAll, RolledBack
 
 T = TypeVar("T")
@@ -46,6 +53,7 @@ CREATE TABLE IF NOT EXISTS bucketings (flag_set TEXT PRIMARY KEY, version INTEGE
 CREATE TABLE IF NOT EXISTS identity (row INTEGER PRIMARY KEY CHECK (row = 1), id TEXT NOT NULL, path TEXT NOT NULL);
 """
 FILE_CURE = "check the path in the store URL, that this user may write the file and its folder, and the free disk"
+_PARTS = (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules, sqlite_segments)
 _FLAGS = "SELECT flag_set, key, revision, document FROM flags"
 
 
@@ -64,6 +72,7 @@ class SqliteStore:
         self.audit = sqlite_audit.SqliteAudit(self._run)
         self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
         self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
+        self.segments = sqlite_segments.SqliteSegments(self._run, _select, _store)
         self.reads = 0
 
     @property
@@ -93,6 +102,11 @@ class SqliteStore:
         self.reads += 1
         return await self._run(lambda db: _entry(db, flag_id))
 
+    async def get_family(self, flag_id: FlagId) -> Family:
+        """Read a flag and those that it depends on, in one transaction."""
+        self.reads += 1
+        return await self._run(lambda db: _family(db, flag_id))
+
     async def load(self) -> StoreContents:
         """Read everything, in one transaction."""
         self.reads += 1
@@ -106,9 +120,15 @@ class SqliteStore:
         """Decide and store a change with its history entry and its definition, in one transaction."""
         return await self._run(lambda db: _change(db, flag_id, decide, request))
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-        """Decide about all flags that have changed since, and store, in one transaction."""
-        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, dry_run=dry_run))
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Decide in a transaction that stores nothing."""
+        return await self._run(lambda db: _preview(db, flag_id, decide))
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Decide about all flags and segments that have changed since, and store, in one transaction."""
+        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, author, dry_run=dry_run))
 
     async def bucketing(self, flag_set: str) -> int:
         """Read a set's bucketing."""
@@ -188,7 +208,7 @@ def _make_private(path: str) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what older releases did not have. The file may be read-only, and two programs may try at once."""
     with contextlib.suppress(sqlite3.OperationalError):
-        for part in (sqlite_tokens, sqlite_audit, sqlite_definitions, sqlite_requests, sqlite_schedules):
+        for part in _PARTS:
             db.executescript(part.SCHEMA)
     for name in _added(db):
         with contextlib.suppress(sqlite3.OperationalError):
@@ -206,6 +226,18 @@ def _failure(error: sqlite3.Error) -> StoreUnavailable:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
         return ChangeRefused("its file is read-only")
     return StoreUnavailable(cause=f"the file cannot be used: {error}", cure=FILE_CURE)
+
+
+def _select(db: sqlite3.Connection, flag_set: str, text: str) -> Iterator[Flag]:
+    """Yield the flags of a set whose documents contain a text."""
+    rows = db.execute(f"{_FLAGS} WHERE flag_set = ? AND instr(document, ?) > 0", (flag_set, text)).fetchall()
+    return (_flag(*row) for row in rows)
+
+
+def _family(db: sqlite3.Connection, flag_id: FlagId) -> Family:
+    with transaction(db, "DEFERRED"):
+        entries = sqlite_segments.family(db, flag_id, _read)
+        return Family(_revisions(db).get(flag_id.flag_set, 0), entries)
 
 
 def _read(db: sqlite3.Connection, flag_id: FlagId) -> Flag | None:
@@ -262,6 +294,7 @@ def _changed(
     change = decide(current)
     if change is None:
         return None
+    sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
     entry = _store(db, flag_id, change)
     if request is not None:
         sqlite_requests.remember(db, request, entry, change)
@@ -270,7 +303,7 @@ def _changed(
 
 def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
     """Store a change with all that belongs to it, in the transaction that is open."""
-    change = stamped(change, _bucketing(db, flag_id.flag_set))
+    change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
     known = _revisions(db).get(flag_id.flag_set, 0)
     revision = max(known, change.before.revision if change.before else 0) + 1
     db.execute("INSERT OR REPLACE INTO revisions VALUES (?, ?)", (flag_id.flag_set, revision))
@@ -286,16 +319,36 @@ def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
     return Entry(flag_id, revision, stored)
 
 
-def _roll_back(db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+def _preview(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry:
+    with transaction(db, "DEFERRED"):
+        current = _read(db, flag_id)
+        revision = current.revision if current else _revisions(db).get(flag_id.flag_set, 0)
+        change = decide(current)
+        if change is None:
+            return Entry(flag_id, revision, None)
+        sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
+        change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
+        return Entry(flag_id, revision, change.after)
+
+
+def _roll_back(
+    db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+) -> RolledBack:
     with transaction(db, "IMMEDIATE"):
         past = sqlite_definitions.before(db, flag_set, revision)
         current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
         there = {key: found for key, found in past.items() if found is not None}
         changes = decide(there, current)
-        if dry_run:
-            return RolledBack(changes, [])
+        sqlite_segments.check_dependencies(db, flag_set, changes, _read, _select)
         subjects: list[Any] = [change.after or change.before for change in changes]
-        return RolledBack(changes, [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)])
+        keys = {each.key for each in subjects}
+        segments = sqlite_segments.restored_in(db, flag_set, revision, author, _select, keys=keys)
+        if dry_run:
+            return RolledBack(changes, [], segments)
+        sqlite_segments.put(db, segments)
+        entries = [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)]
+        sqlite_segments.finish(db, segments)
+        return RolledBack(changes, entries, segments)
 
 
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:

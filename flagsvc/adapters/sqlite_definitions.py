@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flagsvc.adapters import sqlite_segments
 from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.documents import loads
 from flagsvc.core.errors import NotRestorable
@@ -202,6 +203,7 @@ def _remove_old(db: Any, flag_set: str, until: int) -> int:
         query = "DELETE FROM definitions WHERE flag_set = ? AND key = ? AND (revision < ? OR"
         gone = f"{query} (revision = ? AND definition IS NULL))"
         removed += db.execute(gone, (flag_set, key, revision, revision)).rowcount
+    removed += sqlite_segments.remove_old(db, flag_set, newest[0])
     db.execute("INSERT OR REPLACE INTO horizons VALUES (?, ?, ?)", (flag_set, *newest))
     return removed
 

@@ -48,11 +48,16 @@ class SqliteSchedules:
     ) -> None:
         self._run, self._read, self._change, self._clock = run, read, change, clock
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
         """Number and store a schedule, and remove those that have ended long ago, in one transaction."""
 
         def work(db: Any) -> Schedule:
             with transaction(db, "IMMEDIATE"):
+                known = db.execute("SELECT document FROM schedules WHERE id = ?", (known_id,)).fetchone()
+                if known is not None:
+                    return _schedule(known_id, known[0])
                 now = self._now()
                 db.execute("DELETE FROM schedules WHERE ended_ms < ?", (_ms(now) - KEPT_S * 1000,))
                 (number,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM schedules").fetchone()

@@ -75,12 +75,13 @@ class Recording:
         return Answer(self._number, pieces, self._absent, self._reasons, tuple(self._labels))
 
     def _is_of_what_is_held(self, evaluation: Evaluation) -> bool:
-        """Whether it depends on the context and on one held entry alone: it is not stale, and reads no clock."""
+        """Whether it depends on the context and on held entries of the set alone: not stale, and reads no clock."""
         held = self._near.peek(evaluation.flag_id)
         if evaluation.flag is None:
             self._absent[evaluation.flag_id] = held
             revision = held.entry.revision if held is not None else 0
             return evaluation.replies is not None and evaluation.revision == revision
-        if held is None or held.replies is not evaluation.replies:
+        if held is None or held.replies_of(evaluation.outcome.failed_prerequisite) is not evaluation.replies:
             return False
-        return not held.prepared.reads_clock
+        # A flag with prerequisites has replies only where none of the set's flags that it depends on reads the clock.
+        return held.dependent is not None or not held.prepared.reads_clock

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flagsvc.api.common.values import to_value
 from flagsvc.cli.input_files import read_bytes
 from flagsvc.cli.usage import UsageError, meant
-from flagsvc.core import rollouts
+from flagsvc.core import prerequisites, rollouts
 from flagsvc.core.documents import WORDS, from_document, times_from_json, to_document
 from flagsvc.core.json_values import NotJson, strict_loads
 from flagsvc.core.model import STORED_NAMES, WRITABLE, Flag
@@ -30,6 +30,7 @@ _EXPECTED: Mapping[str, str] = {
     "metadata": "an object",
     "evaluators": "an object of rules by name",
     "rollout": "an object with from, to and points; the command rollout makes one",
+    "prerequisites": "a list of objects with flagKey and variants; the option --requires makes one",
 }
 _STATUS_WORDS = {"on": "ENABLED", "true": "ENABLED", "enable": "ENABLED", "off": "DISABLED", "false": "DISABLED"}
 _STATUS_WORDS |= {"disable": "DISABLED"}
@@ -65,6 +66,27 @@ def read_edits(pairs: Sequence[str]) -> list[Edit]:
     return [_edit(*_split_pair(pair, "FIELD=VALUE")) for pair in pairs]
 
 
+def text_or_file(given: str) -> str:
+    """Return a text, or for @FILE the file's content. Raises BadFile."""
+    return read_bytes(given[1:]).decode("utf-8-sig").strip() if given.startswith("@") else given
+
+
+def required(given: Sequence[str]) -> list[Edit]:
+    """Read --requires PARENT=VARIANT[,VARIANT...], all of them; a single empty one clears the field.
+
+    Raises UsageError.
+    """
+    if not given:
+        return []
+    if list(given) == [""]:
+        return [Edit("prerequisites", "", None)]
+    pairs = [_split_pair(each, "PARENT=VARIANT, or PARENT=VARIANT,VARIANT") for each in given]
+    value = [{"flagKey": key, "variants": [each for each in names.split(",") if each]} for key, names in pairs]
+    if found := prerequisites.violations(value):
+        raise UsageError("; ".join(map(str, found)))
+    return [Edit("prerequisites", "", value)]
+
+
 def edited(flag: Flag, edits: Sequence[Edit]) -> Flag:
     """Return a flag with changes. Raises UsageError."""
     document = to_document(flag)
@@ -97,6 +119,8 @@ def _flag_of(document: Mapping[str, Any], flag: Flag) -> Flag:
         raise UsageError("; ".join(_wrong(name, document[name]) for name in wrong))
     if after.rollout is not None and (found := rollouts.violations(after.rollout, None)):
         raise UsageError("; ".join(map(str, found)))
+    if after.prerequisites is not None and (wrong_links := prerequisites.violations(after.prerequisites)):
+        raise UsageError("; ".join(map(str, wrong_links)))
     return replace(after, revision=flag.revision)
 
 
@@ -107,8 +131,7 @@ def _edit(name: str, text: str) -> Edit:
         raise UsageError(f"unknown field {name!r}{meant(whole, FIELDS)}; {_KNOWN}")
     if dot and (field not in _WITH_PARTS or not part):
         raise UsageError(f"{name!r} names a part of {whole}; only {', '.join(_WITH_PARTS)} have parts, by name")
-    if text.startswith("@"):
-        text = read_bytes(text[1:]).decode("utf-8-sig").strip()
+    text = text_or_file(text)
     if text == "":
         return Edit(field, part, None)
     if field in _TEXT_FIELDS:

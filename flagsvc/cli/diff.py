@@ -72,7 +72,7 @@ def _with_file(args: argparse.Namespace, stub: Stub) -> tuple[str, Fields]:
     from flagsvc.cli.transfer import planned_changes  # noqa: PLC0415  reads files only if one is named
 
     author = Author(times.now())
-    planned, _ = planned_changes(args.file, args.flag_set, author, strict=False)
+    planned, *_ = planned_changes(args.file, args.flag_set, author, strict=False)
     found = {each.flag_id.key: each.decide for each in planned}
     if args.key not in found:
         raise UsageError(f"{args.file} has no flag {args.key!r}{meant(args.key, found)}")

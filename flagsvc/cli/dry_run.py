@@ -13,6 +13,7 @@ from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.lint import lint
 from flagsvc.core.model import WRITABLE, Change, Flag
+from flagsvc.core.segments import segments_of
 
 
 def check(before: Flag | None, after: Flag, actor: str, reason: str) -> Change:
@@ -22,6 +23,11 @@ def check(before: Flag | None, after: Flag, actor: str, reason: str) -> Change:
     change = decide(before)
     assert change is not None  # noqa: S101  only an import decides to change nothing
     return change
+
+
+def has_links(flag: Flag) -> bool:
+    """Whether the flag names other flags or segments, which only the server knows."""
+    return bool(flag.prerequisites) or bool(segments_of(flag))
 
 
 def preview(args: argparse.Namespace, before: Flag | None, after: Flag) -> int:

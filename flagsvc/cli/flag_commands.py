@@ -140,9 +140,12 @@ def toggle(args: argparse.Namespace, stub: Stub) -> int:
 
 def create(args: argparse.Namespace, stub: Stub) -> int:
     """Create a flag from KEY and FIELD=VALUE arguments."""
-    edits = arguments.read_edits(args.fields)
+    edits = [*arguments.read_edits(args.fields), *arguments.required(args.requires)]
     flag = arguments.edited(Flag(key=args.key, flag_set=args.flag_set), edits)
     if args.dry_run:
+        if dry_run.has_links(flag):
+            checked = pb.CreateFlagRequest(flag=flag_to_message(flag), validate_only=True)
+            stub.CreateFlag(checked, timeout=args.timeout)
         return dry_run.preview(args, None, flag)
     request = pb.CreateFlagRequest(flag=flag_to_message(flag), **_author_fields(args), **wait_for.request_fields(args))
     return _show_change(args, stub.CreateFlag(request, timeout=wait_for.deadline_s(args)))
@@ -150,7 +153,9 @@ def create(args: argparse.Namespace, stub: Stub) -> int:
 
 def set_fields(args: argparse.Namespace, stub: Stub) -> int:
     """Change the named fields of a flag. A part of a field is changed only in the revision that was read."""
-    edits = arguments.read_edits(args.fields)
+    edits = [*arguments.read_edits(args.fields), *arguments.required(args.requires)]
+    if not edits:
+        raise UsageError("name what is to change: FIELD=VALUE, or --requires PARENT=VARIANT")
     before = Flag(key=args.key, flag_set=args.flag_set)
     etag = args.etag
     if args.dry_run or any(edit.part for edit in edits):
@@ -159,6 +164,10 @@ def set_fields(args: argparse.Namespace, stub: Stub) -> int:
         etag = args.etag or before.etag
     after = arguments.edited(before, edits)
     if args.dry_run:
+        if dry_run.has_links(after):
+            checked = pb.UpdateFlagRequest(flag=flag_to_message(after), validate_only=True)
+            checked.update_mask.paths.extend(dict.fromkeys(edit.field for edit in edits))
+            stub.UpdateFlag(checked, timeout=args.timeout)
         return dry_run.preview(args, before, after)
     return send_update(args, stub, after, [edit.field for edit in edits], etag)
 

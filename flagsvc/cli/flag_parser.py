@@ -98,15 +98,27 @@ def _toggle(parser: argparse.ArgumentParser) -> None:
 def _create(parser: argparse.ArgumentParser) -> None:
     options.add_flag_call(parser)
     parser.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help=_WRITES)
+    _add_requires(parser)
     options.add_write(parser, etag=False)
     options.add_dry_run(parser)
 
 
 def _set(parser: argparse.ArgumentParser) -> None:
     options.add_flag_call(parser)
-    parser.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help=_WRITES)
+    parser.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help=_WRITES)
+    _add_requires(parser)
     options.add_write(parser, etag=True)
     options.add_dry_run(parser)
+
+
+def _add_requires(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--requires",
+        action="append",
+        default=[],
+        metavar="PARENT=VARIANT",
+        help="flag that must have this variant, or PARENT=A,B one of these; repeatable: all of them; '' for none",
+    )
 
 
 def _delete(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Mapping
 
 from flagsvc import __version__
-from flagsvc.cli import flag_parser, run, schedule_parser, token_parser, tool_parser
+from flagsvc.cli import flag_parser, run, schedule_parser, segment_parser, token_parser, tool_parser
 from flagsvc.cli.parsing import Parser, formatter
 
-_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure rollout"
+_FIELDS = "FIELD: name description category status config icon badge sortOrder variants defaultVariant targeting evaluators metadata owner expiresAt exposure rollout prerequisites"
 _SUMMARIES = {
     "serve": "Serve flags over gRPC until SIGTERM or Ctrl-C.",
     "evaluate": "Evaluate a flag for a context. Exit status 1 if the result has an error code.",
@@ -29,6 +29,8 @@ _SUMMARIES = {
     "rollout": "Show the share of callers that a flag's rollout has moved; begin or change one, pause it, resume it, roll it back. Each change begins at the share that stands.",
     "schedule": "Plan a change of a flag for a time. It is made exactly once, by whichever replica comes first.",
     "schedules": "List, show, move, execute or cancel planned changes.",
+    "segments": "List the segments of a set: named rules that its flags share.",
+    "segment": "Show, create, change or delete a segment. A change of one changes every flag that uses it, in one transaction.",
     "status": "Show the status of every replica. Exit status 0 if all are ready and have every change, else 1.",
     "verify": "Compare the shared cache with the store, flag by flag. Exit status 1 if differences remain.",
     "resync": "Make every replica drop what it holds and read the store again, after a restore. Without --confirm: say what that would do.",
@@ -82,6 +84,7 @@ _EXAMPLES = {
         "flagsvc set checkout-v2 status=BETA owner=payments",
         "flagsvc set file-upload config.maxFileSize=52428800 --dry-run",
         "flagsvc set checkout-v2 targeting=@rule.json",
+        "flagsvc set checkout-v2 --requires payments=on --requires region=eu,us",
     ),
     "delete": ("flagsvc delete checkout-v2", "flagsvc delete checkout-v2 --yes"),
     "rollback": (
@@ -91,6 +94,13 @@ _EXAMPLES = {
     "schedule": (
         "flagsvc schedule checkout-v2 --status enabled --at 2026-12-01T09:00 --zone Europe/Berlin",
         "flagsvc schedule checkout-v2 targeting=@rule.json --in 12h --on-conflict skip --reason 'launch'",
+    ),
+    "segments": ("flagsvc segments", "flagsvc segments --json"),
+    "segment": (
+        """flagsvc segment create pro '{"==": [{"var": "plan"}, "pro"]}' --description 'Who pays'""",
+        "flagsvc segment set pro @pro.json --dry-run",
+        "flagsvc segment get pro",
+        "flagsvc segment delete pro",
     ),
     "schedules": ("flagsvc schedules list", "flagsvc schedules show ID", "flagsvc schedules cancel ID"),
     "edit": ("EDITOR=nano flagsvc edit checkout-v2 --reason 'ask support first'",),
@@ -212,6 +222,7 @@ def _commands() -> Mapping[str, run.Described]:
         "serve": serve,
         **flag_parser.COMMANDS,
         **schedule_parser.COMMANDS,
+        **segment_parser.COMMANDS,
         **token_parser.COMMANDS,
         **tool_parser.COMMANDS,
     }

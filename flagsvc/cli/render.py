@@ -89,13 +89,14 @@ def flag_fields(flag: Flag) -> dict[str, Any]:
     """Return a flag's fields under their stored names, with set, revision and etag; rules as parsed JSON."""
     fields = {"flagSet": flag.flag_set, **to_document(flag), "revision": flag.revision, "etag": flag.etag}
     if flag.targeting is not None:
-        fields["targeting"] = _parsed_rule(flag.targeting)
+        fields["targeting"] = parsed_rule(flag.targeting)
     if flag.evaluators:
-        fields["evaluators"] = {name: _parsed_rule(rule) for name, rule in flag.evaluators.items()}
+        fields["evaluators"] = {name: parsed_rule(rule) for name, rule in flag.evaluators.items()}
     return fields
 
 
-def _parsed_rule(rule: str) -> Any:
+def parsed_rule(rule: str) -> Any:
+    """Return a rule as JSON; as text where it is none."""
     try:
         return strict_loads(rule)
     except NotJson:

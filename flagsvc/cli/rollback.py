@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from flagsvc.api.flag_service.flag_messages import received
 from flagsvc.cli import changed_fields, options, render, wait_for
@@ -62,8 +61,8 @@ def _set(args: argparse.Namespace, stub: Stub) -> int:
         planned = stub.RollbackFlagSet(request, timeout=args.timeout)
         if args.dry_run:
             return _show_set(args, planned)
-        _print_changes(planned.flags)
-        question = f"roll back {len(planned.flags)} flags of flag set {visible(args.flag_set)} to revision {args.to}?"
+        _print_changes(planned)
+        question = f"roll back {_number(planned)} of flag set {visible(args.flag_set)} to revision {args.to}?"
         if not answer(question, otherwise=False):
             raise UsageError("nothing was rolled back; to roll back without a question: --yes")
     request.validate_only = False
@@ -78,18 +77,29 @@ def _show_set(args: argparse.Namespace, response: pb.RollbackFlagSetResponse) ->
             {"flagKey": each.flag_key, "action": each.action, "revision": each.revision, "fields": list(each.fields)}
             for each in response.flags
         ]
+        segments = [{"name": each.name, "action": each.action} for each in response.segments]
         spread = {"spread": wait_for.spread_fields(response.spread)} if has_spread else {}
-        render.print_json({"dryRun": args.dry_run, "restoredRevision": args.to, "flags": flags, **spread})
+        shown = {"dryRun": args.dry_run, "restoredRevision": args.to, "flags": flags, "segments": segments}
+        render.print_json({**shown, **spread})
     else:
-        _print_changes(response.flags)
+        _print_changes(response)
         done = "would return" if args.dry_run else "returned"
         then = "nothing was written" if args.dry_run else "each is a new revision"
         none = f"every flag is as it was at revision {args.to}"
-        say(f"{len(response.flags)} flags {done} to revision {args.to}; {then}" if response.flags else none)
+        say(
+            f"{_number(response)} {done} to revision {args.to}; {then}" if response.flags or response.segments else none
+        )
     return wait_for.report_spread(args, response.spread) if has_spread else OK
 
 
-def _print_changes(flags: Sequence[pb.RolledBackFlag]) -> None:
-    for each in flags:
+def _number(response: pb.RollbackFlagSetResponse) -> str:
+    segments = f" and {len(response.segments)} segments" if response.segments else ""
+    return f"{len(response.flags)} flags{segments}"
+
+
+def _print_changes(response: pb.RollbackFlagSetResponse) -> None:
+    for segment in response.segments:
+        say(f"{_MARKS.get(segment.action, '~')} segment {render.text(segment.name)}")
+    for each in response.flags:
         names = f": {', '.join(map(render.text, each.fields))}" if each.fields else ""
         say(f"{_MARKS.get(each.action, '~')} {render.text(each.flag_key)}{names}")

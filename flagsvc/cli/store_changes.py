@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from flagsvc.cli.linked_import import parents_first
 from flagsvc.core.changes import Author, Decide, delete
 from flagsvc.core.errors import InvalidRequest, Violation, short_repr
 from flagsvc.core.model import DEFAULT_BUCKETING, Change, Flag, FlagId
@@ -86,11 +87,11 @@ async def adopt_bucketings(asked_for: Mapping[str, int], store: Bucketings) -> N
 
 
 def plan_prune(stored: Iterable[Flag], kept: Iterable[FlagId], author: Author) -> list[PlannedChange]:
-    """Plan to delete the stored flags that are not in `kept`, in the flag sets that `kept` mentions."""
+    """Plan to delete the stored flags that are not in `kept`, in the flag sets that `kept` mentions, parents last."""
     ids = set(kept)
     sets = {flag_id.flag_set for flag_id in ids}
-    surplus = [flag.id for flag in stored if flag.flag_set in sets and flag.id not in ids]
-    return [PlannedChange(flag_id, _delete(flag_id, author)) for flag_id in surplus]
+    surplus = [flag for flag in stored if flag.flag_set in sets and flag.id not in ids]
+    return [PlannedChange(flag.id, _delete(flag.id, author)) for flag in reversed(parents_first(surplus))]
 
 
 async def make_changes(planned: Sequence[PlannedChange], store: FlagStore, cache: FlagCache | None) -> Counter[str]:

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from flagsvc.adapters.files.parse import is_yaml
 from flagsvc.cli import options, store_changes
@@ -16,6 +17,7 @@ from flagsvc.cli.differences import Differences
 from flagsvc.cli.exit_codes import OK
 from flagsvc.cli.flagd_files import flagd_text, is_flagd, read_flagd
 from flagsvc.cli.input_files import BadFile, read_bytes
+from flagsvc.cli.linked_import import parents_first, segments_of
 from flagsvc.cli.mongoexport import read_mongoexport, to_line
 from flagsvc.cli.render import print_json
 from flagsvc.cli.store_changes import PlannedChange
@@ -25,8 +27,18 @@ from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
 from flagsvc.core.model import Flag, list_order
+from flagsvc.core.segments import Segment
 from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
+
+
+class Import(NamedTuple):
+    """What a file asks for: changes of flags, parents first; the bucketing of flag sets; and segments."""
+
+    planned: list[PlannedChange]
+    bucketings: Mapping[str, int]
+    segments: Sequence[Segment]
+
 
 EXAMPLES = Path(__file__).with_name("example_flags.ndjson")
 """The flags of `make run`, which every document uses."""
@@ -39,12 +51,12 @@ def import_file(args: argparse.Namespace) -> int:
     )
     flag_set = set_name(args.flag_set) if args.flag_set else None
     path = str(EXAMPLES) if args.examples else args.file
-    planned, bucketings = planned_changes(path, flag_set, author, strict=args.strict)
+    planned, bucketings, segments = planned_changes(path, flag_set, author, strict=args.strict)
     if args.prune and not planned:
         raise BadFile(f"{path}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
         raise UsageError("--if-empty never deletes; leave out --prune")
-    return on_target(args, lambda target: _import(args, target, planned, bucketings, author))
+    return on_target(args, lambda target: _import(args, target, Import(planned, bucketings, segments), author))
 
 
 def export_file(args: argparse.Namespace) -> int:
@@ -63,23 +75,22 @@ def export_file(args: argparse.Namespace) -> int:
     return on_target(args, write)
 
 
-def planned_changes(
-    path: str, flag_set: str | None, author: Author, *, strict: bool
-) -> tuple[list[PlannedChange], Mapping[str, int]]:
-    """Return the changes that make a file's flags, and the bucketing that it asks for, by flag set."""
+def planned_changes(path: str, flag_set: str | None, author: Author, *, strict: bool) -> Import:
+    """Return the changes that make a file's flags, the bucketing that it asks for, by flag set, and its segments."""
     raw = read_bytes(path)
     put_flag, read = (put_definition, read_flagd) if is_flagd(path, raw) else (put, read_mongoexport)
-    flags = read(path, raw, flag_set, strict=strict)
-    return [PlannedChange(flag.id, put_flag(flag, author)) for flag in flags], store_changes.bucketings_of(flags)
+    flags = parents_first(read(path, raw, flag_set, strict=strict))
+    planned = [PlannedChange(flag.id, put_flag(flag, author)) for flag in flags]
+    return Import(planned, store_changes.bucketings_of(flags), segments_of(path, flags))
 
 
 def _import(
     args: argparse.Namespace,
     target: Target,
-    planned: list[PlannedChange],
-    bucketings: Mapping[str, int],
+    wanted: Import,
     author: Author,
 ) -> int:
+    planned, bucketings, segments = wanted
     kept = [each.flag_id for each in planned]
     sets = [flag_id.flag_set for flag_id in kept]
     if args.if_empty:
@@ -87,12 +98,14 @@ def _import(
             say("the store has been used already; nothing was imported (--if-empty)", error=args.json)
             planned = []
         planned = [PlannedChange(flag_id, create_only(decide)) for flag_id, decide in planned]
+        segments = segments if planned else []
 
     def prune(stored: list[Flag]) -> list[PlannedChange]:
         return store_changes.plan_prune(stored, kept, author)
 
     if args.dry_run:
         return _preview(args, target, planned, prune if args.prune else None)
+    target.write_segments(segments, author)
     made = target.write(planned, bucketings if planned else {}, prune if args.prune else None)
     names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
     counts = {name: made[name] for name in names}

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +19,17 @@ from flagsvc.api.flag_service.flag_messages import flag_to_message, received
 from flagsvc.cli import options, store_changes
 from flagsvc.cli.calls import Stub, error_reason, with_stub
 from flagsvc.cli.flag_commands import all_flags
+from flagsvc.cli.linked_import import put_in_store, put_on_server
 from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.cli.usage import UsageError
+from flagsvc.core.changes import Author
 from flagsvc.core.json_values import same
 from flagsvc.core.model import STORED_NAMES, WRITABLE, Change, Flag, FlagId
+from flagsvc.core.segments import Segment
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
+from flagsvc.generated.flagsvc.v1.segment_service_pb2_grpc import SegmentServiceStub
+from flagsvc.ports import FlagCache, FlagStore
+from flagsvc.replication.publish import publish_change
 from flagsvc.settings import Settings
 
 _CONFLICTS = frozenset({"FLAG_VERSION_CONFLICT", "FLAG_ALREADY_EXISTS", "FLAG_NOT_FOUND"})
@@ -43,6 +50,9 @@ class Target(Protocol):
     def part_written(self, _change: Change | None, /) -> Change | None:
         """Return what of a change it writes; None: nothing."""
 
+    def write_segments(self, _segments: Sequence[Segment], _author: Author, /) -> None:
+        """Create or change segments, before the flags that use them."""
+
     def write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
     ) -> Counter[str]:
@@ -59,7 +69,7 @@ def on_target(args: argparse.Namespace, work: Callable[[Target], int]) -> int:
         return work(OnStore(args.store or settings.store_url, getattr(args, "cache", None) or settings.cache_url))
     if getattr(args, "cache", None):
         raise UsageError("--cache goes with --store; a server has its own")
-    return with_stub(args, lambda stub: work(OnServer(stub, args)), Stub)
+    return with_stub(args, lambda stubs: work(OnServer(*stubs, args)), lambda c: (Stub(c), SegmentServiceStub(c)))
 
 
 class OnStore:
@@ -80,6 +90,16 @@ class OnStore:
         """Return the whole change, with the times of the file."""
         return change
 
+    def write_segments(self, segments: Sequence[Segment], author: Author) -> None:
+        """Create or change segments, and announce the flags that change with them."""
+        if segments:
+            asyncio.run(self._write_segments(segments, author))
+
+    async def _write_segments(self, segments: Sequence[Segment], author: Author) -> None:
+        async with self._opened() as (store, cache):
+            for entry in await put_in_store(segments, store, author):
+                await publish_change(cache, entry)
+
     def write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
     ) -> Counter[str]:
@@ -89,14 +109,19 @@ class OnStore:
     async def _write(
         self, planned: Sequence[PlannedChange], bucketings: Mapping[str, int], prune: Prune | None
     ) -> Counter[str]:
+        async with self._opened() as (store, cache):
+            await store_changes.adopt_bucketings(bucketings, store)
+            deletions = prune(list((await store.load()).flags)) if prune else []
+            return await store_changes.make_changes([*planned, *deletions], store, cache)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[FlagStore, FlagCache | None]]:
         store, cache = store_for(self._url), cache_for(self._cache_url)
         await store.open()
         try:
             if cache is not None:
                 await cache.open()
-            await store_changes.adopt_bucketings(bucketings, store)
-            deletions = prune(list((await store.load()).flags)) if prune else []
-            return await store_changes.make_changes([*planned, *deletions], store, cache)
+            yield store, cache
         finally:
             if cache is not None:
                 await cache.close()
@@ -110,8 +135,14 @@ class OnStore:
 class OnServer:
     """A running server. Each flag is written only in the revision that was read."""
 
-    def __init__(self, stub: Stub, args: argparse.Namespace) -> None:
-        self._stub, self._args = stub, args
+    def __init__(self, stub: Stub, segments: SegmentServiceStub, args: argparse.Namespace) -> None:
+        self._stub, self._segments, self._args = stub, segments, args
+
+    def write_segments(self, segments: Sequence[Segment], author: Author) -> None:
+        """Create or change segments."""
+        put_on_server(
+            segments, self._segments, options.actor_of(self._args) or "import", author.reason, self._args.timeout
+        )
 
     def flags(self, flag_sets: Sequence[str]) -> list[Flag]:
         """Return the flags of the sets."""

@@ -20,6 +20,8 @@ from .needs import NEEDS, needs_of, unknown_in
 _TIMES = frozenset({"createdAt", "updatedAt", "enabledAt", "disabledAt", "expiresAt"})
 _TEXTS = frozenset({"key", "flagSet", "name", "description", "category", "icon", "badge", "owner", "defaultVariant"})
 _OBJECTS = frozenset({"variants", "metadata", "evaluators", "rollout"})
+_LISTS = frozenset({"prerequisites"})
+_LEFT_OUT_EMPTY = _OBJECTS | _LISTS
 WORDS: Mapping[str, type[StrEnum]] = {"status": Status, "exposure": Exposure}
 """The words that a field can have, by its stored name."""
 _DEFAULTS = {"flagSet": DEFAULT_SET, "bucketing": DEFAULT_BUCKETING, "exposure": Exposure.INTERNAL}
@@ -31,7 +33,7 @@ def to_document(flag: Flag) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for field, name in STORED_NAMES.items():
         value = getattr(flag, field)
-        if field == "revision" or value is None or (name in _OBJECTS and not value):
+        if field == "revision" or value is None or (name in _LEFT_OUT_EMPTY and not value):
             continue
         if name in _DEFAULTS and value == _DEFAULTS[name]:
             continue
@@ -81,6 +83,8 @@ def _read(name: str, raw: JsonValue) -> Any:
         return _evaluators(raw)
     if name in _OBJECTS:
         return raw if isinstance(raw, dict) and json_values.problem(raw) is None else None
+    if name in _LISTS:
+        return raw if isinstance(raw, list) and json_values.problem(raw) is None else None
     return raw if json_values.problem(raw) is None else None
 
 

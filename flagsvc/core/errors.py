@@ -13,6 +13,12 @@ FlagsvcError
 ├── SchedulesMissing    the store cannot plan changes
 ├── FlagExists
 ├── RolloutMissing      the flag has no rollout
+├── FlagInUse           other flags depend on this one
+├── SegmentNotFound
+├── SegmentExists
+├── SegmentInUse        flags or segments refer to it
+├── SegmentConflict     the segment was changed by somebody else
+├── SegmentsMissing     the store keeps no segments
 ├── RevisionConflict    the flag's current revision is not the one that the caller expected
 ├── StoreUnavailable    the source of truth cannot be reached; safe to retry
 │   ├── StoreForbidden  it answers, but flagsvc's user has no right to do this; retrying does not help
@@ -44,6 +50,7 @@ FlagsvcError
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .shown_text import visible
@@ -92,6 +99,16 @@ def short_repr(value: object) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
+_MAX_LISTED = 20
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names for a message: the first ones, and how many more there are."""
+    shown = ", ".join(f'"{visible(name[:100])}"' for name in names[:_MAX_LISTED])
+    more = len(names) - _MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 class FlagNotFound(FlagsvcError):
     """The flag set has no flag with this key. The message is the existing system's."""
 
@@ -106,6 +123,56 @@ class RolloutMissing(FlagsvcError):
     def __init__(self, key: str) -> None:
         super().__init__(f'Feature flag "{visible(key)}" has no rollout: set the field rollout to begin one')
         self.key = key
+
+
+class FlagInUse(FlagsvcError):
+    """Flags of the set have the flag as a prerequisite. `variants`: those that the change would remove; none: all."""
+
+    def __init__(self, key: str, users: Sequence[str], variants: Collection[str] = ()) -> None:
+        lost = f" and its variants {_listed(sorted(variants))}" if variants else ""
+        super().__init__(
+            f'Feature flag "{visible(key)}"{lost} cannot be removed: it is a prerequisite of {_listed(users)}; change'
+            " the prerequisites of those flags first"
+        )
+        self.key, self.users = key, tuple(users)
+
+
+class SegmentNotFound(FlagsvcError):
+    """The flag set has no segment of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Segment "{visible(name[:200])}" not found')
+
+
+class SegmentExists(FlagsvcError):
+    """The flag set has a segment of this name already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'Segment "{visible(name[:200])}" already exists')
+
+
+class SegmentInUse(FlagsvcError):
+    """Flags or segments refer to the segment."""
+
+    def __init__(self, name: str, flags: Sequence[str], segments: Sequence[str]) -> None:
+        users = [f"the flags {_listed(flags)}"] if flags else []
+        users += [f"the segments {_listed(segments)}"] if segments else []
+        super().__init__(f'Segment "{visible(name)}" cannot be deleted: it is used by {" and ".join(users)}')
+        self.flags, self.segments = tuple(flags), tuple(segments)
+
+
+class SegmentConflict(FlagsvcError):
+    """The segment was changed since the caller read it."""
+
+    def __init__(self, name: str, expected: int, found: int) -> None:
+        super().__init__(f'Segment "{visible(name)}" has version {found}, not {expected}: read it again')
+
+
+class SegmentsMissing(FlagsvcError):
+    """The store keeps no segments, because it takes no writes."""
+
+    def __init__(self) -> None:
+        super().__init__("this store keeps no segments: write rules that flags share as $evaluators of the file")
 
 
 class TokenNotFound(FlagsvcError):

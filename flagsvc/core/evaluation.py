@@ -13,6 +13,7 @@ from enum import StrEnum
 from . import json_values
 from .errors import short_repr
 from .model import Attributes, Flag, JsonValue, Status, Unknown
+from .prerequisites import BadPrerequisites, Prerequisite, prerequisites_of
 from .rollouts import BadRollout, Rollout, rollout_of, rule_of
 from .sizes import MAX_SERVED_BYTES, is_too_large
 from .targeting import (
@@ -67,6 +68,7 @@ class Outcome:
     """The result of an evaluation. Without a variant there is no value, and the caller's own default applies.
 
     `over_budget`: the rule needed more work for this context than an evaluation may take.
+    `failed_prerequisite`: the key of the flag because of which this one is as if disabled.
     """
 
     reason: Reason
@@ -75,6 +77,7 @@ class Outcome:
     error_code: ErrorCode | None = None
     message: str = ""
     over_budget: bool = False
+    failed_prerequisite: str | None = None
 
 
 def _error(code: ErrorCode, message: str) -> Outcome:
@@ -92,10 +95,13 @@ TOO_LARGE = _error(ErrorCode.GENERAL, f"The stored flag is over {MAX_SERVED_BYTE
 class Prepared:
     """A definition ready to be evaluated. `fixed` is its outcome for every context; None if it has targeting.
 
-    `problem`: what is wrong or odd in its rule; empty if nothing is.
+    `problem`: what is wrong or odd in its rule; empty if nothing is. `prerequisites`: with any, it is evaluated by
+    `family.evaluate_family`, and by nothing else. `parents`: their keys.
     """
 
-    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "problem")
+    __slots__ = ("_matches", "_rule", "_unmatched", "fixed", "parents", "prerequisites", "problem")
+    prerequisites: tuple[Prerequisite, ...]
+    parents: tuple[str, ...]
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class Prepared:
         problem: str = "",
     ) -> None:
         self.fixed, self._rule, self._unmatched, self.problem = fixed, rule, unmatched, problem
+        self.prerequisites, self.parents = (), ()
         self._matches = {name: _match(name, value) for name, value in (variants or {}).items() if name or value}
 
     @property
@@ -123,6 +130,16 @@ class Prepared:
             return _no_result(error)
         return self.outcome_of(chosen)
 
+    def evaluate_within(self, context: Attributes, now: float, spent: int) -> tuple[Outcome, int]:
+        """Evaluate its own rule where so much work is spent already. Return what is spent then, too. Never raises."""
+        if self._rule is None:
+            return self.fixed or DISABLED, spent
+        try:
+            chosen, spent = self._rule.evaluate_within(context, now, spent)
+        except RuleError as error:
+            return _no_result(error), spent
+        return self.outcome_of(chosen), spent
+
     def outcome_of(self, chosen: JsonValue) -> Outcome:
         """Return the outcome for a rule's result: the name of a variant, or None for the default variant."""
         if chosen.__class__ is str and chosen in self._matches:
@@ -134,6 +151,35 @@ class Prepared:
             return self._matches[name]
         text = short_repr(brief(chosen))
         return _error(ErrorCode.GENERAL, f"The targeting rule chose {text}, which is not one of the flag's variants")
+
+
+class Dependent(Prepared):
+    """A definition with prerequisites: its outcome depends on other flags. `own`: the definition without them."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, own: Prepared, prerequisites: tuple[Prerequisite, ...]) -> None:
+        super().__init__(None, problem=own.problem)
+        if own.fixed is not None and own.fixed.reason is Reason.STATIC:
+            own = Prepared(replace(own.fixed, reason=Reason.DEFAULT))  # callers keep what is STATIC for every context
+        self.own, self.prerequisites = own, prerequisites
+        self.parents = tuple(each.flag_key for each in prerequisites)
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether its outcome may depend on the time; its parents' may, too."""
+        return True
+
+    def evaluate(self, context: Attributes, now: float) -> Outcome:  # noqa: ARG002
+        """Return an error, and never a wrong value: who evaluates a flag alone cannot know."""
+        return _ALONE
+
+    def evaluate_within(self, context: Attributes, now: float, spent: int) -> tuple[Outcome, int]:
+        """Evaluate its own rule, once its prerequisites are met."""
+        return self.own.evaluate_within(context, now, spent)
+
+
+_ALONE = _error(ErrorCode.GENERAL, "The flag has prerequisites, which are not known here; ask a server")
 
 
 def _match(name: str, value: JsonValue) -> Outcome:
@@ -159,6 +205,21 @@ def prepare(flag: Flag) -> Prepared:
         return Prepared(_error(ErrorCode.PARSE_ERROR, flag.problem))
     if flag.status in (Status.DISABLED, Status.DEPRECATED):
         return Prepared(DISABLED)
+    try:
+        prerequisites = prerequisites_of(flag.prerequisites)
+    except BadPrerequisites as error:
+        message = f"The prerequisites are invalid: {error}"
+        return Prepared(_error(ErrorCode.PARSE_ERROR, message), problem=message)
+    own = _prepared_alone(flag)
+    return Dependent(own, prerequisites) if prerequisites and _may_have_value(own) else own
+
+
+def _may_have_value(own: Prepared) -> bool:
+    return own.fixed is None or (own.fixed.error_code is None and own.fixed is not DISABLED)
+
+
+def _prepared_alone(flag: Flag) -> Prepared:
+    """Compile the definition of a flag that is not disabled, apart from its prerequisites."""
     variants = flag.effective_variants
     if not has_rule(flag):
         if is_too_large(flag):
@@ -201,7 +262,7 @@ def read_rollout(flag: Flag) -> Rollout:
 
 
 def has_rule(flag: Flag) -> bool:
-    """Whether an evaluation depends on the context: the flag has a targeting rule or a rollout."""
+    """Whether the flag's own rule depends on the context: it has a targeting rule or a rollout."""
     return flag.rollout is not None or has_targeting(flag)
 
 
@@ -267,6 +328,8 @@ def explain(flag: Flag, context: Attributes, now: float) -> tuple[Outcome, Expla
     prepared = prepare(flag)
     if prepared.fixed is not None:
         return prepared.fixed, Explanation(prepared.fixed.message or _summary_of_fixed(flag, prepared.fixed), {}, ())
+    if prepared.prerequisites:
+        return _ALONE, Explanation(_ALONE.message, {}, ())
     rule = _compiled(flag, traced=True)
     recording = _RecordingContext(context)
     result, steps = rule.explain(recording, now)

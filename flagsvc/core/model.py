@@ -92,6 +92,8 @@ class Flag:
     exposure: Exposure = Exposure.INTERNAL
     rollout: JsonValue = None
     """A share of callers that changes with time, as JSON (`core.rollouts`); it decides where targeting gives null."""
+    prerequisites: JsonValue = None
+    """Variants that other flags of the set must have, as JSON (`core.prerequisites`); None: none."""
     problem: str = ""
     """Why the stored document cannot be evaluated (PARSE_ERROR). Never stored itself."""
     unknown: Unknown | None = None
@@ -151,6 +153,7 @@ WRITABLE = (
         "expires_at",
         "exposure",
         "rollout",
+        "prerequisites",
     ),
 )
 """Fields that an update may change, in document order."""

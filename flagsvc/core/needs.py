@@ -12,15 +12,16 @@ from .model import STORED_NAMES, Flag, JsonValue, Unknown
 NEEDS = "needs"
 """The field of a document."""
 ROLLOUT = "rollout-1"
-KNOWN = frozenset({ROLLOUT})
+PREREQUISITES = "prerequisites-1"
+KNOWN = frozenset({ROLLOUT, PREREQUISITES})
 """What this release knows."""
 _NAMES = frozenset({*STORED_NAMES.values(), NEEDS, "problem", "_id"})
 
 
 def needs_of(flag: Flag) -> list[str]:
     """Return the names of what the flag needs, in order."""
-    own = [ROLLOUT] if flag.rollout is not None else []
-    return sorted({*own, *(flag.unknown.needs if flag.unknown is not None else ())})
+    uses = {ROLLOUT: flag.rollout is not None, PREREQUISITES: bool(flag.prerequisites)}
+    return sorted({*(name for name, used in uses.items() if used), *(flag.unknown.needs if flag.unknown else ())})
 
 
 def unknown_in(document: Mapping[str, JsonValue]) -> Unknown | None:

@@ -44,7 +44,11 @@ def flag_bytes(flag: Flag) -> int:
     """Return about the size of a flag as JSON: the sizes of what callers write, without names of fields and times."""
     texts = (flag.key, flag.name, flag.description, flag.targeting, *flag.evaluators.values())
     size = sum(len(text.encode(errors="replace")) for text in texts if text)
-    return size + sum(json_bytes(value) for value in (flag.config, flag.variants, flag.metadata, flag.rollout) if value)
+    return size + sum(json_bytes(value) for value in _values(flag) if value)
+
+
+def _values(flag: Flag) -> tuple[JsonValue, ...]:
+    return flag.config, flag.variants, flag.metadata, flag.rollout, flag.prerequisites
 
 
 def estimated_memory(flag: Flag | None) -> int:
@@ -57,7 +61,7 @@ def estimated_memory(flag: Flag | None) -> int:
         size += rule * _PER_RULE_BYTE
     if flag.rollout:
         size += _memory(flag.rollout) * _PER_ROLLOUT_BYTE
-    for values in (flag.variants, flag.metadata, flag.config):
+    for values in (flag.variants, flag.metadata, flag.config, flag.prerequisites):
         if values:
             size += _memory(values)
     return size

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from . import json_values, rollouts, shown_text
+from . import json_values, prerequisites, rollouts, shown_text
 from .errors import InvalidRequest, Violation, invalid, short_repr
 from .evaluation import has_targeting, variant_name
+from .flagd.references import refs
 from .json_values import NotJson, compact, json_path, strict_loads
 from .model import DEFAULT_SET, NO_VARIANTS, Flag, FlagId, JsonValue
+from .segment_names import PREFIX
 from .sizes import flag_bytes, json_bytes
 from .targeting import MAX_RULE_BYTES, Effect, RuleProblem, problems_of
 
@@ -102,6 +104,7 @@ def examined(flag: Flag, *, is_write: bool = True) -> tuple[Flag, list[Violation
         *_metadata_violations(flag.metadata),
         *rule_violations,
         *(rollouts.violations(flag.rollout, flag.effective_variants) if flag.rollout is not None else ()),
+        *(prerequisites.violations(flag.prerequisites) if flag.prerequisites else ()),
     ]
     if flag.sort_order not in SORT_ORDERS:
         found.append(Violation("flag.sort_order", short_repr(flag.sort_order), "-2^31 to 2^31-1"))
@@ -277,11 +280,28 @@ def _rules(flag: Flag, *, is_write: bool) -> tuple[dict[str, Any], list[Violatio
     if found:
         return {}, found
     evaluators = {name: rule for name, rule in rules.items() if name is not None}
+    known = {**_segments_to_come(rules), **evaluators} if is_write else evaluators
     variants = flag.effective_variants
-    problems = problems_of(rules.get(None), flag.key, evaluators, variants, variant_name, limits_cost=is_write)
+    problems = problems_of(rules.get(None), flag.key, known, variants, variant_name, limits_cost=is_write)
     written = {name: compact(rule) for name, rule in rules.items()}
     fields = {"targeting": written.pop(None, None), "evaluators": written}
     return fields, [_violation(problem) for problem in problems]
+
+
+def _segments_to_come(rules: Mapping[Any, JsonValue]) -> dict[str, JsonValue]:
+    """Return a rule for each segment that is referred to: the store writes the segments, and checks them with it."""
+    return {name: None for rule in rules.values() for name, _ in refs(rule) if name.startswith(PREFIX)}
+
+
+def check_rules(flag: Flag) -> None:
+    """Raise InvalidRequest for what is wrong in the rules of a flag because of the segments that it has now."""
+    _, found = _rules(flag, is_write=True)
+    if not found:
+        return
+    own = {name: text for name, text in flag.evaluators.items() if not name.startswith(PREFIX)}
+    _, before = _rules(replace(flag, evaluators=own), is_write=True)
+    if found := [each for each in found if each not in before]:
+        raise InvalidRequest(found)
 
 
 def rule_field(evaluator: str | None) -> str:

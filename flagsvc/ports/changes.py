@@ -40,6 +40,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """A flag and all flags that it depends on, by key, as of one moment; one that does not exist is not in it.
+
+    `revision`: that of their set at this moment.
+    """
+
+    revision: int
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreContents:
     """Every flag of every set. `revisions`: per set, the revision up to which all changes are surely contained.
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded
+from flagsvc.core.segments import SegmentChange
 from flagsvc.ports.changes import Entry
 
 
@@ -31,6 +32,7 @@ class RolledBack:
 
     changes: Sequence[Change]
     entries: Sequence[Entry]
+    segments: Sequence[SegmentChange] = ()
 
 
 class RevisionStore(Protocol):

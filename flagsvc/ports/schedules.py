@@ -73,8 +73,13 @@ class ScheduleStore(Protocol):
     Whether a schedule is due is decided by the store's own clock, within the statement that takes it.
     """
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
-        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises."""
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
+        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises.
+
+        `known_id`: an id under which it may be stored already; then that schedule is returned, and nothing is stored.
+        """
 
     async def change(
         self,

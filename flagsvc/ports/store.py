@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.model import FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
 from flagsvc.ports.audit import AuditStore
-from flagsvc.ports.changes import Entry, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports.changes import Entry, Family, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.revisions import DecideAll, RevisionStore, RolledBack
 from flagsvc.ports.schedules import ScheduleStore
+from flagsvc.ports.segments import SegmentStore
 from flagsvc.ports.tokens import TokenStore
 
 
@@ -87,6 +88,10 @@ class FlagStore(Protocol):
     def schedules(self) -> ScheduleStore | None:
         """The store's schedules; None where it cannot plan changes."""
 
+    @property
+    def segments(self) -> SegmentStore | None:
+        """The store's segments; None where it takes no writes."""
+
     def problems(self) -> Sequence[Problem]:
         """Return what is wrong with the contents, for the status."""
 
@@ -105,6 +110,12 @@ class FlagStore(Protocol):
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, never from a secondary. A missing one has the revision that its set had at that time."""
 
+    async def get_family(self, flag_id: FlagId) -> Family:
+        """Read one flag and all flags that it depends on, with the revision of their set, as of one moment.
+
+        At most MAX_DEPTH flags in a row are read: the evaluation refuses longer chains.
+        """
+
     async def load(self) -> StoreContents:
         """Read everything."""
 
@@ -121,14 +132,21 @@ class FlagStore(Protocol):
         returned, and nothing is decided. Raises InvalidRequest where the id is another write's.
 
         A definition gets the bucketing of its set. The new revision is larger than every revision of the flag set
-        before it, and revisions become visible in their order. Raises what `decide` raises (nothing is changed then)
-        and WritesUnsupported.
+        before it, and revisions become visible in their order. A definition also gets the segments that it refers to,
+        and dependencies are checked (`core.prerequisites.checks`). Raises what `decide` and these checks raise (nothing
+        is changed then) and WritesUnsupported.
         """
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Return what `write` would store, with the revision of now, and store nothing. Raises what `write` raises."""
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
         """Decide about the flags of a set that have changed after a revision, and store all, as one atomic step.
 
-        `dry_run`: store nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable and WritesUnsupported.
+        Segments that have changed after it get their rules and descriptions back, in the same step. `dry_run`: store
+        nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable, SegmentInUse and WritesUnsupported.
         """
 
     async def bucketing(self, flag_set: str) -> int:

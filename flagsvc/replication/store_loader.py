@@ -136,7 +136,7 @@ class StoreLoader:
     async def _compile_all(self) -> None:
         compiled = 0
         async for held in in_turns(self._near.flags()):
-            if held.compiled is None and self._near.peek(held.entry.id) is held:
+            if not held.is_compiled and self._near.peek(held.entry.id) is held:
                 await held.compile()
                 compiled += 1
                 if compiled % collector.FREEZE_EVERY == 0:

@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 
 from flagsvc.core.errors import FlagNotFound, RevisionsMissing
 from flagsvc.core.evaluation import NO_FLAG, Explanation, Prepared, ValueType, check_type, prepare
+from flagsvc.core.family import MAX_MEMBERS, evaluate_family
 from flagsvc.core.model import Attributes, Flag, FlagId
+from flagsvc.core.prerequisites import keys_in
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded
 from flagsvc.core.schedules.model import Schedule, State
 from flagsvc.core.schedules.preview import previewed
@@ -23,7 +25,7 @@ from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RevisionStore
 from flagsvc.ports.schedules import ScheduleQuery
-from flagsvc.serving.reader import Evaluation
+from flagsvc.serving.reader import Evaluation, explained_family
 from flagsvc.serving.reader import explained as explanation_of
 from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
@@ -55,13 +57,18 @@ class Past:
         async with self._reads:
             moment = await self._moment(flag_id.flag_set, as_of)
             planned = await self._planned(flag_id, moment.at)
-            flag = (await self._flags(flag_id.flag_set, [flag_id.key], moment, planned)).get(flag_id.key)
-        evaluation = await self._evaluated(flag_id, flag, context, moment, wanted)
+            flags = await self._flags(flag_id.flag_set, [flag_id.key], moment, planned)
+            flags = await self._with_parents(flag_id.flag_set, flags, moment, None)
+        evaluation = await self._evaluated(flag_id, flags, context, moment, wanted)
+        flag = evaluation.flag
         if not explained:
             return evaluation, None, moment
         if flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ()), moment
-        return evaluation, await off_loop(explanation_of, flag, dict(context), moment.at.timestamp()), moment
+        now, key = moment.at.timestamp(), flag_id.key
+        if flag.prerequisites:
+            return evaluation, await off_loop(explained_family, key, flags, dict(context), now), moment
+        return evaluation, await off_loop(explanation_of, flag, dict(context), now), moment
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, as_of: AsOf
@@ -105,9 +112,10 @@ class Past:
             some = keys[start : start + _BATCH]
             async with self._reads:
                 flags = await self._flags(flag_set, list(dict.fromkeys(some)), moment, planned)
+                flags = await self._with_parents(flag_set, flags, moment, planned if len(keys) > 1 else None)
             async for key in in_turns(some):
                 if key in flags or not leave_out_missing:
-                    yield await self._evaluated(FlagId(flag_set, key), flags.get(key), context, moment)
+                    yield await self._evaluated(FlagId(flag_set, key), flags, context, moment)
 
     async def _moment(self, flag_set: str, as_of: AsOf) -> Moment:
         if as_of.time is not None and self._is_to_come(as_of.time):
@@ -120,6 +128,23 @@ class Past:
         for key in flags.keys() & planned.keys():
             flags[key] = await off_loop(previewed, flags[key], planned[key])
         return flags
+
+    async def _with_parents(
+        self, flag_set: str, flags: Mapping[str, Flag], moment: Moment, planned: Planned | None
+    ) -> Mapping[str, Flag]:
+        """Return flags with all that they depend on, as of the same moment.
+
+        `planned`: the schedules of the whole set; None where they are not read.
+        """
+        found, seen, wanted = dict(flags), set(flags), _parents_of(flags)
+        while (wanted := wanted - seen) and len(seen) <= MAX_MEMBERS + len(flags):
+            if planned is None:
+                planned = await self._planned(FlagId(flag_set, ""), moment.at)
+            more = await self._flags(flag_set, sorted(wanted), moment, planned)
+            seen |= wanted
+            found |= more
+            wanted = _parents_of(more)
+        return found
 
     async def _planned(self, flag_id: FlagId, until: datetime) -> Planned:
         """Return the schedules that are due by a time to come, by flag; of the whole set where the key is empty."""
@@ -150,10 +175,25 @@ class Past:
         return self._store.definitions
 
     async def _evaluated(
-        self, flag_id: FlagId, flag: Flag | None, context: Attributes, moment: Moment, wanted: ValueType | None = None
+        self,
+        flag_id: FlagId,
+        flags: Mapping[str, Flag],
+        context: Attributes,
+        moment: Moment,
+        wanted: ValueType | None = None,
     ) -> Evaluation:
+        flag, now = flags.get(flag_id.key), moment.at.timestamp()
         prepared = await self._prepared(flag)
-        outcome = prepared.fixed or prepared.evaluate(context, moment.at.timestamp())
+        if prepared.prerequisites:
+            family = {flag_id.key: prepared}
+            pending = list(prepared.parents)
+            while pending and len(family) <= MAX_MEMBERS:
+                if (key := pending.pop()) in flags and key not in family:
+                    family[key] = await self._prepared(flags[key])
+                    pending += family[key].parents
+            outcome = evaluate_family(flag_id.key, family.get, context, now)
+        else:
+            outcome = prepared.fixed or prepared.evaluate(context, now)
         if wanted is not None:
             outcome = check_type(outcome, wanted)
         return Evaluation(flag_id, outcome, flag, flag.revision if flag else 0, Source.STORE, 0.0)
@@ -172,3 +212,7 @@ class Past:
             if len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return prepared
+
+
+def _parents_of(flags: Mapping[str, Flag]) -> set[str]:
+    return {key for flag in flags.values() if flag.prerequisites for key in keys_in(flag.prerequisites)}

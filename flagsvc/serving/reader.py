@@ -7,23 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flagsvc.core.errors import FlagNotFound, StoreUnavailable
-from flagsvc.core.evaluation import NOT_FOUND, NOT_READY, Explanation, Outcome, Reason, ValueType, check_type, explain
+from flagsvc.core.evaluation import (
+    NOT_FOUND,
+    NOT_READY,
+    Explanation,
+    Outcome,
+    Prepared,
+    Reason,
+    ValueType,
+    check_type,
+    explain,
+)
+from flagsvc.core.family import evaluate_family
+from flagsvc.core.family_explanation import explain_family
 from flagsvc.core.lint import lint
-from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, Status
-from flagsvc.ports import FlagCache, FlagStore
+from flagsvc.core.model import Attributes, Flag, FlagId, HistoryEntry, JsonValue, Status
+from flagsvc.ports import Entry, FlagCache, FlagStore
 from flagsvc.replication.follower import Follower
 from flagsvc.serving.expensive_rules import ExpensiveRules
+from flagsvc.serving.families import Families, Members, SetMoment
 from flagsvc.serving.lookup import Answer, Lookup, LookupStats
 from flagsvc.serving.set_lookup import SetLookup
 from flagsvc.turns import in_turns, off_loop
 from flagsvc.view.entries import Source
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Position
+
+PREREQUISITE_FAILED = "prerequisiteFailed"
+"""The metadata of an answer that is as if disabled: the key of the flag because of which it is."""
 
 
 class Evaluation(NamedTuple):
@@ -43,10 +59,19 @@ class Evaluation(NamedTuple):
     @property
     def is_disabled(self) -> bool:
         """Whether an answer without a value has none because the flag is disabled; the reason STALE hides that."""
-        reason, flag = self.outcome.reason, self.flag
-        return reason is Reason.DISABLED or (
-            reason is Reason.STALE and flag is not None and flag.status != Status.ENABLED
+        outcome, flag = self.outcome, self.flag
+        return outcome.reason is Reason.DISABLED or (
+            outcome.reason is Reason.STALE
+            and flag is not None
+            and (flag.status != Status.ENABLED or outcome.failed_prerequisite is not None)
         )
+
+    @property
+    def metadata(self) -> Mapping[str, JsonValue]:
+        """The flag's metadata, and what has failed."""
+        own = self.flag.metadata if self.flag is not None else {}
+        failed = self.outcome.failed_prerequisite
+        return own if failed is None else {**own, PREREQUISITE_FAILED: failed}
 
 
 class Reader:
@@ -68,6 +93,7 @@ class Reader:
         """`clock` gives the seconds since 1970 that rules read as `$flagd.timestamp`."""
         self._store, self._lookup = store, Lookup(near, store, cache, follower)
         self._sets = SetLookup(near, store, follower, self._lookup)
+        self._near, self._families = near, Families(near, store, follower, self._lookup)
         self._clock = clock
         self.expensive_rules = ExpensiveRules(near)
         self.other_stats: list[LookupStats] = []
@@ -94,6 +120,9 @@ class Reader:
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
+            if held.compiled is None:
+                members = await self._families.find(flag_id, min_revision)
+                return await self._of_family(flag_id, members, context, None, wanted)
         return self._evaluated(flag_id, answer, context, self._clock(), wanted)
 
     def evaluate_at_once(
@@ -120,7 +149,13 @@ class Reader:
         evaluation = await self.evaluate(flag_id, context, wanted, min_revision)
         if evaluation.flag is None:
             return evaluation, Explanation(evaluation.outcome.message, {}, ())
-        return evaluation, await off_loop(explained, evaluation.flag, dict(context), self._clock())
+        if not evaluation.flag.prerequisites:
+            return evaluation, await off_loop(explained, evaluation.flag, dict(context), self._clock())
+        members, now = await self._families.find(flag_id, min_revision), self._clock()
+        if members is None:
+            return evaluation, Explanation(evaluation.outcome.message, {}, ())
+        evaluation = await self._of_family(flag_id, members, context, now, wanted)
+        return evaluation, await off_loop(explained_family, flag_id.key, members.flags(), dict(context), now)
 
     async def evaluate_all(
         self, flag_set: str, keys: Sequence[str], context: Attributes, min_revision: int = 0
@@ -131,8 +166,9 @@ class Reader:
         """
         ids = [FlagId(flag_set, key) for key in dict.fromkeys(keys)]
         found, now = await self._lookup.get_many(ids, min_revision), self._clock()
+        at = SetMoment(self._near.moment_of(flag_set), Source.NEAR, min_revision)
         asked = in_turns(zip(ids, found, strict=True))
-        by_key = {i.key: await self._evaluate_found(i, answer, context, now) async for i, answer in asked}
+        by_key = {i.key: await self._evaluate_found(i, answer, context, now, at) async for i, answer in asked}
         return [by_key[key] for key in keys]
 
     async def evaluate_set(
@@ -144,18 +180,49 @@ class Reader:
         neither the garbage collector nor the memory much to do.
         """
         now: float | None = None
-        async for answer in self._sets.get_all(flag_set, min_revision):
+        found = await self._sets.get_all(flag_set, min_revision)
+        at = SetMoment(found.moment, found.source, min_revision)
+        async for answer in found.answers:
             now = self._clock() if now is None else now
             if only_public and not answer.entry.is_public:
                 continue
-            yield await self._evaluate_found(answer.entry.id, answer, context, now)
+            yield await self._evaluate_found(answer.entry.id, answer, context, now, at)
 
-    async def _evaluate_found(self, flag_id: FlagId, answer: Answer, context: Attributes, now: float) -> Evaluation:
-        """Evaluate one of several definitions."""
+    async def _evaluate_found(
+        self, flag_id: FlagId, answer: Answer, context: Attributes, now: float, at: SetMoment
+    ) -> Evaluation:
+        """Evaluate one of several definitions, with those that it depends on as they were when all were found."""
         held = answer.held
         if held is not None and held.compiled is None:
             await held.compile()
+            if held.compiled is None:
+                members = await self._families.find_at(at, flag_id)
+                return await self._of_family(flag_id, members, context, now)
         return self._evaluated(flag_id, answer, context, now)
+
+    async def _of_family(
+        self,
+        flag_id: FlagId,
+        members: Members | None,
+        context: Attributes,
+        now: float | None,
+        wanted: ValueType | None = None,
+    ) -> Evaluation:
+        """Evaluate a definition that depends on others; `now` None: at the time when they are compiled."""
+        if members is None:
+            return Evaluation(flag_id, NOT_READY, None, 0, Source.NEAR, 0.0)
+        await members.compile()
+        outcome = evaluate_family(flag_id.key, members.prepared, context, self._clock() if now is None else now)
+        held = members.entries.get(flag_id.key)
+        entry = held.entry if held is not None else Entry.absent(flag_id)
+        if outcome.over_budget:
+            self.expensive_rules.note(flag_id, entry.revision)
+        if wanted is not None:
+            outcome = check_type(outcome, wanted)
+        if members.stale and outcome.error_code is None:
+            outcome = replace(outcome, reason=Reason.STALE)
+        replies = members.replies(flag_id.key, outcome)
+        return Evaluation(flag_id, outcome, entry.flag, entry.revision, members.source, members.age_s, replies)
 
     def _evaluated(
         self, flag_id: FlagId, answer: Answer, context: Attributes, now: float, wanted: ValueType | None = None
@@ -184,6 +251,14 @@ class Reader:
             raise FlagNotFound(flag_id.key)
         return answer.held.entry.flag, answer
 
+    async def family(self, flag_id: FlagId) -> dict[str, tuple[Flag, Prepared]]:
+        """Return a flag and those that it depends on, as of one moment, by key; none where nothing is known."""
+        members = await self._families.find(flag_id)
+        if members is None:
+            return {}
+        await members.compile()
+        return {key: (flag, members.entries[key].prepared) for key, flag in members.flags().items()}
+
     async def flags(self, flag_set: str) -> Iterator[Flag]:
         """Return a whole set as of this moment, in list order; reads the store only when the near cache cannot answer.
 
@@ -194,11 +269,8 @@ class Reader:
 
     async def flags_as_of(self, flag_set: str, min_revision: int) -> list[Flag]:
         """Return a whole set with every change up to a revision. Raises StoreUnavailable and RevisionUnavailable."""
-        return [
-            answer.held.entry.flag
-            async for answer in self._sets.get_all(flag_set, min_revision)
-            if answer.held is not None and answer.held.entry.flag is not None
-        ]
+        found = await self._sets.get_all(flag_set, min_revision)
+        return [answer.entry.flag async for answer in found.answers if answer.entry.flag is not None]
 
     async def page(self, flag_set: str, after: Position | None, size: int) -> list[Flag]:
         """Return at most so many flags of a set after a position in list order (None: from the first)."""
@@ -211,10 +283,16 @@ class Reader:
 
     async def close(self) -> None:
         """Cancel reads under way."""
-        await asyncio.gather(self._lookup.close(), self._sets.close())
+        await asyncio.gather(self._lookup.close(), self._sets.close(), self._families.close())
 
 
 def explained(flag: Flag, context: Attributes, now: float) -> Explanation:
     """Tell how an outcome comes about, with notes on what is most likely not meant."""
     _, explanation = explain(flag, context, now)
     return replace(explanation, notes=tuple(map(str, lint(flag))))
+
+
+def explained_family(key: str, flags: Mapping[str, Flag], context: Attributes, now: float) -> Explanation:
+    """Tell the same of a flag with prerequisites. `flags`: it and those that it depends on, by key."""
+    explanation = explain_family(key, flags, context, now)
+    return replace(explanation, notes=(*explanation.notes, *map(str, lint(flags[key]))))

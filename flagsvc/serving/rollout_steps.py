@@ -65,7 +65,7 @@ class RolloutSteps:
             del self._planned[flag_id]
             entry = self._near.rollout_entry(flag_id)
             if entry is not None and entry.revision == revision:
-                self._near.changelogs.announce_values(entry, time.monotonic())
+                self._near.announce_values(entry, time.monotonic())
                 self.announced += 1
                 self._plan(flag_id, passed)
 

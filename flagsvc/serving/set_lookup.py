@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
 from flagsvc.core.errors import RevisionUnavailable, StoreUnavailable
 from flagsvc.core.model import list_order
@@ -14,11 +15,23 @@ from flagsvc.serving.lookup import KNOWN_WAIT_S, UNKNOWN_WAIT_S, Answer, Loader,
 from flagsvc.serving.singleflight import SingleFlight
 from flagsvc.turns import drained_in_turns, in_turns, sorted_in_turns
 from flagsvc.view.entries import CacheEntry, Source
+from flagsvc.view.held_families import Moment
 from flagsvc.view.near_cache import NearCache
 from flagsvc.view.set_order import Listing, Position
 
 LIST_WAIT_S = 30.0
 """How long a list waits for the whole store where nothing less will do."""
+
+
+class SetFound(NamedTuple):
+    """The flags of a set as of one moment, in list order and in turns, in which the caller works too.
+
+    `moment`: the same moment's flags that depend on others, and these others; `source`: where both are from.
+    """
+
+    answers: AsyncIterator[Answer]
+    moment: Moment
+    source: Source
 
 
 class SetLookup:
@@ -33,18 +46,16 @@ class SetLookup:
         """Cancel what is running."""
         await asyncio.gather(self._loads.close(), self._counters.close())
 
-    async def get_all(self, flag_set: str, min_revision: int = 0) -> AsyncIterator[Answer]:
-        """Yield all flags of a set as of one moment, in list order and in turns, in which the caller works too.
-
-        Raises StoreUnavailable and RevisionUnavailable.
-        """
+    async def get_all(self, flag_set: str, min_revision: int = 0) -> SetFound:
+        """Find all flags of a set. Raises StoreUnavailable and RevisionUnavailable."""
         loaded = await self._loaded(flag_set, min_revision)
         if loaded is not None:
-            async for held in drained_in_turns(loaded):
-                yield Answer(held, Source.STORE, 0.0)
-            return
-        flags = self._near.of_set(flag_set)
+            return SetFound(_drained(loaded.flags), await _moment(loaded), Source.STORE)
+        flags, moment = self._near.of_set(flag_set), self._near.moment_of(flag_set)
         self._lookup.stats.near += len(flags)
+        return SetFound(self._held(flags), moment, Source.NEAR)
+
+    async def _held(self, flags: Listing) -> AsyncIterator[Answer]:
         async for held in in_turns(flags):
             yield self._lookup.answer(held, Source.NEAR)
 
@@ -52,7 +63,7 @@ class SetLookup:
         """Find all flags of a set as `get_all` does, without saying how fresh each is."""
         loaded = await self._loaded(flag_set, 0)
         if loaded is not None:
-            return Listing((loaded,))
+            return Listing((loaded.flags,))
         flags = self._near.of_set(flag_set)
         self._lookup.stats.near += len(flags)
         return flags
@@ -61,13 +72,13 @@ class SetLookup:
         """Find at most so many flags of a set after a position in list order (None: from the first)."""
         loaded = await self._loaded(flag_set, 0)
         if loaded is not None:
-            first = bisect_right(loaded, after, key=_position) if after is not None else 0
-            return loaded[first : first + size]
+            first = bisect_right(loaded.flags, after, key=_position) if after is not None else 0
+            return loaded.flags[first : first + size]
         page = self._near.page_of_set(flag_set, after, size)
         self._lookup.stats.near += len(page)
         return page
 
-    async def _loaded(self, flag_set: str, min_revision: int) -> list[CacheEntry] | None:
+    async def _loaded(self, flag_set: str, min_revision: int) -> _Loaded | None:
         """Make sure that the near cache can list a set, or return the set as it was just loaded where it cannot."""
         asked_at = time.monotonic()
         await self._lookup.first_load()
@@ -104,18 +115,39 @@ class SetLookup:
             raise StoreUnavailable
         return contents
 
-    async def _of_contents(
-        self, flag_set: str, contents: StoreContents, min_revision: int, asked_at: float
-    ) -> list[CacheEntry]:
+    async def _of_contents(self, flag_set: str, contents: StoreContents, min_revision: int, asked_at: float) -> _Loaded:
         """Return what was just loaded where the near cache cannot hold it all."""
-        if contents.revisions.get(flag_set, 0) < min_revision:
+        revision = contents.revisions.get(flag_set, 0)
+        if revision < min_revision:
             raise RevisionUnavailable(flag_set, min_revision)
         now = time.monotonic()
         flags = [flag async for flag in in_turns(contents.flags) if flag.flag_set == flag_set]
         flags = [flag async for flag in in_turns(await sorted_in_turns(flags, list_order))]
         async for flag in in_turns(flags):
             self._near.note_served(flag, asked_at, now)
-        return [CacheEntry(Entry.of(flag), now, now) async for flag in in_turns(flags)]
+        return _Loaded([CacheEntry(Entry.of(flag), now, now) async for flag in in_turns(flags)], revision, asked_at)
+
+
+class _Loaded(NamedTuple):
+    """A set as the store had it: every change up to the revision, and later ones perhaps."""
+
+    flags: list[CacheEntry]
+    revision: int
+    as_of: float
+
+
+async def _drained(flags: list[CacheEntry]) -> AsyncIterator[Answer]:
+    async for held in drained_in_turns(flags):
+        yield Answer(held, Source.STORE, 0.0)
+
+
+async def _moment(loaded: _Loaded) -> Moment:
+    """Return the flags that depend on others, and these others: all, where there are any."""
+    has_families = False
+    async for held in in_turns(loaded.flags):
+        has_families = has_families or (held.entry.flag is not None and bool(held.entry.flag.prerequisites))
+    members = {h.entry.id.key: h async for h in in_turns(loaded.flags)} if has_families else {}
+    return Moment(members, loaded.revision, loaded.as_of)
 
 
 def _position(held: CacheEntry) -> Position:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from flagsvc.background import outliving
-from flagsvc.core.bucketing import stamped
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
+from flagsvc.core.errors import SegmentsMissing
 from flagsvc.core.model import FlagId
+from flagsvc.core.segments import SegmentDecide, SegmentId
 from flagsvc.ports import Entry, FlagCache, FlagStore
 from flagsvc.ports.revisions import DecideAll, RolledBack
+from flagsvc.ports.segments import SegmentWritten
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
 from flagsvc.serving.quotas import NO_QUOTAS, Quotas
-from flagsvc.turns import in_turns, off_loop
+from flagsvc.turns import in_turns
 from flagsvc.view.near_cache import NearCache
 
 T = TypeVar("T")
@@ -87,26 +89,24 @@ class Writer:
         return await outliving(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, wait_for: WaitFor
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, wait_for: WaitFor
     ) -> tuple[RolledBack, WriteResult | None]:
         """Store what `decide` decides about a set, and publish every change; the result is that of the last one."""
-        return await outliving(self._started(self._roll_back(flag_set, revision, decide, wait_for)))
+        return await outliving(self._started(self._roll_back(flag_set, revision, decide, author, wait_for)))
+
+    async def write_segment(
+        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor
+    ) -> tuple[SegmentWritten, WriteResult | None]:
+        """Store a change of a segment, and publish every flag that changes with it; the result is the last one's."""
+        return await outliving(self._started(self._write_segment(segment_id, decide, wait_for)))
 
     async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
         """Return what a write would store, with the revision of now. Raises what the write would raise."""
-        if self._store.definitions is None:
-            return await self._store.write(flag_id, decide) or Entry.absent(flag_id)  # it says why it takes none
-        current = await self._store.get(flag_id)
-        change = await off_loop(self._quotas.checked(flag_id.flag_set, decide, self._near), current.flag)
-        if change is None or change.after is None:
-            return replace(current, flag=None)
-        bucketing = await self._store.bucketing(flag_id.flag_set)
-        after = (await off_loop(stamped, change, bucketing)).after
-        return replace(current, flag=after)
+        return await self._store.preview(flag_id, self._quotas.checked(flag_id.flag_set, decide, self._near))
 
-    async def preview_rollback(self, flag_set: str, revision: int, decide: DecideAll) -> RolledBack:
+    async def preview_rollback(self, flag_set: str, revision: int, decide: DecideAll, author: Author) -> RolledBack:
         """Return what a rollback of a set would change."""
-        return await self._store.roll_back(flag_set, revision, decide, dry_run=True)
+        return await self._store.roll_back(flag_set, revision, decide, author, dry_run=True)
 
     async def close(self) -> None:
         """Let running writes finish."""
@@ -156,21 +156,34 @@ class Writer:
         return WriteResult(entry, reached, acks.applied, acks.lagging)
 
     async def _roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, wait_for: WaitFor
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, wait_for: WaitFor
     ) -> tuple[RolledBack, WriteResult | None]:
         as_of = time.monotonic()
+        done = await self._store.roll_back(flag_set, revision, decide, author, dry_run=False)
+        return done, await self._spread_all(done.entries, as_of, wait_for)
+
+    async def _write_segment(
+        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor
+    ) -> tuple[SegmentWritten, WriteResult | None]:
+        as_of = time.monotonic()
+        if self._store.segments is None:
+            raise SegmentsMissing
+        done = await self._store.segments.write(segment_id, decide)
+        return done, await self._spread_all(done.entries, as_of, wait_for)
+
+    async def _spread_all(self, entries: Sequence[Entry], as_of: float, wait_for: WaitFor) -> WriteResult | None:
+        """Apply and publish changes that were stored together, and wait for what their caller wants of the last."""
         until = as_of + wait_for.timeout_s
-        done = await self._store.roll_back(flag_set, revision, decide, dry_run=False)
-        if not done.entries:
-            return done, None
-        async for entry in in_turns(done.entries):
+        if not entries:
+            return None
+        async for entry in in_turns(entries):
             self.stats.stored += 1
             self._near.apply_change(entry, time.monotonic(), as_of=as_of)
-        *others, last = done.entries
+        *others, last = entries
         for start in range(0, len(others), _PUBLISHED_AT_ONCE):
             some = others[start : start + _PUBLISHED_AT_ONCE]
             await asyncio.gather(*(self._publish_once(entry, as_of, reply=False) for entry in some))
-        return done, await self._spread(last, as_of, wait_for, until)
+        return await self._spread(last, as_of, wait_for, until)
 
     async def _publish(self, entry: Entry, as_of: float, wait_for: WaitFor, until: float) -> WriteLevel:
         """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""

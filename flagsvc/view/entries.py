@@ -8,7 +8,7 @@ from typing import Any
 
 from flagsvc.core import json_values
 from flagsvc.core.documents import to_document
-from flagsvc.core.evaluation import NO_FLAG, Prepared, prepare
+from flagsvc.core.evaluation import NO_FLAG, Dependent, Prepared, prepare
 from flagsvc.core.model import Flag
 from flagsvc.ports import Entry
 from flagsvc.turns import off_loop
@@ -32,13 +32,25 @@ MAX_INLINE_CHARS = 2_048
 class CacheEntry:
     """One held entry. Its rule is compiled after a load in turns, or when it is first asked for.
 
-    `compiled`: the compiled definition, once there is one.
+    `compiled`: the compiled definition, once there is one, of a flag that depends on no other.
+    `dependent`: that of a flag that depends on others. It is apart, so that evaluations of all others look for nothing.
     `replies`: what transports keep of it, encoded (`api.common.replies`).
     `verified_at`: the entry is not older than the store was at this moment. `received_at`: when it arrived here.
     Both are `time.monotonic()` seconds.
     """
 
-    __slots__ = ("_prepare", "compiled", "entry", "origin", "received_at", "replies", "size", "verified_at")
+    __slots__ = (
+        "_prepare",
+        "_unmet_replies",
+        "compiled",
+        "dependent",
+        "entry",
+        "origin",
+        "received_at",
+        "replies",
+        "size",
+        "verified_at",
+    )
 
     def __init__(
         self,
@@ -53,15 +65,40 @@ class CacheEntry:
         self.origin = origin
         self.size = 0  # about how much memory it takes, once it is held
         self.replies: dict[Any, tuple[bytes, ...]] = {}
+        self._unmet_replies: dict[str, dict[Any, tuple[bytes, ...]]] | None = None
         self._prepare = prepare
         self.compiled: Prepared | None = None if entry.flag else NO_FLAG
+        self.dependent: Dependent | None = None
 
     @property
     def prepared(self) -> Prepared:
         """The compiled definition. On the event loop only after `compile`."""
-        if self.compiled is None:
-            self.compiled = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
-        return self.compiled
+        known = self.compiled or self.dependent
+        if known is None:
+            known = self._prepare(self.entry.flag) if self.entry.flag else NO_FLAG
+            if isinstance(known, Dependent):
+                self.dependent = known
+            else:
+                self.compiled = known
+        return known
+
+    @property
+    def own(self) -> Prepared:
+        """The compiled definition without its prerequisites."""
+        return self.dependent.own if self.dependent is not None else self.prepared
+
+    def replies_of(self, failed_prerequisite: str | None) -> dict[Any, tuple[bytes, ...]]:
+        """Return what transports keep of it, or of it where a prerequisite fails: answers name that one."""
+        if failed_prerequisite is None:
+            return self.replies
+        if self._unmet_replies is None:
+            self._unmet_replies = {}
+        return self._unmet_replies.setdefault(failed_prerequisite, {})
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the definition is compiled, or there is none."""
+        return self.compiled is not None or self.dependent is not None
 
     async def compile(self) -> None:
         """Compile the definition: a short rule at once, a long one in a thread, where others wait for it too.
@@ -69,7 +106,7 @@ class CacheEntry:
         A rollout becomes a rule that may be long.
         """
         flag = self.entry.flag
-        if self.compiled is None and flag is not None:
+        if not self.is_compiled and flag is not None:
             size = len(flag.targeting or "") + sum(map(len, flag.evaluators.values()))
             if size > MAX_INLINE_CHARS or flag.rollout is not None:
                 await off_loop(lambda: self.prepared)

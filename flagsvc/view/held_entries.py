@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from flagsvc.core.model import FlagId
 from flagsvc.view.entries import CacheEntry
+from flagsvc.view.held_families import HeldFamilies
 from flagsvc.view.held_memory import HeldMemory
 from flagsvc.view.set_order import SetOrder
 
@@ -18,6 +19,7 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         self.memory, self.order = HeldMemory(), SetOrder()
         self.plain: dict[FlagId, CacheEntry] = {}
         """The same entries, for other threads: to move an entry within an ordered one takes it out for a moment."""
+        self.families = HeldFamilies(self.plain)
         self.deleted: dict[FlagId, None] = {}
         """The entries of flags that do not exist; all others are in `order`."""
         self.new_rollouts: set[FlagId] = set()
@@ -35,6 +37,7 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
                 self.new_rollouts.add(flag_id)
         super().__setitem__(flag_id, held)
         self.plain[flag_id] = held
+        self.families.put(held, old)
 
     def __delitem__(self, flag_id: FlagId) -> None:
         held = self[flag_id]
@@ -44,3 +47,4 @@ class HeldEntries(OrderedDict[FlagId, CacheEntry]):
         self.new_rollouts.discard(flag_id)
         super().__delitem__(flag_id)
         del self.plain[flag_id]
+        self.families.drop(held)

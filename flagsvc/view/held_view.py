@@ -8,7 +8,7 @@ is never enough. Moments are `time.monotonic()` seconds of the caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 
 from flagsvc.core.evaluation import prepare
@@ -18,6 +18,7 @@ from flagsvc.ports import NEVER, Entry, StoreContents
 from flagsvc.view.changelog import ChangeKind, Changelogs
 from flagsvc.view.entries import CacheEntry, Prepare, same_entry
 from flagsvc.view.held_entries import HeldEntries
+from flagsvc.view.held_families import Moment
 from flagsvc.view.held_memory import SetTotals
 from flagsvc.view.known_rollouts import KnownRollouts
 from flagsvc.view.partial_view import PartialView
@@ -51,6 +52,8 @@ class HeldView:
         self.restored = False
         """What is held comes from a snapshot; the store was not read yet."""
         self.verified_at = NEVER
+        self.is_settled = True
+        """What is held up to a set's watermark is one state of the store: no load is half applied."""
         self.replacements = 0
         """How often a held entry was replaced."""
         self.changelogs = Changelogs()
@@ -64,6 +67,7 @@ class HeldView:
         self._when_complete: list[Callable[[], None]] = []
         self._when_changed: list[Callable[[Entry], None]] = []
         self._when_missed: list[Callable[[str], None]] = []
+        self._when_parent_changed: list[Callable[[FlagId], None]] = []
 
     def __len__(self) -> int:
         return len(self._held)
@@ -248,6 +252,40 @@ class HeldView:
         """Call this with every change of every set that is applied. It must not block or raise."""
         self._when_changed.append(notify)
 
+    def when_parent_changed(self, notify: Callable[[FlagId], None]) -> None:
+        """Call this with every flag that has changed, or evaluates otherwise, while others depend on it."""
+        self._when_parent_changed.append(notify)
+
+    def announce_values(self, entry: Entry, now: float) -> None:
+        """Notify those whose clients hold values that a flag evaluates otherwise from now on, unchanged as it is."""
+        self.changelogs.announce_values(entry, now)
+        self._note_children(entry.id)
+
+    def descendants(self, flag_set: str, keys: Iterable[str]) -> Iterator[str]:
+        """Yield the keys of a set's held flags that depend on these, directly or through others."""
+        return self._held.families.descendants(flag_set, keys)
+
+    def has_families(self, flag_set: str) -> bool:
+        """Whether a held flag of this set has prerequisites."""
+        return self._held.families.has(flag_set)
+
+    def moment_of(self, flag_set: str) -> Moment:
+        """Return what is held at this moment of the flags that depend on others, and of those others."""
+        return Moment(self._held.families.members(flag_set), self.whole_up_to(flag_set), self.verified_at)
+
+    def unheld(self, entry: Entry, as_of: float, now: float) -> CacheEntry:
+        """Return an entry that can be evaluated, without holding it."""
+        return CacheEntry(entry, as_of, now, self._prepare)
+
+    def whole_up_to(self, flag_set: str) -> int:
+        """Return the revision up to which all that is held of a set is one state of the store; -1 if there is none."""
+        return self.changelogs.watermark(flag_set) if self.complete and self.is_settled else -1
+
+    def _note_children(self, flag_id: FlagId) -> None:
+        if self._held.families.has(flag_id.flag_set):
+            for notify in self._when_parent_changed:
+                notify(flag_id)
+
     def _is_past(self, entry: Entry) -> bool:
         return entry.revision <= self.changelogs.watermark(entry.id.flag_set)
 
@@ -268,6 +306,7 @@ class HeldView:
             self.changelogs.of(entry.id.flag_set).append(
                 entry, held.size, kind, now, was_public=old.entry.is_public if old is not None else not self.complete
             )
+            self._note_children(entry.id)
         return held
 
     def _hold(self, held: CacheEntry) -> None:

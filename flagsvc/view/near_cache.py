@@ -59,6 +59,7 @@ class NearCache(HeldView):
         if is_whole:
             self.mark_verified(asked_at)
         self.changelogs.jump(contents.revisions, asked_at)
+        self.is_settled = True
         if becomes_complete:
             for notify in self._when_complete:
                 notify()
@@ -93,6 +94,7 @@ class NearCache(HeldView):
     def starting_over(self, asked_at: float) -> Iterator[None]:
         """Until the end of this block a change replaces what was held before this moment, whatever its revision."""
         self._starts_over_at = asked_at
+        self.is_settled = False  # revisions may go back
         try:
             yield
         finally:
@@ -140,6 +142,7 @@ class NearCache(HeldView):
         self.partial.gap_free_since = NEVER
         self.verified_at = asked_at
         self.changelogs.jump(contents.revisions, asked_at)
+        self.is_settled = True
         for notify in self._when_complete:
             notify()
         yield from emptied(found)
@@ -186,6 +189,7 @@ class NearCache(HeldView):
 
     def _apply(self, diff: Diff, asked_at: float, now: float) -> None:
         for entry in diff.changed:
+            self.is_settled = False  # until the load is applied
             self._replace(self._held.get(entry.id), entry, asked_at, now, announced=False)
         for entry in diff.confirmed:
             if (held := self._held.get(entry.id)) is not None:

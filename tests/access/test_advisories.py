@@ -30,6 +30,8 @@ from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollout_pb
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2_grpc as rollout_pb_grpc
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2_grpc as plans_grpc
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segments
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2_grpc as segments_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.grpc_listeners import OWN_FILES
 from flagsvc.server import Server
@@ -180,6 +182,13 @@ WRITES: dict[str, Any] = {
     "DeleteFlag": pb.DeleteFlagRequest(flag_key="b", flag_set="mine"),
     "RollbackFlagSet": pb.RollbackFlagSetRequest(flag_set="mine", revision=6),
     "SetBucketing": pb.SetBucketingRequest(flag_set="mine", bucketing=3, force=True),
+    "CreateSegment": segments.CreateSegmentRequest(
+        segment=segments.Segment(name="s", flag_set="mine", rule='{"!":true}')
+    ),
+    "UpdateSegment": segments.UpdateSegmentRequest(
+        segment=segments.Segment(name="s", flag_set="mine", rule='{"!":false}'), update_mask={"paths": ["rule"]}
+    ),
+    "DeleteSegment": segments.DeleteSegmentRequest(name="s", flag_set="mine"),
 }
 """Every RPC that changes a flag set, in an order in which each has something to change."""
 PLAN = plans.Schedule(
@@ -212,6 +221,9 @@ async def test_no_write_goes_past_the_audit(served: Served) -> None:
     )
     rollouts = rollout_pb_grpc.RolloutServiceStub(served.client.channel)
     stubs: dict[str, Any] = {n: rollouts if n.endswith("Rollout") else served.client.stub for n in WRITES}
+    stubs |= dict.fromkeys(
+        (name for name in WRITES if name.endswith("Segment")), segments_grpc.SegmentServiceStub(served.client.channel)
+    )
     stubs |= dict.fromkeys(dict(PLANS), plans_grpc.ScheduleServiceStub(served.client.channel))
     planned = pb.CreateFlagRequest(flag=types.Flag(key="planned", flag_set="mine"))
     await served.client.stub.CreateFlag(planned, metadata=served.mine, timeout=5)

@@ -127,6 +127,9 @@ def test_a_row_names_the_flag_set_wherever_the_request_can() -> None:
         elif "flag" in fields:
             request.flag.flag_set = "team"
             assert _set_of(rule, request, []) == "team", path
+        elif "segment" in fields:
+            request.segment.flag_set = "team"
+            assert _set_of(rule, request, []) == "team", path
         elif "selector" in fields:
             request.selector = "flagSetId=body"
             assert (_set_of(rule, request, []), _set_of(rule, request, SELECTED)) == ("body", "team"), path

@@ -42,6 +42,7 @@ TOKENS = "/flagsvc.v1.TokenService/"
 AUDIT = "/flagsvc.v1.AuditService/"
 ROLLOUTS = "/flagsvc.v1.RolloutService/"
 PLANS = "/flagsvc.v1.ScheduleService/"
+SEGMENTS = "/flagsvc.v1.SegmentService/"
 FLAGD = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
 TYPES = ("Boolean", "String", "Float", "Int", "Object")
 ABOUT_A_SET = {
@@ -56,6 +57,8 @@ ABOUT_A_SET = {
     **{f"{PLANS}{verb}Schedule": WRITE for verb in ("Create", "Update", "Execute")},
     **{PLANS + name: READ for name in ("GetSchedule", "ListSchedules")},
     PLANS + "CancelSchedule": TOGGLE,
+    **{SEGMENTS + name: READ for name in ("GetSegment", "ListSegments")},
+    **{f"{SEGMENTS}{verb}Segment": WRITE for verb in ("Create", "Update", "Delete")},
     **{f"{service}Resolve{kind}": EVALUATE for service in FLAGD for kind in TYPES},
     **{f"{service}ResolveAll": EVALUATE for service in (FLAGD[0], FLAGD[2])},
     **{f"{service}EventStream": EVALUATE for service in FLAGD},
@@ -130,7 +133,10 @@ async def test_every_rpc_as_every_caller(walked: tuple[Client, Server, dict[str,
 async def test_every_rpc_over_connect_as_every_caller(walked: tuple[Client, Server, dict[str, Headers]]) -> None:
     _, server, callers = walked
     outcomes = []
-    ports = ((server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT, ROLLOUTS, PLANS)), (server.ofrep_port, FEW, FLAGD))
+    ports = (
+        (server.port, SOME, (*FLAGD, OWN, TOKENS, AUDIT, ROLLOUTS, PLANS, SEGMENTS)),
+        (server.ofrep_port, FEW, FLAGD),
+    )
     for port, tried, services in ports:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             for path in (each for each in METHODS if each.startswith(services)):

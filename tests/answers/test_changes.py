@@ -80,7 +80,7 @@ async def test_a_remembered_answer_is_what_an_evaluation_gives(replica: Replica,
     questions = [("", "gold"), ("", "plain"), ("ab", "gold"), ("hg", "plain"), ("aha", "gold")]
     for _ in range(100):
         key = chance.choice(KEYS)
-        match chance.randrange(4):
+        match chance.randrange(5):
             case 0:
                 replica.change(key)
             case 1:
@@ -88,6 +88,9 @@ async def test_a_remembered_answer_is_what_an_evaluation_gives(replica: Replica,
                 replica.change(key, status=status, sort_order=chance.randrange(3))
             case 2:
                 replica.change(key, status=Status.ENABLED, targeting=TIER)
+            case 3:
+                wanted = [{"flagKey": chance.choice(KEYS), "variants": [chance.choice(["on", "off"])]}]
+                replica.change(key, status=Status.ENABLED, prerequisites=wanted)
         for keys, tier in chance.choices(questions, k=4):
             call = replica.call(keys, tier)
             assert b"".join(await replica.answers.parts(call)) == b"".join(await replica.plain.parts(call))

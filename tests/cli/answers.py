@@ -22,6 +22,7 @@ from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import rollout_service_pb2 as rollouts
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segments
 from flagsvc.generated.flagsvc.v1 import token_service_pb2 as tokens
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
@@ -151,6 +152,20 @@ TOKENS = (
 )
 
 
+def segment(name: str, rule: str, description: str, revision: int) -> segments.Segment:
+    found = segments.Segment(name=name, flag_set="default", rule=rule, description=description, revision=revision)
+    found.etag = f'"{revision}"'
+    found.create_time.FromDatetime(ago(days=30))
+    found.update_time.FromDatetime(ago(hours=5))
+    return found
+
+
+SEGMENTS = [
+    segment("big-pro", '{"and":[{"$ref":"segment:pro"},{">":[{"var":"seats"},100]}]}', "", 44),
+    segment("pro", '{"in":[{"var":"plan"},["pro","enterprise"]]}', "Who pays for it", 46),
+]
+
+
 def schedule(schedule_id: str, key: str, at: datetime, state: plans.ScheduleState.ValueType, **more: Any) -> Any:
     found = plans.Schedule(
         id=schedule_id, flag_key=key, state=state, time_zone="Europe/Berlin", created_by="token:8VqkQ2mN1xYz", **more
@@ -236,6 +251,20 @@ class Server:
         made.MergeFrom(plans.Schedule(patch=wanted.patch, update_mask=wanted.update_mask, reason=request.reason))
         made.on_conflict, made.max_lateness.seconds, made.etag = plans.ON_CONFLICT_HOLD, 3_600, '"1"'
         return plans.CreateScheduleResponse(schedule=made)
+
+    def ListSegments(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        return segments.ListSegmentsResponse(segments=SEGMENTS)
+
+    def GetSegment(self, _: Any, timeout: float) -> Any:  # noqa: N802
+        users = segments.SegmentUsers(flag_keys=["banner-text", "checkout-v2"], flags=2, segment_names=["big-pro"])
+        return segments.GetSegmentResponse(segment=SEGMENTS[1], users=users)
+
+    def UpdateSegment(self, request: Any, timeout: float) -> Any:  # noqa: N802
+        changed = segments.Segment()
+        changed.CopyFrom(SEGMENTS[1])
+        changed.rule = request.segment.rule
+        flags = [segments.FlagOfSegment(flag_key=key) for key in ("banner-text", "checkout-v2")]
+        return segments.UpdateSegmentResponse(segment=changed, flags=flags)
 
     def ListTokens(self, _: Any, timeout: float) -> Any:  # noqa: N802
         return tokens.ListTokensResponse(tokens=TOKENS)

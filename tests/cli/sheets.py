@@ -45,6 +45,8 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
     "watch": ("flagsvc watch",),
     "token-list": ("flagsvc token list --all",),
     "schedules": ("flagsvc schedules list",),
+    "segments": ("flagsvc segments",),
+    "segment-set": ("""flagsvc segment set pro '{"var":"paid"}' --dry-run""",),
     "slips": (
         "flagsvc togle checkout-v2 off",
         "flagsvc get checkout-v3",
@@ -60,7 +62,7 @@ SHEETS: Mapping[str, tuple[str, ...]] = {
 """Sheet -> the commands that it shows."""
 MOVING = ("rollout-changes", "list-rollouts", "rollback", "diff")
 """Sheets of a flag that has a rollout."""
-FOR_PEOPLE = ("slips", "edit-conflict")
+FOR_PEOPLE = ("slips", "edit-conflict", "segment-set")
 """Sheets of what is not printed into a pipe."""
 SENTENCES = ("toggle", "rollback", "diff", "rollout-changes")
 """Sheets of what is no table in a pipe."""

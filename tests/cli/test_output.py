@@ -34,7 +34,7 @@ def test_no_line_is_wider_than_the_terminal_and_every_key_is_whole(command: str)
     for part in sheets.sheet(command).partition("== piped")[0].split("== ")[1:]:
         columns, *lines = part.splitlines()
         keys = [flag.key for flag in answers.FLAGS] + [each.replica for each in answers.REPLICAS]
-        keys += [*(each.id for each in answers.TOKENS), "user-0"]
+        keys += [*(each.id for each in answers.TOKENS), "user-0", *(each.name for each in answers.SEGMENTS)]
         too_wide = [line for line in lines if len(line) > int(columns.split()[0])]
         assert [line for line in too_wide if not any(key in line for key in keys)] == []
         assert any(key in part for key in keys)

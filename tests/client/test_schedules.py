@@ -77,3 +77,23 @@ async def test_what_cannot_be_planned_raises(client: Asked) -> None:
         await client.schedule(key, datetime(2030, 1, 1, tzinfo=UTC), statsu="ENABLED")
     with pytest.raises(FlagServiceError, match="not found"):
         await client.get_schedule("nobody")
+
+
+async def test_a_plan_that_is_sent_twice_is_planned_once_and_one_that_is_checked_not_at_all(client: Asked) -> None:
+    key, at = f"once-{client.form}", datetime(2030, 1, 1, tzinfo=UTC)
+    await client.create(Flag(key=key))
+    checked = await client.schedule(key, at, status="ENABLED", validate_only=True)
+    assert (checked.state, checked.changes) == (ScheduleState.PENDING, ("status",))
+    with pytest.raises(InvalidArgument, match="default_variant"):
+        await client.schedule(key, at, default_variant="none", validate_only=True)
+    assert await client.schedules(key) == []
+    first = await client.schedule(key, at, status="ENABLED", request_id=key)
+    assert await client.schedule(key, at, status="ENABLED", request_id=key) == first
+    with pytest.raises(InvalidArgument, match="a new id for a new write"):
+        await client.schedule(key, at, status="BETA", request_id=key)
+    later = at + timedelta(days=1)
+    assert (await client.move_schedule(first.id, later, validate_only=True)).execute_at == later
+    assert (await client.cancel_schedule(first.id, validate_only=True)).state is ScheduleState.CANCELLED
+    assert await client.schedules(key) == [first]
+    moved = await client.move_schedule(first.id, later)
+    assert await client.schedule(key, at, status="ENABLED", request_id=key) == moved

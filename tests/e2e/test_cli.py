@@ -136,7 +136,7 @@ def test_context_arguments(server: Process) -> None:
         (("create", "x", "config={"), 2, "config is not valid JSON at character 2"),
         (("create", "x", "config=7"), 1, "flag.config"),
         (("evaluate", "x", "--context", "[]"), 2, "JSON object"),
-        (("set", "nope"), 2, "required"),
+        (("set", "nope"), 2, "name what is to change"),
         (("list", "--address", "127.0.0.1:1"), 1, "start one with: flagsvc serve"),
         (("status", "--address", "127.0.0.1:1"), 1, "start one with: flagsvc serve"),
         (("verify",), 1, "start it with --cache redis://HOST:PORT (CACHE_MISSING)"),

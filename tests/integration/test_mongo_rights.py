@@ -18,13 +18,14 @@ from structlog.testing import capture_logs
 from flagsvc.adapters.mongo.audit import REFUSALS
 from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.api.common.failures import failure_for
-from flagsvc.core import changes
+from flagsvc.core import changes, segments
 from flagsvc.core.audit import AuditEntry, AuditQuery, Outcome
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import ChangeRefused, RevisionOutOfRange, RevisionsMissing, StoreForbidden, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.revisions.model import AsOf
 from flagsvc.core.schedules.model import State
+from flagsvc.core.segments import Segment
 from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
@@ -100,6 +101,11 @@ async def use_schedules(store: MongoStore) -> None:
     assert await executed(store, A) is None
     attempt = RequestedAttempt(RIGHTS, AUTHOR, None)
     assert await store.schedules.execute(A, made.id, attempt, attempt.decide) is not None
+    shared = Segment(name="shared", rule='{"var":"a"}')
+    await store.segments.write(shared.id, segments.create(shared, AUTHOR))
+    assert (await store.get_family(A)).entries.keys() == {"a"}
+    assert await store.segments.users(shared.id) == ([], [])
+    await store.segments.write(shared.id, segments.delete(shared.name, None, AUTHOR))
 
 
 async def test_the_documented_role_is_enough(guarded: GuardedMongod) -> None:
@@ -119,7 +125,7 @@ async def test_where_only_an_index_may_not_be_created_the_rest_works(guarded: Gu
         async with store_of(guarded.url_of("least")) as store:  # nothing is there yet, and nothing may be created
             await use_everything(store)
     refused = [line for line in logs if line["event"] == "store_setup_refused"]
-    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 5
+    assert ["no right to run createIndexes" in line["cause"] for line in refused] == [True] * 6
     assert "unique index" in refused[0]["wanted"]
 
 

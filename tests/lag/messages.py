@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from flagsvc.api.common.values import to_value
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import schedule_service_pb2 as plans
+from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segments
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from tests.lag.store import HOSTILE
 
@@ -76,6 +77,11 @@ class Sizes:
             flag.config.CopyFrom(to_value(config))
         return flag
 
+    def segment(self, name: str) -> segments.Segment:
+        """Return a segment to write, with the conditions of a flag, as many as it may have."""
+        conditions: list[Any] = [{"==": [{"var": "tier"}, f"t{i}"]} for i in range(min(self.conditions, 2_000))]
+        return segments.Segment(name=name, rule=json.dumps({"or": conditions or [True]}))
+
     def schedule(self, **fields: str) -> plans.Schedule:
         """Return a schedule to plan."""
         mask, patch = {"paths": UPDATED}, self.flag("")
@@ -116,6 +122,16 @@ PLANS: dict[str, Callable[[Sizes], Message]] = {
     "ExecuteSchedule": lambda _: plans.ExecuteScheduleRequest(id="a"),
 }
 """ScheduleService's."""
+SEGMENTS: dict[str, Callable[[Sizes], Message]] = {
+    "CreateSegment": lambda s: segments.CreateSegmentRequest(segment=s.segment(f"new-{next(_numbers)}")),
+    "UpdateSegment": lambda s: segments.UpdateSegmentRequest(
+        segment=s.segment("shared"), update_mask={"paths": ["rule"]}, validate_only=s.explain
+    ),
+    "ListSegments": lambda s: segments.ListSegmentsRequest(page_size=s.page),
+    "GetSegment": lambda _: segments.GetSegmentRequest(name="shared"),
+    "DeleteSegment": lambda _: segments.DeleteSegmentRequest(name="shared", validate_only=True),
+}
+"""SegmentService's."""
 _KEY_AND_CONTEXT = frozenset({"ResolveBoolean", "ResolveString", "ResolveInt", "ResolveFloat", "ResolveObject"})
 _OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("EventStream", "FetchAllFlags", "SyncFlags", "GetMetadata", "Check", "List", "Watch")},
@@ -139,6 +155,8 @@ def request_of(path: str, message_type: type[Message], sizes: Sizes) -> Message:
         return OWN[name](sizes)
     if service == plans.DESCRIPTOR.services_by_name["ScheduleService"].full_name:
         return PLANS[name](sizes)
+    if service == segments.DESCRIPTOR.services_by_name["SegmentService"].full_name:
+        return SEGMENTS[name](sizes)
     if name in _KEY_AND_CONTEXT:
         return ParseDict({"flagKey": sizes.key, "context": sizes.context()}, message_type())
     if name == "ResolveAll":

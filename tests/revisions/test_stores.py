@@ -241,12 +241,12 @@ async def test_a_set_returns_to_a_revision_in_one_step(store: FlagStore) -> None
     await toggle(store, True, "same")
     await toggle(store, False, "same")
     decide = set_rollback(4, AUTHOR)
-    planned = await store.roll_back(SET, 4, decide, dry_run=True)
+    planned = await store.roll_back(SET, 4, decide, AUTHOR, dry_run=True)
     said = [((c.after or c.before).key, c.action) for c in planned.changes]  # type: ignore[union-attr]
     assert said == [("a", Action.UPDATED), ("b", Action.CREATED), ("new", Action.DELETED)]
     assert not planned.entries
     assert (await store.revisions())[SET] == 9, "nothing was written"
-    done = await store.roll_back(SET, 4, decide, dry_run=False)
+    done = await store.roll_back(SET, 4, decide, AUTHOR, dry_run=False)
     assert [(entry.id.key, entry.revision) for entry in done.entries] == [("a", 10), ("b", 11), ("new", 12)]
     assert (await store.revisions())[SET] == 12
     flags = {flag.key: flag for flag in (await store.load()).flags}
@@ -257,11 +257,11 @@ async def test_a_set_returns_to_a_revision_in_one_step(store: FlagStore) -> None
     assert [(await store.history(FlagId(SET, key), 1))[0].via for key in ("a", "b", "new")] == ["revision/4"] * 3
     assert await status_at(store, 11, "b") is Status.DISABLED
     assert await status_at(store, 12, "new") is None
-    again = await store.roll_back(SET, 4, decide, dry_run=False)
+    again = await store.roll_back(SET, 4, decide, AUTHOR, dry_run=False)
     assert not again.changes
     assert (await store.revisions())[SET] == 12, "a rollback that changes nothing takes no revision"
     with pytest.raises(RevisionOutOfRange, match="not made yet"):
-        await store.roll_back(SET, 13, decide, dry_run=False)
+        await store.roll_back(SET, 13, decide, AUTHOR, dry_run=False)
 
 
 async def test_a_rollback_that_is_refused_changes_nothing(store: FlagStore) -> None:
@@ -273,7 +273,7 @@ async def test_a_rollback_that_is_refused_changes_nothing(store: FlagStore) -> N
         raise NotRestorable("no")
 
     with pytest.raises(NotRestorable):
-        await store.roll_back(SET, 1, refuse, dry_run=False)
+        await store.roll_back(SET, 1, refuse, AUTHOR, dry_run=False)
     assert (await store.revisions())[SET] == 2
 
 
@@ -346,7 +346,7 @@ async def test_every_revision_is_the_set_as_it_was(store: FlagStore) -> None:
     for revision, state in enumerate(states[1:], 1):
         assert await set_at(store, revision) == state
     for target in dice.sample(range(1, len(states)), 3):
-        await store.roll_back(SET, target, set_rollback(target, AUTHOR), dry_run=False)
+        await store.roll_back(SET, target, set_rollback(target, AUTHOR), AUTHOR, dry_run=False)
         now = {flag.key: flag for flag in (await store.load()).flags}
         assert {key: (flag.status, flag.name) for key, flag in now.items()} == {
             key: (flag.status, flag.name) for key, flag in states[target].items()
@@ -367,7 +367,7 @@ async def test_no_write_comes_between_the_changes_of_a_rollback(store: FlagStore
                 await toggle(store, True, key)
 
     writers = [asyncio.create_task(write()) for _ in range(2)]
-    rolled = await store.roll_back(SET, 6, set_rollback(6, AUTHOR), dry_run=False)
+    rolled = await store.roll_back(SET, 6, set_rollback(6, AUTHOR), AUTHOR, dry_run=False)
     done.set()
     await asyncio.gather(*writers)
     first, last = rolled.entries[0].revision, rolled.entries[-1].revision

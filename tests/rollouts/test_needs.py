@@ -35,11 +35,11 @@ MOVED = rollout(Point(START, MAX_SHARE))
 NEWER = {
     "key": "newer",
     "status": "ENABLED",
-    "needs": ["prerequisites-1", "rollout-1"],
-    "prerequisites": [{"flagKey": "a", "variants": ["on"]}],
+    "needs": ["holdouts-1", "rollout-1"],
+    "holdouts": [{"flagKey": "a"}],
     "revision": 4,
 }
-TEXT = "The flag needs 'prerequisites-1', which this release of flagsvc does not know: upgrade it"
+TEXT = "The flag needs 'holdouts-1', which this release of flagsvc does not know: upgrade it"
 
 
 def test_a_flag_with_a_rollout_says_so_and_is_known() -> None:
@@ -60,10 +60,10 @@ def test_what_is_not_known_is_general_and_passed_on() -> None:
     found = prepare(newer).fixed
     assert found is not None
     assert (found.error_code, found.message) == (ErrorCode.GENERAL, TEXT)
-    assert json.loads(dumps(loads(dumps(newer)))) == {**json.loads(dumps(newer)), **NEWER, "needs": ["prerequisites-1"]}
+    assert json.loads(dumps(loads(dumps(newer)))) == {**json.loads(dumps(newer)), **NEWER, "needs": ["holdouts-1"]}
     after = changes.toggle("newer", False, None, author(1))(newer).after  # type: ignore[union-attr]
     assert after is not None
-    assert to_document(after)["prerequisites"] == NEWER["prerequisites"]
+    assert to_document(after)["holdouts"] == NEWER["holdouts"]
 
 
 @pytest.mark.parametrize("needs_", ["rollout-1", 7, {"a": 1}, [7], [None]])
@@ -78,7 +78,7 @@ def test_what_is_not_known_is_disabled_for_providers_in_process_and_not_exported
     sent = definition_of(newer, prepare(newer))
     assert json.loads("{" + sent.text + "}")["newer"]["state"] == "DISABLED"
     assert sent.problem == TEXT
-    with pytest.raises(InvalidRequest, match="prerequisites-1"):
+    with pytest.raises(InvalidRequest, match="holdouts-1"):
         write([newer])
 
 

@@ -21,6 +21,8 @@ FLAGS_HERE = [
     flag("toggled", SWITCH, "on"),
     flag("cut", SWITCH, "on"),
     *(flag(key, SWITCH, "on") for key in ("past", "planned", "moving")),
+    flag("shared", SWITCH, "on"),
+    flag("needing", SWITCH, "on"),
 ]
 
 

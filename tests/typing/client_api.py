@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_type
 
@@ -33,10 +33,14 @@ from flagsvc_client import (
     RateLimited,
     Reason,
     RolledBackFlag,
+    RolledBackSegment,
     RolloutState,
     RolloutStatus,
     Schedule,
     ScheduleState,
+    Segment,
+    SegmentUpdate,
+    SegmentUsers,
     SetRollback,
     Snapshot,
     Source,
@@ -132,6 +136,25 @@ def synchronous(flag: Flag, context: EvaluationContext) -> None:
         for event in client.watch():
             assert_type(event, Snapshot | Change)
         client.close()
+
+
+def synchronous_segments(client: FlagClient) -> None:
+    assert_type(client.rollback_set(7).segments[0:], Sequence[RolledBackSegment])
+    assert_type(client.create_segment("pro", "true", description="Who pays"), Segment)
+    assert_type(client.segments(), list[Segment])
+    assert_type(client.segment("pro").revision, int)
+    assert_type(client.segment_users("pro"), SegmentUsers)
+    assert_type(client.update_segment("pro", rule="false", validate_only=True), SegmentUpdate)
+    client.delete_segment("pro", etag=client.segment("pro").etag)
+
+
+async def asynchronous_segments(client: AsyncFlagClient) -> None:
+    assert_type(await client.create_segment("pro", "true", description="Who pays"), Segment)
+    assert_type(await client.segments(), list[Segment])
+    assert_type((await client.segment("pro")).revision, int)
+    assert_type(await client.segment_users("pro"), SegmentUsers)
+    assert_type(await client.update_segment("pro", rule="false", validate_only=True), SegmentUpdate)
+    await client.delete_segment("pro", reason="not used")
 
 
 async def asynchronous(flag: Flag, context: EvaluationContext) -> None:

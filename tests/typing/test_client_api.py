@@ -29,9 +29,10 @@ def test_every_public_name_has_a_typed_use(module: ModuleType) -> None:
     ("function", "client"), [("synchronous", flagsvc_client.FlagClient), ("asynchronous", aio.AsyncFlagClient)]
 )
 def test_every_public_method_has_a_typed_use(function: str, client: type) -> None:
-    [body] = [node for node in ast.walk(TREE) if getattr(node, "name", None) == function]
+    bodies = [node for node in ast.walk(TREE) if str(getattr(node, "name", "")).startswith(function)]
     used = {
         node.attr
+        for body in bodies
         for node in ast.walk(body)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "client"
     }

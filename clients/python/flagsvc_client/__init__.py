@@ -23,9 +23,10 @@ from flagsvc_client.errors import (
 from flagsvc_client.flag_fields import FlagFields
 from flagsvc_client.hooks import Evaluated, Hook
 from flagsvc_client.results import HistoryEntry, WriteLevel, WriteResult
-from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, SetRollback
+from flagsvc_client.revisions.moments import FlagRevision, RolledBackFlag, RolledBackSegment, SetRollback
 from flagsvc_client.rollouts.status import RolloutState, RolloutStatus
 from flagsvc_client.schedules.planned import OnConflict, Schedule, ScheduleState
+from flagsvc_client.segments.kept import Segment, SegmentUpdate, SegmentUsers
 from flagsvc_client.sync import FlagClient
 from flagsvc_client.watch_events import Change, Snapshot
 
@@ -54,10 +55,14 @@ __all__ = [
     "RateLimited",
     "Reason",
     "RolledBackFlag",
+    "RolledBackSegment",
     "RolloutState",
     "RolloutStatus",
     "Schedule",
     "ScheduleState",
+    "Segment",
+    "SegmentUpdate",
+    "SegmentUsers",
     "SetRollback",
     "Snapshot",
     "Source",

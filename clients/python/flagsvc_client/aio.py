@@ -24,6 +24,7 @@ from flagsvc_client.local import STALENESS_BOUND_S, open_local
 from flagsvc_client.revisions.aio import AsyncRevisions
 from flagsvc_client.rollouts.aio import AsyncRollouts
 from flagsvc_client.schedules.aio import AsyncSchedules
+from flagsvc_client.segments.aio import AsyncSegments
 from flagsvc_client.session import CALL_TIMEOUT_S, Session
 from flagsvc_client.substitutes import SUBSTITUTES, substituted, substituted_keys
 from flagsvc_client.transport.aio import Transport
@@ -34,7 +35,7 @@ from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_o
 T = TypeVar("T")
 
 
-class AsyncFlagClient(AsyncRevisions, AsyncSchedules, AsyncRollouts):
+class AsyncFlagClient(AsyncRevisions, AsyncSchedules, AsyncRollouts, AsyncSegments):
     """Feature flags for asyncio. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.

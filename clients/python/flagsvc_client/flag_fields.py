@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict, cast
 
@@ -35,6 +35,7 @@ class FlagFields(TypedDict, total=False):
     owner: str | None
     expires_at: datetime | None
     rollout: Mapping[str, JsonValue] | None
+    prerequisites: Sequence[Mapping[str, JsonValue]] | None
 
 
 class SetWriteOptions(TypedDict, total=False):

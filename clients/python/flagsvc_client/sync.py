@@ -21,6 +21,7 @@ from flagsvc_client.local import STALENESS_BOUND_S, open_local
 from flagsvc_client.revisions.sync import Revisions
 from flagsvc_client.rollouts.sync import Rollouts
 from flagsvc_client.schedules.sync import Schedules
+from flagsvc_client.segments.sync import Segments
 from flagsvc_client.session import CALL_TIMEOUT_S, Session
 from flagsvc_client.substitutes import SUBSTITUTES, substituted, substituted_keys
 from flagsvc_client.transport.backoff import Backoff
@@ -31,7 +32,7 @@ from flagsvc_client.watch_events import SnapshotPages, WatchEvent, watch_event_o
 T = TypeVar("T")
 
 
-class FlagClient(Revisions, Schedules, Rollouts):
+class FlagClient(Revisions, Schedules, Rollouts, Segments):
     """Feature flags for any number of threads. The constructor does not block; the first call connects.
 
     `target`: HOST:PORT or a gRPC target such as `dns:///flagsvc:8013`. `timeout_s`: deadline of each call.

@@ -40,6 +40,8 @@ def flag_of(message: types.Flag) -> Flag:
         revision=message.revision,
         bucketing=bucketing,
         rollout=rollout_of(message.rollout) if message.HasField("rollout") else None,
+        prerequisites=[{"flagKey": each.flag_key, "variants": list(each.variants)} for each in message.prerequisites]
+        or None,
         unknown=unknown_in({NEEDS: list(message.needs)}),
         **_optional(message),
     )
@@ -71,6 +73,8 @@ def flag_message(flag: Flag, etag: str = "") -> types.Flag:
         message.expires_at.FromDatetime(flag.expires_at)
     if flag.rollout is not None:
         message.rollout.CopyFrom(rollout_message(flag.rollout))
+    for each in flag.prerequisites or ():
+        message.prerequisites.add(flag_key=each["flagKey"], variants=each["variants"])
     if flag.config is not None:
         message.config.CopyFrom(to_value(flag.config, "flag.config"))
     for field in ("variants", "metadata"):

@@ -7,13 +7,14 @@ import { FlagServiceError, failureOf } from './errors.js';
 import { FlagServiceClient } from './gen/flagsvc/v1/flag_service.js';
 import { RolloutServiceClient } from './gen/flagsvc/v1/rollout_service.js';
 import { ScheduleServiceClient } from './gen/flagsvc/v1/schedule_service.js';
+import { SegmentServiceClient } from './gen/flagsvc/v1/segment_service.js';
 import { Turns } from './turns.js';
 
 /** How a client calls. */
 export interface CallerOptions extends AccessOptions {
   /** Default: "default". */
   readonly flagSet?: string;
-  /** Deadline of every call, in milliseconds. Default: 500. */
+  /** Deadline of every call, in milliseconds. Default: 500, and 5,000 for what changes or looks up what is stored. */
   readonly timeoutMs?: number;
   /** Who makes changes, for the history. */
   readonly actor?: string;
@@ -29,17 +30,19 @@ export type Method<Request, Response> = (
   options: { deadline: number },
   answer: Answer<Response>,
 ) => unknown;
-/** Deadline of a call that changes or looks up what is stored, at least: it is a transaction, or many reads. */
-export const STORE_MS = 5_000;
+/** Default deadline of a call that changes or looks up what is stored: it is a transaction, or many reads. */
+const STORE_MS = 5_000;
 
 /** Calls the services. */
 export class Caller {
   readonly flagSet: string;
   readonly actor: string;
   readonly timeoutMs: number;
+  readonly #storeMs: number;
   readonly flags: FlagServiceClient;
   readonly schedules: ScheduleServiceClient;
   readonly rollouts: RolloutServiceClient;
+  readonly segments: SegmentServiceClient;
   readonly closing = new AbortController();
   readonly #access: Access;
   readonly #turns = new Turns();
@@ -50,6 +53,7 @@ export class Caller {
     this.flagSet = options.flagSet ?? 'default';
     this.actor = options.actor ?? '';
     this.timeoutMs = options.timeoutMs ?? 500;
+    this.#storeMs = options.timeoutMs ?? STORE_MS;
     this.#access = accessTo(targetOf(target), options);
     const { credentials } = this.#access;
     const channel = channelOptions({ ...this.#access.options, ...options.channelOptions });
@@ -57,6 +61,7 @@ export class Caller {
     const shared = { channelOverride: this.flags.getChannel() };
     this.schedules = new ScheduleServiceClient(target, credentials, shared);
     this.rollouts = new RolloutServiceClient(target, credentials, shared);
+    this.segments = new SegmentServiceClient(target, credentials, shared);
   }
 
   /** Call a method of a stub; rejects with gRPC's error. */
@@ -88,7 +93,7 @@ export class Caller {
     waitMs = 0,
   ): Promise<Response> {
     try {
-      return await this.call(stub, method, request, Math.max(this.timeoutMs, STORE_MS) + waitMs);
+      return await this.call(stub, method, request, this.#storeMs + waitMs);
     } catch (error) {
       throw failureOf(error);
     }

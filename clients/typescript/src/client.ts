@@ -7,7 +7,7 @@ import type { EvaluationDetails, FlagValue, Widened } from './details.js';
 import { FlagServiceError, errorCodeOf, failureOf } from './errors.js';
 import { ToggleFlagRequest, UpdateFlagRequest } from './gen/flagsvc/v1/flag_service.js';
 import { type FlagFields, toPatch } from './flags.js';
-import { Rollouts } from './rollouts.js';
+import { Segments } from './segments.js';
 import { Trouble } from './trouble.js';
 import { type Context, type JsonObject, type JsonValue, toContext } from './values.js';
 import { type Change, type Snapshot, type WatchOptions, watch } from './watching.js';
@@ -41,7 +41,7 @@ export interface BatchOptions extends CallOptions {
 }
 
 /** Asks flagsvc; waits for nothing when it is made. Evaluations reject only when asked to, or for a wrong default. */
-export class FlagClient extends Rollouts {
+export class FlagClient extends Segments {
   protected readonly caller: Caller;
   readonly #raiseErrors: boolean;
   readonly #trouble: Trouble;

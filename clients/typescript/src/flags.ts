@@ -4,6 +4,12 @@ import { type FlagStatus, statusNumber, statusOf } from './details.js';
 import type * as wire from './gen/flagsvc/v1/types.js';
 import { type JsonObject, type JsonValue, fromFields, fromValue, toFields, toValue } from './values.js';
 
+/** A flag of the same set, and variants of which it must have one. */
+export interface Prerequisite {
+  readonly flagKey: string;
+  readonly variants: readonly string[];
+}
+
 /** A flag's definition. */
 export interface Flag {
   readonly key: string;
@@ -20,6 +26,7 @@ export interface Flag {
   /** Targeting rule as JSON text; empty: none. */
   readonly targeting: string;
   readonly metadata: JsonObject;
+  readonly prerequisites: readonly Prerequisite[];
   readonly revision: bigint;
   readonly etag: string;
   readonly updatedAt?: Date;
@@ -41,6 +48,7 @@ export function fromFlag(flag: wire.Flag): Flag {
     defaultVariant: flag.defaultVariant,
     targeting: flag.targeting,
     metadata: fromFields(flag.metadata),
+    prerequisites: flag.prerequisites,
     revision: flag.revision,
     etag: flag.etag,
     ...(flag.updatedAt && { updatedAt: flag.updatedAt }),
@@ -60,11 +68,12 @@ export interface FlagFields {
   /** As JSON text. */
   readonly targeting?: string | null;
   readonly metadata?: JsonObject;
+  readonly prerequisites?: readonly Prerequisite[];
 }
 
 /** Pack fields, and their names in the contract. */
 export function toPatch(fields: FlagFields): { patch: Partial<wire.Flag>; updateMask: string[] } {
-  const { status, config, variants, metadata, ...texts } = fields;
+  const { status, config, variants, metadata, prerequisites, ...texts } = fields;
   const given = Object.entries(texts).filter(([, text]) => text !== null && text !== undefined);
   const names = Object.entries(fields).filter(([, value]) => value !== undefined);
   return {
@@ -74,6 +83,9 @@ export function toPatch(fields: FlagFields): { patch: Partial<wire.Flag>; update
       ...(config !== undefined && config !== null && { config: toValue(config) }),
       ...(variants && { variants: toFields(variants, 0) }),
       ...(metadata && { metadata: toFields(metadata, 0) }),
+      ...(prerequisites && {
+        prerequisites: prerequisites.map(({ flagKey, variants }) => ({ flagKey, variants: [...variants] })),
+      }),
     },
     updateMask: names.map(([name]) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)),
   };

@@ -19,10 +19,11 @@ export type {
   WriteLevel,
 } from './details.js';
 export { FlagServiceError, type Violation } from './errors.js';
-export type { Flag, FlagFields } from './flags.js';
+export type { Flag, FlagFields, Prerequisite } from './flags.js';
 export type { At, FlagRevision, SetRollback } from './revisions.js';
 export type { RolloutPoint, RolloutState, RolloutStatus, RolloutWritten, Way } from './rollouts.js';
 export type { OnConflict, PlanOptions, Schedule, ScheduleState } from './schedules.js';
+export type { Segment, SegmentUpdate, SegmentUsers } from './segments.js';
 export type { Context, JsonObject, JsonValue } from './values.js';
 export type { Change, Snapshot, WatchOptions } from './watching.js';
 export type { WriteOptions, WriteOptions as ToggleOptions, Written } from './writes.js';

@@ -30,6 +30,7 @@ export interface FlagRevision {
 /** The changes of a rollback of a flag set. */
 export interface SetRollback {
   readonly flags: readonly { flagKey: string; action: string; revision: bigint; fields: string[] }[];
+  readonly segments: readonly { name: string; action: string }[];
   /** How far the last change had spread; unset if nothing was written. */
   readonly written?: Written;
 }
@@ -121,7 +122,7 @@ export abstract class Revisions {
     const { flags } = caller;
     const response = await caller.stored(flags, flags.rollbackFlagSet, request, waitMsOf(options));
     const written = response.spread && writtenOf(caller, { spread: response.spread });
-    return { flags: response.flags, ...(written && { written }) };
+    return { flags: response.flags, segments: response.segments, ...(written && { written }) };
   }
 
   async #get(key: string, moment: { minRevision?: bigint; asOf?: pb.AsOf }): Promise<Flag> {

@@ -45,7 +45,7 @@ export class StrictError extends Error {
 /** Sends nothing. */
 class NoServer extends Caller {
   override async stored(): Promise<never> {
-    const text = 'flags in memory have evaluations, toggles and watches only: no definitions, revisions, schedules or rollouts';
+    const text = 'flags in memory have evaluations, toggles and watches only: no definitions, revisions, schedules, rollouts or segments';
     throw new FlagServiceError(status.UNIMPLEMENTED, text);
   }
 }

@@ -22,14 +22,14 @@ import structlog
 from flagsvc.adapters.files.checked import CheckedFile, Located, checked
 from flagsvc.adapters.files.parse import MAX_BYTES
 from flagsvc.adapters.files.sources import sources_of
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import StoreUnavailable, WritesUnsupported
 from flagsvc.core.flagd.reading import BUCKETING_NAME
 from flagsvc.core.flagd.sets import FileSets
 from flagsvc.core.json_values import same
 from flagsvc.core.model import DEFAULT_BUCKETING, Flag, FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
-from flagsvc.ports import Entry, Problem, StoreContents
+from flagsvc.ports import Entry, Family, Problem, StoreContents
 from flagsvc.ports.revisions import DecideAll, RolledBack
 
 SETTLE_S = 0.05
@@ -81,6 +81,7 @@ class FileStore:
     audit = None
     definitions = None
     schedules = None
+    segments = None
 
     def __init__(self, url: str) -> None:
         sources = sources_of(url)
@@ -104,6 +105,13 @@ class FileStore:
         flag = contents.flags.get(flag_id)
         return Entry.of(flag) if flag else Entry.absent(flag_id, contents.revisions.get(flag_id.flag_set, 0))
 
+    async def get_family(self, flag_id: FlagId) -> Family:
+        """Return one flag: flags of files have no prerequisites."""
+        contents = await self._current()
+        flag = contents.flags.get(flag_id)
+        entries = {} if flag is None else {flag_id.key: Entry.of(flag)}
+        return Family(contents.revisions.get(flag_id.flag_set, 0), entries)
+
     async def load(self) -> StoreContents:
         """Return all flags as the files define them now."""
         contents = await self._current()
@@ -122,9 +130,16 @@ class FileStore:
         del flag_id, decide, request
         raise WritesUnsupported(_READ_ONLY)
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
         """Raise WritesUnsupported: flagsvc only reads the files."""
-        del flag_set, revision, decide, dry_run
+        del flag_id, decide
+        raise WritesUnsupported(_READ_ONLY)
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Raise WritesUnsupported: flagsvc only reads the files."""
+        del flag_set, revision, decide, author, dry_run
         raise WritesUnsupported(_READ_ONLY)
 
     async def bucketing(self, flag_set: str) -> int:

@@ -18,6 +18,7 @@ from pymongo import DeleteMany, ReturnDocument, UpdateOne
 
 from flagsvc.adapters.mongo import definitions, documents
 from flagsvc.adapters.mongo.definitions import BEGINNING, FLAG, NEWEST_OF_EACH, horizon_of
+from flagsvc.adapters.mongo.segment_rows import SEGMENT
 from flagsvc.adapters.mongo.transactions import maybe_await, session_of
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.revisions.model import RECORDED, About, Moment
@@ -169,7 +170,10 @@ class DefinitionSweep:
         if newest is None:
             return 0
         at = Moment(int(newest["revision"]), newest["at"])
-        old = {"flagSet": name, "kind": FLAG, "revision": {"$lte": at.revision}}
+        return sum([await self._remove_older(name, kind, at, session) for kind in (FLAG, SEGMENT)])
+
+    async def _remove_older(self, name: str, kind: str, at: Moment, session: Any) -> int:
+        old = {"flagSet": name, "kind": kind, "revision": {"$lte": at.revision}}
         pipeline = [{"$match": old}, *NEWEST_OF_EACH, {"$match": {"$or": [{"rows": {"$gt": 1}}, {"gone": True}]}}]
         surplus = [each async for each in await maybe_await(self._rows.aggregate(pipeline, session=session))]
         if not surplus:

@@ -32,6 +32,7 @@ from flagsvc.core.model import (
     HistoryEntry,
     JsonValue,
 )
+from flagsvc.core.segments import stamp
 
 # A date out of Python's range, or a string that is not UTF-8, must not break the reading of other flags.
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -103,10 +104,19 @@ def bucketing_of(row: Mapping[str, Any] | None) -> int:
     return int(version) if isinstance(version, int | float) and version in BUCKETINGS else DEFAULT_BUCKETING
 
 
-def numbered(raw: Mapping[str, Any], revision: int, set_bucketing: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return another program's document with a revision and its set's bucketing, and the MongoDB update for it."""
-    version = version_for(to_flag(raw), set_bucketing)
-    fields = {"revision": revision} | ({} if version == DEFAULT_BUCKETING else {"bucketing": version})
+def numbered(
+    raw: Mapping[str, Any], revision: int, set_bucketing: int, segments: Mapping[str, str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return another program's document with a revision and what its set gives it, and the MongoDB update for it.
+
+    `segments`: the rules of those that it refers to; None: its evaluators stay as they are.
+    """
+    flag = to_flag(raw)
+    fields: dict[str, Any] = {"revision": revision}
+    if segments is not None and (linked := stamp(flag, segments)) is not flag:
+        flag, fields["evaluators"] = linked, dict(linked.evaluators)
+    version = version_for(flag, set_bucketing)
+    fields |= {} if version == DEFAULT_BUCKETING else {"bucketing": version}
     removed = {"bucketing": ""} if version == DEFAULT_BUCKETING and "bucketing" in raw else {}
     kept = {name: value for name, value in raw.items() if name not in removed}
     return kept | fields, {"$set": fields} | ({"$unset": removed} if removed else {})

@@ -7,18 +7,24 @@ a revision of its own, in the order in which the flags are written: the change s
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
+from pymongo import DeleteOne, InsertOne, ReplaceOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo.definitions import MongoDefinitions, one_of, recorded, row_of
+from flagsvc.adapters.mongo.links import Links
+from flagsvc.adapters.mongo.segment_rows import SegmentRows, carrying
 from flagsvc.core.bucketing import stamped
+from flagsvc.core.changes import Author
 from flagsvc.core.errors import NotRestorable
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.core.revisions.model import About, Moment, Recorded
+from flagsvc.core.segments import SegmentChange, all_of
+from flagsvc.core.segments.restoring import check_restored, restored
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.revisions import MAX_CHANGED, DecideAll, RolledBack
 from flagsvc.turns import in_turns, off_loop
@@ -26,7 +32,15 @@ from flagsvc.turns import in_turns, off_loop
 _BATCH = 100
 
 
-class _Current(NamedTuple):
+class Counted(NamedTuple):
+    """A set's next revision with its moment, and the set's bucketing."""
+
+    revision: int
+    at: datetime
+    bucketing: int
+
+
+class Current(NamedTuple):
     """A flag as it is stored."""
 
     raw: Mapping[str, Any]
@@ -37,14 +51,19 @@ class Rollback:
     """Rollbacks of one database. `next_revision`: counts a change of a set, in a session."""
 
     def __init__(
-        self, database: Any, kept: MongoDefinitions, next_revision: Callable[[str, int, Any], Awaitable[Any]]
+        self,
+        database: Any,
+        kept: MongoDefinitions,
+        links: Links,
+        segments: SegmentRows,
+        next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
         self._flags, self._history = database["feature_flags"], database["feature_flag_history"]
         self._audit, self._revisions = database["audit_logs"], database["flagsvc_revisions"]
-        self._kept, self._next_revision = kept, next_revision
+        self._kept, self._links, self._segments, self._next_revision = kept, links, segments, next_revision
 
     async def run(
-        self, flag_set: str, revision: int, decide: DecideAll, session: Any, *, dry_run: bool
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, session: Any, *, dry_run: bool
     ) -> RolledBack | None:
         """Decide and store in the session's transaction; None, which ends it, where there is nothing to change."""
         await self._kept.check(flag_set, revision, session)
@@ -53,28 +72,83 @@ class Rollback:
         if len(keys) > MAX_CHANGED:
             raise NotRestorable(f"more than {MAX_CHANGED} flags have changed since; roll back flag by flag")
         past: dict[str, Recorded] = {}
-        current: dict[str, _Current] = {}
+        current: dict[str, Current] = {}
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
             async for row in in_turns(await self._kept.newest_rows(flag_set, some, revision, session)):
                 past[row["key"]] = await recorded(row)
             query = {"key": {"$in": some}} | documents.in_set(flag_set)
             async for raw in self._flags.find(query, session=session):
-                current[raw["key"]] = _Current(raw, documents.to_flag(raw))
+                current[raw["key"]] = Current(raw, documents.to_flag(raw))
         changes = await off_loop(decide, past, {key: each.flag for key, each in current.items()})
-        if not changes or counted is None:
-            return RolledBack(changes, []) if dry_run else None
+        await self._links.check(flag_set, changes, session)
+        segments = await self._segment_changes(flag_set, revision, changes, author, session)
+        if not (changes or segments) or counted is None:
+            return RolledBack(changes, [], segments) if dry_run else None
+        await self._put(flag_set, segments, session)  # the flags' definitions carry them
+        changes = [await self._links.linked(change, session) for change in changes]
+        entries: list[Entry] = []
+        if changes:
+            entries = await self.store(flag_set, changes, current, counted, session)
+        else:  # no flag has a new revision
+            before = {"$set": {"revision": counted.revision - 1}}
+            await self._revisions.update_one({"_id": flag_set}, before, session=session)
+        last = entries[-1].revision if entries else counted.revision - 1
+        await self._segments.finish(segments, last, session)
+        return RolledBack(changes, entries, segments)
+
+    async def _segment_changes(
+        self, flag_set: str, revision: int, changes: Sequence[Change], author: Author, session: Any
+    ) -> list[SegmentChange]:
+        """Return what makes the set's segments as they were. Raises SegmentInUse, and NotRestorable."""
+        past = await self._segments.changed_since(flag_set, revision, session)
+        if not past:
+            return []
+        current = {each.name: each for each in await self._segments.of_set(flag_set, session)}
+        found = await off_loop(restored, past, current, author)
+        rules = {name: each.rule for name, each in current.items()}
+        users: dict[str, list[str]] = {}
+        changed = [subject.key for change in changes if (subject := change.after or change.before) is not None]
+        for each in found:
+            rules = all_of(rules, each)
+            if each.after is None:
+                query = carrying(each.id) | {"key": {"$nin": changed}}
+                users[each.id.name] = [raw["key"] async for raw in self._flags.find(query, {"key": 1}, session=session)]
+        await off_loop(check_restored, found, rules, users)
+        return found
+
+    async def _put(self, flag_set: str, segments: Sequence[SegmentChange], session: Any) -> None:
+        if segments:
+            counter = await self._revisions.find_one_and_update(
+                {"_id": flag_set}, {"$inc": {"segments": 1}}, return_document=ReturnDocument.AFTER, session=session
+            )
+            for each in segments:
+                version = int(counter["segments"])
+                await self._segments.put(each.id, each.after and replace(each.after, version=version), session)
+
+    async def store(
+        self,
+        flag_set: str,
+        changes: Sequence[Change],
+        current: Mapping[str, Current],
+        counted: Counted,
+        session: Any,
+    ) -> list[Entry]:
+        """Store changes of one set, each with a revision of its own: `counted` is the first one, just taken.
+
+        `current`: the flags that exist, by key.
+        """
         changes = await off_loop(lambda: [stamped(change, counted.bucketing) for change in changes])
         first = max(counted.revision, 1 + max((each.flag.revision for each in current.values()), default=0))
         if (last := first + len(changes) - 1) != counted.revision:
             await self._revisions.update_one({"_id": flag_set}, {"$set": {"revision": last}}, session=session)
         try:
-            return RolledBack(changes, await self._store(changes, current, first, counted.at, session))
+            return await self._store(changes, current, first, counted.at, session)
         except BulkWriteError as error:
             raise _single(error) from error
 
     async def _store(
-        self, changes: Sequence[Change], current: Mapping[str, _Current], first: int, at: datetime, session: Any
+        self, changes: Sequence[Change], current: Mapping[str, Current], first: int, at: datetime, session: Any
     ) -> list[Entry]:
         history, audit, edits, rows, entries = [], [], [], [], []
         for revision, change in enumerate(changes, first):

@@ -72,10 +72,15 @@ class MongoSchedules:
         self._counters = database["flagsvc_revisions"]
         self._has_pending: dict[str, bool] = {}
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
         """Number and store a schedule, in one transaction."""
 
         async def work(session: Any) -> Schedule:
+            known = await self._schedules.find_one({"_id": known_id}, session=session) if known_id else None
+            if known is not None:
+                return await off_loop(_schedule, known)
             at = await self._schedules.find_one_and_update(
                 _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )

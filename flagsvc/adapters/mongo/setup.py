@@ -18,6 +18,7 @@ from flagsvc.adapters.mongo.causes import mongo_cause
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS
 from flagsvc.adapters.mongo.definitions import COLLECTION as DEFINITIONS
 from flagsvc.adapters.mongo.definitions import INDEXES
+from flagsvc.adapters.mongo.links import PREREQUISITE, SEGMENTS
 from flagsvc.adapters.mongo.orphans import APP_NAME
 from flagsvc.adapters.mongo.requests import COLLECTION as REQUESTS
 from flagsvc.adapters.mongo.requests import INDEX
@@ -89,7 +90,17 @@ async def prepare(database: Any) -> None:
     """
     with _wished("collections"):
         there = await database.list_collection_names(authorizedCollections=True)
-        names = ("audit_logs", "flagsvc_revisions", RESUME_POINTS, AUDIT, REFUSALS, DEFINITIONS, REQUESTS, SCHEDULES)
+        names = (
+            "audit_logs",
+            "flagsvc_revisions",
+            RESUME_POINTS,
+            AUDIT,
+            REFUSALS,
+            DEFINITIONS,
+            REQUESTS,
+            SCHEDULES,
+            SEGMENTS,
+        )
         for name in names:
             if name not in there:
                 await _create_collection(database, name)
@@ -110,6 +121,15 @@ async def prepare(database: Any) -> None:
         await _index_revisions(database[DEFINITIONS], database[REQUESTS])
     with _wished("the indexes of flagsvc_schedules"):
         await _index_schedules(database[SCHEDULES])
+    with _wished("the indexes on prerequisites of feature_flags and of flagsvc_segments"):
+        await _index_links(database["feature_flags"], database[SEGMENTS])
+
+
+async def _index_links(flags: Any, segments: Any) -> None:
+    if (PREREQUISITE,) not in await index_keys(flags):
+        await _create_index(flags, [(PREREQUISITE, 1)], sparse=True)
+    if ("flagSet", "name") not in await index_keys(segments):
+        await _create_index(segments, [("flagSet", 1), ("name", 1)], unique=True)
 
 
 async def _index_revisions(definitions: Any, requests: Any) -> None:

@@ -12,8 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from bson.errors import BSONError
@@ -33,20 +32,23 @@ from flagsvc.adapters.mongo.definition_sweep import DefinitionSweep
 from flagsvc.adapters.mongo.definitions import MongoDefinitions
 from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
+from flagsvc.adapters.mongo.links import Links
 from flagsvc.adapters.mongo.requests import MongoRequests
-from flagsvc.adapters.mongo.rollback import Rollback
+from flagsvc.adapters.mongo.rollback import Counted, Rollback
 from flagsvc.adapters.mongo.schedules import MongoSchedules
+from flagsvc.adapters.mongo.segment_rows import SegmentRows
+from flagsvc.adapters.mongo.segments import MongoSegments
 from flagsvc.adapters.mongo.tokens import MongoTokens
 from flagsvc.adapters.mongo.transactions import OnDuplicateKey, Transactions, Work, close_client, session_of
 from flagsvc.background import cause_of
 from flagsvc.core.bucketing import stamped, version_for
-from flagsvc.core.changes import Decide
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import ChangeRefused, InvalidRequest, StoreForbidden, StoreUnavailable, Violation, invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Flag, FlagId, HistoryEntry
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import CHANGED_ELSEWHERE, About, Moment
 from flagsvc.core.sizes import HistorySize
-from flagsvc.ports import Entry, Problem, StoreContents, StoreEvent, StoreIdentity
+from flagsvc.ports import Entry, Family, Problem, StoreContents, StoreEvent, StoreIdentity
 from flagsvc.ports.revisions import DecideAll, RolledBack
 from flagsvc.replication.timing import LOAD_TIMEOUT_S
 from flagsvc.turns import Turns, off_loop
@@ -60,14 +62,6 @@ _GETS, _KEYS = 8, 100  # reads of single flags under way, and how many flags one
 _ROLLBACK_S = 10.0
 """How long the transaction of a rollback of a set may take, which writes up to 1,000 flags."""
 T = TypeVar("T")
-
-
-class Counted(NamedTuple):
-    """A set's next revision with its moment, and the set's bucketing."""
-
-    revision: int
-    at: datetime
-    bucketing: int
 
 
 class MongoStore:
@@ -131,7 +125,17 @@ class MongoStore:
             DefinitionSweep(self._client, self._database, lambda: self._asking(LOAD_TIMEOUT_S), self._read),
         )
         self._requests = MongoRequests(self._database)
-        self._rollback = Rollback(self._database, self.definitions, self._next_revision)
+        self._links = Links(self._database)
+        segments = SegmentRows(self._database, lambda: self.definitions.is_recording, self.definitions.noting_refusals)
+        self._rollback = Rollback(self._database, self.definitions, self._links, segments, self._next_revision)
+        self.segments = MongoSegments(
+            self._database,
+            segments,
+            run=self._stored,
+            asking=lambda: self._asking(self._timeout_s),
+            store=self._rollback.store,
+            next_revision=self._next_revision,
+        )
         self.schedules = MongoSchedules(
             self._database, self._run, lambda: self._asking(self._timeout_s), self._flag, self._change
         )
@@ -172,6 +176,14 @@ class MongoStore:
     async def get(self, flag_id: FlagId) -> Entry:
         """Read one flag, together with others that are read at this time."""
         return await self._gets.get(flag_id)
+
+    async def get_family(self, flag_id: FlagId) -> Family:
+        """Read a flag and those that it depends on, in one snapshot."""
+        async with self._asking(self._timeout_s):
+            self.reads += 1
+            revision, rows = await self._links.family(flag_id)
+            flags = [self._read(raw) for raw in rows]
+        return Family(revision, {flag.key: Entry.of(flag) for flag in flags})
 
     async def load(self) -> StoreContents:
         """Read the counters, then every flag: a change up to a counter can then not be missing."""
@@ -253,10 +265,17 @@ class MongoStore:
 
         return await self._stored(lambda session: self._change(flag_id, decide, session, request), taken)
 
-    async def roll_back(self, flag_set: str, revision: int, decide: DecideAll, *, dry_run: bool) -> RolledBack:
-        """Decide about all flags that have changed since, and store, in one transaction."""
+    async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
+        """Decide in a transaction that stores nothing."""
+        found = await self._transactions.run(lambda session: self._preview(flag_id, decide, session))
+        return found or Entry.absent(flag_id)
+
+    async def roll_back(
+        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+    ) -> RolledBack:
+        """Decide about all flags and segments that have changed since, and store, in one transaction."""
         found = await self._stored(
-            lambda session: self._rollback.run(flag_set, revision, decide, session, dry_run=dry_run),
+            lambda session: self._rollback.run(flag_set, revision, decide, author, session, dry_run=dry_run),
             timeout_s=_ROLLBACK_S,
         )
         return found or RolledBack([], [])
@@ -324,7 +343,8 @@ class MongoStore:
         if change is None or subject is None:
             return None
         revision, at, bucketing = await self._next_revision(flag_id.flag_set, flag.revision if flag else 0, session)
-        change = await off_loop(stamped, change, bucketing)
+        await self._links.check(flag_id.flag_set, [change], session)
+        change = await off_loop(stamped, await self._links.linked(change, session), bucketing)
         stored, edit = documents.updated(change, raw, flag, revision)
         resource = (stored or raw or {}).get("_id")
         await self._history.insert_one(documents.history_document(change, subject, revision), session=session)
@@ -341,6 +361,18 @@ class MongoStore:
             await self._requests.remember(request, entry, change, at, session)
         return entry
 
+    async def _preview(self, flag_id: FlagId, decide: Decide, session: Any) -> Entry:
+        flag = await self._flag(flag_id, session)
+        counter = await self._revisions.find_one({"_id": flag_id.flag_set}, session=session) or {}
+        revision = flag.revision if flag else documents.counter_of(counter)
+        change = await off_loop(decide, flag)
+        if change is None:
+            return Entry(flag_id, revision, None)
+        await self._links.check(flag_id.flag_set, [change], session)
+        linked = await self._links.linked(change, session)
+        change = await off_loop(stamped, linked, documents.bucketing_of(counter))
+        return Entry(flag_id, revision, change.after)
+
     async def _assign_revision(self, flag_id: FlagId, revision: int, session: Any) -> Entry | None:
         raw = await self._find(flag_id, session)
         found = documents.revision_of(raw)
@@ -352,7 +384,8 @@ class MongoStore:
         new, at, bucketing = await self._next_revision(flag_id.flag_set, found, session)
         entry = Entry.absent(flag_id, new)
         if raw is not None:
-            stored, edit = await off_loop(documents.numbered, raw, new, bucketing)
+            rules = await self._links.rules_of(documents.to_flag(raw), session)
+            stored, edit = await off_loop(documents.numbered, raw, new, bucketing, rules)
             await self._flags.update_one({"_id": raw["_id"]}, edit, session=session)
             entry = Entry.of(documents.to_flag(stored))
         about = About(action=CHANGED_ELSEWHERE)

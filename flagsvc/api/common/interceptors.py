@@ -29,8 +29,13 @@ from flagsvc.telemetry import Metrics
 
 _OWN = "/flagsvc.v1.FlagService/"
 _WRITES = frozenset(
-    _OWN + name for name in ("CreateFlag", "UpdateFlag", "ToggleFlag", "DeleteFlag", "RollbackFlag", "RollbackFlagSet")
-) | frozenset(f"/flagsvc.v1.RolloutService/{name}Rollout" for name in ("Pause", "Resume", "Rollback"))
+    {
+        *(_OWN + f"{verb}Flag" for verb in ("Create", "Update", "Toggle", "Delete", "Rollback")),
+        _OWN + "RollbackFlagSet",
+        *(f"/flagsvc.v1.RolloutService/{verb}Rollout" for verb in ("Pause", "Resume", "Rollback")),
+        *(f"/flagsvc.v1.SegmentService/{verb}Segment" for verb in ("Create", "Update", "Delete")),
+    }
+)
 _ADMINISTRATION = frozenset(
     _OWN + name
     for name in (
@@ -38,7 +43,7 @@ _ADMINISTRATION = frozenset(
         *("GetBucketing", "SetBucketing"),
     )
 )
-_ADMINISTRATIVE = tuple(f"/flagsvc.v1.{name}Service/" for name in ("Token", "Audit", "Schedule"))
+_ADMINISTRATIVE = tuple(f"/flagsvc.v1.{name}Service/" for name in ("Token", "Audit", "Schedule", "Segment"))
 _ENDLESS = ("/grpc.health.v1.", "/grpc.reflection.")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 

@@ -53,6 +53,7 @@ _OWN = "/flagsvc.v1.FlagService/"
 _TOKENS = "/flagsvc.v1.TokenService/"
 _ROLLOUTS = "/flagsvc.v1.RolloutService/"
 _SCHEDULES = "/flagsvc.v1.ScheduleService/"
+_SEGMENTS = "/flagsvc.v1.SegmentService/"
 _SYNC = "/flagd.sync.v1.FlagSyncService/"
 _FLAG_SET, _FLAG, _SELECTOR = by_field("flag_set"), by_field("flag.flag_set"), by_selector()
 _EVALUATIONS = ("/flagd.evaluation.v1.Service/", "/flagd.evaluation.v2.Service/", "/schema.v1.Service/")
@@ -87,6 +88,9 @@ METHODS: Mapping[str, Rule] = {
     # The right to plan is looked at again when the change is due: flagsvc/access/planned_rights.py.
     **{_SCHEDULES + f"{verb}Schedule": Rule(Role.WRITE, _FLAG_SET) for verb in ("Create", "Update", "Execute")},
     _SCHEDULES + "CancelSchedule": Rule(Role.TOGGLE, _FLAG_SET),
+    **{_SEGMENTS + name: Rule(Role.READ, _FLAG_SET) for name in ("GetSegment", "ListSegments")},
+    **{_SEGMENTS + f"{verb}Segment": Rule(Role.WRITE, by_field("segment.flag_set")) for verb in ("Create", "Update")},
+    _SEGMENTS + "DeleteSegment": Rule(Role.WRITE, _FLAG_SET),
     **{service + name: Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS for name in _RESOLVES},
     **{service + "EventStream": Rule(Role.EVALUATE, _SELECTOR) for service in _EVALUATIONS},
     "/flagd.evaluation.v1.Service/ResolveAll": Rule(Role.EVALUATE, _SELECTOR),

@@ -19,7 +19,14 @@ MAX_WRITE_VALUES = 20_000
 """Most fields and list elements of a write."""
 _OWN = "/flagsvc.v1.FlagService/"
 _PLANS = "/flagsvc.v1.ScheduleService/"
-_WRITES = frozenset({f"{_OWN}CreateFlag", f"{_OWN}UpdateFlag", f"{_PLANS}CreateSchedule", f"{_PLANS}UpdateSchedule"})
+_SEGMENTS = "/flagsvc.v1.SegmentService/"
+_WRITES = frozenset(
+    {
+        *(f"{_OWN}{verb}Flag" for verb in ("Create", "Update")),
+        *(f"{_PLANS}{verb}Schedule" for verb in ("Create", "Update")),
+        *(f"{_SEGMENTS}{verb}Segment" for verb in ("Create", "Update")),
+    }
+)
 _FLAGDS = ("/flagd.evaluation.", "/schema.")
 _FIRST_FIELD = b"\x0a"
 """The tag of a message's first field. Every field of an object and every element of a list begins with it."""

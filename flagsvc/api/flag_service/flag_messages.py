@@ -13,6 +13,7 @@ from flagsvc.api.flag_service.rollout_messages import rollout_json, rollout_to_m
 from flagsvc.core.errors import invalid
 from flagsvc.core.model import DEFAULT_BUCKETING, DEFAULT_SET, Exposure, Flag, JsonValue, Status
 from flagsvc.core.needs import NEEDS, needs_of, unknown_in
+from flagsvc.core.prerequisites import BadPrerequisites, prerequisites_of
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 
 _TIMES = ("created_at", "updated_at", "enabled_at", "disabled_at", "expires_at")
@@ -36,6 +37,7 @@ def flag_to_message(flag: Flag) -> types.Flag:
         bucketing=flag.bucketing,
         exposure=types.EXPOSURE_PUBLIC if flag.is_public else types.EXPOSURE_UNSPECIFIED,
         rollout=rollout_to_message(flag),
+        prerequisites=_prerequisites_to_messages(flag),
         needs=needs_of(flag),
         config=None if flag.config is None else to_value(flag.config),
         variants={name: to_value(value) for name, value in flag.variants.items()},
@@ -66,6 +68,8 @@ def flag_from_message(message: types.Flag) -> Flag:
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
         exposure=_exposure(message.exposure),
         rollout=rollout_json(message.rollout) if message.HasField("rollout") else None,
+        prerequisites=[{"flagKey": each.flag_key, "variants": list(each.variants)} for each in message.prerequisites]
+        or None,
     )
 
 
@@ -81,6 +85,15 @@ def received(message: types.Flag) -> Flag:
         disabled_at=_optional_time(message, "disabled_at"),
         unknown=unknown_in({NEEDS: list(message.needs)}),
     )
+
+
+def _prerequisites_to_messages(flag: Flag) -> list[types.Prerequisite]:
+    """Pack a flag's prerequisites; one empty message for stored ones that are malformed."""
+    try:
+        found = prerequisites_of(flag.prerequisites)
+    except BadPrerequisites:
+        return [types.Prerequisite()]
+    return [types.Prerequisite(flag_key=each.flag_key, variants=each.variants) for each in found]
 
 
 def _optional_time(message: types.Flag, name: str) -> datetime | None:

@@ -62,7 +62,7 @@ def put_evaluation(message: pb.FlagEvaluation, evaluation: Evaluation) -> None:
     if flag is not None:
         message.status = STATUSES[flag.status]
         message.enabled = flag.status is Status.ENABLED and outcome.value is True
-        for name, item in flag.metadata.items():
+        for name, item in evaluation.metadata.items():
             put_value(message.flag_metadata[name], item)
 
 

@@ -84,11 +84,13 @@ class RevisionHandlers:
     async def RollbackFlagSet(self, request: pb.RollbackFlagSetRequest, context: Context) -> Any:
         """Roll a whole set back to earlier definitions."""
         flag_set, revision = validation.set_name(request.flag_set), _revision(request.revision)
-        decide, wait_for = set_rollback(revision, author_of(request)), messages.wait_for(request)
+        author, wait_for = author_of(request), messages.wait_for(request)
+        decide = set_rollback(revision, author)
         if request.validate_only:
-            done = await self._writer.preview_rollback(flag_set, revision, decide)
+            done = await self._writer.preview_rollback(flag_set, revision, decide, author)
             return await off_loop(_encoded_rollback, done, None)
-        return await off_loop(_encoded_rollback, *await self._writer.roll_back(flag_set, revision, decide, wait_for))
+        written = await self._writer.roll_back(flag_set, revision, decide, author, wait_for)
+        return await off_loop(_encoded_rollback, *written)
 
 
 def as_of_of(request: pb.EvaluateFlagRequest | pb.BatchEvaluateFlagsRequest | pb.GetFlagRequest) -> AsOf:
@@ -150,4 +152,6 @@ def _encoded_rollback(done: RolledBack, result: WriteResult | None) -> bytes:
             revision=done.entries[number].revision if done.entries else 0,
             fields=sorted(change.new or {}) if change.before is not None and change.after is not None else (),
         )
+    for segment in done.segments:
+        response.segments.add(name=segment.id.name, action=segment.action.value)
     return response.SerializeToString()

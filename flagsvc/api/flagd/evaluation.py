@@ -144,7 +144,7 @@ class FlagdEvaluation:
             _put_any(message, field, evaluation)
             if has_metadata and evaluation.flag is not None:
                 put_fields(message.metadata, selector.metadata)
-                put_fields(message.metadata, evaluation.flag.metadata)
+                put_fields(message.metadata, evaluation.metadata)
             return (part.SerializeToString(),)
 
         async def resolve_all(request: Any, context: Context) -> Any:
@@ -212,7 +212,7 @@ def packer(protocol: Protocol, name: str) -> Callable[[Evaluation, str, Selector
                 response.value = outcome.value
         put_fields(response.metadata, selector.metadata)
         if evaluation.flag is not None:
-            put_fields(response.metadata, evaluation.flag.metadata)
+            put_fields(response.metadata, evaluation.metadata)
         encoded: bytes = response.SerializeToString()
         return encoded
 

@@ -136,14 +136,17 @@ class FlagdSync:
         """Return a flag's definition. A broken flag is logged once for each of its revisions."""
         held = self._near.get(flag.id)
         if held is not None and held.entry.flag is flag:
-            if held.compiled is None:
+            if not held.is_compiled:
                 await held.compile()
             prepared = held.prepared
         else:
             prepared = await off_loop(prepare, flag)
-        is_large = self._near.is_large(flag)
+        is_large, family = self._near.is_large(flag) or bool(prepared.prerequisites), None
+        if prepared.prerequisites:
+            family = await self._reader.family(flag.id)
+            flag, prepared = family.get(flag.key, (flag, prepared))
         text, problem = (
-            await off_loop(definition_of, flag, prepared, self._sets)
+            await off_loop(definition_of, flag, prepared, self._sets, family)
             if is_large
             else definition_of(flag, prepared, self._sets)
         )

@@ -122,6 +122,8 @@ class Payload:
 
     async def _render_changed(self, definitions: dict[str, bytes]) -> dict[str, bytes]:
         """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
+        changed = tuple(self._changed)
+        self._changed.update([key async for key in in_turns(self._near.descendants(self._flag_set, changed))])
         async for key in in_turns(tuple(self._changed)):
             self._changed.discard(key)
             held = self._near.get(FlagId(self._flag_set, key))

@@ -152,11 +152,14 @@ class Ofrep:
         selector = self._selectors.of(headers)
         context = self._contexts.of_json(await context_of(body, key), headers)
         flag_id, min_revision = _flag_id(selector, key), min_revision_of(request, headers)
-        if CALLER.get().is_of_the_public and not await self._reader.may_be_public(flag_id, min_revision):
+        is_public = CALLER.get().is_of_the_public
+        if is_public and not await self._reader.may_be_public(flag_id, min_revision):
             return json_response(404, not_found_body(key, selector.metadata))  # whether there is such a flag or not
         evaluation = await self._reader.evaluate(flag_id, context, min_revision=min_revision)
         self._metrics.evaluated(evaluation)
-        return json_response(status_of(evaluation), evaluation_body(evaluation, selector.metadata))
+        return json_response(
+            status_of(evaluation), evaluation_body(evaluation, selector.metadata, for_public=is_public)
+        )
 
     async def _evaluate_all(self, request: Request, body: bytes) -> Response:
         """Evaluate a whole set for one context.
@@ -174,9 +177,10 @@ class Ofrep:
             return self._reader.evaluate_set(selector.flag_set, context, min_revision, only_public=only_public)
 
         def packed(evaluation: Evaluation) -> Reply:
-            return (encode(evaluation_body(evaluation, selector.metadata)),)
+            body = evaluation_body(evaluation, selector.metadata, for_public=question.only_public)
+            return (encode(body),)
 
-        packing = Packing(("OFREP", selector.text), packed, separator=b",")
+        packing = Packing(("OFREP", selector.text, question.only_public), packed, separator=b",")
         call = BulkCall(question, evaluate, packing, AnswerSize(SPLIT_SET, MAX_SET_BYTES), min_revision)
         bodies = await self._bulk.parts(call)
         is_short = sum(map(len, bodies)) <= MAX_INLINE_HASHED

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flagsvc.core.evaluation import ErrorCode, Reason
 from flagsvc.core.json_values import with_whole_numbers
-from flagsvc.core.model import Flag, JsonValue
+from flagsvc.core.model import JsonValue
 from flagsvc.serving.reader import Evaluation
 
 STATUSES = {ErrorCode.FLAG_NOT_FOUND: 404, ErrorCode.PROVIDER_NOT_READY: 503}
@@ -28,14 +28,21 @@ def status_of(evaluation: Evaluation) -> int:
     return 200 if code is None else STATUSES.get(code, 400)
 
 
-def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict[str, JsonValue]:
-    """Return one evaluation's JSON. `selected`: the selector as metadata. Without a value a client uses its default."""
+def evaluation_body(
+    evaluation: Evaluation, selected: Mapping[str, str], *, for_public: bool = False
+) -> dict[str, JsonValue]:
+    """Return one evaluation's JSON. `selected`: the selector as metadata. Without a value a client uses its default.
+
+    `for_public`: for a caller who must not see which flags there are besides public ones.
+    """
     outcome, flag, key = evaluation.outcome, evaluation.flag, evaluation.flag_id.key
+    metadata = flag.metadata if for_public and flag is not None else evaluation.metadata
     if outcome.error_code is not None:
         details = _DETAILS.get(outcome.error_code, _OTHER_DETAILS).format(key)
-        if flag is not None and outcome.message:
+        names_others = for_public and flag is not None and flag.prerequisites
+        if flag is not None and outcome.message and not names_others:
             details = f"{details}: {outcome.message}"
-        return error_body(outcome.error_code, details, key, _metadata(selected, flag))
+        return error_body(outcome.error_code, details, key, {**selected, **metadata})
     body: dict[str, JsonValue] = {"key": key, "reason": outcome.reason}
     if outcome.variant is not None:
         body |= {"variant": outcome.variant, "value": outcome.value}
@@ -43,7 +50,7 @@ def evaluation_body(evaluation: Evaluation, selected: Mapping[str, str]) -> dict
         # The Python provider requires the field, and only these reasons make a client use its own default.
         reason = Reason.DISABLED if evaluation.is_disabled else Reason.DEFAULT
         body |= {"reason": reason, "variant": None}
-    body["metadata"] = _metadata(selected, flag)
+    body["metadata"] = {**selected, **metadata}
     return body
 
 
@@ -56,7 +63,7 @@ def bulk_body(bodies: Sequence[bytes], selected: Mapping[str, str], event_stream
 def not_found_body(key: str, selected: Mapping[str, str]) -> dict[str, JsonValue]:
     """Return the error for a flag that does not exist."""
     details = _DETAILS[ErrorCode.FLAG_NOT_FOUND].format(key)
-    return error_body(ErrorCode.FLAG_NOT_FOUND, details, key, _metadata(selected))
+    return error_body(ErrorCode.FLAG_NOT_FOUND, details, key, selected)
 
 
 def error_body(
@@ -77,7 +84,3 @@ def encode(value: JsonValue) -> bytes:
 
 def _dumped(value: JsonValue) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _metadata(selected: Mapping[str, str], flag: Flag | None = None) -> dict[str, JsonValue]:
-    return {**selected, **(flag.metadata if flag is not None else {})}

@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 from ..bucketing import has_split
 from ..errors import InvalidRequest, Violation, short_repr
-from ..evaluation import has_rule, has_targeting, needs_more, read_rollout
+from ..evaluation import has_rule, needs_more
 from ..json_values import NotJson, compact, strict_loads
 from ..model import DEFAULT_BUCKETING, DEFAULT_SET, NO_VARIANTS, Flag, JsonValue, Status
-from ..rollouts import BadRollout, after_targeting, rule_of
 from .reading import BUCKETING_NAME, EXPOSURE_NAME, SET_NAME
 from .references import NotInlined, add_referred, inlined, refs
+from .rules import whole_rule
 
 SCHEMA = "https://flagd.dev/schema/v0/flags.json"
+
+
+NO_PREREQUISITES = "it has prerequisites, which a file of flagd cannot have"
 
 
 class Rules(NamedTuple):
@@ -60,6 +63,8 @@ def definition(flag: Flag) -> dict[str, Any]:
     state, default = flag.status, flag.effective_default
     if state is Status.BETA and has_rule(flag):
         state, default = Status.ENABLED, None  # BETA is on only where targeting matches.
+    if flag.prerequisites:
+        default = None  # its rule gives it where they are met
     fields: dict[str, Any] = {"state": "ENABLED" if state is Status.ENABLED else "DISABLED"}
     if flag.description is not None:
         fields["description"] = flag.description
@@ -86,6 +91,8 @@ def rules_of(flag: Flag) -> Rules:
         raise NotJson(needs_more(flag.unknown))
     if flag.problem:
         raise NotJson(flag.problem)
+    if flag.prerequisites:
+        raise NotJson(NO_PREREQUISITES)
     if not has_rule(flag):
         return Rules(None, {})
     rule = whole_rule(flag)
@@ -94,18 +101,6 @@ def rules_of(flag: Flag) -> Rules:
     add_referred(rule, used, lambda name: strict_loads(flag.evaluators[name]), flag.evaluators)
     inlined(rule, used)
     return Rules(rule, used)
-
-
-def whole_rule(flag: Flag) -> JsonValue:
-    """Return the rule of a flag that has one, with its rollout as a part of it. Raises NotJson."""
-    rule = strict_loads(flag.targeting or "") if has_targeting(flag) else None
-    if flag.rollout is None:
-        return rule
-    try:
-        moves = rule_of(read_rollout(flag), flag.key)
-    except BadRollout as error:
-        raise NotJson(f"the rollout is invalid: {error}") from None
-    return moves if rule is None else after_targeting(rule, moves)
 
 
 def _with_rule(flag: Flag, rules: Rules, shared: Mapping[str, JsonValue], used: dict[str, JsonValue]) -> dict[str, Any]:

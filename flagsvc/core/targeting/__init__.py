@@ -2,11 +2,12 @@
 
 from .check import problems_of
 from .compiler import Effect, RuleProblem
-from .nodes import OverBudget, RuleError, Step, Unparsable, brief
+from .nodes import MAX_WORK, OverBudget, RuleError, Step, Unparsable, brief
 from .rule import MAX_RULE_BYTES, OTHERWISE, Rule, WrongRule, compile_rule, compile_texts
 
 __all__ = [
     "MAX_RULE_BYTES",
+    "MAX_WORK",
     "OTHERWISE",
     "Effect",
     "OverBudget",

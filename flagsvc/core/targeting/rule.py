@@ -9,7 +9,7 @@ from ..json_values import LONE_SURROGATE, NotJson, strict_loads
 from ..model import DEFAULT_BUCKETING, Attributes, JsonValue
 from .compiler import Compiler, Effect, RuleProblem
 from .forms import FORMS
-from .nodes import MAX_WORK, NODE_STEPS, Node, RuleError, Run, Step
+from .nodes import MAX_WORK, NODE_STEPS, Node, OverBudget, RuleError, Run, Step
 
 MAX_RULE_BYTES = 262_144
 """Maximum size of a rule and its evaluators together, in bytes of JSON."""
@@ -41,6 +41,13 @@ class Rule:
     def evaluate(self, context: Attributes, now: float) -> JsonValue:
         """Return the rule's result. `now` is in seconds since 1970. Raises RuleError if the rule has no result."""
         return self._evaluate(Run(context, now, self._work))
+
+    def evaluate_within(self, context: Attributes, now: float, spent: int) -> tuple[JsonValue, int]:
+        """Return the result, and what is spent then, where so many steps are spent already. Raises RuleError."""
+        run = Run(context, now, self._work - spent)
+        if run.work < 0:
+            raise OverBudget(f"more than {MAX_WORK} steps together with the flags that it depends on")
+        return self._evaluate(run), MAX_WORK - run.work
 
     def explain(self, context: Attributes, now: float) -> tuple[JsonValue | RuleError, list[Step]]:
         """Return the result (or the error) and the evaluation's steps. Only a rule compiled with `traced` has steps."""

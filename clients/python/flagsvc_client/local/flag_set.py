@@ -9,11 +9,12 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from flagsvc_client._engine import evaluation as engine
+from flagsvc_client._engine.family import evaluate_family
 from flagsvc_client._engine.model import Flag, Status
 from flagsvc_client.details import NOTHING, Context, ErrorCode, EvaluationDetails, Reason, Source
 from flagsvc_client.local.settings import EvaluationSettings
@@ -154,7 +155,12 @@ class LocalFlagSet:
         if settings.context_values:
             fields = {**fields, **settings.context_values}  # the server's override the caller's
         prepared = entry.prepared
-        outcome = prepared.fixed or prepared.evaluate(fields, self._wall_clock())
+        if prepared.prerequisites:
+            if min_revision > self.watermark:
+                return None
+            outcome = self._family_outcome(key, fields)
+        else:
+            outcome = prepared.fixed or prepared.evaluate(fields, self._wall_clock())
         if default is not None:
             outcome = engine.check_type(outcome, _TYPES.get(default.__class__, engine.ValueType.OBJECT))
         age_s = self._clock() - self._confirmed_at
@@ -178,6 +184,13 @@ class LocalFlagSet:
             entry.status,
             entry.on and value is True,
         )
+
+    def _family_outcome(self, key: str, fields: Mapping[str, Any]) -> engine.Outcome:
+        """Evaluate a flag with those that it depends on, as of one moment: no change is applied meanwhile."""
+        with self._write_lock:
+            entries = self._entries
+            now = self._wall_clock()
+            return evaluate_family(key, lambda each: entries.get(each, _UNKNOWN).prepared, fields, now)
 
     def _error_details(
         self, key: str, default: T, entry: _Entry, outcome: engine.Outcome, age_s: float

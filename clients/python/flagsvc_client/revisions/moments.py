@@ -36,11 +36,20 @@ class RolledBackFlag:
 
 
 @dataclass(frozen=True, slots=True)
+class RolledBackSegment:
+    """One segment that a rollback of a flag set changes."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetRollback:
     """The changes of a rollback. `written`: how far the last one had spread; None if nothing was written."""
 
     flags: Sequence[RolledBackFlag]
     written: WriteResult | None
+    segments: Sequence[RolledBackSegment] = ()
 
 
 def as_of(at: int | datetime) -> pb.AsOf:
@@ -74,7 +83,8 @@ def revision_of(message: pb.FlagRevision) -> FlagRevision:
 def set_rollback_of(response: pb.RollbackFlagSetResponse) -> SetRollback:
     """Unpack the response to a rollback of a flag set."""
     flags = [RolledBackFlag(each.flag_key, each.action, each.revision, tuple(each.fields)) for each in response.flags]
+    segments = [RolledBackSegment(each.name, each.action) for each in response.segments]
     if not response.HasField("spread"):
-        return SetRollback(flags, None)
+        return SetRollback(flags, None, segments)
     deletion = pb.DeleteFlagResponse(revision=response.spread.revision, spread=response.spread)
-    return SetRollback(flags, write_result_of(deletion))
+    return SetRollback(flags, write_result_of(deletion), segments)

@@ -1363,6 +1363,7 @@ class RollbackFlagSetResponse(google.protobuf.message.Message):
 
     FLAGS_FIELD_NUMBER: builtins.int
     SPREAD_FIELD_NUMBER: builtins.int
+    SEGMENTS_FIELD_NUMBER: builtins.int
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolledBackFlag]:
         """The changes, by key. Empty if every flag is as it was then."""
@@ -1371,16 +1372,43 @@ class RollbackFlagSetResponse(google.protobuf.message.Message):
     def spread(self) -> Global___WriteSpread:
         """How far the last change had spread at the time of the response. Unset if nothing was changed."""
 
+    @property
+    def segments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RolledBackSegment]:
+        """Segments that were changed, or would be, by name."""
+
     def __init__(
         self,
         *,
         flags: collections.abc.Iterable[Global___RolledBackFlag] | None = ...,
         spread: Global___WriteSpread | None = ...,
+        segments: collections.abc.Iterable[Global___RolledBackSegment] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["spread", b"spread"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags", "spread", b"spread"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flags", b"flags", "segments", b"segments", "spread", b"spread"]) -> None: ...
 
 Global___RollbackFlagSetResponse: typing_extensions.TypeAlias = RollbackFlagSetResponse
+
+@typing.final
+class RolledBackSegment(google.protobuf.message.Message):
+    """RolledBackSegment is one segment that a rollback changes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    action: builtins.str
+    """UPDATED, CREATED or DELETED."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        action: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "name", b"name"]) -> None: ...
+
+Global___RolledBackSegment: typing_extensions.TypeAlias = RolledBackSegment
 
 @typing.final
 class RolledBackFlag(google.protobuf.message.Message):

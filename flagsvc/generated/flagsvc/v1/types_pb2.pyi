@@ -489,6 +489,7 @@ class Flag(google.protobuf.message.Message):
     EXPOSURE_FIELD_NUMBER: builtins.int
     ROLLOUT_FIELD_NUMBER: builtins.int
     NEEDS_FIELD_NUMBER: builtins.int
+    PREREQUISITES_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Key: 1 to 255 characters, no control characters. Unique in its flag set; it never changes."""
     flag_set: builtins.str
@@ -572,6 +573,12 @@ class Flag(google.protobuf.message.Message):
         them answers GENERAL. Output only.
         """
 
+    @property
+    def prerequisites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Prerequisite]:
+        """Variants that other flags of the set must have, all of them: else the flag is as if disabled. At most 20. Default:
+        none.
+        """
+
     def __init__(
         self,
         *,
@@ -602,9 +609,10 @@ class Flag(google.protobuf.message.Message):
         exposure: Global___Exposure.ValueType = ...,
         rollout: Global___Rollout | None = ...,
         needs: collections.abc.Iterable[builtins.str] | None = ...,
+        prerequisites: collections.abc.Iterable[Global___Prerequisite] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "config", b"config", "created_at", b"created_at", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "expires_at", b"expires_at", "icon", b"icon", "owner", b"owner", "rollout", b"rollout", "updated_at", b"updated_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "exposure", b"exposure", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "needs", b"needs", "owner", b"owner", "revision", b"revision", "rollout", b"rollout", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_badge", b"_badge", "_description", b"_description", "_icon", b"_icon", "_owner", b"_owner", "badge", b"badge", "bucketing", b"bucketing", "category", b"category", "config", b"config", "created_at", b"created_at", "default_variant", b"default_variant", "description", b"description", "disabled_at", b"disabled_at", "enabled_at", b"enabled_at", "etag", b"etag", "evaluators", b"evaluators", "expires_at", b"expires_at", "exposure", b"exposure", "flag_set", b"flag_set", "icon", b"icon", "key", b"key", "metadata", b"metadata", "name", b"name", "needs", b"needs", "owner", b"owner", "prerequisites", b"prerequisites", "revision", b"revision", "rollout", b"rollout", "sort_order", b"sort_order", "status", b"status", "targeting", b"targeting", "updated_at", b"updated_at", "variants", b"variants"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_badge", b"_badge"]) -> typing.Literal["badge"] | None: ...
     @typing.overload
@@ -615,6 +623,30 @@ class Flag(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_owner", b"_owner"]) -> typing.Literal["owner"] | None: ...
 
 Global___Flag: typing_extensions.TypeAlias = Flag
+
+@typing.final
+class Prerequisite(google.protobuf.message.Message):
+    """Prerequisite is a flag of the same set that must evaluate to one of some variants."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLAG_KEY_FIELD_NUMBER: builtins.int
+    VARIANTS_FIELD_NUMBER: builtins.int
+    flag_key: builtins.str
+    """Key of the flag. Required."""
+    @property
+    def variants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of variants of that flag: 1 to 100. Required."""
+
+    def __init__(
+        self,
+        *,
+        flag_key: builtins.str = ...,
+        variants: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flag_key", b"flag_key", "variants", b"variants"]) -> None: ...
+
+Global___Prerequisite: typing_extensions.TypeAlias = Prerequisite
 
 @typing.final
 class Rollout(google.protobuf.message.Message):

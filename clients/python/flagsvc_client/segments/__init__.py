@@ -1,0 +1,1 @@
+"""Segments: named rules of a flag set that its flags share."""

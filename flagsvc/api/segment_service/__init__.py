@@ -1,0 +1,1 @@
+"""flagsvc.v1.SegmentService."""
