@@ -17,7 +17,7 @@ from flagsvc.core.family import MAX_MEMBERS
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.prerequisites import keys_in
 from flagsvc.core.sizes import estimated_memory
-from flagsvc.ports import Entry, FlagStore
+from flagsvc.ports import Entry, Family, FlagStore
 from flagsvc.serving.lookup import KNOWN_WAIT_S, MAX_AGE_S, UNKNOWN_WAIT_S, Loader, Lookup
 from flagsvc.serving.singleflight import SingleFlight
 from flagsvc.turns import in_turns
@@ -144,6 +144,8 @@ class Families:
         """Read a family, and hold it unless something newer is held: no later answer may be older than this one."""
         near, asked_at = self._near, time.monotonic()
         family = await self._store.get_family(flag_id)
+        if flag_id.key not in family.entries and (absent := await self._store.get(flag_id)).flag is None:
+            family = Family(absent.revision, {})  # says as of when there is no such flag
         self._lookup.stats.store += 1
         entries: dict[str, CacheEntry] = {}
         now = time.monotonic()

@@ -21,8 +21,11 @@ from flagsvc.core.segments import Segment, SegmentId, create, delete, update
 from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RolledBack
 from flagsvc.ports.segments import SegmentStore, SegmentWritten
+from flagsvc.serving.reader import Reader
 from flagsvc.serving.rollbacks import set_rollback
+from flagsvc.view.near_cache import NearCache
 from tests.conformance.test_store import author, read, store
+from tests.followers import follower_of
 from tests.revisions.test_stores import age
 
 __all__ = ["store"]
@@ -152,6 +155,22 @@ async def test_a_family_is_read_at_once(store: FlagStore) -> None:
     assert found.entries["top"].flag == (await store.get(FlagId("default", "top"))).flag
     assert found.revision == (await store.revisions())["default"]
     assert (await store.get_family(FlagId("default", "none"))).entries == {}
+
+
+async def test_a_flag_that_is_deleted_elsewhere_is_gone_and_not_the_last_known_one(store: FlagStore) -> None:
+    await make(store, flag("top"), flag("child", "top"), flag("other"))
+    near = NearCache(2, 5.0)
+    follower = follower_of(near, store)
+    follower.tried.set()
+    families = Reader(near, store, None, follower)._families
+    child = FlagId("default", "child")
+    before = await families.find(child)
+    await store.write(child, changes.delete("child", None, author()))
+    near.partial.gaps += 1  # what was kept may have been missed
+    after = await families.find(child)
+    assert before is not None
+    assert after is not None
+    assert (before.entries.keys(), after.entries.keys(), after.stale) == ({"top", "child"}, set(), False)
 
 
 async def test_dependencies_are_checked_in_the_transaction(store: FlagStore) -> None:
