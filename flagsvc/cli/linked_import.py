@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import grpc
-
-from flagsvc.cli.calls import error_reason
 from flagsvc.cli.input_files import BadFile
+from flagsvc.cli.pages import MAX_PAGE, pages
 from flagsvc.core import segments
 from flagsvc.core.changes import Author
-from flagsvc.core.errors import SegmentNotFound, SegmentsMissing
+from flagsvc.core.errors import SegmentsMissing
 from flagsvc.core.json_values import compact, strict_loads
-from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.model import Action, Flag, FlagId
 from flagsvc.core.prerequisites import Cycle, keys_in
 from flagsvc.core.prerequisites.graph import height_of
 from flagsvc.core.segment_names import PREFIX, direct
@@ -51,37 +49,58 @@ def segments_of(path: str, flags: Iterable[Flag]) -> list[Segment]:
     return sorted(made, key=height)
 
 
-async def put_in_store(wanted: Iterable[Segment], store: FlagStore, author: Author) -> list[Entry]:
+def differing(wanted: Iterable[Segment], stored: Iterable[Segment]) -> list[tuple[Segment, Action]]:
+    """Return the segments that an import creates or changes, in their order."""
+    rules = {each.id: each.rule for each in stored}
+    found = [(each, Action.UPDATED if each.id in rules else Action.CREATED) for each in wanted]
+    return [(each, action) for each, action in found if compact(strict_loads(each.rule)) != rules.get(each.id)]
+
+
+async def in_store(flag_sets: Iterable[str], store: FlagStore) -> list[Segment]:
+    """Read the segments of sets of an open store. Raises SegmentsMissing."""
+    if store.segments is None:
+        raise SegmentsMissing
+    return [each for name in dict.fromkeys(flag_sets) for each in await store.segments.of_set(name)]
+
+
+async def put_in_store(changes: Iterable[tuple[Segment, Action]], store: FlagStore, author: Author) -> list[Entry]:
     """Create or change segments in an open store. Return the flags that have changed with them."""
     entries: list[Entry] = []
-    for each in wanted:
+    for each, action in changes:
         if store.segments is None:
             raise SegmentsMissing
-        try:
-            await store.segments.get(each.id)
-            decide = segments.update(each, ["rule"], None, author)
-        except SegmentNotFound:
-            decide = segments.create(each, author)
+        is_new = action is Action.CREATED
+        decide = segments.create(each, author) if is_new else segments.update(each, ["rule"], None, author)
         entries += (await store.segments.write(each.id, decide)).entries
     return entries
 
 
+def on_server(flag_sets: Iterable[str], stub: pb_grpc.SegmentServiceStub, timeout_s: float) -> list[Segment]:
+    """Read the segments of sets of a server. Raises grpc.RpcError."""
+    found: list[Segment] = []
+    for name in dict.fromkeys(flag_sets):
+        request = pb.ListSegmentsRequest(flag_set=name, page_size=MAX_PAGE)
+        for page in pages(stub.ListSegments, request, timeout_s):
+            found += [Segment(name=each.name, flag_set=each.flag_set, rule=each.rule) for each in page.segments]
+    return found
+
+
 def put_on_server(
-    wanted: Iterable[Segment], stub: pb_grpc.SegmentServiceStub, actor: str, reason: str, timeout_s: float
+    changes: Iterable[tuple[Segment, Action]],
+    stub: pb_grpc.SegmentServiceStub,
+    actor: str,
+    reason: str,
+    timeout_s: float,
 ) -> None:
     """Create or change segments on a server. Raises grpc.RpcError."""
-    for each in wanted:
+    for each, action in changes:
         segment = pb.Segment(name=each.name, flag_set=each.flag_set, rule=each.rule)
-        try:
+        if action is Action.CREATED:
             stub.CreateSegment(pb.CreateSegmentRequest(segment=segment, actor=actor, reason=reason), timeout=timeout_s)
-        except grpc.RpcError as error:
-            if error_reason(error) != "SEGMENT_EXISTS":
-                raise
-            found = stub.GetSegment(pb.GetSegmentRequest(flag_set=each.flag_set, name=each.name), timeout=timeout_s)
-            if found.segment.rule != compact(strict_loads(each.rule)):
-                request = pb.UpdateSegmentRequest(segment=segment, actor=actor, reason=reason)
-                request.update_mask.paths.append("rule")
-                stub.UpdateSegment(request, timeout=timeout_s)
+        else:
+            request = pb.UpdateSegmentRequest(segment=segment, actor=actor, reason=reason)
+            request.update_mask.paths.append("rule")
+            stub.UpdateSegment(request, timeout=timeout_s)
 
 
 def _height(name: str, parents: Callable[[str], Sequence[str]]) -> int:

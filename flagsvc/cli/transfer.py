@@ -22,11 +22,11 @@ from flagsvc.cli.mongoexport import read_mongoexport, to_line
 from flagsvc.cli.render import print_json
 from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.cli.terminal import say
-from flagsvc.cli.transfer_targets import Prune, Target, on_target
+from flagsvc.cli.transfer_targets import Prune, SegmentChanges, Target, on_target
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author, create_only, put
 from flagsvc.core.flagd.merging import put_definition
-from flagsvc.core.model import Flag, list_order
+from flagsvc.core.model import Action, Flag, list_order
 from flagsvc.core.segments import Segment
 from flagsvc.core.shown_text import visible
 from flagsvc.core.validation import set_name, text
@@ -103,9 +103,10 @@ def _import(
     def prune(stored: list[Flag]) -> list[PlannedChange]:
         return store_changes.plan_prune(stored, kept, author)
 
+    changed = target.segment_changes(segments)
     if args.dry_run:
-        return _preview(args, target, planned, prune if args.prune else None)
-    target.write_segments(segments, author)
+        return _preview(args, target, planned, prune if args.prune else None, changed)
+    target.write_segments(changed, author)
     made = target.write(planned, bucketings if planned else {}, prune if args.prune else None)
     names = ("created", "updated", "deleted", "unchanged") if args.prune else ("created", "updated", "unchanged")
     counts = {name: made[name] for name in names}
@@ -117,15 +118,25 @@ def _import(
     return OK
 
 
-def _preview(args: argparse.Namespace, target: Target, planned: list[PlannedChange], prune: Prune | None) -> int:
+def _preview(
+    args: argparse.Namespace,
+    target: Target,
+    planned: list[PlannedChange],
+    prune: Prune | None,
+    segments: SegmentChanges,
+) -> int:
     stored = target.flags([each.flag_id.flag_set for each in planned])
     differences, current = Differences(), {flag.id: flag for flag in stored}
     for flag_id, decide in [*planned, *(prune(stored) if prune else [])]:
         differences.count(flag_id, target.part_written(decide(current.get(flag_id))))
     if args.json:
-        print_json(differences.as_json())
-    else:
-        differences.print()
+        named = [{"flagSet": each.flag_set, "name": each.name, "action": action.value} for each, action in segments]
+        print_json({**differences.as_json(), **({"segments": named} if named else {})})
+        return OK
+    for each, action in segments:
+        mark = "+" if action is Action.CREATED else "~"
+        say(f"{mark} segment {visible(each.name)} of flag set {visible(each.flag_set)}")
+    differences.print()
     return OK
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
@@ -19,12 +19,12 @@ from flagsvc.api.flag_service.flag_messages import flag_to_message, received
 from flagsvc.cli import options, store_changes
 from flagsvc.cli.calls import Stub, error_reason, with_stub
 from flagsvc.cli.flag_commands import all_flags
-from flagsvc.cli.linked_import import put_in_store, put_on_server
+from flagsvc.cli.linked_import import differing, in_store, on_server, put_in_store, put_on_server
 from flagsvc.cli.store_changes import PlannedChange
 from flagsvc.cli.usage import UsageError
 from flagsvc.core.changes import Author
 from flagsvc.core.json_values import same
-from flagsvc.core.model import STORED_NAMES, WRITABLE, Change, Flag, FlagId
+from flagsvc.core.model import STORED_NAMES, WRITABLE, Action, Change, Flag, FlagId
 from flagsvc.core.segments import Segment
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1.segment_service_pb2_grpc import SegmentServiceStub
@@ -34,6 +34,7 @@ from flagsvc.settings import Settings
 
 _CONFLICTS = frozenset({"FLAG_VERSION_CONFLICT", "FLAG_ALREADY_EXISTS", "FLAG_NOT_FOUND"})
 _ATTEMPTS = 3
+SegmentChanges: TypeAlias = "Sequence[tuple[Segment, Action]]"
 Prune = Callable[[list[Flag]], list[PlannedChange]]
 """From the stored flags to the deletions of those that a file lacks."""
 
@@ -50,7 +51,10 @@ class Target(Protocol):
     def part_written(self, _change: Change | None, /) -> Change | None:
         """Return what of a change it writes; None: nothing."""
 
-    def write_segments(self, _segments: Sequence[Segment], _author: Author, /) -> None:
+    def segment_changes(self, _segments: Sequence[Segment], /) -> SegmentChanges:
+        """Return which of these segments would be created or changed."""
+
+    def write_segments(self, _changes: SegmentChanges, _author: Author, /) -> None:
         """Create or change segments, before the flags that use them."""
 
     def write(
@@ -90,14 +94,24 @@ class OnStore:
         """Return the whole change, with the times of the file."""
         return change
 
-    def write_segments(self, segments: Sequence[Segment], author: Author) -> None:
-        """Create or change segments, and announce the flags that change with them."""
-        if segments:
-            asyncio.run(self._write_segments(segments, author))
+    def segment_changes(self, segments: Sequence[Segment]) -> SegmentChanges:
+        """Compare with the segments of the store; none of a file that does not exist."""
+        if not segments or self._is_missing():
+            return differing(segments, [])
+        return asyncio.run(self._segment_changes(segments))
 
-    async def _write_segments(self, segments: Sequence[Segment], author: Author) -> None:
+    async def _segment_changes(self, segments: Sequence[Segment]) -> SegmentChanges:
+        async with self._opened() as (store, _):
+            return differing(segments, await in_store([each.flag_set for each in segments], store))
+
+    def write_segments(self, changes: SegmentChanges, author: Author) -> None:
+        """Create or change segments, and announce the flags that change with them."""
+        if changes:
+            asyncio.run(self._write_segments(changes, author))
+
+    async def _write_segments(self, changes: SegmentChanges, author: Author) -> None:
         async with self._opened() as (store, cache):
-            for entry in await put_in_store(segments, store, author):
+            for entry in await put_in_store(changes, store, author):
                 await publish_change(cache, entry)
 
     def write(
@@ -138,11 +152,14 @@ class OnServer:
     def __init__(self, stub: Stub, segments: SegmentServiceStub, args: argparse.Namespace) -> None:
         self._stub, self._segments, self._args = stub, segments, args
 
-    def write_segments(self, segments: Sequence[Segment], author: Author) -> None:
+    def segment_changes(self, segments: Sequence[Segment]) -> SegmentChanges:
+        """Compare with the segments of the server, which is asked where the file has any."""
+        return differing(segments, on_server((each.flag_set for each in segments), self._segments, self._args.timeout))
+
+    def write_segments(self, changes: SegmentChanges, author: Author) -> None:
         """Create or change segments."""
-        put_on_server(
-            segments, self._segments, options.actor_of(self._args) or "import", author.reason, self._args.timeout
-        )
+        actor = options.actor_of(self._args) or "import"
+        put_on_server(changes, self._segments, actor, author.reason, self._args.timeout)
 
     def flags(self, flag_sets: Sequence[str]) -> list[Flag]:
         """Return the flags of the sets."""

@@ -87,6 +87,11 @@ def test_files_carry_segments_and_flags_are_imported_after_those_that_they_need(
     assert output(address, "segments", "-o", "name", *other) == "big\npays\n"
     changed = flagd.read_text().replace('"pro"', '"team"')
     flagd.write_text(changed)
+    planned = output(address, "import", str(flagd), *other, "--dry-run")
+    assert planned.startswith("~ segment pays of flag set other\n")
+    assert json.loads(output(address, "import", str(flagd), *other, "--dry-run", "--json"))["segments"] == [
+        {"flagSet": "other", "name": "pays", "action": "UPDATED"}
+    ]
     assert output(address, "import", str(flagd), *other).startswith("1 flags: 0 created")
     evaluators = json.loads(output(address, "get", "z-parent", "--json", *other))["evaluators"]
     assert evaluators["segment:pays"] == {"==": [{"var": "plan"}, "team"]}

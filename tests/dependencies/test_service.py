@@ -264,6 +264,28 @@ async def test_a_rollback_of_one_flag_checks_its_links(client: Client) -> None:
     assert "child -> top -> child" in text
 
 
+@pytest.mark.mongod
+async def test_a_change_of_a_segment_reaches_every_replica(mongo_database_url: str, redis_clean_url: str) -> None:
+    shared = {"store_url": mongo_database_url, "cache_url": redis_clean_url}
+    async with replica(**shared) as (here, _), replica(**shared) as (there, _):
+        await until_serving(here)
+        await until_serving(there)
+        calls = Segments(here)
+        await calls.create("pro")
+        for number in range(3):
+            await here.create(f"f{number}", status=ON, targeting=USES_PRO)
+        done = await calls.update("pro", STAFF, wait_for=pb.WRITE_LEVEL_APPLIED)
+        assert (done.spread.reached, len(done.spread.applied_by)) == (pb.WRITE_LEVEL_APPLIED, 2)
+        context = types.EvaluationContext(attributes={"staff": to_value(True)})
+        for number, changed in enumerate(done.flags):
+            found = await there.evaluate(f"f{number}", context=context)
+            assert (found.variant, found.revision, found.source) == (
+                "on",
+                changed.revision,
+                types.DEFINITION_SOURCE_NEAR_CACHE,
+            )
+
+
 async def test_a_store_of_files_keeps_no_segments(tmp_path: Any) -> None:
     path = tmp_path / "flags.json"
     path.write_text('{"flags": {}}')

@@ -28,8 +28,9 @@ from flagsvc.core.segments import (
     check_segments,
     refreshed,
 )
+from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports.changes import Entry
-from flagsvc.ports.segments import MAX_AFFECTED, SegmentWritten, Users, check_size
+from flagsvc.ports.segments import MAX_AFFECTED, MAX_AFFECTED_MEMORY, SegmentWritten, Users, check_size
 from flagsvc.turns import off_loop
 
 StoreAll = Callable[[str, Sequence[Change], Mapping[str, Current], Counted, Any], Awaitable[list[Entry]]]
@@ -69,9 +70,8 @@ class MongoSegments:
         """Read who uses a segment."""
         async with self._asking():
             rules = {each.name: each.rule for each in await self._rows.of_set(segment_id.flag_set)}
-            keys = sorted(await self._keys(segment_id))
-        referring = await off_loop(lambda: [each for each, text in rules.items() if segment_id.name in direct(text)])
-        return Users(keys, sorted(referring))
+            keys = await self._keys(segment_id)
+        return await off_loop(_users, segment_id.name, rules, keys)
 
     async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
         """Decide and store, in one transaction."""
@@ -100,7 +100,7 @@ class MongoSegments:
         wanted = affected(change, [each.flag for each in current.values()])
         new = all_of(rules, change)
         changes = await off_loop(lambda: [refreshed(flag, new, author) for flag in wanted])
-        check_size(each.after for each in changes)
+        await off_loop(check_size, [each.after for each in changes])
         if counter is None:
             return SegmentWritten(change.after, changes, [])
         entries: list[Entry] = []
@@ -131,10 +131,17 @@ class MongoSegments:
     async def _current(self, segment_id: SegmentId, session: Any) -> dict[str, Current]:
         """Read the flags that a change writes. Raises InvalidRequest where they are too many or too large."""
         found: dict[str, Current] = {}
-        rows = self._flags.find(carrying(segment_id), session=session).limit(MAX_AFFECTED + 1)
-        async for raw in rows:
+        size = 0
+        async for raw in self._flags.find(carrying(segment_id), session=session).limit(MAX_AFFECTED + 1):
             if documents.identifiable(raw):
                 flag = documents.to_flag(raw)
                 found[flag.key] = Current(raw, flag)
-        check_size(each.flag for each in found.values())
+                size += estimated_memory(flag)
+                if size > MAX_AFFECTED_MEMORY:
+                    break
+        await off_loop(check_size, [each.flag for each in found.values()])
         return found
+
+
+def _users(name: str, rules: Mapping[str, str], keys: Sequence[str]) -> Users:
+    return Users(sorted(keys), sorted(each for each, text in rules.items() if name in direct(text)))
