@@ -33,7 +33,7 @@ def evaluated(key: str, *flags: Flag, **context: Any) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(examples(CASES)), pytest.param(range(20_000), marks=pytest.mark.long)], ids=len
+    "seeds", [range(examples(CASES)), pytest.param(range(20_000), marks=[pytest.mark.long, pytest.mark.timeout(900)])], ids=len
 )
 def test_random_graphs_evaluate_as_the_naive_oracle_does(seeds: range) -> None:
     kinds: Counter[object] = Counter()
