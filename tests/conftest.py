@@ -177,7 +177,7 @@ def new_database(mongo_url: str) -> Iterator[str]:
         client.drop_database(name)
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
+@pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongod)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store, of each kind that takes writes."""
     if request.param == "sqlite":

@@ -26,10 +26,11 @@ class Room(NamedTuple):
 
 
 class Upcoming(NamedTuple):
-    """A flag with a pending schedule, and in how many seconds that is due by the store's clock; below 0: it is due."""
+    """A pending schedule, and in how many seconds it is due by the store's clock; below 0: it is due."""
 
     flag_id: FlagId
     wait_s: float
+    id: str
 
 
 class Ended(NamedTuple):
@@ -44,7 +45,7 @@ class Attempt(Protocol):
     """One execution. A store begins it again if its transaction has to be repeated, and may then find nothing due."""
 
     is_patient: bool
-    """Whether to wait for a schedule that another transaction has taken: it may be that of a process that died."""
+    """Whether to wait for another transaction that is in the way: it may be that of a process that died."""
 
     def begin(self) -> None:
         """Forget what an earlier transaction has read and decided: it was not committed."""
@@ -72,8 +73,13 @@ class ScheduleStore(Protocol):
     Whether a schedule is due is decided by the store's own clock, within the statement that takes it.
     """
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
-        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises."""
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
+        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises.
+
+        `known_id`: an id under which it may be stored already; then that schedule is returned, and nothing is stored.
+        """
 
     async def change(
         self,
@@ -89,6 +95,9 @@ class ScheduleStore(Protocol):
 
     async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
         """Read the first schedules that match, in the order of their time, then of their creation."""
+
+    def may_be_pending(self, flag_set: str) -> bool:
+        """Whether schedules of a set may have been pending at this process's last write to it: True if not known."""
 
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules, in the order of their time."""

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -33,6 +33,7 @@ from flagsvc.core.schedules.model import Conflict, ConflictKind, Schedule, State
 from flagsvc.ports.reports import Problem
 from flagsvc.ports.schedules import ScheduleStore, Upcoming
 from flagsvc.schedules.attempts import DueAttempt, entry_of
+from flagsvc.schedules.progress import Progress
 from flagsvc.serving.writer import Writer
 
 POLL_S = 5.0
@@ -40,6 +41,8 @@ POLL_S = 5.0
 LOOK_AGAIN_S = 0.5
 """The same after something was due: another replica may have had it, and failed."""
 JITTER_S = 0.1
+GO_ON_S, LEAVE_S = (0.01, 0.05), (0.25, 0.5)
+"""The same, from and to, after another writer was in the way: of the replica that has executed some, and of others."""
 BATCH = 100
 MIN_RETRY_S, MAX_RETRY_S, MAX_FORBIDDEN_S = 0.1, 5.0, 60.0
 _LATER = (StoreUnavailable, AccessUnknown, WritesUnsupported)
@@ -65,8 +68,7 @@ class ScheduleExecutor:
         self._overdue_since = 0.0
         self._failures = 0
         self._is_forbidden = False
-        self._seen: set[FlagId] = set()
-        """Flags that had something due at the last look."""
+        self._progress = Progress()
         self._woken = asyncio.Event()
         self._tasks = BackgroundTasks()
 
@@ -134,23 +136,41 @@ class ScheduleExecutor:
         upcoming = await self._store.upcoming(BATCH)
         due = [each for each in upcoming if each.wait_s <= 0]
         self._note_due(due)
-        flags = list({each.flag_id for each in due})
-        random.shuffle(flags)  # so that several replicas are less in one another's way
         problem: FlagsvcError | None = None
-        seen, self._seen = self._seen, set(flags)
-        for flag_id in flags:
+        executed = 0
+        for of_set in self._progress.look(due):
             try:
-                while await self._execute(flag_id, is_patient=flag_id in seen):
-                    pass
+                executed += await self._execute_all(of_set)
             except _LATER as error:
                 problem = error
         if problem is not None:
             raise problem
+        if executed < len(due):
+            return random.uniform(*GO_ON_S if executed else LEAVE_S)  # noqa: S311  jitter is no secret
         self._note_due([])
         if len(due) == BATCH:
             return 0
         waits = [each.wait_s for each in upcoming if each.wait_s > 0]
         return min([LOOK_AGAIN_S if due else POLL_S, *waits]) + random.uniform(0, JITTER_S)  # noqa: S311  jitter is no secret
+
+    async def _execute_all(self, due: Sequence[Upcoming]) -> int:
+        """Execute what is due of a set until another writer is in the way. Return how many. Raises as `_execute`."""
+        problem: FlagsvcError | None = None
+        executed, flag_set = 0, due[0].flag_id.flag_set
+        for each in due:
+            try:
+                if not await self._execute(each.flag_id, is_patient=self._progress.is_stuck(each)):
+                    break
+                executed += 1
+            except _LATER as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        if executed:
+            self._progress.go_on(flag_set)
+        else:
+            self._progress.leave(flag_set)
+        return executed
 
     def _note_due(self, due: list[Upcoming]) -> None:
         self.due = len(due)
@@ -168,24 +188,24 @@ class ScheduleExecutor:
                 flag_id, attempt.decide, through=lambda flag_id, decide: store.execute(flag_id, "", attempt, decide)
             )
         except ChangeRefused as error:
-            return await self._fail(attempt, ConflictKind.REFUSED, str(error))
+            await self._fail(attempt, ConflictKind.REFUSED, str(error))
         except _LATER:
             raise
         except PermissionDenied as error:
-            return await self._fail(attempt, ConflictKind.PERMISSION_LOST, str(error))
+            await self._fail(attempt, ConflictKind.PERMISSION_LOST, str(error))
         except FlagNotFound:
-            return await self._fail(attempt, ConflictKind.FLAG_GONE, "the flag was deleted, or created again since")
+            await self._fail(attempt, ConflictKind.FLAG_GONE, "the flag was deleted, or created again since")
         except FlagsvcError as error:
-            return await self._fail(attempt, ConflictKind.REFUSED, str(error))
+            await self._fail(attempt, ConflictKind.REFUSED, str(error))
         except Exception:
             log.exception("schedule_attempt_failed")
-            return await self._fail(attempt, ConflictKind.REFUSED, "an internal error occurred; it is in the log")
-        if attempt.result is None:
-            return False
-        self._ended(attempt.result)
-        return True
+            await self._fail(attempt, ConflictKind.REFUSED, "an internal error occurred; it is in the log")
+        else:
+            if attempt.result is not None:
+                self._ended(attempt.result)
+        return attempt.schedule is not None
 
-    async def _fail(self, attempt: DueAttempt, kind: ConflictKind, detail: str) -> bool:
+    async def _fail(self, attempt: DueAttempt, kind: ConflictKind, detail: str) -> None:
         """Record a failure. The transaction that failed has left no trace, so this is another one."""
         schedule = attempt.schedule
         if schedule is None:
@@ -201,7 +221,6 @@ class ScheduleExecutor:
         stored = await self._store.change(schedule.flag_id.flag_set, schedule.id, decide, entry)
         if stored.state is State.FAILED:
             self._ended(stored)
-        return True
 
     def _ended(self, schedule: Schedule) -> None:
         self.outcomes[schedule.state] += 1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -17,8 +17,9 @@ from flagsvc.core.changes import Author
 from flagsvc.core.documents import json_safe
 from flagsvc.core.errors import FlagsvcError, SchedulesMissing
 from flagsvc.core.model import ANONYMOUS, STORED_NAMES, Flag, FlagId
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.schedules.decisions import check_room, checked, ended, planned
-from flagsvc.core.schedules.model import MAX_OPEN_OF_FLAG, Creator, OnConflict, Schedule, State
+from flagsvc.core.schedules.model import MAX_OPEN_OF_FLAG, Creator, OnConflict, Schedule, State, id_of_request
 from flagsvc.core.shown_text import visible
 from flagsvc.ports.schedules import Room, ScheduleQuery, ScheduleStore
 from flagsvc.schedules.attempts import RequestedAttempt
@@ -44,15 +45,27 @@ class SchedulePlanner:
             raise SchedulesMissing
         return self._given
 
-    async def create(self, wanted: Schedule) -> Schedule:
-        """Plan a change. Raises FlagNotFound, InvalidRequest and QuotaExceeded."""
+    async def create(
+        self, wanted: Schedule, request: WriteRequest | None = None, *, validate_only: bool = False
+    ) -> Schedule:
+        """Plan a change, once for each `request`. Raises FlagNotFound, InvalidRequest and QuotaExceeded."""
+        known_id = ""
+        if request is not None:
+            known_id = id_of_request(request.caller, wanted.flag_id.flag_set, request.request_id)
+            wanted = replace(wanted, id=known_id, request=request.digest.hex())
 
         def decide(room: Room) -> Schedule:
             check_room(room.open_of_flag, room.open_of_store)
-            return planned(replace(wanted, number=room.number, created_at=room.now), room.flag, room.now)
+            schedule = planned(replace(wanted, number=room.number, created_at=room.now), room.flag, room.now)
+            return _checked_only(schedule) if validate_only else schedule
 
         entry = _entry("CreateSchedule", wanted, str(wanted.creator), wanted.actor, wanted.reason)
-        schedule = await self._store.create(wanted.flag_id, decide, entry)
+        try:
+            schedule = await self._store.create(wanted.flag_id, decide, entry, known_id)
+        except _CheckedOnly as checked_only:
+            return checked_only.schedule
+        if request is not None and schedule.request != wanted.request:
+            raise request.reused()
         self._wake()
         return schedule
 
@@ -65,6 +78,7 @@ class SchedulePlanner:
         author: Author,
         *,
         etag: int | None,
+        validate_only: bool = False,
     ) -> Schedule:
         """Change fields of a schedule, which is then planned as if it were new. Raises as `create`, and ScheduleEnded.
 
@@ -73,26 +87,36 @@ class SchedulePlanner:
 
         def decide(current: Schedule, flag: Flag | None, now: datetime) -> Schedule:
             changed = replace(checked(current, etag), **fields, creator=creator, actor=author.actor, created_at=now)
-            return planned(changed, flag, now)
+            schedule = planned(changed, flag, now)
+            return _checked_only(schedule) if validate_only else schedule
 
         found = await self._store.get(flag_set, schedule_id)
         entry = _entry("UpdateSchedule", found, str(creator), author.actor, author.reason)
-        schedule = await self._store.change(flag_set, schedule_id, decide, entry)
+        try:
+            schedule = await self._store.change(flag_set, schedule_id, decide, entry)
+        except _CheckedOnly as checked_only:
+            return checked_only.schedule
         self._wake()
         return schedule
 
-    async def cancel(self, flag_set: str, schedule_id: str, author: Author, etag: int | None) -> Schedule:
+    async def cancel(
+        self, flag_set: str, schedule_id: str, author: Author, etag: int | None, *, validate_only: bool = False
+    ) -> Schedule:
         """End a schedule before its time. Idempotent. Raises ScheduleNotFound, ScheduleEnded and ScheduleConflict."""
         by = author.caller or author.actor or ANONYMOUS
 
         def decide(current: Schedule, _flag: Flag | None, now: datetime) -> Schedule | None:
             if current.state is State.CANCELLED:
                 return None
-            return ended(checked(current, etag), State.CANCELLED, now, f"by {by}" + _because(author.reason))
+            schedule = ended(checked(current, etag), State.CANCELLED, now, f"by {by}" + _because(author.reason))
+            return _checked_only(schedule) if validate_only else schedule
 
         found = await self._store.get(flag_set, schedule_id)
         entry = _entry("CancelSchedule", found, author.caller, author.actor, author.reason)
-        return await self._store.change(flag_set, schedule_id, decide, entry)
+        try:
+            return await self._store.change(flag_set, schedule_id, decide, entry)
+        except _CheckedOnly as checked_only:
+            return checked_only.schedule
 
     async def execute(
         self, flag_set: str, schedule_id: str, author: Author, etag: int | None, wait_for: WaitFor
@@ -118,12 +142,12 @@ class SchedulePlanner:
         """Read the first schedules that match, by time."""
         return await self._store.page(query, size)
 
-    async def notes(self, flag_id: FlagId, fields: Collection[str], *, gone: bool = False) -> list[str]:
+    async def notes(self, flag_id: FlagId, fields: Collection[str], *, is_made: bool, gone: bool = False) -> list[str]:
         """Return a note for each pending schedule that changes one of these fields; none if the store cannot say.
 
-        `gone`: the flag is deleted.
+        `is_made`: the write has been made here, and has seen whether anything is planned. `gone`: the flag is deleted.
         """
-        if self._given is None:
+        if self._given is None or (is_made and not self._given.may_be_pending(flag_id.flag_set)):
             return []
         query = ScheduleQuery(flag_set=flag_id.flag_set, flag_key=flag_id.key, states=(State.PENDING,))
         try:
@@ -134,6 +158,18 @@ class SchedulePlanner:
             return []
         found = ((each, [name for name in each.fields if name in fields]) for each in pending)
         return [_note(each, touched, gone=gone) for each, touched in found if touched]
+
+
+class _CheckedOnly(Exception):
+    """What would be stored. It ends the transaction, so that nothing is."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+
+def _checked_only(schedule: Schedule) -> NoReturn:
+    raise _CheckedOnly(schedule)
 
 
 _AFTER_WRITE = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flagsvc_client import Flag, FlagServiceError, InvalidArgument, OnConflict, ScheduleState, Status
+from flagsvc_client import Flag, FlagServiceError, InvalidArgument, OnConflict, Schedule, ScheduleState, Status
 
 from tests.client.forms import FORMS, Asked, asked
 from tests.replicas import replica
@@ -47,16 +49,23 @@ async def test_a_change_is_planned_moved_listed_and_cancelled(client: Asked) -> 
 async def test_a_change_is_made_at_its_time_or_on_request_and_read_afterwards(client: Asked) -> None:
     key = f"made-{client.form}"
     await client.create(Flag(key=key))
-    soon = datetime.now(UTC) + timedelta(seconds=3)
-    found = await client.schedule(key, soon, on_conflict=OnConflict.APPLY, status="ENABLED", reason="launch")
+    found = await planned_soon(client, key, on_conflict=OnConflict.APPLY, status="ENABLED", reason="launch")
     async with asyncio.timeout(20):
         while (await client.get_schedule(found.id)).state is ScheduleState.PENDING:  # noqa: ASYNC110  the server does it
             await asyncio.sleep(0.01)
     assert (await client.history(key))[0].via == f"schedule/{found.id}"
-    later = await client.schedule(key, soon + timedelta(days=1), status="DISABLED")
+    later = await client.schedule(key, datetime.now(UTC) + timedelta(days=1), status="DISABLED")
     done = await client.execute_schedule(later.id, reason="now")
     assert done.state is ScheduleState.EXECUTED
     assert await client.is_enabled(key) is False
+
+
+async def planned_soon(client: Asked, key: str, **fields: Any) -> Schedule:
+    """Plan a change that is due in a moment; on a slow machine that has passed, and a later one is taken."""
+    for seconds in (0.5, 2, 8, 32):
+        with suppress(InvalidArgument):
+            return await client.schedule(key, datetime.now(UTC) + timedelta(seconds=seconds), **fields)
+    raise AssertionError("the change could not be planned before its time")
 
 
 async def test_what_cannot_be_planned_raises(client: Asked) -> None:
@@ -68,3 +77,23 @@ async def test_what_cannot_be_planned_raises(client: Asked) -> None:
         await client.schedule(key, datetime(2030, 1, 1, tzinfo=UTC), statsu="ENABLED")
     with pytest.raises(FlagServiceError, match="not found"):
         await client.get_schedule("nobody")
+
+
+async def test_a_plan_that_is_sent_twice_is_planned_once_and_one_that_is_checked_not_at_all(client: Asked) -> None:
+    key, at = f"once-{client.form}", datetime(2030, 1, 1, tzinfo=UTC)
+    await client.create(Flag(key=key))
+    checked = await client.schedule(key, at, status="ENABLED", validate_only=True)
+    assert (checked.state, checked.changes) == (ScheduleState.PENDING, ("status",))
+    with pytest.raises(InvalidArgument, match="default_variant"):
+        await client.schedule(key, at, default_variant="none", validate_only=True)
+    assert await client.schedules(key) == []
+    first = await client.schedule(key, at, status="ENABLED", request_id=key)
+    assert await client.schedule(key, at, status="ENABLED", request_id=key) == first
+    with pytest.raises(InvalidArgument, match="a new id for a new write"):
+        await client.schedule(key, at, status="BETA", request_id=key)
+    later = at + timedelta(days=1)
+    assert (await client.move_schedule(first.id, later, validate_only=True)).execute_at == later
+    assert (await client.cancel_schedule(first.id, validate_only=True)).state is ScheduleState.CANCELLED
+    assert await client.schedules(key) == [first]
+    moved = await client.move_schedule(first.id, later)
+    assert await client.schedule(key, at, status="ENABLED", request_id=key) == moved

@@ -160,11 +160,15 @@ def test_what_is_set_up_well_passes_and_is_left_as_it_was(
 
 STORES: dict[str, tuple[str, set[str], str]] = {
     "wrong password": ("", {"credentials"}, "refuses the user or the password"),
-    "reader": ("reader", {"write in a transaction"}, "no right to run findAndModify on flagsvc_revisions"),
+    "reader": (
+        "reader",
+        {"write in a transaction", "revisions and schedules"},
+        "no right to run findAndModify on flagsvc_revisions",
+    ),
     "nostream": ("nostream", {"change stream"}, "no right to run aggregate on feature_flags"),
     "nobody": (
         "nobody",
-        {"read", "linearizable read", "write in a transaction", "change stream", "indexes"},
+        {"read", "linearizable read", "write in a transaction", "revisions and schedules", "change stream", "indexes"},
         "no right to run find on",
     ),
 }
@@ -188,7 +192,7 @@ def test_a_mongodb_without_replica_set(capsys: pytest.CaptureFixture[str]) -> No
     with Mongod(replica_set=False) as server:
         report = Report(capsys, "--store", server.database_url("shop"))
         failed = report.failed("store")
-        assert set(failed) == {"replica set", "write in a transaction", "change stream"}
+        assert set(failed) == {"replica set", "write in a transaction", "revisions and schedules", "change stream"}
         assert "rs.initiate()" in failed["replica set"]["cure"]
         wrong = Report(capsys, "--store", server.database_url("shop") + "?replicaSet=rs0").failed("store")
         assert "replicaSet" in wrong["connection"]["cure"]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group(FIRST)
 
 SCRIPT = Path(__file__).with_name("sync_readers.py")
 FLAGS, READING, PAUSED = 300, (450, 450), 100
-BURST, ROUNDS = 120, 2
+BURST, ROUNDS = 60, 2
 REACHED_S = 1.0
 """Within this time the last change reaches all streams that read."""
 GROWTH_MB = 64

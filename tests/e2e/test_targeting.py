@@ -29,7 +29,7 @@ def context(targeting_key: str = "", **attributes: Any) -> types.EvaluationConte
     return types.EvaluationContext(targeting_key=targeting_key, attributes=packed)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mongo"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("mongo", marks=pytest.mark.mongod)])
 async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """One replica for the tests here; on MongoDB with a Redis that no other test empties."""
     with ExitStack() as stack:

@@ -44,6 +44,15 @@ P13  Once an answer names a process as having applied the end of a credential (i
      Streams end by then, too. A change that is reported as applied by all names every live process. Valid credentials
      are not refused, by the same words. No replica says that it does not know the rights of callers while nothing
      keeps it from MongoDB.
+P15  A planned change whose call was answered is executed once: its row in the history is there once, and has the
+     revision that the schedule has. Or it is MISSED, FAILED or HELD, without a row in the history, and with an audit
+     entry; MISSED only if it came later than it may, HELD never where only plans change the flag. None is pending at
+     the end. No schedule ends before its time by MongoDB's clock, and no answer shows its value before. Schedules of a
+     flag are executed by time, then by creation. One is at most 3 s late where it had been calm for 6 s before its
+     time, and later by the replicas' wait for a CPU. On a process, a caller of a flag with a rollout who had the new
+     variant does not get the old one: with the same revision, and, where the clock is right, with a later one, if it
+     had the new one before the edit was asked for. At the end of a rollout nobody has the old one. What is kept of a
+     revision is what was answered under it, where no other program changes the flag.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
      holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
      answer is STALE and no write is refused.
@@ -61,6 +70,7 @@ from tests.faults import calls
 from tests.faults.answers import STRANGE, Answers, answers_of, says_stale
 from tests.faults.calls import Mismatch, where
 from tests.faults.calm import Calm
+from tests.faults.exact_time import Lateness, kept, lateness_of, moved_back, never_moved, plans, seen_early
 from tests.faults.history import broken_link, changes_of, double_or_lost, half_done
 from tests.faults.promises import Finding, findings
 from tests.faults.rates import over_rate
@@ -69,7 +79,7 @@ from tests.faults.revocation import revoked_and_valid, without_entry
 from tests.faults.staleness import Staleness, lags_of
 from tests.faults.timeline import Timeline
 
-PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12", "P13", "END")
+PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P9", "P10", "P11", "P12", "P13", "P15", "END")
 _EXPLAINED = 5
 _AROUND = 5
 
@@ -83,6 +93,7 @@ class Verdict:
     staleness: Staleness = field(default_factory=Staleness)
     latencies: dict[str, tuple[float, float]] = field(default_factory=dict)
     stale_answers: int = 0
+    lateness: Lateness = field(default_factory=lambda: Lateness({}, []))
 
     @property
     def kept(self) -> bool:
@@ -112,6 +123,9 @@ class _Judge:
             self._add(Mismatch("P9", 0.0, 0.0, text))
         for wrong in (*over_rate(self._story), *revoked_and_valid(self._story, self._named)):
             self._add(wrong)
+        for wrong in (*plans(self._story, self._calm), *moved_back(self._story), *never_moved(self._story)):
+            self._add(wrong)
+        self.verdict.lateness = lateness_of(self._story, self._calm)
         for text in self._story.neighbour_wrong:
             self._add(Mismatch("P11", 0.0, 0.0, f"the second deployment: {text}"))
         for text in self._of_ending():
@@ -137,6 +151,8 @@ class _Judge:
             if len(finding):
                 self._add(self._explained(finding))
         self._stale_in_calm(answers)
+        for wrong in (*seen_early(self._story, answers), *kept(self._story, answers)):
+            self._add(wrong)
         real = answers.where(answers.high != STRANGE)  # the others show no state of the flag, so not an old one either
         self.verdict.staleness.lags += lags_of(real, self._story, self._calm)
 

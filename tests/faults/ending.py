@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 from bson import ObjectId
 
+from flagsvc.core.documents import to_document
+from flagsvc.core.revisions.packing import unpack
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from tests.faults.answers import NOT_FOUND, STALE
 from tests.faults.cluster import Cluster
@@ -22,6 +24,7 @@ from tests.faults.timeline import Content
 from tests.replica_sets import ELECTION_S
 
 _WAIT_S = 6.0
+_DUE_S = 20.0
 _POLL_S = 0.1
 _ASKED_S = 3.0
 _EXAMPLES = 5
@@ -34,16 +37,20 @@ Documents = Mapping[str, Mapping[str, Any]]
 async def look_at_the_end(cluster: Cluster, story: Story) -> None:
     """Wait, with a limit, until every replica answers what MongoDB has; then compare everything with everything."""
     ending = story.ending
+    database = await cluster.mongods.database()
+    await _until_nothing_is_due(database["flagsvc_schedules"])  # what they change would differ from what is compared
     ending.healed = time.monotonic()
     await asyncio.gather(*(_recover(cluster, story, replica) for replica in cluster.replicas))
     for wrong in await asyncio.gather(*(_lagging(cluster, replica) for replica in cluster.replicas)):
         ending.lagging += wrong
     for replica in cluster.replicas:
         await _compare_redis(story, replica)
-    database = await cluster.mongods.database()
     ending.history = [_plain(row) async for row in database["feature_flag_history"].find()]
     ending.documents = [_plain(row) async for row in database["feature_flags"].find()]
     ending.audit = [_plain(row) async for row in database["flagsvc_audit"].find()]
+    schedules = database["flagsvc_schedules"].find({"flagKey": {"$exists": True}})
+    ending.schedules = [_plain(row) async for row in schedules]
+    ending.definitions = [_kept(row) async for row in database["flagsvc_definitions"].find()]
     story.faults += spontaneous_elections(await cluster.mongods.elections(), story)
 
 
@@ -55,6 +62,21 @@ def spontaneous_elections(elections: Iterable[float], story: Story) -> list[Faul
         for moment in elections
         if moment >= story.began and not any(fault.begin <= moment <= fault.end for fault in asked)
     ]
+
+
+async def _until_nothing_is_due(schedules: Any) -> None:
+    for _ in range(round(_DUE_S / _POLL_S)):
+        if await schedules.find_one({"state": "PENDING"}) is None:
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    key, revision = row["key"], int(row["revision"])
+    found: dict[str, Any] = {"key": key, "revision": revision, "gone": bool(row["gone"])}
+    if row.get("definition") is None:
+        return found
+    return found | known_fields(to_document(unpack(bytes(row["definition"]), key, row["flagSet"], revision)))
 
 
 async def _recover(cluster: Cluster, story: Story, replica: Replica) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.faults.answers import DISABLED, ERROR, NOT_FOUND
 from tests.faults.attempts import EVALUATE, Attempt, Credential, TokenChange
 from tests.faults.checker import Verdict, check
+from tests.faults.exact_time import ENDED
 from tests.faults.history import STATUSES, reason
 from tests.faults.record import (
     NO_VALUE,
@@ -20,6 +22,7 @@ from tests.faults.record import (
     Story,
     Write,
 )
+from tests.faults.timed import Moved, Plan
 
 FLAG, PASSING, FOREIGN = "plain-0", "passing-0", "foreign-0"
 ENABLED_WORD, DISABLED_WORD = "ENABLED", "DISABLED"
@@ -116,6 +119,47 @@ class Handmade:
         """Make a call with a credential."""
         self.story.attempts.append(Attempt(credential.number, on, kind, start, start + SHORT_S, outcome))
 
+    def plan(
+        self, start: float, due: float, *, late: float = 0.05, state: str = "EXECUTED", flag: str = FLAG
+    ) -> dict[str, Any]:
+        """Plan a change through replica 0, which ends so much later than it is due; return its schedule."""
+        number = len(self.story.writes) + 1
+        self._value += 1
+        self.story.writes.append(Write(number, "plan", flag, 0, 2, start, self._value))
+        plan = Plan(number, flag, 0, due, 60.0, start, start + SHORT_S, f"s{number}")
+        self.story.plans.append(plan)
+        schedule = {"_id": plan.id, "flagKey": flag, "reason": reason(number), "number": number, "state": state}
+        schedule |= {"executeAt": _moment(due), "endedAt": _moment(due + late)}
+        self.story.ending.schedules.append(schedule)
+        if state == "EXECUTED":
+            self.execute(schedule, self._value)
+        elif state in ENDED:
+            entry = {"action": ENDED[state], "featureKey": flag, "reason": f"schedule/{plan.id}: why"}
+            self.story.ending.audit.append(entry)
+        return schedule
+
+    def execute(self, schedule: dict[str, Any], value: int) -> None:
+        """Make a planned change: with its row in the history."""
+        self.revision += 1
+        schedule["executedRevision"] = self.revision
+        before, new = self._documents[schedule["flagKey"]], {"variants": {"v": value}}
+        row = {"featureKey": schedule["flagKey"], "revision": self.revision, "reason": schedule["reason"]}
+        row |= {"via": f"schedule/{schedule['_id']}", "action": "UPDATED", "newValue": new}
+        self.story.ending.history.append(row | {"previousValue": {"variants": before["variants"]}})
+        self._documents[schedule["flagKey"]] = before | new | {"revision": self.revision}
+
+    def moved(self, start: float, revision: int, *, moved: bool = True, on: int = 0) -> None:
+        """Let a caller ask for a flag with a rollout."""
+        self.story.moved.append(Moved("rollout-0", 1, on, start, start + SHORT_S, revision, moved))
+
+    def edit(self, start: float, revision: int) -> None:
+        """Edit a rollout through replica 0."""
+        write = Write(len(self.story.writes) + 1, "pause", "rollout-0", 0, 2, start, end=start + SHORT_S)
+        write.acknowledged, write.revision = True, revision
+        self.story.writes.append(write)
+        row = {"featureKey": "rollout-0", "revision": revision, "reason": reason(write.number), "action": "UPDATED"}
+        self.story.ending.history.append(row)
+
     def _changed(self, method: str, start: float, took: float, applied_by: Sequence[str]) -> TokenChange:
         number = len(self.story.token_changes) + 1
         change = TokenChange(number, method, f"t{number}", 0, start, start + took, True, 2, list(applied_by))
@@ -151,6 +195,10 @@ class Handmade:
             self._documents[write.flag] = document
         write.status = STATUSES[self._documents.get(write.flag, {"status": "ENABLED"})["status"]]
         self.story.ending.history.append(row)
+
+
+def _moment(seconds: float) -> str:
+    return str(datetime.fromtimestamp(seconds, UTC))
 
 
 def _document(flag: str, status: str, value: int, revision: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tests.faults.record import NO_VALUE, Story, Write
 
 STATUSES = {"ENABLED": 1, "DISABLED": 2, "BETA": 3, "DEPRECATED": 4}
 _ACTIONS = {"create": ("CREATED",), "update": ("UPDATED",), "delete": ("DELETED",), "toggle": ("ENABLED", "DISABLED")}
+_ACTIONS |= dict.fromkeys(("plan", "pause", "resume", "edit"), ("UPDATED",))
 _NUMBER = re.compile(r"write (\d+)")
 State = tuple[int, int]
 """Status and value of a flag's document."""
@@ -65,7 +66,7 @@ def known_fields(document: Mapping[str, Any] | None) -> dict[str, int]:
     found = {}
     if document and document.get("status") in STATUSES:
         found["status"] = STATUSES[document["status"]]
-    if document and document.get("variants"):
+    if document and "v" in (document.get("variants") or {}):
         found["value"] = int(document["variants"]["v"])
     return found
 

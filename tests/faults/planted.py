@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults import planted_time
 from tests.faults.schedule import LINKS, Fault
 from tests.faults.skewed import shift
 
@@ -27,6 +28,8 @@ class Flaw:
     seconds: float
     """How long a run must be."""
     faults: tuple[Fault, ...] = ()
+    says: str = ""
+    """What an explanation says, where several flaws break the same promise."""
 
 
 def _late_fill() -> None:
@@ -140,6 +143,13 @@ FLAWS = {
     "half-revoked": Flaw(_half_revoked, frozenset({"P13"}), 8),
     "unlimited": Flaw(_unlimited, frozenset({"P12"}), 12),
     "liar": Flaw(_liar, frozenset({"P2"}), 12, _cut_off(4.5)),
+    "own-clock": Flaw(planted_time.own_clock, frozenset({"P15"}), 12, says="before its time"),
+    "twice": Flaw(planted_time.twice, frozenset({"P15"}), 12, says="stands in the history 2 times"),
+    "latest-first": Flaw(planted_time.latest_first, frozenset({"P15"}), 16, says="which was due before it"),
+    "silent": Flaw(planted_time.silent, frozenset({"P15"}), 20, says="its audit entry is there 0 times"),
+    "dozing": Flaw(planted_time.dozing, frozenset({"P15"}), 20, says="it was never executed"),
+    "restarted": Flaw(planted_time.restarted, frozenset({"P15"}), 24, says="went back on replica"),
+    "kept-before": Flaw(planted_time.kept_before, frozenset({"P15"}), 12, says="kept is"),
 }
 
 

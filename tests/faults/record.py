@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults.attempts import Attempt, Credential, OpenStream, TokenChange
+from tests.faults.timed import Moved, Plan
 
 NEVER = math.inf
 NO_VALUE = -1
@@ -41,7 +42,7 @@ class Write:
 
     number: int
     kind: str
-    """create, update, toggle or delete."""
+    """create, update, toggle, delete; pause, resume, edit: of a rollout; plan: no answer says that it was made."""
     flag: str
     incarnation: int
     wait_for: int
@@ -150,6 +151,9 @@ class Ending:
     history: list[dict[str, Any]] = field(default_factory=list)
     documents: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    schedules: list[dict[str, Any]] = field(default_factory=list)
+    definitions: list[dict[str, Any]] = field(default_factory=list)
+    """What is kept of each revision: key, revision, gone, and what it shows."""
     recovered_s: dict[str, float] = field(default_factory=dict)
     """Per replica, when all of its answers matched the store and none was STALE; infinite: never."""
     differences: list[str] = field(default_factory=list)
@@ -189,6 +193,12 @@ class Story:
     attempts: list[Attempt] = field(default_factory=list)
     streams: list[OpenStream] = field(default_factory=list)
     greedy: Greedy = field(default_factory=Greedy)
+    plans: list[Plan] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    clock: float = 0.0
+    """The wall clock less the monotonic one, in seconds; 0 in records that have no changes over time."""
+    skewed: int = -1
+    """The replica whose wall clock is wrong."""
     ending: Ending = field(default_factory=Ending)
 
 
@@ -235,10 +245,12 @@ def _story(saved: dict[str, Any]) -> Story:
         "credentials": Credential,
         "attempts": Attempt,
         "streams": OpenStream,
+        "plans": Plan,
+        "moved": Moved,
     }
-    made: dict[str, Any] = {f.name: saved[f.name] for f in fields(Story)}
+    made: dict[str, Any] = {f.name: saved[f.name] for f in fields(Story) if f.name in saved}
     for name, kind in lists.items():
-        made[name] = [kind(**each) for each in saved[name]]
+        made[name] = [kind(**each) for each in saved.get(name, ())]  # older records have fewer
     made["greedy"] = Greedy(**saved["greedy"])
     made["ending"] = Ending(**saved["ending"])
     return Story(**made)

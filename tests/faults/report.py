@@ -20,6 +20,7 @@ from tests.faults.revocation import went_on
 
 BEGIN, END = "<!-- run -->\n", "<!-- /run -->"
 Row = tuple[str, ...]
+LATENESS = ("planned changes executed", "count", "late by p50", "p99", "most")
 REVOCATION = ("replica", "samples", "p50", "p99", "worst")
 _MILLISECONDS_BELOW_S = 1.0
 
@@ -43,6 +44,13 @@ def counts(record: Record) -> list[Row]:
         ("calls with them", f"{len(story.attempts):,} ({_outcomes(story.attempts)})"),
         ("streams with them", f"{len(story.streams):,} ({_outcomes(story.streams)})"),
         ("calls of the caller over its rate", _greedy(story)),
+        ("planned changes", _plans(story)),
+        (
+            "answers of flags with a rollout",
+            f"{len(story.moved):,} ({sum(each.moved for each in story.moved):,} moved)",
+        ),
+        ("edits of rollouts", f"{kinds['pause'] + kinds['resume'] + kinds['edit']:,}"),
+        ("revisions kept", f"{len(story.ending.definitions):,}"),
     ]
 
 
@@ -90,6 +98,18 @@ def times(record: Record, verdict: Verdict) -> list[Row]:
     return rows
 
 
+def lateness(verdict: Verdict) -> list[Row]:
+    """Return how late planned changes were executed."""
+    late = verdict.lateness.late
+    rows = []
+    groups = {"no fault": [each.seconds for each in late if not each.in_fault]}
+    groups["a fault between its time and its execution"] = [each.seconds for each in late if each.in_fault]
+    for name, seconds in groups.items():
+        p50, p99 = np.quantile(seconds, (0.5, 0.99)) if seconds else (0.0, 0.0)
+        rows.append((name, f"{len(seconds):,}", _time(p50), _time(p99), _time(max(seconds, default=0.0))))
+    return rows
+
+
 def show(record: Record, verdict: Verdict, console: Console) -> None:
     """Print everything."""
     story = record.story
@@ -99,6 +119,7 @@ def show(record: Record, verdict: Verdict, console: Console) -> None:
     heads = ("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included")
     _print(console, "from a change's answer to the last old answer", heads, staleness(verdict))
     _print(console, "from a revocation's answer to the last accepted call", REVOCATION, revocation(story))
+    _print(console, "how late planned changes were executed, by MongoDB's clock", LATENESS, lateness(verdict))
     _print(console, "times", ("", ""), times(record, verdict))
     _print(console, "promises", ("promise", "times broken"), promises(verdict))
     for name, count in story.links.items():
@@ -127,6 +148,7 @@ def _page(record: Record, verdict: Verdict, picture: str) -> str:
         f"![From a change's answer to the last old answer]({picture})\n",
         _markdown(("fault active meanwhile", "samples", "p99", "worst", "worst, STALE included"), staleness(verdict)),
         _markdown(REVOCATION, revocation(story)),
+        _markdown(LATENESS, lateness(verdict)),
         _markdown(("time", "took"), times(record, verdict)),
         _markdown(("fault", "count", "longest, including recovery"), faults(story)),
     ]
@@ -163,6 +185,12 @@ def _outcomes(seen: Iterable[Attempt | OpenStream]) -> str:
 def _greedy(story: Story) -> str:
     greedy, accepted = story.greedy, len(story.greedy.accepted)
     return f"{accepted + greedy.refused:,} ({accepted:,} accepted; its rate is {greedy.rate:g} a second)"
+
+
+def _plans(story: Story) -> str:
+    states = Counter(row["state"] for row in story.ending.schedules)
+    named = ", ".join(f"{state} {count:,}" for state, count in states.most_common())
+    return f"{len(story.plans):,} ({named or 'none'})"
 
 
 def _failed(story: Story) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.callers import Callers
-from tests.faults.cluster import REPLICAS, Cluster
+from tests.faults.cluster import REPLICAS, SKEWED, Cluster
 from tests.faults.ending import look_at_the_end
 from tests.faults.greedy import Greedy, rate_of
 from tests.faults.inject import Injector
 from tests.faults.load import Load
+from tests.faults.planner import Planner
 from tests.faults.record import NEVER, Record, Story
 from tests.faults.schedule import Fault, schedule
 from tests.faults.writers import FLAGS, ForeignWriter, Values, Writer
@@ -87,6 +88,7 @@ class _Run:
         self._foreign = ForeignWriter(record, cluster.mongods, values, options.seed + 3)
         self._callers = Callers(record, cluster.replicas, options.seed + 5, options.load)
         self._greedy = Greedy(record, cluster.replicas, rate_of(options.load))
+        self._planner = Planner(record, cluster.replicas, values, options.seed + 6, options.load)
         self._injector = Injector(cluster, self._story, self._writer)
         self._what = "running"
 
@@ -94,6 +96,7 @@ class _Run:
         """Run from the first flag to the check at the end."""
         await self._writer.seed()
         self._story.began = time.monotonic()
+        self._story.clock, self._story.skewed = time.time() - time.monotonic(), SKEWED
         watching = [asyncio.create_task(watch()) for watch in (self._notice_lags, self._notice_starvation, self._show)]
         try:
             self._load.start()
@@ -101,6 +104,7 @@ class _Run:
             self._foreign.start()
             self._callers.start()
             self._greedy.start()
+            self._planner.start()
             seconds = self._options.seconds
             faults = self._options.faults
             if faults is None:
@@ -112,11 +116,13 @@ class _Run:
             await self._writer.stop()
             await self._foreign.stop()
             await self._callers.stop()
+            await self._planner.stop()
             await look_at_the_end(self._cluster, self._story)
             self._story.links = self._cluster.seen()
             self._load.check()
         finally:
-            working = (self._load, self._writer, self._foreign, self._callers, self._greedy, self._injector)
+            clients = (self._load, self._writer, self._foreign, self._callers, self._greedy, self._planner)
+            working = (*clients, self._injector)
             under_way = [*watching, *(task for each in working for task in each.tasks)]
             for task in under_way:
                 task.cancel()

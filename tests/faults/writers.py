@@ -26,7 +26,9 @@ PLAIN = [f"plain-{n:02}" for n in range(18)]
 MIXED = [f"mixed-{n:02}" for n in range(8)]
 PASSING = [f"passing-{n:02}" for n in range(4)]
 FOREIGN = [f"{FOREIGN_ONLY}{n:02}" for n in range(4)]
-FLAGS = [*PLAIN, *MIXED, *PASSING, *FOREIGN]
+PLANNED = [f"planned-{n:02}" for n in range(4)]
+"""Flags that only planned changes change."""
+FLAGS = [*PLAIN, *MIXED, *PASSING, *FOREIGN, *PLANNED]
 WRITES_A_SECOND = 5.0
 FOREIGN_A_SECOND = 2.0
 _WRITERS = 6
@@ -58,7 +60,7 @@ class Writer:
 
     async def seed(self) -> None:
         """Create the initial flags, all on one replica."""
-        for flag in (*PLAIN, *MIXED):
+        for flag in (*PLAIN, *MIXED, *PLANNED):
             await self._write("create", flag, self._replicas[0], pb.WRITE_LEVEL_CACHED)
 
     def start(self) -> None:

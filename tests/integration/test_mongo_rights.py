@@ -24,13 +24,14 @@ from flagsvc.core.changes import Author
 from flagsvc.core.errors import ChangeRefused, RevisionOutOfRange, RevisionsMissing, StoreForbidden, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.revisions.model import AsOf
+from flagsvc.core.schedules.model import State
 from flagsvc.core.segments import Segment
 from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
 from tests.guarded_mongod import DATABASE, PASSWORD, GuardedMongod, documented_role
 from tests.replicas import Client, reason_of, replica, until
-from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, stored
+from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, planned_and_due, stored
 
 pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
@@ -257,9 +258,13 @@ async def test_without_the_right_to_keep_revisions_changes_are_made_and_that_is_
         roles = [{"role": "older", "db": DATABASE}]
         client.admin.command("createUser", "older", pwd=PASSWORD, roles=roles)
         async with store_of(guarded.url_of("older")) as store:
+            await planned_and_due(store, plan(FlagId("default", "b")))
+            done = await executed(store, FlagId("default", "b"))
+            assert done is not None
+            assert (done.state, done.executed_revision) == (State.EXECUTED, 2)
             await create(store)
             await store.write(A, changes.toggle("a", True, None, AUTHOR))
-            assert [entry.revision for entry in await store.history(A, 5)] == [3, 2]
+            assert [entry.revision for entry in await store.history(A, 5)] == [4, 3]
             [problem] = store.problems()
             assert problem.name == "revisions_not_recorded"
             assert "no right to run" in problem.detail
@@ -275,7 +280,7 @@ async def test_without_the_right_to_keep_revisions_changes_are_made_and_that_is_
             assert store.problems() == []
             with pytest.raises(RevisionOutOfRange):
                 await store.definitions.moment("default", AsOf(1))
-            moment = await store.definitions.moment("default", AsOf(3))
+            moment = await store.definitions.moment("default", AsOf(4))
             assert set(await store.definitions.newest("default", ["a", "b"], moment)) == {"a", "b"}
         client.admin.command("dropUser", "older")
         client[DATABASE].command("dropRole", "older")

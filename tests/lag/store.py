@@ -25,6 +25,13 @@ def _rule(condition: Any) -> str:
     return json.dumps({"if": [condition, "on", "off"]})
 
 
+ROLLING = {
+    "from": "off",
+    "to": "on",
+    "linear": True,
+    "points": [{"time": f"{2001 + year}-01-01T00:00:00Z", "share": year * 2} for year in range(50)],
+}
+"""As many points as there may be, and lines so slow that each is many pieces."""
 HOSTILE: dict[str, dict[str, Any]] = {
     "searches": {"targeting": _rule({"or": [{"in": ["ab", {"var": "text"}]}] * 3_125})},
     "long-searches": {"targeting": _rule({"or": [{"in": ["a" * 98 + "b", {"var": "text"}]}] * 500})},
@@ -37,6 +44,11 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "noted": {"targeting": _rule({"or": [{"if": ["a text is a constant condition", "on", "on"]}] * 2_400})},
     "splits": {"targeting": json.dumps({"fractional": [{"var": "text"}, ["on", 1], ["off", 1]]})},
     "large-value": {"variants": {"on": {f"{i:x}": 0 for i in range(7_000)}}, "default_variant": "on"},
+    "rolling": {
+        "rollout": ROLLING,
+        "variants": {name: {f"{i:x}": 0 for i in range(4_900)} for name in ("on", "off", "other")},
+        "default_variant": "off",
+    },
     "long-value": {"variants": {"on": "x" * 65_000}, "default_variant": "on"},
 }
 

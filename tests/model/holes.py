@@ -11,6 +11,7 @@ from tests.model.setups import (
     FLAGS,
     FOREIGN,
     FOREIGN_TWICE,
+    HERE,
     HOLDERS,
     HOLDERS_APART,
     NOTHING_HELD,
@@ -18,13 +19,14 @@ from tests.model.setups import (
     PEERS_IN_TIME,
     PEERS_RESTARTED,
     READS,
+    SCHEDULES,
     THERE,
     TRUST,
     TWO,
     TWO_STORES,
     VIEW,
 )
-from tests.model.state import Left, Setup, Writer
+from tests.model.state import PLANNED, Left, Setup, Writer
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ _HEARTBEATS = replace(_CALM, writers=((Writer(THERE),),), heartbeats=(THERE,), f
 _APART = replace(TWO_STORES, left=Left(strangers=1))
 _GAP = replace(PEERS, left=Left(foreign=1, others=2, lost=2))
 
+_RACE = replace(SCHEDULES, writers=((Writer(THERE, PLANNED), Writer(HERE, PLANNED)),))
+
 KNOWN = (
     Hole("delete on toggle, trust for a while", TRUST, ("toggles put", "lease records"), "P3"),
     Hole("unconditional SET in Redis", _TWO_WRITES, ("cache takes only newer",), "lease"),
@@ -66,6 +70,8 @@ KNOWN = (
     Hole("another store's entry believed", TWO_STORES, ("entries name their store",), "P11"),
     Hole("another store's lease record believed", HOLDERS_APART, ("lease records name their store",), "lease"),
     Hole("joined a lookup from before the write", NOTHING_HELD, ("high-water marks",), "P1"),
+    Hole("schedule taken without a transaction", _RACE, ("a transaction conflicts",), "P15"),
+    Hole("schedule executed over a later write", SCHEDULES, ("later changes are conflicts",), "P15"),
 )
 """Mistakes of other systems, and near mistakes of this one."""
 

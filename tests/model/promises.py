@@ -1,10 +1,22 @@
-"""What must hold: promises P1, P3, P4 and P5 at every answer, and what the lease record certifies, at every state."""
+"""What must hold: P1, P3, P4 and P5 at every answer; what the lease record certifies, and P15, at every state."""
 
 from __future__ import annotations
 
 from tests.model.near_cache import content, is_fresh
 from tests.model.shared_cache import alive
-from tests.model.state import NEVER, STEPS, Reader, Setup, State, age, newest, revision, with_replica
+from tests.model.state import (
+    AS_PLANNED,
+    NEVER,
+    PLANNED,
+    STEPS,
+    Reader,
+    Setup,
+    State,
+    age,
+    newest,
+    revision,
+    with_replica,
+)
 from tests.model.strangers import STRANGER
 
 
@@ -52,6 +64,16 @@ def judged(s: State, entry: int, reader: Reader, *, stale: bool = False) -> str:
     return ""
 
 
+def planned(s: State) -> str:
+    """Return whether the planned change was made twice, or over what was changed after it was planned."""
+    made = [entry for entry, commit in enumerate(s.store) if commit.kind == PLANNED]
+    if len(made) > 1:
+        return "P15: the planned change is made twice"
+    if made and (before := made[0] - 1) != AS_PLANNED:
+        return f"P15: the planned change overwrites content {before}, which came after it was planned"
+    return ""
+
+
 def certified(setup: Setup, s: State) -> str:
     """Return whether the lease record certifies an entry that is older than the store was."""
     record, shared = alive(setup, s, s.shared.record), s.shared
@@ -86,6 +108,8 @@ def _changed_by(s: State, there: int) -> int:
 def agreement(setup: Setup, s: State) -> str:
     """Return who differs from the store when nothing is left to do."""
     there = newest(s)
+    if any(w.kind == PLANNED for w in s.writers) and len(s.store) == AS_PLANNED + 1:
+        return "P15: the planned change is never made"
     for i in setup.followed:
         r = s.replicas[i]
         if r.up and _can_be_sure(setup, s, i) and (content(s, r) != there or age(r.as_of) > 0):

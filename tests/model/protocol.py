@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from tests.model import faults, following, readers, shared_cache, strangers, writers
-from tests.model.promises import agreement, certified, claims, watched
+from tests.model.promises import agreement, certified, claims, planned, watched
 from tests.model.state import NEVER, STEPS, Commit, LeaseRecord, Reader, Replica, Setup, Shared, State
 
 Step = tuple[str, State]
@@ -65,5 +65,7 @@ def judged(setup: Setup, label: str, s: State) -> State:
     if setup.cache and (broken := certified(setup, s)):
         return s._replace(broken=broken)
     if setup.exact and (broken := claims(setup, s)):
+        return s._replace(broken=broken)
+    if broken := planned(s):
         return s._replace(broken=broken)
     return watched(setup, s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.model.state import Left, Setup, Writer
+from tests.model.state import PLANNED, Left, Setup, Writer
 
 HERE, THERE = 1, 0
 """The replica that is watched, and the other."""
@@ -71,6 +71,15 @@ PEERS_IN_TIME = replace(
     timed=True,
     left=Left(foreign=1),
     about="the same with ticks: the view stays young",
+)
+SCHEDULES = Setup(
+    "schedules",
+    writers=((Writer(THERE, PLANNED), Writer(HERE, PLANNED), Writer(THERE)),),
+    bound=1,
+    slow_polls=False,
+    polls=(HERE,),
+    left=Left(crashes=1),
+    about="two replicas execute one planned change, somebody writes meanwhile; a kill",
 )
 READS = Setup(
     "reads",
@@ -173,6 +182,7 @@ QUICK = (
     PEERS,
     PEERS_RESTARTED,
     PEERS_IN_TIME,
+    SCHEDULES,
     HOLDERS,
     HOLDER_KILLED,
     ONLY_HOLDER_KILLED,

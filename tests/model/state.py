@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 
 STEPS = 16
 NEVER = -10 * STEPS
+PLANNED = "planned"
+"""The kind of a write that a schedule makes."""
+AS_PLANNED = 1
+"""The content that was there when it was planned."""
 
 
 class Commit(NamedTuple):
-    """One content of one flag. `kind`: write, delete, foreign (keeps the revision) or assigned (only a revision)."""
+    """One content of one flag. `kind`: write, planned, delete, foreign (keeps the revision) or assigned (only that)."""
 
     revision: int
     tick: int
@@ -209,6 +213,7 @@ PROTECTIONS = frozenset(
         "a peer's stream goes back to the view",
         "a peer's proof needs no stream here",
         "a renewal counts from its view",
+        "a transaction conflicts",
         "announcements follow commits",
         "announcements prove nothing",
         "answers are what is held",
@@ -219,6 +224,7 @@ PROTECTIONS = frozenset(
         "high-water marks",
         "gaps",
         "late puts",
+        "later changes are conflicts",
         "proof by polls",
         "lease records",
         "lease records are compared",

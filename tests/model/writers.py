@@ -8,7 +8,9 @@ from tests.model.following import announced
 from tests.model.near_cache import take
 from tests.model.shared_cache import put
 from tests.model.state import (
+    AS_PLANNED,
     NEVER,
+    PLANNED,
     Commit,
     Setup,
     State,
@@ -32,7 +34,9 @@ def steps(setup: Setup, s: State) -> Iterator[Step]:
 
 
 def _write(setup: Setup, s: State, k: int, w: Writer) -> Iterator[Step]:
-    if w.step == "begin" and "announcements follow commits" in setup.without:
+    if w.kind == PLANNED and w.step in ("begin", "commit"):
+        yield _executes(setup, s, k, w)
+    elif w.step == "begin" and "announcements follow commits" in setup.without:
         sent = announced(setup, s, w.replica, len(s.store))
         yield f"writer {k} announces content {len(s.store)}", _wrote(sent, k, w._replace(step="commit"))
     elif w.step == "begin" and setup.slow_writers:
@@ -51,6 +55,22 @@ def _write(setup: Setup, s: State, k: int, w: Writer) -> Iterator[Step]:
         done = w._replace(step="done", as_of=NEVER, entry=0)
         sent = s if "announcements follow commits" in setup.without else announced(setup, s, w.replica, w.entry)
         yield f"writer {k} announces content {w.entry}", _wrote(sent, k, done)
+
+
+def _executes(setup: Setup, s: State, k: int, w: Writer) -> Step:
+    """A replica executes a planned change: it takes the schedule, reads the flag, and commits both or neither."""
+    if any(commit.kind == PLANNED for commit in s.store) and w.step == "begin":
+        return f"replica {w.replica} finds nothing due", _wrote(s, k, w._replace(step="done"))
+    if w.step == "begin":
+        took = w._replace(step="commit", as_of=moment(setup, s), entry=newest(s))
+        return f"replica {w.replica} takes the schedule, and reads content {newest(s)}", _wrote(s, k, took)
+    if newest(s) != w.entry and "a transaction conflicts" not in setup.without:
+        again = w._replace(step="begin", as_of=NEVER, entry=0)
+        return f"replica {w.replica} conflicts, and begins again", _wrote(s, k, again)
+    if w.entry != AS_PLANNED and "later changes are conflicts" not in setup.without:
+        held = w._replace(step="done", as_of=NEVER, entry=0)
+        return f"replica {w.replica} holds the schedule, as content {w.entry} came after it", _wrote(s, k, held)
+    return _commits(setup, s, k, w)
 
 
 def _commits(setup: Setup, s: State, k: int, w: Writer) -> Step:

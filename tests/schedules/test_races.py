@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import schedules as mongo_schedules
 from flagsvc.adapters.mongo.store import MongoStore
+from flagsvc.core import changes
 from flagsvc.core.model import FlagId
 from flagsvc.core.schedules.documents import MALFORMED
 from flagsvc.core.schedules.model import ConflictKind, Schedule, State
@@ -26,6 +27,7 @@ from tests.schedules.plans import (
     CHAT,
     HOUR,
     RIGHTS,
+    author,
     due_now,
     executed,
     flag_in,
@@ -60,15 +62,18 @@ async def test_each_is_executed_exactly_once_and_in_order_although_replicas_die_
 ) -> None:
     url = mongod.database_url("race")
     await planned(url)
-    with pymongo.MongoClient[dict[str, Any]](url) as client, racers(url, dying=(1, 2), lasting=2) as processes:
+    with pymongo.MongoClient[dict[str, Any]](url) as client, racers(url, dying=(1, 2), lasting=0) as dying:
         database = client.get_default_database()
         in_a_second = [{"$set": {"executeAt": {"$subtract": ["$executeAt", (HOUR.seconds - 1) * 1000]}}}]
         database["flagsvc_schedules"].update_many({"state": "PENDING"}, in_a_second)
-        deadline = time.monotonic() + WAIT_S
-        while database["flagsvc_schedules"].count_documents({"state": "PENDING"}):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        assert all(process.is_alive() for process in processes[2:])
+        async with asyncio.timeout(WAIT_S):
+            while any(process.is_alive() for process in dying):  # noqa: ASYNC110  they are processes
+                await asyncio.sleep(0.05)
+            assert database["flagsvc_schedules"].count_documents({"state": "EXECUTED"}) == 1
+            with racers(url, dying=(), lasting=2) as lasting:
+                while database["flagsvc_schedules"].count_documents({"state": "PENDING"}):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                assert all(process.is_alive() for process in lasting)
         schedules = list(database["flagsvc_schedules"].find({"state": {"$exists": True}}))
         history = list(database["feature_flag_history"].find({"via": {"$exists": True}}))
     assert Counter(each["state"] for each in schedules) == {"EXECUTED": FLAGS * OF_EACH}
@@ -141,17 +146,22 @@ async def test_a_repeated_transaction_that_comes_too_late_has_executed_nothing(m
     await store.close()
 
 
-async def test_an_executor_that_is_not_patient_leaves_a_schedule_that_another_transaction_has(
-    mongo_database_url: str,
+@pytest.mark.parametrize("at", ["schedule", "counter"])
+async def test_an_executor_that_is_not_patient_leaves_what_another_transaction_has(
+    mongo_database_url: str, at: str
 ) -> None:
+    """It has the schedule, or the set's counter, for which every change of the set waits."""
     store = MongoStore(mongo_database_url)
     await store.open()
     await flag_in(store)
     (made,) = await planned_and_due(store, plan())
     with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct, direct.start_session() as session:
-        collection = direct.get_default_database()["flagsvc_schedules"]
+        database = direct.get_default_database()
         session.start_transaction()
-        collection.update_one({"_id": made.id}, {"$set": {"claimedAt": 1}}, session=session)
+        if at == "schedule":
+            database["flagsvc_schedules"].update_one({"_id": made.id}, {"$set": {"claimedAt": 1}}, session=session)
+        else:
+            database["flagsvc_revisions"].update_one({"_id": "default"}, {"$inc": {"revision": 1}}, session=session)
         attempt = DueAttempt(RIGHTS, is_patient=False)
         assert await schedules_of(store).execute(CHAT, "", attempt, attempt.decide) is None
         assert attempt.result is None
@@ -160,6 +170,30 @@ async def test_an_executor_that_is_not_patient_leaves_a_schedule_that_another_tr
     assert result is not None
     assert result.id == made.id
     await store.close()
+
+
+async def test_a_write_reads_plans_only_of_a_set_in_which_something_is_planned(mongo_database_url: str) -> None:
+    """Each write reads the set's counter, which says until when something is planned."""
+    store, other = MongoStore(mongo_database_url), MongoStore(mongo_database_url)
+    await store.open()
+    await other.open()
+    known = schedules_of(store).may_be_pending
+    assert known("default"), "nothing is known yet"
+    await flag_in(store)
+    assert not known("default")
+    (made,) = [await stored(other, plan(max_lateness_s=1))]
+    toggled = changes.toggle("chat", True, None, author())
+    await store.write(CHAT, toggled)
+    assert known("default")
+    await due_now(other, made)
+    assert (await executed(store)) is not None
+    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as direct:
+        counters = direct.get_default_database()["flagsvc_revisions"]
+        counters.update_one({"_id": "default"}, {"$set": {"plannedUntil": datetime.now(UTC)}})
+    await store.write(CHAT, toggled)
+    assert not known("default"), "its time is over"
+    for each in (store, other):
+        await each.close()
 
 
 async def test_what_is_due_is_found_by_an_index(mongo_database_url: str) -> None:

@@ -102,13 +102,14 @@ async def test_a_planned_change_is_made_at_its_time_and_evaluated(
     served: tuple[Client, Server], planner: Planner
 ) -> None:
     await planner.client.create("launch")
-    schedule = await planner.plan("launch", 2, time_zone="Europe/Berlin")
+    schedule = await planner.plan("launch", time_zone="Europe/Berlin")
     assert (schedule.state, schedule.etag, schedule.base_revision) == (plans.SCHEDULE_STATE_PENDING, '"1"', 1)
     assert schedule.local_time.endswith(("+01:00", "+02:00"))
     assert not (await planner.client.evaluate("launch")).enabled
+    await planner.due(served[1], schedule)
     done = await planner.ended(schedule.id)
     assert done.state == plans.SCHEDULE_STATE_EXECUTED
-    assert done.end_time.ToNanoseconds() >= schedule.execute_time.ToNanoseconds() // 10**6 * 10**6
+    assert done.late_by.ToTimedelta() >= timedelta(seconds=5)
     found = await planner.client.evaluate("launch", min_revision=done.executed_revision)
     assert (found.enabled, found.revision) == (True, done.executed_revision)
     request = pb.ListFlagHistoryRequest(flag_key="launch")
@@ -275,12 +276,20 @@ async def test_with_mongodb_away_over_the_due_time_it_is_late_or_missed_and_neve
         planner = Planner(client)
         for key in ("late", "missed"):
             await client.create(key)
-        late = await planner.plan("late", 3)
         strict = plans.Schedule()
         strict.max_lateness.FromSeconds(1)
-        missed = await planner.plan("missed", 3, max_lateness=strict.max_lateness)
-        await asyncio.to_thread(mongod.stop)
-        due = missed.execute_time.ToDatetime(UTC)
+        late = await planner.plan("late")
+        missed = await planner.plan("missed", max_lateness=strict.max_lateness)
+        executor = server.replica.executor
+        assert executor is not None
+        await executor.close()  # nothing is executed before MongoDB is away
+        due = datetime.now(UTC) + timedelta(seconds=1)
+        with pymongo.MongoClient[dict[str, Any]](mongod.url) as direct:
+            direct["away"]["flagsvc_schedules"].update_many(
+                {"flagKey": {"$exists": True}}, {"$set": {"executeAt": due}}
+            )
+        await asyncio.to_thread(mongod.kill)
+        executor.start()
         await asyncio.sleep((due + timedelta(seconds=1.2) - datetime.now(UTC)).total_seconds())
         await asyncio.to_thread(mongod.start)
         await until_serving(client)
@@ -288,8 +297,6 @@ async def test_with_mongodb_away_over_the_due_time_it_is_late_or_missed_and_neve
         assert [each.state for each in found] == [plans.SCHEDULE_STATE_EXECUTED, plans.SCHEDULE_STATE_MISSED]
         assert found[0].late_by.ToTimedelta() > timedelta(seconds=1.2)
         assert "1 s late is too late" in found[1].detail
-        executor = server.replica.executor
-        assert executor is not None
         counts = {name: value for name, _, value in executor.samples()}
         assert (counts["flagsvc_schedules_executed_total"], counts["flagsvc_schedules_missed_total"]) == (1, 1)
         assert counts["flagsvc_schedules_lateness_max_seconds"] > 1.2

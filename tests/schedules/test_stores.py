@@ -11,13 +11,15 @@ import pytest
 
 from flagsvc.core import changes
 from flagsvc.core.audit import AuditQuery
-from flagsvc.core.errors import FlagsvcError, ScheduleEnded, ScheduleNotFound
+from flagsvc.core.errors import FlagsvcError, InvalidRequest, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import FlagId, Status
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.schedules.decisions import ended
 from flagsvc.core.schedules.model import OnConflict, State
 from flagsvc.ports import FlagStore
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import DueAttempt, RequestedAttempt
+from flagsvc.schedules.planner import SchedulePlanner
 from tests.conformance.test_store import store  # noqa: F401
 from tests.schedules.plans import (
     CHAT,
@@ -170,6 +172,25 @@ async def test_one_is_executed_on_request_before_its_time_and_not_twice(store: F
         with pytest.raises(error):
             await schedules_of(store).execute(CHAT, schedule_id, again, again.decide)
     assert (await store.revisions()) == {"default": 2}
+
+
+async def test_a_plan_is_made_once_for_its_request_and_not_at_all_when_only_checked(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    planner = SchedulePlanner(schedules_of(store), None, RIGHTS, lambda: None)  # type: ignore[arg-type]  nothing is written
+    checked = await planner.create(plan(), WriteRequest("ann", "r-1", b"a"), validate_only=True)
+    assert checked.base_revision == 1
+    assert await schedules_of(store).upcoming(10) == []
+    request = WriteRequest("ann", "r-1", b"a")
+    one, *again = await asyncio.gather(*(planner.create(plan(), request) for _ in range(4)))
+    assert again == [one] * 3
+    with pytest.raises(InvalidRequest, match="a new id for a new write"):
+        await planner.create(plan(), WriteRequest("ann", "r-1", b"b"))
+    assert (await planner.create(plan(), WriteRequest("bob", "r-1", b"b"))).id != one.id
+    cancelled = await planner.cancel("default", one.id, author(actor="ann"), None, validate_only=True)
+    assert cancelled.state is State.CANCELLED
+    assert await schedules_of(store).get("default", one.id) == one
+    assert store.audit is not None
+    assert len(await store.audit.page(AuditQuery(action="CreateSchedule"), 9)) == 2
 
 
 async def test_a_change_is_decided_on_what_is_stored(store: FlagStore) -> None:  # noqa: F811

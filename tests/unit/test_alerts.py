@@ -16,6 +16,7 @@ import yaml
 from flagsvc.cli.parser import _SUMMARIES, build_parser
 from flagsvc.settings import PREFIX, Settings
 
+pytestmark = pytest.mark.xdist_group("alerts")  # all of flagsvc is read once
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
 RULES = yaml.safe_load(PAGE.partition("```yaml\n")[2].partition("```")[0])["groups"][0]["rules"]

@@ -14,7 +14,7 @@ import { Turns } from './turns.js';
 export interface CallerOptions extends AccessOptions {
   /** Default: "default". */
   readonly flagSet?: string;
-  /** Deadline of every call, in milliseconds. Default: 500. */
+  /** Deadline of every call, in milliseconds. Default: 500, and 5,000 for what changes or looks up what is stored. */
   readonly timeoutMs?: number;
   /** Who makes changes, for the history. */
   readonly actor?: string;
@@ -30,14 +30,15 @@ export type Method<Request, Response> = (
   options: { deadline: number },
   answer: Answer<Response>,
 ) => unknown;
-/** Deadline of a call that changes or looks up what is stored, at least: it is a transaction, or many reads. */
-export const STORE_MS = 5_000;
+/** Default deadline of a call that changes or looks up what is stored: it is a transaction, or many reads. */
+const STORE_MS = 5_000;
 
 /** Calls the services. */
 export class Caller {
   readonly flagSet: string;
   readonly actor: string;
   readonly timeoutMs: number;
+  readonly #storeMs: number;
   readonly flags: FlagServiceClient;
   readonly schedules: ScheduleServiceClient;
   readonly rollouts: RolloutServiceClient;
@@ -52,6 +53,7 @@ export class Caller {
     this.flagSet = options.flagSet ?? 'default';
     this.actor = options.actor ?? '';
     this.timeoutMs = options.timeoutMs ?? 500;
+    this.#storeMs = options.timeoutMs ?? STORE_MS;
     this.#access = accessTo(targetOf(target), options);
     const { credentials } = this.#access;
     const channel = channelOptions({ ...this.#access.options, ...options.channelOptions });
@@ -91,7 +93,7 @@ export class Caller {
     waitMs = 0,
   ): Promise<Response> {
     try {
-      return await this.call(stub, method, request, Math.max(this.timeoutMs, STORE_MS) + waitMs);
+      return await this.call(stub, method, request, this.#storeMs + waitMs);
     } catch (error) {
       throw failureOf(error);
     }

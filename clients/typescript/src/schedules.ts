@@ -59,6 +59,10 @@ export interface PlanOptions {
   readonly maxLatenessMs?: number;
   readonly reason?: string;
   readonly onBehalfOf?: string;
+  /** A name for this plan, such as a UUID. Sent again, it is planned once. */
+  readonly requestId?: string;
+  /** Whether only to check it: the result is what would be stored. Default: no. */
+  readonly validateOnly?: boolean;
 }
 
 /** The part of a client that is about planned changes. Every failed call rejects with a FlagServiceError. */
@@ -78,6 +82,8 @@ export abstract class Schedules extends Revisions {
         onConflict: ON_CONFLICT.indexOf(options.onConflict ?? ('' as never)),
         maxLateness: options.maxLatenessMs === undefined ? undefined : duration(options.maxLatenessMs),
       },
+      requestId: options.requestId ?? '',
+      validateOnly: options.validateOnly ?? false,
       ...authorOf(caller, options),
     });
     return scheduleOf((await caller.stored(caller.schedules, caller.schedules.createSchedule, request)).schedule);
@@ -109,7 +115,7 @@ export abstract class Schedules extends Revisions {
   async moveSchedule(
     id: string,
     at: Date | string,
-    options: { readonly zone?: string; readonly etag?: string } = {},
+    options: { readonly zone?: string; readonly etag?: string; readonly validateOnly?: boolean } = {},
   ): Promise<Schedule> {
     const { caller } = this;
     const { zone = '', etag = '' } = options;
@@ -117,6 +123,7 @@ export abstract class Schedules extends Revisions {
       flagSet: caller.flagSet,
       schedule: { id, etag, ...timeOf(at), timeZone: zone },
       updateMask: ['execute_time', ...(zone ? ['time_zone'] : [])],
+      validateOnly: options.validateOnly ?? false,
       ...authorOf(caller, {}),
     });
     return scheduleOf((await caller.stored(caller.schedules, caller.schedules.updateSchedule, request)).schedule);
@@ -125,10 +132,16 @@ export abstract class Schedules extends Revisions {
   /** End a schedule before its time. Idempotent. */
   async cancelSchedule(
     id: string,
-    options: { readonly etag?: string; readonly reason?: string } = {},
+    options: { readonly etag?: string; readonly reason?: string; readonly validateOnly?: boolean } = {},
   ): Promise<Schedule> {
     const { caller } = this;
-    const request = { flagSet: caller.flagSet, id, etag: options.etag ?? '', ...authorOf(caller, options) };
+    const request = {
+      flagSet: caller.flagSet,
+      id,
+      etag: options.etag ?? '',
+      validateOnly: options.validateOnly ?? false,
+      ...authorOf(caller, options),
+    };
     return scheduleOf((await caller.stored(caller.schedules, caller.schedules.cancelSchedule, request)).schedule);
   }
 

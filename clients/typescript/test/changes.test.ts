@@ -42,6 +42,14 @@ test('a flag as of another moment, and back', async () => {
 test('a change is planned, moved, executed and cancelled', async () => {
   const patch: FlagFields = { status: 'BETA', owner: 'web', config: { a: [1] }, description: null };
   const plan = await client.schedule('planned', '2030-12-01T09:00', patch, { zone: 'Europe/Berlin', reason: 'launch' });
+  const named = { zone: 'UTC', requestId: 'plan-ts' };
+  const twice = [1, 2].map(() => client.schedule('planned', '2031-01-01T09:00', { status: 'BETA' }, named));
+  const [once, again] = await Promise.all(twice);
+  assert.equal(once?.id, again?.id);
+  assert.equal((await client.cancelSchedule(once?.id ?? '', { validateOnly: true })).state, 'CANCELLED');
+  assert.equal((await client.cancelSchedule(once?.id ?? '')).state, 'CANCELLED');
+  const checked = await client.schedule('planned', '2031-01-01T09:00', { status: 'BETA' }, { validateOnly: true });
+  assert.equal(checked.state, 'PENDING');
   assert.equal(plan.localTime, '2030-12-01T09:00:00+01:00');
   assert.deepEqual([plan.changes, plan.status], [['status', 'owner', 'config', 'description'], 'BETA']);
   const moved = await client.moveSchedule(plan.id, new Date(Date.now() + DAY_MS), { etag: plan.etag });
@@ -55,7 +63,8 @@ test('a change is planned, moved, executed and cancelled', async () => {
   assert.equal((await client.getSchedule(plan.id)).executedRevision, done.executedRevision);
   const later = await client.schedule('planned', new Date(Date.now() + DAY_MS), { status: 'DISABLED' });
   assert.equal((await client.cancelSchedule(later.id, { reason: 'no' })).state, 'CANCELLED');
-  assert.deepEqual((await client.schedules('planned', ['CANCELLED'])).map(({ id }) => id), [later.id]);
+  const cancelled = (await client.schedules('planned', ['CANCELLED'])).map(({ id }) => id);
+  assert.deepEqual(cancelled, [later.id, once?.id]);
   await assert.rejects(client.schedule('planned', new Date(0), { status: 'BETA' }), FlagServiceError);
 });
 

@@ -6,6 +6,8 @@ What is written is part of a transaction that is never committed.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +20,14 @@ from flagsvc.adapters.causes import Cause
 from flagsvc.adapters.checks.steps import CheckFailed, Finding, Steps, clock_detail, closing_quietly
 from flagsvc.adapters.mongo.causes import mongo_cause, refused_change
 from flagsvc.adapters.mongo.change_stream import RESUME_POINTS, STANDALONE
+from flagsvc.adapters.mongo.definitions import COLLECTION as DEFINITIONS
+from flagsvc.adapters.mongo.requests import COLLECTION as REQUESTS
+from flagsvc.adapters.mongo.schedules import COLLECTION as SCHEDULES
 from flagsvc.adapters.mongo.setup import check_options
 from flagsvc.adapters.mongo.transactions import NOT_A_REPLICA_SET
 
 _DEFAULT_DATABASE = "flagsvc"
-_READ = ("feature_flags", "feature_flag_history", "flagsvc_revisions", RESUME_POINTS)
+_READ = ("feature_flags", "feature_flag_history", "flagsvc_revisions", RESUME_POINTS, DEFINITIONS, REQUESTS, SCHEDULES)
 
 
 def check_mongo(url: str, timeout_s: float) -> list[Finding]:
@@ -42,6 +47,7 @@ def check_mongo(url: str, timeout_s: float) -> list[Finding]:
         steps.run("read", lambda: _read(database))
         steps.run("linearizable read", lambda: _linearizable(client, database))
         steps.run("write in a transaction", lambda: _write(client, database))
+        steps.run("revisions and schedules", lambda: _write_beside(client, database))
         steps.run("change stream", lambda: _change_stream(database))
         steps.run("indexes", lambda: _indexes(database))
         steps.run("clock", lambda: _clock(client))
@@ -98,20 +104,44 @@ def _linearizable(client: Any, database: Any) -> str:
 
 
 def _write(client: Any, database: Any) -> str:
-    key = f"flagsvc-doctor-{secrets.token_hex(6)}"
-    now = datetime.now(UTC)
+    key, now = _new_key(), datetime.now(UTC)
     flag = {"key": key, "name": key, "status": "DISABLED", "sortOrder": 0, "createdAt": now, "updatedAt": now}
+    with _aborted(client) as session:
+        edit = [{"$set": {"revision": 1}}]
+        database["flagsvc_revisions"].find_one_and_update({"_id": key}, edit, upsert=True, session=session)
+        row = {"featureKey": key, "action": "CREATED", "createdAt": now}
+        database["feature_flag_history"].insert_one(row, session=session)
+        database["audit_logs"].insert_one({"action": "CREATED", "createdAt": now}, session=session)
+        database["feature_flags"].insert_one(flag, session=session)
+        database["feature_flags"].update_one({"key": key}, {"$set": {"status": "ENABLED"}}, session=session)
+        database["feature_flags"].delete_one({"key": key}, session=session)
+    return "flag, history, audit log and counter can be written; the transaction was aborted"
+
+
+def _write_beside(client: Any, database: Any) -> str:
+    """Try what is written beside a flag, and without which the flag could be written all the same."""
+    key = _new_key()
+    with _aborted(client) as session:
+        for name in (DEFINITIONS, SCHEDULES):
+            database[name].insert_one({"_id": key}, session=session)
+            database[name].update_one({"_id": key}, {"$set": {"flagSet": key}}, session=session)
+        database[REQUESTS].insert_one({"_id": key}, session=session)
+        for name in (DEFINITIONS, REQUESTS):
+            database[name].delete_one({"_id": key}, session=session)
+    return f"{DEFINITIONS}, {REQUESTS} and {SCHEDULES} can be written; the transaction was aborted"
+
+
+def _new_key() -> str:
+    return f"flagsvc-doctor-{secrets.token_hex(6)}"
+
+
+@contextmanager
+def _aborted(client: Any) -> Iterator[Any]:
+    """Yield the session of a transaction that is aborted at the end."""
     with client.start_session() as session:
         session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))
         try:
-            edit = [{"$set": {"revision": 1}}]
-            database["flagsvc_revisions"].find_one_and_update({"_id": key}, edit, upsert=True, session=session)
-            row = {"featureKey": key, "action": "CREATED", "createdAt": now}
-            database["feature_flag_history"].insert_one(row, session=session)
-            database["audit_logs"].insert_one({"action": "CREATED", "createdAt": now}, session=session)
-            database["feature_flags"].insert_one(flag, session=session)
-            database["feature_flags"].update_one({"key": key}, {"$set": {"status": "ENABLED"}}, session=session)
-            database["feature_flags"].delete_one({"key": key}, session=session)
+            yield session
         except OperationFailure as error:
             if error.code == NOT_A_REPLICA_SET:
                 raise CheckFailed(
@@ -120,7 +150,6 @@ def _write(client: Any, database: Any) -> str:
             raise
         finally:
             session.abort_transaction()
-    return "flag, history, audit log and counter can be written; the transaction was aborted"
 
 
 def _change_stream(database: Any) -> str:

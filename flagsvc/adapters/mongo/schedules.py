@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from pymongo import ReturnDocument
@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure
 from flagsvc.adapters.mongo import audit
 from flagsvc.adapters.mongo.tokens import COLLECTION as TOKENS
 from flagsvc.adapters.mongo.tokens import read_records
-from flagsvc.adapters.mongo.transactions import Transactions
+from flagsvc.adapters.mongo.transactions import Work
 from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
@@ -46,6 +46,13 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
+class Run(Protocol):
+    """Runs work in a transaction, as the store's writes do."""
+
+    async def __call__(self, work: Work[T]) -> T | None:
+        """Return what the work returns. Raises StoreUnavailable or WritesUnsupported."""
+
+
 class MongoSchedules:
     """The schedules of one database.
 
@@ -55,18 +62,25 @@ class MongoSchedules:
     def __init__(
         self,
         database: Any,
-        transactions: Transactions,
+        run: Run,
         asking: Callable[[], AbstractAsyncContextManager[None]],
         read: Callable[[FlagId, Any], Awaitable[Flag | None]],
         change: Callable[[FlagId, Decide, Any], Awaitable[Entry | None]],
     ) -> None:
         self._schedules, self._tokens, self._audit = database[COLLECTION], database[TOKENS], database[audit.AUDIT]
-        self._transactions, self._asking, self._read, self._change = transactions, asking, read, change
+        self._run, self._asking, self._read, self._change = run, asking, read, change
+        self._counters = database["flagsvc_revisions"]
+        self._has_pending: dict[str, bool] = {}
 
-    async def create(self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry) -> Schedule:
+    async def create(
+        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+    ) -> Schedule:
         """Number and store a schedule, in one transaction."""
 
         async def work(session: Any) -> Schedule:
+            known = await self._schedules.find_one({"_id": known_id}, session=session) if known_id else None
+            if known is not None:
+                return await off_loop(_schedule, known)
             at = await self._schedules.find_one_and_update(
                 _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )
@@ -76,10 +90,11 @@ class MongoSchedules:
             schedule = await off_loop(decide, Room(int(at["number"]), at["now"], flag, of_flag, of_store))
             document = await off_loop(to_document, schedule)
             await self._schedules.insert_one({"_id": schedule.id, **document}, session=session)
+            await self._note_pending(schedule, session)
             await self._audit.insert_one(audit.document_of(entry), session=session)
             return schedule
 
-        return _done(await self._transactions.run(work))
+        return _done(await self._run(work))
 
     async def change(
         self,
@@ -101,11 +116,12 @@ class MongoSchedules:
             changed = await off_loop(decide, schedule, await self._read(schedule.flag_id, session), raw["claimedAt"])
             stored = replace(changed, version=schedule.version + 1) if changed is not None else schedule
             await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+            await self._note_pending(stored, session)
             if changed is not None:
                 await self._audit.insert_one(audit.document_of(entry), session=session)
             return stored
 
-        return _done(await self._transactions.run(work))
+        return _done(await self._run(work))
 
     async def get(self, flag_set: str, schedule_id: str) -> Schedule:
         """Read one schedule."""
@@ -129,12 +145,28 @@ class MongoSchedules:
             rows = [raw async for raw in self._schedules.find(wanted).sort(_IN_ORDER).limit(size)]
         return await off_loop(_all_readable, rows)
 
+    async def _note_pending(self, schedule: Schedule, session: Any) -> None:
+        """Say beside the set's counter, which each write reads, until when the schedule can be pending."""
+        if schedule.state is State.PENDING:
+            until = schedule.execute_at + timedelta(seconds=schedule.max_lateness_s)
+            row, edit = {"_id": schedule.flag_id.flag_set}, {"$max": {"plannedUntil": until}}
+            await self._counters.update_one(row, edit, upsert=True, session=session)
+
+    def note_counter(self, flag_set: str, row: Mapping[str, Any]) -> None:
+        """Take a set's counter with its moment, as a write has read it."""
+        until = row.get("plannedUntil")
+        self._has_pending[flag_set] = isinstance(until, datetime) and until > row["at"]
+
+    def may_be_pending(self, flag_set: str) -> bool:
+        """Whether a set has had a pending schedule, as its counter said."""
+        return self._has_pending.get(flag_set, True)
+
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules with the time that is left by MongoDB's clock: one query of an index."""
         fields = {"flagSet": 1, "flagKey": 1, "waitMs": {"$subtract": ["$executeAt", "$$NOW"]}}
         async with self._asking():
             cursor = self._schedules.find({"state": State.PENDING.value}, fields).sort(_IN_ORDER).limit(limit)
-            return [Upcoming(FlagId(raw["flagSet"], raw["flagKey"]), raw["waitMs"] / 1000) async for raw in cursor]
+            return [_upcoming(raw) async for raw in cursor]
 
     async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
         """Take a schedule, write its flag and end the schedule, in one transaction."""
@@ -142,36 +174,42 @@ class MongoSchedules:
         async def work(session: Any) -> tuple[Entry | None] | None:
             attempt.begin()
             try:
-                raw = await self._claim(flag_id, schedule_id, session)
+                return await self._executed(flag_id, schedule_id, attempt, decide, session)
             except OperationFailure as error:
                 if error.code != _WRITE_CONFLICT or attempt.is_patient:
                     raise
+                attempt.begin()
                 return None  # another replica is at it: to try again would only be in its way
-            if raw is None:
-                return (None,)
-            of_one = {"_id": raw["_id"]}
-            try:
-                schedule = await off_loop(_schedule, raw)
-            except ChangeRefused:
-                if schedule_id:
-                    raise
-                log.error("schedule_malformed", schedule=str(raw["_id"])[:64])  # noqa: TRY400  the cause is its content
-                failed = {"state": State.FAILED.value, "detail": MALFORMED, "endedAt": raw["claimedAt"]}
-                await self._schedules.update_one(of_one, {"$set": failed}, session=session)
-                return (None,)
-            records = await read_records(self._tokens, schedule.creator.record_ids, session)
-            attempt.claimed(schedule, raw["claimedAt"], records)
-            entry = await self._change(flag_id, decide, session)
-            ended = await off_loop(attempt.ended, entry.revision if entry is not None else 0)
-            stored = replace(ended.schedule, version=schedule.version + 1)
-            await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
-            await self._rebase(schedule, ended.rebased, session)
-            if ended.entry is not None:
-                await self._audit.insert_one(audit.document_of(ended.entry), session=session)
-            return (entry,)
 
-        done = await self._transactions.run(work)
+        done = await self._run(work)
         return done[0] if done is not None else None
+
+    async def _executed(
+        self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide, session: Any
+    ) -> tuple[Entry | None]:
+        raw = await self._claim(flag_id, schedule_id, session)
+        if raw is None:
+            return (None,)
+        of_one = {"_id": raw["_id"]}
+        try:
+            schedule = await off_loop(_schedule, raw)
+        except ChangeRefused:
+            if schedule_id:
+                raise
+            log.error("schedule_malformed", schedule=str(raw["_id"])[:64])  # noqa: TRY400  the cause is its content
+            failed = {"state": State.FAILED.value, "detail": MALFORMED, "endedAt": raw["claimedAt"]}
+            await self._schedules.update_one(of_one, {"$set": failed}, session=session)
+            return (None,)
+        records = await read_records(self._tokens, schedule.creator.record_ids, session)
+        attempt.claimed(schedule, raw["claimedAt"], records)
+        entry = await self._change(flag_id, decide, session)
+        ended = await off_loop(attempt.ended, entry.revision if entry is not None else 0)
+        stored = replace(ended.schedule, version=schedule.version + 1)
+        await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+        await self._rebase(schedule, ended.rebased, session)
+        if ended.entry is not None:
+            await self._audit.insert_one(audit.document_of(ended.entry), session=session)
+        return (entry,)
 
     async def _claim(self, flag_id: FlagId, schedule_id: str, session: Any) -> dict[str, Any] | None:
         """Take the earliest schedule that is due, or the one with this id. Raises ScheduleNotFound, ScheduleEnded."""
@@ -192,10 +230,12 @@ class MongoSchedules:
         at = schedule.execute_at
         later = [{"executeAt": {"$gt": at}}, {"executeAt": at, "number": {"$gt": schedule.number}}]
         others = {**_of(schedule.flag_id), "state": State.PENDING.value, "$or": later}
-        for name, digest in digests.items():
-            field = f"base.{name}"
-            known = {**others, field: {"$exists": True}}
-            await self._schedules.update_many(known, {"$set": {field: digest}}, session=session)
+        known = {
+            field: {"$cond": [{"$eq": [{"$type": f"${field}"}, "missing"]}, "$$REMOVE", digest]}
+            for field, digest in ((f"base.{name}", digest) for name, digest in digests.items())
+        }
+        if known:
+            await self._schedules.update_many(others, [{"$set": known}], session=session)
 
     async def _count(self, query: Mapping[str, Any], limit: int, session: Any) -> int:
         return int(await self._schedules.count_documents(query, limit=limit, session=session))
@@ -208,6 +248,10 @@ def _of(flag_id: FlagId) -> dict[str, Any]:
 def _done(result: T | None) -> T:
     assert result is not None  # noqa: S101  the work of these transactions always has a result
     return result
+
+
+def _upcoming(raw: Mapping[str, Any]) -> Upcoming:
+    return Upcoming(FlagId(raw["flagSet"], raw["flagKey"]), raw["waitMs"] / 1000, raw["_id"])
 
 
 def _schedule(raw: Mapping[str, Any]) -> Schedule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -137,7 +137,7 @@ class MongoStore:
             next_revision=self._next_revision,
         )
         self.schedules = MongoSchedules(
-            self._database, self._transactions, lambda: self._asking(self._timeout_s), self._flag, self._change
+            self._database, self._run, lambda: self._asking(self._timeout_s), self._flag, self._change
         )
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
@@ -285,31 +285,31 @@ class MongoStore:
 
         A flag that is gone keeps no trace of it: each caller gives it one, unless a deletion of ours came after.
         """
-        return await self._recording(
-            lambda: self._transactions.run(lambda session: self._assign_revision(flag_id, revision, session))
-        )
+        return await self._run(lambda session: self._assign_revision(flag_id, revision, session))
 
     async def _stored(
         self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None, timeout_s: float = 0.0
     ) -> T | None:
         """Run a change in a transaction, and log its failure."""
         try:
-            return await self._recording(lambda: self._transactions.run(work, on_duplicate_key, timeout_s=timeout_s))
+            return await self._run(work, on_duplicate_key, timeout_s)
         except StoreUnavailable as error:
             log.warning("change_failed", cause=cause_of(error), detail=error.cause)
             raise
 
-    async def _recording(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Make a change; without its definition where flagsvc's user has had no right to record it from the start on.
+    async def _run(
+        self, work: Work[T], on_duplicate_key: OnDuplicateKey | None = None, timeout_s: float = 0.0
+    ) -> T | None:
+        """Run whatever changes a flag; without its definition where flagsvc's user has never had a right to record it.
 
-        A kill switch has to work after an upgrade, before the user gets the new right.
+        A kill switch has to work after an upgrade, before the user gets the new right, and a schedule that sets one.
         """
         try:
-            return await change()
+            return await self._transactions.run(work, on_duplicate_key, timeout_s=timeout_s)
         except StoreForbidden:
             if not self.definitions.stop_recording():
                 raise
-            return await change()
+            return await self._transactions.run(work, on_duplicate_key, timeout_s=timeout_s)
 
     async def _get(self, ids: Sequence[FlagId]) -> Mapping[FlagId, Entry]:
         """Read some flags; for those that are not there the counter too, before they are looked for again."""
@@ -466,6 +466,7 @@ class MongoStore:
         row = await self._revisions.find_one_and_update(
             {"_id": flag_set}, [{"$set": fields}], upsert=True, return_document=ReturnDocument.AFTER, session=session
         )
+        self.schedules.note_counter(flag_set, row)
         if documents.counter_of({"revision": row.get("before")}):
             return Counted(int(row["revision"]), row["at"], documents.bucketing_of(row))
         self.reads += 1

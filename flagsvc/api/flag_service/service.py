@@ -5,7 +5,6 @@ Whole flags, which may be large, are packed, encoded and unpacked outside the ev
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -156,9 +155,8 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(flag.flag_set, flag.key, "flag.key")
         expected = validation.etag_revision(request.flag.etag)
         decide = changes.update(flag, fields, expected, author_of(request))
-        written, notes = await asyncio.gather(
-            self._writes.make(request, flag_id, decide), self._planner.notes(flag_id, fields)
-        )
+        written = await self._writes.make(request, flag_id, decide)
+        notes = await self._planner.notes(flag_id, fields, is_made=isinstance(written, WriteResult))
         encoded = await off_loop(encoded_write, pb.UpdateFlagResponse, written)
         return encoded + pb.UpdateFlagResponse(schedule_notes=notes).SerializeToString()  # joined, they are one message
 
@@ -174,9 +172,8 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
             return decide(current)
 
         remembered = write_request_of(request)
-        written, notes = await asyncio.gather(
-            self._writes.make(request, flag_id, decide_and_note, remembered), self._planner.notes(flag_id, ["status"])
-        )
+        written = await self._writes.make(request, flag_id, decide_and_note, remembered)
+        notes = await self._planner.notes(flag_id, ["status"], is_made=isinstance(written, WriteResult))
         previous = remembered.previous if remembered is not None else ""
         status = Status(previous) if previous else before[0].status
         return await off_loop(_encoded_toggle, written, status, notes)
@@ -186,9 +183,9 @@ class FlagService(RevisionHandlers, pb_grpc.FlagServiceServicer):
         flag_id = validation.flag_id(request.flag_set, request.flag_key)
         expected = validation.etag_revision(request.etag)
         decide = changes.delete(flag_id.key, expected, author_of(request))
-        written, notes = await asyncio.gather(
-            self._writes.make(request, flag_id, decide), self._planner.notes(flag_id, WRITABLE, gone=True)
-        )
+        written = await self._writes.make(request, flag_id, decide)
+        is_made = isinstance(written, WriteResult)
+        notes = await self._planner.notes(flag_id, WRITABLE, is_made=is_made, gone=True)
         spread = messages.spread_to_message(written) if isinstance(written, WriteResult) else None
         revision = written.entry.revision if spread is not None else 0
         return pb.DeleteFlagResponse(revision=revision, spread=spread, schedule_notes=notes)

@@ -20,7 +20,7 @@ from flagsvc.ports import Entry, FlagStore
 from flagsvc.serving.writer import Writer, WriteResult
 
 MAX_REQUEST_ID = 64
-_HOW = ("request_id", "wait_for", "wait_timeout")
+_HOW = frozenset({"request_id", "wait_for", "wait_timeout"})
 """Fields that do not say what is written."""
 _Response = pb.CreateFlagResponse | pb.UpdateFlagResponse | pb.ToggleFlagResponse | pb.RollbackFlagResponse
 
@@ -44,7 +44,7 @@ def write_request_of(request: Any) -> WriteRequest | None:
     request_id = validation.text("request_id", request.request_id, MAX_REQUEST_ID)
     what = type(request)()
     what.CopyFrom(request)
-    for name in _HOW:
+    for name in _HOW.intersection(what.DESCRIPTOR.fields_by_name):
         what.ClearField(name)
     text = what.DESCRIPTOR.full_name.encode() + what.SerializeToString(deterministic=True)
     caller = CALLER.get()

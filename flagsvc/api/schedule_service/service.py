@@ -12,6 +12,7 @@ from flagsvc.api.common.callers import CALLER
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.messages import spread_to_message, wait_for
 from flagsvc.api.flag_service.paging import bad_page_token, from_page_token, page_size, to_page_token
+from flagsvc.api.flag_service.writes import write_request_of
 from flagsvc.api.schedule_service import messages
 from flagsvc.core import validation
 from flagsvc.core.errors import invalid
@@ -39,7 +40,8 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         wanted = await off_loop(
             messages.schedule_of, request.flag_set, request.schedule, creator, author.actor, author.reason
         )
-        return pb.CreateScheduleResponse(schedule=await _packed(await self._planner.create(wanted)))
+        made = await self._planner.create(wanted, write_request_of(request), validate_only=request.validate_only)
+        return pb.CreateScheduleResponse(schedule=await _packed(made))
 
     async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
         """Return one schedule."""
@@ -67,13 +69,16 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         current = await self._planner.get(flag_set, schedule_id)
         creator = self._rights.creator(CALLER.get())
         fields = await off_loop(messages.fields_of, request.schedule, list(request.update_mask.paths), current)
-        changed = await self._planner.update(flag_set, schedule_id, fields, creator, author, etag=etag)
+        changed = await self._planner.update(
+            flag_set, schedule_id, fields, creator, author, etag=etag, validate_only=request.validate_only
+        )
         return pb.UpdateScheduleResponse(schedule=await _packed(changed))
 
     async def CancelSchedule(self, request: pb.CancelScheduleRequest, context: Context) -> pb.CancelScheduleResponse:
         """End a schedule before its time."""
         author, etag = author_of(request), validation.etag_revision(request.etag)
-        found = await self._planner.cancel(validation.set_name(request.flag_set), _id(request.id), author, etag)
+        flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
+        found = await self._planner.cancel(flag_set, schedule_id, author, etag, validate_only=request.validate_only)
         return pb.CancelScheduleResponse(schedule=await _packed(found))
 
     async def ExecuteSchedule(self, request: pb.ExecuteScheduleRequest, context: Context) -> pb.ExecuteScheduleResponse:

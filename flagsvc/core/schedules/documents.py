@@ -47,6 +47,7 @@ def to_document(schedule: Schedule) -> dict[str, Any]:
         "endedAt": schedule.ended_at,
         "executedRevision": schedule.executed_revision,
         "version": schedule.version,
+        "request": schedule.request,
     }
     return {name: value for name, value in document.items() if value not in (None, "", [])}
 
@@ -79,6 +80,7 @@ def from_document(schedule_id: str, document: Mapping[str, Any]) -> Schedule:
             ended_at=moment(document.get("endedAt")),
             executed_revision=int(document.get("executedRevision", 0)),
             version=int(document["version"]),
+            request=typed(document.get("request", ""), str),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the stored schedule is malformed: {type(error).__name__}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import string
 from collections.abc import Mapping
@@ -133,6 +134,8 @@ class Schedule:
     ended_at: datetime | None = None
     executed_revision: int = 0
     version: int = 1
+    request: str = ""
+    """Digest of the request that planned it, where its caller named that by an id."""
 
     @property
     def etag(self) -> str:
@@ -153,6 +156,12 @@ class Schedule:
     def late_s(self) -> float:
         """Seconds between its time and its end."""
         return (self.ended_at - self.execute_at).total_seconds() if self.ended_at is not None else 0.0
+
+
+def id_of_request(*names: str) -> str:
+    """Return the id of the schedule that a request plans, which its caller has named."""
+    number = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest())
+    return "".join(_ALPHABET[number // len(_ALPHABET) ** place % len(_ALPHABET)] for place in range(_ID_CHARS))
 
 
 def new_id() -> str:

@@ -39,18 +39,23 @@ class Schedules:
         max_lateness_s: float | None = None,
         reason: str = "",
         on_behalf_of: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
         **fields: Unpack[FlagFields],
     ) -> Schedule:
         """Plan to set fields of a flag, such as `status="ENABLED"`. Raises FlagNotFound.
 
         `at`: a time with an offset, or a local time of the zone. `max_lateness_s`: how late the change may still be
-        made, by default an hour.
+        made, by default an hour. `request_id`: a name for this plan; sent again, it is planned once. `validate_only`:
+        only check it; the result is what would be stored.
         """
         message = planned(key, fields)
         put_time(message, at, zone)
         message.on_conflict = conflict_number(on_conflict)
         put_lateness(message, max_lateness_s)
-        request = pb.CreateScheduleRequest(flag_set=self._session.flag_set, schedule=message)
+        request = pb.CreateScheduleRequest(
+            flag_set=self._session.flag_set, schedule=message, request_id=request_id, validate_only=validate_only
+        )
         self._session.put_author(request, reason, on_behalf_of)
         return schedule_of((self._transport.call("CreateSchedule", request, self._session.write_timeout_s)).schedule)
 
@@ -72,18 +77,26 @@ class Schedules:
                 return found
             request.page_token = page.next_page_token
 
-    def move_schedule(self, schedule_id: str, at: datetime, *, zone: str = "", etag: str = "") -> Schedule:
+    def move_schedule(
+        self, schedule_id: str, at: datetime, *, zone: str = "", etag: str = "", validate_only: bool = False
+    ) -> Schedule:
         """Plan a schedule for another time; it then compares with the flag as it is now. `zone`: default: its own."""
         message = pb.Schedule(id=schedule_id, etag=etag)
         put_time(message, at, zone)
-        request = pb.UpdateScheduleRequest(flag_set=self._session.flag_set, schedule=message)
+        request = pb.UpdateScheduleRequest(
+            flag_set=self._session.flag_set, schedule=message, validate_only=validate_only
+        )
         request.update_mask.paths.extend(["execute_time", *(["time_zone"] if zone else [])])
         self._session.put_author(request, "", "")
         return schedule_of((self._transport.call("UpdateSchedule", request, self._session.write_timeout_s)).schedule)
 
-    def cancel_schedule(self, schedule_id: str, *, etag: str = "", reason: str = "") -> Schedule:
+    def cancel_schedule(
+        self, schedule_id: str, *, etag: str = "", reason: str = "", validate_only: bool = False
+    ) -> Schedule:
         """End a schedule before its time. Idempotent."""
-        request = pb.CancelScheduleRequest(flag_set=self._session.flag_set, id=schedule_id, etag=etag)
+        request = pb.CancelScheduleRequest(
+            flag_set=self._session.flag_set, id=schedule_id, etag=etag, validate_only=validate_only
+        )
         self._session.put_author(request, reason, "")
         return schedule_of((self._transport.call("CancelSchedule", request, self._session.write_timeout_s)).schedule)
 

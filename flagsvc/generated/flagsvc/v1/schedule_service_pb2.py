@@ -29,47 +29,47 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!flagsvc/v1/schedule_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x16\x66lagsvc/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x08\x43onflict\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.flagsvc.v1.ConflictKind\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xab\x05\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x10\n\x08\x66lag_key\x18\x03 \x01(\t\x12\x30\n\x0c\x65xecute_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x12\n\nlocal_time\x18\x06 \x01(\t\x12\x1f\n\x05patch\x18\x07 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12/\n\x0bupdate_mask\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12+\n\x0bon_conflict\x18\t \x01(\x0e\x32\x16.flagsvc.v1.OnConflict\x12/\n\x0cmax_lateness\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05state\x18\x0b \x01(\x0e\x32\x19.flagsvc.v1.ScheduleState\x12\'\n\tconflicts\x18\x0c \x03(\x0b\x32\x14.flagsvc.v1.Conflict\x12\x0e\n\x06\x64\x65tail\x18\r \x01(\t\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12\x14\n\x0con_behalf_of\x18\x0f \x01(\t\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rbase_revision\x18\x12 \x01(\x03\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x65xecuted_revision\x18\x14 \x01(\x03\x12*\n\x07late_by\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x16 \x01(\t\"p\n\x15\x43reateScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12&\n\x08schedule\x18\x02 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"@\n\x16\x43reateScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"2\n\x12GetScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"=\n\x13GetScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"\x8c\x01\n\x14ListSchedulesRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_key\x18\x02 \x01(\t\x12)\n\x06states\x18\x03 \x03(\x0e\x32\x19.flagsvc.v1.ScheduleState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Y\n\x15ListSchedulesResponse\x12\'\n\tschedules\x18\x01 \x03(\x0b\x32\x14.flagsvc.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x15UpdateScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12&\n\x08schedule\x18\x02 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x16UpdateScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"b\n\x15\x43\x61ncelScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"@\n\x16\x43\x61ncelScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"\xbe\x01\n\x16\x45xecuteScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\x17\x45xecuteScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread*\xf1\x01\n\rScheduleState\x12\x1e\n\x1aSCHEDULE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SCHEDULE_STATE_PENDING\x10\x01\x12\x17\n\x13SCHEDULE_STATE_HELD\x10\x02\x12\x1b\n\x17SCHEDULE_STATE_EXECUTED\x10\x03\x12\x1a\n\x16SCHEDULE_STATE_SKIPPED\x10\x04\x12\x19\n\x15SCHEDULE_STATE_FAILED\x10\x05\x12\x19\n\x15SCHEDULE_STATE_MISSED\x10\x06\x12\x1c\n\x18SCHEDULE_STATE_CANCELLED\x10\x07*l\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x14\n\x10ON_CONFLICT_HOLD\x10\x01\x12\x15\n\x11ON_CONFLICT_APPLY\x10\x02\x12\x14\n\x10ON_CONFLICT_SKIP\x10\x03*\xc9\x01\n\x0c\x43onflictKind\x12\x1d\n\x19\x43ONFLICT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONFLICT_KIND_FIELD_CHANGED\x10\x01\x12\x1e\n\x1a\x43ONFLICT_KIND_SWITCHED_OFF\x10\x02\x12\x1b\n\x17\x43ONFLICT_KIND_FLAG_GONE\x10\x03\x12!\n\x1d\x43ONFLICT_KIND_PERMISSION_LOST\x10\x04\x12\x19\n\x15\x43ONFLICT_KIND_REFUSED\x10\x05\x32\x9e\x04\n\x0fScheduleService\x12W\n\x0e\x43reateSchedule\x12!.flagsvc.v1.CreateScheduleRequest\x1a\".flagsvc.v1.CreateScheduleResponse\x12N\n\x0bGetSchedule\x12\x1e.flagsvc.v1.GetScheduleRequest\x1a\x1f.flagsvc.v1.GetScheduleResponse\x12T\n\rListSchedules\x12 .flagsvc.v1.ListSchedulesRequest\x1a!.flagsvc.v1.ListSchedulesResponse\x12W\n\x0eUpdateSchedule\x12!.flagsvc.v1.UpdateScheduleRequest\x1a\".flagsvc.v1.UpdateScheduleResponse\x12W\n\x0e\x43\x61ncelSchedule\x12!.flagsvc.v1.CancelScheduleRequest\x1a\".flagsvc.v1.CancelScheduleResponse\x12Z\n\x0f\x45xecuteSchedule\x12\".flagsvc.v1.ExecuteScheduleRequest\x1a#.flagsvc.v1.ExecuteScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!flagsvc/v1/schedule_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x16\x66lagsvc/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x08\x43onflict\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.flagsvc.v1.ConflictKind\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xab\x05\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x10\n\x08\x66lag_key\x18\x03 \x01(\t\x12\x30\n\x0c\x65xecute_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x12\n\nlocal_time\x18\x06 \x01(\t\x12\x1f\n\x05patch\x18\x07 \x01(\x0b\x32\x10.flagsvc.v1.Flag\x12/\n\x0bupdate_mask\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12+\n\x0bon_conflict\x18\t \x01(\x0e\x32\x16.flagsvc.v1.OnConflict\x12/\n\x0cmax_lateness\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05state\x18\x0b \x01(\x0e\x32\x19.flagsvc.v1.ScheduleState\x12\'\n\tconflicts\x18\x0c \x03(\x0b\x32\x14.flagsvc.v1.Conflict\x12\x0e\n\x06\x64\x65tail\x18\r \x01(\t\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12\x14\n\x0con_behalf_of\x18\x0f \x01(\t\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rbase_revision\x18\x12 \x01(\x03\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x65xecuted_revision\x18\x14 \x01(\x03\x12*\n\x07late_by\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x16 \x01(\t\"\x9b\x01\n\x15\x43reateScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12&\n\x08schedule\x18\x02 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18P \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"@\n\x16\x43reateScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"2\n\x12GetScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"=\n\x13GetScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"\x8c\x01\n\x14ListSchedulesRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_key\x18\x02 \x01(\t\x12)\n\x06states\x18\x03 \x03(\x0e\x32\x19.flagsvc.v1.ScheduleState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Y\n\x15ListSchedulesResponse\x12\'\n\tschedules\x18\x01 \x03(\x0b\x32\x14.flagsvc.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb8\x01\n\x15UpdateScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12&\n\x08schedule\x18\x02 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"@\n\x16UpdateScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"y\n\x15\x43\x61ncelScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18Q \x01(\x08\"@\n\x16\x43\x61ncelScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\"\xbe\x01\n\x16\x45xecuteScheduleRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12(\n\x08wait_for\x18\x06 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\x17\x45xecuteScheduleResponse\x12&\n\x08schedule\x18\x01 \x01(\x0b\x32\x14.flagsvc.v1.Schedule\x12\'\n\x06spread\x18\x02 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread*\xf1\x01\n\rScheduleState\x12\x1e\n\x1aSCHEDULE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SCHEDULE_STATE_PENDING\x10\x01\x12\x17\n\x13SCHEDULE_STATE_HELD\x10\x02\x12\x1b\n\x17SCHEDULE_STATE_EXECUTED\x10\x03\x12\x1a\n\x16SCHEDULE_STATE_SKIPPED\x10\x04\x12\x19\n\x15SCHEDULE_STATE_FAILED\x10\x05\x12\x19\n\x15SCHEDULE_STATE_MISSED\x10\x06\x12\x1c\n\x18SCHEDULE_STATE_CANCELLED\x10\x07*l\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x14\n\x10ON_CONFLICT_HOLD\x10\x01\x12\x15\n\x11ON_CONFLICT_APPLY\x10\x02\x12\x14\n\x10ON_CONFLICT_SKIP\x10\x03*\xc9\x01\n\x0c\x43onflictKind\x12\x1d\n\x19\x43ONFLICT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONFLICT_KIND_FIELD_CHANGED\x10\x01\x12\x1e\n\x1a\x43ONFLICT_KIND_SWITCHED_OFF\x10\x02\x12\x1b\n\x17\x43ONFLICT_KIND_FLAG_GONE\x10\x03\x12!\n\x1d\x43ONFLICT_KIND_PERMISSION_LOST\x10\x04\x12\x19\n\x15\x43ONFLICT_KIND_REFUSED\x10\x05\x32\x9e\x04\n\x0fScheduleService\x12W\n\x0e\x43reateSchedule\x12!.flagsvc.v1.CreateScheduleRequest\x1a\".flagsvc.v1.CreateScheduleResponse\x12N\n\x0bGetSchedule\x12\x1e.flagsvc.v1.GetScheduleRequest\x1a\x1f.flagsvc.v1.GetScheduleResponse\x12T\n\rListSchedules\x12 .flagsvc.v1.ListSchedulesRequest\x1a!.flagsvc.v1.ListSchedulesResponse\x12W\n\x0eUpdateSchedule\x12!.flagsvc.v1.UpdateScheduleRequest\x1a\".flagsvc.v1.UpdateScheduleResponse\x12W\n\x0e\x43\x61ncelSchedule\x12!.flagsvc.v1.CancelScheduleRequest\x1a\".flagsvc.v1.CancelScheduleResponse\x12Z\n\x0f\x45xecuteSchedule\x12\".flagsvc.v1.ExecuteScheduleRequest\x1a#.flagsvc.v1.ExecuteScheduleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flagsvc.v1.schedule_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCHEDULESTATE']._serialized_start=2204
-  _globals['_SCHEDULESTATE']._serialized_end=2445
-  _globals['_ONCONFLICT']._serialized_start=2447
-  _globals['_ONCONFLICT']._serialized_end=2555
-  _globals['_CONFLICTKIND']._serialized_start=2558
-  _globals['_CONFLICTKIND']._serialized_end=2759
+  _globals['_SCHEDULESTATE']._serialized_start=2294
+  _globals['_SCHEDULESTATE']._serialized_end=2535
+  _globals['_ONCONFLICT']._serialized_start=2537
+  _globals['_ONCONFLICT']._serialized_end=2645
+  _globals['_CONFLICTKIND']._serialized_start=2648
+  _globals['_CONFLICTKIND']._serialized_end=2849
   _globals['_CONFLICT']._serialized_start=203
   _globals['_CONFLICT']._serialized_end=289
   _globals['_SCHEDULE']._serialized_start=292
   _globals['_SCHEDULE']._serialized_end=975
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=977
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=1089
-  _globals['_CREATESCHEDULERESPONSE']._serialized_start=1091
-  _globals['_CREATESCHEDULERESPONSE']._serialized_end=1155
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=1157
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=1207
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=1209
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=1270
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1273
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1413
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1415
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1504
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=1507
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=1668
-  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=1670
-  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=1734
-  _globals['_CANCELSCHEDULEREQUEST']._serialized_start=1736
-  _globals['_CANCELSCHEDULEREQUEST']._serialized_end=1834
-  _globals['_CANCELSCHEDULERESPONSE']._serialized_start=1836
-  _globals['_CANCELSCHEDULERESPONSE']._serialized_end=1900
-  _globals['_EXECUTESCHEDULEREQUEST']._serialized_start=1903
-  _globals['_EXECUTESCHEDULEREQUEST']._serialized_end=2093
-  _globals['_EXECUTESCHEDULERESPONSE']._serialized_start=2095
-  _globals['_EXECUTESCHEDULERESPONSE']._serialized_end=2201
-  _globals['_SCHEDULESERVICE']._serialized_start=2762
-  _globals['_SCHEDULESERVICE']._serialized_end=3304
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=978
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=1133
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=1135
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=1199
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=1201
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=1251
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=1253
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=1314
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1317
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1457
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1459
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1548
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=1551
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=1735
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=1737
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=1801
+  _globals['_CANCELSCHEDULEREQUEST']._serialized_start=1803
+  _globals['_CANCELSCHEDULEREQUEST']._serialized_end=1924
+  _globals['_CANCELSCHEDULERESPONSE']._serialized_start=1926
+  _globals['_CANCELSCHEDULERESPONSE']._serialized_end=1990
+  _globals['_EXECUTESCHEDULEREQUEST']._serialized_start=1993
+  _globals['_EXECUTESCHEDULEREQUEST']._serialized_end=2183
+  _globals['_EXECUTESCHEDULERESPONSE']._serialized_start=2185
+  _globals['_EXECUTESCHEDULERESPONSE']._serialized_end=2291
+  _globals['_SCHEDULESERVICE']._serialized_start=2852
+  _globals['_SCHEDULESERVICE']._serialized_end=3394
 # @@protoc_insertion_point(module_scope)

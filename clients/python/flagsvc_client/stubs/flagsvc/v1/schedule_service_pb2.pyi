@@ -296,12 +296,20 @@ class CreateScheduleRequest(google.protobuf.message.Message):
     SCHEDULE_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     actor: builtins.str
     """On whose behalf, for the history: at most 255 characters. Needs a token with that right. Default: empty."""
     reason: builtins.str
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
+    request_id: builtins.str
+    """The caller's id for this plan, such as a UUID: at most 64 characters. It is planned once: the same request with the
+    same id gets the schedule that the first one made, as it is now, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, and nothing is changed. Default: false."""
     @property
     def schedule(self) -> Global___Schedule:
         """The schedule. Output-only fields are ignored."""
@@ -313,9 +321,11 @@ class CreateScheduleRequest(google.protobuf.message.Message):
         schedule: Global___Schedule | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["schedule", b"schedule"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "schedule", b"schedule"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "schedule", b"schedule", "validate_only", b"validate_only"]) -> None: ...
 
 Global___CreateScheduleRequest: typing_extensions.TypeAlias = CreateScheduleRequest
 
@@ -454,12 +464,15 @@ class UpdateScheduleRequest(google.protobuf.message.Message):
     UPDATE_MASK_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     actor: builtins.str
     """On whose behalf: at most 255 characters. Needs a token with that right. Default: empty."""
     reason: builtins.str
     """Reason, for the audit log: at most 1,024 characters. Default: empty."""
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, and nothing is changed. Default: false."""
     @property
     def schedule(self) -> Global___Schedule:
         """The schedule: its id names it. If etag is set, it must still have it."""
@@ -478,9 +491,10 @@ class UpdateScheduleRequest(google.protobuf.message.Message):
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["schedule", b"schedule", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "schedule", b"schedule", "update_mask", b"update_mask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "schedule", b"schedule", "update_mask", b"update_mask", "validate_only", b"validate_only"]) -> None: ...
 
 Global___UpdateScheduleRequest: typing_extensions.TypeAlias = UpdateScheduleRequest
 
@@ -516,6 +530,7 @@ class CancelScheduleRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     id: builtins.str
@@ -526,6 +541,8 @@ class CancelScheduleRequest(google.protobuf.message.Message):
     """On whose behalf: at most 255 characters. Needs a token with that right. Default: empty."""
     reason: builtins.str
     """Reason: at most 1,024 characters. Default: empty."""
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is what would be stored, and nothing is changed. Default: false."""
     def __init__(
         self,
         *,
@@ -534,8 +551,9 @@ class CancelScheduleRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason", "validate_only", b"validate_only"]) -> None: ...
 
 Global___CancelScheduleRequest: typing_extensions.TypeAlias = CancelScheduleRequest
 
