@@ -91,25 +91,26 @@ class Families:
 
     async def find(self, flag_id: FlagId, min_revision: int = 0) -> Members | None:
         """Find a flag's family; None where this replica can find out nothing. Raises RevisionUnavailable."""
-        near, flag_set = self._near, flag_id.flag_set
         found = self._held(flag_id, min_revision) or self._kept.get(flag_id, min_revision)
         if found is not None:
             return found
-        is_known = (near.complete or flag_id in self._kept) and not min_revision
+        is_known = self._last_known(flag_id) is not None and not min_revision
         until = time.monotonic() + (KNOWN_WAIT_S if is_known else UNKNOWN_WAIT_S)
         for _ in range(2):  # a read that was under way may have begun before what was answered, or written, since
             if not (self._loader.store_up or min_revision):
                 break
             wait_s = max(0.0, until - time.monotonic())
             found = await self._reads.result(flag_id, lambda: self._read(flag_id), wait_s)
+            if found is not None and found.revision >= min_revision and is_newest(self._near, flag_id, found):
+                return found
+            if (held := self._held(flag_id, min_revision)) is not None:  # the gap has closed
+                return held
             if found is None:
                 break
-            if found.revision >= min_revision and is_newest(near, flag_id, found):
-                return found
         if min_revision:
-            raise RevisionUnavailable(flag_set, min_revision)
+            raise RevisionUnavailable(flag_id.flag_set, min_revision)
         self._lookup.stats.stale += 1
-        return await self._last_known(flag_id)
+        return self._last_known(flag_id) or await self._in_pieces(flag_id)
 
     async def find_at(self, at: SetMoment, flag_id: FlagId) -> Members | None:
         """Find a family as it was at a moment, or as it is now if it was not, for sure, one state of the store then."""
@@ -135,7 +136,7 @@ class Families:
         up_to, as_of = near.whole_up_to(flag_set), near.verified_at
         if up_to < min_revision or not near.is_fresh(as_of, time.monotonic()):
             return None
-        entries = family_in(lambda key: near.peek(FlagId(flag_set, key)), flag_id.key)
+        entries = self._entries(flag_id)
         if any(held.entry.revision > up_to for held in entries.values()):
             return None
         return Members(entries, up_to, as_of, Source.NEAR)
@@ -158,15 +159,22 @@ class Families:
         self._kept.put(flag_id, members)
         return members
 
-    async def _last_known(self, flag_id: FlagId) -> Members | None:
-        """Return what is held, or was read last, or else what the shared cache has of each flag."""
+    def _last_known(self, flag_id: FlagId) -> Members | None:
+        """Return the last state of the store that is held, or was read, unless something newer was answered."""
         near, flag_set = self._near, flag_id.flag_set
-        if near.complete:
-            entries = family_in(lambda key: near.peek(FlagId(flag_set, key)), flag_id.key)
-            return Members(entries, 0, near.verified_at, Source.NEAR, stale=True)
-        return self._kept.last(flag_id) or await self._in_pieces(flag_id)
+        if not near.complete:
+            last = self._kept.last(flag_id)
+            return last if last is not None and is_newest(near, flag_id, last) else None
+        up_to, entries = near.whole_up_to(flag_set), self._entries(flag_id)
+        if any(held.entry.revision > up_to for held in entries.values()):
+            return None
+        return Members(entries, up_to, near.verified_at, Source.NEAR, stale=True)
 
     async def _in_pieces(self, flag_id: FlagId) -> Members | None:
+        """Return the last that is known of each flag, of different moments perhaps: the answer is STALE."""
+        near = self._near
+        if near.complete:
+            return Members(self._entries(flag_id), 0, near.verified_at, Source.NEAR, stale=True)
         found: dict[str, CacheEntry] = {}
         named, pending = {flag_id.key}, [flag_id.key]
         while pending and len(named) <= MAX_MEMBERS:
@@ -175,12 +183,14 @@ class Families:
             if len(pieces) < len(answers):
                 return None
             found |= {held.entry.id.key: held for held in pieces}
-            pending = [
-                key for key in dict.fromkeys(key for held in pieces for key in parents_of(held)) if key not in named
-            ]
+            parents = dict.fromkeys(key for held in pieces for key in parents_of(held))
+            pending = [key for key in parents if key not in named]
             named.update(pending)
-        oldest = min(map(self._near.verified_at_of, found.values()))
-        return Members(found, 0, oldest, Source.CACHE, stale=True)
+        return Members(found, 0, min(map(near.verified_at_of, found.values())), Source.CACHE, stale=True)
+
+    def _entries(self, flag_id: FlagId) -> dict[str, CacheEntry]:
+        near, flag_set = self._near, flag_id.flag_set
+        return family_in(lambda key: near.peek(FlagId(flag_set, key)), flag_id.key)
 
 
 class _Kept:
@@ -194,9 +204,6 @@ class _Kept:
         self._families: OrderedDict[FlagId, tuple[Members, int, int]] = OrderedDict()
         """Each with its size, and how many gaps there were before it was read."""
         self._bytes = 0
-
-    def __contains__(self, flag_id: FlagId) -> bool:
-        return flag_id in self._families
 
     def get(self, flag_id: FlagId, min_revision: int) -> Members | None:
         """Return a family that is young enough, and of whose flags none was announced to have changed since."""

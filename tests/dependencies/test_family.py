@@ -21,6 +21,7 @@ from tests.dependencies.graphs import CONTEXTS, KEYS, NOW, oracle, ours, seen, w
 from tests.sizes import examples
 
 CASES = 250
+LONG = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def on(key: str, *parents: str, **fields: Any) -> Flag:
@@ -32,9 +33,7 @@ def evaluated(key: str, *flags: Flag, **context: Any) -> Outcome:
     return ours({flag.key: flag for flag in flags}, key, context)
 
 
-@pytest.mark.parametrize(
-    "seeds", [range(examples(CASES)), pytest.param(range(20_000), marks=pytest.mark.long)], ids=len
-)
+@pytest.mark.parametrize("seeds", [range(examples(CASES)), pytest.param(range(20_000), marks=LONG)], ids=len)
 def test_random_graphs_evaluate_as_the_naive_oracle_does(seeds: range) -> None:
     kinds: Counter[object] = Counter()
     for seed in seeds:

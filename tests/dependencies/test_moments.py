@@ -25,6 +25,7 @@ from tests.dependencies.test_family import on
 from tests.dependencies.test_served import flag as at
 from tests.followers import STALENESS_S, follower_of, heartbeats_of
 from tests.near_caches import merge, resync
+from tests.replicas import until
 
 AUTHOR = Author(datetime.now(UTC))
 
@@ -172,14 +173,33 @@ async def test_what_is_kept_is_not_answered_past_the_bound(replica: Replica, mon
 async def test_a_read_that_began_before_a_write_is_not_for_who_asks_after_it(replica: Replica) -> None:
     replica.store.gate.clear()
     earlier = asyncio.create_task(replica.child())
-    await asyncio.sleep(0.02)
-    assert replica.store.families == 1
+    await until(lambda: replica.store.families == 1)
     await replica.writer.write(of("parent"), toggle("parent", False, None, AUTHOR))
     later = asyncio.create_task(replica.variant())
     await asyncio.sleep(0.02)
     replica.store.gate.set()
     assert await later is None
     await earlier
+
+
+@pytest.mark.parametrize("replica", [2, 100], ids=["partial", "whole"], indirect=True)
+async def test_a_slow_store_never_brings_back_what_was_before_an_own_write(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await replica.variant() == "on"
+    await replica.writer.write(of("parent"), toggle("parent", False, None, AUTHOR))
+    monkeypatch.setattr("flagsvc.serving.families.UNKNOWN_WAIT_S", 0.01)
+    monkeypatch.setattr("flagsvc.serving.lookup.UNKNOWN_WAIT_S", 0.01)
+    if replica.near.complete:  # a gap: no moment is sure
+        await replica.elsewhere("x", False)
+        changed = update(on("child", description="new"), ["description"], None, AUTHOR)
+        entry = await replica.store.write(of("child"), changed)
+        assert entry is not None
+        replica.hear(entry)
+    replica.store.gate.clear()
+    found = await replica.child()
+    assert (found.outcome.failed_prerequisite, found.outcome.variant) == ("parent", None)
+    replica.store.gate.set()
 
 
 @partial
