@@ -170,21 +170,38 @@ class Gate:
 
 
 class Stream:
-    """Reads a stream from its beginning; `received` has its messages so far."""
+    """Reads a stream from its beginning; `received` has its messages so far, `ended` why the server ended it."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
         self.received: list[Any] = []
+        self.ended: grpc.aio.AioRpcError | None = None
         self._task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        while (message := await self.call.read()) is not grpc.aio.EOF:
-            self.received.append(message)
+        try:
+            while (message := await self.call.read()) is not grpc.aio.EOF:
+                self.received.append(message)
+        except grpc.aio.AioRpcError as error:
+            self.ended = error
 
     @property
     def changes(self) -> list[Any]:
         """The changes of a watch."""
         return [message.change for message in self.received if message.HasField("change")]
+
+    def last_of(self, key: str) -> tuple[int, bool]:
+        """Return the revision of what a watch received last about a flag, and whether the flag exists.
+
+        A snapshot is about every flag: a replica that missed changes sends one.
+        """
+        for message in reversed(self.received):
+            if message.HasField("change") and message.change.flag_key == key:
+                return message.change.revision, message.change.HasField("flag")
+            if message.HasField("snapshot"):
+                revisions = [flag.revision for flag in message.snapshot.flags if flag.key == key]
+                return (*revisions, message.resume_revision)[0], bool(revisions)
+        return 0, False
 
     @property
     def states(self) -> list[str]:
