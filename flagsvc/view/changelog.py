@@ -94,6 +94,10 @@ class Changelog:
         is_heard = self.listeners or self.public_listeners
         return not (is_heard or self.watermark or self.log or self.recent_changes or self.public_changes)
 
+    def is_applied(self, revision: int) -> bool:
+        """Whether the change of this revision is applied, or can no longer be told apart."""
+        return revision <= self.watermark or revision in self.ahead
+
     def advance(self, revision: int, now: float) -> None:
         """Record that the change of this revision is applied."""
         if revision > self.watermark:

@@ -45,6 +45,7 @@ class CacheEntry:
         "compiled",
         "dependent",
         "entry",
+        "is_untold",
         "origin",
         "received_at",
         "replies",
@@ -69,6 +70,7 @@ class CacheEntry:
         self._prepare = prepare
         self.compiled: Prepared | None = None if entry.flag else NO_FLAG
         self.dependent: Dependent | None = None
+        self.is_untold = False  # whether it is held without that anybody was notified of it
 
     @property
     def prepared(self) -> Prepared:

@@ -149,6 +149,7 @@ class HeldView:
         """
         changelog, held = self.changelogs.of(entry.id.flag_set), self._held.get(entry.id)
         deleted_since = held is None and self._is_past(entry)
+        is_news = not changelog.is_applied(event_revision or entry.revision)
         if entry.revision > changelog.watermark:
             as_of = max(as_of, self.partial.gap_free_since)  # newer than everything from before the gap
         if event_revision or entry.revision:
@@ -161,6 +162,20 @@ class HeldView:
             is_newer = held.received_at < self._starts_over_at or held.is_replaced_by(entry, as_of)
         if is_newer:
             self._replace(held, entry, as_of, now, announced=True)
+        elif is_news:
+            self._tell_what_was_read(held, entry, now)
+
+    def _tell_what_was_read(self, held: CacheEntry | None, entry: Entry, now: float) -> None:
+        """Notify of an announced change that a read had already brought to a view without every flag.
+
+        The read was no news then: it was not known that the flag had changed.
+        """
+        if held is not None and held.is_untold:
+            self._note_change(ChangeKind.UPDATE if held.entry.flag else ChangeKind.DELETE, held, now, was_public=True)
+        elif held is None and entry.flag is None:
+            # A read may have found the flag deleted, or made again since: it is not held any more, so nobody knows.
+            for notify in self._when_missed:
+                notify(entry.id.flag_set)
 
     @in_a_step
     def force_replace(self, revision: int, entry: Entry, as_of: float, now: float) -> None:
@@ -301,13 +316,18 @@ class HeldView:
         if announced or self.complete:
             for notify in self._when_changed:
                 notify(entry)
-        if kind is not None:
+        if kind is None:
+            held.is_untold = not self.complete
+        else:
             self.replacements += 1
-            self.changelogs.of(entry.id.flag_set).append(
-                entry, held.size, kind, now, was_public=old.entry.is_public if old is not None else not self.complete
-            )
-            self._note_children(entry.id)
+            was_public = old.entry.is_public if old is not None else not self.complete
+            self._note_change(kind, held, now, was_public=was_public)
         return held
+
+    def _note_change(self, kind: ChangeKind, held: CacheEntry, now: float, *, was_public: bool) -> None:
+        held.is_untold = False
+        self.changelogs.of(held.entry.id.flag_set).append(held.entry, held.size, kind, now, was_public=was_public)
+        self._note_children(held.entry.id)
 
     def _hold(self, held: CacheEntry) -> None:
         self._held[held.entry.id] = held

@@ -135,3 +135,33 @@ def test_what_was_missed_is_what_listeners_were_not_notified_of() -> None:
     cache.changelogs.of("default").forget()
     cache.mark_gap({"default": 2}, 4.0)
     assert missed == ["default", "default"]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_change_that_a_read_has_brought_before_its_announcement_is_told(limit: int, *, deleted: bool) -> None:
+    """Of a flag that is not held, a read is no news: nobody knows yet that it has changed."""
+    cache = near(limit)
+    merge(cache, contents(entry(1), entry(2, "b"), entry(3, "c"), default=5), 0.0, 0.0)
+    told, missed = list[tuple[str, int, ChangeKind]](), list[str]()
+    cache.changelogs.listen("default", lambda e, _, kind: told.append((e.id.key, e.revision, kind)))
+    cache.when_missed(missed.append)
+    change, kind = (gone(6, "d"), ChangeKind.DELETE) if deleted else (entry(6, "d"), ChangeKind.UPDATE)
+    read = Entry.absent(change.id, 8) if deleted else change
+    cache.apply_read(read, 1.0, 1.0)
+    assert told == [], "it may be as old as the view"
+    cache.apply_change(change, 2.0)
+    assert [*told, *missed] in ([("d", read.revision, kind)], ["default"])
+    cache.apply_change(change, 3.0)
+    assert len(told) + len(missed) == 1, "once"
+
+
+def test_a_change_of_what_is_held_is_told_once_where_a_read_brings_it_before_its_announcement() -> None:
+    cache = near(2)
+    merge(cache, contents(entry(1), entry(2, "b"), entry(3, "c"), default=5), 0.0, 0.0)
+    cache.apply_read(entry(1), 1.0, 1.0)
+    told = list[int]()
+    cache.changelogs.listen("default", lambda e, _watermark, _kind: told.append(e.revision))
+    cache.apply_read(entry(6), 2.0, 2.0)
+    cache.apply_change(entry(6), 3.0)
+    assert told == [6]
