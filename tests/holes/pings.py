@@ -107,9 +107,11 @@ class PingingClient:
     def close(self) -> None:
         for call in self._calls:
             call.cancel()
+        # Beside channels of asyncio in the same process, gRPC may never hear that a call has ended, and `close` waits.
+        self._threads.append(threading.Thread(target=self.channel.close, daemon=True))
+        self._threads[-1].start()
         for thread in self._threads:
             thread.join(5)
-        self.channel.close()
 
 
 class Pinging:
