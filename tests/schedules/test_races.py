@@ -172,6 +172,35 @@ async def test_an_executor_that_is_not_patient_leaves_what_another_transaction_h
     await store.close()
 
 
+async def test_one_that_is_planned_while_an_earlier_one_is_executed_has_no_conflict(
+    mongo_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither transaction sees the other's schedule, so one of them begins again."""
+    store, other = MongoStore(mongo_database_url), MongoStore(mongo_database_url)
+    await store.open()
+    await other.open()
+    await flag_in(store)
+    (first, _) = await planned_and_due(store, plan(owner="first"), plan(owner="last", seconds=7_200))
+    schedules = schedules_of(store)
+    flag_is_read, may_go_on, count = asyncio.Event(), asyncio.Event(), schedules._count  # type: ignore[attr-defined]
+
+    async def counted(*args: Any) -> int:
+        flag_is_read.set()
+        await may_go_on.wait()
+        return int(await count(*args))
+
+    monkeypatch.setattr(schedules, "_count", counted)
+    planning = asyncio.create_task(stored(store, plan(owner="second")))
+    await flag_is_read.wait()
+    assert (result := await executed(other)) is not None
+    assert result.id == first.id
+    may_go_on.set()
+    second = await planning
+    assert second.base_revision == 2
+    for each in (store, other):
+        await each.close()
+
+
 async def test_a_write_reads_plans_only_of_a_set_in_which_something_is_planned(mongo_database_url: str) -> None:
     """Each write reads the set's counter, which says until when something is planned."""
     store, other = MongoStore(mongo_database_url), MongoStore(mongo_database_url)

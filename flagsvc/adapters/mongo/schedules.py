@@ -146,10 +146,14 @@ class MongoSchedules:
         return await off_loop(_all_readable, rows)
 
     async def _note_pending(self, schedule: Schedule, session: Any) -> None:
-        """Say beside the set's counter, which each write reads, until when the schedule can be pending."""
+        """Say beside the set's counter, which each write reads, until when the schedule can be pending.
+
+        The row is changed each time, so that a change of the flag and this transaction conflict: the schedule would
+        else be planned on the flag as it was before an earlier schedule, which does not see it either.
+        """
         if schedule.state is State.PENDING:
             until = schedule.execute_at + timedelta(seconds=schedule.max_lateness_s)
-            row, edit = {"_id": schedule.flag_id.flag_set}, {"$max": {"plannedUntil": until}}
+            row, edit = {"_id": schedule.flag_id.flag_set}, {"$max": {"plannedUntil": until}, "$inc": {"planned": 1}}
             await self._counters.update_one(row, edit, upsert=True, session=session)
 
     def note_counter(self, flag_set: str, row: Mapping[str, Any]) -> None:
