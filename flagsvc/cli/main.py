@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 
 from flagsvc.cli import profiles, terminal
 from flagsvc.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
@@ -18,8 +19,11 @@ from flagsvc.urls import SettingsError, masked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: one of `exit_codes`."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit status: one of `exit_codes`. The form that it chooses ends with it."""
+    return copy_context().run(_main, list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     terminal.choose(_form_in(words))
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flagsvc.api.flag_service.flag_messages import flag_to_message
-from flagsvc.cli import entries, times, wait_for
+from flagsvc.cli import entries, terminal, times, wait_for
 from flagsvc.cli.tables import Column, laid_out
 from flagsvc.core.model import Status
 from flagsvc.generated.flagsvc.v1 import audit_service_pb2 as audit
@@ -178,3 +178,10 @@ def test_where_a_change_is() -> None:
     assert wait_for.where(spread) == "on 1 of 2 replicas"
     spread = pb.WriteSpread(reached=pb.WRITE_LEVEL_STORED, applied_by=["a"])
     assert wait_for.where(spread) == "stored; other replicas see it within their staleness bound"
+
+
+def test_the_form_of_one_command_is_not_that_of_the_next() -> None:
+    """Programs, and tests, may call `main` more than once."""
+    assert run_here("no-such-command", "-o", "json").stderr.startswith("{")
+    assert not run_here("no-such-command").stderr.startswith("{")
+    assert terminal.form() is terminal.Form.TABLE
