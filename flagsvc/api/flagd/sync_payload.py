@@ -121,16 +121,22 @@ class Payload:
         return definitions
 
     async def _render_changed(self, definitions: dict[str, bytes]) -> dict[str, bytes]:
-        """Render the changed flags. A key leaves the changed ones just before its flag is read, so none is lost."""
-        changed = tuple(self._changed)
-        self._changed.update([key async for key in in_turns(self._near.descendants(self._flag_set, changed))])
-        async for key in in_turns(tuple(self._changed)):
-            self._changed.discard(key)
-            held = self._near.get(FlagId(self._flag_set, key))
-            if held is None or held.entry.flag is None:
-                definitions.pop(key, None)
-            else:
-                definitions[key] = await self._render(held.entry.flag)
+        """Render the changed flags and all that depend on them. What changes meanwhile is rendered again next time.
+
+        So a parent that changes after its children were rendered has them rendered again.
+        """
+        pending, self._changed = self._changed, set()
+        pending |= {key async for key in in_turns(self._near.descendants(self._flag_set, tuple(pending)))}
+        try:
+            async for key in in_turns(tuple(pending)):
+                held = self._near.get(FlagId(self._flag_set, key))
+                if held is None or held.entry.flag is None:
+                    definitions.pop(key, None)
+                else:
+                    definitions[key] = await self._render(held.entry.flag)
+        except BaseException:
+            self._changed |= pending  # a caller who left ends a build half way
+            raise
         return definitions
 
 
