@@ -15,7 +15,6 @@ from flagsvc.core.errors import SegmentNotFound
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.core.prerequisites import MAX_DEPTH, keys_in
 from flagsvc.core.prerequisites.checks import check, needs_graph, parents_of
-from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import (
     PREFIX,
     Segment,
@@ -85,13 +84,9 @@ class SqliteSegments:
 
         return await self._run(work)  # type: ignore[no-any-return]
 
-    def _flags(self, db: Any, segment_id: SegmentId) -> list[Flag]:
-        name = PREFIX + segment_id.name
-        return [flag for flag in self._select(db, segment_id.flag_set, f'"{name}"') if name in flag.evaluators]
-
     def _users(self, db: Any, segment_id: SegmentId) -> Users:
         rules = {each.name: each.rule for each in _of_set(db, segment_id.flag_set)}
-        return users_of(segment_id.name, rules, [flag.key for flag in self._flags(db, segment_id)])
+        return Users.of(segment_id.name, rules, [flag.key for flag in carrying(db, segment_id, self._select)])
 
     def _write(self, db: Any, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool) -> SegmentWritten:
         flag_set = segment_id.flag_set
@@ -99,7 +94,7 @@ class SqliteSegments:
         change = decide(current)
         if change is None:
             return SegmentWritten(current, [], [])
-        rules, flags = {each.name: each.rule for each in _of_set(db, flag_set)}, self._flags(db, segment_id)
+        rules, flags = {each.name: each.rule for each in _of_set(db, flag_set)}, carrying(db, segment_id, self._select)
         check_segments(change, rules, [flag.key for flag in flags])
         author = replace(change.author, via=f"segment/{segment_id.name}")
         wanted = affected(change, flags)
@@ -112,6 +107,12 @@ class SqliteSegments:
         entries = [self._store(db, flag.id, each) for flag, each in zip(wanted, changes, strict=True)]
         finish(db, [change])
         return SegmentWritten(_get(db, segment_id), changes, entries)
+
+
+def carrying(db: Any, segment_id: SegmentId, select: Select) -> list[Flag]:
+    """Return the flags that carry a segment."""
+    name = PREFIX + segment_id.name
+    return [flag for flag in select(db, segment_id.flag_set, f'"{name}"') if name in flag.evaluators]
 
 
 def restored_in(
@@ -128,9 +129,7 @@ def restored_in(
     for change in found:
         rules = all_of(rules, change)
         if change.after is None:
-            name = PREFIX + change.id.name
-            carrying = (flag for flag in select(db, flag_set, f'"{name}"') if name in flag.evaluators)
-            users[change.id.name] = [flag.key for flag in carrying if flag.key not in keys]
+            users[change.id.name] = [flag.key for flag in carrying(db, change.id, select) if flag.key not in keys]
     check_restored(found, rules, users)
     return found
 
@@ -177,12 +176,6 @@ def _changed_since(db: Any, flag_set: str, revision: int) -> dict[str, Segment |
         if row is not None and row[0] is not None:
             found[name] = unpack(row[0], SegmentId(flag_set, name))
     return found
-
-
-def users_of(name: str, rules: dict[str, str], keys: Sequence[str]) -> Users:
-    """Return the users of a segment: these flags, and the segments whose rules refer to it."""
-    referring = [each for each, text in rules.items() if name in direct(text)]
-    return Users(sorted(keys), sorted(referring))
 
 
 def linked(db: Any, change: Change) -> Change:

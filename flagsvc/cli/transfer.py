@@ -51,12 +51,12 @@ def import_file(args: argparse.Namespace) -> int:
     )
     flag_set = set_name(args.flag_set) if args.flag_set else None
     path = str(EXAMPLES) if args.examples else args.file
-    planned, bucketings, segments = planned_changes(path, flag_set, author, strict=args.strict)
-    if args.prune and not planned:
+    wanted = planned_changes(path, flag_set, author, strict=args.strict)
+    if args.prune and not wanted.planned:
         raise BadFile(f"{path}: the file has no flags, so --prune is refused; delete flags with `flagsvc delete`")
     if args.if_empty and args.prune:
         raise UsageError("--if-empty never deletes; leave out --prune")
-    return on_target(args, lambda target: _import(args, target, Import(planned, bucketings, segments), author))
+    return on_target(args, lambda target: _import(args, target, wanted, author))
 
 
 def export_file(args: argparse.Namespace) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from flagsvc.core.errors import InvalidRequest, Violation
 from flagsvc.core.model import Change, Flag
+from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import Segment, SegmentDecide, SegmentId
 from flagsvc.core.sizes import estimated_memory
 from flagsvc.ports.changes import Entry
@@ -36,6 +37,11 @@ class Users(NamedTuple):
 
     flags: Sequence[str]
     segments: Sequence[str]
+
+    @classmethod
+    def of(cls, name: str, rules: Mapping[str, str], keys: Iterable[str]) -> Self:
+        """Return the users of a segment among these flags, and among the rules of its set's segments, by name."""
+        return cls(sorted(keys), sorted(each for each, text in rules.items() if name in direct(text)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,7 @@ class HeldFamilies:
 
     def put(self, held: CacheEntry, old: CacheEntry | None) -> None:
         """Note an entry in the place of an old one of the same flag, if there is one."""
-        flag, flag_id = held.entry.flag, held.entry.id
-        named = keys_in(flag.prerequisites) if flag is not None and flag.prerequisites else ()
+        flag_id, named = held.entry.id, _named(held)
         of_set = self._of_set.get(flag_id.flag_set)
         if of_set is None:
             if not named:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pymongo import DeleteOne, InsertOne, ReplaceOne, ReturnDocument, UpdateOne
+from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from flagsvc.adapters.mongo import documents
@@ -119,11 +119,8 @@ class Rollback:
 
     async def _put(self, flag_set: str, segments: Sequence[SegmentChange], session: Any) -> None:
         if segments:
-            counter = await self._revisions.find_one_and_update(
-                {"_id": flag_set}, {"$inc": {"segments": 1}}, return_document=ReturnDocument.AFTER, session=session
-            )
+            version = int((await self._segments.claim(flag_set, session))["segments"])
             for each in segments:
-                version = int(counter["segments"])
                 await self._segments.put(each.id, each.after and replace(each.after, version=version), session)
 
     async def store(

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import Binary
+from pymongo import ReturnDocument
 
 from flagsvc.adapters.mongo import audit, documents
 from flagsvc.adapters.mongo.definitions import COLLECTION, NEWEST_OF_EACH
+from flagsvc.adapters.mongo.links import SEGMENTS
 from flagsvc.adapters.mongo.transactions import maybe_await
 from flagsvc.core.segments import PREFIX, Segment, SegmentChange, SegmentId
 from flagsvc.core.segments.restoring import pack, unpack
@@ -32,7 +34,7 @@ class SegmentRows:
     def __init__(
         self, database: Any, is_recording: Callable[[], bool], noting: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        self._segments, self._rows = database["flagsvc_segments"], database[COLLECTION]
+        self._segments, self._rows = database[SEGMENTS], database[COLLECTION]
         self._audit, self._counters = database[audit.AUDIT], database["flagsvc_revisions"]
         self._is_recording, self._noting = is_recording, noting
 
@@ -45,6 +47,17 @@ class SegmentRows:
         """Read all segments of a set, by name."""
         rows = self._segments.find({"flagSet": flag_set}, session=session).sort("name", 1)
         return [_segment(raw) async for raw in rows]
+
+    async def claim(self, flag_set: str, session: Any) -> Mapping[str, Any]:
+        """Count a change of segments beside the set's counter. Return the counter."""
+        row: Mapping[str, Any] = await self._counters.find_one_and_update(
+            {"_id": flag_set},
+            {"$inc": {"segments": 1}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        return row
 
     async def put(self, segment_id: SegmentId, segment: Segment | None, session: Any) -> None:
         """Store a segment, or delete it."""

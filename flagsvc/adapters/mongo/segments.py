@@ -11,14 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
-from pymongo import ReturnDocument
-
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo.rollback import Counted, Current
 from flagsvc.adapters.mongo.segment_rows import SegmentRows, carrying
 from flagsvc.core.errors import SegmentNotFound, StoreUnavailable
 from flagsvc.core.model import Change
-from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import (
     Segment,
     SegmentDecide,
@@ -49,7 +46,7 @@ class MongoSegments:
         store: StoreAll,
         next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
-        self._flags, self._counters = database["feature_flags"], database["flagsvc_revisions"]
+        self._flags = database["feature_flags"]
         self._rows, self._run, self._asking = rows, run, asking
         self._store, self._next_revision = store, next_revision
 
@@ -71,7 +68,7 @@ class MongoSegments:
         async with self._asking():
             rules = {each.name: each.rule for each in await self._rows.of_set(segment_id.flag_set)}
             keys = await self._keys(segment_id)
-        return await off_loop(_users, segment_id.name, rules, keys)
+        return await off_loop(Users.of, segment_id.name, rules, keys)
 
     async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
         """Decide and store, in one transaction."""
@@ -86,7 +83,7 @@ class MongoSegments:
         self, segment_id: SegmentId, decide: SegmentDecide, session: Any, *, dry_run: bool
     ) -> SegmentWritten:
         flag_set = segment_id.flag_set
-        counter = None if dry_run else await self._claim(flag_set, session)
+        counter = None if dry_run else await self._rows.claim(flag_set, session)
         before = await self._rows.get(segment_id, session)
         change = await off_loop(decide, before)
         if change is None:
@@ -113,17 +110,6 @@ class MongoSegments:
         await self._rows.note(change, revision, session)
         return SegmentWritten(stored, changes, entries)
 
-    async def _claim(self, flag_set: str, session: Any) -> Mapping[str, Any]:
-        """Count a change of segments beside the set's counter. Return the counter."""
-        row: Mapping[str, Any] = await self._counters.find_one_and_update(
-            {"_id": flag_set},
-            {"$inc": {"segments": 1}},
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        return row
-
     async def _keys(self, segment_id: SegmentId, session: Any = None) -> list[str]:
         rows = self._flags.find(carrying(segment_id), {"key": 1, "flagSet": 1}, session=session)
         return [raw["key"] async for raw in rows if documents.identifiable(raw)]
@@ -141,7 +127,3 @@ class MongoSegments:
                     break
         await off_loop(check_size, [each.flag for each in found.values()])
         return found
-
-
-def _users(name: str, rules: Mapping[str, str], keys: Sequence[str]) -> Users:
-    return Users(sorted(keys), sorted(each for each, text in rules.items() if name in direct(text)))
