@@ -1,8 +1,9 @@
 """Holds the cache lease: one replica at a time certifies, and keeps renewing, how stale Redis entries can be.
 
-A writer that died between store and cache, an entry that was lost with Redis's memory, an old dump in its place: the
-lease repairs all of these. Before each renewal the holder puts again what it has applied since. Where the lease record
-is not the one it wrote last, it acquires the lease again, and nothing that was put before counts any more.
+A writer that died between store and cache, an entry that was lost with Redis's memory, an old dump in its place: after
+each of these the lease makes answers right again. Before each renewal the holder puts what it has applied since. Where
+the lease record is not the one it wrote last, it acquires the lease again, and nothing that was put before counts. What
+is of no flag any more, an old dump's, nobody answers from; the audit removes it.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ P15  A planned change whose call was answered is executed once: its row in the h
      had the new one before the edit was asked for. At the end of a rollout nobody has the old one. What is kept of a
      revision is what was answered under it, where no other program changes the flag.
 END  With everything healed: within the bound every replica answers what MongoDB has, without STALE; none lags; Redis
-     holds nothing else either; every foreign change got a revision. Whenever it was calm for the bound and 1 s, no
-     answer is STALE and no write is refused.
+     holds nothing else either, after its next audit; every foreign change got a revision. Whenever it was calm for the
+     bound and 1 s, no answer is STALE and no write is refused.
 """
 
 from __future__ import annotations

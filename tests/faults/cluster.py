@@ -23,7 +23,7 @@ REPLICAS = 3
 SKEWED, SKEW_S = 1, 3600.0
 """The replica whose wall clock is wrong, and by how much."""
 _READY_S = 30.0
-_VERIFY_S = 20.0
+VERIFY_S = 20.0
 _POLL_S = 0.05
 
 
@@ -55,7 +55,7 @@ class Cluster:
                 "FLAGSVC_STORE_URL": self.mongods.replica_url(number),
                 "FLAGSVC_CACHE_URL": f"redis://{HOST}:{proxy.port}/0",
                 "FLAGSVC_STALENESS_BOUND_S": str(self._story.bound_s),
-                "FLAGSVC_VERIFY_INTERVAL_S": str(_VERIFY_S),
+                "FLAGSVC_VERIFY_INTERVAL_S": str(VERIFY_S),
                 "FLAGSVC_AUTH": "required",
                 "FLAGSVC_RATE_LIMITS": "enforce",
                 "FLAGSVC_RATES": "admin=500",  # the end of a run asks for the status again and again
