@@ -49,7 +49,7 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
     address = args.address
     code, details, reason = error.code(), error.details(), error_reason(error)
     word = reason or code.name
-    text = f"{details}{hint}{_next_step(code)} ({word})"
+    text = f"{details}{hint}{_next_step(code, reason)} ({word})"
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         word = "UNREACHABLE"
         text = f"no server is reachable at {address}; start one with: flagsvc serve"
@@ -65,8 +65,10 @@ def print_error(error: grpc.RpcError, args: argparse.Namespace, hint: str = "") 
     print_failure(text, code=word, status=code.name)
 
 
-def _next_step(code: grpc.StatusCode) -> str:
-    """Return what a caller who is not permitted can do next, behind the server's words; empty for other errors."""
+def _next_step(code: grpc.StatusCode, reason: str) -> str:
+    """Return what can be done where something is not permitted, behind the server's words; empty for other errors."""
+    if reason == "STORE_FORBIDDEN":
+        return "; flagsvc doctor --store URL names each right that the server's user of the store lacks"
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return "; flagsvc whoami shows the caller's rights, and who has the role admin can change those of a token"
     if code is not grpc.StatusCode.UNAUTHENTICATED:

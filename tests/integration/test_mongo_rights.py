@@ -29,9 +29,11 @@ from flagsvc.core.segments import Segment
 from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
+from tests.command_line import run_here
 from tests.guarded_mongod import DATABASE, PASSWORD, GuardedMongod, documented_role
 from tests.replicas import Client, reason_of, replica, until
 from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, planned_and_due, stored
+from tests.servers import HOST
 
 pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
@@ -181,6 +183,10 @@ async def test_a_read_only_replica_serves_changes_of_others_and_reports_what_it_
                 await client.toggle("a", True)
             assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
             assert reason_of(refused.value) == "STORE_FORBIDDEN"
+            command = ("toggle", "a", "on", "--address", f"{HOST}:{server.port}")
+            printed = (await asyncio.to_thread(run_here, *command)).stderr
+            assert "; flagsvc doctor --store URL names each right" in printed
+            assert "whoami" not in printed, "no caller can change what the store permits"
             assert server.replica.status().problems == ()
             await until(lambda: server.replica.near.staleness_bound_s > server.replica._view_age_s())
     given_up = [line for line in logs if line["event"] == "foreign_change_without_revision"]
