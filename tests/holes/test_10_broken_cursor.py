@@ -146,5 +146,6 @@ async def server_breaks(breaking: Breaking, name: str, mongod: Mongod, redis_url
         await until(lambda: not whole.replica.follower.store_up)
         await all_there(whole, name, ways=1)
         await asyncio.to_thread(mongod.start)
+        raise_counter(url)  # the kill may have come before it was on the disk
         await until(lambda: whole.replica.follower.loader.loads > loads)
         await all_there(whole, name, ways=1)
