@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pymongo
 import pytest
 import redis
 
+from flagsvc.adapters.checks.mongo import RIGHTS
 from flagsvc.cli.main import main
 from tests.command_line import Terminal
-from tests.guarded_mongod import DATABASE, GuardedMongod
+from tests.guarded_mongod import DATABASE, GuardedMongod, documented_role
 from tests.servers import HOST, Mongod, RedisServer, free_port
 
 pytestmark = pytest.mark.xdist_group("doctor")
@@ -162,13 +164,13 @@ STORES: dict[str, tuple[str, set[str], str]] = {
     "wrong password": ("", {"credentials"}, "refuses the user or the password"),
     "reader": (
         "reader",
-        {"write in a transaction", "revisions and schedules"},
+        {"write in a transaction", "write beside a flag"},
         "no right to run findAndModify on flagsvc_revisions",
     ),
     "nostream": ("nostream", {"change stream"}, "no right to run aggregate on feature_flags"),
     "nobody": (
         "nobody",
-        {"read", "linearizable read", "write in a transaction", "revisions and schedules", "change stream", "indexes"},
+        {"read", "linearizable read", "write in a transaction", "write beside a flag", "change stream", "indexes"},
         "no right to run find on",
     ),
 }
@@ -188,11 +190,40 @@ def test_a_mongodb_whose_user_may_not(guarded: GuardedMongod, capsys: pytest.Cap
     assert "wr0ng" not in report.text
 
 
+def test_the_documented_rights_are_those_that_are_tried() -> None:
+    documented = {
+        each["resource"]["collection"]: {*each["actions"]} - {"changeStream", "listIndexes"}
+        for each in documented_role()["privileges"]
+    }
+    assert documented == {name: {*actions.split()} for name, actions in RIGHTS.items()}
+
+
+def test_each_right_that_is_missing_is_named(guarded: GuardedMongod, capsys: pytest.CaptureFixture[str]) -> None:
+    role = documented_role()
+    privileges = role["privileges"]
+    commands = {"find": ("find",), "insert": ("insert", "findAndModify"), "remove": ("delete",)}
+    commands["update"] = ("update", "findAndModify")
+    with guarded.client() as client:
+        try:
+            for index, (name, actions) in enumerate(RIGHTS.items()):
+                assert privileges[index]["resource"]["collection"] == name
+                for action in actions.split():
+                    less = deepcopy(privileges)
+                    less[index]["actions"].remove(action)
+                    less = [each for each in less if each["actions"]]
+                    client[DATABASE].command("updateRole", role["createRole"], privileges=less)
+                    failed = Report(capsys, "--store", guarded.url_of("least")).failed("store")
+                    words = [f"no right to run {command} on {name}" for command in commands[action]]
+                    assert any(each in check["detail"] for check in failed.values() for each in words), (name, action)
+        finally:
+            client[DATABASE].command("updateRole", role["createRole"], privileges=privileges)
+
+
 def test_a_mongodb_without_replica_set(capsys: pytest.CaptureFixture[str]) -> None:
     with Mongod(replica_set=False) as server:
         report = Report(capsys, "--store", server.database_url("shop"))
         failed = report.failed("store")
-        assert set(failed) == {"replica set", "write in a transaction", "revisions and schedules", "change stream"}
+        assert set(failed) == {"replica set", "write in a transaction", "write beside a flag", "change stream"}
         assert "rs.initiate()" in failed["replica set"]["cure"]
         wrong = Report(capsys, "--store", server.database_url("shop") + "?replicaSet=rs0").failed("store")
         assert "replicaSet" in wrong["connection"]["cure"]
