@@ -123,6 +123,27 @@ async def test_a_segment_is_created_used_changed_and_deleted(client: Client) -> 
     assert (await refused(calls.get("nested")))[:2] == (grpc.StatusCode.NOT_FOUND, "SEGMENT_NOT_FOUND")
 
 
+async def test_a_change_of_a_segment_that_is_sent_twice_is_made_once(client: Client) -> None:
+    calls = Segments(client)
+    made = [await calls.create("pro", request_id="c-1") for _ in range(2)]
+    assert made[0] == made[1]
+    await client.create("a", status=ON, targeting=USES_PRO)
+    first = await calls.update("pro", STAFF, request_id="u-1")
+    again = await calls.update("pro", STAFF, request_id="u-1", wait_for=pb.WRITE_LEVEL_STORED)
+    assert (again.segment, again.flags, again.spread.revision) == (first.segment, first.flags, 2)
+    await calls.update("pro", PRO)
+    late = await calls.update("pro", STAFF, request_id="u-1")
+    assert ((await calls.get("pro")).segment.rule, late.segment, late.spread.revision) == (PRO, first.segment, 3)
+    assert (await refused(calls.update("pro", PRO, request_id="u-1")))[1] == "REQUEST_ID_REUSED"
+    assert (await refused(calls.delete("pro", request_id="c-1")))[1] == "REQUEST_ID_REUSED"
+    assert list(await fields_refused(calls.update("pro", PRO, request_id="x", validate_only=True))) == ["request_id"]
+    await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"), timeout=10)
+    await calls.delete("pro", request_id="d-1")
+    await calls.create("pro")
+    await calls.delete("pro", request_id="d-1")
+    assert (await calls.names())[0] == ["pro"]
+
+
 async def test_what_is_wrong_in_a_segment_is_named(client: Client) -> None:
     calls = Segments(client)
     await calls.create("pro")
