@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -142,6 +143,26 @@ async def test_a_change_of_a_segment_that_is_sent_twice_is_made_once(client: Cli
     await calls.create("pro")
     await calls.delete("pro", request_id="d-1")
     assert (await calls.names())[0] == ["pro"]
+
+
+async def test_a_change_of_a_segment_does_not_take_a_set_over_its_quota(store_url: str) -> None:
+    async with replica(store_url=store_url, max_bytes_per_set=50_000) as (client, server):
+        await until_serving(client)
+        calls, near = Segments(client), server.replica.near
+        await until(lambda: near.complete)
+        await calls.create("pro")
+        for key in ("a", "b"):
+            await client.create(key, status=ON, targeting=USES_PRO)
+        many = json.dumps({"in": [{"var": "plan"}, [f"plan-{number}" for number in range(300)]]})
+        for only in (True, False):
+            code, reason, text = await refused(calls.update("pro", many, validate_only=only))
+            assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+            assert "bytes of memory, and FLAGSVC_MAX_BYTES_PER_SET is 50000" in text
+        assert (await calls.get("pro")).segment.rule == PRO
+        assert len((await calls.update("pro", STAFF)).flags) == 2
+        await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"), timeout=10)
+        await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="b"), timeout=10)
+        assert list((await calls.update("pro", many)).flags) == []
 
 
 async def test_what_is_wrong_in_a_segment_is_named(client: Client) -> None:
