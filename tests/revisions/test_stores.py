@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagNotFound, InvalidRequest, NotRestorable, RevisionConflict, RevisionOutOfRange
@@ -321,6 +322,29 @@ async def test_a_rollback_of_a_set_with_a_request_id_is_made_once(store: FlagSto
     again = await rolled(request("r-3"))
     assert (unneeded.flags, again.flags) == ([], []), "that it changed nothing is remembered too"
     assert (await store.revisions())[SET] == 7
+
+
+async def test_a_request_id_stands_for_another_write_after_a_day(store: FlagStore) -> None:
+    await kept(store).sweep(0)
+    await create(store)
+    await toggle(store, True, request=request())
+    await store.roll_back(SET, 1, set_rollback(1, AUTHOR), AUTHOR, dry_run=False, request=request("r-2"))
+    for hours, is_remembered in ((23, True), (2, False)):
+        await age_requests(store, timedelta(hours=hours))
+        for name in ("r-1", "r-2"):
+            if is_remembered:
+                with pytest.raises(InvalidRequest, match="within the last 24 hours"):
+                    await toggle(store, True, request=request(name, b"other"))
+            else:
+                assert (await toggle(store, True, request=request(name, b"other"))).revision > 3
+
+
+async def age_requests(store: FlagStore, by: timedelta) -> None:
+    if isinstance(store, MongoStore):
+        older = {"$dateSubtract": {"startDate": "$at", "unit": "second", "amount": int(by.total_seconds())}}
+        await store._database["flagsvc_requests"].update_many({}, [{"$set": {"at": older}}])
+    else:
+        await store._run(lambda db: db.execute("UPDATE requests SET at = at - ?", (by.total_seconds(),)))  # type: ignore[attr-defined]
 
 
 async def test_equal_writes_at_a_time_are_made_once(store: FlagStore) -> None:

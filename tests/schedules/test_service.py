@@ -229,6 +229,7 @@ async def test_an_execution_can_be_checked_and_sent_twice(served: tuple[Client, 
     again = await planner.execute(schedule.id, request_id="twice")
     assert (again.schedule, again.spread.revision) == (done.schedule, before + 2)
     assert done.schedule == await planner.get(schedule.id)
+    assert (schedule.etag, done.schedule.etag) == ('"1"', '"2"')
     assert not (await client.evaluate("twice")).enabled, "a later change stays"
     for fields, reason in (({"request_id": "twice", "reason": "x"}, "REQUEST_ID_REUSED"), ({}, "SCHEDULE_ENDED")):
         for only in (True, False) if not fields else (False,):

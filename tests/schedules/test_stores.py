@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes, segments
 from flagsvc.core.audit import AuditQuery
 from flagsvc.core.errors import FlagsvcError, InvalidRequest, ScheduleEnded, ScheduleNotFound
@@ -190,6 +191,9 @@ async def test_a_plan_is_made_once_for_its_request_and_not_at_all_when_only_chec
     cancelled = await planner.cancel("default", one.id, author(actor="ann"), None, validate_only=True)
     assert cancelled.state is State.CANCELLED
     assert await schedules_of(store).get("default", one.id) == one
+    if isinstance(store, MongoStore):
+        row = await store._database["flagsvc_schedules"].find_one({"_id": one.id})
+        assert "claimedAt" not in row, "not even taken"
     assert store.audit is not None
     assert len(await store.audit.page(AuditQuery(action="CreateSchedule"), 9)) == 2
 
