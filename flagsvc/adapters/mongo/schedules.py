@@ -18,6 +18,7 @@ from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import audit
 from flagsvc.adapters.mongo.requests import MongoRequests
+from flagsvc.adapters.mongo.schedule_rows import all_readable, schedule_in, upcoming
 from flagsvc.adapters.mongo.tokens import COLLECTION as TOKENS
 from flagsvc.adapters.mongo.tokens import read_records
 from flagsvc.adapters.mongo.transactions import Work
@@ -27,7 +28,7 @@ from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import Flag, FlagId
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.schedules.decisions import trial
-from flagsvc.core.schedules.documents import MALFORMED, OUTCOME, from_document, to_document
+from flagsvc.core.schedules.documents import MALFORMED, OUTCOME, to_document
 from flagsvc.core.schedules.model import MAX_OPEN, MAX_OPEN_OF_FLAG, OPEN, RUNNABLE, Schedule, State
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
@@ -95,7 +96,7 @@ class MongoSchedules:
         async def work(session: Any) -> Schedule | None:
             known = await self._schedules.find_one({"_id": known_id}, session=session) if known_id else None
             if known is not None:
-                return await off_loop(_schedule, known)
+                return await off_loop(schedule_in, known)
             at = await self._schedules.find_one_and_update(
                 _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )
@@ -136,7 +137,7 @@ class MongoSchedules:
             )
             if raw is None:
                 raise ScheduleNotFound(schedule_id)
-            schedule = await off_loop(_schedule, raw)
+            schedule = await off_loop(schedule_in, raw)
             now, flag = raw["claimedAt"], await self._read(schedule.flag_id, session)
             changed = await off_loop(decide, schedule, flag, now)
             if is_new_plan and changed is not None:
@@ -163,7 +164,7 @@ class MongoSchedules:
             raw = await self._schedules.find_one({"_id": schedule_id, "flagSet": flag_set})
         if raw is None:
             raise ScheduleNotFound(schedule_id)
-        return await off_loop(_schedule, raw)
+        return await off_loop(schedule_in, raw)
 
     async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
         """Read schedules in the order of their time."""
@@ -177,7 +178,7 @@ class MongoSchedules:
             wanted["$or"] = [{"executeAt": {"$gt": at}}, {"executeAt": at, "number": {"$gt": number}}]
         async with self._asking():
             rows = [raw async for raw in self._schedules.find(wanted).sort(_IN_ORDER).limit(size)]
-        return await off_loop(_all_readable, rows)
+        return await off_loop(all_readable, rows)
 
     async def _note_pending(self, schedule: Schedule, session: Any) -> None:
         """Say beside the set's counter, which each write reads, until when the schedule can be pending.
@@ -204,7 +205,7 @@ class MongoSchedules:
         fields = {"flagSet": 1, "flagKey": 1, "waitMs": {"$subtract": ["$executeAt", "$$NOW"]}}
         async with self._asking():
             cursor = self._schedules.find({"state": State.PENDING.value}, fields).sort(_IN_ORDER).limit(limit)
-            return [_upcoming(raw) async for raw in cursor]
+            return [upcoming(raw) async for raw in cursor]
 
     async def execute(
         self,
@@ -249,7 +250,7 @@ class MongoSchedules:
             return (None,)
         of_one = {"_id": raw["_id"]}
         try:
-            schedule = await off_loop(_schedule, raw)
+            schedule = await off_loop(schedule_in, raw)
         except ChangeRefused:
             if schedule_id:
                 raise
@@ -280,7 +281,7 @@ class MongoSchedules:
             found = await self._schedules.find_one({**_of(flag_id), "_id": schedule_id}, session=session)
             if found is None:
                 raise ScheduleNotFound(schedule_id)
-            raise ScheduleEnded(f'Schedule "{schedule_id}" has ended: it is {_schedule(found).state}')
+            raise ScheduleEnded(f'Schedule "{schedule_id}" has ended: it is {schedule_in(found).state}')
         return raw
 
     async def _rebase(self, schedule: Schedule, digests: Mapping[str, str], session: Any) -> None:
@@ -306,27 +307,3 @@ def _of(flag_id: FlagId) -> dict[str, Any]:
 def _done(result: Schedule | None, checked: Sequence[Schedule]) -> Schedule:
     """Return what a transaction has stored, or what it would have stored, which ends without a commit."""
     return result if result is not None else checked[-1]
-
-
-def _upcoming(raw: Mapping[str, Any]) -> Upcoming:
-    return Upcoming(FlagId(raw["flagSet"], raw["flagKey"]), raw["waitMs"] / 1000, raw["_id"])
-
-
-def _schedule(raw: Mapping[str, Any]) -> Schedule:
-    """Read a document. Raises ChangeRefused."""
-    try:
-        return from_document(raw["_id"], raw)
-    except ValueError:
-        raise ChangeRefused(MALFORMED) from None
-
-
-def _all_readable(rows: Sequence[Mapping[str, Any]]) -> list[Schedule]:
-    return [schedule for schedule in map(_readable, rows) if schedule is not None]
-
-
-def _readable(raw: Mapping[str, Any]) -> Schedule | None:
-    try:
-        return _schedule(raw)
-    except ChangeRefused:
-        log.warning("schedule_malformed", schedule=str(raw["_id"])[:64])
-        return None
