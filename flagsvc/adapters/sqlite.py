@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -36,7 +37,7 @@ from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import About
 from flagsvc.core.sizes import HistorySize
 from flagsvc.ports import Entry, Family, Problem, StoreContents, StoreIdentity
-from flagsvc.ports.revisions import DecideAll, RolledBack
+from flagsvc.ports.revisions import ROLLED_BACK, DecideAll, RolledBack
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class SqliteStore:
         self.tokens = sqlite_tokens.SqliteTokens(self._run)
         self.audit = sqlite_audit.SqliteAudit(self._run)
         self.definitions = sqlite_definitions.SqliteDefinitions(self._run)
-        self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed)
+        self.schedules = sqlite_schedules.SqliteSchedules(self._run, _read, _changed, _previewed)
         self.segments = sqlite_segments.SqliteSegments(self._run, _select, _store)
         self.reads = 0
 
@@ -125,10 +126,23 @@ class SqliteStore:
         return await self._run(lambda db: _preview(db, flag_id, decide))
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        *,
+        dry_run: bool,
+        request: WriteRequest | None = None,
     ) -> RolledBack:
         """Decide about all flags and segments that have changed since, and store, in one transaction."""
-        return await self._run(lambda db: _roll_back(db, flag_set, revision, decide, author, dry_run=dry_run))
+
+        def work(db: sqlite3.Connection) -> RolledBack:
+            with transaction(db, "IMMEDIATE"):
+                done = functools.partial(_roll_back, db, flag_set, revision, decide, author, dry_run=dry_run)
+                return sqlite_requests.once(db, request, ROLLED_BACK, done)
+
+        return await self._run(work)
 
     async def bucketing(self, flag_set: str) -> int:
         """Read a set's bucketing."""
@@ -321,34 +335,39 @@ def _store(db: sqlite3.Connection, flag_id: FlagId, change: Change) -> Entry:
 
 def _preview(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry:
     with transaction(db, "DEFERRED"):
-        current = _read(db, flag_id)
-        revision = current.revision if current else _revisions(db).get(flag_id.flag_set, 0)
-        change = decide(current)
-        if change is None:
-            return Entry(flag_id, revision, None)
-        sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
-        change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
-        return Entry(flag_id, revision, change.after)
+        return _previewed(db, flag_id, decide)
+
+
+def _previewed(db: sqlite3.Connection, flag_id: FlagId, decide: Decide) -> Entry:
+    """Decide and check, in the transaction that is open."""
+    current = _read(db, flag_id)
+    revision = current.revision if current else _revisions(db).get(flag_id.flag_set, 0)
+    change = decide(current)
+    if change is None:
+        return Entry(flag_id, revision, None)
+    sqlite_segments.check_dependencies(db, flag_id.flag_set, [change], _read, _select)
+    change = stamped(sqlite_segments.linked(db, change), _bucketing(db, flag_id.flag_set))
+    return Entry(flag_id, revision, change.after)
 
 
 def _roll_back(
     db: sqlite3.Connection, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
 ) -> RolledBack:
-    with transaction(db, "IMMEDIATE"):
-        past = sqlite_definitions.before(db, flag_set, revision)
-        current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
-        there = {key: found for key, found in past.items() if found is not None}
-        changes = decide(there, current)
-        sqlite_segments.check_dependencies(db, flag_set, changes, _read, _select)
-        subjects: list[Any] = [change.after or change.before for change in changes]
-        keys = {each.key for each in subjects}
-        segments = sqlite_segments.restored_in(db, flag_set, revision, author, _select, keys=keys)
-        if dry_run:
-            return RolledBack(changes, [], segments)
-        sqlite_segments.put(db, segments)
-        entries = [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)]
-        sqlite_segments.finish(db, segments)
-        return RolledBack(changes, entries, segments)
+    """Decide and store, in the transaction that is open."""
+    past = sqlite_definitions.before(db, flag_set, revision)
+    current = {key: flag for key in past if (flag := _read(db, FlagId(flag_set, key))) is not None}
+    there = {key: found for key, found in past.items() if found is not None}
+    changes = decide(there, current)
+    sqlite_segments.check_dependencies(db, flag_set, changes, _read, _select)
+    subjects: list[Any] = [change.after or change.before for change in changes]
+    keys = {each.key for each in subjects}
+    segments = sqlite_segments.restored_in(db, flag_set, revision, author, _select, keys=keys)
+    if dry_run:
+        return RolledBack.of(changes, segments)
+    sqlite_segments.put(db, segments)
+    entries = [_store(db, s.id, change) for s, change in zip(subjects, changes, strict=True)]
+    sqlite_segments.finish(db, segments)
+    return RolledBack.of(changes, segments, entries)
 
 
 def _record(db: sqlite3.Connection, flag_id: FlagId, change: Change, revision: int) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import structlog
 
-from flagsvc.adapters import sqlite_audit, sqlite_tokens
+from flagsvc.adapters import sqlite_audit, sqlite_requests, sqlite_tokens
 from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.core.schedules.documents import MALFORMED, from_json, to_json
+from flagsvc.core.requests import WriteRequest
+from flagsvc.core.schedules.decisions import trial
+from flagsvc.core.schedules.documents import MALFORMED, OUTCOME, from_json, to_json
 from flagsvc.core.schedules.model import KEPT_S, OPEN, RUNNABLE, Schedule, State
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
@@ -36,7 +38,8 @@ log = structlog.get_logger(__name__)
 class SqliteSchedules:
     """The schedules in one file. `run` runs a function of its connection.
 
-    `read`: reads a flag. `change`: the store's own writer of flags. Both work in the transaction that is open.
+    `read`: reads a flag. `change`: the store's own writer of flags; `preview`: what it would store. All three work in
+    the transaction that is open.
     """
 
     def __init__(
@@ -44,12 +47,19 @@ class SqliteSchedules:
         run: Callable[[Callable[[Any], Any]], Awaitable[Any]],
         read: Callable[[Any, FlagId], Flag | None],
         change: Callable[[Any, FlagId, Decide], Entry | None],
+        preview: Callable[[Any, FlagId, Decide], Entry],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._run, self._read, self._change, self._clock = run, read, change, clock
+        self._run, self._read, self._change, self._preview, self._clock = run, read, change, preview, clock
 
     async def create(
-        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+        self,
+        flag_id: FlagId,
+        decide: Callable[[Room], Schedule],
+        entry: AuditEntry,
+        known_id: str = "",
+        *,
+        dry_run: bool = False,
     ) -> Schedule:
         """Number and store a schedule, and remove those that have ended long ago, in one transaction."""
 
@@ -65,6 +75,9 @@ class SqliteSchedules:
                 of_store = f"SELECT count(*) FROM schedules WHERE {_OPEN}"  # noqa: S608
                 counts = db.execute(of_flag, flag_id).fetchone()[0], db.execute(of_store).fetchone()[0]
                 schedule = decide(Room(number, now, self._read(db, flag_id), *counts))
+                self._preview(db, flag_id, trial(schedule, now))
+                if dry_run:
+                    return schedule
                 _put(db, schedule)
                 sqlite_audit.insert(db, [entry])
                 return schedule
@@ -77,19 +90,28 @@ class SqliteSchedules:
         schedule_id: str,
         decide: Callable[[Schedule, Flag | None, datetime], Schedule | None],
         entry: AuditEntry,
+        *,
+        is_new_plan: bool = False,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
     ) -> Schedule:
         """Decide and store, in one transaction."""
 
+        def changed_in(db: Any) -> Schedule:
+            schedule, now = _get(db, flag_set, schedule_id), self._now()
+            changed = decide(schedule, self._read(db, schedule.flag_id), now)
+            if is_new_plan and changed is not None:
+                self._preview(db, schedule.flag_id, trial(changed, now))
+            if dry_run or changed is None:
+                return changed or schedule
+            stored = replace(changed, version=schedule.version + 1)
+            _put(db, stored)
+            sqlite_audit.insert(db, [entry])
+            return stored
+
         def work(db: Any) -> Schedule:
             with transaction(db, "IMMEDIATE"):
-                schedule = _get(db, flag_set, schedule_id)
-                changed = decide(schedule, self._read(db, schedule.flag_id), self._now())
-                if changed is None:
-                    return schedule
-                stored = replace(changed, version=schedule.version + 1)
-                _put(db, stored)
-                sqlite_audit.insert(db, [entry])
-                return stored
+                return sqlite_requests.once(db, request, OUTCOME, lambda: changed_in(db))
 
         return await self._run(work)  # type: ignore[no-any-return]
 
@@ -119,12 +141,24 @@ class SqliteSchedules:
 
         return await self._run(work)  # type: ignore[no-any-return]
 
-    async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
+    async def execute(
+        self,
+        flag_id: FlagId,
+        schedule_id: str,
+        attempt: Attempt,
+        decide: Decide,
+        *,
+        request: WriteRequest | None = None,
+    ) -> Entry | None:
         """Take a schedule, write its flag and end the schedule, in one transaction."""
 
         def work(db: Any) -> Entry | None:
             with transaction(db, "IMMEDIATE"):
                 attempt.begin()
+                if request is not None and (known := sqlite_requests.known_outcome(db, request, OUTCOME)) is not None:
+                    attempt.answered(known)
+                    flag = self._read(db, flag_id)
+                    return Entry.of(flag) if flag is not None else Entry.absent(flag_id, known.executed_revision)
                 now = self._now()
                 schedule = _get(db, flag_id.flag_set, schedule_id) if schedule_id else _due(db, flag_id, now)
                 if schedule is None:
@@ -134,7 +168,9 @@ class SqliteSchedules:
                 attempt.claimed(schedule, now, sqlite_tokens.read_records(db, schedule.creator.record_ids))
                 entry = self._change(db, flag_id, decide)
                 ended = attempt.ended(entry.revision if entry is not None else 0)
-                _put(db, replace(ended.schedule, version=schedule.version + 1))
+                _put(db, ended.schedule)
+                if request is not None:
+                    sqlite_requests.note(db, request, OUTCOME, ended.schedule)
                 _rebase(db, schedule, ended.rebased)
                 if ended.entry is not None:
                     sqlite_audit.insert(db, [ended.entry])

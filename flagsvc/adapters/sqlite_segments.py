@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flagsvc.adapters import sqlite_requests
 from flagsvc.adapters.sqlite_audit import insert
 from flagsvc.adapters.sqlite_transactions import transaction
 from flagsvc.core.changes import Author
@@ -15,6 +16,7 @@ from flagsvc.core.errors import SegmentNotFound
 from flagsvc.core.model import Change, Flag, FlagId
 from flagsvc.core.prerequisites import MAX_DEPTH, keys_in
 from flagsvc.core.prerequisites.checks import check, needs_graph, parents_of
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.segments import (
     PREFIX,
     Segment,
@@ -30,8 +32,8 @@ from flagsvc.core.segments import (
     with_segments,
 )
 from flagsvc.core.segments.restoring import check_restored, pack, restored, unpack
-from flagsvc.ports.changes import Entry
-from flagsvc.ports.segments import SegmentWritten, Users, check_size
+from flagsvc.ports.changes import Entry, WrittenFlag
+from flagsvc.ports.segments import WRITTEN, CheckAll, SegmentWritten, Users, check_size
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
@@ -75,12 +77,22 @@ class SqliteSegments:
         """Read who uses a segment."""
         return await self._run(lambda db: self._users(db, segment_id))  # type: ignore[no-any-return]
 
-    async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
+    async def write(
+        self,
+        segment_id: SegmentId,
+        decide: SegmentDecide,
+        *,
+        check: CheckAll = lambda _: None,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
+    ) -> SegmentWritten:
         """Decide and store, in one transaction."""
 
         def work(db: Any) -> SegmentWritten:
             with transaction(db, "IMMEDIATE"):
-                return self._write(db, segment_id, decide, dry_run=dry_run)
+                return sqlite_requests.once(
+                    db, request, WRITTEN, lambda: self._write(db, segment_id, decide, check, dry_run=dry_run)
+                )
 
         return await self._run(work)  # type: ignore[no-any-return]
 
@@ -88,12 +100,14 @@ class SqliteSegments:
         rules = {each.name: each.rule for each in _of_set(db, segment_id.flag_set)}
         return Users.of(segment_id.name, rules, [flag.key for flag in carrying(db, segment_id, self._select)])
 
-    def _write(self, db: Any, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool) -> SegmentWritten:
+    def _write(
+        self, db: Any, segment_id: SegmentId, decide: SegmentDecide, check: CheckAll, *, dry_run: bool
+    ) -> SegmentWritten:
         flag_set = segment_id.flag_set
         current = _get(db, segment_id)
         change = decide(current)
         if change is None:
-            return SegmentWritten(current, [], [])
+            return SegmentWritten(current)
         rules, flags = {each.name: each.rule for each in _of_set(db, flag_set)}, carrying(db, segment_id, self._select)
         check_segments(change, rules, [flag.key for flag in flags])
         author = replace(change.author, via=f"segment/{segment_id.name}")
@@ -101,12 +115,13 @@ class SqliteSegments:
         check_size(wanted)
         changes = [refreshed(flag, all_of(rules, change), author) for flag in wanted]
         check_size(each.after for each in changes)
+        check(changes)
         if dry_run:
-            return SegmentWritten(change.after, changes, [])
+            return SegmentWritten(change.after, WrittenFlag.all_of(changes, []))
         put(db, [change])
         entries = [self._store(db, flag.id, each) for flag, each in zip(wanted, changes, strict=True)]
         finish(db, [change])
-        return SegmentWritten(_get(db, segment_id), changes, entries)
+        return SegmentWritten(_get(db, segment_id), WrittenFlag.all_of(changes, entries), entries)
 
 
 def carrying(db: Any, segment_id: SegmentId, select: Select) -> list[Flag]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
-from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.model import Change, Flag, FlagId
 
 NEVER = -math.inf
 """The `as_of` of what nobody has verified."""
@@ -37,6 +38,31 @@ class Entry:
     def absent(flag_id: FlagId, revision: int = 0) -> Entry:
         """A flag that does not exist; with revision 0 it is replaced by anything that was ever written."""
         return Entry(flag_id, revision, None)
+
+
+class WrittenFlag(NamedTuple):
+    """A flag that was changed together with others. `revision`: 0 where nothing was stored.
+
+    `fields`: stored names of those that changed; none where the flag was created or deleted.
+    """
+
+    key: str
+    action: str
+    revision: int
+    fields: Sequence[str]
+
+    @classmethod
+    def all_of(cls, changes: Sequence[Change], entries: Sequence[Entry]) -> list[Self]:
+        """Return what changes have done. `entries`: the flags after each; none where nothing was stored."""
+        return [cls._of(change, entries[number] if entries else None) for number, change in enumerate(changes)]
+
+    @classmethod
+    def _of(cls, change: Change, entry: Entry | None) -> Self:
+        flag = change.after or change.before
+        assert flag is not None  # noqa: S101  a change has one of both
+        is_update = change.before is not None and change.after is not None
+        fields = sorted(change.new or ()) if is_update else ()
+        return cls(flag.key, change.action.value, entry.revision if entry is not None else 0, fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from flagsvc.core.model import Change, Flag, FlagId
+from flagsvc.core.requests import Form
 from flagsvc.core.revisions.model import AsOf, Moment, Recorded
 from flagsvc.core.segments import SegmentChange
-from flagsvc.ports.changes import Entry
+from flagsvc.ports.changes import Entry, WrittenFlag
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,35 @@ DecideAll = Callable[[Mapping[str, Recorded], Mapping[str, Flag]], Sequence[Chan
 """From flags as they were and as they are, by key, to the changes to store. Raises FlagsvcError to reject them."""
 
 
+class WrittenSegment(NamedTuple):
+    """A segment that a rollback has changed."""
+
+    name: str
+    action: str
+
+
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The changes of a rollback, and the flags after each; without these where nothing was to be stored."""
+    """What a rollback of a set has changed. `entries`: the flags after it; none unless it was stored just now."""
 
-    changes: Sequence[Change]
-    entries: Sequence[Entry]
-    segments: Sequence[SegmentChange] = ()
+    flags: Sequence[WrittenFlag]
+    segments: Sequence[WrittenSegment]
+    entries: Sequence[Entry] = ()
+
+    @classmethod
+    def of(cls, changes: Sequence[Change], segments: Sequence[SegmentChange], entries: Sequence[Entry] = ()) -> Self:
+        """Return what these changes have done."""
+        named = [WrittenSegment(each.id.name, each.action.value) for each in segments]
+        return cls(WrittenFlag.all_of(changes, entries), named, entries)
+
+
+def _from_json(kept: Any) -> RolledBack:
+    flags = [WrittenFlag(*each) for each in kept["flags"]]
+    return RolledBack(flags, [WrittenSegment(*each) for each in kept["segments"]])
+
+
+ROLLED_BACK: Form[RolledBack] = Form(lambda done: {"flags": done.flags, "segments": done.segments}, _from_json)
+"""How a rollback of a set is remembered."""
 
 
 class RevisionStore(Protocol):

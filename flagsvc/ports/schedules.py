@@ -11,6 +11,7 @@ from flagsvc.core.access.records import Record
 from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.model import Flag, FlagId
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.schedules.model import Schedule, State
 from flagsvc.ports.changes import Entry
 
@@ -53,6 +54,9 @@ class Attempt(Protocol):
     def claimed(self, schedule: Schedule, now: datetime, records: Mapping[str, Record]) -> None:
         """Take the schedule, the store's time, and the stored records that its creator's rights depend on."""
 
+    def answered(self, schedule: Schedule) -> None:
+        """Take how it ended when it was executed for an equal request: nothing is claimed, decided and stored."""
+
     def ended(self, revision: int) -> Ended:
         """Return how it ends, after the flag's change was decided. `revision`: the change's; 0 without a change."""
 
@@ -74,11 +78,18 @@ class ScheduleStore(Protocol):
     """
 
     async def create(
-        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+        self,
+        flag_id: FlagId,
+        decide: Callable[[Room], Schedule],
+        entry: AuditEntry,
+        known_id: str = "",
+        *,
+        dry_run: bool = False,
     ) -> Schedule:
-        """Store what `decide` returns, with its audit entry, in one atomic step. Raises what `decide` raises.
+        """Store what `decide` returns, with its audit entry, in one atomic step.
 
         `known_id`: an id under which it may be stored already; then that schedule is returned, and nothing is stored.
+        `dry_run`: store nothing. Raises what `decide` raises, and what `FlagStore.write` raises for the planned change.
         """
 
     async def change(
@@ -87,8 +98,16 @@ class ScheduleStore(Protocol):
         schedule_id: str,
         decide: Callable[[Schedule, Flag | None, datetime], Schedule | None],
         entry: AuditEntry,
+        *,
+        is_new_plan: bool = False,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
     ) -> Schedule:
-        """Decide about one schedule in one atomic step. None: nothing is changed. Raises ScheduleNotFound."""
+        """Decide about one schedule in one atomic step. None: nothing is changed. Raises ScheduleNotFound.
+
+        `is_new_plan`: the planned change is checked as by `create`. `request`: as in `FlagStore.write`. `dry_run`:
+        store nothing.
+        """
 
     async def get(self, flag_set: str, schedule_id: str) -> Schedule:
         """Read one schedule. Raises ScheduleNotFound."""
@@ -102,9 +121,18 @@ class ScheduleStore(Protocol):
     async def upcoming(self, limit: int) -> list[Upcoming]:
         """Read the first pending schedules, in the order of their time."""
 
-    async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
+    async def execute(
+        self,
+        flag_id: FlagId,
+        schedule_id: str,
+        attempt: Attempt,
+        decide: Decide,
+        *,
+        request: WriteRequest | None = None,
+    ) -> Entry | None:
         """Take the flag's earliest due schedule and store what `decide` decides, both or neither; None: no change.
 
-        With an id it is this one, whenever it is due. Raises what the attempt and `decide` raise, ScheduleNotFound and
+        With an id it is this one, whenever it is due. `request`: the execution is remembered with it; where it was made
+        before, the flag is returned as it is now. Raises what the attempt and `decide` raise, ScheduleNotFound and
         ScheduleEnded.
         """

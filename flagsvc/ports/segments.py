@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol, Self
 
+from flagsvc.core.documents import json_safe, times_from_json
 from flagsvc.core.errors import InvalidRequest, Violation
 from flagsvc.core.model import Change, Flag
+from flagsvc.core.requests import Form, WriteRequest
 from flagsvc.core.segment_names import direct
 from flagsvc.core.segments import Segment, SegmentDecide, SegmentId
 from flagsvc.core.sizes import estimated_memory
-from flagsvc.ports.changes import Entry
+from flagsvc.ports.changes import Entry, WrittenFlag
 
 MAX_AFFECTED = 1_000
 """Flags that one change of a segment may write."""
@@ -46,14 +48,37 @@ class Users(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegmentWritten:
-    """A stored change of a segment (None: deleted), and the flags that were written with it.
+    """A stored change of a segment (None: deleted), and the flags that were changed with it.
 
-    `changes`: those of the flags; `entries`: the flags after each, none where nothing was to be stored.
+    `entries`: the flags after it; none unless it was stored just now.
     """
 
     segment: Segment | None
-    changes: Sequence[Change]
-    entries: Sequence[Entry]
+    flags: Sequence[WrittenFlag] = ()
+    entries: Sequence[Entry] = ()
+
+
+def _to_json(done: SegmentWritten) -> Any:
+    if done.segment is None:
+        return {"flags": done.flags}
+    fields = asdict(done.segment)
+    times = {"createdAt": fields.pop("created_at"), "updatedAt": fields.pop("updated_at")}
+    return {"flags": done.flags, "segment": json_safe(fields | times)}
+
+
+def _from_json(kept: dict[str, Any]) -> SegmentWritten:
+    flags = [WrittenFlag(*each) for each in kept["flags"]]
+    if "segment" not in kept:
+        return SegmentWritten(None, flags)
+    fields = times_from_json(kept["segment"])
+    times = {"created_at": fields.pop("createdAt"), "updated_at": fields.pop("updatedAt")}
+    return SegmentWritten(Segment(**fields, **times), flags)
+
+
+WRITTEN = Form(_to_json, _from_json)
+"""How a change of a segment is remembered."""
+CheckAll = Callable[[Sequence[Change]], None]
+"""Raises FlagsvcError to refuse the changes of flags that a change of a segment makes."""
 
 
 class SegmentStore(Protocol):
@@ -68,9 +93,18 @@ class SegmentStore(Protocol):
     async def users(self, segment_id: SegmentId) -> Users:
         """Read who uses a segment."""
 
-    async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
+    async def write(
+        self,
+        segment_id: SegmentId,
+        decide: SegmentDecide,
+        *,
+        check: CheckAll = lambda _: None,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
+    ) -> SegmentWritten:
         """Decide and store a segment, and all flags that carry it, with history and definitions, as one atomic step.
 
-        `dry_run`: store nothing. Raises what `decide` and `check_segments` raise, InvalidRequest also for a flag that
-        the segment would break and for more than MAX_AFFECTED flags, and WritesUnsupported.
+        `check`: called with the changes of these flags. `request`: as in `FlagStore.write`. `dry_run`: store nothing.
+        Raises what `decide`, `check` and `check_segments` raise, InvalidRequest also for a flag that the segment would
+        break and for more than MAX_AFFECTED flags, and WritesUnsupported.
         """

@@ -141,12 +141,20 @@ class FlagStore(Protocol):
         """Return what `write` would store, with the revision of now, and store nothing. Raises what `write` raises."""
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        *,
+        dry_run: bool,
+        request: WriteRequest | None = None,
     ) -> RolledBack:
         """Decide about the flags of a set that have changed after a revision, and store all, as one atomic step.
 
         Segments that have changed after it get their rules and descriptions back, in the same step. `dry_run`: store
-        nothing. Raises what `decide` raises, RevisionOutOfRange, NotRestorable, SegmentInUse and WritesUnsupported.
+        nothing. `request`: as in `write`. Raises what `decide` raises, RevisionOutOfRange, NotRestorable, SegmentInUse
+        and WritesUnsupported.
         """
 
     async def bucketing(self, flag_set: str) -> int:

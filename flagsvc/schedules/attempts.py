@@ -49,10 +49,14 @@ class DueAttempt:
         self.result, self._change = due(schedule, flag, self._now)
         return self._change
 
+    def answered(self, schedule: Schedule) -> None:
+        """Take how it ended before."""
+        self.result = schedule
+
     def ended(self, revision: int) -> Ended:
         """Return how it ends."""
         assert self.result is not None  # noqa: S101  a store decides before it asks
-        self.result = replace(self.result, executed_revision=revision)
+        self.result = replace(self.result, executed_revision=revision, version=self.result.version + 1)
         entry = entry_of(self.result) if self.result.state in _WORDS else None
         return Ended(self.result, rebased(self._change) if self._change is not None else {}, entry)
 

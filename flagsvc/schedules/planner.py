@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 
@@ -16,10 +16,18 @@ from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Author
 from flagsvc.core.documents import json_safe
 from flagsvc.core.errors import FlagsvcError, SchedulesMissing
-from flagsvc.core.model import ANONYMOUS, STORED_NAMES, Flag, FlagId
+from flagsvc.core.model import ANONYMOUS, STORED_NAMES, Change, Flag, FlagId
 from flagsvc.core.requests import WriteRequest
-from flagsvc.core.schedules.decisions import check_room, checked, ended, planned
-from flagsvc.core.schedules.model import MAX_OPEN_OF_FLAG, Creator, OnConflict, Schedule, State, id_of_request
+from flagsvc.core.schedules.decisions import check_room, checked, ended, on_request, planned
+from flagsvc.core.schedules.model import (
+    MAX_OPEN_OF_FLAG,
+    RUNNABLE,
+    Creator,
+    OnConflict,
+    Schedule,
+    State,
+    id_of_request,
+)
 from flagsvc.core.shown_text import visible
 from flagsvc.ports.schedules import Room, ScheduleQuery, ScheduleStore
 from flagsvc.schedules.attempts import RequestedAttempt
@@ -56,14 +64,10 @@ class SchedulePlanner:
 
         def decide(room: Room) -> Schedule:
             check_room(room.open_of_flag, room.open_of_store)
-            schedule = planned(replace(wanted, number=room.number, created_at=room.now), room.flag, room.now)
-            return _checked_only(schedule) if validate_only else schedule
+            return planned(replace(wanted, number=room.number, created_at=room.now), room.flag, room.now)
 
         entry = _entry("CreateSchedule", wanted, str(wanted.creator), wanted.actor, wanted.reason)
-        try:
-            schedule = await self._store.create(wanted.flag_id, decide, entry, known_id)
-        except _CheckedOnly as checked_only:
-            return checked_only.schedule
+        schedule = await self._store.create(wanted.flag_id, decide, entry, known_id, dry_run=validate_only)
         if request is not None and schedule.request != wanted.request:
             raise request.reused()
         self._wake()
@@ -78,6 +82,7 @@ class SchedulePlanner:
         author: Author,
         *,
         etag: int | None,
+        request: WriteRequest | None = None,
         validate_only: bool = False,
     ) -> Schedule:
         """Change fields of a schedule, which is then planned as if it were new. Raises as `create`, and ScheduleEnded.
@@ -87,20 +92,25 @@ class SchedulePlanner:
 
         def decide(current: Schedule, flag: Flag | None, now: datetime) -> Schedule:
             changed = replace(checked(current, etag), **fields, creator=creator, actor=author.actor, created_at=now)
-            schedule = planned(changed, flag, now)
-            return _checked_only(schedule) if validate_only else schedule
+            return planned(changed, flag, now)
 
         found = await self._store.get(flag_set, schedule_id)
         entry = _entry("UpdateSchedule", found, str(creator), author.actor, author.reason)
-        try:
-            schedule = await self._store.change(flag_set, schedule_id, decide, entry)
-        except _CheckedOnly as checked_only:
-            return checked_only.schedule
+        schedule = await self._store.change(
+            flag_set, schedule_id, decide, entry, is_new_plan=True, request=request, dry_run=validate_only
+        )
         self._wake()
         return schedule
 
     async def cancel(
-        self, flag_set: str, schedule_id: str, author: Author, etag: int | None, *, validate_only: bool = False
+        self,
+        flag_set: str,
+        schedule_id: str,
+        author: Author,
+        etag: int | None,
+        *,
+        request: WriteRequest | None = None,
+        validate_only: bool = False,
     ) -> Schedule:
         """End a schedule before its time. Idempotent. Raises ScheduleNotFound, ScheduleEnded and ScheduleConflict."""
         by = author.caller or author.actor or ANONYMOUS
@@ -108,18 +118,21 @@ class SchedulePlanner:
         def decide(current: Schedule, _flag: Flag | None, now: datetime) -> Schedule | None:
             if current.state is State.CANCELLED:
                 return None
-            schedule = ended(checked(current, etag), State.CANCELLED, now, f"by {by}" + _because(author.reason))
-            return _checked_only(schedule) if validate_only else schedule
+            return ended(checked(current, etag), State.CANCELLED, now, f"by {by}" + _because(author.reason))
 
         found = await self._store.get(flag_set, schedule_id)
         entry = _entry("CancelSchedule", found, author.caller, author.actor, author.reason)
-        try:
-            return await self._store.change(flag_set, schedule_id, decide, entry)
-        except _CheckedOnly as checked_only:
-            return checked_only.schedule
+        return await self._store.change(flag_set, schedule_id, decide, entry, request=request, dry_run=validate_only)
 
     async def execute(
-        self, flag_set: str, schedule_id: str, author: Author, etag: int | None, wait_for: WaitFor
+        self,
+        flag_set: str,
+        schedule_id: str,
+        author: Author,
+        etag: int | None,
+        wait_for: WaitFor,
+        *,
+        request: WriteRequest | None = None,
     ) -> tuple[Schedule, WriteResult]:
         """Execute a schedule now, whatever has changed since it was planned. Raises as `cancel`, and InvalidRequest."""
         store, found = self._store, await self._store.get(flag_set, schedule_id)
@@ -128,11 +141,24 @@ class SchedulePlanner:
             found.flag_id,
             attempt.decide,
             wait_for,
-            through=lambda flag_id, decide: store.execute(flag_id, schedule_id, attempt, decide),
+            through=lambda flag_id, decide: store.execute(flag_id, schedule_id, attempt, decide, request=request),
         )
         assert written is not None  # noqa: S101  on request there is always a change
         assert attempt.result is not None  # noqa: S101  with its schedule
         return attempt.result, written
+
+    async def preview_execution(self, flag_set: str, schedule_id: str, author: Author, etag: int | None) -> Schedule:
+        """Return how a schedule would end if it were executed now, without a revision. Raises as `execute`."""
+        found, now = await self._store.get(flag_set, schedule_id), datetime.now(UTC)
+        done: list[Schedule] = []
+
+        def decide(flag: Flag | None) -> Change:
+            schedule, change = on_request(checked(found, etag, RUNNABLE), flag, now, author)
+            done.append(schedule)
+            return change
+
+        await self._writer.preview(found.flag_id, decide)
+        return done[-1]
 
     async def get(self, flag_set: str, schedule_id: str) -> Schedule:
         """Read one schedule. Raises ScheduleNotFound."""
@@ -158,18 +184,6 @@ class SchedulePlanner:
             return []
         found = ((each, [name for name in each.fields if name in fields]) for each in pending)
         return [_note(each, touched, gone=gone) for each, touched in found if touched]
-
-
-class _CheckedOnly(Exception):
-    """What would be stored. It ends the transaction, so that nothing is."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
-        self.schedule = schedule
-
-
-def _checked_only(schedule: Schedule) -> NoReturn:
-    raise _CheckedOnly(schedule)
 
 
 _AFTER_WRITE = {

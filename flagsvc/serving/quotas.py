@@ -5,6 +5,7 @@ Writes at the same moment, here or on other replicas, may pass a limit together 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flagsvc.core.changes import Decide
@@ -36,6 +37,12 @@ class Quotas:
 
         return decide_within
 
+    def check_all(self, flag_set: str, changes: Sequence[Change], near: NearCache) -> None:
+        """Raise QuotaExceeded if changes of flags that exist, stored together, take the set over its limit of bytes."""
+        if near.complete:
+            added = sum(estimated_memory(change.after) - estimated_memory(change.before) for change in changes)
+            self._check_bytes(flag_set, added, near)
+
     def _check(self, flag_set: str, before: Flag | None, after: Flag, near: NearCache) -> None:
         totals = near.totals_of(flag_set)
         if before is None and totals.flags >= self.flags:
@@ -44,6 +51,10 @@ class Quotas:
                 " delete flags, or use another flag set"
             )
         added = estimated_memory(after) - (estimated_memory(before) if before is not None else 0)
+        self._check_bytes(flag_set, added, near)
+
+    def _check_bytes(self, flag_set: str, added: int, near: NearCache) -> None:
+        totals = near.totals_of(flag_set)
         if added > 0 and totals.bytes + added > self.bytes:
             raise QuotaExceeded(
                 f'flag set "{flag_set}" would take {totals.bytes + added} bytes of memory, and'

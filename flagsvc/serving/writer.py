@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,10 +14,11 @@ from flagsvc.background import outliving
 from flagsvc.core.changes import Author, Decide
 from flagsvc.core.errors import SegmentsMissing
 from flagsvc.core.model import FlagId
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.segments import SegmentDecide, SegmentId
 from flagsvc.ports import Entry, FlagCache, FlagStore
 from flagsvc.ports.revisions import DecideAll, RolledBack
-from flagsvc.ports.segments import SegmentWritten
+from flagsvc.ports.segments import CheckAll, SegmentStore, SegmentWritten
 from flagsvc.replication.heartbeats import Heartbeats
 from flagsvc.replication.publish import WriteLevel, publish_change
 from flagsvc.serving.quotas import NO_QUOTAS, Quotas
@@ -89,16 +90,24 @@ class Writer:
         return await outliving(self._started(self._write(flag_id, decide, wait_for or WaitFor(), through)))
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, wait_for: WaitFor
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        wait_for: WaitFor,
+        *,
+        request: WriteRequest | None = None,
     ) -> tuple[RolledBack, WriteResult | None]:
         """Store what `decide` decides about a set, and publish every change; the result is that of the last one."""
-        return await outliving(self._started(self._roll_back(flag_set, revision, decide, author, wait_for)))
+        work = self._roll_back(flag_set, revision, decide, author, wait_for, request=request)
+        return await outliving(self._started(work))
 
     async def write_segment(
-        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor
+        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor, request: WriteRequest | None = None
     ) -> tuple[SegmentWritten, WriteResult | None]:
         """Store a change of a segment, and publish every flag that changes with it; the result is the last one's."""
-        return await outliving(self._started(self._write_segment(segment_id, decide, wait_for)))
+        return await outliving(self._started(self._write_segment(segment_id, decide, wait_for, request)))
 
     async def preview(self, flag_id: FlagId, decide: Decide) -> Entry:
         """Return what a write would store, with the revision of now. Raises what the write would raise."""
@@ -107,6 +116,10 @@ class Writer:
     async def preview_rollback(self, flag_set: str, revision: int, decide: DecideAll, author: Author) -> RolledBack:
         """Return what a rollback of a set would change."""
         return await self._store.roll_back(flag_set, revision, decide, author, dry_run=True)
+
+    async def preview_segment(self, segment_id: SegmentId, decide: SegmentDecide) -> SegmentWritten:
+        """Return what a change of a segment would store."""
+        return await self._segments.write(segment_id, decide, check=self._within(segment_id), dry_run=True)
 
     async def close(self) -> None:
         """Let running writes finish."""
@@ -156,23 +169,47 @@ class Writer:
         return WriteResult(entry, reached, acks.applied, acks.lagging)
 
     async def _roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, wait_for: WaitFor
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        wait_for: WaitFor,
+        *,
+        request: WriteRequest | None,
     ) -> tuple[RolledBack, WriteResult | None]:
         as_of = time.monotonic()
-        done = await self._store.roll_back(flag_set, revision, decide, author, dry_run=False)
-        return done, await self._spread_all(done.entries, as_of, wait_for)
+        done = await self._store.roll_back(flag_set, revision, decide, author, dry_run=False, request=request)
+        return done, await self._spread_all(flag_set, done, as_of, wait_for)
 
     async def _write_segment(
-        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor
+        self, segment_id: SegmentId, decide: SegmentDecide, wait_for: WaitFor, request: WriteRequest | None
     ) -> tuple[SegmentWritten, WriteResult | None]:
         as_of = time.monotonic()
+        done = await self._segments.write(segment_id, decide, check=self._within(segment_id), request=request)
+        return done, await self._spread_all(segment_id.flag_set, done, as_of, wait_for)
+
+    @property
+    def _segments(self) -> SegmentStore:
         if self._store.segments is None:
             raise SegmentsMissing
-        done = await self._store.segments.write(segment_id, decide)
-        return done, await self._spread_all(done.entries, as_of, wait_for)
+        return self._store.segments
 
-    async def _spread_all(self, entries: Sequence[Entry], as_of: float, wait_for: WaitFor) -> WriteResult | None:
-        """Apply and publish changes that were stored together, and wait for what their caller wants of the last."""
+    def _within(self, segment_id: SegmentId) -> CheckAll:
+        return lambda changes: self._quotas.check_all(segment_id.flag_set, changes, self._near)
+
+    async def _spread_all(
+        self, flag_set: str, done: RolledBack | SegmentWritten, as_of: float, wait_for: WaitFor
+    ) -> WriteResult | None:
+        """Apply and publish changes that were stored together, and wait for what their caller wants of the last.
+
+        Where they were made before, for an equal request, the flags are read as they are now: whoever made them may
+        have been killed before it published them.
+        """
+        entries = done.entries
+        if not entries:
+            found = await asyncio.gather(*(self._store.get(FlagId(flag_set, each.key)) for each in done.flags))
+            entries = sorted(found, key=lambda entry: entry.revision)
         until = as_of + wait_for.timeout_s
         if not entries:
             return None

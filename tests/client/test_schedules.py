@@ -97,3 +97,21 @@ async def test_a_plan_that_is_sent_twice_is_planned_once_and_one_that_is_checked
     assert await client.schedules(key) == [first]
     moved = await client.move_schedule(first.id, later)
     assert await client.schedule(key, at, status="ENABLED", request_id=key) == moved
+
+
+async def test_a_change_of_a_plan_that_is_sent_twice_is_made_once(client: Asked) -> None:
+    key, at = f"changed-{client.form}", datetime(2030, 1, 1, tzinfo=UTC)
+    await client.create(Flag(key=key))
+    plan = await client.schedule(key, at, status="ENABLED")
+    moved = await client.move_schedule(plan.id, at + timedelta(days=1), request_id=f"m-{key}")
+    again = await client.move_schedule(plan.id, at, etag=moved.etag)
+    assert await client.move_schedule(plan.id, at + timedelta(days=1), request_id=f"m-{key}") == moved
+    assert await client.get_schedule(plan.id) == again
+    checked = await client.execute_schedule(plan.id, validate_only=True)
+    assert (checked.state, checked.executed_revision) == (ScheduleState.EXECUTED, 0)
+    assert await client.get_schedule(plan.id) == again
+    done = [await client.execute_schedule(plan.id, request_id=f"e-{key}") for _ in range(2)]
+    assert (done[0], done[0].executed_revision > 0) == (done[1], True)
+    plan = await client.schedule(key, at, status="DISABLED")
+    ended = [await client.cancel_schedule(plan.id, etag=plan.etag, request_id=f"x-{key}") for _ in range(2)]
+    assert [each.state for each in ended] == [ScheduleState.CANCELLED] * 2

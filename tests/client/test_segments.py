@@ -51,6 +51,18 @@ async def test_a_segment_is_created_used_changed_and_deleted(client: Asked) -> N
     assert await client.segments() == []
 
 
+async def test_changes_of_segments_that_are_sent_twice_are_made_once(client: Asked) -> None:
+    made = [await client.create_segment("twice", PRO, request_id=f"c-{client.form}") for _ in range(2)]
+    assert made[0] == made[1]
+    first = await client.update_segment("twice", rule=STAFF, request_id=f"u-{client.form}")
+    await client.update_segment("twice", rule=PRO)
+    assert await client.update_segment("twice", rule=STAFF, request_id=f"u-{client.form}") == first
+    assert (await client.segment("twice")).rule == PRO
+    for _ in range(2):
+        await client.delete_segment("twice", request_id=f"d-{client.form}")
+    assert await client.segments() == []
+
+
 async def test_prerequisites_are_written_read_and_checked(client: Asked) -> None:
     await client.create(Flag(key="top"))
     wanted = [{"flagKey": "top", "variants": ["on"]}]

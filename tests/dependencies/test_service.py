@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -121,6 +122,47 @@ async def test_a_segment_is_created_used_changed_and_deleted(client: Client) -> 
     assert (await calls.names())[0] == ["nested", "pro"]
     await calls.delete("nested")
     assert (await refused(calls.get("nested")))[:2] == (grpc.StatusCode.NOT_FOUND, "SEGMENT_NOT_FOUND")
+
+
+async def test_a_change_of_a_segment_that_is_sent_twice_is_made_once(client: Client) -> None:
+    calls = Segments(client)
+    made = [await calls.create("pro", request_id="c-1") for _ in range(2)]
+    assert made[0] == made[1]
+    await client.create("a", status=ON, targeting=USES_PRO)
+    first = await calls.update("pro", STAFF, request_id="u-1")
+    again = await calls.update("pro", STAFF, request_id="u-1", wait_for=pb.WRITE_LEVEL_STORED)
+    assert (again.segment, again.flags, again.spread.revision) == (first.segment, first.flags, 2)
+    await calls.update("pro", PRO)
+    late = await calls.update("pro", STAFF, request_id="u-1")
+    assert ((await calls.get("pro")).segment.rule, late.segment, late.spread.revision) == (PRO, first.segment, 3)
+    assert (await refused(calls.update("pro", PRO, request_id="u-1")))[1] == "REQUEST_ID_REUSED"
+    assert (await refused(calls.delete("pro", request_id="c-1")))[1] == "REQUEST_ID_REUSED"
+    assert list(await fields_refused(calls.update("pro", PRO, request_id="x", validate_only=True))) == ["request_id"]
+    await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"), timeout=10)
+    await calls.delete("pro", request_id="d-1")
+    await calls.create("pro")
+    await calls.delete("pro", request_id="d-1")
+    assert (await calls.names())[0] == ["pro"]
+
+
+async def test_a_change_of_a_segment_does_not_take_a_set_over_its_quota(store_url: str) -> None:
+    async with replica(store_url=store_url, max_bytes_per_set=50_000) as (client, server):
+        await until_serving(client)
+        calls, near = Segments(client), server.replica.near
+        await until(lambda: near.complete)
+        await calls.create("pro")
+        for key in ("a", "b"):
+            await client.create(key, status=ON, targeting=USES_PRO)
+        many = json.dumps({"in": [{"var": "plan"}, [f"plan-{number}" for number in range(300)]]})
+        for only in (True, False):
+            code, reason, text = await refused(calls.update("pro", many, validate_only=only))
+            assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+            assert "bytes of memory, and FLAGSVC_MAX_BYTES_PER_SET is 50000" in text
+        assert (await calls.get("pro")).segment.rule == PRO
+        assert len((await calls.update("pro", STAFF)).flags) == 2
+        await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"), timeout=10)
+        await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="b"), timeout=10)
+        assert list((await calls.update("pro", many)).flags) == []
 
 
 async def test_what_is_wrong_in_a_segment_is_named(client: Client) -> None:

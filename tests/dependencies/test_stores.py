@@ -17,7 +17,8 @@ from flagsvc.core import changes
 from flagsvc.core.audit import AuditQuery
 from flagsvc.core.errors import FlagInUse, InvalidRequest, RevisionOutOfRange, SegmentInUse, SegmentNotFound
 from flagsvc.core.model import Flag, FlagId, Status
-from flagsvc.core.segments import Segment, SegmentId, create, delete, update
+from flagsvc.core.requests import WriteRequest
+from flagsvc.core.segments import Segment, SegmentDecide, SegmentId, create, delete, update
 from flagsvc.ports import FlagStore
 from flagsvc.ports.revisions import RolledBack
 from flagsvc.ports.segments import SegmentStore, SegmentWritten
@@ -86,7 +87,7 @@ async def test_a_flag_gets_its_segments_and_a_change_of_one_writes_every_user(st
     assert (newest.action, newest.via, newest.new["evaluators"]) == ("UPDATED", "segment/pro", {"segment:pro": STAFF})
     entry = await store.get(FlagId("default", "a"))
     assert entry.flag == done.entries[0].flag
-    assert await put(store, "pro", STAFF) == SegmentWritten(done.segment, [], [])
+    assert await put(store, "pro", STAFF) == SegmentWritten(done.segment)
 
 
 async def test_a_segment_that_no_flag_uses_takes_no_revision_and_still_has_a_version(store: FlagStore) -> None:
@@ -129,13 +130,42 @@ async def test_a_change_that_would_break_a_flag_changes_nothing(store: FlagStore
     assert (await kept(store).get(SegmentId("default", "pro"))).rule == PRO
 
 
+async def test_a_change_of_a_segment_with_a_request_id_is_made_once(store: FlagStore) -> None:
+    one = SegmentId("default", "pro")
+
+    async def sent(name: str, decide: SegmentDecide, digest: bytes = b"d") -> SegmentWritten:
+        return await kept(store).write(one, decide, request=WriteRequest("ann", name, digest))
+
+    creation = create(Segment(name="pro", rule=PRO), author(4))
+    assert len({(await sent("c-1", creation)).segment for _ in range(2)}) == 1
+    await make(store, flag("a", segments=["pro"]), flag("b", segments=["pro"]))
+    change = update(Segment(name="pro", rule=STAFF), ["rule"], None, author(5))
+    done = sorted(await asyncio.gather(*(sent("u-1", change) for _ in range(4))), key=lambda each: -len(each.entries))
+    assert [len(each.entries) for each in done] == [2, 0, 0, 0]
+    assert {(each.segment, *each.flags[0][:3], *each.flags[1][:3]) for each in done} == {
+        (done[0].segment, "a", "UPDATED", 3, "b", "UPDATED", 4)
+    }
+    await put(store, "pro", PRO)
+    again = await sent("u-1", change)
+    assert (again.segment, list(again.flags)) == (done[0].segment, list(done[0].flags))
+    assert await carried(store, "a") == {"segment:pro": PRO}, "a later change stays"
+    with pytest.raises(InvalidRequest, match="a new id for a new write"):
+        await sent("u-1", change, b"other")
+    for key in ("a", "b"):
+        await store.write(FlagId("default", key), changes.delete(key, None, author()))
+    assert (await sent("d-1", delete("pro", None, author()))).segment is None
+    await put(store, "pro", STAFF)
+    assert await sent("d-1", delete("pro", None, author())) == SegmentWritten(None, [])
+    assert [each.name for each in await kept(store).of_set("default")] == ["pro"]
+
+
 async def test_a_dry_run_stores_nothing(store: FlagStore) -> None:
     await put(store, "pro", PRO)
     await make(store, flag("a", segments=["pro"]))
     one, before = SegmentId("default", "pro"), await store.revisions()
     decide = update(Segment(name="pro", rule=STAFF), ["rule"], None, author())
     done = await kept(store).write(one, decide, dry_run=True)
-    assert ([change.after.key for change in done.changes if change.after], done.entries) == (["a"], [])
+    assert ([each.key for each in done.flags], done.entries) == (["a"], ())
     assert (await store.revisions(), await carried(store, "a")) == (before, {"segment:pro": PRO})
 
 
@@ -211,7 +241,7 @@ async def test_a_rollback_restores_segments_as_of_every_revision(store: FlagStor
     for revision in (3, 1, 5, 2, 4):
         newest = (await store.revisions())["default"]
         done = await rolled_back(store, revision)
-        assert [change.id.name for change in done.segments] == ["pro"]
+        assert [each.name for each in done.segments] == ["pro"]
         segment = await kept(store).get(SegmentId("default", "pro"))
         assert (segment.rule, segment.revision) == (rules[revision - 1], newest + 1)
         assert await carried(store, "a") == {"segment:pro": rules[revision - 1]}
@@ -248,7 +278,7 @@ async def test_a_change_of_a_segment_that_too_many_flags_use_is_refused(
     with pytest.raises(InvalidRequest, match="used by more than 3 flags"):
         await put(store, "pro", STAFF)
     decide = update(Segment(name="pro", rule="", description="for all"), ["description"], None, author())
-    assert (await kept(store).write(SegmentId("default", "pro"), decide)).changes == []
+    assert (await kept(store).write(SegmentId("default", "pro"), decide)).flags == []
     monkeypatch.setattr("flagsvc.ports.segments.MAX_AFFECTED", 4)
     monkeypatch.setattr("flagsvc.ports.segments.MAX_AFFECTED_MEMORY", 1_000)
     monkeypatch.setattr("flagsvc.adapters.mongo.segments.MAX_AFFECTED", 4)

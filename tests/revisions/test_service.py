@@ -227,6 +227,27 @@ async def test_a_write_that_is_sent_twice_is_made_once(client: Client) -> None:
     assert "request_id" in (await refused(client.stub.DeleteFlag(long, timeout=5)))[2]
 
 
+async def test_a_rollback_of_a_set_that_is_sent_twice_is_made_once(client: Client) -> None:
+    for key in ("a", "b"):
+        await client.create(key, status=ON)
+    for key in ("a", "b"):
+        await client.toggle(key, False)
+    request = pb.RollbackFlagSetRequest(revision=2, request_id="r-1")
+    first = await client.stub.RollbackFlagSet(request, timeout=5)
+    assert [(each.flag_key, each.revision, list(each.fields)[-1:]) for each in first.flags] == [
+        ("a", 5, ["status"]),
+        ("b", 6, ["status"]),
+    ]
+    await client.stub.DeleteFlag(pb.DeleteFlagRequest(flag_key="a"), timeout=5)
+    again = await client.stub.RollbackFlagSet(request, timeout=5)
+    assert (again.flags, again.spread.revision) == (first.flags, 7), "it has spread with what came after it"
+    assert not (await evaluated(client, "a")).evaluation.enabled
+    request.revision = 1
+    assert (await refused(client.stub.RollbackFlagSet(request, timeout=5)))[1] == "REQUEST_ID_REUSED"
+    request.validate_only = True
+    assert "request_id" in (await refused(client.stub.RollbackFlagSet(request, timeout=5)))[2]
+
+
 async def test_a_write_can_be_checked_without_being_made(client: Client) -> None:
     stub = client.stub
     created = await stub.CreateFlag(pb.CreateFlagRequest(flag=types.Flag(key="a"), validate_only=True), timeout=5)

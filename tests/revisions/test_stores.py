@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flagsvc.adapters.mongo.store import MongoStore
 from flagsvc.core import changes
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import FlagNotFound, InvalidRequest, NotRestorable, RevisionConflict, RevisionOutOfRange
@@ -21,6 +22,7 @@ from flagsvc.core.model import Action, Flag, FlagId, Status
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import RECORDED, AsOf, Moment, via_revision
 from flagsvc.ports import Entry, FlagStore
+from flagsvc.ports.revisions import RolledBack
 from flagsvc.serving.rollbacks import set_rollback
 
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC), actor="ann", reason="why")
@@ -242,7 +244,7 @@ async def test_a_set_returns_to_a_revision_in_one_step(store: FlagStore) -> None
     await toggle(store, False, "same")
     decide = set_rollback(4, AUTHOR)
     planned = await store.roll_back(SET, 4, decide, AUTHOR, dry_run=True)
-    said = [((c.after or c.before).key, c.action) for c in planned.changes]  # type: ignore[union-attr]
+    said = [(each.key, each.action) for each in planned.flags]
     assert said == [("a", Action.UPDATED), ("b", Action.CREATED), ("new", Action.DELETED)]
     assert not planned.entries
     assert (await store.revisions())[SET] == 9, "nothing was written"
@@ -258,7 +260,7 @@ async def test_a_set_returns_to_a_revision_in_one_step(store: FlagStore) -> None
     assert await status_at(store, 11, "b") is Status.DISABLED
     assert await status_at(store, 12, "new") is None
     again = await store.roll_back(SET, 4, decide, AUTHOR, dry_run=False)
-    assert not again.changes
+    assert not again.flags
     assert (await store.revisions())[SET] == 12, "a rollback that changes nothing takes no revision"
     with pytest.raises(RevisionOutOfRange, match="not made yet"):
         await store.roll_back(SET, 13, decide, AUTHOR, dry_run=False)
@@ -295,6 +297,54 @@ async def test_a_write_with_a_request_id_is_made_once(store: FlagStore) -> None:
     assert (await toggle(store, True, request=request(caller="token:x", digest=b"o"))).revision == 4, (
         "ids are a caller's"
     )
+
+
+async def test_a_rollback_of_a_set_with_a_request_id_is_made_once(store: FlagStore) -> None:
+    await kept(store).sweep(0)
+    await create(store)
+    await create(store, "b")
+    await toggle(store, True)
+
+    async def rolled(sent: WriteRequest) -> RolledBack:
+        return await store.roll_back(SET, 2, set_rollback(2, AUTHOR), AUTHOR, dry_run=False, request=sent)
+
+    first = await rolled(request())
+    assert ([entry.revision for entry in first.entries], first.flags[0].fields) == ([4], ["status"])
+    await toggle(store, True)
+    assert await rolled(request()) == replace(first, entries=())
+    with pytest.raises(InvalidRequest, match="a new id"):
+        await rolled(request(digest=b"other"))
+    found = await asyncio.gather(*(rolled(request("r-2")) for _ in range(4)))
+    assert [len(each.entries) for each in sorted(found, key=lambda each: -len(each.entries))] == [1, 0, 0, 0]
+    assert (await store.revisions())[SET] == 6
+    unneeded = await rolled(request("r-3"))
+    await toggle(store, True)
+    again = await rolled(request("r-3"))
+    assert (unneeded.flags, again.flags) == ([], []), "that it changed nothing is remembered too"
+    assert (await store.revisions())[SET] == 7
+
+
+async def test_a_request_id_stands_for_another_write_after_a_day(store: FlagStore) -> None:
+    await kept(store).sweep(0)
+    await create(store)
+    await toggle(store, True, request=request())
+    await store.roll_back(SET, 1, set_rollback(1, AUTHOR), AUTHOR, dry_run=False, request=request("r-2"))
+    for hours, is_remembered in ((23, True), (2, False)):
+        await age_requests(store, timedelta(hours=hours))
+        for name in ("r-1", "r-2"):
+            if is_remembered:
+                with pytest.raises(InvalidRequest, match="within the last 24 hours"):
+                    await toggle(store, True, request=request(name, b"other"))
+            else:
+                assert (await toggle(store, True, request=request(name, b"other"))).revision > 3
+
+
+async def age_requests(store: FlagStore, by: timedelta) -> None:
+    if isinstance(store, MongoStore):
+        older = {"$dateSubtract": {"startDate": "$at", "unit": "second", "amount": int(by.total_seconds())}}
+        await store._database["flagsvc_requests"].update_many({}, [{"$set": {"at": older}}])
+    else:
+        await store._run(lambda db: db.execute("UPDATE requests SET at = at - ?", (by.total_seconds(),)))  # type: ignore[attr-defined]
 
 
 async def test_equal_writes_at_a_time_are_made_once(store: FlagStore) -> None:

@@ -215,6 +215,32 @@ async def test_a_write_that_touches_a_planned_field_says_so_and_holds_it(
     assert reason_of(error.value) == "SCHEDULE_ENDED"
 
 
+async def test_an_execution_can_be_checked_and_sent_twice(served: tuple[Client, Server], planner: Planner) -> None:
+    client = served[0]
+    before = (await client.create("twice")).revision
+    schedule = await planner.plan("twice")
+    checked = await planner.execute(schedule.id, validate_only=True)
+    assert (checked.schedule.state, checked.schedule.executed_revision) == (plans.SCHEDULE_STATE_EXECUTED, 0)
+    assert not checked.HasField("spread")
+    assert await planner.get(schedule.id) == schedule
+    assert not (await client.evaluate("twice")).enabled
+    done = await planner.execute(schedule.id, request_id="twice")
+    await client.toggle("twice", False)
+    again = await planner.execute(schedule.id, request_id="twice")
+    assert (again.schedule, again.spread.revision) == (done.schedule, before + 2)
+    assert done.schedule == await planner.get(schedule.id)
+    assert (schedule.etag, done.schedule.etag) == ('"1"', '"2"')
+    assert not (await client.evaluate("twice")).enabled, "a later change stays"
+    for fields, reason in (({"request_id": "twice", "reason": "x"}, "REQUEST_ID_REUSED"), ({}, "SCHEDULE_ENDED")):
+        for only in (True, False) if not fields else (False,):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await planner.execute(schedule.id, validate_only=only, **fields)
+            assert reason_of(error.value) == reason
+    gone = await planner.plan("twice")
+    for _ in range(2):
+        assert (await planner.cancel(gone.id, request_id="cancel")).state == plans.SCHEDULE_STATE_CANCELLED
+
+
 async def test_a_deletion_names_the_schedules_that_fail_then(served: tuple[Client, Server], planner: Planner) -> None:
     await planner.client.create("deleted")
     schedule = await planner.plan("deleted")

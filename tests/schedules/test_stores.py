@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from flagsvc.core import changes
+from flagsvc.adapters.mongo.store import MongoStore
+from flagsvc.core import changes, segments
 from flagsvc.core.audit import AuditQuery
 from flagsvc.core.errors import FlagsvcError, InvalidRequest, ScheduleEnded, ScheduleNotFound
-from flagsvc.core.model import FlagId, Status
+from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.core.requests import WriteRequest
 from flagsvc.core.schedules.decisions import ended
-from flagsvc.core.schedules.model import OnConflict, State
+from flagsvc.core.schedules.model import OnConflict, Schedule, State
+from flagsvc.core.segments import Segment
 from flagsvc.ports import FlagStore
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import DueAttempt, RequestedAttempt
@@ -189,8 +191,84 @@ async def test_a_plan_is_made_once_for_its_request_and_not_at_all_when_only_chec
     cancelled = await planner.cancel("default", one.id, author(actor="ann"), None, validate_only=True)
     assert cancelled.state is State.CANCELLED
     assert await schedules_of(store).get("default", one.id) == one
+    if isinstance(store, MongoStore):
+        row = await store._database["flagsvc_schedules"].find_one({"_id": one.id})
+        assert "claimedAt" not in row, "not even taken"
     assert store.audit is not None
     assert len(await store.audit.page(AuditQuery(action="CreateSchedule"), 9)) == 2
+
+
+async def test_a_change_of_a_schedule_with_a_request_id_is_made_once(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    planner = SchedulePlanner(schedules_of(store), None, RIGHTS, lambda: None)  # type: ignore[arg-type]  nothing is written
+    made = await planner.create(plan())
+
+    def named(name: str, digest: bytes = b"d") -> WriteRequest:
+        return WriteRequest("ann", name, digest)
+
+    async def move(at: datetime, request: WriteRequest | None) -> Schedule:
+        fields = {"execute_at": at}
+        return await planner.update("default", made.id, fields, made.creator, author(), etag=None, request=request)
+
+    first, second = in_an_hour(), in_an_hour() + HOUR
+    moved = await asyncio.gather(*(move(first, named("u-1")) for _ in range(4)))
+    assert {(each.execute_at, each.version) for each in moved} == {(first, 2)}
+    await move(second, None)
+    assert (await move(first, named("u-1"))) == moved[0]
+    assert (await schedules_of(store).get("default", made.id)).execute_at == second
+    with pytest.raises(InvalidRequest, match="a new id for a new write"):
+        await move(first, named("u-1", b"other"))
+
+    async def execute(schedule_id: str) -> tuple[Any, Any]:
+        attempt = RequestedAttempt(RIGHTS, author(), None)
+        done = await schedules_of(store).execute(CHAT, schedule_id, attempt, attempt.decide, request=named("e-1"))
+        return done, attempt.result
+
+    (entry, result), *others = await asyncio.gather(*(execute(made.id) for _ in range(3)))
+    assert others == [(entry, result)] * 2
+    assert result == await schedules_of(store).get("default", made.id)
+    assert (result.executed_revision, await store.revisions()) == (2, {"default": 2})
+    await store.write(CHAT, changes.delete(CHAT.key, None, author()))
+    assert (await execute(made.id))[1] == result, "also when the flag is gone"
+    await flag_in(store)
+    dropped = await planner.create(plan())
+    for _ in range(2):
+        ended = await planner.cancel("default", dropped.id, author(actor="ann"), None, request=named("x-1"))
+        assert ended == await schedules_of(store).get("default", dropped.id)
+    assert store.audit is not None
+    counts = [len(await store.audit.page(AuditQuery(action=each), 9)) for each in ("UpdateSchedule", "CancelSchedule")]
+    assert counts == [2, 1]
+
+
+async def test_links_of_a_plan_are_checked_when_it_is_made_and_changed(store: FlagStore) -> None:  # noqa: F811
+    await flag_in(store)
+    planner = SchedulePlanner(schedules_of(store), None, RIGHTS, lambda: None)  # type: ignore[arg-type]  nothing is written
+    rule = '{"if":[{"$ref":"segment:pro"},"on","off"]}'
+    needs = [{"flagKey": "other", "variants": ["on"]}]
+    for fields, word in (({"targeting": rule}, "'segment:pro'"), ({"prerequisites": needs}, "'other'")):
+        with pytest.raises(InvalidRequest, match=word) as direct:
+            await store.write(CHAT, changes.update(Flag(key="chat", **fields), list(fields), None, author()))
+        for only in (True, False):
+            with pytest.raises(InvalidRequest) as refused:
+                await planner.create(plan(**fields), validate_only=only)
+            assert str(refused.value) == str(direct.value)
+    assert await schedules_of(store).upcoming(10) == []
+    made = await planner.create(plan())
+    patched = {"patch": plan(targeting=rule).patch, "fields": ("targeting",)}
+    for only in (True, False):
+        with pytest.raises(InvalidRequest, match="'segment:pro'"):
+            await planner.update("default", made.id, patched, made.creator, author(), etag=None, validate_only=only)
+    assert await schedules_of(store).get("default", made.id) == made
+    assert store.segments is not None
+    segment = Segment(name="pro", rule='{"==":[1,1]}')
+    await store.segments.write(segment.id, segments.create(segment, author()))
+    changed = await planner.update("default", made.id, patched, made.creator, author(), etag=None)
+    request = WriteRequest("ann", "r-1", b"a")
+    kept = await planner.create(plan(targeting=rule), request)
+    await store.segments.write(segment.id, segments.delete("pro", None, author()))
+    assert await planner.create(plan(targeting=rule), request) == kept, "what was planned is not checked again"
+    ended = await planner.cancel("default", changed.id, author(), None)
+    assert ended.state is State.CANCELLED
 
 
 async def test_a_change_is_decided_on_what_is_stored(store: FlagStore) -> None:  # noqa: F811

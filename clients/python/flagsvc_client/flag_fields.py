@@ -38,13 +38,14 @@ class FlagFields(TypedDict, total=False):
     prerequisites: Sequence[Mapping[str, JsonValue]] | None
 
 
-class SetWriteOptions(TypedDict, total=False):
-    """What a write of a whole flag set takes.
+class WriteOptions(TypedDict, total=False):
+    """What every write of flags takes.
 
     `on_behalf_of`: for whom; who writes the server knows from the client's token.
     `reason`: for the history. `wait_for`: how far the change is to spread before the call returns, up to
     `wait_timeout_s`, by default 5 seconds. A server without authentication takes `on_behalf_of` as the author.
     `validate_only`: only check the write; the result is what would be stored, with the revision of now.
+    `request_id`: a name for this write, such as a UUID. Sent again within 24 hours, it gets the first one's answer.
     """
 
     reason: str
@@ -52,14 +53,6 @@ class SetWriteOptions(TypedDict, total=False):
     wait_for: WriteLevel | None
     wait_timeout_s: float | None
     validate_only: bool
-
-
-class WriteOptions(SetWriteOptions, total=False):
-    """What every other write takes besides.
-
-    `request_id`: a name for this write, such as a UUID. Sent again within 24 hours, it gets the first one's answer.
-    """
-
     request_id: str
 
 

@@ -114,10 +114,10 @@ export abstract class Revisions {
   /** Roll every flag of the set back to the definition of a revision, in one transaction. */
   async rollbackSet(
     revision: bigint,
-    options: Omit<WriteOptions, 'etag' | 'requestId'> = {},
+    options: Omit<WriteOptions, 'etag'> = {},
   ): Promise<SetRollback> {
     const { caller } = this;
-    const { requestId: _, ...fields } = writeFields(caller, options);
+    const fields = writeFields(caller, options);
     const request = pb.RollbackFlagSetRequest.fromPartial({ flagSet: caller.flagSet, revision, ...fields });
     const { flags } = caller;
     const response = await caller.stored(flags, flags.rollbackFlagSet, request, waitMsOf(options));

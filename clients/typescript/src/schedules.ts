@@ -65,6 +65,8 @@ export interface PlanOptions {
   readonly validateOnly?: boolean;
 }
 
+type Checked = Pick<WriteOptions, 'etag' | 'requestId' | 'validateOnly'>;
+
 /** The part of a client that is about planned changes. Every failed call rejects with a FlagServiceError. */
 export abstract class Schedules extends Revisions {
   /** Plan to set fields of a flag. `at`: a moment, or a local time of the zone such as "2030-12-01T09:00". */
@@ -115,7 +117,7 @@ export abstract class Schedules extends Revisions {
   async moveSchedule(
     id: string,
     at: Date | string,
-    options: { readonly zone?: string; readonly etag?: string; readonly validateOnly?: boolean } = {},
+    options: Checked & { readonly zone?: string } = {},
   ): Promise<Schedule> {
     const { caller } = this;
     const { zone = '', etag = '' } = options;
@@ -123,6 +125,7 @@ export abstract class Schedules extends Revisions {
       flagSet: caller.flagSet,
       schedule: { id, etag, ...timeOf(at), timeZone: zone },
       updateMask: ['execute_time', ...(zone ? ['time_zone'] : [])],
+      requestId: options.requestId ?? '',
       validateOnly: options.validateOnly ?? false,
       ...authorOf(caller, {}),
     });
@@ -132,13 +135,14 @@ export abstract class Schedules extends Revisions {
   /** End a schedule before its time. Idempotent. */
   async cancelSchedule(
     id: string,
-    options: { readonly etag?: string; readonly reason?: string; readonly validateOnly?: boolean } = {},
+    options: Checked & { readonly reason?: string } = {},
   ): Promise<Schedule> {
     const { caller } = this;
     const request = {
       flagSet: caller.flagSet,
       id,
       etag: options.etag ?? '',
+      requestId: options.requestId ?? '',
       validateOnly: options.validateOnly ?? false,
       ...authorOf(caller, options),
     };
@@ -148,10 +152,10 @@ export abstract class Schedules extends Revisions {
   /** Make a planned change now, whatever has changed since it was planned. Later reads show it. */
   async executeSchedule(
     id: string,
-    options: Omit<WriteOptions, 'requestId' | 'validateOnly'> = {},
+    options: WriteOptions = {},
   ): Promise<Schedule> {
     const { caller } = this;
-    const { requestId: _, validateOnly: __, ...fields } = writeFields(caller, options);
+    const fields = writeFields(caller, options);
     const request = { flagSet: caller.flagSet, id, etag: options.etag ?? '', ...fields };
     const { schedules } = caller;
     const done = await caller.stored(schedules, schedules.executeSchedule, request, waitMsOf(options));

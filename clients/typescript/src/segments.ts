@@ -32,7 +32,7 @@ export interface SegmentUpdate {
   readonly flags: readonly string[];
 }
 
-type Why = { readonly reason?: string; readonly onBehalfOf?: string };
+type Once = Pick<WriteOptions, 'reason' | 'onBehalfOf' | 'requestId'>;
 const PAGE_SIZE = 500;
 
 /** The part of a client that is about segments. Every failed call rejects with a FlagServiceError. */
@@ -62,11 +62,12 @@ export abstract class Segments extends Rollouts {
   }
 
   /** Create a segment. `rule`: JSON text. */
-  async createSegment(name: string, rule: string, options: Why & { readonly description?: string } = {}): Promise<Segment> {
+  async createSegment(name: string, rule: string, options: Once & { readonly description?: string } = {}): Promise<Segment> {
     const { caller } = this;
     const { segments, flagSet } = caller;
     const segment = { name, flagSet, rule, description: options.description ?? '' };
-    const request = pb.CreateSegmentRequest.fromPartial({ segment, ...authorOf(caller, options) });
+    const { requestId = '' } = options;
+    const request = pb.CreateSegmentRequest.fromPartial({ segment, requestId, ...authorOf(caller, options) });
     return segmentOf((await caller.stored(segments, segments.createSegment, request)).segment);
   }
 
@@ -74,15 +75,14 @@ export abstract class Segments extends Rollouts {
   async updateSegment(
     name: string,
     fields: { readonly rule?: string; readonly description?: string },
-    options: Omit<WriteOptions, 'requestId'> = {},
+    options: WriteOptions = {},
   ): Promise<SegmentUpdate> {
     const { caller } = this;
     const { segments, flagSet } = caller;
-    const { requestId: _, ...how } = writeFields(caller, options);
     const request = pb.UpdateSegmentRequest.fromPartial({
       segment: { ...fields, name, flagSet, etag: options.etag ?? '' },
       updateMask: Object.keys(fields),
-      ...how,
+      ...writeFields(caller, options),
     });
     const done = await caller.stored(segments, segments.updateSegment, request, waitMsOf(options));
     if (done.spread) caller.noteWritten(done.spread.revision);
@@ -90,10 +90,11 @@ export abstract class Segments extends Rollouts {
   }
 
   /** Delete a segment that nothing uses. */
-  async deleteSegment(name: string, options: Why & { readonly etag?: string } = {}): Promise<void> {
+  async deleteSegment(name: string, options: Once & { readonly etag?: string } = {}): Promise<void> {
     const { caller } = this;
     const { segments, flagSet } = caller;
-    const request = { flagSet, name, etag: options.etag ?? '', validateOnly: false, ...authorOf(caller, options) };
+    const { etag = '', requestId = '' } = options;
+    const request = { flagSet, name, etag, requestId, validateOnly: false, ...authorOf(caller, options) };
     await caller.stored(segments, segments.deleteSegment, request);
   }
 

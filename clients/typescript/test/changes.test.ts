@@ -35,6 +35,7 @@ test('a flag as of another moment, and back', async () => {
   const back = await client.rollback('past', first.revision, { etag: off.flag?.etag ?? '', requestId: 'back-1' });
   const again = await client.rollback('past', first.revision, { etag: off.flag?.etag ?? '', requestId: 'back-1' });
   assert.equal(again.revision, back.revision);
+  await assert.rejects(client.rollbackSet(first.revision, { requestId: 'back-1' }), /a new id for a new write/);
   await assert.rejects(client.flagAt('past', 0n), TypeError);
   await assert.rejects(client.flagAt('nowhere', first.revision), FlagServiceError);
 });
@@ -57,8 +58,11 @@ test('a change is planned, moved, executed and cancelled', async () => {
   assert.deepEqual((await client.schedules('planned')).map(({ id }) => id), [plan.id]);
   const touched = await client.toggle('planned', false, { validateOnly: true });
   assert.equal(touched.reached, '');
-  const done = await client.executeSchedule(plan.id, { reason: 'now' });
-  assert.equal(done.state, 'EXECUTED');
+  assert.equal((await client.executeSchedule(plan.id, { validateOnly: true })).executedRevision, 0n);
+  const executing = [1, 2].map(() => client.executeSchedule(plan.id, { reason: 'now', requestId: 'execute-ts' }));
+  const [done, repeated] = await Promise.all(executing);
+  assert.ok(done);
+  assert.deepEqual([done.state, repeated], ['EXECUTED', done]);
   assert.equal((await client.flag('planned')).owner, 'web');
   assert.equal((await client.getSchedule(plan.id)).executedRevision, done.executedRevision);
   const later = await client.schedule('planned', new Date(Date.now() + DAY_MS), { status: 'DISABLED' });

@@ -12,20 +12,25 @@ const PRO = '{"==":[{"var":"plan"},"pro"]}';
 const STAFF = '{"==":[{"var":"staff"},true]}';
 
 test('a segment is created, used, changed, restored and deleted', async () => {
-  const made = await client.createSegment('pays', PRO, { description: 'Who pays' });
+  const options = { description: 'Who pays', requestId: 'create-ts' };
+  const made = await client.createSegment('pays', PRO, options);
+  assert.deepEqual(await client.createSegment('pays', PRO, options), made);
   assert.deepEqual([made.rule, made.description, made.etag], [PRO, 'Who pays', '"1"']);
   const before = await client.update('shared', { targeting: '{"if":[{"$ref":"segment:pays"},"on","off"]}' });
   assert.deepEqual((await client.segmentUsers('pays')).flagKeys, ['shared']);
   const planned = await client.updateSegment('pays', { rule: STAFF }, { validateOnly: true });
   assert.deepEqual([planned.flags, (await client.segment('pays')).rule], [['shared'], PRO]);
-  const done = await client.updateSegment('pays', { rule: STAFF }, { etag: made.etag, reason: 'staff first' });
+  const how = { etag: made.etag, reason: 'staff first', requestId: 'update-ts' };
+  const done = await client.updateSegment('pays', { rule: STAFF }, how);
+  assert.deepEqual(await client.updateSegment('pays', { rule: STAFF }, how), done);
   assert.deepEqual([done.flags, done.segment.rule], [['shared'], STAFF]);
   assert.equal(await client.isEnabled('shared', { staff: true }), true);
   const back = await client.rollbackSet(before.revision, { validateOnly: true });
   assert.deepEqual(back.segments, [{ name: 'pays', action: 'UPDATED' }]);
   await assert.rejects(client.deleteSegment('pays'), FlagServiceError);
   await client.update('shared', { targeting: null });
-  await client.deleteSegment('pays');
+  await client.deleteSegment('pays', { requestId: 'delete-ts' });
+  await client.deleteSegment('pays', { requestId: 'delete-ts' });
   assert.deepEqual(await client.segments(), []);
 });
 

@@ -136,10 +136,17 @@ class FileStore:
         raise WritesUnsupported(_READ_ONLY)
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        *,
+        dry_run: bool,
+        request: WriteRequest | None = None,
     ) -> RolledBack:
         """Raise WritesUnsupported: flagsvc only reads the files."""
-        del flag_set, revision, decide, author, dry_run
+        del flag_set, revision, decide, author, dry_run, request
         raise WritesUnsupported(_READ_ONLY)
 
     async def bucketing(self, flag_set: str) -> int:

@@ -17,16 +17,18 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from flagsvc.adapters.mongo import documents
 from flagsvc.adapters.mongo.definitions import MongoDefinitions, one_of, recorded, row_of
 from flagsvc.adapters.mongo.links import Links
+from flagsvc.adapters.mongo.requests import MongoRequests
 from flagsvc.adapters.mongo.segment_rows import SegmentRows, carrying
 from flagsvc.core.bucketing import stamped
 from flagsvc.core.changes import Author
 from flagsvc.core.errors import NotRestorable
 from flagsvc.core.model import Change, Flag, FlagId
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.revisions.model import About, Moment, Recorded
 from flagsvc.core.segments import SegmentChange, all_of
 from flagsvc.core.segments.restoring import check_restored, restored
 from flagsvc.ports.changes import Entry
-from flagsvc.ports.revisions import MAX_CHANGED, DecideAll, RolledBack
+from flagsvc.ports.revisions import MAX_CHANGED, ROLLED_BACK, DecideAll, RolledBack
 from flagsvc.turns import in_turns, off_loop
 
 _BATCH = 100
@@ -47,6 +49,15 @@ class Current(NamedTuple):
     flag: Flag
 
 
+class Wanted(NamedTuple):
+    """What a rollback shall do, as `FlagStore.roll_back` takes it."""
+
+    flag_set: str
+    revision: int
+    decide: DecideAll
+    author: Author
+
+
 class Rollback:
     """Rollbacks of one database. `next_revision`: counts a change of a set, in a session."""
 
@@ -56,16 +67,26 @@ class Rollback:
         kept: MongoDefinitions,
         links: Links,
         segments: SegmentRows,
+        *,
+        requests: MongoRequests,
         next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
         self._flags, self._history = database["feature_flags"], database["feature_flag_history"]
         self._audit, self._revisions = database["audit_logs"], database["flagsvc_revisions"]
         self._kept, self._links, self._segments, self._next_revision = kept, links, segments, next_revision
+        self._requests = requests
 
     async def run(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, session: Any, *, dry_run: bool
+        self, wanted: Wanted, session: Any, request: WriteRequest | None, *, dry_run: bool
     ) -> RolledBack | None:
-        """Decide and store in the session's transaction; None, which ends it, where there is nothing to change."""
+        """Decide and store in the session's transaction; None ends it: there is nothing to change, or to remember."""
+        done = await self._requests.once(
+            request, ROLLED_BACK, lambda: self._run(wanted, session, dry_run=dry_run), session
+        )
+        return done if request is not None or dry_run or done.flags or done.segments else None
+
+    async def _run(self, wanted: Wanted, session: Any, *, dry_run: bool) -> RolledBack:
+        flag_set, revision, decide, author = wanted
         await self._kept.check(flag_set, revision, session)
         counted = None if dry_run else await self._next_revision(flag_set, 0, session)
         keys = await self._kept.changed_since(flag_set, revision, MAX_CHANGED + 1, session)
@@ -83,8 +104,8 @@ class Rollback:
         changes = await off_loop(decide, past, {key: each.flag for key, each in current.items()})
         await self._links.check(flag_set, changes, session)
         segments = await self._segment_changes(flag_set, revision, changes, author, session)
-        if not (changes or segments) or counted is None:
-            return RolledBack(changes, [], segments) if dry_run else None
+        if counted is None:
+            return RolledBack.of(changes, segments)
         await self._put(flag_set, segments, session)  # the flags' definitions carry them
         changes = [await self._links.linked(change, session) for change in changes]
         entries: list[Entry] = []
@@ -95,7 +116,7 @@ class Rollback:
             await self._revisions.update_one({"_id": flag_set}, before, session=session)
         last = entries[-1].revision if entries else counted.revision - 1
         await self._segments.finish(segments, last, session)
-        return RolledBack(changes, entries, segments)
+        return RolledBack.of(changes, segments, entries)
 
     async def _segment_changes(
         self, flag_set: str, revision: int, changes: Sequence[Change], author: Author, session: Any

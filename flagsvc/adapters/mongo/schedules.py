@@ -17,6 +17,8 @@ from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure
 
 from flagsvc.adapters.mongo import audit
+from flagsvc.adapters.mongo.requests import MongoRequests
+from flagsvc.adapters.mongo.schedule_rows import all_readable, schedule_in, upcoming
 from flagsvc.adapters.mongo.tokens import COLLECTION as TOKENS
 from flagsvc.adapters.mongo.tokens import read_records
 from flagsvc.adapters.mongo.transactions import Work
@@ -24,7 +26,9 @@ from flagsvc.core.audit import AuditEntry
 from flagsvc.core.changes import Decide
 from flagsvc.core.errors import ChangeRefused, ScheduleEnded, ScheduleNotFound
 from flagsvc.core.model import Flag, FlagId
-from flagsvc.core.schedules.documents import MALFORMED, from_document, to_document
+from flagsvc.core.requests import WriteRequest
+from flagsvc.core.schedules.decisions import trial
+from flagsvc.core.schedules.documents import MALFORMED, OUTCOME, to_document
 from flagsvc.core.schedules.model import MAX_OPEN, MAX_OPEN_OF_FLAG, OPEN, RUNNABLE, Schedule, State
 from flagsvc.ports.changes import Entry
 from flagsvc.ports.schedules import Attempt, Room, ScheduleQuery, Upcoming
@@ -56,7 +60,8 @@ class Run(Protocol):
 class MongoSchedules:
     """The schedules of one database.
 
-    `read`: reads a flag in a session. `change`: the store's own writer of flags, in a session.
+    `read`: reads a flag in a session. `change`: the store's own writer of flags, in a session; `preview`: what it would
+    store.
     """
 
     def __init__(
@@ -65,22 +70,33 @@ class MongoSchedules:
         run: Run,
         asking: Callable[[], AbstractAsyncContextManager[None]],
         read: Callable[[FlagId, Any], Awaitable[Flag | None]],
+        *,
         change: Callable[[FlagId, Decide, Any], Awaitable[Entry | None]],
+        preview: Callable[[FlagId, Decide, Any], Awaitable[Entry]],
+        requests: MongoRequests,
     ) -> None:
         self._schedules, self._tokens, self._audit = database[COLLECTION], database[TOKENS], database[audit.AUDIT]
-        self._run, self._asking, self._read, self._change = run, asking, read, change
+        self._run, self._asking, self._read = run, asking, read
+        self._change, self._preview, self._requests = change, preview, requests
         self._counters = database["flagsvc_revisions"]
         self._has_pending: dict[str, bool] = {}
 
     async def create(
-        self, flag_id: FlagId, decide: Callable[[Room], Schedule], entry: AuditEntry, known_id: str = ""
+        self,
+        flag_id: FlagId,
+        decide: Callable[[Room], Schedule],
+        entry: AuditEntry,
+        known_id: str = "",
+        *,
+        dry_run: bool = False,
     ) -> Schedule:
         """Number and store a schedule, in one transaction."""
+        checked: list[Schedule] = []
 
-        async def work(session: Any) -> Schedule:
+        async def work(session: Any) -> Schedule | None:
             known = await self._schedules.find_one({"_id": known_id}, session=session) if known_id else None
             if known is not None:
-                return await off_loop(_schedule, known)
+                return await off_loop(schedule_in, known)
             at = await self._schedules.find_one_and_update(
                 _COUNTER, _PLANNED, upsert=True, return_document=ReturnDocument.AFTER, session=session
             )
@@ -88,13 +104,17 @@ class MongoSchedules:
             of_flag = await self._count({**_of(flag_id), "state": _OPEN}, MAX_OPEN_OF_FLAG, session)
             of_store = await self._count({"state": _OPEN}, MAX_OPEN, session)
             schedule = await off_loop(decide, Room(int(at["number"]), at["now"], flag, of_flag, of_store))
+            await self._preview(flag_id, trial(schedule, at["now"]), session)
+            if dry_run:
+                checked.append(schedule)
+                return None
             document = await off_loop(to_document, schedule)
             await self._schedules.insert_one({"_id": schedule.id, **document}, session=session)
             await self._note_pending(schedule, session)
             await self._audit.insert_one(audit.document_of(entry), session=session)
             return schedule
 
-        return _done(await self._run(work))
+        return _done(await self._run(work), checked)
 
     async def change(
         self,
@@ -102,18 +122,28 @@ class MongoSchedules:
         schedule_id: str,
         decide: Callable[[Schedule, Flag | None, datetime], Schedule | None],
         entry: AuditEntry,
+        *,
+        is_new_plan: bool = False,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
     ) -> Schedule:
         """Decide and store, in one transaction."""
+        checked: list[Schedule] = []
 
-        async def work(session: Any) -> Schedule:
+        async def changed_in(session: Any) -> Schedule:
             of_one = {"_id": schedule_id, "flagSet": flag_set}
             raw = await self._schedules.find_one_and_update(
                 of_one, _CLAIM, return_document=ReturnDocument.AFTER, session=session
             )
             if raw is None:
                 raise ScheduleNotFound(schedule_id)
-            schedule = await off_loop(_schedule, raw)
-            changed = await off_loop(decide, schedule, await self._read(schedule.flag_id, session), raw["claimedAt"])
+            schedule = await off_loop(schedule_in, raw)
+            now, flag = raw["claimedAt"], await self._read(schedule.flag_id, session)
+            changed = await off_loop(decide, schedule, flag, now)
+            if is_new_plan and changed is not None:
+                await self._preview(schedule.flag_id, trial(changed, now), session)
+            if dry_run:
+                return changed or schedule
             stored = replace(changed, version=schedule.version + 1) if changed is not None else schedule
             await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
             await self._note_pending(stored, session)
@@ -121,7 +151,12 @@ class MongoSchedules:
                 await self._audit.insert_one(audit.document_of(entry), session=session)
             return stored
 
-        return _done(await self._run(work))
+        async def work(session: Any) -> Schedule | None:
+            done = await self._requests.once(request, OUTCOME, lambda: changed_in(session), session)
+            checked.append(done)
+            return None if dry_run else done
+
+        return _done(await self._run(work), checked)
 
     async def get(self, flag_set: str, schedule_id: str) -> Schedule:
         """Read one schedule."""
@@ -129,7 +164,7 @@ class MongoSchedules:
             raw = await self._schedules.find_one({"_id": schedule_id, "flagSet": flag_set})
         if raw is None:
             raise ScheduleNotFound(schedule_id)
-        return await off_loop(_schedule, raw)
+        return await off_loop(schedule_in, raw)
 
     async def page(self, query: ScheduleQuery, size: int) -> list[Schedule]:
         """Read schedules in the order of their time."""
@@ -143,7 +178,7 @@ class MongoSchedules:
             wanted["$or"] = [{"executeAt": {"$gt": at}}, {"executeAt": at, "number": {"$gt": number}}]
         async with self._asking():
             rows = [raw async for raw in self._schedules.find(wanted).sort(_IN_ORDER).limit(size)]
-        return await off_loop(_all_readable, rows)
+        return await off_loop(all_readable, rows)
 
     async def _note_pending(self, schedule: Schedule, session: Any) -> None:
         """Say beside the set's counter, which each write reads, until when the schedule can be pending.
@@ -170,15 +205,27 @@ class MongoSchedules:
         fields = {"flagSet": 1, "flagKey": 1, "waitMs": {"$subtract": ["$executeAt", "$$NOW"]}}
         async with self._asking():
             cursor = self._schedules.find({"state": State.PENDING.value}, fields).sort(_IN_ORDER).limit(limit)
-            return [_upcoming(raw) async for raw in cursor]
+            return [upcoming(raw) async for raw in cursor]
 
-    async def execute(self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide) -> Entry | None:
+    async def execute(
+        self,
+        flag_id: FlagId,
+        schedule_id: str,
+        attempt: Attempt,
+        decide: Decide,
+        *,
+        request: WriteRequest | None = None,
+    ) -> Entry | None:
         """Take a schedule, write its flag and end the schedule, in one transaction."""
 
         async def work(session: Any) -> tuple[Entry | None] | None:
             attempt.begin()
+            if request is not None and (known := await self._requests.known(request, OUTCOME, session)) is not None:
+                attempt.answered(known)
+                flag = await self._read(flag_id, session)
+                return (Entry.of(flag) if flag is not None else Entry.absent(flag_id, known.executed_revision),)
             try:
-                return await self._executed(flag_id, schedule_id, attempt, decide, session)
+                return await self._executed(flag_id, schedule_id, attempt, decide, session, request=request)
             except OperationFailure as error:
                 if error.code != _WRITE_CONFLICT or attempt.is_patient:
                     raise
@@ -189,14 +236,21 @@ class MongoSchedules:
         return done[0] if done is not None else None
 
     async def _executed(
-        self, flag_id: FlagId, schedule_id: str, attempt: Attempt, decide: Decide, session: Any
+        self,
+        flag_id: FlagId,
+        schedule_id: str,
+        attempt: Attempt,
+        decide: Decide,
+        session: Any,
+        *,
+        request: WriteRequest | None,
     ) -> tuple[Entry | None]:
         raw = await self._claim(flag_id, schedule_id, session)
         if raw is None:
             return (None,)
         of_one = {"_id": raw["_id"]}
         try:
-            schedule = await off_loop(_schedule, raw)
+            schedule = await off_loop(schedule_in, raw)
         except ChangeRefused:
             if schedule_id:
                 raise
@@ -208,8 +262,9 @@ class MongoSchedules:
         attempt.claimed(schedule, raw["claimedAt"], records)
         entry = await self._change(flag_id, decide, session)
         ended = await off_loop(attempt.ended, entry.revision if entry is not None else 0)
-        stored = replace(ended.schedule, version=schedule.version + 1)
-        await self._schedules.replace_one(of_one, await off_loop(to_document, stored), session=session)
+        await self._schedules.replace_one(of_one, await off_loop(to_document, ended.schedule), session=session)
+        if request is not None:
+            await self._requests.note(request, OUTCOME, ended.schedule, session)
         await self._rebase(schedule, ended.rebased, session)
         if ended.entry is not None:
             await self._audit.insert_one(audit.document_of(ended.entry), session=session)
@@ -226,7 +281,7 @@ class MongoSchedules:
             found = await self._schedules.find_one({**_of(flag_id), "_id": schedule_id}, session=session)
             if found is None:
                 raise ScheduleNotFound(schedule_id)
-            raise ScheduleEnded(f'Schedule "{schedule_id}" has ended: it is {_schedule(found).state}')
+            raise ScheduleEnded(f'Schedule "{schedule_id}" has ended: it is {schedule_in(found).state}')
         return raw
 
     async def _rebase(self, schedule: Schedule, digests: Mapping[str, str], session: Any) -> None:
@@ -249,30 +304,6 @@ def _of(flag_id: FlagId) -> dict[str, Any]:
     return {"flagSet": flag_id.flag_set, "flagKey": flag_id.key}
 
 
-def _done(result: T | None) -> T:
-    assert result is not None  # noqa: S101  the work of these transactions always has a result
-    return result
-
-
-def _upcoming(raw: Mapping[str, Any]) -> Upcoming:
-    return Upcoming(FlagId(raw["flagSet"], raw["flagKey"]), raw["waitMs"] / 1000, raw["_id"])
-
-
-def _schedule(raw: Mapping[str, Any]) -> Schedule:
-    """Read a document. Raises ChangeRefused."""
-    try:
-        return from_document(raw["_id"], raw)
-    except ValueError:
-        raise ChangeRefused(MALFORMED) from None
-
-
-def _all_readable(rows: Sequence[Mapping[str, Any]]) -> list[Schedule]:
-    return [schedule for schedule in map(_readable, rows) if schedule is not None]
-
-
-def _readable(raw: Mapping[str, Any]) -> Schedule | None:
-    try:
-        return _schedule(raw)
-    except ChangeRefused:
-        log.warning("schedule_malformed", schedule=str(raw["_id"])[:64])
-        return None
+def _done(result: Schedule | None, checked: Sequence[Schedule]) -> Schedule:
+    """Return what a transaction has stored, or what it would have stored, which ends without a commit."""
+    return result if result is not None else checked[-1]

@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from flagsvc.adapters.mongo import documents
+from flagsvc.adapters.mongo.requests import MongoRequests
 from flagsvc.adapters.mongo.rollback import Counted, Current
 from flagsvc.adapters.mongo.segment_rows import SegmentRows, carrying
 from flagsvc.core.errors import SegmentNotFound, StoreUnavailable
 from flagsvc.core.model import Change
+from flagsvc.core.requests import WriteRequest
 from flagsvc.core.segments import (
     Segment,
     SegmentDecide,
@@ -26,8 +28,16 @@ from flagsvc.core.segments import (
     refreshed,
 )
 from flagsvc.core.sizes import estimated_memory
-from flagsvc.ports.changes import Entry
-from flagsvc.ports.segments import MAX_AFFECTED, MAX_AFFECTED_MEMORY, SegmentWritten, Users, check_size
+from flagsvc.ports.changes import Entry, WrittenFlag
+from flagsvc.ports.segments import (
+    MAX_AFFECTED,
+    MAX_AFFECTED_MEMORY,
+    WRITTEN,
+    CheckAll,
+    SegmentWritten,
+    Users,
+    check_size,
+)
 from flagsvc.turns import off_loop
 
 StoreAll = Callable[[str, Sequence[Change], Mapping[str, Current], Counted, Any], Awaitable[list[Entry]]]
@@ -40,6 +50,7 @@ class MongoSegments:
         self,
         database: Any,
         rows: SegmentRows,
+        requests: MongoRequests,
         *,
         run: Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[Any]],
         asking: Callable[[], AbstractAsyncContextManager[None]],
@@ -47,7 +58,7 @@ class MongoSegments:
         next_revision: Callable[[str, int, Any], Awaitable[Counted]],
     ) -> None:
         self._flags = database["feature_flags"]
-        self._rows, self._run, self._asking = rows, run, asking
+        self._rows, self._requests, self._run, self._asking = rows, requests, run, asking
         self._store, self._next_revision = store, next_revision
 
     async def get(self, segment_id: SegmentId) -> Segment:
@@ -70,24 +81,36 @@ class MongoSegments:
             keys = await self._keys(segment_id)
         return await off_loop(Users.of, segment_id.name, rules, keys)
 
-    async def write(self, segment_id: SegmentId, decide: SegmentDecide, *, dry_run: bool = False) -> SegmentWritten:
+    async def write(
+        self,
+        segment_id: SegmentId,
+        decide: SegmentDecide,
+        *,
+        check: CheckAll = lambda _: None,
+        request: WriteRequest | None = None,
+        dry_run: bool = False,
+    ) -> SegmentWritten:
         """Decide and store, in one transaction."""
-        done: SegmentWritten | None = await self._run(
-            lambda session: self._write(segment_id, decide, session, dry_run=dry_run)
-        )
+
+        async def work(session: Any) -> SegmentWritten:
+            return await self._requests.once(
+                request, WRITTEN, lambda: self._write(segment_id, decide, check, session, dry_run=dry_run), session
+            )
+
+        done: SegmentWritten | None = await self._run(work)
         if done is None:
             raise StoreUnavailable
         return done
 
     async def _write(
-        self, segment_id: SegmentId, decide: SegmentDecide, session: Any, *, dry_run: bool
+        self, segment_id: SegmentId, decide: SegmentDecide, check: CheckAll, session: Any, *, dry_run: bool
     ) -> SegmentWritten:
         flag_set = segment_id.flag_set
         counter = None if dry_run else await self._rows.claim(flag_set, session)
         before = await self._rows.get(segment_id, session)
         change = await off_loop(decide, before)
         if change is None:
-            return SegmentWritten(before, [], [])
+            return SegmentWritten(before)
         rules = {each.name: each.rule for each in await self._rows.of_set(flag_set, session)}
         users = await self._keys(segment_id, session) if change.after is None else []
         await off_loop(check_segments, change, rules, users)
@@ -98,8 +121,9 @@ class MongoSegments:
         new = all_of(rules, change)
         changes = await off_loop(lambda: [refreshed(flag, new, author) for flag in wanted])
         await off_loop(check_size, [each.after for each in changes])
+        await off_loop(check, changes)
         if counter is None:
-            return SegmentWritten(change.after, changes, [])
+            return SegmentWritten(change.after, WrittenFlag.all_of(changes, []))
         entries: list[Entry] = []
         if changes:
             counted = await self._next_revision(flag_set, 0, session)
@@ -108,7 +132,7 @@ class MongoSegments:
         stored = change.after and replace(change.after, version=int(counter["segments"]), revision=revision)
         await self._rows.put(segment_id, stored, session)
         await self._rows.note(change, revision, session)
-        return SegmentWritten(stored, changes, entries)
+        return SegmentWritten(stored, WrittenFlag.all_of(changes, entries), entries)
 
     async def _keys(self, segment_id: SegmentId, session: Any = None) -> list[str]:
         rows = self._flags.find(carrying(segment_id), {"key": 1, "flagSet": 1}, session=session)

@@ -34,7 +34,7 @@ from flagsvc.adapters.mongo.events import Known
 from flagsvc.adapters.mongo.identity import MongoIdentity
 from flagsvc.adapters.mongo.links import Links
 from flagsvc.adapters.mongo.requests import MongoRequests
-from flagsvc.adapters.mongo.rollback import Counted, Rollback
+from flagsvc.adapters.mongo.rollback import Counted, Rollback, Wanted
 from flagsvc.adapters.mongo.schedules import MongoSchedules
 from flagsvc.adapters.mongo.segment_rows import SegmentRows
 from flagsvc.adapters.mongo.segments import MongoSegments
@@ -127,17 +127,31 @@ class MongoStore:
         self._requests = MongoRequests(self._database)
         self._links = Links(self._database)
         segments = SegmentRows(self._database, lambda: self.definitions.is_recording, self.definitions.noting_refusals)
-        self._rollback = Rollback(self._database, self.definitions, self._links, segments, self._next_revision)
+        self._rollback = Rollback(
+            self._database,
+            self.definitions,
+            self._links,
+            segments,
+            requests=self._requests,
+            next_revision=self._next_revision,
+        )
         self.segments = MongoSegments(
             self._database,
             segments,
+            self._requests,
             run=self._stored,
             asking=lambda: self._asking(self._timeout_s),
             store=self._rollback.store,
             next_revision=self._next_revision,
         )
         self.schedules = MongoSchedules(
-            self._database, self._run, lambda: self._asking(self._timeout_s), self._flag, self._change
+            self._database,
+            self._run,
+            lambda: self._asking(self._timeout_s),
+            self._flag,
+            change=self._change,
+            preview=self._preview,
+            requests=self._requests,
         )
         self._change_stream = ChangeStream(
             stream_client, streamed, self._database[RESUME_POINTS], wait_s=stream_wait_s, prove_after_s=prove_after_s
@@ -271,12 +285,19 @@ class MongoStore:
         return found or Entry.absent(flag_id)
 
     async def roll_back(
-        self, flag_set: str, revision: int, decide: DecideAll, author: Author, *, dry_run: bool
+        self,
+        flag_set: str,
+        revision: int,
+        decide: DecideAll,
+        author: Author,
+        *,
+        dry_run: bool,
+        request: WriteRequest | None = None,
     ) -> RolledBack:
         """Decide about all flags and segments that have changed since, and store, in one transaction."""
+        wanted = Wanted(flag_set, revision, decide, author)
         found = await self._stored(
-            lambda session: self._rollback.run(flag_set, revision, decide, author, session, dry_run=dry_run),
-            timeout_s=_ROLLBACK_S,
+            lambda session: self._rollback.run(wanted, session, request, dry_run=dry_run), timeout_s=_ROLLBACK_S
         )
         return found or RolledBack([], [])
 

@@ -85,11 +85,11 @@ class RevisionHandlers:
         """Roll a whole set back to earlier definitions."""
         flag_set, revision = validation.set_name(request.flag_set), _revision(request.revision)
         author, wait_for = author_of(request), messages.wait_for(request)
-        decide = set_rollback(revision, author)
+        decide, remembered = set_rollback(revision, author), writes.write_request_of(request)
         if request.validate_only:
             done = await self._writer.preview_rollback(flag_set, revision, decide, author)
             return await off_loop(_encoded_rollback, done, None)
-        written = await self._writer.roll_back(flag_set, revision, decide, author, wait_for)
+        written = await self._writer.roll_back(flag_set, revision, decide, author, wait_for, request=remembered)
         return await off_loop(_encoded_rollback, *written)
 
 
@@ -143,15 +143,8 @@ def _encoded_revisions(page: Sequence[Recorded], token: str) -> bytes:
 def _encoded_rollback(done: RolledBack, result: WriteResult | None) -> bytes:
     spread = messages.spread_to_message(result) if result is not None else None
     response = pb.RollbackFlagSetResponse(spread=spread)
-    for number, change in enumerate(done.changes):
-        flag = change.after or change.before
-        assert flag is not None  # noqa: S101  a change has one of both
-        response.flags.add(
-            flag_key=flag.key,
-            action=change.action.value,
-            revision=done.entries[number].revision if done.entries else 0,
-            fields=sorted(change.new or {}) if change.before is not None and change.after is not None else (),
-        )
+    for each in done.flags:
+        response.flags.add(flag_key=each.key, action=each.action, revision=each.revision, fields=each.fields)
     for segment in done.segments:
-        response.segments.add(name=segment.id.name, action=segment.action.value)
+        response.segments.add(name=segment.name, action=segment.action)
     return response.SerializeToString()

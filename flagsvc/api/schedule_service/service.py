@@ -70,7 +70,14 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         creator = self._rights.creator(CALLER.get())
         fields = await off_loop(messages.fields_of, request.schedule, list(request.update_mask.paths), current)
         changed = await self._planner.update(
-            flag_set, schedule_id, fields, creator, author, etag=etag, validate_only=request.validate_only
+            flag_set,
+            schedule_id,
+            fields,
+            creator,
+            author,
+            etag=etag,
+            request=write_request_of(request),
+            validate_only=request.validate_only,
         )
         return pb.UpdateScheduleResponse(schedule=await _packed(changed))
 
@@ -78,14 +85,21 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         """End a schedule before its time."""
         author, etag = author_of(request), validation.etag_revision(request.etag)
         flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
-        found = await self._planner.cancel(flag_set, schedule_id, author, etag, validate_only=request.validate_only)
+        remembered = write_request_of(request)
+        found = await self._planner.cancel(
+            flag_set, schedule_id, author, etag, request=remembered, validate_only=request.validate_only
+        )
         return pb.CancelScheduleResponse(schedule=await _packed(found))
 
     async def ExecuteSchedule(self, request: pb.ExecuteScheduleRequest, context: Context) -> pb.ExecuteScheduleResponse:
         """Execute a schedule now."""
         author, etag = author_of(request), validation.etag_revision(request.etag)
         flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
-        done, written = await self._planner.execute(flag_set, schedule_id, author, etag, wait_for(request))
+        wait, remembered = wait_for(request), write_request_of(request)
+        if request.validate_only:
+            checked = await self._planner.preview_execution(flag_set, schedule_id, author, etag)
+            return pb.ExecuteScheduleResponse(schedule=await _packed(checked))
+        done, written = await self._planner.execute(flag_set, schedule_id, author, etag, wait, request=remembered)
         return pb.ExecuteScheduleResponse(schedule=await _packed(done), spread=spread_to_message(written))
 
 

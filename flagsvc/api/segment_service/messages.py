@@ -79,10 +79,8 @@ def updated(written: SegmentWritten, result: WriteResult | None) -> pb.UpdateSeg
     """Pack a change, and the flags that have changed with it. `result`: of the last one; None if none was changed."""
     assert written.segment is not None  # noqa: S101  only a deletion leaves none
     response = pb.UpdateSegmentResponse(segment=to_message(written.segment))
-    for number, change in enumerate(written.changes):
-        assert change.after is not None  # noqa: S101  a segment deletes no flag
-        revision = written.entries[number].revision if written.entries else 0
-        response.flags.add(flag_key=change.after.key, revision=revision)
+    for each in written.flags:
+        response.flags.add(flag_key=each.key, revision=each.revision)
     if result is not None:
         response.spread.CopyFrom(spread_to_message(result))
     return response

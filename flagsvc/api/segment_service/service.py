@@ -9,6 +9,7 @@ import grpc
 from flagsvc.api.flag_service.authors import author_of
 from flagsvc.api.flag_service.messages import wait_for
 from flagsvc.api.flag_service.paging import from_page_token, page_size
+from flagsvc.api.flag_service.writes import write_request_of
 from flagsvc.api.segment_service import messages
 from flagsvc.core import segments, validation
 from flagsvc.core.errors import SegmentsMissing
@@ -38,7 +39,7 @@ class SegmentService(pb_grpc.SegmentServiceServicer):
         """Create a segment, which no flag uses yet."""
         wanted = messages.segment_of(request)
         decide = await off_loop(segments.create, wanted, author_of(request))
-        written, _ = await self._write(wanted.id, decide, WaitFor(), validate_only=request.validate_only)
+        written, _ = await self._write(request, wanted.id, decide, WaitFor())
         assert written.segment is not None  # noqa: S101  it is created
         return pb.CreateSegmentResponse(segment=messages.to_message(written.segment))
 
@@ -60,19 +61,20 @@ class SegmentService(pb_grpc.SegmentServiceServicer):
         wanted, fields = messages.segment_of(request), messages.masked(request)
         expected, wait = validation.etag_revision(request.segment.etag), wait_for(request)
         decide = segments.update(wanted, fields, expected, author_of(request))
-        written, result = await self._write(wanted.id, decide, wait, validate_only=request.validate_only)
+        written, result = await self._write(request, wanted.id, decide, wait)
         return await off_loop(messages.updated, written, result)
 
     async def DeleteSegment(self, request: pb.DeleteSegmentRequest, context: Context) -> pb.DeleteSegmentResponse:
         """Delete a segment that nothing uses."""
         segment_id, expected = messages.id_of(request), validation.etag_revision(request.etag)
         decide = segments.delete(segment_id.name, expected, author_of(request))
-        await self._write(segment_id, decide, WaitFor(), validate_only=request.validate_only)
+        await self._write(request, segment_id, decide, WaitFor())
         return pb.DeleteSegmentResponse()
 
     async def _write(
-        self, segment_id: SegmentId, decide: SegmentDecide, wait: WaitFor, *, validate_only: bool
+        self, request: Any, segment_id: SegmentId, decide: SegmentDecide, wait: WaitFor
     ) -> tuple[SegmentWritten, WriteResult | None]:
-        if validate_only:
-            return await self._store.write(segment_id, decide, dry_run=True), None
-        return await self._writer.write_segment(segment_id, decide, wait)
+        remembered = write_request_of(request)
+        if request.validate_only:
+            return await self._writer.preview_segment(segment_id, decide), None
+        return await self._writer.write_segment(segment_id, decide, wait, remembered)

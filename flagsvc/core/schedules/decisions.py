@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flagsvc.core import changes
-from flagsvc.core.changes import Author
+from flagsvc.core.changes import Author, Decide
 from flagsvc.core.documents import json_safe, to_document
 from flagsvc.core.errors import (
     FlagNotFound,
@@ -146,6 +146,11 @@ def change_of(schedule: Schedule, flag: Flag, author: Author) -> Change:
     change = decide(flag)
     assert change is not None  # noqa: S101  both always change something
     return change
+
+
+def trial(schedule: Schedule, now: datetime) -> Decide:
+    """Return the decision with which a store checks what the planned change refers to, as a write of now."""
+    return lambda flag: change_of(schedule, flag, Author(now)) if flag is not None else None
 
 
 def rebased(change: Change) -> Mapping[str, str]:

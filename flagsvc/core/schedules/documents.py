@@ -10,6 +10,7 @@ from typing import Any
 from flagsvc.core.access.typed import moment, typed
 from flagsvc.core.documents import dumps, loads
 from flagsvc.core.model import FlagId
+from flagsvc.core.requests import Form
 from flagsvc.core.schedules.model import Conflict, ConflictKind, Creator, OnConflict, Schedule, State
 
 MALFORMED = "what is stored of the schedule is malformed"
@@ -96,3 +97,7 @@ def from_json(schedule_id: str, text: str) -> Schedule:
     document = json.loads(text)
     times = {name: datetime.fromisoformat(document[name]) for name in _TIMES if name in document}
     return from_document(schedule_id, document | times)
+
+
+OUTCOME: Form[Schedule] = Form(lambda made: [made.id, to_json(made)], lambda kept: from_json(*kept))
+"""How a change of a schedule is remembered."""

@@ -10,7 +10,7 @@ from flagsvc_client._engine.model import Flag
 from flagsvc_client.default_values import expected_type
 from flagsvc_client.definitions.sync import Definitions
 from flagsvc_client.details import Context, EvaluationDetails, JsonValue
-from flagsvc_client.flag_fields import SetWriteOptions, WriteOptions
+from flagsvc_client.flag_fields import WriteOptions
 from flagsvc_client.results import WriteResult, details_of
 from flagsvc_client.revisions.moments import FlagRevision, SetRollback, as_of, revision_of, set_rollback_of
 from flagsvc_client.session import PAGE_SIZE
@@ -69,7 +69,7 @@ class Revisions(Definitions):
         request = pb.RollbackFlagRequest(flag_key=key, flag_set=self._session.flag_set, revision=revision, etag=etag)
         return self._write("RollbackFlag", request, options)
 
-    def rollback_set(self, revision: int, **options: Unpack[SetWriteOptions]) -> SetRollback:
+    def rollback_set(self, revision: int, **options: Unpack[WriteOptions]) -> SetRollback:
         """Roll every flag of the set back to the definition of a revision, in one transaction."""
         session = self._session
         request = pb.RollbackFlagSetRequest(flag_set=session.flag_set, revision=revision)

@@ -80,13 +80,23 @@ class AsyncSchedules:
             request.page_token = page.next_page_token
 
     async def move_schedule(
-        self, schedule_id: str, at: datetime, *, zone: str = "", etag: str = "", validate_only: bool = False
+        self,
+        schedule_id: str,
+        at: datetime,
+        *,
+        zone: str = "",
+        etag: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
     ) -> Schedule:
-        """Plan a schedule for another time; it then compares with the flag as it is now. `zone`: default: its own."""
+        """Plan a schedule for another time; it then compares with the flag as it is now. `zone`: default: its own.
+
+        `request_id`: a name for this write; sent again, it is made once.
+        """
         message = pb.Schedule(id=schedule_id, etag=etag)
         put_time(message, at, zone)
         request = pb.UpdateScheduleRequest(
-            flag_set=self._session.flag_set, schedule=message, validate_only=validate_only
+            flag_set=self._session.flag_set, schedule=message, request_id=request_id, validate_only=validate_only
         )
         request.update_mask.paths.extend(["execute_time", *(["time_zone"] if zone else [])])
         self._session.put_author(request, "", "")
@@ -95,21 +105,33 @@ class AsyncSchedules:
         )
 
     async def cancel_schedule(
-        self, schedule_id: str, *, etag: str = "", reason: str = "", validate_only: bool = False
+        self, schedule_id: str, *, etag: str = "", reason: str = "", request_id: str = "", validate_only: bool = False
     ) -> Schedule:
-        """End a schedule before its time. Idempotent."""
+        """End a schedule before its time. Idempotent; with an etag, by its `request_id`, a name for this write."""
         request = pb.CancelScheduleRequest(
-            flag_set=self._session.flag_set, id=schedule_id, etag=etag, validate_only=validate_only
+            flag_set=self._session.flag_set,
+            id=schedule_id,
+            etag=etag,
+            request_id=request_id,
+            validate_only=validate_only,
         )
         self._session.put_author(request, reason, "")
         return schedule_of(
             (await self._transport.call("CancelSchedule", request, self._session.write_timeout_s)).schedule
         )
 
-    async def execute_schedule(self, schedule_id: str, *, etag: str = "", reason: str = "") -> Schedule:
-        """Make a planned change now, whatever has changed since it was planned. Later reads show it."""
+    async def execute_schedule(
+        self, schedule_id: str, *, etag: str = "", reason: str = "", request_id: str = "", validate_only: bool = False
+    ) -> Schedule:
+        """Make a planned change now, whatever has changed since it was planned. Later reads show it.
+
+        `request_id`: a name for this write; sent again, it is made once. `validate_only`: only check it; the result is
+        the schedule as it would end.
+        """
         request = pb.ExecuteScheduleRequest(flag_set=self._session.flag_set, id=schedule_id, etag=etag)
-        timeout_s = self._session.complete_write_request(request, reason=reason)
+        timeout_s = self._session.complete_write_request(
+            request, reason=reason, request_id=request_id, validate_only=validate_only
+        )
         response = await self._transport.call("ExecuteSchedule", request, timeout_s)
         self._session.note_written(response.spread.revision)
         return schedule_of(response.schedule)

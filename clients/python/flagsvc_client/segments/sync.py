@@ -35,11 +35,18 @@ class Segments:
         return users_of((self._get_segment(name)).users)
 
     def create_segment(
-        self, name: str, rule: str, *, description: str = "", reason: str = "", on_behalf_of: str = ""
+        self,
+        name: str,
+        rule: str,
+        *,
+        description: str = "",
+        reason: str = "",
+        on_behalf_of: str = "",
+        request_id: str = "",
     ) -> Segment:
-        """Create a segment. `rule`: JSON text."""
+        """Create a segment. `rule`: JSON text. `request_id`: a name for this write; sent again, it is made once."""
         message = pb.Segment(name=name, flag_set=self._session.flag_set, rule=rule, description=description)
-        request = pb.CreateSegmentRequest(segment=message)
+        request = pb.CreateSegmentRequest(segment=message, request_id=request_id)
         self._session.put_author(request, reason, on_behalf_of)
         return segment_of((self._transport.call("CreateSegment", request, self._session.write_timeout_s)).segment)
 
@@ -55,13 +62,15 @@ class Segments:
         on_behalf_of: str = "",
         wait_for: WriteLevel | None = None,
         wait_timeout_s: float | None = None,
+        request_id: str = "",
     ) -> SegmentUpdate:
         """Change a segment, and every flag that uses it, in one transaction. Later reads show it.
 
-        `validate_only`: change nothing, and say which flags would change.
+        `validate_only`: change nothing, and say which flags would change. `request_id`: a name for this write; sent
+        again, it is made once.
         """
         message = pb.Segment(name=name, flag_set=self._session.flag_set, etag=etag)
-        request = pb.UpdateSegmentRequest(segment=message, validate_only=validate_only)
+        request = pb.UpdateSegmentRequest(segment=message, validate_only=validate_only, request_id=request_id)
         for field, value in (("rule", rule), ("description", description)):
             if value is not None:
                 setattr(request.segment, field, value)
@@ -74,9 +83,11 @@ class Segments:
             self._session.note_written(response.spread.revision)
         return update_of(response)
 
-    def delete_segment(self, name: str, *, etag: str = "", reason: str = "", on_behalf_of: str = "") -> None:
-        """Delete a segment that nothing uses."""
-        request = pb.DeleteSegmentRequest(flag_set=self._session.flag_set, name=name, etag=etag)
+    def delete_segment(
+        self, name: str, *, etag: str = "", reason: str = "", on_behalf_of: str = "", request_id: str = ""
+    ) -> None:
+        """Delete a segment that nothing uses. `request_id`: a name for this write; sent again, it is made once."""
+        request = pb.DeleteSegmentRequest(flag_set=self._session.flag_set, name=name, etag=etag, request_id=request_id)
         self._session.put_author(request, reason, on_behalf_of)
         self._transport.call("DeleteSegment", request, self._session.write_timeout_s)
 

@@ -1320,6 +1320,7 @@ class RollbackFlagSetRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
@@ -1333,6 +1334,10 @@ class RollbackFlagSetRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: Global___WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to say what would change. Default: false."""
     @property
@@ -1348,10 +1353,11 @@ class RollbackFlagSetRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: Global___WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "revision", b"revision", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "revision", b"revision", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___RollbackFlagSetRequest: typing_extensions.TypeAlias = RollbackFlagSetRequest
 

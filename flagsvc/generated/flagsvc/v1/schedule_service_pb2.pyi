@@ -464,6 +464,7 @@ class UpdateScheduleRequest(google.protobuf.message.Message):
     UPDATE_MASK_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
@@ -471,6 +472,10 @@ class UpdateScheduleRequest(google.protobuf.message.Message):
     """On whose behalf: at most 255 characters. Needs a token with that right. Default: empty."""
     reason: builtins.str
     """Reason, for the audit log: at most 1,024 characters. Default: empty."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to check the request: the answer is what would be stored, and nothing is changed. Default: false."""
     @property
@@ -491,10 +496,11 @@ class UpdateScheduleRequest(google.protobuf.message.Message):
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["schedule", b"schedule", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "schedule", b"schedule", "update_mask", b"update_mask", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "flag_set", b"flag_set", "reason", b"reason", "request_id", b"request_id", "schedule", b"schedule", "update_mask", b"update_mask", "validate_only", b"validate_only"]) -> None: ...
 
 Global___UpdateScheduleRequest: typing_extensions.TypeAlias = UpdateScheduleRequest
 
@@ -530,6 +536,7 @@ class CancelScheduleRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
@@ -541,6 +548,10 @@ class CancelScheduleRequest(google.protobuf.message.Message):
     """On whose behalf: at most 255 characters. Needs a token with that right. Default: empty."""
     reason: builtins.str
     """Reason: at most 1,024 characters. Default: empty."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to check the request: the answer is what would be stored, and nothing is changed. Default: false."""
     def __init__(
@@ -551,9 +562,10 @@ class CancelScheduleRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___CancelScheduleRequest: typing_extensions.TypeAlias = CancelScheduleRequest
 
@@ -591,6 +603,8 @@ class ExecuteScheduleRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
     id: builtins.str
@@ -603,6 +617,14 @@ class ExecuteScheduleRequest(google.protobuf.message.Message):
     """Reason, for the history: at most 1,024 characters. Default: empty."""
     wait_for: flagsvc.generated.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
+    validate_only: builtins.bool
+    """Whether only to check the request: the answer is the schedule as it would end, without revision and spread, and
+    nothing is changed. Default: false.
+    """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Maximum time to wait for that level, 0 to 60 s; the call then succeeds with the level reached. Default: 5 s."""
@@ -617,9 +639,11 @@ class ExecuteScheduleRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: flagsvc.generated.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "id", b"id", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___ExecuteScheduleRequest: typing_extensions.TypeAlias = ExecuteScheduleRequest
 
@@ -637,7 +661,7 @@ class ExecuteScheduleResponse(google.protobuf.message.Message):
 
     @property
     def spread(self) -> flagsvc.generated.flagsvc.v1.flag_service_pb2.WriteSpread:
-        """How far the change had spread. Always set."""
+        """How far the change had spread. Unset with validate_only."""
 
     def __init__(
         self,

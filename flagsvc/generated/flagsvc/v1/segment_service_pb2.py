@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flagsvc/v1/segment_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n\x07Segment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x0cSegmentUsers\x12\x11\n\tflag_keys\x18\x01 \x03(\t\x12\r\n\x05\x66lags\x18\x02 \x01(\x05\x12\x15\n\rsegment_names\x18\x03 \x03(\t\"3\n\rFlagOfSegment\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"r\n\x14\x43reateSegmentRequest\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18) \x01(\x08\"=\n\x15\x43reateSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\"3\n\x11GetSegmentRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"c\n\x12GetSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12\'\n\x05users\x18\x02 \x01(\x0b\x32\x18.flagsvc.v1.SegmentUsers\"N\n\x13ListSegmentsRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListSegmentsResponse\x12%\n\x08segments\x18\x01 \x03(\x0b\x32\x13.flagsvc.v1.Segment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xfe\x01\n\x14UpdateSegmentRequest\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12(\n\x08wait_for\x18\x05 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rvalidate_only\x18) \x01(\x08\"\x90\x01\n\x15UpdateSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12(\n\x05\x66lags\x18\x02 \x03(\x0b\x32\x19.flagsvc.v1.FlagOfSegment\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"z\n\x14\x44\x65leteSegmentRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18) \x01(\x08\"\x17\n\x15\x44\x65leteSegmentResponse2\xb2\x03\n\x0eSegmentService\x12T\n\rCreateSegment\x12 .flagsvc.v1.CreateSegmentRequest\x1a!.flagsvc.v1.CreateSegmentResponse\x12K\n\nGetSegment\x12\x1d.flagsvc.v1.GetSegmentRequest\x1a\x1e.flagsvc.v1.GetSegmentResponse\x12Q\n\x0cListSegments\x12\x1f.flagsvc.v1.ListSegmentsRequest\x1a .flagsvc.v1.ListSegmentsResponse\x12T\n\rUpdateSegment\x12 .flagsvc.v1.UpdateSegmentRequest\x1a!.flagsvc.v1.UpdateSegmentResponse\x12T\n\rDeleteSegment\x12 .flagsvc.v1.DeleteSegmentRequest\x1a!.flagsvc.v1.DeleteSegmentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flagsvc/v1/segment_service.proto\x12\nflagsvc.v1\x1a\x1d\x66lagsvc/v1/flag_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n\x07Segment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66lag_set\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x0cSegmentUsers\x12\x11\n\tflag_keys\x18\x01 \x03(\t\x12\r\n\x05\x66lags\x18\x02 \x01(\x05\x12\x15\n\rsegment_names\x18\x03 \x03(\t\"3\n\rFlagOfSegment\x12\x10\n\x08\x66lag_key\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x86\x01\n\x14\x43reateSegmentRequest\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18( \x01(\t\x12\x15\n\rvalidate_only\x18) \x01(\x08\"=\n\x15\x43reateSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\"3\n\x11GetSegmentRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"c\n\x12GetSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12\'\n\x05users\x18\x02 \x01(\x0b\x32\x18.flagsvc.v1.SegmentUsers\"N\n\x13ListSegmentsRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListSegmentsResponse\x12%\n\x08segments\x18\x01 \x03(\x0b\x32\x13.flagsvc.v1.Segment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x02\n\x14UpdateSegmentRequest\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12(\n\x08wait_for\x18\x05 \x01(\x0e\x32\x16.flagsvc.v1.WriteLevel\x12/\n\x0cwait_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18( \x01(\t\x12\x15\n\rvalidate_only\x18) \x01(\x08\"\x90\x01\n\x15UpdateSegmentResponse\x12$\n\x07segment\x18\x01 \x01(\x0b\x32\x13.flagsvc.v1.Segment\x12(\n\x05\x66lags\x18\x02 \x03(\x0b\x32\x19.flagsvc.v1.FlagOfSegment\x12\'\n\x06spread\x18\x03 \x01(\x0b\x32\x17.flagsvc.v1.WriteSpread\"\x8e\x01\n\x14\x44\x65leteSegmentRequest\x12\x10\n\x08\x66lag_set\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18( \x01(\t\x12\x15\n\rvalidate_only\x18) \x01(\x08\"\x17\n\x15\x44\x65leteSegmentResponse2\xb2\x03\n\x0eSegmentService\x12T\n\rCreateSegment\x12 .flagsvc.v1.CreateSegmentRequest\x1a!.flagsvc.v1.CreateSegmentResponse\x12K\n\nGetSegment\x12\x1d.flagsvc.v1.GetSegmentRequest\x1a\x1e.flagsvc.v1.GetSegmentResponse\x12Q\n\x0cListSegments\x12\x1f.flagsvc.v1.ListSegmentsRequest\x1a .flagsvc.v1.ListSegmentsResponse\x12T\n\rUpdateSegment\x12 .flagsvc.v1.UpdateSegmentRequest\x1a!.flagsvc.v1.UpdateSegmentResponse\x12T\n\rDeleteSegment\x12 .flagsvc.v1.DeleteSegmentRequest\x1a!.flagsvc.v1.DeleteSegmentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,26 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEGMENTUSERS']._serialized_end=458
   _globals['_FLAGOFSEGMENT']._serialized_start=460
   _globals['_FLAGOFSEGMENT']._serialized_end=511
-  _globals['_CREATESEGMENTREQUEST']._serialized_start=513
-  _globals['_CREATESEGMENTREQUEST']._serialized_end=627
-  _globals['_CREATESEGMENTRESPONSE']._serialized_start=629
-  _globals['_CREATESEGMENTRESPONSE']._serialized_end=690
-  _globals['_GETSEGMENTREQUEST']._serialized_start=692
-  _globals['_GETSEGMENTREQUEST']._serialized_end=743
-  _globals['_GETSEGMENTRESPONSE']._serialized_start=745
-  _globals['_GETSEGMENTRESPONSE']._serialized_end=844
-  _globals['_LISTSEGMENTSREQUEST']._serialized_start=846
-  _globals['_LISTSEGMENTSREQUEST']._serialized_end=924
-  _globals['_LISTSEGMENTSRESPONSE']._serialized_start=926
-  _globals['_LISTSEGMENTSRESPONSE']._serialized_end=1012
-  _globals['_UPDATESEGMENTREQUEST']._serialized_start=1015
-  _globals['_UPDATESEGMENTREQUEST']._serialized_end=1269
-  _globals['_UPDATESEGMENTRESPONSE']._serialized_start=1272
-  _globals['_UPDATESEGMENTRESPONSE']._serialized_end=1416
-  _globals['_DELETESEGMENTREQUEST']._serialized_start=1418
-  _globals['_DELETESEGMENTREQUEST']._serialized_end=1540
-  _globals['_DELETESEGMENTRESPONSE']._serialized_start=1542
-  _globals['_DELETESEGMENTRESPONSE']._serialized_end=1565
-  _globals['_SEGMENTSERVICE']._serialized_start=1568
-  _globals['_SEGMENTSERVICE']._serialized_end=2002
+  _globals['_CREATESEGMENTREQUEST']._serialized_start=514
+  _globals['_CREATESEGMENTREQUEST']._serialized_end=648
+  _globals['_CREATESEGMENTRESPONSE']._serialized_start=650
+  _globals['_CREATESEGMENTRESPONSE']._serialized_end=711
+  _globals['_GETSEGMENTREQUEST']._serialized_start=713
+  _globals['_GETSEGMENTREQUEST']._serialized_end=764
+  _globals['_GETSEGMENTRESPONSE']._serialized_start=766
+  _globals['_GETSEGMENTRESPONSE']._serialized_end=865
+  _globals['_LISTSEGMENTSREQUEST']._serialized_start=867
+  _globals['_LISTSEGMENTSREQUEST']._serialized_end=945
+  _globals['_LISTSEGMENTSRESPONSE']._serialized_start=947
+  _globals['_LISTSEGMENTSRESPONSE']._serialized_end=1033
+  _globals['_UPDATESEGMENTREQUEST']._serialized_start=1036
+  _globals['_UPDATESEGMENTREQUEST']._serialized_end=1310
+  _globals['_UPDATESEGMENTRESPONSE']._serialized_start=1313
+  _globals['_UPDATESEGMENTRESPONSE']._serialized_end=1457
+  _globals['_DELETESEGMENTREQUEST']._serialized_start=1460
+  _globals['_DELETESEGMENTREQUEST']._serialized_end=1602
+  _globals['_DELETESEGMENTRESPONSE']._serialized_start=1604
+  _globals['_DELETESEGMENTRESPONSE']._serialized_end=1627
+  _globals['_SEGMENTSERVICE']._serialized_start=1630
+  _globals['_SEGMENTSERVICE']._serialized_end=2064
 # @@protoc_insertion_point(module_scope)

@@ -137,6 +137,7 @@ class CreateSegmentRequest(google.protobuf.message.Message):
     SEGMENT_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the audit log: at most 255 characters. Default: "anonymous". Where callers are
@@ -144,6 +145,10 @@ class CreateSegmentRequest(google.protobuf.message.Message):
     """
     reason: builtins.str
     """Reason of the change, for the audit log: at most 1,024 characters. Default: empty."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to check the request: nothing is changed. Default: false."""
     @property
@@ -156,10 +161,11 @@ class CreateSegmentRequest(google.protobuf.message.Message):
         segment: Global___Segment | None = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["segment", b"segment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "segment", b"segment", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "request_id", b"request_id", "segment", b"segment", "validate_only", b"validate_only"]) -> None: ...
 
 Global___CreateSegmentRequest: typing_extensions.TypeAlias = CreateSegmentRequest
 
@@ -295,6 +301,7 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     WAIT_FOR_FIELD_NUMBER: builtins.int
     WAIT_TIMEOUT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     actor: builtins.str
     """Author of the change, for the history: at most 255 characters. Default: "anonymous". Where callers are
@@ -304,6 +311,10 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
     """Reason of the change, for the history: at most 1,024 characters. Default: empty."""
     wait_for: flagsvc.generated.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType
     """Level that the change must reach before the response. Default: CACHED."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to check the request: the answer says which flags would change, and nothing is changed. Default: false."""
     @property
@@ -327,10 +338,11 @@ class UpdateSegmentRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         wait_for: flagsvc.generated.flagsvc.v1.flag_service_pb2.WriteLevel.ValueType = ...,
         wait_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["segment", b"segment", "update_mask", b"update_mask", "wait_timeout", b"wait_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "segment", b"segment", "update_mask", b"update_mask", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "reason", b"reason", "request_id", b"request_id", "segment", b"segment", "update_mask", b"update_mask", "validate_only", b"validate_only", "wait_for", b"wait_for", "wait_timeout", b"wait_timeout"]) -> None: ...
 
 Global___UpdateSegmentRequest: typing_extensions.TypeAlias = UpdateSegmentRequest
 
@@ -378,6 +390,7 @@ class DeleteSegmentRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     ACTOR_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     flag_set: builtins.str
     """Flag set: at most 255 characters. Default: "default"."""
@@ -391,6 +404,10 @@ class DeleteSegmentRequest(google.protobuf.message.Message):
     """
     reason: builtins.str
     """Reason of the change, for the audit log: at most 1,024 characters. Default: empty."""
+    request_id: builtins.str
+    """The caller's id for this write, such as a UUID: at most 64 characters. The write is made once: within 24 hours the
+    same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
+    """
     validate_only: builtins.bool
     """Whether only to check the request: nothing is changed. Default: false."""
     def __init__(
@@ -401,9 +418,10 @@ class DeleteSegmentRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         actor: builtins.str = ...,
         reason: builtins.str = ...,
+        request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "name", b"name", "reason", b"reason", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor", b"actor", "etag", b"etag", "flag_set", b"flag_set", "name", b"name", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___DeleteSegmentRequest: typing_extensions.TypeAlias = DeleteSegmentRequest
 
