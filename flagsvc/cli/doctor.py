@@ -13,7 +13,7 @@ from flagsvc.cli.failures import print_error
 from flagsvc.cli.tables import Column, print_table
 from flagsvc.cli.terminal import is_terminal
 from flagsvc.settings import Settings
-from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url
+from flagsvc.urls import CACHE_SCHEMES, STORE_SCHEMES, SettingsError, checked_url, redacted
 
 _CURE = "correct the URL; docs/operating.md lists the options"
 _COLUMNS = (
@@ -78,7 +78,7 @@ def _cache(settings: Settings, timeout_s: float) -> list[Finding]:
         return [Finding("cache", "URL", Outcome.SKIPPED, "none is configured")]
     from flagsvc.adapters.checks.redis import check_redis  # noqa: PLC0415
 
-    return check_redis(url, timeout_s, settings.cache_prefix)
+    return check_redis(url, timeout_s, settings.cache_prefix, redacted(settings.store_url))
 
 
 def _snapshot(settings: Settings) -> list[Finding]:

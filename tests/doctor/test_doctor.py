@@ -118,6 +118,21 @@ def test_a_cache_that_is_set_up_wrongly(
     assert "wr0ng" not in report.text
 
 
+def test_a_cache_of_another_store(redis_users: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--store", f"mongodb://u:s3cret@{HOST}:1/shop", "--cache", redis_users.url)
+    with redis.Redis.from_url(redis_users.url) as direct:
+        try:
+            direct.set("flagsvc:store", "0a1b mongodb://db/staging")
+            report = Report(capsys, *arguments)
+            assert "another store, mongodb://db/staging" in report.failed("cache")["owner"]["detail"]
+            assert "FLAGSVC_CACHE_PREFIX" in report.failed("cache")["owner"]["cure"]
+            assert "s3cret" not in report.text
+            direct.set("flagsvc:store", "0a1b mongodb://other-host/shop")
+            assert not Report(capsys, *arguments).failed("cache")
+        finally:
+            direct.flushall()
+
+
 REFUSALS = {
     "a read-only replica": (("REPLICAOF", HOST, "1"), ("REPLICAOF", "NO", "ONE"), "READONLY", "primary"),
     "a full memory": (("CONFIG SET", "maxmemory", "1mb"), ("CONFIG SET", "maxmemory", "0"), "OOM", "maxmemory"),

@@ -15,12 +15,13 @@ from flagsvc.adapters.redis import scripts
 from flagsvc.adapters.redis.causes import CREDENTIALS, redis_cause
 from flagsvc.adapters.redis.keys import NO_FLAG, Keys
 from flagsvc.adapters.redis.options import checked_options
+from flagsvc.adapters.redis.ownership import MAX_NAME, OTHER_PREFIX, Ownership
 
 _NO_INFO = "unknown, for the user may not run INFO; only metrics need it"
 
 
-def check_redis(url: str, timeout_s: float, prefix: str = "") -> list[Finding]:
-    """Try everything that a replica does with Redis. Raises ValueError for an option that is not valid."""
+def check_redis(url: str, timeout_s: float, prefix: str = "", store_name: str = "") -> list[Finding]:
+    """Try everything that a replica of a store does with Redis. Raises ValueError for an option that is not valid."""
     client: Any = redis.Redis.from_url(
         checked_options(url), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
     )
@@ -33,6 +34,7 @@ def check_redis(url: str, timeout_s: float, prefix: str = "") -> list[Finding]:
         steps.run("credentials", lambda: _authenticate(client), needed=True)
         steps.run("version", lambda: _version(client))
         steps.run("read", lambda: _said(client.mget([entry]), "entries can be read"))
+        steps.run("owner", lambda: _owner(client, keys, store_name))
         steps.run("write", lambda: _write(client, entry))
         steps.run("scripts", lambda: _scripts(client, keys))
         steps.run("transactions", lambda: _transaction(client, entry))
@@ -78,6 +80,18 @@ def _version(client: Any) -> str:
         return f"Redis {client.info('server')['redis_version']}"
     except redis.ResponseError:
         return _NO_INFO
+
+
+def _owner(client: Any, keys: Keys, store_name: str) -> str:
+    """See whose the keys are, by the name of the store: replicas compare its identity as well."""
+    ownership, owner = Ownership(store_name=store_name), client.get(keys.owner)
+    if owner is None:
+        return "no store uses the keys now"
+    ownership.assume_owner(owner)
+    if ownership.identity is not None:
+        return f"the keys belong to {ownership.identity}"
+    name = owner.decode(errors="replace").partition(" ")[2][:MAX_NAME]
+    raise CheckFailed(f"the keys belong to another store, {name}; this one is {store_name}", OTHER_PREFIX)
 
 
 def _write(client: Any, entry: str) -> str:

@@ -16,7 +16,7 @@ from flagsvc.ports import Problem, StoreIdentity
 
 _REFUSED = re.compile(FOREIGN + r"([!-~]+) ([!-&(-~]+)")
 _UNPRINTABLE = re.compile(r"[^ -~]")
-_CURE = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
+OTHER_PREFIX = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
 MAX_NAME = 400
 MAX_LOGGED = 100
 """Most other stores that are named in the log, once each."""
@@ -102,7 +102,7 @@ class Ownership:
             "foreign_store_message_ignored",
             store=str(self.identity),
             sender=str(sender),
-            detail=f"Another store announces its changes on the same channel. Do this: {_CURE}.",
+            detail=f"Another store announces its changes on the same channel. Do this: {OTHER_PREFIX}.",
         )
 
     def problems(self) -> Sequence[Problem]:
@@ -114,7 +114,7 @@ class Ownership:
         if self.owner is None:
             return ()
         detail = f"the shared cache belongs to another store, {self.owner}; this one is {self.identity}"
-        return (Problem("cache_of_another_store", detail, _CURE),)
+        return (Problem("cache_of_another_store", detail, OTHER_PREFIX),)
 
     def _note_owner(self, store_id: str, name: str) -> None:
         owner = StoreIdentity(_UNPRINTABLE.sub("?", store_id)[:MAX_NAME], _UNPRINTABLE.sub("?", name)[:MAX_NAME])
@@ -123,7 +123,7 @@ class Ownership:
                 "cache_of_another_store",
                 store=str(self.identity),
                 owner=str(owner),
-                detail=f"The shared cache is not used. Do this: {_CURE}.",
+                detail=f"The shared cache is not used. Do this: {OTHER_PREFIX}.",
             )
         self.owner = owner
 
