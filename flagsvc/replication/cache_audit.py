@@ -22,7 +22,7 @@ from flagsvc.background import BackgroundTasks, outliving
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, StoreUnavailable
 from flagsvc.core.model import FlagId
 from flagsvc.ports import NEVER, Entry, FlagCache, FlagStore, StoreContents
-from flagsvc.turns import Turns, free_in_turns, in_turns
+from flagsvc.turns import free_in_turns, in_turns, off_loop
 from flagsvc.view.entries import same_entry
 from flagsvc.view.near_cache import NearCache
 
@@ -186,18 +186,14 @@ class CacheAuditor:
         contents = await self._store.load()
         flags = await _by_id(contents)
         seen: set[FlagId] = set()
-        suspects, known, turns = [], 0, Turns()
+        suspects: list[Suspect] = []
+        known = 0
         async for piece in cache.entries():
-            for cached in piece:
-                if cached.id in seen:  # an entry that moves during a scan may come twice
-                    continue
-                seen.add(cached.id)
-                known += cached.id in flags
-                kind = kind_of(cached, flags.get(cached.id) or _absent(contents, cached.id))
-                if kind is not None:
-                    suspects.append(Suspect(cached, kind))
-                if turns.is_over():
-                    await turns.next()
+            new = [cached for cached in piece if cached.id not in seen]  # one that moves during a scan may come twice
+            stored = [flags.get(cached.id) or _absent(contents, cached.id) for cached in new]
+            known += sum(cached.id in flags for cached in new)
+            seen.update(cached.id for cached in new)
+            suspects += await off_loop(_suspects_among, new, stored)
             await asyncio.sleep(pause_s)
         found.checked = len(seen)
         found.missing = len(flags) - known
@@ -216,11 +212,7 @@ class CacheAuditor:
         await self._store.revisions()
         stored = await asyncio.gather(*map(self._store.get, ids))
         held = await _peek(cache, ids)
-        return [
-            Mismatch(suspect.cached, entry, suspect.kind)
-            for suspect, entry, still in zip(suspects, stored, held, strict=True)
-            if _same_entry(suspect.cached, still) and kind_of(suspect.cached, entry) is suspect.kind
-        ]
+        return await off_loop(_still_wrong, suspects, stored, held)
 
     async def _repair(self, cache: FlagCache, wrong: Sequence[Mismatch]) -> set[FlagId]:
         """Put what the store has; return the flags whose wrong entry is gone.
@@ -255,6 +247,20 @@ class CacheAuditor:
         found.repaired += len(right)
         self.drifted += len(wrong)
         self.repaired += len(right)
+
+
+def _suspects_among(cached: Sequence[Entry], stored: Sequence[Entry]) -> list[Suspect]:
+    """Return what looks wrong of the cache's entries beside the store's. For large flags that takes a while."""
+    kinds = map(kind_of, cached, stored)
+    return [Suspect(each, kind) for each, kind in zip(cached, kinds, strict=True) if kind is not None]
+
+
+def _still_wrong(suspects: Sequence[Suspect], stored: Sequence[Entry], held: Sequence[Entry | None]) -> list[Mismatch]:
+    return [
+        Mismatch(suspect.cached, entry, suspect.kind)
+        for suspect, entry, still in zip(suspects, stored, held, strict=True)
+        if _same_entry(suspect.cached, still) and kind_of(suspect.cached, entry) is suspect.kind
+    ]
 
 
 def kind_of(cached: Entry, stored: Entry) -> DriftKind | None:

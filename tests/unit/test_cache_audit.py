@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from flagsvc.core.changes import Author, create, delete, toggle
 from flagsvc.core.errors import CacheMissing, CacheUnavailable, FlagsvcError, StoreUnavailable
 from flagsvc.core.model import Flag, FlagId, Status
 from flagsvc.ports import NEVER, Entry, LeaseState
+from flagsvc.replication import cache_audit
 from flagsvc.replication.cache_audit import MAX_LISTED, AuditReport, CacheAuditor, DriftedEntry, DriftKind, kind_of
 from flagsvc.view.near_cache import NearCache
 from tests.replicas import until
@@ -286,6 +288,21 @@ async def test_entries_read_for_a_repair_are_applied_to_the_near_cache(parts: Pa
     assert held is not None
     assert held.entry == newer
     assert len(parts.near) == 1, "flags that it did not hold stay out"
+
+
+async def test_entries_are_compared_outside_the_event_loop(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To compare two large definitions takes longer than a turn of the event loop."""
+    threads: set[str] = set()
+
+    def noted(cached: Entry, stored: Entry) -> DriftKind | None:
+        threads.add(threading.current_thread().name)
+        return kind_of(cached, stored)
+
+    monkeypatch.setattr(cache_audit, "kind_of", noted)
+    await parts.make(A)
+    await parts.plant(Entry.of(Flag(key="b", revision=2)))
+    assert (await parts.cache_auditor.verify(repair=False)).drifted == 1
+    assert {name.startswith("off-loop") for name in threads} == {True}
 
 
 async def test_concurrent_changes_are_no_drift(parts: Parts) -> None:

@@ -46,8 +46,6 @@ CHUNK = 100
 FETCHES, FETCHED_AT_ONCE = 4, 16
 """Round trips that read entries at a time, and the most entries of each: many large ones take a while to arrive."""
 SCAN_COUNT = 200
-LARGE_BYTES = 65_536
-"""Longer definitions are read outside the event loop."""
 
 
 _Packed = tuple[Entry, str]
@@ -319,7 +317,7 @@ class RedisCache:
         return await self._redis.bounded(keep, None) is not None
 
     async def _entry_in(self, flag_id: FlagId, text: bytes | None) -> Entry | None:
-        if text is not None and len(text) > LARGE_BYTES:
+        if text is not None and len(text) > messages.LARGE_BYTES:
             return await off_loop(messages.entry_in, flag_id, text, self._ownership.store[0])
         return messages.entry_in(flag_id, text, self._ownership.store[0])
 

@@ -19,8 +19,6 @@ from flagsvc.replication.timing import SUBSCRIPTION_TIMEOUT_S
 from flagsvc.turns import off_loop
 
 MALFORMED_LOG_EVERY_S = 60.0
-LARGE_BYTES = 32_768
-"""Longer messages are read outside the event loop."""
 MIN_RECONNECT_S, MAX_RECONNECT_S = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
@@ -53,7 +51,7 @@ class Channel:
             return None
         store_id = self._redis.ownership.store[0]
         try:
-            if len(data) > LARGE_BYTES:
+            if len(data) > messages.LARGE_BYTES:
                 return await off_loop(messages.event_in, data, store_id)
             return messages.event_in(data, store_id)
         except messages.OtherStore as error:

@@ -23,6 +23,8 @@ from flagsvc.ports import Announced, Entry, Heartbeat, IdentityChanged, StoreIde
 from flagsvc.turns import off_loop
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 8_192
+"""Longer texts are read outside the event loop: one of 64 kB can take 20 ms."""
 MAX_INLINE_VALUES = 2_000
 """Fields and list elements of a definition that is written on the event loop."""
 MAX_NAME = 1_024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc
@@ -34,21 +35,21 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
     def __init__(self, planner: SchedulePlanner, rights: PlannedRights) -> None:
         self._planner, self._rights = planner, rights
 
-    async def CreateSchedule(self, request: pb.CreateScheduleRequest, context: Context) -> pb.CreateScheduleResponse:
+    async def CreateSchedule(self, request: pb.CreateScheduleRequest, context: Context) -> Any:
         """Plan a change."""
         author, creator = author_of(request), self._rights.creator(CALLER.get())
         wanted = await off_loop(
             messages.schedule_of, request.flag_set, request.schedule, creator, author.actor, author.reason
         )
         made = await self._planner.create(wanted, write_request_of(request), validate_only=request.validate_only)
-        return pb.CreateScheduleResponse(schedule=await _packed(made))
+        return await off_loop(_encoded, pb.CreateScheduleResponse, made)
 
-    async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
+    async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> Any:
         """Return one schedule."""
         found = await self._planner.get(validation.set_name(request.flag_set), _id(request.id))
-        return pb.GetScheduleResponse(schedule=await _packed(found))
+        return await off_loop(_encoded, pb.GetScheduleResponse, found)
 
-    async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
+    async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Context) -> Any:
         """List schedules in pages."""
         size = page_size(request.page_size, default=100)
         if request.flag_key:
@@ -62,7 +63,7 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         found = await self._planner.page(query, size + 1)
         return await off_loop(_page, found, size)
 
-    async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, context: Context) -> pb.UpdateScheduleResponse:
+    async def UpdateSchedule(self, request: pb.UpdateScheduleRequest, context: Context) -> Any:
         """Change the fields in the mask, and plan the schedule again."""
         flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.schedule.id, "schedule.id")
         author, etag = author_of(request), validation.etag_revision(request.schedule.etag)
@@ -79,9 +80,9 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
             request=write_request_of(request),
             validate_only=request.validate_only,
         )
-        return pb.UpdateScheduleResponse(schedule=await _packed(changed))
+        return await off_loop(_encoded, pb.UpdateScheduleResponse, changed)
 
-    async def CancelSchedule(self, request: pb.CancelScheduleRequest, context: Context) -> pb.CancelScheduleResponse:
+    async def CancelSchedule(self, request: pb.CancelScheduleRequest, context: Context) -> Any:
         """End a schedule before its time."""
         author, etag = author_of(request), validation.etag_revision(request.etag)
         flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
@@ -89,31 +90,34 @@ class ScheduleService(pb_grpc.ScheduleServiceServicer):
         found = await self._planner.cancel(
             flag_set, schedule_id, author, etag, request=remembered, validate_only=request.validate_only
         )
-        return pb.CancelScheduleResponse(schedule=await _packed(found))
+        return await off_loop(_encoded, pb.CancelScheduleResponse, found)
 
-    async def ExecuteSchedule(self, request: pb.ExecuteScheduleRequest, context: Context) -> pb.ExecuteScheduleResponse:
+    async def ExecuteSchedule(self, request: pb.ExecuteScheduleRequest, context: Context) -> Any:
         """Execute a schedule now."""
         author, etag = author_of(request), validation.etag_revision(request.etag)
         flag_set, schedule_id = validation.set_name(request.flag_set), _id(request.id)
         wait, remembered = wait_for(request), write_request_of(request)
         if request.validate_only:
             checked = await self._planner.preview_execution(flag_set, schedule_id, author, etag)
-            return pb.ExecuteScheduleResponse(schedule=await _packed(checked))
+            return await off_loop(_encoded, pb.ExecuteScheduleResponse, checked)
         done, written = await self._planner.execute(flag_set, schedule_id, author, etag, wait, request=remembered)
-        return pb.ExecuteScheduleResponse(schedule=await _packed(done), spread=spread_to_message(written))
+        encode = partial(_encoded, spread=spread_to_message(written))
+        return await off_loop(encode, pb.ExecuteScheduleResponse, done)
 
 
-def _page(found: list[Schedule], size: int) -> pb.ListSchedulesResponse:
+def _page(found: list[Schedule], size: int) -> bytes:
     more = ""
     if len(found) > size:
         last = found[size - 1]
         more = to_page_token(_LISTING, (round(last.execute_at.timestamp() * 1000), str(last.number)))
     packed = within_limit(map(messages.schedule_to_message, found[:size]), SMALLER_PAGE)
-    return pb.ListSchedulesResponse(schedules=packed, next_page_token=more)
+    return pb.ListSchedulesResponse(schedules=packed, next_page_token=more).SerializeToString()
 
 
-async def _packed(schedule: Schedule) -> pb.Schedule:
-    return await off_loop(messages.schedule_to_message, schedule)
+def _encoded(response_type: Any, schedule: Schedule, **fields: Any) -> bytes:
+    """Return the response's bytes: a planned change may have the size of a flag."""
+    encoded: bytes = response_type(schedule=messages.schedule_to_message(schedule), **fields).SerializeToString()
+    return encoded
 
 
 def _position(token: str) -> tuple[int, int] | None:
