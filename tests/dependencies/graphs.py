@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +14,8 @@ from flagsvc.core.family import evaluate_family
 from flagsvc.core.model import Flag, JsonValue, Status
 from flagsvc.core.segments import further, segments_of, stamp
 
+MANY = range(int(os.environ.get("GRAPHS_SEED", "0")), int(os.environ.get("GRAPHS_SEED", "0")) + 20_000)
+"""The seeds of the long tests."""
 NOW = 1_800_000_000.0
 KEYS = tuple("abcdefg")
 NAMES = ("red", "green", "blue", "grey")

@@ -114,6 +114,11 @@ def build_go() -> None:
 
 
 @functools.cache
+def build_graphs() -> None:
+    _run("go", "go", "build", "-o", "build/graphs", "./graphs")
+
+
+@functools.cache
 def build_node() -> None:
     node_app.install(HERE / "node")
 

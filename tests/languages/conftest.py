@@ -8,7 +8,7 @@ import pytest
 
 from tests.languages.samples import EVERYTHING
 
-NEEDING = ("access", "clients", "plain_clients", "python_access", "rollouts", "tls")
+NEEDING = ("access", "clients", "dependencies", "plain_clients", "python_access", "rollouts", "tls")
 collect_ignore = [] if EVERYTHING else [f"test_{name}.py" for name in NEEDING]
 
 Say = Callable[[str], None]
