@@ -61,7 +61,7 @@ def test_faults_at_random_break_no_promise(tmp_path: Path) -> None:
     assert sum(bool(credential.ended_by) for credential in story.credentials) > 5
     assert Counter(attempt.outcome for attempt in story.attempts)[REFUSED] > 60
     assert any(stream.outcome == REFUSED for stream in story.streams)
-    assert sum(row["state"] == "EXECUTED" for row in story.ending.schedules) > 5
+    assert sum(row["state"] == "EXECUTED" for row in story.ending.schedules) > 2
     assert len({answer.moved for answer in story.moved}) == 2
     assert len(story.ending.definitions) > len(story.flags)
     assert story.greedy.refused > len(story.greedy.accepted) > story.greedy.rate * SECONDS / 2
