@@ -296,6 +296,17 @@ def test_validate_lists_every_violation_of_every_file(run: Any, tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("name", ["prerequisites", "Rollout"])
+def test_a_flag_does_not_come_in_without_what_guards_it(run: Any, tmp_path: Path, name: str) -> None:
+    """A file of flagd has no prerequisites and no rollout; without them the flag would be on for everybody."""
+    child = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "on"}
+    guarded = file(tmp_path / "x.json", {"child": {**child, name: [{"flagKey": "kill", "variants": ["on"]}]}})
+    refused = f"$.flags.child.{name}: flag files do not have this field, and without it the flag has other answers"
+    assert refused in run("import", guarded, status=1)
+    assert refused in run("validate", guarded, status=1)
+    assert "1 created" in run("import", file(tmp_path / "y.json", {"child": {**child, name: []}}))
+
+
 def test_validate_for_programs(run: Any, tmp_path: Path) -> None:
     bad = file(tmp_path / "x.json", {"a": 7})
     found = [json.loads(line) for line in run("validate", bad, FLAGD[0], "--json", status=1).splitlines()]

@@ -30,6 +30,12 @@ EXPOSURE_NAME = "flagsvcExposure"
 """The field of a flag's metadata, or of the file's, that says who may see it over OFREP. It is flagsvc's own, too."""
 _FILE_FIELDS = frozenset({"$schema", "flags", "$evaluators", "metadata"})
 _FLAG_FIELDS = frozenset({"state", "variants", "defaultVariant", "targeting", "metadata", "description"})
+_DECIDING_FIELDS = frozenset({"prerequisites", "rollout"})
+"""Fields of flagsvc's flags that files do not have. A flag without its own would be another: on, where it was off."""
+_NO_SUCH_FIELD = (
+    "flag files do not have this field, and without it the flag has other answers; leave it out, and set it in a store"
+    " (`flagsvc set`), or import lines of mongoexport, which have it"
+)
 _SMALLEST_EVALUATOR = 3
 """Characters of JSON below which flagd takes an evaluator for empty, and refuses the file."""
 
@@ -315,7 +321,11 @@ class _Reader:
 
     def _note_unknown(self, path: Path, given: Mapping[str, JsonValue], known: frozenset[str]) -> None:
         folded = {name.lower() for name in known} if path else known
-        for name in given:
-            if (name.lower() if path else name) not in folded:
+        for name, value in given.items():
+            if (name.lower() if path else name) in folded:
+                continue
+            if path and value and name.lower() in _DECIDING_FIELDS:
+                self._result.add((*path, name), _NO_SUCH_FIELD, is_odd=not self._is_write)
+            else:
                 text = f"unknown property, ignored; known properties: {', '.join(sorted(known))}"
                 self._note((*path, name), text)
