@@ -8,7 +8,7 @@ import re
 import resource
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +67,11 @@ def zipf_keys(count: int, seed: int = 1, exponent: float = 1.1) -> list[str]:
     return [key(int(number)) for number in numbers]
 
 
-async def saturated(target: Target, seconds: float, *, toggles: bool) -> Measured:
-    """Keep 64 calls in flight."""
-    requests = [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(50_000)]
+async def saturated(
+    target: Target, seconds: float, *, toggles: bool, requests: Sequence[pb.EvaluateFlagRequest] = ()
+) -> Measured:
+    """Keep 64 calls in flight: of the requests in turn, else of flags as popular as in `zipf_keys`."""
+    requests = requests or [pb.EvaluateFlagRequest(flag_key=k) for k in zipf_keys(50_000)]
     waits: list[float] = []
     async with _stub(target) as stub, _toggling(stub, target, on=toggles):
         await _warm(stub, target, requests)
@@ -151,7 +153,7 @@ async def _stub(target: Target) -> AsyncIterator[pb_grpc.FlagServiceAsyncStub]:
         yield pb_grpc.FlagServiceStub(channel)
 
 
-async def _warm(stub: pb_grpc.FlagServiceAsyncStub, target: Target, requests: list[pb.EvaluateFlagRequest]) -> None:
+async def _warm(stub: pb_grpc.FlagServiceAsyncStub, target: Target, requests: Sequence[pb.EvaluateFlagRequest]) -> None:
     await asyncio.gather(*(stub.EvaluateFlag(request, metadata=target.headers) for request in requests[:CALLERS]))
 
 
