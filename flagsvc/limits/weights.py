@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.callers import Metadata
 from flagsvc.api.common.permissions import METHODS, Rule
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.core.access.roles import Role

@@ -13,9 +13,9 @@ from typing import Any
 
 from flagsvc.access.authority import Authority
 from flagsvc.api.common.answers import is_long_work
-from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.callers import CALLER, Metadata
 from flagsvc.api.common.consistency_tokens import min_revision_of
-from flagsvc.api.common.contexts import PROVEN, Contexts, LazyContext, Metadata
+from flagsvc.api.common.contexts import PROVEN, Contexts, LazyContext
 from flagsvc.api.common.gate import Check, check_of
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import METHODS

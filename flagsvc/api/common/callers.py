@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import Any
 
 from flagsvc.core.access.identity import UNCHECKED, Identity
 from flagsvc.core.errors import Unauthenticated
 
-if TYPE_CHECKING:
-    from flagsvc.api.common.contexts import Metadata
-
+Metadata = Iterable[Any] | None
+"""A call's headers, or metadata: pairs of a name in lower case and a value."""
 CALLER: ContextVar[Identity] = ContextVar("caller", default=UNCHECKED)
 """Who makes the call; UNCHECKED while callers are not authenticated."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.callers import Metadata
 from flagsvc.core.errors import invalid
 
 HEADER = "flagsvc-min-revision"

@@ -8,11 +8,11 @@ who are trusted with it, such as a gateway that sets them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from flagsvc.api.common.callers import CALLER
+from flagsvc.api.common.callers import CALLER, Metadata
 from flagsvc.api.common.values import from_struct_value, from_value
 from flagsvc.core.errors import EvaluationFailed, invalid
 from flagsvc.core.model import Attributes, JsonValue
@@ -21,9 +21,6 @@ from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.turns import off_loop
 
 TARGETING_KEY = "targetingKey"
-Metadata = Iterable[Any] | None
-"""A call's metadata: (lower-case name, value) pairs."""
-
 PROVEN: ContextVar[Mapping[str, JsonValue] | None] = ContextVar("proven", default=None)
 """Fields that the credential of the call that runs now proves; None if it proves none."""
 LARGE_BYTES = 8_192

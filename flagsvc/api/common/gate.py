@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from flagsvc.access.authority import Authority
 from flagsvc.access.sessions import Session
-from flagsvc.api.common.callers import CALLER, credential_in
-from flagsvc.api.common.contexts import PROVEN, Metadata
+from flagsvc.api.common.callers import CALLER, Metadata, credential_in
+from flagsvc.api.common.contexts import PROVEN
 from flagsvc.api.common.listener import Listener
 from flagsvc.api.common.permissions import Rule
 from flagsvc.core.access.decision import authorize

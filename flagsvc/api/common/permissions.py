@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.callers import Metadata
 from flagsvc.api.common.selectors import Selectors
 from flagsvc.core.access.roles import Role
 from flagsvc.core.validation import set_name

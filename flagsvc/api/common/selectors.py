@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from flagsvc.api.common.contexts import Metadata
+from flagsvc.api.common.callers import Metadata
 from flagsvc.core.errors import InvalidRequest, Violation
 from flagsvc.core.flagd.reading import SET_NAME
 from flagsvc.core.flagd.sets import NAMED_SETS, SOURCE, NamedSets
