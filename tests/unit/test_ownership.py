@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from flagsvc.adapters.redis.ownership import Ownership
 from flagsvc.ports import StoreIdentity
@@ -68,3 +69,17 @@ def test_garbage_in_the_owners_place_is_shown_without_control_characters() -> No
     [problem] = ownership.problems()
     assert problem.detail.isprintable()
     assert len(problem.detail) < 1_000
+
+
+def test_messages_from_before_a_resync_are_counted_and_are_no_warning() -> None:
+    ownership = Ownership(STORE)
+    ownership.become(OTHER_STORE)
+    with capture_logs() as logs:
+        ownership.note_foreign(STORE)
+        ownership.note_foreign(STORE)
+        ownership.note_foreign(StoreIdentity("third", "mongodb://c/shop"))
+    assert ownership.foreign_messages == 3
+    assert [(entry["log_level"], entry["sender"]) for entry in logs] == [
+        ("info", str(STORE)),
+        ("warning", "mongodb://c/shop (third)"),
+    ]

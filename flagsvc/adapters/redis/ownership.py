@@ -17,6 +17,11 @@ from flagsvc.ports import Problem, StoreIdentity
 _REFUSED = re.compile(FOREIGN + r"([!-~]+) ([!-&(-~]+)")
 _UNPRINTABLE = re.compile(r"[^ -~]")
 OTHER_PREFIX = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
+_OF_ANOTHER = f"Another store announces its changes on the same channel. Do this: {OTHER_PREFIX}."
+_OF_BEFORE = (
+    "The sender has this store's identity from before its resync. While replicas take over the new one, that is as it"
+    f" should be; a deployment of its own that works on a copy of this store needs more: {OTHER_PREFIX}."
+)
 MAX_NAME = 400
 MAX_LOGGED = 100
 """Most other stores that are named in the log, once each."""
@@ -98,12 +103,11 @@ class Ownership:
         if sender.id in self._logged or len(self._logged) >= MAX_LOGGED:
             return
         self._logged.add(sender.id)
-        log.warning(
-            "foreign_store_message_ignored",
-            store=str(self.identity),
-            sender=str(sender),
-            detail=f"Another store announces its changes on the same channel. Do this: {OTHER_PREFIX}.",
-        )
+        names = {"store": str(self.identity), "sender": str(sender)}
+        if self.before is not None and sender.id == self.before.id:  # Its last messages come after its resync.
+            log.info("foreign_store_message_ignored", **names, detail=_OF_BEFORE)
+        else:
+            log.warning("foreign_store_message_ignored", **names, detail=_OF_ANOTHER)
 
     def problems(self) -> Sequence[Problem]:
         """Return the problem of keys that another store owns."""
