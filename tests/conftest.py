@@ -7,18 +7,16 @@ import gc
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pymongo
 import pytest
 import redis
 from hypothesis import settings
-from pymongo.uri_parser import parse_uri
 
 from flagsvc import collector
+from tests.databases import Databases
 from tests.rewriting import rewrite_share
 from tests.servers import Mongod, RedisServer, versions
 
@@ -161,20 +159,19 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session")
+def databases(mongo_url: str) -> Iterator[Databases]:
+    found = Databases(mongo_url)
+    yield found
+    if os.environ.get("TEST_MONGO_URL"):  # else they go with the server, which may be frozen
+        found.drop()
+
+
 @pytest.fixture
-def mongo_database_url(mongo_url: str) -> Iterator[str]:
+def mongo_database_url(databases: Databases) -> Iterator[str]:
     """The URL of a database that only this test has."""
-    with new_database(mongo_url) as url:
+    with databases.one() as url:
         yield url
-
-
-@contextmanager
-def new_database(mongo_url: str) -> Iterator[str]:
-    """The URL of a database that nobody else has, until it is dropped."""
-    name = f"flagsvc_test_{uuid.uuid4().hex[:12]}"
-    yield with_database(mongo_url, name)
-    with pymongo.MongoClient(mongo_url) as client:
-        client.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mongodb", marks=pytest.mark.mongod)])
@@ -219,11 +216,3 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis of its own, for tests that stop or freeze it."""
     with RedisServer() as server:
         yield server
-
-
-def with_database(url: str, name: str) -> str:
-    """Return the MongoDB URL with another database."""
-    address, _, options = url.partition("?")
-    if parse_uri(url)["database"]:
-        address = address.rpartition("/")[0]
-    return f"{address.rstrip('/')}/{name}" + (f"?{options}" if options else "")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pymongo
 import pytest
 
-from tests.conftest import with_database
+from tests.databases import with_database
 from tests.documents import blocks as markers
 from tests.documents.blocks import PYTHON, ROOT, SHELL, Block, blocks, pages
 from tests.documents.commands import Command, commands

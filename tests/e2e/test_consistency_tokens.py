@@ -18,7 +18,7 @@ from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
 from flagsvc.replication.change_channels import ChangeChannels
 from flagsvc.server import Server
-from tests.conftest import with_database
+from tests.databases import with_database
 from tests.replicas import Client, info_of, reason_of, replica, until, until_serving
 from tests.servers import Mongod, RedisServer
 

@@ -13,7 +13,6 @@ import pytest
 
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.conftest import new_database
 from tests.replicas import Client, detail_of, replica, until_serving
 from tests.servers import RedisServer
 
@@ -36,7 +35,7 @@ async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         settings = {"store_url": f"sqlite:///{tmp_path_factory.mktemp('targeting')}/flags.db"}
         if request.param == "mongo":
             cache = stack.enter_context(RedisServer())
-            store = stack.enter_context(new_database(request.getfixturevalue("mongo_url")))
+            store = stack.enter_context(request.getfixturevalue("databases").one())
             settings = {"store_url": store, "cache_url": cache.url}
         async with replica(**settings) as (client, _):
             await until_serving(client)

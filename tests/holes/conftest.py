@@ -7,17 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import pymongo
 import pytest
 from motor.frameworks import asyncio as motor_asyncio
 
-from tests.conftest import with_database
+from tests.databases import Databases
 from tests.holes.pings import Pinging
 from tests.replicas import Process
 from tests.servers import Mongod, RedisServer
@@ -78,18 +76,10 @@ def await_port(port: int) -> None:
 
 
 @pytest.fixture
-def new_database_url(mongo_url: str) -> Iterator[Callable[[], str]]:
+def new_database_url(databases: Databases) -> Iterator[Callable[[], str]]:
     """Returns the URL of another empty database at each call."""
-    names: list[str] = []
-
-    def new() -> str:
-        names.append(f"flagsvc_test_{uuid.uuid4().hex[:12]}")
-        return with_database(mongo_url, names[-1])
-
-    yield new
-    with pymongo.MongoClient(mongo_url) as client:
-        for name in names:
-            client.drop_database(name)
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(databases.one())
 
 
 @pytest.fixture

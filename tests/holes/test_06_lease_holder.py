@@ -14,7 +14,7 @@ import pytest
 
 from flagsvc.adapters.redis.keys import Keys
 from flagsvc.core.model import FlagId
-from tests.conftest import with_database
+from tests.databases import with_database
 from tests.holes.stage import CALM_PROCESS, ENABLED, NONE, Cached, Gate, Running, running, until_lease_held
 from tests.replicas import Client, Process, until, until_serving
 from tests.stopwatch import Stopwatch
