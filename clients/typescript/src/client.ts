@@ -1,17 +1,14 @@
-/** The client: evaluations that do not reject, toggles, and a watch that heals. */
+/** The client: evaluations that do not reject, and a watch that heals. */
 
 import { status } from '@grpc/grpc-js';
 import { Caller, type CallerOptions } from './caller.js';
 import * as answers from './details.js';
 import type { EvaluationDetails, FlagValue, Widened } from './details.js';
 import { FlagServiceError, errorCodeOf, failureOf } from './errors.js';
-import { ToggleFlagRequest, UpdateFlagRequest } from './gen/flagsvc/v1/flag_service.js';
-import { type FlagFields, toPatch } from './flags.js';
 import { Segments } from './segments.js';
 import { Trouble } from './trouble.js';
 import { type Context, type JsonObject, type JsonValue, toContext } from './values.js';
 import { type Change, type Snapshot, type WatchOptions, watch } from './watching.js';
-import { type WriteOptions, type Written, waitMsOf, writeFields, writtenOf } from './writes.js';
 
 /** How a client behaves. */
 export interface FlagClientOptions extends CallerOptions {
@@ -129,33 +126,6 @@ export class FlagClient extends Segments {
         flagKeys.map((key) => [key, answers.failed(key, undefined, errorCodeOf(failure), failure.message)]),
       );
     }
-  }
-
-  /** Switch a flag to the wanted state, which this client's later evaluations show on every replica, or reject. */
-  async toggle(key: string, enabled: boolean, options: WriteOptions = {}): Promise<Written> {
-    const { caller } = this;
-    const request = ToggleFlagRequest.fromPartial({
-      flagKey: key,
-      flagSet: caller.flagSet,
-      enabled,
-      etag: options.etag ?? '',
-      ...writeFields(caller, options),
-    });
-    const { flags } = caller;
-    return writtenOf(caller, await caller.stored(flags, flags.toggleFlag, request, waitMsOf(options)));
-  }
-
-  /** Set fields of a flag, or reject. */
-  async update(key: string, fields: FlagFields, options: WriteOptions = {}): Promise<Written> {
-    const { caller } = this;
-    const { patch, updateMask } = toPatch(fields);
-    const request = UpdateFlagRequest.fromPartial({
-      flag: { ...patch, key, flagSet: caller.flagSet, etag: options.etag ?? '' },
-      updateMask,
-      ...writeFields(caller, options),
-    });
-    const { flags } = caller;
-    return writtenOf(caller, await caller.stored(flags, flags.updateFlag, request, waitMsOf(options)));
   }
 
   /** Give the whole flag set, then every change; reconnects and resumes by itself until `close` or the signal. */

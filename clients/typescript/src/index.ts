@@ -8,6 +8,7 @@ export {
   type FlagClientOptions,
 } from './client.js';
 export type { EnabledOptions } from './client.js';
+export type { HistoryEntry } from './definitions.js';
 export type {
   ErrorCode,
   EvaluationDetails,

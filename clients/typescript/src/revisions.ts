@@ -1,10 +1,10 @@
 /** Earlier revisions of flags: what they were, what they answered, and how to return to them. */
 
-import type { Caller } from './caller.js';
+import { Definitions, readFlag } from './definitions.js';
 import * as answers from './details.js';
 import type { EvaluationDetails, FlagValue, Widened } from './details.js';
 import { FlagServiceError } from './errors.js';
-import { type Flag, fromFlag } from './flags.js';
+import type { Flag } from './flags.js';
 import * as pb from './gen/flagsvc/v1/flag_service.js';
 import { type Context, type JsonValue, toContext } from './values.js';
 import { type WriteOptions, type Written, waitMsOf, writeFields, writtenOf } from './writes.js';
@@ -38,17 +38,10 @@ export interface SetRollback {
 const PAGE_SIZE = 500;
 
 /** The part of a client that is about other moments. Every failed call rejects with a FlagServiceError. */
-export abstract class Revisions {
-  protected abstract readonly caller: Caller;
-
-  /** Read a definition as it is now. */
-  async flag(key: string): Promise<Flag> {
-    return this.#get(key, { minRevision: this.caller.minimum() });
-  }
-
+export abstract class Revisions extends Definitions {
   /** Read the definition that a flag had. */
   async flagAt(key: string, at: At): Promise<Flag> {
-    return this.#get(key, { asOf: asOf(at) });
+    return readFlag(this.caller, key, { asOf: asOf(at) });
   }
 
   /** Evaluate a flag as of a moment; the default and an error code if it did not exist then. */
@@ -123,14 +116,6 @@ export abstract class Revisions {
     const response = await caller.stored(flags, flags.rollbackFlagSet, request, waitMsOf(options));
     const written = response.spread && writtenOf(caller, { spread: response.spread });
     return { flags: response.flags, segments: response.segments, ...(written && { written }) };
-  }
-
-  async #get(key: string, moment: { minRevision?: bigint; asOf?: pb.AsOf }): Promise<Flag> {
-    const { caller } = this;
-    const request = pb.GetFlagRequest.fromPartial({ flagKey: key, flagSet: caller.flagSet, ...moment });
-    const { flag } = await caller.stored(caller.flags, caller.flags.getFlag, request);
-    if (!flag) throw new FlagServiceError(13, 'the server answered without a flag');
-    return fromFlag(flag);
   }
 }
 

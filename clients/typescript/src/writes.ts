@@ -27,6 +27,7 @@ export interface WriteOptions {
 
 /** How far a write had spread when it was answered. */
 export interface Written {
+  /** The flag as stored, or as it would be; unset after a deletion. */
   readonly flag?: Flag;
   readonly revision: bigint;
   /** Empty if the write was only checked. */
@@ -35,6 +36,8 @@ export interface Written {
   readonly lagging: readonly string[];
   /** Planned changes of a field that was changed now, a line each. */
   readonly scheduleNotes?: readonly string[];
+  /** What is valid in the flag's rule and most likely not meant, a line each. */
+  readonly notes?: readonly string[];
 }
 
 /** A duration in milliseconds. */
@@ -64,9 +67,14 @@ export const writeFields = (caller: Caller, options: WriteOptions) => ({
 /** Unpack the response to a write. If it was made, the client's later reads insist on it. */
 export function writtenOf(
   caller: Caller,
-  response: { flag?: wire.Flag | undefined; spread?: WriteSpread | undefined; scheduleNotes?: string[] },
+  response: {
+    flag?: wire.Flag | undefined;
+    spread?: WriteSpread | undefined;
+    scheduleNotes?: string[];
+    notes?: string[];
+  },
 ): Written {
-  const { flag, spread, scheduleNotes } = response;
+  const { flag, spread, scheduleNotes, notes } = response;
   const revision = spread?.revision ?? flag?.revision ?? 0n;
   if (spread) caller.noteWritten(revision);
   return {
@@ -76,5 +84,6 @@ export function writtenOf(
     appliedBy: spread?.appliedBy ?? [],
     lagging: spread?.lagging ?? [],
     ...(scheduleNotes?.length && { scheduleNotes }),
+    ...(notes?.length && { notes }),
   };
 }
