@@ -885,8 +885,8 @@ class DeleteFlagRequest(google.protobuf.message.Message):
     same request with the same id gets the first one's answer, and another request is invalid. Default: not checked.
     """
     validate_only: builtins.bool
-    """Whether only to check the request: the answer is what would be stored, with the revision of now and without
-    spread, and nothing is changed. Default: false.
+    """Whether only to check the request: the answer has neither revision nor spread, and nothing is changed.
+    Default: false.
     """
     @property
     def wait_timeout(self) -> google.protobuf.duration_pb2.Duration:
@@ -920,10 +920,10 @@ class DeleteFlagResponse(google.protobuf.message.Message):
     SPREAD_FIELD_NUMBER: builtins.int
     SCHEDULE_NOTES_FIELD_NUMBER: builtins.int
     revision: builtins.int
-    """Revision of the deletion. It is larger than the flag's last revision."""
+    """Revision of the deletion. It is larger than the flag's last revision. 0 after validate_only."""
     @property
     def spread(self) -> Global___WriteSpread:
-        """How far the change had spread at the time of the response. Always set."""
+        """How far the change had spread at the time of the response. Always set, but after validate_only."""
 
     @property
     def schedule_notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
