@@ -150,6 +150,7 @@ class Replica:
 
     async def stop(self) -> None:
         """Let writes end, stop the background work, and release the stores."""
+        self.heartbeats.stop_waiting()  # writes may wait a minute for other replicas
         if self.access is not None:
             await self.access.close()
         await self.rollout_steps.close()

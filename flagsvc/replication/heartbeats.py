@@ -78,6 +78,7 @@ class Heartbeats:
         self._sent_at: OrderedDict[int, float] = OrderedDict()
         self._peers: dict[str, _Peer] = {}
         self._received = asyncio.Event()
+        self._is_stopping = False
         self._tasks = BackgroundTasks()
         self._reply: asyncio.Task[None] | None = None
         self.token_revision: Callable[[], int] = lambda: 0
@@ -90,6 +91,11 @@ class Heartbeats:
                 repeat(self._send, partial(asyncio.sleep, self._timing.heartbeat_every_s), "heartbeat_failed"),
                 "heartbeats",
             )
+
+    def stop_waiting(self) -> None:
+        """End what waits for other replicas: this one stops, and they may take long."""
+        self._is_stopping = True
+        self._received.set()
 
     async def close(self) -> None:
         """Stop sending, and remove the kept heartbeat: nobody need wait for this replica any more."""
@@ -134,12 +140,15 @@ class Heartbeats:
         return AckStatus(tuple(sorted(applied)), tuple(sorted(names - applied)), found is not None)
 
     async def wait_for_acks(self, flag_set: str, revision: int, until: float) -> AckStatus:
-        """Wait until every live replica has applied a change, or the moment has come; return the status then."""
+        """Wait until every live replica has applied a change, or the moment has come, or this replica stops.
+
+        Return the status then.
+        """
         while True:
             self._received.clear()
             status = await self.ack_status(flag_set, revision)
             left = until - time.monotonic()
-            if left <= 0 or (status.known and not status.lagging):
+            if left <= 0 or self._is_stopping or (status.known and not status.lagging):
                 return status
             try:
                 async with asyncio.timeout(min(left, self._timing.heartbeat_every_s / 4)):

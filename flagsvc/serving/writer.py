@@ -76,6 +76,7 @@ class Writer:
         self._near, self._store, self._cache, self._heartbeats = near, store, cache, heartbeats
         self._quotas = quotas
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
         self.stats = WriteStats()
 
     async def write(
@@ -122,7 +123,8 @@ class Writer:
         return await self._segments.write(segment_id, decide, check=self._within(segment_id), dry_run=True)
 
     async def close(self) -> None:
-        """Let running writes finish."""
+        """Let running writes finish. One that waits for the cache only ends with the level reached."""
+        self._closing = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -226,8 +228,8 @@ class Writer:
         """Put and announce; while somebody waits for it, again as long as the cache cannot be reached."""
         while True:
             reached = await self._publish_once(entry, as_of, reply=wait_for.level is WriteLevel.APPLIED)
-            must_not_retry = wait_for.level in (None, WriteLevel.STORED) or time.monotonic() + RETRY_DELAY_S > until
-            if reached is WriteLevel.CACHED or must_not_retry:
+            is_over = self._closing or time.monotonic() + RETRY_DELAY_S > until
+            if reached is WriteLevel.CACHED or wait_for.level in (None, WriteLevel.STORED) or is_over:
                 break
             await asyncio.sleep(RETRY_DELAY_S)
         self.stats.announced += reached is WriteLevel.CACHED

@@ -305,6 +305,15 @@ async def test_waiting_for_acknowledgements_ends_with_the_last_one_or_at_the_dea
         assert await waiting == AckStatus(("peer", "this"), ())
 
 
+async def test_a_replica_that_stops_waits_for_nobody(replica: Replica) -> None:
+    replica.cache.kept = [peer_heartbeat(0)]
+    waiting = asyncio.create_task(replica.heartbeats.wait_for_acks("default", 8, time.monotonic() + 60))
+    await asyncio.sleep(0.01)
+    replica.heartbeats.stop_waiting()
+    async with asyncio.timeout(10):
+        assert await waiting == AckStatus(("this",), ("peer",))
+
+
 async def test_the_statuses_are_the_own_and_those_kept_of_others(replica: Replica) -> None:
     other = peer_heartbeat(0)
     replica.cache.kept = [other, replace(other, replica="this", revisions={"default": 1})]
