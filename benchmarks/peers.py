@@ -48,6 +48,7 @@ RULES: dict[str, Any] = {
 }
 SHAPES = ((1, 1), (1, 64), (8, 8))
 """Connections, and streams on each."""
+ALONE = "native transport alone"
 PLAIN, GUARDED, REMEMBERED = "flagsvc", "flagsvc, token and limits", "flagsvc, remembered answers"
 BASE = {"FLAGSVC_ANSWER_CACHE_BYTES": "0", "FLAGSVC_HTTP_ON_GRPC_PORT": "false", "FLAGSVC_LOG_LEVEL": "error"}
 LIMITS = {"FLAGSVC_AUTH": "required", "FLAGSVC_RATE_LIMITS": "enforce", "FLAGSVC_RATES": "evaluate=1000000"}
@@ -57,12 +58,13 @@ Figures = dict[str, dict[str, list[tuple[float, float]]]]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A running server. `headers`: of every call."""
+    """A running server. `headers`: of every call. `methods`: what it answers; empty: everything."""
 
     name: str
     port: int
     pid: int
     headers: tuple[tuple[str, str], ...] = ()
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,21 @@ def flagsvc(name: str, path: Path, headers: tuple[tuple[str, str], ...] = (), **
         _until_ready(f"http://127.0.0.1:{process.management_port}/readyz")
         assert process.process is not None
         yield Peer(name, process.port, process.process.pid, headers)
+
+
+@contextmanager
+def front_alone(split: str) -> Iterator[Peer]:
+    """Run the native transport with prebuilt answers. `split`: the variant that flagd gives of the fractional flag."""
+    port, method = free_port(), "ResolveBoolean"
+    command = [sys.executable, "-m", "benchmarks.front_echo", str(port), SERVICE + method, split]
+    process = subprocess.Popen(command)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+        yield Peer(ALONE, port, process.pid, methods=(method,))
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _until_ready(url: str) -> None:
@@ -176,6 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--flagd", default=shutil.which("flagd"), help="flagd's program [the one on PATH]")
     parser.add_argument("--also", action="append", default=[], metavar="NAME:SETTING=X", help="one more flagsvc")
+    parser.add_argument("--alone", action="store_true", help="beside them, the native transport with prebuilt answers")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement [2]")
     parser.add_argument("--rounds", type=int, default=4, help="rounds; the table shows medians [4]")
     args = parser.parse_args()
@@ -188,8 +206,12 @@ def main() -> int:
         folder = Path(name)
         path = folder / "flags.json"
         path.write_text(json.dumps(flags()))
-        peers = [stack.enter_context(each) for each in _servers(args.flagd, path, args.also)]
+        all_peers = [stack.enter_context(each) for each in _servers(args.flagd, path, args.also)]
+        if args.alone:
+            split = next(check(all_peers[0], load)[0] for load in loads() if load.name == "fractional")
+            all_peers.append(stack.enter_context(front_alone(split)))
         for load in loads():
+            peers = [peer for peer in all_peers if load.method in (peer.methods or (load.method,))]
             answers = {peer.name: check(peer, load) for peer in peers}
             assert all(answer == answers["flagd"] for answer in answers.values()), answers
             for number in range(args.rounds):
@@ -200,9 +222,9 @@ def main() -> int:
     names = list(next(iter(ratios.values())))
     table = Table("calls a second | per CPU-second", *names, title=f"median, and ratio to flagd; {machine()}")
     for load, row in ratios.items():
-        table.add_row(load, *(_cell(figures[load][name], row[name]) for name in names))
+        table.add_row(load, *(_cell(figures[load][name], row[name]) if name in row else "-" for name in names))
     Console(width=160).print(table)
-    also = "".join(f" --also {each}" for each in args.also)
+    also = "".join(f" --also {each}" for each in args.also) + " --alone" * args.alone
     command = f"python -m benchmarks.peers --seconds {args.seconds:g} --rounds {args.rounds}{also}"
     record = {"command": command, "machine": machine(), "ratios": ratios, "figures": figures}
     (OUT / "peers.json").write_text(json.dumps(record, indent=1) + "\n")
