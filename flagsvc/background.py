@@ -12,6 +12,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+CANCEL_EVERY_S = 5.0
+"""Seconds after which a task that was cancelled and has not ended is cancelled again."""
 
 
 class BackgroundTasks:
@@ -35,11 +37,14 @@ class BackgroundTasks:
         return task
 
     async def close(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel all tasks and wait for their end. A library may swallow a cancellation, so it is repeated."""
+        left = set(self._tasks)
+        while left:
+            for task in left:
+                task.cancel()
+            ended, left = await asyncio.wait(left, timeout=CANCEL_EVERY_S)
+            for task in ended:
+                _retrieve(task)
 
 
 async def repeat(step: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]], failed: str) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from flagsvc import background
 from flagsvc.background import BackgroundTasks, backoff_s, cause_of, repeat
 
 
@@ -68,6 +69,26 @@ async def test_closing_ends_every_task_and_waits_for_it() -> None:
     await tasks.close()
     assert sorted(ended) == ["a", "b"]
     assert len(tasks) == 0
+
+
+async def test_a_cancellation_that_a_library_swallows_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "CANCEL_EVERY_S", 0.01)
+    swallowed = 0
+
+    async def work() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed += 1
+
+    tasks = BackgroundTasks()
+    tasks.start(work(), "work")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await tasks.close()
+    assert swallowed == 2
 
 
 def test_the_cause_of_an_error_is_short() -> None:
