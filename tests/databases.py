@@ -44,6 +44,14 @@ class Databases:
             else:
                 client.drop_database(name)
 
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Yield the URL of a database on which flagsvc was never started."""
+        name = f"flagsvc_test_{uuid.uuid4().hex[:12]}"
+        yield with_database(self._url, name)
+        with pymongo.MongoClient[dict[str, Any]](self._url) as client:
+            client.drop_database(name)
+
     def drop(self) -> None:
         """Drop the databases that wait for a test."""
         with pymongo.MongoClient[dict[str, Any]](self._url) as client:

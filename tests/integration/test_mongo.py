@@ -22,6 +22,7 @@ from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import same
 from flagsvc.core.model import Flag, FlagId, Status
+from tests.databases import Databases
 
 DOCUMENTS = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -45,6 +46,13 @@ def seed(database: Rows) -> None:
     database["feature_flags"].create_index("status", name="feature_flags_status_idx")
     database["feature_flag_history"].create_index("featureKey", name="feature_flag_history_featureKey_idx")
     database["feature_flag_history"].create_index("createdAt", name="feature_flag_history_createdAt_idx")
+
+
+@pytest.fixture
+def mongo_database_url(databases: Databases) -> Iterator[str]:
+    """Of a database on which flagsvc was never started: what tests here make themselves is not there yet."""
+    with databases.fresh() as url:
+        yield url
 
 
 @pytest.fixture

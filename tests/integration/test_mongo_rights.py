@@ -30,6 +30,7 @@ from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
 from tests.command_line import run_here
+from tests.databases import Databases
 from tests.guarded_mongod import DATABASE, PASSWORD, GuardedMongod, documented_role
 from tests.replicas import Client, reason_of, replica, until
 from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, planned_and_due, stored
@@ -38,6 +39,13 @@ from tests.servers import HOST
 pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 A = FlagId("default", "a")
+
+
+@pytest.fixture
+def mongo_database_url(databases: Databases) -> Iterator[str]:
+    """Of a database on which flagsvc was never started: what tests here make themselves is not there yet."""
+    with databases.fresh() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
