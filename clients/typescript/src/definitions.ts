@@ -4,6 +4,7 @@ import type { Caller } from './caller.js';
 import { FlagServiceError } from './errors.js';
 import { type Flag, type FlagFields, fromFlag, toPatch } from './flags.js';
 import * as pb from './gen/flagsvc/v1/flag_service.js';
+import { allOf } from './pages.js';
 import { type JsonValue, fromValue } from './values.js';
 import { type WriteOptions, type Written, waitMsOf, writeFields, writtenOf } from './writes.js';
 
@@ -28,8 +29,6 @@ export interface HistoryEntry {
   readonly via: string;
 }
 
-const PAGE_SIZE = 500;
-
 /** The part of a client that is about definitions. Every failed call rejects with a FlagServiceError. */
 export abstract class Definitions {
   protected abstract readonly caller: Caller;
@@ -42,15 +41,10 @@ export abstract class Definitions {
   /** Read all definitions of the set, by sort order, then key. */
   async flags(): Promise<Flag[]> {
     const { flags, flagSet } = this.caller;
-    const found: Flag[] = [];
-    let pageToken = '';
-    do {
-      const request = { flagSet, pageSize: PAGE_SIZE, pageToken };
-      const page = await this.caller.stored(flags, flags.listFlags, request);
-      found.push(...page.flags.map(fromFlag));
-      pageToken = page.nextPageToken;
-    } while (pageToken);
-    return found;
+    return allOf(
+      (wanted) => this.caller.stored(flags, flags.listFlags, { flagSet, ...wanted }),
+      (page) => page.flags.map(fromFlag),
+    );
   }
 
   /** Read a flag's newest changes, at most 1,000, newest first; none for an unknown flag. */

@@ -6,6 +6,7 @@ import type { EvaluationDetails, FlagValue, Widened } from './details.js';
 import { FlagServiceError } from './errors.js';
 import type { Flag } from './flags.js';
 import * as pb from './gen/flagsvc/v1/flag_service.js';
+import { allOf } from './pages.js';
 import { type Context, type JsonValue, toContext } from './values.js';
 import { type WriteOptions, type Written, waitMsOf, writeFields, writtenOf } from './writes.js';
 
@@ -34,8 +35,6 @@ export interface SetRollback {
   /** How far the last change had spread; unset if nothing was written. */
   readonly written?: Written;
 }
-
-const PAGE_SIZE = 500;
 
 /** The part of a client that is about other moments. Every failed call rejects with a FlagServiceError. */
 export abstract class Revisions extends Definitions {
@@ -77,17 +76,12 @@ export abstract class Revisions extends Definitions {
 
   /** List a flag's newest revisions, newest first. */
   async revisions(key: string, limit = 50): Promise<FlagRevision[]> {
-    const { caller } = this;
-    const found: FlagRevision[] = [];
-    let pageToken = '';
-    do {
-      const pageSize = Math.min(limit - found.length, PAGE_SIZE);
-      const request = { flagKey: key, flagSet: caller.flagSet, pageSize, pageToken };
-      const page = await caller.stored(caller.flags, caller.flags.listFlagRevisions, request);
-      found.push(...page.revisions.map(({ time, ...rest }) => ({ ...rest, time: time ?? new Date(0) })));
-      pageToken = page.nextPageToken;
-    } while (pageToken && found.length < limit);
-    return found;
+    const { flags, flagSet } = this.caller;
+    return allOf(
+      (wanted) => this.caller.stored(flags, flags.listFlagRevisions, { flagKey: key, flagSet, ...wanted }),
+      (page) => page.revisions.map(({ time, ...rest }) => ({ ...rest, time: time ?? new Date(0) })),
+      limit,
+    );
   }
 
   /** Roll a flag back to the definition of a revision, as a new revision. */

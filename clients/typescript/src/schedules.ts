@@ -4,6 +4,7 @@ import { type FlagStatus, statusOf } from './details.js';
 import { FlagServiceError } from './errors.js';
 import { type FlagFields, toPatch } from './flags.js';
 import * as pb from './gen/flagsvc/v1/schedule_service.js';
+import { allOf } from './pages.js';
 import { Revisions } from './revisions.js';
 import { type WriteOptions, authorOf, duration, waitMsOf, writeFields } from './writes.js';
 
@@ -18,8 +19,6 @@ const STATES = [
   'CANCELLED',
 ] as const;
 const ON_CONFLICT = ['', 'HOLD', 'APPLY', 'SKIP'] as const;
-const PAGE_SIZE = 500;
-
 /** What became of a schedule. UNKNOWN: a state of a newer release. */
 export type ScheduleState = (typeof STATES)[number];
 /** What a due schedule does if a field that it changes was changed after it was planned. */
@@ -99,18 +98,12 @@ export abstract class Schedules extends Revisions {
 
   /** Read schedules by time, of one flag or of all: those that have not ended, unless `states` says which. */
   async schedules(key = '', states: readonly Exclude<ScheduleState, 'UNKNOWN'>[] = []): Promise<Schedule[]> {
-    const { caller } = this;
-    const found: Schedule[] = [];
-    const numbers = states.map((state) => STATES.indexOf(state));
-    let pageToken = '';
-    do {
-      const filter = { flagSet: caller.flagSet, flagKey: key, states: numbers };
-      const request = { ...filter, pageSize: PAGE_SIZE, pageToken };
-      const page = await caller.stored(caller.schedules, caller.schedules.listSchedules, request);
-      found.push(...page.schedules.map(scheduleOf));
-      pageToken = page.nextPageToken;
-    } while (pageToken);
-    return found;
+    const { schedules, flagSet } = this.caller;
+    const filter = { flagSet, flagKey: key, states: states.map((state) => STATES.indexOf(state)) };
+    return allOf(
+      (wanted) => this.caller.stored(schedules, schedules.listSchedules, { ...filter, ...wanted }),
+      (page) => page.schedules.map(scheduleOf),
+    );
   }
 
   /** Plan a schedule for another time; it then compares with the flag as it is now. `zone`: default: its own. */

@@ -2,6 +2,7 @@
 
 import { FlagServiceError } from './errors.js';
 import * as pb from './gen/flagsvc/v1/segment_service.js';
+import { allOf } from './pages.js';
 import { Rollouts } from './rollouts.js';
 import { type WriteOptions, authorOf, waitMsOf, writeFields } from './writes.js';
 
@@ -33,22 +34,16 @@ export interface SegmentUpdate {
 }
 
 type Once = Pick<WriteOptions, 'reason' | 'onBehalfOf' | 'requestId'>;
-const PAGE_SIZE = 500;
 
 /** The part of a client that is about segments. Every failed call rejects with a FlagServiceError. */
 export abstract class Segments extends Rollouts {
   /** Read all segments of the set, by name. */
   async segments(): Promise<Segment[]> {
     const { segments, flagSet } = this.caller;
-    const found: Segment[] = [];
-    let pageToken = '';
-    do {
-      const request = { flagSet, pageSize: PAGE_SIZE, pageToken };
-      const page = await this.caller.stored(segments, segments.listSegments, request);
-      found.push(...page.segments.map(segmentOf));
-      pageToken = page.nextPageToken;
-    } while (pageToken);
-    return found;
+    return allOf(
+      (wanted) => this.caller.stored(segments, segments.listSegments, { flagSet, ...wanted }),
+      (page) => page.segments.map(segmentOf),
+    );
   }
 
   /** Read one segment. */
