@@ -1,6 +1,6 @@
 """The native transport alone: prebuilt answers to ResolveBoolean, chosen by the flag's name in the request's bytes.
 
-What flagsvc adds to it is its own; below it no server on this transport can get.
+No server on this transport costs less; what flagsvc costs more is flagsvc's own.
 """
 
 from __future__ import annotations

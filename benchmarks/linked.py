@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 from contextlib import ExitStack
@@ -22,14 +21,13 @@ from rich.table import Table
 
 from benchmarks import load
 from benchmarks.load import Target
-from benchmarks.tiers import FLAGSVC, process
+from benchmarks.tiers import server
 from benchmarks.versions import median_and_interval
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2 as pb
 from flagsvc.generated.flagsvc.v1 import flag_service_pb2_grpc as pb_grpc
 from flagsvc.generated.flagsvc.v1 import segment_service_pb2 as segments
 from flagsvc.generated.flagsvc.v1 import segment_service_pb2_grpc as segments_grpc
 from flagsvc.generated.flagsvc.v1 import types_pb2 as types
-from tests.servers import free_port
 
 PLAIN = "two conditions"
 CONDITIONS: dict[str, Any] = {"pro": {"==": [{"var": "plan"}, "pro"]}, "eu": {"in": [{"var": "country"}, ["DE", "FR"]]}}
@@ -51,19 +49,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="rounds [20]")
     args = parser.parse_args()
     with ExitStack() as stack:
-        folder, port = stack.enter_context(tempfile.TemporaryDirectory()), free_port()
-        command = [*FLAGSVC, "serve", "--store", f"sqlite:///{folder}/flags.db", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--management-port", "-1", "--sync-port", "-1", "--ofrep-port", "-1"]
-        environment = {**os.environ, "FLAGSVC_HTTP_ON_GRPC_PORT": "false"}
-        pid = stack.enter_context(process([*command, "--log-level", "error"], environment))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        target = stack.enter_context(server("flagsvc", "--store", f"sqlite:///{folder}/flags.db"))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            cpu_us = runner.run(_measure(Target("flagsvc", port, pid), args.seconds, args.rounds))
+            cpu_us = runner.run(_measure(target, args.seconds, args.rounds))
     table = Table("flag with", "server CPU per evaluation, us", f"more than {PLAIN}, 95 % interval", box=None)
     for kind, found in cpu_us.items():
         more = [own - plain for own, plain in zip(found, cpu_us[PLAIN], strict=True)]
-        table.add_row(
-            kind, f"{statistics.median(found):.1f}", "" if kind == PLAIN else median_and_interval(more, ".1f")
-        )
+        difference = "" if kind == PLAIN else median_and_interval(more, ".1f")
+        table.add_row(kind, f"{statistics.median(found):.1f}", difference)
     Console().print(table)
 
 

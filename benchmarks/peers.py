@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -32,6 +33,7 @@ from rich.table import Table
 from benchmarks.guarded import machine
 from benchmarks.load import cpu_s
 from benchmarks.peers_picture import draw
+from benchmarks.tiers import process
 from flagsvc.generated.flagd.evaluation.v1 import evaluation_pb2 as v1
 from flagsvc.tokens_file.entries import line_of
 from tests.access.callers import made
@@ -127,14 +129,10 @@ def front_alone(split: str) -> Iterator[Peer]:
     """Run the native transport with prebuilt answers. `split`: the variant that flagd gives of the fractional flag."""
     port, method = free_port(), "ResolveBoolean"
     command = [sys.executable, "-m", "benchmarks.front_echo", str(port), SERVICE + method, split]
-    process = subprocess.Popen(command)
-    try:
+    with process(command, dict(os.environ)) as pid:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=30)
-        yield Peer(ALONE, port, process.pid, methods=(method,))
-    finally:
-        process.kill()
-        process.wait()
+        yield Peer(ALONE, port, pid, methods=(method,))
 
 
 def _until_ready(url: str) -> None:

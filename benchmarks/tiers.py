@@ -68,16 +68,17 @@ def main() -> None:
 
 def _targets(mongod: Mongod, redis: RedisServer) -> Iterator[Any]:
     store = ("--store", mongod.database_url("bench"))
-    yield _server(MONGO, *store, FLAGSVC_NEAR_CACHE_ENTRIES="0")
+    yield server(MONGO, *store, FLAGSVC_NEAR_CACHE_ENTRIES="0")
     own = (sys.executable, "-m", "benchmarks.pymongo_server")
-    yield _server(PYMONGO, *store, program=own, FLAGSVC_NEAR_CACHE_ENTRIES="0")
-    yield _server(REDIS, *store, "--cache", redis.url, FLAGSVC_NEAR_CACHE_ENTRIES="0")
-    yield _server(NEAR, *store, "--cache", redis.url)
+    yield server(PYMONGO, *store, program=own, FLAGSVC_NEAR_CACHE_ENTRIES="0")
+    yield server(REDIS, *store, "--cache", redis.url, FLAGSVC_NEAR_CACHE_ENTRIES="0")
+    yield server(NEAR, *store, "--cache", redis.url)
     yield _echo()
 
 
 @contextmanager
-def _server(name: str, *arguments: str, program: tuple[str, ...] = FLAGSVC, **environment: str) -> Iterator[Target]:
+def server(name: str, *arguments: str, program: tuple[str, ...] = FLAGSVC, **environment: str) -> Iterator[Target]:
+    """Run flagsvc with gRPC and management ports of its own, and no others."""
     port, management = free_port(), free_port()
     command = [*program, "serve", *arguments, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--management-port", str(management), "--sync-port", "-1", "--ofrep-port", "-1"]
