@@ -161,6 +161,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(mongo_url: str) -> Iterator[Databases]:
+    """Databases for tests, which other tests may have used before them."""
     found = Databases(mongo_url)
     yield found
     if os.environ.get("TEST_MONGO_URL"):  # else they go with the server, which may be frozen
@@ -171,6 +172,13 @@ def databases(mongo_url: str) -> Iterator[Databases]:
 def mongo_database_url(databases: Databases) -> Iterator[str]:
     """The URL of a database that only this test has."""
     with databases.one() as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_database_url(databases: Databases) -> Iterator[str]:
+    """The same of one on which flagsvc was never started: for tests of what it makes there, or that make it first."""
+    with databases.fresh() as url:
         yield url
 
 

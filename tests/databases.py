@@ -34,7 +34,7 @@ class Databases:
     @contextmanager
     def one(self) -> Iterator[str]:
         """Yield the URL of an empty database that nobody else has, as one that flagsvc may have been started on."""
-        name = self._empty.pop() if self._empty else f"flagsvc_test_{uuid.uuid4().hex[:12]}"
+        name = self._empty.pop() if self._empty else _new_name()
         yield with_database(self._url, name)
         with pymongo.MongoClient[dict[str, Any]](self._url) as client:
             if self._is_as_prepared(client[name]):
@@ -47,7 +47,7 @@ class Databases:
     @contextmanager
     def fresh(self) -> Iterator[str]:
         """Yield the URL of a database on which flagsvc was never started."""
-        name = f"flagsvc_test_{uuid.uuid4().hex[:12]}"
+        name = _new_name()
         yield with_database(self._url, name)
         with pymongo.MongoClient[dict[str, Any]](self._url) as client:
             client.drop_database(name)
@@ -67,7 +67,7 @@ class Databases:
         return all(found.get(name) == wanted for name, wanted in self._prepared.items())
 
     def _shape_of_prepared(self, client: pymongo.MongoClient[dict[str, Any]]) -> Shape:
-        name = "flagsvc_test_prepared"
+        name = _new_name()
 
         async def prepared() -> None:
             motor: Any = AsyncIOMotorClient(self._url)
@@ -89,6 +89,10 @@ def shape(database: Database[dict[str, Any]]) -> Shape:
         indexes = [*database[info["name"]].list_indexes()] if is_plain else []
         found[info["name"]] = (info["type"], info["options"], sorted(map(str, indexes)))
     return found
+
+
+def _new_name() -> str:
+    return f"flagsvc_test_{uuid.uuid4().hex[:12]}"
 
 
 def with_database(url: str, name: str) -> str:

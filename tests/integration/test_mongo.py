@@ -22,7 +22,6 @@ from flagsvc.core.changes import Author
 from flagsvc.core.errors import InvalidRequest
 from flagsvc.core.json_values import same
 from flagsvc.core.model import Flag, FlagId, Status
-from tests.databases import Databases
 
 DOCUMENTS = Path(__file__).parents[1] / "data" / "feature_flags.extjson.ndjson"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -49,23 +48,16 @@ def seed(database: Rows) -> None:
 
 
 @pytest.fixture
-def mongo_database_url(databases: Databases) -> Iterator[str]:
-    """Of a database on which flagsvc was never started: what tests here make themselves is not there yet."""
-    with databases.fresh() as url:
-        yield url
-
-
-@pytest.fixture
-def database(mongo_database_url: str) -> Iterator[Rows]:
+def database(fresh_database_url: str) -> Iterator[Rows]:
     """What another program sees of the same database."""
-    with pymongo.MongoClient[dict[str, Any]](mongo_database_url, tz_aware=True) as client:
+    with pymongo.MongoClient[dict[str, Any]](fresh_database_url, tz_aware=True) as client:
         yield client.get_default_database()
 
 
 @pytest.fixture
-async def store(mongo_database_url: str, database: Rows) -> AsyncIterator[MongoStore]:
+async def store(fresh_database_url: str, database: Rows) -> AsyncIterator[MongoStore]:
     seed(database)
-    made = MongoStore(mongo_database_url)
+    made = MongoStore(fresh_database_url)
     await made.open()
     yield made
     await made.close()
@@ -277,8 +269,8 @@ async def test_the_old_index_allows_a_key_in_one_set_only(store: MongoStore, dat
     assert dict(await store.revisions()) == {}
 
 
-async def test_an_empty_database_gets_its_own_indexes(mongo_database_url: str, database: Rows) -> None:
-    store = MongoStore(mongo_database_url)
+async def test_an_empty_database_gets_its_own_indexes(fresh_database_url: str, database: Rows) -> None:
+    store = MongoStore(fresh_database_url)
     await store.open()
     await store.open()
     await store.close()
@@ -334,8 +326,8 @@ async def test_a_lost_counter_never_goes_back(store: MongoStore, database: Rows)
     assert (await toggle(store, UPLOAD, True)).revision == 4
 
 
-async def test_concurrent_writers_of_several_replicas(store: MongoStore, mongo_database_url: str) -> None:
-    others = [MongoStore(mongo_database_url) for _ in range(3)]
+async def test_concurrent_writers_of_several_replicas(store: MongoStore, fresh_database_url: str) -> None:
+    others = [MongoStore(fresh_database_url) for _ in range(3)]
     try:
         work = [toggle(each, CHAT, bool(n % 2)) for n in range(8) for each in (store, *others)]
         flags = await asyncio.gather(*work)

@@ -30,7 +30,6 @@ from flagsvc.ports import Announced, ChangesUnsupported, Checkpoint, Subscribed
 from flagsvc.ports.schedules import ScheduleQuery
 from flagsvc.schedules.attempts import RequestedAttempt
 from tests.command_line import run_here
-from tests.databases import Databases
 from tests.guarded_mongod import DATABASE, PASSWORD, GuardedMongod, documented_role
 from tests.replicas import Client, reason_of, replica, until
 from tests.schedules.plans import ENTRY, RIGHTS, executed, plan, planned_and_due, stored
@@ -39,13 +38,6 @@ from tests.servers import HOST
 pytestmark = pytest.mark.xdist_group("mongo_rights")
 AUTHOR = Author(at=datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
 A = FlagId("default", "a")
-
-
-@pytest.fixture
-def mongo_database_url(databases: Databases) -> Iterator[str]:
-    """Of a database on which flagsvc was never started: what tests here make themselves is not there yet."""
-    with databases.fresh() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +218,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("obstacle", REFUSED)
 async def test_a_change_that_mongodb_will_never_take_fails_with_the_reason(
-    mongo_database_url: str, obstacle: str
+    fresh_database_url: str, obstacle: str
 ) -> None:
     wanted = Flag(key="a", name="one", status=Status.ENABLED)
-    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as client:
+    with pymongo.MongoClient[dict[str, Any]](fresh_database_url) as client:
         database = client.get_default_database()
         flags = database["feature_flags"]
         if obstacle == "a validator":
@@ -240,7 +232,7 @@ async def test_a_change_that_mongodb_will_never_take_fails_with_the_reason(
         else:
             flags.create_index("name", unique=True)
             flags.insert_one({"key": "b", "name": "one"})
-        async with store_of(mongo_database_url) as store:
+        async with store_of(fresh_database_url) as store:
             with pytest.raises(ChangeRefused) as refused:
                 await store.write(A, changes.put(wanted, AUTHOR))
             assert REFUSED[obstacle] in str(refused.value)
@@ -250,11 +242,11 @@ async def test_a_change_that_mongodb_will_never_take_fails_with_the_reason(
             await store.write(FlagId("default", "z"), changes.create(Flag(key="z", owner="me"), AUTHOR))
 
 
-async def test_an_index_that_cannot_be_built_is_a_warning(mongo_database_url: str) -> None:
-    with pymongo.MongoClient[dict[str, Any]](mongo_database_url) as client:
+async def test_an_index_that_cannot_be_built_is_a_warning(fresh_database_url: str) -> None:
+    with pymongo.MongoClient[dict[str, Any]](fresh_database_url) as client:
         client.get_default_database()["feature_flags"].insert_many([{"key": "a"}, {"key": "a"}])
     with capture_logs() as logs:
-        async with store_of(mongo_database_url) as store:
+        async with store_of(fresh_database_url) as store:
             assert [flag.key for flag in (await store.load()).flags]
     assert [line["event"] for line in logs] == ["store_setup_refused"]
 
