@@ -19,8 +19,8 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 OTHER_PREFIX = "give each deployment on one Redis its own FLAGSVC_CACHE_PREFIX or database number"
 _OF_ANOTHER = f"Another store announces its changes on the same channel. Do this: {OTHER_PREFIX}."
 _OF_BEFORE = (
-    "The sender has this store's identity from before its resync. While replicas take over the new one, that is as it"
-    f" should be; a deployment of its own that works on a copy of this store needs more: {OTHER_PREFIX}."
+    "The sender has the identity that this store had before its last resync. That is normal for a moment, until every"
+    f" replica has the new one. If a deployment of its own works on a copy of this store, do this: {OTHER_PREFIX}."
 )
 MAX_NAME = 400
 MAX_LOGGED = 100

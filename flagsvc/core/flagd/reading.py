@@ -76,7 +76,7 @@ class _Reader:
         if not isinstance(document, dict):
             self._wrong((), f"{type_name(document)}; it must be an object with a field `flags`")
             return self._result
-        self._note_unknown((), document, _FILE_FIELDS)
+        self._report_unknown((), document, _FILE_FIELDS)
         self._evaluators = self._object(("$evaluators",), document)
         for name, rule in self._evaluators.items():
             if len(compact(rule)) < _SMALLEST_EVALUATOR:
@@ -128,7 +128,7 @@ class _Reader:
     def _flag(self, key: str, definition: dict[str, JsonValue], path: Path) -> Flag | None:
         """Return the flag if it can be served."""
         before = len(self._result.violations)
-        self._note_unknown(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
+        self._report_unknown(path, definition, _FLAG_FIELDS | {"key"} if isinstance(path[-1], int) else _FLAG_FIELDS)
         definition = renamed(definition, path, self._odd)
         for name, text in type_problems(definition):
             self._wrong((*path, name), text)
@@ -319,7 +319,7 @@ class _Reader:
             return {}
         return value
 
-    def _note_unknown(self, path: Path, given: Mapping[str, JsonValue], known: frozenset[str]) -> None:
+    def _report_unknown(self, path: Path, given: Mapping[str, JsonValue], known: frozenset[str]) -> None:
         folded = {name.lower() for name in known} if path else known
         for name, value in given.items():
             if (name.lower() if path else name) in folded:
